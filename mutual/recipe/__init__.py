@@ -1,0 +1,43 @@
+"""Floor 1: what a recipe may say, how it is loaded and overridden, and how its mistakes are told. Knows no torch."""
+
+from __future__ import annotations
+
+from mutual.recipe.base import Spec
+from mutual.recipe.data import FOLDER_DATASETS, Data, DatasetName, Statistics
+from mutual.recipe.document import Recipe
+from mutual.recipe.errors import Fault, InputError, RecipeError, did_you_mean
+from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
+from mutual.recipe.objectives import LOGITS, OBJECTIVES, AnyObjective, Objective, SourcedObjective
+from mutual.recipe.seeds import derive_seed
+from mutual.recipe.training import CheckpointSpec, Optimizer, Peer, Precision, Schedule, Train
+from mutual.recipe.transforms import Transform
+
+__all__ = [
+    "FOLDER_DATASETS",
+    "LOGITS",
+    "OBJECTIVES",
+    "AnyObjective",
+    "CheckpointSpec",
+    "Data",
+    "DatasetName",
+    "Fault",
+    "InputError",
+    "Objective",
+    "Optimizer",
+    "Peer",
+    "Precision",
+    "Recipe",
+    "RecipeError",
+    "Schedule",
+    "SourcedObjective",
+    "Spec",
+    "Statistics",
+    "Train",
+    "Transform",
+    "check_section",
+    "derive_seed",
+    "did_you_mean",
+    "dump_recipe",
+    "load_recipe",
+    "parse_recipe",
+]

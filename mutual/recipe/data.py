@@ -1,0 +1,73 @@
+"""The `data` section of a recipe: which images, at which size, how batched and augmented."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import StrictBool, StrictFloat, StrictInt
+
+from mutual.recipe.base import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Size, Spec
+from mutual.recipe.transforms import TransformOrName
+
+DatasetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder", "image_list", "fake"]
+
+
+class Statistics(Spec):
+    """Mean and standard deviation of each channel, of pixel values in 0 .. 1."""
+
+    mean: tuple[StrictFloat, ...]
+    std: tuple[PositiveFloat, ...]
+
+
+class Data(Spec):
+    """Where the images come from and what happens to them before they reach the peers."""
+
+    dataset: DatasetName = "digits"
+    root: str | None = None
+    """Folder of the data: for image_folder it holds train/ and val/, for image_list the images that the lists name."""
+    download: StrictBool = False
+    """Fetch the data set into `root` when it is not there (mnist, fashion_mnist, cifar10, cifar100)."""
+    train_list: str | None = None
+    """image_list: text file with a line `path label` for each training image."""
+    val_list: str | None = None
+    """image_list: the same for the validation images."""
+    image_size: Size | None = None
+    """Height and width in pixels (one number: square); the default is the data set's own size, 224 for folders and lists."""
+    channels: Literal[1, 3] | None = None
+    """1 grey, 3 colour; the default is the data set's own."""
+    batch_size: Positive = 64
+    """Images per process and micro-batch."""
+    eval_batch_size: Positive | None = None
+    """Images per process in evaluation; the default is batch_size."""
+    workers: NonNegative = 0
+    """Loader processes for each training process; 0 loads in the training process."""
+    subset: Positive | None = None
+    """Train on so many images only: stratified by class, drawn by the recipe's seed or by `subset_seed`."""
+    subset_seed: StrictInt | None = None
+    """Seed of the subset; the default is the recipe's seed."""
+    num_train: Positive = 1024
+    """fake: number of training images."""
+    num_val: Positive = 256
+    """fake: number of validation images."""
+    num_classes: Positive | None = None
+    """Number of classes; the default is what the data hold (fake: 10)."""
+    views: Literal["shared", "per_peer"] = "shared"
+    """shared: all peers see the same augmentation of an image; per_peer: one augmentation for each, from one decoding."""
+    augment: list[TransformOrName] | None = None
+    """Transforms of the training images; the default only brings them to image_size."""
+    preprocess: list[TransformOrName] | None = None
+    """Transforms of the evaluation images; the default brings them to image_size (folders and lists: shorter side, centre crop)."""
+    normalize: Literal["auto", "none"] | Statistics = "auto"
+    """auto: known statistics of the data set (folders and lists: ImageNet's); none: pixel values in 0 .. 1."""
+    mixup: NonNegativeFloat = 0.0
+    """MixUp (arXiv:1710.09412): the Beta distribution's alpha; 0 is off."""
+    cutmix: NonNegativeFloat = 0.0
+    """CutMix (arXiv:1905.04899): the Beta distribution's alpha; 0 is off. With mixup on too, a fair coin chooses for each pair."""
+
+    @property
+    def height_width(self) -> tuple[int, int] | None:
+        """Image size as (height, width), or None where the data set's own holds."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+
+FOLDER_DATASETS: tuple[DatasetName, ...] = ("image_folder", "image_list")

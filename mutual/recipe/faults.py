@@ -1,0 +1,172 @@
+"""From pydantic's validation errors to faults: the user's own key path, plain words, the nearest valid choice."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import ValidationError
+
+from mutual.recipe.base import Spec
+from mutual.recipe.errors import Fault, did_you_mean
+
+_Path = tuple[str | int, ...]
+_KEY = "[key]"  # pydantic's mark of a key that is wrong itself
+_NO_MAPPING = "{value} is no mapping"
+_NO_LIST = "{value} is no list"
+_PHRASES = {
+    "missing": "required, but not given",
+    "int_type": "{value} is no whole number",
+    "float_type": "{value} is no number",
+    "bool_type": "{value} is neither true nor false",
+    "string_type": "{value} is no text; quotes would make it text",
+    "string_pattern_mismatch": "{value} may hold letters, digits, _, - and . only, and begins with a letter, a digit or _",
+    "finite_number": "{value} is no finite number",
+    "dict_type": _NO_MAPPING,
+    "model_type": f"{_NO_MAPPING}; write its keys, or leave it out",
+    "model_attributes_type": _NO_MAPPING,
+    "list_type": _NO_LIST,
+    "tuple_type": _NO_LIST,
+    "greater_than": "{value} must be greater than {gt:g}",
+    "greater_than_equal": "{value} must be at least {ge:g}",
+    "less_than": "{value} must be less than {lt:g}",
+    "less_than_equal": "{value} must be at most {le:g}",
+    "too_short": "{value} has too few entries; write at least {min_length}",
+    "too_long": "{value} has too many entries; write at most {max_length}",
+}
+_NOUNS = {"loss": "loss", "name": "transform"}  # what a section's key chooses
+
+
+def faults_of(error: ValidationError, section: type[Spec], document: Any) -> list[Fault]:
+    """Returns one fault for each mistake that `error` found in `document`, which should have been a `section`."""
+    mistakes = [_mistake(_place(section, details["loc"]), details, document) for details in error.errors(include_url=False)]
+    fitting = {mistake.path[:length] for mistake in mistakes if not mistake.misfit for length in range(len(mistake.path) + 1)}
+    faults: dict[_Path, Fault] = {}
+    for mistake in mistakes:
+        if not (mistake.misfit and mistake.path in fitting):
+            faults.setdefault(mistake.path, Fault(".".join(map(str, mistake.path)), mistake.message))
+    return list(faults.values())
+
+
+def show(value: Any, *, most: int = 60) -> str:
+    """Returns `value` on one short line, in YAML's words for null, true and false."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    """One of pydantic's errors, in the user's terms."""
+
+    path: _Path
+    message: str
+    misfit: bool
+    """The value is of another kind than this member of a union: told only where it fits no member better."""
+
+
+def _mistake(place: _Place, details: Any, document: Any) -> _Mistake:
+    path, kind, value, context = place.path, details["type"], details["input"], details.get("ctx", {})
+    misfit = place.at_member and (kind.endswith("_type") or (kind == "literal_error" and isinstance(value, dict | list)))
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        key = context["discriminator"].strip("'")
+        bare_name = isinstance(_value_at(document, path), str)
+        return _Mistake(path if bare_name else (*path, key), _tag_message(place, key, value), misfit)
+    if kind == "missing" and isinstance(path[-1], int):  # pydantic's word for a pair with one entry
+        return _Mistake(path[:-1], f"{show(value)} has too few entries; write {len(get_args(place.holder))}", misfit)
+    if details["loc"][-1:] == (_KEY,):
+        return _Mistake((*path[:-1], show(value)), f"the key {show(value)} is no text; quotes would make it text", misfit)
+    if kind == "extra_forbidden":
+        message = f"unknown key {path[-1]!r}{did_you_mean(path[-1], place.section.model_fields)}"
+    elif kind == "literal_error":
+        choices = [choice.strip("'") for choice in re.split(r", | or ", context["expected"])]
+        message = f"{show(value)} is no valid {path[-1]}{did_you_mean(value, choices)}"
+    else:
+        message = _PHRASES.get(kind, "{value}: {otherwise}").format(value=show(value), otherwise=details["msg"], **context)
+    return _Mistake(path, message, misfit)
+
+
+def _tag_message(place: _Place, key: str, section: dict[str, Any]) -> str:
+    choices = [tag for member in _members(place.annotation) for tag in _tags(member)]
+    if key not in section:
+        return f"required, but not given{did_you_mean('', choices)}"
+    return f"{show(section[key])} is no {_NOUNS[key]}{did_you_mean(section[key], choices)}"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the schema a mistake stands."""
+
+    path: _Path
+    """The user's key path: pydantic's location without the members of unions that it names on the way."""
+    annotation: Any
+    holder: Any
+    """Annotation of the section, mapping or list that holds the last part of `path`."""
+    section: type[Spec]
+    """The innermost section around it."""
+    at_member: bool
+    """The location ends at a member of a union."""
+
+
+def _place(section: type[Spec], location: _Path) -> _Place:
+    path: list[str | int] = []
+    annotation: Any = section
+    holder: Any = section
+    at_member = False
+    for part in location:
+        members = _members(annotation)
+        at_member = len(members) > 1
+        if at_member:
+            annotation = _member(members, str(part))
+        elif part != _KEY:
+            holder = members[0]
+            path.append(part)
+            annotation = _child(holder, part)
+            section = holder if _is_section(holder) else section
+    return _Place(tuple(path), annotation, holder, section, at_member)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types that a value may have besides null: one, or the members of a union."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(member for choice in get_args(annotation) if choice is not NoneType for member in _members(choice))
+    return (annotation,)
+
+
+def _member(members: tuple[Any, ...], label: str) -> Any:
+    """The member that pydantic calls `label`: a section by its tag or class, other types by name; Any where none is."""
+    for member in members:
+        name = (get_origin(member) or member).__name__
+        if label == name or label.startswith(f"{name}[") or label in _tags(member):
+            return member
+    return Any
+
+
+def _tags(member: Any) -> tuple[str, ...]:
+    """The values of the key that chooses this section of a union: its one required literal."""
+    if not _is_section(member):
+        return ()
+    keys = (entry for entry in member.model_fields.values() if entry.is_required() and get_origin(entry.annotation) is Literal)
+    return tuple(tag for key in keys for tag in get_args(key.annotation))
+
+
+def _child(holder: Any, part: str | int) -> Any:
+    if _is_section(holder):
+        return holder.model_fields[part].annotation if part in holder.model_fields else Any
+    arguments = get_args(holder)
+    return arguments[-1 if get_origin(holder) is dict else 0] if arguments else Any
+
+
+def _is_section(annotation: Any) -> bool:
+    # Python 3.10 takes list[int] for a type
+    return get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, Spec)
+
+
+def _value_at(document: Any, path: _Path) -> Any:
+    for part in path:
+        document = document[part]
+    return document

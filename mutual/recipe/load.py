@@ -1,0 +1,105 @@
+"""load_recipe, parse_recipe, dump_recipe: recipes from files and dicts, checked once and for good, and back to text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from mutual.recipe.base import Spec
+from mutual.recipe.document import Recipe, check
+from mutual.recipe.errors import Fault, Origin, RecipeError, did_you_mean
+from mutual.recipe.faults import faults_of, show
+from mutual.recipe.overrides import apply_overrides
+from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
+
+SectionT = TypeVar("SectionT", bound=Spec)
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Returns the recipe in the YAML file `path`, changed by `overrides` of the form `key.path=value`.
+
+    Raises:
+        RecipeError: whatever is wrong with the file, the recipe or the overrides, all of it in one line each.
+    """
+    file = os.fspath(path)
+    try:
+        document = _sections(parse_yaml(_read(Path(file))), file)
+    except YamlError as error:
+        raise RecipeError([Fault("", str(error))], source=file) from error
+    return _validate(document, Origin(file, apply_overrides(document, overrides)))
+
+
+def parse_recipe(document: Mapping[str, Any], *, source: str = "") -> Recipe:
+    """Returns the recipe that `document` says, checked as a file is; errors call it `source`.
+
+    Raises:
+        RecipeError: whatever is wrong with the recipe, all of it in one line each.
+    """
+    return _validate(_sections(document, source), Origin(source))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Returns `recipe` as YAML in which every field is said; loading it gives an equal recipe.
+
+    Raises:
+        RecipeError: some `args` hold a Python object that a file cannot.
+    """
+    try:
+        return dump_yaml(recipe.model_dump())
+    except yaml.YAMLError as error:
+        raise recipe.error("", f"cannot be written to a file, keep to text, numbers, lists and mappings: {error.args}") from error
+
+
+def check_section(section: type[SectionT], document: Mapping[str, Any]) -> SectionT:
+    """Returns one section of a recipe by itself, from its keys and values.
+
+    Raises:
+        RecipeError: an unknown key, a missing one or a wrong value.
+    """
+    try:
+        return section.model_validate(document)
+    except ValidationError as error:
+        raise RecipeError(faults_of(error, section, document)) from None
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        fault = f"no such file{_near(file)}" if file.parent.is_dir() else f"no such file; there is no folder {str(file.parent)!r}"
+    except IsADirectoryError:
+        fault = f"a folder, not a recipe{_near(file / 'recipe.yaml')}"
+    except OSError as error:
+        fault = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError as error:
+        fault = f"no UTF-8 text (byte {error.start}); save it as UTF-8"
+    raise RecipeError([Fault("", fault)], source=str(file))
+
+
+def _near(file: Path) -> str:
+    return did_you_mean(file.name, (other.name for pattern in ("*.yaml", "*.yml") for other in file.parent.glob(pattern)))
+
+
+def _sections(document: Any, source: str) -> dict[str, Any]:
+    """Returns the sections of a recipe, without the `x-...` that only hold anchors."""
+    if not isinstance(document, Mapping):
+        fault = "empty" if document is None else f"{show(document)} is no mapping"
+        raise RecipeError([Fault("", f"{fault}; a recipe has at least name, peers and objectives")], source=source)
+    return {key: value for key, value in document.items() if not str(key).startswith("x-")}
+
+
+def _validate(document: dict[str, Any], origin: Origin) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        raise origin.error(faults_of(error, Recipe, document)) from None
+    faults = check(recipe)
+    if faults:
+        raise origin.error(faults)
+    recipe._origin = origin
+    return recipe

@@ -1,0 +1,105 @@
+"""The sections on how peers are built and trained: peers, optimizer, schedule, train, checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StrictBool, StrictFloat
+
+from mutual.recipe.base import NonNegativeFloat, Positive, PositiveFloat, Spec
+
+Precision = Literal["no", "fp16", "bf16"]
+
+
+class Optimizer(Spec):
+    """One optimizer for each trainable peer, by its torch or timm name."""
+
+    name: str = "sgd"
+    """sgd, adam, adamw, lamb, ... (any optimizer of torch.optim, else of timm)."""
+    lr: PositiveFloat = 0.1
+    weight_decay: NonNegativeFloat = 0.0
+    momentum: NonNegativeFloat | None = None
+    nesterov: StrictBool | None = None
+    betas: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
+    eps: NonNegativeFloat | None = None
+    decay_norm_and_bias: StrictBool = True
+    """false: weight decay leaves out biases and the weights of normalisation layers (every parameter of fewer than two dimensions)."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments, passed to the optimizer as they are."""
+
+
+class Schedule(Spec):
+    """The learning rate as a function of the update, as a multiple of the optimizer's `lr`."""
+
+    name: Literal["constant", "cosine", "linear", "step", "multistep"] = "cosine"
+    warmup_epochs: NonNegativeFloat = 0.0
+    """The rate rises linearly from 0 over so many epochs, before the schedule proper begins."""
+    min_lr: NonNegativeFloat = 0.0
+    """cosine, linear: the rate that the last update approaches."""
+    step_epochs: PositiveFloat = 30.0
+    """step: epochs between two drops."""
+    milestones: list[PositiveFloat] = Field(default_factory=list)
+    """multistep: epochs at which the rate drops."""
+    gamma: PositiveFloat = 0.1
+    """step, multistep: factor of a drop."""
+
+
+class Peer(Spec):
+    """One model of the group."""
+
+    model: str
+    """pplcnet_x1_0, torchvision/resnet18, timm/convnext_tiny or package.module:factory."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the model's factory."""
+    weights: str | None = None
+    """A safetensors file, a torch checkpoint, or `pretrained` where the zoo has weights."""
+    frozen: StrictBool = False
+    """The peer only teaches: eval mode for good, no gradient, no optimizer."""
+    optimizer: Optimizer | None = None
+    """This peer's own optimizer; the default is the recipe's."""
+    schedule: Schedule | None = None
+    """This peer's own schedule; the default is the recipe's."""
+
+
+def _yaml_no(value: Any) -> Any:
+    return "no" if value is False else value  # YAML 1.1 reads a bare `no` as false
+
+
+class Train(Spec):
+    """The training loop."""
+
+    epochs: Positive = 20
+    precision: Annotated[Precision | None, BeforeValidator(_yaml_no)] = None
+    """no, fp16 or bf16; the default is what `accelerate launch` was told."""
+    accumulate: Positive = 1
+    """Micro-batches in one update."""
+    update: Literal["simultaneous", "alternating"] = "simultaneous"
+    """simultaneous: all peers step on the same predictions; alternating: each peer steps on its fellows' fresh ones (DML, algorithm 1)."""
+    clip_grad_norm: PositiveFloat | None = None
+    """Largest gradient norm of a peer."""
+    ema: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of each peer's weights; evaluation and saved weights are the average's."""
+    sync_batchnorm: StrictBool = False
+    """BatchNorm statistics over all ranks (GPU only)."""
+    compile: StrictBool = False
+    """torch.compile for each peer; the first steps then take minutes."""
+    channels_last: StrictBool = False
+    deterministic: StrictBool = False
+    """Only deterministic kernels, on GPUs too."""
+    log_every: Positive = 10
+    """Updates between two points in TensorBoard."""
+    eval_every: Positive = 1
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+    best_metric: Literal["top1", "nll"] = "top1"
+    """What makes weights the best: the highest top-1 accuracy or the lowest negative log-likelihood."""
+    progress: StrictBool = True
+    """A progress bar on the terminal."""
+
+
+class CheckpointSpec(Spec):
+    """When the run can be resumed from."""
+
+    every_epochs: Positive | None = 1
+    every_steps: Positive | None = None
+    keep: Positive = 2
+    """So many of the latest checkpoints stay."""

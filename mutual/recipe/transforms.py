@@ -1,0 +1,144 @@
+"""The transforms a recipe may name: each is one torchvision.transforms.v2 transform with its own arguments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StrictFloat
+
+from mutual.recipe.base import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Size, Spec
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Range = tuple[NonNegativeFloat, NonNegativeFloat]
+
+
+class Resize(Spec):
+    """Scale to `size`: both sides (`mode: exact`) or the shorter one, keeping the aspect ratio (`mode: shorter`)."""
+
+    name: Literal["resize"]
+    size: Size | None = None
+    """Pixels; the default is `data.image_size`."""
+    mode: Literal["exact", "shorter"] = "exact"
+    interpolation: Interpolation = "bilinear"
+
+
+class CenterCrop(Spec):
+    """Cut the middle; `size` defaults to `data.image_size`."""
+
+    name: Literal["center_crop"]
+    size: Size | None = None
+
+
+class RandomResizedCrop(Spec):
+    """Cut a random rectangle (a fraction `scale` of the area, width/height in `ratio`) and scale it to the image size."""
+
+    name: Literal["random_resized_crop"]
+    size: Size | None = None
+    scale: Range = (0.08, 1.0)
+    ratio: Range = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "bilinear"
+
+
+class RandomCrop(Spec):
+    """Pad by `padding` pixels, then cut the image size at a random place."""
+
+    name: Literal["random_crop"]
+    size: Size | None = None
+    padding: NonNegative = 4
+    padding_mode: Literal["constant", "edge", "reflect", "symmetric"] = "constant"
+
+
+class HorizontalFlip(Spec):
+    """Mirror left and right with probability `p`."""
+
+    name: Literal["horizontal_flip"]
+    p: Probability = 0.5
+
+
+class VerticalFlip(Spec):
+    """Mirror top and bottom with probability `p`."""
+
+    name: Literal["vertical_flip"]
+    p: Probability = 0.5
+
+
+class Rotation(Spec):
+    """Rotate by an angle drawn from -degrees .. degrees."""
+
+    name: Literal["rotation"]
+    degrees: NonNegativeFloat
+    interpolation: Interpolation = "bilinear"
+
+
+class GaussianBlur(Spec):
+    """Blur with a Gaussian whose standard deviation (pixels) is drawn from `sigma`, with probability `p`."""
+
+    name: Literal["gaussian_blur"]
+    kernel_size: Positive = 3
+    sigma: Range = (0.1, 2.0)
+    p: Probability = 1.0
+
+
+class ColorJitter(Spec):
+    """Change brightness, contrast, saturation and hue by random factors up to these."""
+
+    name: Literal["color_jitter"]
+    brightness: NonNegativeFloat = 0.0
+    contrast: NonNegativeFloat = 0.0
+    saturation: NonNegativeFloat = 0.0
+    hue: Annotated[StrictFloat, Field(ge=0, le=0.5)] = 0.0
+
+
+class TrivialAugment(Spec):
+    """TrivialAugmentWide (arXiv:2103.10158)."""
+
+    name: Literal["trivial_augment"]
+    num_magnitude_bins: Positive = 31
+
+
+class RandAugment(Spec):
+    """RandAugment (arXiv:1909.13719)."""
+
+    name: Literal["rand_augment"]
+    num_ops: Positive = 2
+    magnitude: NonNegative = 9
+
+
+class AutoAugment(Spec):
+    """AutoAugment (arXiv:1805.09501) with the policy learned on one of three data sets."""
+
+    name: Literal["auto_augment"]
+    policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
+
+
+class RandomErasing(Spec):
+    """Erase a random rectangle (arXiv:1708.04896) with probability `p`."""
+
+    name: Literal["random_erasing"]
+    p: Probability = 0.25
+    scale: Range = (0.02, 0.33)
+    ratio: tuple[PositiveFloat, PositiveFloat] = (0.3, 3.3)
+    value: Literal["zero", "random"] = "zero"
+
+
+def _from_bare_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Transform = Annotated[
+    Resize
+    | CenterCrop
+    | RandomResizedCrop
+    | RandomCrop
+    | HorizontalFlip
+    | VerticalFlip
+    | Rotation
+    | GaussianBlur
+    | ColorJitter
+    | TrivialAugment
+    | RandAugment
+    | AutoAugment
+    | RandomErasing,
+    Field(discriminator="name"),
+]
+TransformOrName = Annotated[Transform, BeforeValidator(_from_bare_name)]

@@ -1,0 +1,64 @@
+"""The JSON schema that editors use: shipped up to date, and of one mind with the loader."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mutual.recipe.schema import json_schema
+from mutual.recipe.syntax import parse_yaml
+
+REPOSITORY = Path(__file__).parents[2]
+SHIPPED = REPOSITORY / "recipes" / "recipe.schema.json"
+GOOD = """\
+x-peer: &peer {model: pplcnet_x0_25}
+name: test
+peers: {a: {<<: *peer, args: {strides: [1, 1, 2, 2, 2]}}, b: *peer}
+objectives: [{loss: cross_entropy}, {loss: l2, at: {a: blocks5, b: blocks5}}]
+data: {augment: [center_crop, {name: random_crop, padding: 2}], image_size: [32, 32], normalize: none}
+optimizer: {lr: 4e-5, betas: [0.9, 0.99]}
+train: {precision: "no", ema: null}
+"""
+
+
+def test_shipped_schema_is_what_the_command_prints_without_a_warning():
+    command = [sys.executable, "-W", "error", "-m", "mutual.recipe.schema"]
+    printed = subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True)
+    assert json.loads(SHIPPED.read_text(encoding="utf-8")) == json.loads(printed.stdout), (
+        "run: python -m mutual.recipe.schema > recipes/recipe.schema.json"
+    )
+    assert printed.stderr == ""
+
+
+def test_every_section_is_described_and_refuses_unknown_keys():
+    for name, section in json_schema()["$defs"].items():
+        assert section["description"], name
+        assert section["additionalProperties"] is False, name
+
+
+def test_bare_names_are_those_of_transforms_without_required_arguments():
+    array = json_schema()["$defs"]["Data"]["properties"]["augment"]["anyOf"][0]
+    bare = array["items"]["anyOf"][0]["enum"]
+    assert "resize" in bare
+    assert "rotation" not in bare
+
+
+def test_anchors_have_a_place_and_other_unknown_sections_have_none():
+    schema = json_schema()
+    assert list(schema["patternProperties"]) == ["^x-"]
+    assert schema["additionalProperties"] is False
+    assert schema["required"] == ["name", "peers", "objectives"]
+
+
+def test_validator_takes_good_recipes_and_refuses_bad_ones():
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json.loads(SHIPPED.read_text(encoding="utf-8")))
+    validator.check_schema(validator.schema)
+    good = parse_yaml(GOOD)
+    assert list(validator.iter_errors(good)) == []
+    for bad in ({"trian": {}}, {"train": {"epoch": 3}}, {"objectives": [{"loss": "dlm"}]}, {"data": {"augment": ["rotation"]}}):
+        assert list(validator.iter_errors({**good, **bad})), bad

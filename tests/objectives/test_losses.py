@@ -1,0 +1,122 @@
+"""Losses in closed form, their gradients, their precision, and what `build_loss` refuses."""
+
+import inspect
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mutual.objectives import LOSSES, build_loss, pairwise_kl
+from mutual.recipe import OBJECTIVES
+
+WITH_SOURCE = [name for name, definition in LOSSES.items() if definition.reads_source]
+
+
+@pytest.fixture
+def logits():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+
+
+def test_kd_is_the_kl_divergence_of_softened_probabilities(logits):
+    learner, source = logits
+    p, q = F.softmax(source / 4, dim=1), F.softmax(learner / 4, dim=1)
+    expected = 16 * (p * (p / q).log()).sum(dim=1).mean()
+    torch.testing.assert_close(build_loss("kd", temperature=4)(learner, source), expected)
+
+
+def test_soft_label_differs_from_kd_by_a_constant(logits):
+    learner, source = logits[0].clone().requires_grad_(), logits[1]
+    (soft,) = torch.autograd.grad(build_loss("soft_label", temperature=3)(learner, source), learner)
+    (kd,) = torch.autograd.grad(build_loss("kd", temperature=3)(learner, source), learner)
+    torch.testing.assert_close(soft, kd)
+
+
+def test_dml_js_is_half_the_sum_of_both_kl_divergences(logits):
+    a, b = logits
+    kl = build_loss("dml", form="kl", temperature=2)
+    torch.testing.assert_close(build_loss("dml", temperature=2)(a, b), (kl(a, b) + kl(b, a)) / 2)
+
+
+def test_temperature_squared_keeps_the_size_of_the_gradient(logits):
+    learner, source = (logits / 100).clone()
+    norms = []
+    for temperature in (1.0, 4.0):
+        leaf = learner.clone().requires_grad_()
+        build_loss("dml", temperature=temperature)(leaf, source).backward()
+        norms.append(leaf.grad.norm())
+    assert norms[1] / norms[0] == pytest.approx(1, rel=0.02)
+
+
+def test_cosine_ignores_the_size_of_features():
+    feature = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    assert build_loss("cosine")(feature, 5 * feature).item() == pytest.approx(0, abs=1e-6)
+    assert build_loss("cosine")(feature, -feature).item() == pytest.approx(2)
+
+
+def test_cross_entropy_takes_mixed_labels(logits):
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    loss = build_loss("cross_entropy")
+    torch.testing.assert_close(loss(logits[0], None, labels), loss(logits[0], None, F.one_hot(labels, 5).double()))
+
+
+@pytest.mark.parametrize("name", WITH_SOURCE)
+def test_source_receives_no_gradient(name, logits):
+    learner, source = (part.clone().requires_grad_() for part in logits)
+    build_loss(name)(learner, source).backward()
+    assert source.grad is None
+    assert learner.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_compute_in_float32_under_autocast(name, dtype, logits):
+    """Invariant 9: the same half-precision inputs give the float32 loss, whatever autocast says."""
+    learner, source = logits.to(dtype)
+    labels = torch.arange(6) % 5
+    loss = build_loss(name)
+    exact = loss(learner.float(), source.float(), labels)
+    with torch.autocast("cpu", dtype=dtype):
+        found = loss(learner, source, labels)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, exact)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_those_of_the_function(name, logits):
+    labels = torch.arange(6) % 5
+    loss = build_loss(name)
+    assert torch.autograd.gradcheck(lambda learner: loss(learner, logits[1], labels), logits[0].clone().requires_grad_())
+
+
+def test_pairwise_kl_is_the_matrix_of_all_ordered_pairs(logits):
+    log_p = F.log_softmax(logits, dim=2)
+    expected = F.kl_div(log_p[1], log_p[0], reduction="batchmean", log_target=True)
+    found = pairwise_kl(logits)
+    torch.testing.assert_close(found[0, 1], expected)
+    torch.testing.assert_close(found.diagonal(), torch.zeros(2, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_recipe_and_registry_know_the_same_losses_and_arguments():
+    assert set(OBJECTIVES) == set(LOSSES)
+    for name, definition in LOSSES.items():
+        arguments = {
+            parameter.name
+            for parameter in inspect.signature(definition.function).parameters.values()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        assert set(build_loss(name).arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("dlm", {}, "'dlm' is no loss; did you mean 'dml'"),
+        ("kd", {"temprature": 2}, "temprature.*did you mean 'temperature'"),
+        ("kd", {"temperature": -1}, "temperature.*-1"),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_line(name, arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build_loss(name, **arguments)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,20 @@
+"""Data: the images of a recipe, in counted random order, as batches for the device."""
+
+from mutual.data.batch import Batch, DataInfo, Mix, Window, mix, normalize, to_inputs
+from mutual.data.module import DataModule, build_data, build_preprocess
+from mutual.data.splits import IMAGE_SUFFIXES, load_image
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Batch",
+    "DataInfo",
+    "DataModule",
+    "Mix",
+    "Window",
+    "build_data",
+    "build_preprocess",
+    "load_image",
+    "mix",
+    "normalize",
+    "to_inputs",
+]

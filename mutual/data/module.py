@@ -1,0 +1,152 @@
+"""DataModule: a recipe's data as windows of training batches and as evaluation batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mutual.data.batch import Batch, DataInfo, Window
+from mutual.data.loading import Loaded, TrainRequests, eval_requests
+from mutual.data.plan import EpochPlan
+from mutual.data.sources import Source, read_source
+from mutual.data.splits import stratified_subset, to_channels
+from mutual.data.transforms import Pipeline, eval_transforms, train_transforms
+from mutual.recipe import Data, Statistics
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class DataModule:
+    """Both splits of a data set, loaded as a pure function of (seed, epoch, window, rank)."""
+
+    def __init__(self, spec: Data, info: DataInfo, train: Loaded, val: Loaded, *, seed: int) -> None:
+        self.info = info
+        self._spec = spec
+        self._train = train
+        self._val = val
+        self._seed = seed
+        self._train_loader: tuple[tuple[int, int, int], TrainRequests, DataLoader[Batch]] | None = None
+
+    def num_windows(self, *, world_size: int, accumulate: int) -> int:
+        """Returns the number of updates in an epoch."""
+        return self._plan(world_size, accumulate).num_windows
+
+    def train_windows(self, epoch: int, *, start: int = 0, world_size: int, rank: int, accumulate: int) -> Iterator[Window]:
+        """Yields the rank's windows of `epoch` from number `start` on; cut and begun again there, they are the same bit for bit."""
+        requests, loader = self._loader_of(world_size, rank, accumulate)
+        requests.epoch, requests.start = epoch, start
+        if start >= requests.plan.num_windows:
+            return
+        batches = iter(loader)
+        for window in range(start, requests.plan.num_windows):
+            yield Window(requests.plan.size(window), [next(batches) for _ in requests.plan.cells(window, rank)])
+
+    def eval_batches(self, *, world_size: int, rank: int) -> Iterator[Batch]:
+        """Yields the rank's share of the validation images; over all ranks each is there exactly once."""
+        size = self._spec.eval_batch_size or self._spec.batch_size
+        yield from self._loader(self._val, eval_requests(self.info.num_val, size, world_size=world_size, rank=rank), persistent=False)
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        self._train_loader = None
+
+    def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
+        return EpochPlan(self.info.num_train, self._spec.batch_size, world_size, accumulate, self._seed)
+
+    def _loader_of(self, world_size: int, rank: int, accumulate: int) -> tuple[TrainRequests, DataLoader[Batch]]:
+        key = (world_size, rank, accumulate)
+        if self._train_loader is None or self._train_loader[0] != key:
+            mixed = bool(self._spec.mixup or self._spec.cutmix)
+            requests = TrainRequests(self._plan(world_size, accumulate), rank=rank, mixed=mixed)
+            self._train_loader = key, requests, self._loader(self._train, requests, persistent=True)
+        return self._train_loader[1:]
+
+    def _loader(self, loaded: Loaded, requests: Any, *, persistent: bool) -> DataLoader[Batch]:
+        workers = self._spec.workers
+        return DataLoader(
+            loaded,
+            batch_sampler=requests,
+            collate_fn=_only,
+            num_workers=workers,
+            persistent_workers=persistent and workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the loader seeds its workers from it, and leaves the global one alone
+        )
+
+
+def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
+    """Reads the data set of `spec` and checks it: one image of each split goes through its transforms.
+
+    Args:
+        spec: the recipe's data section.
+        seed: the recipe's seed.
+        num_views: augmentations of each training image; one for each peer where `views` is per_peer.
+
+    Raises:
+        ValueError: the data are missing, empty, unreadable or do not fit; one line says where and what would be right.
+    """
+    source = read_source(spec)
+    info = _info(spec, source)
+    train_split = source.train
+    if spec.subset is not None:
+        chosen = stratified_subset(train_split.labels, spec.subset, seed=seed if spec.subset_seed is None else spec.subset_seed)
+        train_split = train_split.select(chosen)
+        info = replace(info, num_train=spec.subset)
+    common: dict[str, Any] = {"channels": info.channels, "image_size": info.image_size, "seed": seed}
+    train = Loaded(train_split, train_transforms(spec, info.image_size), data=spec, views=num_views, **common)
+    val = Loaded(source.val, eval_transforms(spec, info.image_size), data=spec, views=1, **common)
+    for name, loaded in (("augment", train), ("preprocess", val)):
+        found = tuple(loaded.sample(0).shape)
+        if found != (info.channels, *info.image_size):
+            raise ValueError(
+                f"{name} gives images of {found}, wanted are {(info.channels, *info.image_size)}; end it with a crop or a resize"
+            )
+    return DataModule(spec, info, train, val, seed=seed)
+
+
+def build_preprocess(spec: Data, info: DataInfo) -> Pipeline:
+    """Returns what brings one decoded image (uint8 `[C, H, W]`, of any size) to what evaluation reads, uint8 `[C, h, w]`."""
+    transforms = eval_transforms(spec, info.image_size)
+
+    def preprocess(image: Tensor) -> Tensor:
+        return transforms(to_channels(image, info.channels))
+
+    return preprocess
+
+
+def _info(spec: Data, source: Source) -> DataInfo:
+    found = 1 + max(int(split.labels.max()) for split in (source.train, source.val))
+    num_classes = max(found, len(source.class_names)) if spec.num_classes is None else spec.num_classes
+    if num_classes < found:
+        raise ValueError(f"class counts differ: num_classes is {num_classes}, the labels of {spec.dataset} go up to {found - 1}")
+    names = source.class_names[:num_classes] + tuple(map(str, range(len(source.class_names), num_classes)))
+    channels = spec.channels or source.channels
+    mean, std = _statistics(spec, source, channels)
+    size = spec.height_width or source.image_size
+    return DataInfo(num_classes, names, channels, size, mean, std, len(source.train.labels), len(source.val.labels))
+
+
+def _statistics(spec: Data, source: Source, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if isinstance(spec.normalize, Statistics):
+        for key, values in (("mean", spec.normalize.mean), ("std", spec.normalize.std)):
+            if len(values) != channels:
+                raise ValueError(f"normalize.{key} has {len(values)} values, the images have {channels} channels")
+        return spec.normalize.mean, spec.normalize.std
+    if spec.normalize == "none":
+        return (0.0,) * channels, (1.0,) * channels
+    if len(source.mean) == channels:
+        return source.mean, source.std
+    if channels == 3:
+        return source.mean * 3, source.std * 3
+    mean, std = (sum(weight * value for weight, value in zip(_LUMA, values, strict=True)) for values in (source.mean, source.std))
+    return (mean,), (std,)
+
+
+def _only(batches: list[Batch]) -> Batch:
+    (batch,) = batches
+    return batch

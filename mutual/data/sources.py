@@ -1,0 +1,189 @@
+"""Sources: a data set's training and validation split by its name, with what is known of it."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision.datasets
+from torch import Tensor
+
+from mutual.data.splits import IMAGE_SUFFIXES, FakeSplit, FileSplit, MemorySplit, Split
+from mutual.recipe import Data
+
+FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_DIGIT_CLASSES = tuple("0123456789")
+_FOLDER_SIZE = (224, 224)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Both splits of a data set, and the statistics of its pixel values in 0 .. 1, by channel."""
+
+    train: Split
+    val: Split
+    class_names: tuple[str, ...]
+    channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def read_source(spec: Data) -> Source:
+    """Returns the data set that `spec` names.
+
+    Raises:
+        ValueError: it is missing, empty, unreadable, or its splits do not have the same classes; one line says what to do.
+    """
+    return _SOURCES[spec.dataset](spec)
+
+
+def _digits(spec: Data) -> Source:
+    with files("mutual.data").joinpath("assets/digits.npz").open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        images, labels = torch.from_numpy(arrays["images"])[:, None], torch.from_numpy(arrays["labels"]).long()
+    place_in_class = torch.zeros_like(labels)
+    for label in range(10):
+        members = (labels == label).nonzero().flatten()
+        place_in_class[members] = torch.arange(len(members))
+    held_out = place_in_class % 5 == 4  # a fixed stratified fifth
+    everything = MemorySplit(images, labels)
+    train, val = (everything.select(mask.nonzero().flatten()) for mask in (~held_out, held_out))
+    return Source(train, val, _DIGIT_CLASSES, 1, (8, 8), (0.3052,), (0.376,))
+
+
+def _mnist_like(name: str, classes: tuple[str, ...], mean: float, std: float) -> Callable[[Data], Source]:
+    def read(spec: Data) -> Source:
+        root = Path(spec.root or "")
+        folders = [root, root / name / "raw", root / "raw"]
+        if spec.download and not any(_find_idx(folder, "train-images-idx3-ubyte") for folder in folders):
+            getattr(torchvision.datasets, name)(str(root), download=True)
+        parts = []
+        for part in ("train", "t10k"):
+            images, labels = (_read_idx(folders, f"{part}-{kind}") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+            if len(images) != len(labels):
+                raise ValueError(f"{root}: {len(images)} {part} images but {len(labels)} labels")
+            parts.append(MemorySplit(images[:, None], labels.long()))
+        return Source(parts[0], parts[1], classes, 1, (28, 28), (mean,), (std,))
+
+    return read
+
+
+def _find_idx(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _read_idx(folders: list[Path], name: str) -> Tensor:
+    path = next((found for folder in folders if (found := _find_idx(folder, name)) is not None), None)
+    if path is None:
+        raise ValueError(f"no {name} or {name}.gz in {', '.join(map(str, folders))}; set data.root to their folder, or data.download: true")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        dimensions = content[3]
+        shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4).astype(int).tolist()
+        values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is no whole IDX file: {error}") from error
+    return torch.from_numpy(values.copy())
+
+
+def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Data], Source]:
+    def read(spec: Data) -> Source:
+        dataset = getattr(torchvision.datasets, name)
+        try:
+            sets = [dataset(str(spec.root), train=train, download=spec.download) for train in (True, False)]
+        except RuntimeError as error:
+            raise ValueError(f"{spec.root} holds no whole {name} ({error}); set data.download: true") from error
+        splits = [MemorySplit(torch.from_numpy(each.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(each.targets)) for each in sets]
+        return Source(splits[0], splits[1], tuple(sets[0].classes), 3, (32, 32), mean, std)
+
+    return read
+
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _image_folder(spec: Data) -> Source:
+    root, channels = Path(spec.root or ""), spec.channels or 3
+    splits, classes = [], []
+    for part in ("train", "val"):
+        names = _class_folders(root / part)
+        paths = [[path for path in sorted((root / part / name).rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES] for name in names]
+        for name, found in zip(names, paths, strict=True):
+            if not found:
+                raise ValueError(f"{root / part / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        labels = torch.tensor([label for label, found in enumerate(paths) for _ in found])
+        splits.append(FileSplit([path for found in paths for path in found], labels, channels))
+        classes.append(names)
+    if classes[0] != classes[1]:
+        different = sorted(set(classes[0]) ^ set(classes[1]))
+        raise ValueError(f"{root}: train and val do not have the same classes; only in one of them: {', '.join(different[:5])}")
+    return Source(splits[0], splits[1], tuple(classes[0]), channels, _FOLDER_SIZE, *_IMAGENET)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}; image_folder needs ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not names:
+        raise ValueError(f"{folder} holds no folder of a class; image_folder needs {folder}/CLASS/*.jpg")
+    return names
+
+
+def _image_list(spec: Data) -> Source:
+    channels = spec.channels or 3
+    train, val = (_read_list(Path(spec.root or ""), Path(path or ""), channels) for path in (spec.train_list, spec.val_list))
+    known, held_out = int(train.labels.max()) + 1, int(val.labels.max()) + 1
+    if held_out > known:
+        raise ValueError(
+            f"{spec.val_list} has the label {held_out - 1}, the largest in {spec.train_list} is {known - 1}; the classes differ"
+        )
+    return Source(train, val, tuple(map(str, range(known))), channels, _FOLDER_SIZE, *_IMAGENET)
+
+
+def _read_list(root: Path, file: Path, channels: int) -> FileSplit:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    paths, labels = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        if not name or not label.isdigit():
+            raise ValueError(f"{file}, line {number}: {line.strip()[:80]!r} is not `path label` with a class number")
+        if not (root / name).is_file():
+            raise ValueError(f"{file}, line {number}: no file {root / name}")
+        paths.append(root / name)
+        labels.append(int(label))
+    if not paths:
+        raise ValueError(f"{file} names no image")
+    return FileSplit(paths, torch.tensor(labels), channels)
+
+
+def _fake(spec: Data) -> Source:
+    channels, size, classes = spec.channels or 3, spec.height_width or (32, 32), spec.num_classes or 10
+
+    def split(number: int, seed: int) -> FakeSplit:
+        return FakeSplit(torch.arange(number), torch.arange(number) % classes, (channels, *size), seed)
+
+    names = tuple(map(str, range(classes)))
+    return Source(split(spec.num_train, 0), split(spec.num_val, 1), names, channels, size, (0.5,) * channels, (0.29,) * channels)
+
+
+_SOURCES: dict[str, Callable[[Data], Source]] = {
+    "digits": _digits,
+    "mnist": _mnist_like("MNIST", _DIGIT_CLASSES, 0.1307, 0.3081),
+    "fashion_mnist": _mnist_like("FashionMNIST", FASHION_CLASSES, 0.2860, 0.3530),
+    "cifar10": _cifar("CIFAR10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": _cifar("CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "image_folder": _image_folder,
+    "image_list": _image_list,
+    "fake": _fake,
+}

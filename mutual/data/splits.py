@@ -1,0 +1,140 @@
+"""Splits: the images and labels of one part of a data set, in memory, in files or made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as TF
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from mutual.recipe import derive_seed
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+class Split(Protocol):
+    """Labels `[N]` and decoded images."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices `[N]`."""
+        ...
+
+    def image(self, index: int) -> Tensor:
+        """Returns the image, uint8 `[C, H, W]`."""
+        ...
+
+    def select(self, indices: Tensor) -> Split:
+        """Returns the part of the split at `indices`, in their order."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemorySplit:
+    """Images `[N, C, H, W]` (uint8) held in memory, so that a batch is one gather."""
+
+    images: Tensor
+    labels: Tensor
+
+    def image(self, index: int) -> Tensor:
+        """Returns the image, uint8 `[C, H, W]`."""
+        return self.images[index]
+
+    def select(self, indices: Tensor) -> MemorySplit:
+        """Returns the part of the split at `indices`, in their order."""
+        return MemorySplit(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Image files, decoded when they are asked for."""
+
+    paths: Sequence[Path]
+    labels: Tensor
+    channels: int
+
+    def image(self, index: int) -> Tensor:
+        """Returns the image, uint8 `[C, H, W]`."""
+        return load_image(self.paths[index], self.channels)
+
+    def select(self, indices: Tensor) -> FileSplit:
+        """Returns the part of the split at `indices`, in their order."""
+        return FileSplit([self.paths[index] for index in indices.tolist()], self.labels[indices], self.channels)
+
+
+@dataclass(frozen=True)
+class FakeSplit:
+    """Random images, each a function of `seed` and its index; there is nothing in them to learn."""
+
+    indices: Tensor
+    labels: Tensor
+    shape: tuple[int, int, int]
+    seed: int
+
+    def image(self, index: int) -> Tensor:
+        """Returns the image, uint8 `[C, H, W]`."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "fake", int(self.indices[index])))
+        return torch.randint(0, 256, self.shape, dtype=torch.uint8, generator=generator)
+
+    def select(self, indices: Tensor) -> FakeSplit:
+        """Returns the part of the split at `indices`, in their order."""
+        return FakeSplit(self.indices[indices], self.labels[indices], self.shape, self.seed)
+
+
+def load_image(path: Path, channels: int) -> Tensor:
+    """Returns an image file as uint8 `[channels, H, W]`, upright as its EXIF says.
+
+    Raises:
+        ValueError: the file is no image that can be read.
+    """
+    mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
+    try:
+        image = decode_image(str(path), mode=mode, apply_exif_orientation=True)
+    except RuntimeError:  # a format that torchvision does not decode
+        image = _load_by_pillow(path, channels)
+    return image if image.dtype == torch.uint8 else TF.to_dtype(image, torch.uint8, scale=True)
+
+
+def to_channels(images: Tensor, channels: int) -> Tensor:
+    """Returns images `[..., C, H, W]` with 1 or 3 channels: grey is repeated, colour is weighted to luma."""
+    if images.shape[-3] == channels:
+        return images
+    return TF.grayscale_to_rgb(images) if channels == 3 else TF.rgb_to_grayscale(images)
+
+
+def stratified_subset(labels: Tensor, size: int, *, seed: int) -> Tensor:
+    """Returns `size` sorted indices in which every class has its share of `labels` (largest remainders), drawn by `seed`.
+
+    Raises:
+        ValueError: there are fewer images than that.
+    """
+    if size > len(labels):
+        raise ValueError(f"subset: {size} images wanted, the training split has {len(labels)}")
+    classes, counts = labels.unique(return_counts=True)
+    exact = counts.double() * size / len(labels)
+    quota = exact.floor().long()
+    by_remainder = (exact - quota).argsort(descending=True, stable=True)
+    quota[by_remainder[: size - int(quota.sum())]] += 1
+    generator = torch.Generator().manual_seed(derive_seed(seed, "subset"))
+    parts = []
+    for label, wanted in zip(classes.tolist(), quota.tolist(), strict=True):
+        members = (labels == label).nonzero().flatten()
+        parts.append(members[torch.randperm(len(members), generator=generator)[:wanted]])
+    return torch.cat(parts).sort().values
+
+
+def _load_by_pillow(path: Path, channels: int) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is no image that can be read: {error}") from error
+    pixels = torch.from_numpy(np.array(upright))
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)

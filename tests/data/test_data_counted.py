@@ -1,0 +1,155 @@
+"""Invariant 6: order, augmentation and mixing depend on (seed, epoch, sample) alone: not on ranks, batches, workers or cuts."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mutual.data import build_data, to_inputs
+from mutual.data.plan import EpochPlan
+from mutual.recipe import Data
+
+AUGMENT = [{"name": "random_crop", "padding": 2}, {"name": "rotation", "degrees": 10}, {"name": "random_erasing", "value": "random"}]
+DIGITS = {"dataset": "digits", "subset": 203, "batch_size": 8}
+
+
+def module(*, seed=0, views=1, **fields):
+    return build_data(Data(**{**DIGITS, **fields}), seed=seed, num_views=views)
+
+
+def windows(data, epoch=0, *, start=0, world_size=1, accumulate=1):
+    """All ranks' windows of an epoch, by window and rank."""
+    ranks = [
+        list(data.train_windows(epoch, start=start, world_size=world_size, rank=rank, accumulate=accumulate)) for rank in range(world_size)
+    ]
+    return list(zip(*ranks, strict=True))
+
+
+def real_samples(data, **plan):
+    """By window, the real images and labels that the peers see, of all ranks in the order of the epoch."""
+    found = []
+    for ranks in windows(data, **plan):
+        cells = [
+            (*to_inputs(rank.batches[index], data.info), rank.batches[index].count)
+            for index in range(len(ranks[0].batches))
+            for rank in ranks
+        ]
+        images, labels = (torch.cat([cell[part][: cell[2]] for cell in cells]) for part in (0, 1))
+        assert {rank.num_samples for rank in ranks} == {len(images)}
+        found.append((images, labels))
+    return found
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+@pytest.mark.parametrize(("batch_size", "world_size", "accumulate"), [(8, 2, 1), (4, 2, 2), (2, 4, 2), (1, 4, 4), (5, 3, 1)])
+def test_windows_hold_the_same_inputs_however_they_are_cut(mixing, batch_size, world_size, accumulate):
+    whole = batch_size * world_size * accumulate
+    expected = real_samples(module(augment=AUGMENT, batch_size=whole, **mixing), epoch=3)
+    found = real_samples(module(augment=AUGMENT, batch_size=batch_size, **mixing), epoch=3, world_size=world_size, accumulate=accumulate)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 3, 31, 32, 33, 64, 65])
+def test_a_plan_gives_every_sample_once_and_every_rank_the_same_number_of_micro_batches(num_samples):
+    plan = EpochPlan(num_samples, batch_size=4, world_size=4, accumulate=2, seed=0)
+    seen = []
+    for window in range(plan.num_windows):
+        cells = [plan.cells(window, rank) for rank in range(4)]
+        assert len({len(rank) for rank in cells}) == 1
+        sizes = [cell.end - cell.begin for rank in cells for cell in rank]
+        assert sum(sizes) == plan.size(window)
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= 4
+        seen += [position for rank in cells for cell in rank for position in range(cell.begin, cell.end)]
+    assert sorted(seen) == list(range(num_samples))
+    assert sorted(plan.order(5)) == list(range(num_samples))
+
+
+def test_each_epoch_and_seed_has_an_order_of_its_own():
+    plan, other = EpochPlan(50, 4, 1, 1, seed=0), EpochPlan(50, 4, 1, 1, seed=1)
+    assert plan.order(0) == plan.order(0)
+    assert plan.order(0) != plan.order(1)
+    assert plan.order(0) != other.order(0)
+
+
+def test_an_epoch_that_was_cut_goes_on_as_it_was():
+    data = module(augment=AUGMENT, mixup=0.2)
+    assert_same(real_samples(data, epoch=1, start=17), real_samples(module(augment=AUGMENT, mixup=0.2), epoch=1)[17:])
+    assert windows(data, epoch=1, start=data.num_windows(world_size=1, accumulate=1)) == []
+
+
+@pytest.mark.slow
+def test_workers_change_nothing():
+    data = module(augment=AUGMENT, mixup=0.2, workers=2)
+    expected = module(augment=AUGMENT, mixup=0.2)
+    for epoch, start in ((0, 0), (1, 3)):
+        assert_same(real_samples(data, epoch=epoch, start=start), real_samples(expected, epoch=epoch, start=start))
+    data.close()
+
+
+def test_augmentation_changes_with_the_epoch_and_leaves_the_global_generator_alone():
+    data = module(augment=AUGMENT)
+    state = torch.get_rng_state()
+
+    def by_label_and_content(epoch) -> Tensor:
+        return torch.cat([images for images, _ in real_samples(data, epoch=epoch)]).sum()
+
+    assert by_label_and_content(0) != by_label_and_content(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_first_of_many_views_is_the_shared_one():
+    shared, views = module(augment=AUGMENT), module(augment=AUGMENT, views=3)
+    one, three = (next(data.train_windows(0, world_size=1, rank=0, accumulate=1)).batches[0] for data in (shared, views))
+    assert three.images.shape == (3, *one.images.shape)
+    assert torch.equal(three.images[0], one.images)
+    assert not torch.equal(three.images[1], one.images)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7, 400])
+def test_evaluation_counts_every_image_once(world_size):
+    data = module()
+    batches = [batch for rank in range(world_size) for batch in data.eval_batches(world_size=world_size, rank=rank)]
+    assert all(batch.count == len(batch.labels) == len(batch.images) > 0 for batch in batches)
+    alone = list(module(batch_size=1000).eval_batches(world_size=1, rank=0))
+    assert torch.equal(torch.cat([batch.images for batch in batches]), alone[0].images)
+    assert sum(batch.count for batch in batches) == data.info.num_val == 355
+
+
+def test_batchnorm_never_sees_a_single_image():
+    data = module(subset=33, batch_size=16)
+    for ranks in windows(data, world_size=2):
+        for rank in ranks:
+            assert all(len(batch.labels) >= 2 for batch in rank.batches)
+    last = windows(data, world_size=2)[-1]
+    assert [rank.batches[0].count for rank in last] == [1, 0]
+    assert torch.equal(last[1].batches[0].images[0], last[0].batches[0].images[0])
+
+
+def test_mixup_blends_neighbours_and_their_labels():
+    plain, data = module(), module(mixup=1.0)
+    expected = real_samples(plain)[0]
+    images, labels = real_samples(data)[0]
+    own = labels[torch.arange(8), expected[1]]
+    for index in range(8):
+        partner = index ^ 1
+        share = own[index] if expected[1][index] != expected[1][partner] else None
+        if share is not None:
+            torch.testing.assert_close(images[index], share * expected[0][index] + (1 - share) * expected[0][partner])
+    torch.testing.assert_close(labels.sum(dim=1), torch.ones(8))
+
+
+def test_cutmix_labels_are_the_area_that_stays():
+    expected, (images, labels) = real_samples(module(normalize="none"))[0], real_samples(module(normalize="none", cutmix=1.0))[0]
+    for index in range(8):
+        kept = images[index] == expected[0][index]
+        pasted = images[index] == expected[0][index ^ 1]
+        assert (kept | pasted).all()
+        if expected[1][index] != expected[1][index ^ 1]:
+            surely_pasted = (~kept).float().mean()
+            assert 1 - labels[index, expected[1][index]] >= surely_pasted - 1e-6

@@ -1,0 +1,207 @@
+"""Data sets: what is read, what is drawn from them, and what is told when they are missing or wrong."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mutual.data import DataInfo, build_data, build_preprocess, load_image
+from mutual.data.splits import stratified_subset
+from mutual.recipe import Data
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def build(**fields):
+    return build_data(Data(**fields), seed=0)
+
+
+def first_images(data):
+    return next(data.train_windows(0, world_size=1, rank=0, accumulate=1)).batches[0].images
+
+
+def test_digits_are_there_without_a_download():
+    data = build(dataset="digits")
+    info = data.info
+    assert (info.num_train, info.num_val, info.num_classes, info.channels, info.image_size) == (1442, 355, 10, 1, (8, 8))
+    labels = torch.cat([batch.labels for batch in data.eval_batches(world_size=1, rank=0)])
+    assert labels.bincount().min() >= 34
+
+
+def test_the_statistics_of_digits_are_those_of_its_training_images():
+    data = build(dataset="digits", batch_size=2000)
+    pixels = first_images(data).double() / 255
+    assert data.info.mean[0] == pytest.approx(pixels.mean().item(), abs=1e-4)
+    assert data.info.std[0] == pytest.approx(pixels.std().item(), abs=1e-4)
+
+
+def write_idx(path, array, compress):
+    content = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}i", *array.shape) + array.astype(np.uint8).tobytes()
+    (path.with_name(path.name + ".gz") if compress else path).write_bytes(gzip.compress(content) if compress else content)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("folder", [".", "FashionMNIST/raw"])
+def test_idx_files_are_read_where_they_lie(tmp_path, compress, folder):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (20, 28, 28))
+    place = tmp_path / folder
+    place.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "t10k"):
+        write_idx(place / f"{part}-images-idx3-ubyte", images, compress)
+        write_idx(place / f"{part}-labels-idx1-ubyte", np.arange(20) % 10, compress)
+    data = build(dataset="fashion_mnist", root=str(tmp_path), batch_size=20)
+    found = first_images(data)
+    assert data.info.class_names[9] == "Ankle boot"
+    assert torch.equal(found.sum(dim=(1, 2, 3)).sort().values, torch.from_numpy(images).sum(dim=(1, 2)).sort().values)
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+def test_fashion_mnist_as_debian_installs_it():
+    data = build(dataset="fashion_mnist", root=str(FASHION), subset=1000, image_size=14, batch_size=1000)
+    assert (data.info.num_train, data.info.num_val, data.info.image_size) == (1000, 10_000, (14, 14))
+    window = next(data.train_windows(0, world_size=1, rank=0, accumulate=1))
+    assert window.batches[0].labels.bincount().tolist() == [100] * 10
+
+
+def image_folder(root, classes=("cat", "dog"), parts=("train", "val"), number=3):
+    for part in parts:
+        for index, name in enumerate(classes):
+            (root / part / name).mkdir(parents=True)
+            for copy in range(number):
+                pixels = np.full((20 + copy, 30, 3), 40 * index + copy, dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{copy}.{['png', 'jpg', 'bmp'][copy % 3]}")
+    return root
+
+
+def test_image_folder(tmp_path):
+    data = build(dataset="image_folder", root=str(image_folder(tmp_path)), image_size=16, batch_size=6)
+    assert data.info.class_names == ("cat", "dog")
+    images = first_images(data)
+    assert images.shape == (6, 3, 16, 16)
+    assert build(dataset="image_folder", root=str(tmp_path), image_size=16, channels=1).info.channels == 1
+
+
+def test_image_list(tmp_path):
+    image_folder(tmp_path)
+    for part in ("train", "val"):
+        lines = [f"{path.relative_to(tmp_path)} {path.parent.name == 'dog':d}" for path in sorted((tmp_path / part).rglob("*.*"))]
+        (tmp_path / f"{part}.txt").write_text("\n".join(lines) + "\n")
+    lists = {"train_list": str(tmp_path / "train.txt"), "val_list": str(tmp_path / "val.txt")}
+    data = build(dataset="image_list", root=str(tmp_path), image_size=(12, 16), batch_size=6, **lists)
+    assert first_images(data).shape == (6, 3, 12, 16)
+    (tmp_path / "val.txt").write_text("val/cat/0.png cat\n")
+    with pytest.raises(ValueError, match=r"val.txt, line 1: 'val/cat/0.png cat' is not `path label`"):
+        build(dataset="image_list", root=str(tmp_path), **lists)
+    (tmp_path / "val.txt").write_text("val/cat/0.png 0\nval/cat/no.png 0\n")
+    with pytest.raises(ValueError, match=r"val.txt, line 2: no file .*no.png"):
+        build(dataset="image_list", root=str(tmp_path), **lists)
+    (tmp_path / "val.txt").write_text("val/cat/0.png 7\n")
+    with pytest.raises(ValueError, match=r"label 7, the largest in .*train.txt is 1; the classes differ"):
+        build(dataset="image_list", root=str(tmp_path), **lists)
+    (tmp_path / "val.txt").write_text("")
+    with pytest.raises(ValueError, match="names no image"):
+        build(dataset="image_list", root=str(tmp_path), **lists)
+
+
+def test_what_is_wrong_with_a_folder_is_told_at_the_start(tmp_path):
+    with pytest.raises(ValueError, match=r"no folder .*train; image_folder needs ROOT/train/CLASS"):
+        build(dataset="image_folder", root=str(tmp_path / "nowhere"))
+    image_folder(tmp_path, parts=("train",))
+    with pytest.raises(ValueError, match=r"no folder .*val"):
+        build(dataset="image_folder", root=str(tmp_path))
+    (tmp_path / "val").mkdir()
+    with pytest.raises(ValueError, match=r"val holds no folder of a class"):
+        build(dataset="image_folder", root=str(tmp_path))
+    image_folder(tmp_path / "other", classes=("cat", "bird"), parts=("val",))
+    (tmp_path / "val").rmdir()
+    (tmp_path / "other" / "val").rename(tmp_path / "val")
+    with pytest.raises(ValueError, match="not have the same classes; only in one of them: bird, dog"):
+        build(dataset="image_folder", root=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dataset": "mnist", "root": "nowhere"}, r"no train-images-idx3-ubyte .*data.root .*data.download: true"),
+        ({"dataset": "cifar10", "root": "nowhere"}, r"nowhere holds no whole CIFAR10 .*data.download: true"),
+        ({"dataset": "digits", "subset": 5000}, "subset: 5000 images wanted, the training split has 1442"),
+        ({"dataset": "digits", "num_classes": 7}, "class counts differ: num_classes is 7, the labels of digits go up to 9"),
+        ({"dataset": "digits", "normalize": {"mean": [0, 0], "std": [1, 1]}}, "normalize.mean has 2 values, the images have 1"),
+        ({"dataset": "digits", "preprocess": ["horizontal_flip"]}, "preprocess names a random transform"),
+        ({"dataset": "digits", "augment": [{"name": "random_crop", "size": 5}]}, r"augment gives images of \(1, 5, 5\)"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_a_line(fields, message):
+    with pytest.raises(ValueError, match=message):
+        build(**fields)
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken.jpg is no image"):
+        load_image(tmp_path / "broken.jpg", 3)
+
+
+def test_images_are_upright_and_eight_bits_deep(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / "turned.jpg", exif=exif)
+    assert load_image(tmp_path / "turned.jpg", 3).shape == (3, 20, 10)
+    Image.fromarray(np.full((4, 4), 65535, np.uint16)).save(tmp_path / "deep.png")
+    deep = load_image(tmp_path / "deep.png", 1)
+    assert deep.dtype == torch.uint8
+    assert deep.max() == 255
+
+
+def test_grey_images_become_colour_and_colour_grey():
+    grey, colour = (first_images(build(dataset="digits", channels=channels)) for channels in (1, 3))
+    assert torch.equal(colour, grey.expand(-1, 3, -1, -1))
+    assert build(dataset="digits", channels=3).info.mean == build(dataset="digits").info.mean * 3
+    assert first_images(build(dataset="fake", channels=3)).shape[1] == 3
+
+
+def test_a_subset_keeps_the_shares_of_the_classes():
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    chosen = stratified_subset(labels, 25, seed=0)
+    assert labels[chosen].bincount().tolist() in ([15, 8, 2], [15, 7, 3])
+    assert len(chosen.unique()) == 25
+    assert torch.equal(chosen, stratified_subset(labels, 25, seed=0))
+    assert not torch.equal(chosen, stratified_subset(labels, 25, seed=1))
+
+
+ALL_TRANSFORMS = [
+    "random_resized_crop",
+    {"name": "random_crop", "padding": 3, "padding_mode": "reflect"},
+    "horizontal_flip",
+    "vertical_flip",
+    {"name": "rotation", "degrees": 20},
+    "gaussian_blur",
+    {"name": "color_jitter", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1},
+    "trivial_augment",
+    "rand_augment",
+    {"name": "auto_augment", "policy": "cifar10"},
+    {"name": "random_erasing", "p": 1.0, "value": "random"},
+]
+
+
+@pytest.mark.parametrize("transform", ALL_TRANSFORMS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_transform_draws_and_keeps_the_form(transform, channels):
+    data = build(dataset="digits", image_size=24, channels=channels, augment=[transform], batch_size=32)
+    plain = build(dataset="digits", image_size=24, channels=channels, batch_size=32)
+    images, untouched = first_images(data), first_images(plain)
+    assert images.shape == (32, channels, 24, 24)
+    assert images.dtype == torch.uint8
+    assert not torch.equal(images, untouched)
+
+
+def test_any_image_is_brought_to_what_evaluation_reads():
+    spec = Data(dataset="digits", image_size=12)
+    info = DataInfo(10, ("0",) * 10, 1, (12, 12), (0.0,), (1.0,), 0, 0)
+    image = torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8)
+    assert build_preprocess(spec, info)(image).shape == (1, 12, 12)

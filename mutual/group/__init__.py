@@ -1,0 +1,28 @@
+"""The group: peers, the edges between them, and the world of processes they live in."""
+
+from mutual.group.build import build_group, create_peer_model
+from mutual.group.edges import Edge, expand, objective_names
+from mutual.group.group import Group, GroupOutput
+from mutual.group.peers import Frozen, MovingAverage, Peer
+from mutual.group.taps import Outputs, TappedModel
+from mutual.group.world import StopPoll, World, flatten, float_buffers, unflatten_
+
+__all__ = [
+    "Edge",
+    "Frozen",
+    "Group",
+    "GroupOutput",
+    "MovingAverage",
+    "Outputs",
+    "Peer",
+    "StopPoll",
+    "TappedModel",
+    "World",
+    "build_group",
+    "create_peer_model",
+    "expand",
+    "flatten",
+    "float_buffers",
+    "objective_names",
+    "unflatten_",
+]

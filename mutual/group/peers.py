@@ -1,0 +1,118 @@
+"""Peer: one model of the group, trained or frozen, with the module that is called in training and the one that is scored."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from mutual.group.taps import Outputs, TappedModel
+from mutual.group.world import World, float_buffers
+from mutual.recipe import LOGITS
+
+
+class Frozen(nn.Module):
+    """A model that only teaches: eval mode for good, whatever calls `train()`, and no gradient."""
+
+    def __init__(self, tapped: TappedModel) -> None:
+        super().__init__()
+        self.tapped = tapped.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stays in eval mode: BatchNorm keeps its statistics and dropout draws nothing."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Outputs:
+        """Returns the logits and tapped outputs; no_grad and not inference_mode, whose tensors cannot be saved for backward."""
+        outputs: Outputs = self.tapped(images)
+        return outputs
+
+
+class MovingAverage:
+    """An exponential moving average of a model's parameters and floating-point buffers."""
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self._blend = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards `model` by 1 - decay."""
+        averages = [*self.model.parameters(), *float_buffers([self.model])]
+        values = [*model.parameters(), *float_buffers([model])]
+        self._blend(averages, values, 0)
+
+
+class Peer:
+    """One model of the group.
+
+    Attributes:
+        name: as in the recipe.
+        frozen: it only teaches.
+        tapped: the model with its taps; what a checkpoint holds.
+        runner: what is called in training: `tapped` under DDP, or behind `Frozen`.
+        average: the moving average of the model's weights, or None.
+    """
+
+    def __init__(self, name: str, tapped: TappedModel, *, frozen: bool, average: MovingAverage | None = None) -> None:
+        self.name = name
+        self.frozen = frozen
+        self.tapped = tapped
+        self.runner: nn.Module = Frozen(tapped) if frozen else tapped
+        self.average = average
+
+    @property
+    def model(self) -> nn.Module:
+        """The bare model, as it is being trained."""
+        return self.tapped.model
+
+    @property
+    def scored_model(self) -> nn.Module:
+        """The model whose weights are evaluated, saved and exported: the moving average where there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that this peer's optimizer trains."""
+        return [parameter for parameter in self.tapped.parameters() if parameter.requires_grad]
+
+    def distribute(self, world: World) -> None:
+        """Wraps the trainable peer so that its gradients are averaged over the processes."""
+        if not self.frozen:
+            self.runner = world.wrap(self.tapped)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Returns the logits `[B, C]` of the scored model, which the caller has put in eval mode."""
+        if self.average is not None:
+            logits: Tensor = self.average.model(images)
+            return logits
+        outputs: Outputs = self.tapped(images)
+        return outputs[LOGITS]
+
+    @torch.no_grad()
+    def observe(self, images: Tensor) -> Outputs:
+        """Returns what the peer says in training mode, leaving no trace: no gradient, no BatchNorm statistics."""
+        with _statistics_kept(self.tapped):
+            outputs: Outputs = self.runner(images) if self.frozen else self.tapped(images)
+        return outputs
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Within it, BatchNorm layers normalise as their mode says but do not update their running statistics."""
+    tracking = [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats]
+    for layer in tracking:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in tracking:
+            layer.track_running_stats = True

@@ -1,0 +1,91 @@
+"""Taps read what modules return, under autocast, compilation and DDP, and leave no trace when they go."""
+
+import pytest
+import torch
+from support import TinyNet
+from torch import nn
+
+from mutual.group import Frozen, MovingAverage, TappedModel
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return TinyNet(4, 1, norm=True)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_taps_give_what_the_modules_return(model, images):
+    outputs = TappedModel(model, ["body", "norm"])(images)
+    assert set(outputs) == {"logits", "body", "norm"}
+    torch.testing.assert_close(outputs["body"], model.body(torch.tanh(outputs["norm"])))
+    assert outputs["body"].requires_grad
+
+
+def test_taps_are_neither_in_the_weights_nor_left_behind(model, images):
+    plain = set(model.state_dict())
+    tapped = TappedModel(model, ["body"])
+    assert {name.removeprefix("model.") for name in tapped.state_dict()} == plain
+    bare = tapped.remove()
+    assert bare is model
+    assert not any(module._forward_hooks for module in bare.modules())
+
+
+def test_nothing_is_kept_between_batches(model, images):
+    tapped = TappedModel(model, ["body"])
+    tapped(images)
+    assert not tapped._features
+
+
+def test_tapped_features_keep_the_autocast_precision(model, images):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = TappedModel(model, ["body"])(images)
+    assert outputs["body"].dtype == torch.bfloat16
+
+
+def test_taps_work_in_a_compiled_model(model, images):
+    tapped = TappedModel(model, ["body"]).eval()
+    expected = tapped(images)
+    tapped.compile(backend="eager", fullgraph=True)
+    for batch in (images, images[:2]):
+        found = tapped(batch)
+        assert found.keys() == expected.keys()
+        torch.testing.assert_close(found["body"], expected["body"][: len(batch)])
+
+
+@pytest.mark.parametrize("path", ["bodi", "", "head.weight"])
+def test_an_unknown_path_lists_the_near_ones(model, path):
+    with pytest.raises(ValueError, match=r"no module '.*'; near: .*(body|head)"):
+        TappedModel(model, [path])
+
+
+def test_a_frozen_model_stays_in_eval_mode_inside_others(model):
+    frozen = Frozen(TappedModel(model))
+    holder = nn.Sequential(frozen)
+    holder.train()
+    frozen.train(mode=True)
+    assert not any(module.training for module in frozen.modules())
+
+
+def test_a_frozen_models_features_can_be_saved_for_backward(model, images):
+    feature = Frozen(TappedModel(model, ["body"]))(images)["body"]
+    learner = torch.ones_like(feature, requires_grad=True)
+    nn.functional.mse_loss(learner, feature).backward()
+    assert learner.grad.abs().sum() > 0
+
+
+def test_a_moving_average_blends_weights_and_statistics(model):
+    average = MovingAverage(model, decay=0.9)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    model.norm.running_mean.add_(1)
+    average.update(model)
+    for name, value in average.model.state_dict().items():
+        if value.is_floating_point() and name != "norm.running_var":
+            torch.testing.assert_close(value, start[name] + 0.1)

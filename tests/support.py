@@ -1,0 +1,163 @@
+"""What the tests share: tiny models, tiny recipes, and how to run a verb in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mutual.data import build_data
+from mutual.engine.meters import TrainMeter
+from mutual.engine.optimization import Optimization, build_optimizer
+from mutual.engine.updates import Updater
+from mutual.group import World, build_group
+from mutual.recipe import parse_recipe
+
+ROOT = Path(__file__).parents[1]
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+class TinyNet(nn.Module):
+    """Two convolutions without BatchNorm; computes in the precision of its weights, whatever the images' is."""
+
+    def __init__(
+        self, num_classes: int, in_channels: int, *, width: int = 4, double: bool = False, norm: bool = False, dropout: float = 0.0
+    ):
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, width, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.body = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, num_classes)
+        if double:
+            self.double()
+
+    def forward(self, images):
+        hidden = torch.tanh(self.norm(self.stem(images.to(self.stem.weight.dtype))))
+        hidden = torch.tanh(self.body(hidden))
+        return self.head(self.dropout(hidden.mean(dim=(2, 3))))
+
+
+def tiny(num_classes, in_channels, **args):
+    """The factory that recipes name `support:tiny`."""
+    return TinyNet(num_classes, in_channels, **args)
+
+
+def double(num_classes, in_channels, **args):
+    """The same in float64: exactness then shows as equality."""
+    return TinyNet(num_classes, in_channels, double=True, **args)
+
+
+def tiny_document(**sections):
+    """A recipe of two tiny peers on fake images, as a dict; `sections` replace its own."""
+    document = {
+        "name": "tiny",
+        "data": {"dataset": "fake", "num_train": 40, "num_val": 12, "image_size": 8, "channels": 1, "num_classes": 4, "batch_size": 8},
+        "peers": {"a": {"model": "support:double"}, "b": {"model": "support:double"}},
+        "objectives": [{"loss": "cross_entropy"}, {"loss": "dml"}],
+        "optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.9},
+        "schedule": {"name": "constant"},
+        "train": {"epochs": 2, "progress": False},
+    }
+    return {**document, **sections}
+
+
+def build(document, *, world=WORLD, autocast=nullcontext):
+    """Builds the group of a recipe, its data, and an updater with one optimization for each trainable peer."""
+    recipe = parse_recipe(document)
+    data = build_data(recipe.data, seed=recipe.seed, num_views=len(recipe.peers) if recipe.data.views == "per_peer" else 1)
+    info = data.info
+    group = build_group(
+        recipe, num_classes=info.num_classes, in_channels=info.channels, image_size=info.image_size, world=world, autocast=autocast
+    )
+    optimizations = {
+        peer.name: Optimization(
+            peer,
+            build_optimizer(recipe.optimizer_of(peer.name), peer.parameters()),
+            lambda update, name=peer.name: recipe.optimizer_of(name).lr,
+            scaler=torch.amp.GradScaler("cpu", enabled=recipe.train.precision == "fp16", init_scale=2.0**10),
+            clip_grad_norm=recipe.train.clip_grad_norm,
+        )
+        for peer in group.trainable
+    }
+    meter = TrainMeter(group.edges, [peer.name for peer in group.trainable], world)
+    updater = Updater(group, optimizations, meter, world=world, info=info, seed=recipe.seed, prepare=lambda images: images)
+    return recipe, data, group, updater
+
+
+def train_epochs(document, *, epochs=1):
+    """Trains in this process without a run folder and returns the group."""
+    recipe, data, group, updater = build(document)
+    step = updater.alternating if recipe.train.update == "alternating" else updater.simultaneous
+    update = 0
+    group.train()
+    for epoch in range(epochs):
+        for window in data.train_windows(epoch, start=0, world_size=1, rank=0, accumulate=recipe.train.accumulate):
+            step(window, update, measure=False)
+            update += 1
+    data.close()
+    return group
+
+
+def weights(group):
+    """All parameters of all peers, by name."""
+    return {f"{name}.{key}": value for name, peer in group.peers.items() for key, value in peer.model.state_dict().items()}
+
+
+def assert_equal_weights(found, expected, *, tolerance=0.0):
+    """Compares two results of `weights`."""
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        torch.testing.assert_close(value, expected[key], rtol=tolerance, atol=tolerance, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def environment(**extra):
+    """The environment of a subprocess: one thread, our modules importable, no launcher's variables."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "MASTER_", "WORLD_", "RANK", "LOCAL_"))
+    }
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", **extra}
+
+
+def command(module, *arguments, processes=1):
+    """The command line that runs `python -m module` in so many processes."""
+    if processes == 1:
+        return [sys.executable, "-m", module, *map(str, arguments)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [*launcher, "-m", module, *map(str, arguments)]
+
+
+def run(module, *arguments, processes=1, cwd=ROOT, expect=0, **extra):
+    """Runs a verb to its end, asserts its exit code and returns the finished process."""
+    done = subprocess.run(
+        command(module, *arguments, processes=processes), cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def run_and_kill(module, *arguments, when, number=signal.SIGKILL, processes=1):
+    """Starts a verb, sends the signal to all its processes as soon as `when()` is true, and returns its exit code."""
+    process = subprocess.Popen(
+        command(module, *arguments, processes=processes),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not when():
+        assert time.monotonic() < deadline, "the moment to kill never came"
+        time.sleep(0.005)
+    if process.poll() is None:
+        os.killpg(process.pid, number)
+    return process.wait(timeout=60)

@@ -1,0 +1,22 @@
+"""The engine: training loop, evaluation, checkpoints, tracking; it knows Accelerate and no loss by name."""
+
+from mutual.engine.commandline import run_verb, say
+from mutual.engine.evaluation import Scores
+from mutual.engine.exporting import export_model
+from mutual.engine.fit import RunResult, fit, load_peer, peer_file
+from mutual.engine.folder import RunFolder
+from mutual.engine.scoring import evaluate_run, predict_images
+
+__all__ = [
+    "RunFolder",
+    "RunResult",
+    "Scores",
+    "evaluate_run",
+    "export_model",
+    "fit",
+    "load_peer",
+    "peer_file",
+    "predict_images",
+    "run_verb",
+    "say",
+]

@@ -1,0 +1,100 @@
+"""Environment: what the launcher gave: processes, device, precision, trackers; what cannot hold a group is refused here."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from mutual.group import World
+from mutual.recipe import Precision, Recipe
+
+_ONE_MODEL_BACKENDS = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Accelerate's state as this run uses it."""
+
+    accelerator: Accelerator
+    world: World
+    precision: Precision
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Returns the context in which peers run: mixed precision, or none."""
+        if self.precision == "no":
+            return nullcontext()
+        return torch.autocast(self.world.device.type, dtype=_DTYPES[self.precision])
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Returns a new loss scaler, the identity in other precisions than fp16."""
+        return torch.amp.GradScaler(self.world.device.type, enabled=self.precision == "fp16")
+
+
+def start(recipe: Recipe) -> Environment:
+    """Starts Accelerate for `recipe` as the launcher says, and applies the recipe's numerical switches.
+
+    Raises:
+        RecipeError: the launcher's backend holds one model only, or the device cannot do what the recipe asks.
+    """
+    for variable, backend in _ONE_MODEL_BACKENDS.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise recipe.error(
+                "train", f"{backend} holds one model for each engine and cannot train a group; choose DDP in `accelerate config`"
+            )
+    project = ProjectConfiguration(project_dir=recipe.output, logging_dir=recipe.output)
+    accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_config=project)
+    world = World(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    _check_device(recipe, world)
+    asked = processes_asked()
+    if asked > world.size:
+        warnings.warn(
+            f"the launcher was asked for {'several' if asked == 2 else asked} processes, but this run is {world.size}; "
+            "on CPUs start them with `torchrun --nproc_per_node N -m mutual.train ...`",
+            stacklevel=2,
+        )
+    if recipe.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    return Environment(accelerator, world, precision_of(recipe))
+
+
+def precision_of(recipe: Recipe) -> Precision:
+    """Returns the recipe's precision, or else what `accelerate launch` was told, or else `no`."""
+    if recipe.train.precision is not None:
+        return recipe.train.precision
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if launched == "fp16":
+        return "fp16"
+    if launched == "bf16":
+        return "bf16"
+    if launched == "no":
+        return "no"
+    raise recipe.error("train.precision", f"the launcher's mixed precision {launched!r} is not one of no, fp16, bf16")
+
+
+def processes_asked() -> int:
+    """Returns how many processes the launcher was asked for, as far as its environment tells (2 stands for several)."""
+    counts = [os.environ.get(name, "") for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")]
+    asked = max((int(count) for count in counts if count.isdigit()), default=1)
+    # `accelerate launch --cpu --num_processes 2` sets a rendezvous address, and then starts one process that has no rank
+    alone = "MASTER_ADDR" in os.environ and "RANK" not in os.environ
+    return max(asked, 2) if alone else asked
+
+
+def _check_device(recipe: Recipe, world: World) -> None:
+    if recipe.train.sync_batchnorm and world.device.type != "cuda":
+        raise recipe.error("train.sync_batchnorm", f"needs GPUs, this run is on {world.device.type}; set it to false")
+    if recipe.train.accumulate == 1 and int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or "1") > 1:
+        raise recipe.error("train.accumulate", "the launcher asks for gradient accumulation; say it in the recipe: train.accumulate=N")

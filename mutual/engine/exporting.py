@@ -1,0 +1,113 @@
+"""Export: a trained peer as a file to ship, reloaded and compared with the eager model before it is called done."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mutual.engine.files import write_file
+from mutual.models import ModelCard, model_bytes, read_model
+from mutual.recipe import InputError, did_you_mean
+
+BATCHES = (1, 3)
+"""Batch sizes that an exported program is tried with: it must take any."""
+_TOLERANCE = 1e-4
+"""Largest difference of logits, relative to the largest logit, between two runtimes in float32."""
+
+
+def export_model(model: nn.Module, card: ModelCard, folder: Path, name: str, *, formats: Sequence[str]) -> dict[str, tuple[Path, float]]:
+    """Writes `model` (eval mode, CPU) in each of `formats`; returns by format the file and how far its logits are off, relatively.
+
+    Raises:
+        InputError: no such format, a package is missing, or the model cannot be exported; nothing wrong is left behind.
+    """
+    for each in formats:
+        if each not in FORMATS:
+            raise InputError(f"{each!r} is no export format{did_you_mean(each, FORMATS)}")
+    return {each: _export(FORMATS[each], model, card, folder / f"{name}{_SUFFIXES[each]}", each) for each in formats}
+
+
+Reload = Callable[[Tensor], Tensor]
+
+
+def _export(
+    write: Callable[[nn.Module, ModelCard, Path], Reload], model: nn.Module, card: ModelCard, path: Path, name: str
+) -> tuple[Path, float]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".unfinished-{path.name}")
+    try:
+        reloaded = write(model, card, beside)
+        difference = max(_difference(model, reloaded, card, batch) for batch in BATCHES)
+        if not difference < _TOLERANCE:
+            raise InputError(
+                f"the {name} export of {card.model} gives other logits than the model (relative difference {difference:.1e}); not kept"
+            )
+        write_file(path, beside.read_bytes())
+    finally:
+        beside.unlink(missing_ok=True)
+    return path, difference
+
+
+def _difference(model: nn.Module, reloaded: Reload, card: ModelCard, batch: int) -> float:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, card.in_channels, *card.image_size, generator=generator)
+    with torch.no_grad():
+        expected = model(images)
+        found = reloaded(images)
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+
+
+def _write_safetensors(model: nn.Module, card: ModelCard, path: Path) -> Reload:
+    path.write_bytes(model_bytes(model, card))
+    reloaded, _ = read_model(path)
+    return reloaded
+
+
+def _write_torch(model: nn.Module, card: ModelCard, path: Path) -> Reload:
+    example = torch.zeros(2, card.in_channels, *card.image_size)
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with path.open("wb") as file:  # a stream, because the path's ending is not the one that torch asks for
+        torch.export.save(program, file, extra_files={"card.json": json.dumps(asdict(card))})
+    with path.open("rb") as file:
+        reloaded: Reload = torch.export.load(file).module()
+    return reloaded
+
+
+def _write_onnx(model: nn.Module, card: ModelCard, path: Path) -> Reload:
+    missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise InputError(f"the onnx export needs {', '.join(missing)}; install them with `pip install mutual[export]`")
+    import onnx
+    import onnxruntime
+
+    example = torch.zeros(2, card.in_channels, *card.image_size)
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
+    assert program is not None
+    proto = program.model_proto
+    proto.metadata_props.append(onnx.StringStringEntryProto(key="mutual", value=json.dumps(asdict(card))))
+    onnx.checker.check_model(proto)
+    path.write_bytes(proto.SerializeToString())
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+FORMATS: dict[str, Callable[[nn.Module, ModelCard, Path], Reload]] = {
+    "safetensors": _write_safetensors,
+    "torch": _write_torch,
+    "onnx": _write_onnx,
+}
+_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}

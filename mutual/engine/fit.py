@@ -1,0 +1,150 @@
+"""fit: a recipe to a run folder; load_peer: a peer of a run folder as a plain model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from mutual.data import DataModule, build_data
+from mutual.engine.checkpoints import Checkpoints
+from mutual.engine.environment import Environment, start
+from mutual.engine.evaluation import Scores
+from mutual.engine.folder import RunFolder
+from mutual.engine.optimization import Optimization, build_optimizer, build_schedule
+from mutual.engine.trainer import Trainer
+from mutual.group import Peer, build_group
+from mutual.models import read_model
+from mutual.recipe import InputError, Recipe
+
+_FREE_TO_CHANGE = {"name", "output", "checkpoint", "train.log_every", "train.progress", "data.workers", "data.root", "data.download"}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training left.
+
+    Attributes:
+        folder: the run folder.
+        best_peer: the best peer's name.
+        metrics: the last evaluation: by peer and for the ensemble its metrics.
+    """
+
+    folder: Path
+    best_peer: str
+    metrics: Scores
+
+
+def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunResult:
+    """Trains `recipe` and returns what came of it.
+
+    Args:
+        recipe: as `load_recipe` returns it.
+        resume: go on from the run's last good checkpoint, or start where there is none.
+        overwrite: remove what an earlier run of this name left.
+
+    Raises:
+        RecipeError: the recipe, the data or the launcher do not fit; nothing has been written.
+        InputError: the run folder holds a checkpoint, and neither `resume` nor `overwrite` was given.
+        StoppedError: SIGTERM or SIGINT came; a checkpoint has been written.
+        NonFiniteLossError: a loss diverged; the last good checkpoint stays.
+    """
+    folder = RunFolder.of(recipe)
+    held = folder.holds_checkpoint()
+    if held and not (resume or overwrite):
+        raise InputError(f"{folder.path} holds a checkpoint; add --resume to go on, --overwrite to start anew, or give another name=...")
+    if held and resume:
+        _check_same(recipe, folder.recipe())
+    environment = start(recipe)
+    data = _build_data(recipe)
+    info = data.info
+    group = build_group(
+        recipe,
+        num_classes=info.num_classes,
+        in_channels=info.channels,
+        image_size=info.image_size,
+        world=environment.world,
+        autocast=environment.autocast,
+    )
+    updates = data.num_windows(world_size=environment.world.size, accumulate=recipe.train.accumulate)
+    optimizations = {peer.name: _build_optimization(recipe, peer, environment, updates) for peer in group.trainable}
+    trainer = Trainer(recipe, environment, data, group, optimizations, folder)
+    files = Checkpoints(folder.checkpoints, keep=recipe.checkpoint.keep).latest() if resume else None
+    if files is not None:
+        trainer.resume(files)
+    environment.world.barrier()
+    if environment.world.is_main:
+        if files is None:
+            folder.clear()
+        folder.write_recipe(recipe)
+    environment.world.barrier()
+    trainer.open_tracker()
+    try:
+        trainer.run()
+    finally:
+        trainer.close()
+    return RunResult(folder.path, folder.read_best()["peer"], trainer.scores)
+
+
+def load_peer(run: str | Path, *, peer: str = "best") -> nn.Module:
+    """Returns a trained peer of the run folder `run`, in eval mode: images `[B, C, H, W]` to plain logits `[B, num_classes]`.
+
+    Raises:
+        InputError: there is no such run, or no such peer in it.
+    """
+    model, _ = read_model(peer_file(RunFolder(Path(run)), peer))
+    return model
+
+
+def peer_file(folder: RunFolder, peer: str) -> Path:
+    """Returns the file of the best weights of `peer`, which may be `best`.
+
+    Raises:
+        InputError: there is no such run, no such peer in it, or no epoch has been evaluated.
+    """
+    recipe = folder.recipe()
+    best = folder.read_best()
+    name = best["peer"] if peer == "best" else peer
+    if name not in recipe.trainable:
+        raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {', '.join(recipe.trainable)}, and `best` is {best['peer']}")
+    return folder.best(name)
+
+
+def _build_data(recipe: Recipe) -> DataModule:
+    num_views = len(recipe.peers) if recipe.data.views == "per_peer" else 1
+    try:
+        return build_data(recipe.data, seed=recipe.seed, num_views=num_views)
+    except ValueError as error:
+        raise recipe.error("data", str(error)) from error
+
+
+def _build_optimization(recipe: Recipe, peer: Peer, environment: Environment, updates_per_epoch: int) -> Optimization:
+    spec, schedule = recipe.optimizer_of(peer.name), recipe.schedule_of(peer.name)
+    try:
+        optimizer = build_optimizer(spec, peer.parameters())
+    except ValueError as error:
+        path = "optimizer" if recipe.peers[peer.name].optimizer is None else f"peers.{peer.name}.optimizer"
+        raise recipe.error(path, str(error)) from error
+    learning_rate = build_schedule(schedule, lr=spec.lr, updates_per_epoch=updates_per_epoch, epochs=recipe.train.epochs)
+    return Optimization(peer, optimizer, learning_rate, scaler=environment.scaler(), clip_grad_norm=recipe.train.clip_grad_norm)
+
+
+def _check_same(recipe: Recipe, trained: Recipe) -> None:
+    """Refuses to go on with a recipe whose numbers would be others than those of the run so far."""
+    changed = _differences(trained.model_dump(mode="json"), recipe.model_dump(mode="json"))
+    for path, (old, new) in changed.items():
+        raise recipe.error(
+            path, f"the run was begun with {old!r} and cannot go on with {new!r}; give the old value, or --overwrite, or another name=..."
+        )
+
+
+def _differences(old: object, new: object, path: str = "") -> dict[str, tuple[object, object]]:
+    if path in _FREE_TO_CHANGE or old == new:
+        return {}
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {path: (old, new)}
+    found: dict[str, tuple[object, object]] = {}
+    for key in dict.fromkeys([*old, *new]):
+        found |= _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    return found

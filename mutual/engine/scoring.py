@@ -1,0 +1,106 @@
+"""Using a trained run: its scores on the validation images, and its predictions for image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mutual.data import IMAGE_SUFFIXES, DataInfo, build_data, build_preprocess, load_image, normalize
+from mutual.engine.environment import start
+from mutual.engine.evaluation import ENSEMBLE, Evaluator, Scores
+from mutual.engine.fit import peer_file
+from mutual.engine.folder import RunFolder
+from mutual.models import ModelCard, read_model
+from mutual.recipe import InputError
+
+ALL = "all"
+_BATCH = 32
+
+
+def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str] = ()) -> Scores:
+    """Returns the scores of the best weights of `peer` (a name, `best` or `all` with their ensemble), each sample counted once.
+
+    Raises:
+        InputError: there is no such run or peer, or its data cannot be read.
+    """
+    recipe = folder.recipe(overrides)
+    models = _read_models(folder, list(recipe.trainable) if peer == ALL else [peer])
+    environment = start(recipe)
+    world = environment.world
+    try:
+        data = build_data(recipe.data, seed=recipe.seed)
+    except ValueError as error:
+        raise recipe.error("data", str(error)) from error
+    for model, _ in models.values():
+        model.to(world.device)
+    evaluator = Evaluator(list(models), list(models), num_classes=data.info.num_classes, device=world.device)
+
+    def predict(images: Tensor) -> dict[str, Tensor]:
+        with environment.autocast():
+            return {name: model(images).float() for name, (model, _) in models.items()}
+
+    return evaluator(predict, data.eval_batches(world_size=world.size, rank=world.rank), data.info, prepare=lambda images: images)
+
+
+def predict_images(
+    folder: RunFolder, paths: Sequence[Path], *, peer: str = "best", topk: int = 5
+) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
+    """Yields for each image file its `topk` classes with their probabilities, most probable first.
+
+    Raises:
+        InputError: there is no such run or peer, a path holds no image, or an image cannot be read.
+    """
+    recipe = folder.recipe()
+    models = _read_models(folder, list(recipe.trainable) if peer == ENSEMBLE else [peer])
+    card = next(iter(models.values()))[1]
+    preprocess = build_preprocess(recipe.data, _info(card))
+    files = list(_image_files(paths))
+    for begin in range(0, len(files), _BATCH):
+        batch = files[begin : begin + _BATCH]
+        try:
+            images = torch.stack([preprocess(load_image(path, card.in_channels)) for path in batch])
+        except (RuntimeError, OSError, ValueError) as error:
+            raise InputError(str(error).splitlines()[0]) from error
+        probabilities_BC = _probabilities([model for model, _ in models.values()], normalize(images, card.mean, card.std))
+        for path, row_C in zip(batch, probabilities_BC, strict=True):
+            best = row_C.topk(min(topk, len(row_C)))
+            yield path, [(card.class_names[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+
+
+@torch.no_grad()
+def _probabilities(models: Sequence[nn.Module], images: Tensor) -> Tensor:
+    return torch.stack([torch.softmax(model(images).float(), dim=1) for model in models]).mean(dim=0)
+
+
+def _read_models(folder: RunFolder, peers: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:
+    files = [peer_file(folder, peer) for peer in peers]
+    return {file.stem: read_model(file) for file in files}
+
+
+def _info(card: ModelCard) -> DataInfo:
+    return DataInfo(
+        num_classes=card.num_classes,
+        class_names=card.class_names,
+        channels=card.in_channels,
+        image_size=card.image_size,
+        mean=card.mean,
+        std=card.std,
+        num_train=0,
+        num_val=0,
+    )
+
+
+def _image_files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise InputError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            yield from found
+        elif path.is_file():
+            yield path
+        else:
+            raise InputError(f"{path} does not exist; give image files or folders that hold some")

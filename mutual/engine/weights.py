@@ -1,0 +1,69 @@
+"""BestWeights: each peer's last and best weights as files, and which peer is best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mutual.data import DataInfo
+from mutual.engine.evaluation import Scores
+from mutual.engine.files import write_file
+from mutual.engine.folder import RunFolder
+from mutual.group import Group
+from mutual.models import ModelCard, model_bytes
+from mutual.recipe import Recipe
+
+_HIGHER_IS_BETTER = {"top1": True, "nll": False}
+
+
+class BestWeights:
+    """Writes `last/` and `best/` of the trainable peers; ties stay with the earlier epoch and the earlier peer."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, group: Group, info: DataInfo) -> None:
+        self._recipe = recipe
+        self._folder = folder
+        self._group = group
+        self._info = info
+        self._metric = recipe.train.best_metric
+        self._peers: dict[str, dict[str, float]] = {}
+
+    @property
+    def best_peer(self) -> str:
+        """Name of the best peer so far."""
+        sign = 1 if _HIGHER_IS_BETTER[self._metric] else -1
+        return max(self._peers, key=lambda name: sign * self._peers[name][self._metric])
+
+    def write_last(self) -> None:
+        """Writes every trainable peer's weights as they are now."""
+        for name in self._recipe.trainable:
+            write_file(self._folder.last(name), self._content(name))
+
+    def update(self, scores: Scores, epoch: int) -> None:
+        """Writes the weights of each trainable peer that is better than ever after `epoch`, and best.json."""
+        for name in self._recipe.trainable:
+            new, old = scores[name][self._metric], self._peers.get(name)
+            if old is None or (new > old[self._metric] if _HIGHER_IS_BETTER[self._metric] else new < old[self._metric]):
+                write_file(self._folder.best(name), self._content(name))
+                self._peers[name] = {"epoch": epoch, **scores[name]}
+        self._folder.write_best({"peer": self.best_peer, "metric": self._metric, "peers": self._peers})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns every peer's best scores so far."""
+        return {"peers": self._peers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+        self._peers = state["peers"]
+
+    def _content(self, name: str) -> bytes:
+        spec = self._recipe.peers[name]
+        card = ModelCard(
+            model=spec.model,
+            args=spec.args,
+            num_classes=self._info.num_classes,
+            in_channels=self._info.channels,
+            image_size=self._info.image_size,
+            mean=self._info.mean,
+            std=self._info.std,
+            class_names=self._info.class_names,
+        )
+        return model_bytes(self._group.peers[name].scored_model, card)

@@ -1,0 +1,133 @@
+"""A run that was cut, by a signal or a kill, ends bitwise as the uninterrupted one."""
+
+import hashlib
+import json
+import random
+import signal
+
+import pytest
+import yaml
+from support import ROOT, run, run_and_kill, tiny_document
+
+RECIPE = tiny_document(
+    data={"dataset": "digits", "image_size": 8, "batch_size": 16, "subset": 240, "augment": [{"name": "random_crop", "padding": 1}]},
+    peers={
+        "a": {"model": "support:tiny", "args": {"norm": True, "dropout": 0.3, "width": 16}},
+        "b": {"model": "support:tiny", "args": {"norm": True, "width": 12}, "optimizer": {"name": "adam", "lr": 0.01}},
+    },
+    objectives=[{"loss": "cross_entropy"}, {"loss": "dml"}, {"loss": "cosine", "at": "logits"}],
+    schedule={"name": "cosine", "warmup_epochs": 1},
+    train={"epochs": 4, "accumulate": 2, "ema": 0.9, "progress": False},
+    checkpoint={"every_steps": 3, "keep": 2},
+)
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def digests(folder):
+    """Hashes of everything a run is judged by: weights, last and best, and the metrics without their speeds."""
+    found = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*/*.safetensors"))
+    }
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["train"]["images_per_second"]
+    return {**found, "metrics": lines, "best": json.loads((folder / "best" / "best.json").read_text())}
+
+
+def finish(recipe_file, output, *extra, processes=1):
+    run("mutual.train", recipe_file, f"output={output}", "--resume", *extra, processes=processes)
+    return digests(output / "tiny")
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_bitwise_equal(recipe_file, tmp_path):
+    """Invariant 7: SIGKILL at random moments, in the middle of epochs, windows and writes."""
+    expected = finish(recipe_file, tmp_path / "whole")
+    output = tmp_path / "cut"
+    moments = random.Random(0)
+    kills = 0
+    for _ in range(5):
+        seen = set(output.glob("tiny/checkpoints/*"))
+        code = run_and_kill(
+            "mutual.train",
+            recipe_file,
+            f"output={output}",
+            "--resume",
+            when=lambda seen=seen: bool(set(output.glob("tiny/checkpoints/*")) - seen) and moments.random() < 0.02,
+        )
+        kills += code != 0
+    assert kills >= 2, "the run ended before it could be killed"
+    assert finish(recipe_file, output) == expected
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written(recipe_file, tmp_path):
+    expected = finish(recipe_file, tmp_path / "whole")
+    output = tmp_path / "cut"
+    code = run_and_kill(
+        "mutual.train",
+        recipe_file,
+        f"output={output}",
+        when=lambda: len(list(output.glob("tiny/checkpoints/step_*"))) > 0 and list(output.glob("tiny/checkpoints/.unfinished-*")),
+    )
+    assert code != 0
+    assert finish(recipe_file, output) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_exits(recipe_file, tmp_path, number):
+    expected = finish(recipe_file, tmp_path / "whole")
+    output = tmp_path / "cut"
+    only_at_the_end = "checkpoint={every_epochs: null, every_steps: null}"
+    code = run_and_kill(
+        "mutual.train", recipe_file, f"output={output}", only_at_the_end, when=(output / "tiny" / "best").exists, number=number
+    )
+    assert code == 1
+    assert len(list(output.glob("tiny/checkpoints/step_*"))) == 1
+    assert finish(recipe_file, output, only_at_the_end) == expected
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed(recipe_file, tmp_path):
+    expected = finish(recipe_file, tmp_path / "whole", processes=2)
+    output = tmp_path / "cut"
+    code = run_and_kill(
+        "mutual.train", recipe_file, f"output={output}", when=lambda: len(list(output.glob("tiny/checkpoints/step_*"))) > 1, processes=2
+    )
+    assert code != 0
+    assert finish(recipe_file, output, processes=2) == expected
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(recipe_file, tmp_path):
+    """Invariant 6: the same run with loader processes."""
+    assert finish(recipe_file, tmp_path / "two", "data.workers=2") == finish(recipe_file, tmp_path / "none")
+
+
+def test_a_run_folder_that_holds_a_checkpoint_is_refused(recipe_file, tmp_path):
+    arguments = ("mutual.train", recipe_file, f"output={tmp_path}", "train.epochs=1")
+    run(*arguments)
+    before = (tmp_path / "tiny" / "metrics.jsonl").read_bytes()
+    done = run(*arguments, expect=2)
+    assert "holds a checkpoint; add --resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    changed = run(*arguments, "optimizer.lr=0.3", "--resume", expect=2)
+    assert "optimizer.lr: the run was begun with 0.5 and cannot go on with 0.3" in changed.stderr
+    finished = run(*arguments, "--resume")
+    assert "done" in finished.stdout
+    assert (tmp_path / "tiny" / "metrics.jsonl").read_bytes() == before
+    run(*arguments, "--overwrite")
+    assert (ROOT / "tests").exists()
+
+
+def test_training_the_resolved_recipe_again_gives_the_same_run(recipe_file, tmp_path):
+    run("mutual.train", recipe_file, f"output={tmp_path / 'first'}", "train.epochs=1")
+    run("mutual.train", tmp_path / "first" / "tiny" / "recipe.yaml", f"output={tmp_path / 'second'}")
+    assert digests(tmp_path / "first" / "tiny") == digests(tmp_path / "second" / "tiny")

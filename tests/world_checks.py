@@ -1,0 +1,41 @@
+"""Run by torchrun in two processes: what World promises, asserted on every rank."""
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from mutual.group import World
+
+accelerator = Accelerator(cpu=True)
+world = World(accelerator.process_index, accelerator.num_processes, accelerator.device)
+assert world.size == 2
+mine = torch.tensor([float(world.rank), 10.0])
+
+assert world.sum(mine).tolist() == [1.0, 20.0]
+assert world.min(mine).tolist() == [0.0, 10.0]
+assert world.gather(mine).tolist() == [[0.0, 10.0], [1.0, 10.0]]
+assert mine.tolist() == [float(world.rank), 10.0], "collectives leave their input alone"
+
+norm = nn.BatchNorm1d(3)
+norm.running_mean.fill_(world.rank)
+norm.num_batches_tracked.fill_(7)
+world.average_buffers([norm])
+assert norm.running_mean.tolist() == [0.5] * 3
+assert norm.num_batches_tracked == 7
+
+model = world.wrap(nn.Linear(2, 1, bias=False))
+with world.no_sync([model]):
+    model(torch.full((1, 2), world.rank + 1.0)).sum().backward()
+assert model.module.weight.grad.tolist() == [[world.rank + 1.0] * 2], "gradients stay local"
+model(torch.full((1, 2), world.rank + 1.0)).sum().backward()
+assert model.module.weight.grad.tolist() == [[3.0] * 2], "the mean over the ranks of twice 1 and twice 2"
+
+poll = world.stop_poll()
+assert not poll(wanted=world.rank == 1), "the answer comes with the next call"
+assert poll(wanted=False)
+assert not poll(wanted=False)
+assert not poll.drain()
+
+world.barrier()
+print("world checks hold")  # noqa: T201
+accelerator.end_training()

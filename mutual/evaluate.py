@@ -1,0 +1,48 @@
+"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mutual.engine import RunFolder, Scores, evaluate_run, run_verb, say
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluates and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="mutual.evaluate", description="Score a run's best weights on its validation images.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
+    parser.add_argument(
+        "overrides", metavar="key.path=value", nargs="*", help="fields of the run's recipe to set otherwise, such as data.root"
+    )
+    parser.add_argument("--peer", default="all", help="a peer's name, best, or all with their ensemble (the default)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_intermixed_args(arguments)
+
+    def verb() -> None:
+        scores = evaluate_run(RunFolder(options.run), peer=options.peer, overrides=options.overrides)
+        say(json.dumps(scores) if options.json else table(scores))
+
+    return run_verb(verb)
+
+
+def table(scores: Scores) -> str:
+    """Returns the scores as lines: a member a line, accuracies in percent, NLL in nats."""
+    columns = [name for name in ("top1", "top5", "nll", "ece") if name in next(iter(scores.values()))]
+    lines = [f"{'':12}" + "".join(f"{column:>9}" for column in columns)]
+    for member, row in scores.items():
+        if member != "pairs":
+            cells = (f"{row[column]:9.2%}" if column.startswith("top") else f"{row[column]:9.4f}" for column in columns)
+            lines.append(f"{member:12}" + "".join(cells))
+    if "pairs" in scores:
+        lines.append(
+            f"the peers agree on {scores['pairs']['agreement']:.2%} of the images; mean pairwise KL {scores['pairs']['kl']:.4f} nats"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

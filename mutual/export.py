@@ -1,0 +1,35 @@
+"""Ship a trained peer: `python -m mutual.export RUN [--peer best|NAME] [--format safetensors,torch,onnx] [--output DIR]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mutual.engine import RunFolder, export_model, peer_file, run_verb, say
+from mutual.models import read_model
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exports and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="mutual.export", description="Write a trained peer as files to ship.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
+    parser.add_argument("--peer", default="best", help="a peer's name, or best (the default)")
+    parser.add_argument("--format", default="safetensors", help="one or more of safetensors,torch,onnx")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write; the default is RUN/export")
+    options = parser.parse_args(arguments)
+
+    def verb() -> None:
+        folder = RunFolder(options.run)
+        file = peer_file(folder, options.peer)
+        model, card = read_model(file)
+        written = export_model(model, card, options.output or folder.export, file.stem, formats=options.format.split(","))
+        for path, difference in written.values():
+            say(f"{path}  {path.stat().st_size / 1e6:.2f} MB, reloaded: logits agree within {difference:.0e}")
+
+    return run_verb(verb)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Classify images: `python -m mutual.predict RUN IMAGE_OR_FOLDER ... [--peer NAME|best|ensemble] [--topk 5] [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mutual.engine import RunFolder, predict_images, run_verb, say
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predicts and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="mutual.predict", description="Classify image files with a trained peer.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
+    parser.add_argument("images", metavar="IMAGE_OR_FOLDER", type=Path, nargs="+", help="image files, or folders that hold some")
+    parser.add_argument("--peer", default="best", help="a peer's name, best (the default), or ensemble")
+    parser.add_argument("--topk", type=int, default=5, help="so many classes for each image")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    options = parser.parse_args(arguments)
+
+    def verb() -> None:
+        for path, ranked in predict_images(RunFolder(options.run), options.images, peer=options.peer, topk=options.topk):
+            if options.json:
+                classes = [{"class": name, "probability": round(probability, 6)} for name, probability in ranked]
+                say(json.dumps({"image": str(path), "classes": classes}))
+            else:
+                say(f"{path}  " + "  ".join(f"{name} {probability:.1%}" for name, probability in ranked))
+
+    return run_verb(verb)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Train a recipe: `accelerate launch -m mutual.train RECIPE [key.path=value ...] [--resume | --overwrite]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from mutual.engine import fit, run_verb, say
+from mutual.recipe import load_recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="mutual.train", description="Train a group of peers from a recipe.")
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, such as recipes/dml_pplcnet.yaml")
+    parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="fields of the recipe to set otherwise")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--resume", action="store_true", help="go on from the last good checkpoint, or start where there is none")
+    mode.add_argument("--overwrite", action="store_true", help="remove what an earlier run of this name left")
+    options = parser.parse_intermixed_args(arguments)
+
+    def verb() -> None:
+        begun = time.perf_counter()
+        recipe = load_recipe(options.recipe, options.overrides)
+        result = fit(recipe, resume=options.resume, overwrite=options.overwrite)
+        say(f"done in {time.perf_counter() - begun:.0f} s: the best peer is {result.best_peer!r}, in {result.folder / 'best'}")
+
+    return run_verb(verb)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

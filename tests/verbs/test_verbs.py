@@ -1,0 +1,263 @@
+"""The verbs as a user calls them, on one small run: train, watch, evaluate, predict, export; and what wrong input gets."""
+
+import json
+import re
+
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from support import ROOT, run, tiny_document
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.io import write_png
+
+import mutual
+from mutual import evaluate, export, predict, train
+from mutual.data import build_data, to_inputs
+from mutual.models import read_model
+from mutual.recipe import Data
+
+DOCUMENT = tiny_document(
+    name="small",
+    data={"dataset": "digits", "batch_size": 64, "augment": [{"name": "random_crop", "padding": 1}]},
+    peers={"a": {"model": "small_cnn"}, "b": {"model": "small_cnn", "args": {"widths": [16, 32, 64, 48]}}},
+    objectives=[{"loss": "cross_entropy"}, {"loss": "dml"}, {"loss": "l2", "at": "blocks2", "weight": 0.1}],
+    optimizer={"name": "adam", "lr": 0.01},
+    train={"epochs": 3, "log_every": 5, "progress": False, "clip_grad_norm": 10.0},
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """The run folder of a small training."""
+    root = tmp_path_factory.mktemp("runs")
+    (root / "small.yaml").write_text(yaml.safe_dump(DOCUMENT))
+    assert train.main([str(root / "small.yaml"), f"output={root}"]) == 0
+    return root / "small"
+
+
+@pytest.fixture(scope="session")
+def events(folder):
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_the_run_folder_is_as_the_design_says(folder):
+    assert (folder / "recipe.yaml").exists()
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step_00000046", "step_00000069"]
+    for part in ("last", "best"):
+        assert {path.stem for path in (folder / part).glob("*.safetensors")} == {"a", "b"}
+    assert not [path for path in folder.rglob("*") if "unfinished" in path.name]
+
+
+def test_metrics_are_one_line_an_epoch(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 23), (2, 46), (3, 69)]
+    last = lines[-1]
+    assert set(last["eval"]) == {"a", "b", "ensemble", "pairs"}
+    assert 0.5 < last["eval"]["a"]["top1"] <= 1
+    assert set(last["train"]["objectives"]) == {"cross_entropy", "dml", "l2@blocks2"}
+    assert last["train"]["images_per_second"] > 0
+
+
+def test_tensorboard_shows_every_peer_and_objective(events, folder):
+    scalars = set(events.Tags()["scalars"])
+    for peer in "ab":
+        for metric in ("train_loss", "train_top1", "eval_top1", "eval_nll", "eval_ece", "learning_rate", "grad_norm"):
+            assert f"{metric}/{peer}" in scalars
+    assert {"eval_top1/ensemble", "eval_agreement/pairs", "eval_kl/pairs", "speed/images_per_second"} <= scalars
+    assert {"objective/cross_entropy", "objective/dml", "objective/l2@blocks2"} <= scalars
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    point = events.Scalars("eval_nll/a")[-1]
+    assert (point.step, point.value) == (69, pytest.approx(last["eval"]["a"]["nll"]))
+    assert [point.step for point in events.Scalars("train_loss/a")] == [5, 10, 15, 20, 23, 25, 30, 35, 40, 45, 46, 50, 55, 60, 65, 69]
+
+
+def test_tensorboard_holds_the_recipe_as_text_and_hparams(events):
+    text = events.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "model: small_cnn" in text
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_evaluate_agrees_with_the_models_own_logits(folder, capsys):
+    assert evaluate.main([str(folder), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    data = build_data(mutual.load_recipe(folder / "recipe.yaml").data, seed=0)
+    for peer in "ab":
+        model, right = mutual.load_peer(folder, peer=peer), 0
+        for batch in data.eval_batches(world_size=1, rank=0):
+            images, labels = to_inputs(batch, data.info)
+            right += int((model(images).argmax(1) == labels).sum())
+        assert scores[peer]["top1"] == pytest.approx(right / 355)
+    best = json.loads((folder / "best" / "best.json").read_text())
+    assert scores[best["peer"]]["top1"] == pytest.approx(best["peers"][best["peer"]]["top1"])
+
+
+def test_evaluate_prints_a_table(folder, capsys):
+    assert evaluate.main([str(folder), "--peer", "best"]) == 0
+    out = capsys.readouterr().out
+    assert "top1" in out
+    assert "ensemble" not in out
+
+
+@pytest.mark.slow
+def test_evaluation_on_two_processes_counts_every_image_once(folder, capsys):
+    done = run("mutual.evaluate", folder, "--json", processes=2)
+    assert evaluate.main([str(folder), "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    both = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    for member, row in alone.items():
+        assert both[member] == pytest.approx(row, abs=1e-5)
+
+
+@pytest.fixture
+def images(tmp_path):
+    data = build_data(Data(dataset="digits"), seed=0)
+    batch = next(data.eval_batches(world_size=1, rank=0))
+    for index in range(4):
+        write_png(batch.images[index], str(tmp_path / f"{index}.png"))
+    return tmp_path, batch.labels[:4].tolist()
+
+
+def test_predict_names_the_classes_of_image_files(folder, images, capsys):
+    root, labels = images
+    assert predict.main([str(folder), str(root), "--topk", "3", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["image"] for line in lines] == [str(root / f"{index}.png") for index in range(4)]
+    assert [len(line["classes"]) for line in lines] == [3] * 4
+    right = sum(line["classes"][0]["class"] == str(label) for line, label in zip(lines, labels, strict=True))
+    assert right >= 3
+    assert predict.main([str(folder), str(root / "0.png"), "--peer", "ensemble"]) == 0
+    assert "%" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_every_export_gives_the_models_logits(folder, tmp_path, capsys):
+    assert export.main([str(folder), "--peer", "b", "--format", "safetensors,torch,onnx", "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("logits agree within") == 3
+    model, images = mutual.load_peer(folder, peer="b"), torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        expected = model(images)
+        rebuilt, card = read_model(tmp_path / "b.safetensors")
+        assert torch.equal(rebuilt(images), expected)
+        assert card.class_names == tuple("0123456789")
+        torch.testing.assert_close(torch.export.load(tmp_path / "b.pt2").module()(images), expected)
+    session = onnxruntime.InferenceSession(tmp_path / "b.onnx")
+    torch.testing.assert_close(torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), expected, rtol=1e-3, atol=1e-4)
+    assert not any(name.startswith("tapped") for name in safetensors.torch.load_file(tmp_path / "b.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "message"),
+    [
+        (evaluate, ["RUN", "--peer", "c"], "trained no peer 'c'; it trained a, b"),
+        (evaluate, ["nowhere"], "nowhere is no run folder"),
+        (predict, ["RUN", "nowhere.png"], "nowhere.png does not exist"),
+        (predict, ["RUN", "RUN/metrics.jsonl"], "metrics.jsonl is no image that can be read"),
+        (export, ["RUN", "--format", "onxx"], "'onxx' is no export format; did you mean 'onnx'"),
+        (train, ["nowhere.yaml"], "nowhere.yaml: no such file"),
+        (train, ["RUN/recipe.yaml", "train.epoch=3"], "train.epoch.*did you mean 'epochs'"),
+    ],
+)
+def test_wrong_input_gets_a_line_and_exit_code_2(folder, capsys, verb, arguments, message):
+    assert verb.main([argument.replace("RUN", str(folder)) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert re.search(message, error), error
+
+
+def test_a_loss_that_diverges_stops_the_run_and_keeps_the_last_good_checkpoint(folder, tmp_path, capsys):
+    """Invariant 9: the peer, the objective and the step are named."""
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**DOCUMENT, "name": "bad"}))
+    overrides = ["optimizer.name=sgd", "optimizer.lr=1e30", "train.clip_grad_norm=null", "checkpoint.every_steps=1"]
+    assert train.main([str(tmp_path / "bad.yaml"), f"output={tmp_path}", *overrides]) == 1
+    error = capsys.readouterr().err
+    assert "is not finite" in error
+    assert "step 2: the loss of peer 'a' in objective cross_entropy (a <- labels)" in error
+    kept = sorted((tmp_path / "bad" / "checkpoints").iterdir())
+    assert [path.name for path in kept] == ["step_00000001"]
+    for path in kept[0].glob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(path).values() if tensor.is_floating_point())
+
+
+def test_peers_that_have_become_copies_are_noted(tmp_path, capsys):
+    """Two peers that start from one file and learn the same have nothing to teach each other."""
+    document = tiny_document(name="copies", train={"epochs": 2, "progress": False})
+    document["peers"] = {name: {"model": "support:double", "weights": str(tmp_path / "start.safetensors")} for name in "ab"}
+    model = mutual.create_model("support:double", num_classes=4, in_channels=1)
+    (tmp_path / "start.safetensors").write_bytes(safetensors.torch.save(model.state_dict()))
+    (tmp_path / "copies.yaml").write_text(yaml.safe_dump(document))
+    assert train.main([str(tmp_path / "copies.yaml"), f"output={tmp_path}"]) == 0
+    assert capsys.readouterr().out.count("the peers have become copies of each other") == 1
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM"])
+def test_backends_that_hold_one_model_are_refused(folder, tmp_path, capsys, monkeypatch, variable):
+    monkeypatch.setenv(variable, "true")
+    assert train.main([str(folder / "recipe.yaml"), f"output={tmp_path}"]) == 2
+    assert "holds one model for each engine and cannot train a group; choose DDP" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains(folder, tmp_path, precision):
+    recipe = mutual.load_recipe(folder / "recipe.yaml", [f"output={tmp_path}", f"train.precision={precision}", "train.epochs=2"])
+    result = mutual.fit(recipe)
+    assert result.metrics["a"]["nll"] < 2
+
+
+def test_the_launchers_precision_holds_where_the_recipe_says_none(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert train.main([str(folder / "recipe.yaml"), f"output={tmp_path}", "train.epochs=1"]) == 0
+    assert "precision bf16" in capsys.readouterr().out
+
+
+def test_moving_averages_mixing_views_and_alternating_updates_train(folder, tmp_path):
+    overrides = [
+        "train.ema=0.9",
+        "data.mixup=0.2",
+        "data.cutmix=1",
+        "data.views=per_peer",
+        "train.update=alternating",
+        "train.channels_last=true",
+    ]
+    recipe = mutual.load_recipe(folder / "recipe.yaml", [f"output={tmp_path}", "train.deterministic=true", *overrides])
+    try:
+        result = mutual.fit(recipe)
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+    assert result.metrics["ensemble"]["top1"] > 0.5
+    assert result.folder == tmp_path / "small"
+    assert mutual.load_peer(result.folder)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+@pytest.mark.slow
+def test_compiled_peers_train(folder, tmp_path):
+    document = {**DOCUMENT, "train": {**DOCUMENT["train"], "compile": True, "epochs": 1}, "data": {**DOCUMENT["data"], "subset": 128}}
+    (tmp_path / "compiled.yaml").write_text(yaml.safe_dump(document))
+    run("mutual.train", tmp_path / "compiled.yaml", f"output={tmp_path}")
+    assert mutual.load_peer(tmp_path / "small")(torch.zeros(1, 1, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize("path", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml")))
+def test_every_recipe_builds_and_trains(path, tmp_path):
+    """Each recipe as it is, but on two small batches of made-up images and without the weights of its teacher."""
+    recipe = mutual.load_recipe(ROOT / path)
+    size, classes = (64, 1000) if "imagenet" in path else (recipe.data.height_width[0], 10)
+    data = {
+        "dataset": "fake",
+        "num_train": 8,
+        "num_val": 4,
+        "image_size": size,
+        "channels": 3 if "imagenet" in path else 1,
+        "batch_size": 4,
+    }
+    overrides = [f"output={tmp_path}", f"data={json.dumps({**data, 'num_classes': classes})}", "train.epochs=1"]
+    overrides += [f"peers.{name}.weights=null" for name, peer in recipe.peers.items() if peer.weights]
+    result = mutual.fit(mutual.load_recipe(ROOT / path, overrides))
+    assert set(result.metrics) >= set(recipe.peers)
+    assert (ROOT / path).read_text().startswith("# yaml-language-server: $schema=")

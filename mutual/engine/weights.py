@@ -12,11 +12,9 @@ from mutual.group import Group
 from mutual.models import ModelCard, model_bytes
 from mutual.recipe import Recipe
 
-_HIGHER_IS_BETTER = {"top1": True, "nll": False}
-
 
 class BestWeights:
-    """Writes `last/` and `best/` of the trainable peers; ties stay with the earlier epoch and the earlier peer."""
+    """Writes `last/` and `best/` of the trainable peers; among equal metrics the lower NLL wins."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, group: Group, info: DataInfo) -> None:
         self._recipe = recipe
@@ -29,8 +27,7 @@ class BestWeights:
     @property
     def best_peer(self) -> str:
         """Name of the best peer so far."""
-        sign = 1 if _HIGHER_IS_BETTER[self._metric] else -1
-        return max(self._peers, key=lambda name: sign * self._peers[name][self._metric])
+        return max(self._peers, key=lambda name: self._merit(self._peers[name]))
 
     def write_last(self) -> None:
         """Writes every trainable peer's weights as they are now."""
@@ -40,8 +37,7 @@ class BestWeights:
     def update(self, scores: Scores, epoch: int) -> None:
         """Writes the weights of each trainable peer that is better than ever after `epoch`, and best.json."""
         for name in self._recipe.trainable:
-            new, old = scores[name][self._metric], self._peers.get(name)
-            if old is None or (new > old[self._metric] if _HIGHER_IS_BETTER[self._metric] else new < old[self._metric]):
+            if name not in self._peers or self._merit(scores[name]) > self._merit(self._peers[name]):
                 write_file(self._folder.best(name), self._content(name))
                 self._peers[name] = {"epoch": epoch, **scores[name]}
         self._folder.write_best({"peer": self.best_peer, "metric": self._metric, "peers": self._peers})
@@ -53,6 +49,9 @@ class BestWeights:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
         self._peers = state["peers"]
+
+    def _merit(self, row: dict[str, float]) -> tuple[float, float]:
+        return (row["top1"] if self._metric == "top1" else 0.0, -row["nll"])
 
     def _content(self, name: str) -> bytes:
         spec = self._recipe.peers[name]

@@ -13,6 +13,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from mutual.models.loading import load_weights
 from mutual.models.pplcnet import PPLCNETS
@@ -149,6 +150,8 @@ def _build(name: str, factory: Factory, **arguments: Any) -> nn.Module:
         raise ValueError(f"{name} cannot be built with {_shown(arguments)}: {reason}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} gave a {type(model).__name__}, not a torch.nn.Module")
+    if any(isinstance(tensor, UninitializedBuffer | UninitializedParameter) for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(f"{name} has lazy modules, whose weights have no shape yet; give their sizes")
     return model
 
 

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from support import build, tiny_document
 
 from mutual.engine.evaluation import Evaluator
+from mutual.engine.folder import RunFolder
+from mutual.engine.weights import BestWeights
 
 CPU = torch.device("cpu")
 
@@ -79,3 +81,23 @@ def test_copies_diverge_by_nothing():
 def test_one_peer_has_no_ensemble_and_no_pairs():
     scores, _, _ = scored(peers=("a",), ensemble=("a",))
     assert set(scores) == {"a"}
+
+
+def test_the_best_peer_is_the_most_accurate_and_among_equals_the_surest(tmp_path):
+    recipe, data, group, _ = build(tiny_document())
+    folder = RunFolder(tmp_path)
+    best = BestWeights(recipe, folder, group, data.info)
+    rows = [({"top1": 0.9, "nll": 0.5}, {"top1": 0.9, "nll": 0.4}), ({"top1": 0.8, "nll": 0.1}, {"top1": 0.9, "nll": 0.45})]
+    for epoch, (a, b) in enumerate(rows, start=1):
+        best.update({"a": a, "b": b}, epoch)
+    assert folder.read_best() == {
+        "peer": "b",
+        "metric": "top1",
+        "peers": {"a": {"epoch": 1, **rows[0][0]}, "b": {"epoch": 1, **rows[0][1]}},
+    }
+    by_nll = BestWeights(
+        recipe.model_copy(update={"train": recipe.train.model_copy(update={"best_metric": "nll"})}), folder, group, data.info
+    )
+    for epoch, (a, b) in enumerate(rows, start=1):
+        by_nll.update({"a": a, "b": b}, epoch)
+    assert folder.read_best()["peer"] == "a"

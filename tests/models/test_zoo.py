@@ -94,7 +94,8 @@ def test_the_users_own_factory(tmp_path, monkeypatch):
     (tmp_path / "my_models.py").write_text(
         "from torch import nn\n"
         "def net(num_classes, in_channels, width=3):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.Linear(width, num_classes))\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(9, width), nn.Linear(width, num_classes))\n"
+        "def lazy(num_classes, in_channels):\n    return nn.LazyLinear(num_classes)\n"
         "def text(num_classes, in_channels):\n    return 'no module'\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -103,6 +104,8 @@ def test_the_users_own_factory(tmp_path, monkeypatch):
         create_model("my_models:nett", num_classes=4)
     with pytest.raises(ValueError, match=r"gave a str, not a torch.nn.Module"):
         create_model("my_models:text", num_classes=4)
+    with pytest.raises(ValueError, match="has lazy modules"):
+        create_model("my_models:lazy", num_classes=4)
     with pytest.raises(ValueError, match="takes no argument 'widht'; did you mean 'width'"):
         create_model("my_models:net", num_classes=4, widht=2)
 

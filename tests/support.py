@@ -124,7 +124,7 @@ def environment(**extra):
         name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "MASTER_", "WORLD_", "RANK", "LOCAL_"))
     }
     path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", **extra}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **extra}
 
 
 def command(module, *arguments, processes=1):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from mutual.engine.meters import NonFiniteLossError
 from mutual.engine.stopping import StoppedError
+from mutual.group import leave
 from mutual.recipe import InputError
 
 
@@ -20,12 +21,14 @@ def run_verb(verb: Callable[[], None]) -> int:
     except InputError as error:
         _complain(str(error))
         return 2
-    except (StoppedError, NonFiniteLossError) as error:
+    except (StoppedError, NonFiniteLossError) as error:  # every process raises them at the same update
         _complain(str(error))
+        leave()
         return 1
     except KeyboardInterrupt:
         _complain("interrupted at once; the last checkpoint stands, go on with --resume")
         return 1
+    leave()
     return 0
 
 

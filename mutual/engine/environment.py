@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from mutual.group import World
-from mutual.recipe import Precision, Recipe
+from mutual.recipe import InputError, Precision, Recipe
 
 _ONE_MODEL_BACKENDS = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -45,7 +45,7 @@ def start(recipe: Recipe) -> Environment:
     """Starts Accelerate for `recipe` as the launcher says, and applies the recipe's numerical switches.
 
     Raises:
-        RecipeError: the launcher's backend holds one model only, or the device cannot do what the recipe asks.
+        InputError: the launcher's backend holds one model only, or the device cannot do what the recipe asks.
     """
     for variable, backend in _ONE_MODEL_BACKENDS.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
@@ -53,16 +53,14 @@ def start(recipe: Recipe) -> Environment:
                 "train", f"{backend} holds one model for each engine and cannot train a group; choose DDP in `accelerate config`"
             )
     project = ProjectConfiguration(project_dir=recipe.output, logging_dir=recipe.output)
-    accelerator = Accelerator(mixed_precision="no", log_with="tensorboard", project_config=project)
+    on_cpu = not torch.accelerator.is_available()  # unless it is told, Accelerate does not join torchrun's processes on CPUs
+    try:
+        accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", log_with="tensorboard", project_config=project)
+    except ValueError as error:
+        raise InputError(f"Accelerate cannot start: {error}") from error
     world = World(accelerator.process_index, accelerator.num_processes, accelerator.device)
     _check_device(recipe, world)
-    asked = processes_asked()
-    if asked > world.size:
-        warnings.warn(
-            f"the launcher was asked for {'several' if asked == 2 else asked} processes, but this run is {world.size}; "
-            "on CPUs start them with `torchrun --nproc_per_node N -m mutual.train ...`",
-            stacklevel=2,
-        )
+    _check_processes(world)
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -84,13 +82,20 @@ def precision_of(recipe: Recipe) -> Precision:
     raise recipe.error("train.precision", f"the launcher's mixed precision {launched!r} is not one of no, fp16, bf16")
 
 
-def processes_asked() -> int:
-    """Returns how many processes the launcher was asked for, as far as its environment tells (2 stands for several)."""
-    counts = [os.environ.get(name, "") for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")]
-    asked = max((int(count) for count in counts if count.isdigit()), default=1)
+def _check_processes(world: World) -> None:
+    """Refuses processes that would each train alone in one run folder, and warns of one process where several were asked for."""
+    started = int(os.environ.get("WORLD_SIZE") or "1")
+    if started > world.size:
+        raise InputError(
+            f"the launcher started {started} processes, but Accelerate joins {world.size}; start them with torchrun or accelerate launch"
+        )
     # `accelerate launch --cpu --num_processes 2` sets a rendezvous address, and then starts one process that has no rank
-    alone = "MASTER_ADDR" in os.environ and "RANK" not in os.environ
-    return max(asked, 2) if alone else asked
+    if "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
+        warnings.warn(
+            "the launcher was asked for several processes, but this run is 1; on CPUs start them with "
+            "`torchrun --nproc_per_node N -m mutual.train ...`",
+            stacklevel=3,
+        )
 
 
 def _check_device(recipe: Recipe, world: World) -> None:

@@ -126,7 +126,7 @@ class Tracker:
         if self._bar is not None:
             self._bar.close()
         if self._main:
-            self._accelerator.end_training()
+            self._accelerator.get_tracker("tensorboard").finish()
 
     def _introduce(self, writer: SummaryWriter) -> None:
         writer.add_text("recipe", "```yaml\n" + dump_recipe(self._recipe) + "\n```")

@@ -88,6 +88,7 @@ class Trainer:
                     if self._checkpoint_due():
                         self._save()
                     if poll(signals.received is not None):
+                        poll.drain()
                         self._stop(signals)
                 if poll.drain():
                     self._stop(signals)

@@ -5,7 +5,7 @@ from mutual.group.edges import Edge, expand, objective_names
 from mutual.group.group import Group, GroupOutput
 from mutual.group.peers import Frozen, MovingAverage, Peer
 from mutual.group.taps import Outputs, TappedModel
-from mutual.group.world import StopPoll, World, flatten, float_buffers, unflatten_
+from mutual.group.world import StopPoll, World, flatten, float_buffers, leave, unflatten_
 
 __all__ = [
     "Edge",
@@ -23,6 +23,7 @@ __all__ = [
     "expand",
     "flatten",
     "float_buffers",
+    "leave",
     "objective_names",
     "unflatten_",
 ]

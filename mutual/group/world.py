@@ -5,6 +5,7 @@ With one process every method is the identity, so that no caller asks how many t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class World:
         if self.size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():  # torch 2.15 deprecates the name for one that 2.6 does not have
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     @contextmanager
     def no_sync(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -88,6 +91,16 @@ class World:
         result = tensor.clone()
         dist.all_reduce(result, operation)
         return result
+
+
+def leave() -> None:
+    """Ends this process' part in the group of processes, after waiting for the others; does nothing where there is none.
+
+    Without it, a process that exits first makes the others abort.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 class StopPoll:

@@ -52,6 +52,15 @@ def test_the_world_of_two_processes(tmp_path):
     assert done.stdout.count("world checks hold") == 2
 
 
+def test_processes_that_cannot_find_each_other_are_refused(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_document()))
+    done = run("mutual.train", recipe, f"output={tmp_path}", expect=2, OMPI_COMM_WORLD_SIZE="4")
+    assert "mutual: Accelerate cannot start: " in done.stderr
+    assert "MASTER_ADDR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_one_process_where_more_were_asked_for_says_so(tmp_path):
     """`accelerate launch --cpu --num_processes 2` starts a single process."""
     recipe = tmp_path / "recipe.yaml"

@@ -5,6 +5,7 @@ Shapes: M members, B images, C classes.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
@@ -58,7 +59,7 @@ class Evaluator:
         log_probabilities = {name: F.log_softmax(logits[name], dim=1) for name in self._peers}
         if self._ensemble:
             stacked_MBC = torch.stack([log_probabilities[name] for name in self._ensemble])
-            log_probabilities[ENSEMBLE] = stacked_MBC.logsumexp(dim=0) - torch.tensor(len(self._ensemble)).log()
+            log_probabilities[ENSEMBLE] = stacked_MBC.logsumexp(dim=0) - math.log(len(self._ensemble))
         for member, log_probability_BC in log_probabilities.items():
             metrics = self._metrics[member]
             metrics["nll"].update(F.nll_loss(log_probability_BC, labels, reduction="none"))

@@ -115,7 +115,7 @@ def _build_data(recipe: Recipe) -> DataModule:
     num_views = len(recipe.peers) if recipe.data.views == "per_peer" else 1
     try:
         return build_data(recipe.data, seed=recipe.seed, num_views=num_views)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise recipe.error("data", str(error)) from error
 
 

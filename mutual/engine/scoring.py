@@ -32,7 +32,7 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
     world = environment.world
     try:
         data = build_data(recipe.data, seed=recipe.seed)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise recipe.error("data", str(error)) from error
     for model, _ in models.values():
         model.to(world.device)

@@ -42,6 +42,8 @@ class Group:
         self._autocast = autocast
         self._view_of = {peer.name: view for view, peer in enumerate(peers)}
         learning = {edge.learner for edge in edges}
+        reading_logits = {edge.learner for edge in edges if edge.learner_at == LOGITS}
+        self._features_only = learning - reading_logits
         self.trainable = [peer for peer in peers if peer.name in learning]
 
     def sources_of(self, learner: str) -> list[str]:
@@ -100,6 +102,8 @@ class Group:
             value = edge.loss(learner, source, labels[:real])
             losses[edge.learner] = losses.get(edge.learner, 0) + edge.weight * value
             values[index] = value.detach()
+        for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
+            losses[name] = losses[name] + 0 * outputs[name][LOGITS].sum()
         logits = {name: output[LOGITS][:count].detach().float() for name, output in outputs.items()}
         return GroupOutput(losses, values, logits)
 

@@ -37,6 +37,16 @@ def test_two_ranks_equal_one(tmp_path, update, num_train):
     assert metrics_two["train"]["objectives"] == pytest.approx(metrics_one["train"]["objectives"], abs=1e-6)
 
 
+def test_a_peer_that_learns_by_features_alone(tmp_path):
+    """Its classifier gets no loss, and DDP must not wait for one."""
+    objectives = [{"loss": "cross_entropy", "learners": ["a"]}, {"loss": "l2", "at": "body", "learners": ["b"]}]
+    document = tiny_document(objectives=objectives, train={"epochs": 2, "progress": False})
+    two, _, _ = train(tmp_path, "two", document, "data.batch_size=4", processes=2)
+    one, _, _ = train(tmp_path, "one", document, processes=1)
+    for name, tensor in one["b"].items():
+        torch.testing.assert_close(two["b"][name], tensor, rtol=1e-10, atol=1e-10)
+
+
 def test_a_rank_without_validation_images(tmp_path):
     """Every sample is counted once, also where there are fewer samples than ranks."""
     document = tiny_document(train={"epochs": 1, "progress": False})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mutual.group import Peer, build_group
 from mutual.models import read_model
 from mutual.recipe import InputError, Recipe
 
-_FREE_TO_CHANGE = {"name", "output", "checkpoint", "train.log_every", "train.progress", "data.workers", "data.root", "data.download"}
+_FREE_TO_CHANGE = re.compile(r"name|output|checkpoint|train\.(log_every|progress)|data\.(workers|root|download)|peers\.\w+\.weights")
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _check_same(recipe: Recipe, trained: Recipe) -> None:
 
 
 def _differences(old: object, new: object, path: str = "") -> dict[str, tuple[object, object]]:
-    if path in _FREE_TO_CHANGE or old == new:
+    if _FREE_TO_CHANGE.fullmatch(path) or old == new:
         return {}
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return {path: (old, new)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import safetensors.torch
@@ -98,7 +100,7 @@ class Trainer:
         """Takes over the state that a checkpoint holds.
 
         Raises:
-            InputError: it was written with another number of processes.
+            InputError: it was written with another number of processes, or a frozen peer has other weights now.
         """
         state = torch.load(io.BytesIO(files["training.pt"]), map_location="cpu", weights_only=True)
         if state["world_size"] != self.world.size:
@@ -107,6 +109,9 @@ class Trainer:
             )
         self.progress = Progress(**state["progress"])
         self.scores = state["scores"]
+        for name, digest in self._frozen_digests().items():
+            if digest != state["frozen"][name]:
+                raise self.recipe.error(f"peers.{name}.weights", "these are not the weights that the run was begun with; give the old file")
         self._meter.load_state_dict(state["meter"])
         self._best.load_state_dict(state["best"])
         for peer in self.group.trainable:
@@ -194,6 +199,7 @@ class Trainer:
             "best": self._best.state_dict(),
             "optimizations": {name: optimization.state_dict() for name, optimization in self.optimizations.items()},
             "buffers": buffers,
+            "frozen": self._frozen_digests(),
         }
         stream = io.BytesIO()
         torch.save(state, stream)
@@ -203,6 +209,10 @@ class Trainer:
             if peer.average is not None:
                 files[f"{peer.name}.average.safetensors"] = _tensor_bytes(peer.average.model)
         return files
+
+    @cache  # noqa: B019 - frozen weights never change, and a trainer lives as long as its process
+    def _frozen_digests(self) -> dict[str, str]:
+        return {name: hashlib.sha256(_tensor_bytes(peer.tapped)).hexdigest() for name, peer in self.group.peers.items() if peer.frozen}
 
     def _description(self) -> str:
         info, world = self.data.info, self.world

@@ -6,8 +6,9 @@ import random
 import signal
 
 import pytest
+import safetensors.torch
 import yaml
-from support import ROOT, run, run_and_kill, tiny_document
+from support import ROOT, run, run_and_kill, tiny, tiny_document
 
 RECIPE = tiny_document(
     data={"dataset": "digits", "image_size": 8, "batch_size": 16, "subset": 240, "augment": [{"name": "random_crop", "padding": 1}]},
@@ -125,6 +126,17 @@ def test_a_run_folder_that_holds_a_checkpoint_is_refused(recipe_file, tmp_path):
     assert (tmp_path / "tiny" / "metrics.jsonl").read_bytes() == before
     run(*arguments, "--overwrite")
     assert (ROOT / "tests").exists()
+
+
+def test_a_run_does_not_go_on_with_another_teacher(tmp_path):
+    peers = {"a": RECIPE["peers"]["a"], "t": {"model": "support:tiny", "frozen": True, "weights": str(tmp_path / "t.safetensors")}}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**RECIPE, "peers": peers, "objectives": [{"loss": "kd"}], "train": {"epochs": 1, "progress": False}}))
+    for expect, resume in ((0, []), (2, ["--resume"])):
+        teacher = tiny(num_classes=10, in_channels=1)
+        (tmp_path / "t.safetensors").write_bytes(safetensors.torch.save(teacher.state_dict()))
+        done = run("mutual.train", recipe, f"output={tmp_path}", *resume, expect=expect)
+    assert "peers.t.weights: these are not the weights that the run was begun with" in done.stderr
 
 
 def test_training_the_resolved_recipe_again_gives_the_same_run(recipe_file, tmp_path):

@@ -25,6 +25,9 @@ def run_verb(verb: Callable[[], None]) -> int:
         _complain(str(error))
         leave()
         return 1
+    except BrokenPipeError:  # the reader of our output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         _complain("interrupted at once; the last checkpoint stands, go on with --resume")
         return 1

@@ -55,6 +55,30 @@ def double(num_classes, in_channels, **args):
     return TinyNet(num_classes, in_channels, double=True, **args)
 
 
+class _RootAtZero(torch.autograd.Function):
+    """A finite value with a gradient that is not."""
+
+    @staticmethod
+    def forward(context, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient / 0
+
+
+class Poisoned(TinyNet):
+    """Its loss is finite and its gradient is not."""
+
+    def forward(self, images):
+        return _RootAtZero.apply(super().forward(images))
+
+
+def poisoned(num_classes, in_channels):
+    """The factory `support:poisoned`."""
+    return Poisoned(num_classes, in_channels)
+
+
 def tiny_document(**sections):
     """A recipe of two tiny peers on fake images, as a dict; `sections` replace its own."""
     document = {

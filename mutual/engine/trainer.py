@@ -18,7 +18,7 @@ from mutual.engine.checkpoints import Checkpoints
 from mutual.engine.environment import Environment
 from mutual.engine.evaluation import Evaluator, Scores
 from mutual.engine.folder import RunFolder
-from mutual.engine.meters import TrainMeter
+from mutual.engine.meters import NonFiniteLossError, TrainMeter
 from mutual.engine.optimization import Optimization
 from mutual.engine.stopping import StoppedError, StopSignals
 from mutual.engine.tracking import Tracker
@@ -184,11 +184,20 @@ class Trainer:
         """Writes a checkpoint; every process must call it, and no weights of a diverged run get into it."""
         if self._meter.pending:
             self._log()
+        self._check_weights()
         buffers = {peer.name: self._local_buffers(peer.name) for peer in self.group.trainable}
         gathered = {name: self.world.gather(flatten(tensors)).cpu() for name, tensors in buffers.items() if tensors}
         if self.world.is_main:
             self._checkpoints.save(self.progress.update, self._checkpoint_files(gathered))
         self.world.barrier()
+
+    def _check_weights(self) -> None:
+        """Raises where a gradient that was not finite has reached the weights, although every loss so far was."""
+        for peer in self.group.trainable:
+            finite = torch.stack([parameter.isfinite().all() for parameter in peer.parameters()]).all()
+            if not finite.item():
+                where = f"step {self.progress.update}: the weights of peer {peer.name!r}"
+                raise NonFiniteLossError(f"{where} are not finite; lower the learning rate or clip gradients")
 
     def _checkpoint_files(self, buffers: dict[str, Tensor]) -> dict[str, bytes]:
         state: dict[str, Any] = {

@@ -184,6 +184,15 @@ def test_a_loss_that_diverges_stops_the_run_and_keeps_the_last_good_checkpoint(f
         assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(path).values() if tensor.is_floating_point())
 
 
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, capsys):
+    document = tiny_document(name="poisoned", checkpoint={"every_steps": 1})
+    document["peers"] = {"a": {"model": "support:tiny"}, "b": {"model": "support:poisoned"}}
+    (tmp_path / "poisoned.yaml").write_text(yaml.safe_dump(document))
+    assert train.main([str(tmp_path / "poisoned.yaml"), f"output={tmp_path}"]) == 1
+    assert "step 1: the weights of peer 'b' are not finite" in capsys.readouterr().err
+    assert not list(tmp_path.glob("poisoned/checkpoints/step_*"))
+
+
 def test_peers_that_have_become_copies_are_noted(tmp_path, capsys):
     """Two peers that start from one file and learn the same have nothing to teach each other."""
     document = tiny_document(name="copies", train={"epochs": 2, "progress": False})

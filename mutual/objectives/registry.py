@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mutual.objectives import feature, response
+from mutual.objectives import feature, relation, response
 from mutual.recipe import OBJECTIVES, check_section, did_you_mean
 
 
@@ -28,10 +28,15 @@ LOSSES: dict[str, Definition] = {
     "kd": Definition(response.kd),
     "soft_label": Definition(response.soft_label),
     "dml": Definition(response.dml),
+    "dkd": Definition(response.dkd, reads_labels=True),
+    "dist": Definition(response.dist),
+    "wsl": Definition(response.wsl, reads_labels=True),
     "l1": Definition(feature.l1),
     "l2": Definition(feature.l2),
     "smooth_l1": Definition(feature.smooth_l1),
     "cosine": Definition(feature.cosine),
+    "rkd_distance": Definition(relation.rkd_distance, same_shape=False),
+    "rkd_angle": Definition(relation.rkd_angle, same_shape=False),
 }
 
 

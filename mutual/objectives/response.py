@@ -18,11 +18,14 @@ def cross_entropy(learner_BC: Tensor, labels: Tensor, *, label_smoothing: float 
     return F.cross_entropy(learner_BC, labels, label_smoothing=label_smoothing)
 
 
-def kd(learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 4.0) -> Tensor:
+def kd(learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 4.0, standardize: bool = False) -> Tensor:
     """T^2 KL(source || learner) of the probabilities softened by T (arXiv:1503.02531, section 2).
 
-    The factor T^2 keeps the gradient's size independent of the temperature.
+    The factor T^2 keeps the gradient's size independent of the temperature. `standardize` first brings each image's logits to mean 0 and
+    standard deviation 1, so that the learner matches the source's relations and not its magnitudes (arXiv:2403.01427, eq. 9).
     """
+    if standardize:
+        learner_BC, source_BC = _standardized(learner_BC), _standardized(source_BC)
     learner_log = F.log_softmax(learner_BC / temperature, dim=1)
     source_log = F.log_softmax(source_BC / temperature, dim=1)
     return F.kl_div(learner_log, source_log, reduction="batchmean", log_target=True) * temperature**2
@@ -50,9 +53,72 @@ def dml(learner_BC: Tensor, source_BC: Tensor, *, form: str = "js", temperature:
     return jeffreys_B.mean() * (temperature**2 / 2)
 
 
+def dkd(
+    learner_BC: Tensor, source_BC: Tensor, labels: Tensor, *, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0
+) -> Tensor:
+    """Decoupled KD (arXiv:2203.08679, eq. 7), times T^2: alpha TCKD + beta NCKD.
+
+    TCKD is the KL divergence of the two-way split "the label's class or another"; NCKD that of the other classes among themselves.
+    """
+    is_label_BC = _is_label(labels, learner_BC)
+    learner_log, source_log = (F.log_softmax(logits / temperature, dim=1) for logits in (learner_BC, source_BC))
+    learner_split, source_split = (_log_label_or_other(log, is_label_BC) for log in (learner_log, source_log))
+    tckd = F.kl_div(learner_split, source_split, reduction="batchmean", log_target=True)
+    # leaving the label's class out of the softmax is the same as conditioning on the others
+    others_learner, others_source = (log[~is_label_BC].view(len(log), -1).log_softmax(dim=1) for log in (learner_log, source_log))
+    nckd = F.kl_div(others_learner, others_source, reduction="batchmean", log_target=True)
+    return (alpha * tckd + beta * nckd) * temperature**2
+
+
+def dist(learner_BC: Tensor, source_BC: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> Tensor:
+    """DIST (arXiv:2205.10536, eq. 8 to 10), times T^2: one minus Pearson's correlation of the probabilities.
+
+    beta weighs the relations between classes (over the rows, images), gamma those within a class (over the columns); the second needs at
+    least two images.
+    """
+    learner, source = (F.softmax(logits / temperature, dim=1) for logits in (learner_BC, source_BC))
+    between, within = _pearson_distance(learner, source), _pearson_distance(learner.T, source.T)
+    return (beta * between + gamma * within) * temperature**2
+
+
+def wsl(learner_BC: Tensor, source_BC: Tensor, labels: Tensor, *, temperature: float = 2.0) -> Tensor:
+    """Weighted soft labels (arXiv:2102.00650, eq. 11), the distillation term: T^2 times a weighted cross-entropy with the source.
+
+    The weight 1 - exp(-L_learner / L_source), of both peers' cross-entropies with the labels, damps images on which the source is
+    the worse; no gradient flows through it.
+    """
+    soft_B = -(F.softmax(source_BC / temperature, dim=1) * F.log_softmax(learner_BC / temperature, dim=1)).sum(dim=1)
+    hard_learner_B = F.cross_entropy(learner_BC.detach(), labels, reduction="none")
+    hard_source_B = F.cross_entropy(source_BC, labels, reduction="none")
+    weight_B = 1 - torch.exp(-hard_learner_B / (hard_source_B + 1e-7))
+    return (weight_B * soft_B).mean() * temperature**2
+
+
 def pairwise_kl(logits_PBC: Tensor) -> Tensor:
     """KL(p || q) `[P, P]` in nats, mean over the batch, for every ordered pair of P peers; the diagonal is 0."""
     log_PBC = torch.log_softmax(logits_PBC, dim=2)
     negative_entropy_P = (log_PBC.exp() * log_PBC).sum(dim=2).mean(dim=1)
     cross_PP = torch.einsum("pbc,qbc->pq", log_PBC.exp(), log_PBC) / logits_PBC.shape[1]
     return negative_entropy_P[:, None] - cross_PP
+
+
+def _standardized(logits_BC: Tensor) -> Tensor:
+    deviation = logits_BC.std(dim=1, keepdim=True, correction=0)
+    return (logits_BC - logits_BC.mean(dim=1, keepdim=True)) / (deviation + 1e-7)
+
+
+def _is_label(labels: Tensor, logits_BC: Tensor) -> Tensor:
+    classes = labels.argmax(dim=1) if labels.is_floating_point() else labels
+    return F.one_hot(classes, logits_BC.shape[1]).bool()
+
+
+def _log_label_or_other(log_BC: Tensor, is_label_BC: Tensor) -> Tensor:
+    other_B = log_BC[~is_label_BC].view(len(log_BC), -1).logsumexp(dim=1)
+    return torch.stack([log_BC[is_label_BC], other_B], dim=1)
+
+
+def _pearson_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Returns one minus the mean over the rows of Pearson's correlation."""
+    centred_a, centred_b = (rows - rows.mean(dim=1, keepdim=True) for rows in (a, b))
+    correlation = (centred_a * centred_b).sum(dim=1) / (centred_a.norm(dim=1) * centred_b.norm(dim=1) + 1e-8)  # as the reference damps it
+    return 1 - correlation.mean()

@@ -53,6 +53,8 @@ class KnowledgeDistillation(SourcedObjective):
 
     loss: Literal["kd"]
     temperature: PositiveFloat = 4.0
+    standardize: bool = False
+    """Bring each image's logits to mean 0 and standard deviation 1 first (arXiv:2403.01427)."""
 
 
 class SoftLabel(SourcedObjective):
@@ -68,6 +70,31 @@ class DeepMutualLearning(SourcedObjective):
     loss: Literal["dml"]
     form: Literal["js", "kl"] = "js"
     temperature: PositiveFloat = 1.0
+
+
+class DecoupledKD(SourcedObjective):
+    """DKD (arXiv:2203.08679): the label's class against the rest (`alpha`), and the rest among themselves (`beta`)."""
+
+    loss: Literal["dkd"]
+    temperature: PositiveFloat = 4.0
+    alpha: NonNegativeFloat = 1.0
+    beta: NonNegativeFloat = 8.0
+
+
+class Dist(SourcedObjective):
+    """DIST (arXiv:2205.10536): Pearson's correlation between classes (`beta`) and within classes (`gamma`)."""
+
+    loss: Literal["dist"]
+    beta: NonNegativeFloat = 1.0
+    gamma: NonNegativeFloat = 1.0
+    temperature: PositiveFloat = 1.0
+
+
+class WeightedSoftLabels(SourcedObjective):
+    """WSL (arXiv:2102.00650): soft labels, weighted by how much better the source knows the image than the learner."""
+
+    loss: Literal["wsl"]
+    temperature: PositiveFloat = 2.0
 
 
 class L1(SourcedObjective):
@@ -95,8 +122,32 @@ class Cosine(SourcedObjective):
     loss: Literal["cosine"]
 
 
+class RkdDistance(SourcedObjective):
+    """Relational KD (arXiv:1904.05068): the distances between the images of a batch."""
+
+    loss: Literal["rkd_distance"]
+
+
+class RkdAngle(SourcedObjective):
+    """Relational KD (arXiv:1904.05068): the angles that the images of a batch form."""
+
+    loss: Literal["rkd_angle"]
+
+
 AnyObjective = Annotated[
-    CrossEntropy | KnowledgeDistillation | SoftLabel | DeepMutualLearning | L1 | L2 | SmoothL1 | Cosine,
+    CrossEntropy
+    | KnowledgeDistillation
+    | SoftLabel
+    | DeepMutualLearning
+    | DecoupledKD
+    | Dist
+    | WeightedSoftLabels
+    | L1
+    | L2
+    | SmoothL1
+    | Cosine
+    | RkdDistance
+    | RkdAngle,
     Field(discriminator="loss"),
 ]
 OBJECTIVES: dict[str, type[Objective]] = {

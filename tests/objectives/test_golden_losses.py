@@ -22,7 +22,7 @@ def tolerances(name: str) -> tuple[float, float]:
     """Relative tolerance of the value and of the gradient, as the golden numbers' own precision allows."""
     if name == "dml_4x1000":  # the reference adds 1e-12 inside its logarithms, which caps saturated terms
         return 1e-4, 1e-3
-    return (1e-4, 1e-4) if name.endswith("1000") else (1e-5, 1e-5)
+    return (1e-4, 1e-4) if name.endswith("1000") or name.startswith("rkd_distance") else (1e-5, 1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -38,7 +38,7 @@ SCHEMA_MISTAKES = [
     ("objectives: [{loss: kd, temprature: 3}]", "objectives.1.temprature: unknown key 'temprature'; did you mean 'temperature'?"),
     (
         "objectives: [{loss: kd, kd: 3}]",
-        "objectives.1.kd: unknown key 'kd'; choose from at, learners, loss, reduce, sources, temperature, weight",
+        "objectives.1.kd: unknown key 'kd'; choose from at, learners, loss, reduce, sources, standardize, temperature, weight",
     ),
     ("data: {augment: [{name: resize, siz: 3}]}", "data.augment.0.siz: unknown key 'siz'; did you mean 'size'?"),
     ("peers: {a: {}}", "peers.a.model: required, but not given"),
@@ -184,7 +184,7 @@ def test_long_values_are_cut_to_stay_on_one_line():
 
 
 def test_a_section_by_itself_is_checked_the_same_way():
-    assert check_section(OBJECTIVES["kd"], {"loss": "kd", "temperature": 2}).loss_arguments() == {"temperature": 2.0}
+    assert check_section(OBJECTIVES["kd"], {"loss": "kd", "temperature": 2}).loss_arguments() == {"temperature": 2.0, "standardize": False}
     with pytest.raises(RecipeError) as caught:
         check_section(OBJECTIVES["kd"], {"loss": "kd", "temperature": -1, "temp": 3})
     assert str(caught.value).splitlines() == [

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import signal
+import time
 
 import pytest
 import safetensors.torch
@@ -30,6 +31,14 @@ def recipe_file(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the uninterrupted run gives."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    return finish(folder / "recipe.yaml", folder)
+
+
 def digests(folder):
     """Hashes of everything a run is judged by: weights, last and best, and the metrics without their speeds."""
     found = {
@@ -47,44 +56,35 @@ def finish(recipe_file, output, *extra, processes=1):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_bitwise_equal(recipe_file, tmp_path):
-    """Invariant 7: SIGKILL at random moments, in the middle of epochs, windows and writes."""
-    expected = finish(recipe_file, tmp_path / "whole")
+def test_killed_again_and_again_it_ends_bitwise_equal(recipe_file, tmp_path, whole):
+    """Invariant 7: SIGKILL at random moments after a checkpoint: in the middle of epochs, windows and evaluations."""
     output = tmp_path / "cut"
     moments = random.Random(0)
-    kills = 0
-    for _ in range(5):
-        seen = set(output.glob("tiny/checkpoints/*"))
-        code = run_and_kill(
-            "mutual.train",
-            recipe_file,
-            f"output={output}",
-            "--resume",
-            when=lambda seen=seen: bool(set(output.glob("tiny/checkpoints/*")) - seen) and moments.random() < 0.02,
-        )
-        kills += code != 0
-    assert kills >= 2, "the run ended before it could be killed"
-    assert finish(recipe_file, output) == expected
+    for _ in range(4):
+        seen = set(output.glob("tiny/checkpoints/step_*"))
+
+        def now(seen=seen):
+            if set(output.glob("tiny/checkpoints/step_*")) <= seen:
+                return False
+            time.sleep(moments.uniform(0, 0.1))
+            return True
+
+        assert run_and_kill("mutual.train", recipe_file, f"output={output}", "--resume", when=now) != 0
+    assert finish(recipe_file, output) == whole
 
 
 @pytest.mark.slow
-def test_killed_while_a_checkpoint_is_written(recipe_file, tmp_path):
-    expected = finish(recipe_file, tmp_path / "whole")
-    output = tmp_path / "cut"
-    code = run_and_kill(
-        "mutual.train",
-        recipe_file,
-        f"output={output}",
-        when=lambda: len(list(output.glob("tiny/checkpoints/step_*"))) > 0 and list(output.glob("tiny/checkpoints/.unfinished-*")),
-    )
-    assert code != 0
-    assert finish(recipe_file, output) == expected
+@pytest.mark.parametrize("write", [4, 7, 13, 22, 30, 37])
+def test_killed_in_the_middle_of_a_write(recipe_file, tmp_path, whole, write):
+    """Invariants 7 and 10: half a file is on the disk, of a checkpoint, of weights or of the metrics."""
+    run("killed_in_write", write, recipe_file, f"output={tmp_path}", expect=-signal.SIGKILL)
+    assert [path for path in tmp_path.rglob("*") if "unfinished" in path.name]
+    assert finish(recipe_file, tmp_path) == whole
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_checkpoint_and_exits(recipe_file, tmp_path, number):
-    expected = finish(recipe_file, tmp_path / "whole")
+def test_a_signal_writes_a_checkpoint_and_exits(recipe_file, tmp_path, whole, number):
     output = tmp_path / "cut"
     only_at_the_end = "checkpoint={every_epochs: null, every_steps: null}"
     code = run_and_kill(
@@ -92,7 +92,7 @@ def test_a_signal_writes_a_checkpoint_and_exits(recipe_file, tmp_path, number):
     )
     assert code == 1
     assert len(list(output.glob("tiny/checkpoints/step_*"))) == 1
-    assert finish(recipe_file, output, only_at_the_end) == expected
+    assert finish(recipe_file, output, only_at_the_end) == whole
 
 
 @pytest.mark.slow
@@ -107,9 +107,9 @@ def test_two_processes_killed_and_resumed(recipe_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_change_nothing(recipe_file, tmp_path):
+def test_workers_change_nothing(recipe_file, tmp_path, whole):
     """Invariant 6: the same run with loader processes."""
-    assert finish(recipe_file, tmp_path / "two", "data.workers=2") == finish(recipe_file, tmp_path / "none")
+    assert finish(recipe_file, tmp_path, "data.workers=2") == whole
 
 
 def test_a_run_folder_that_holds_a_checkpoint_is_refused(recipe_file, tmp_path):

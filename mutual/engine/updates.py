@@ -7,7 +7,7 @@ whose `count` images gave the mean loss L contributes L * count * W / n.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ class Updater:
         images, labels = to_inputs(batch, self._info)
         return self._prepare(images), labels
 
-    def _gradients_stay_local(self, window: Window, index: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _gradients_stay_local(self, window: Window, index: int) -> AbstractContextManager[None]:
         """Within it, gradients synchronise only in a window's last micro-batch."""
         return nullcontext() if index == len(window.batches) - 1 else self._world.no_sync(self._runners)
 

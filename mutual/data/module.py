@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -73,6 +74,7 @@ class DataModule:
             batch_sampler=requests,
             collate_fn=_only,
             num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_training_process if workers else None,
             persistent_workers=persistent and workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # the loader seeds its workers from it, and leaves the global one alone
@@ -145,6 +147,12 @@ def _statistics(spec: Data, source: Source, channels: int) -> tuple[tuple[float,
         return source.mean * 3, source.std * 3
     mean, std = (sum(weight * value for weight, value in zip(_LUMA, values, strict=True)) for values in (source.mean, source.std))
     return (mean,), (std,)
+
+
+def _leave_signals_to_the_training_process(_: int) -> None:
+    """Keeps a worker alive when a signal reaches the whole job, so that the training process can write its checkpoint."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _only(batches: list[Batch]) -> Batch:

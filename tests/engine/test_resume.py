@@ -83,12 +83,19 @@ def test_killed_in_the_middle_of_a_write(recipe_file, tmp_path, whole, write):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_checkpoint_and_exits(recipe_file, tmp_path, whole, number):
+def test_a_signal_writes_a_checkpoint_and_exits(recipe_file, tmp_path, whole, number, workers):
     output = tmp_path / "cut"
     only_at_the_end = "checkpoint={every_epochs: null, every_steps: null}"
     code = run_and_kill(
-        "mutual.train", recipe_file, f"output={output}", only_at_the_end, when=(output / "tiny" / "best").exists, number=number
+        "mutual.train",
+        recipe_file,
+        f"output={output}",
+        only_at_the_end,
+        f"data.workers={workers}",
+        when=(output / "tiny" / "best").exists,
+        number=number,
     )
     assert code == 1
     assert len(list(output.glob("tiny/checkpoints/step_*"))) == 1

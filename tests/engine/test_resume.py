@@ -105,12 +105,19 @@ def test_a_signal_writes_a_checkpoint_and_exits(recipe_file, tmp_path, whole, nu
 @pytest.mark.slow
 def test_two_processes_killed_and_resumed(recipe_file, tmp_path):
     expected = finish(recipe_file, tmp_path / "whole", processes=2)
-    output = tmp_path / "cut"
-    code = run_and_kill(
-        "mutual.train", recipe_file, f"output={output}", when=lambda: len(list(output.glob("tiny/checkpoints/step_*"))) > 1, processes=2
-    )
-    assert code != 0
-    assert finish(recipe_file, output, processes=2) == expected
+    killed, stopped = tmp_path / "killed", tmp_path / "stopped"
+
+    def two_checkpoints():
+        return len(list(killed.glob("tiny/checkpoints/step_*"))) > 1
+
+    assert run_and_kill("mutual.train", recipe_file, f"output={killed}", when=two_checkpoints, processes=2) != 0
+    assert finish(recipe_file, killed, processes=2) == expected
+
+    only_at_the_end = "checkpoint={every_epochs: null, every_steps: null}"
+    arguments = ("mutual.train", recipe_file, f"output={stopped}", only_at_the_end)
+    assert run_and_kill(*arguments, when=(stopped / "tiny" / "best" / "best.json").exists, number=signal.SIGTERM, processes=2) != 0
+    assert len(list(stopped.glob("tiny/checkpoints/step_*"))) == 1, "both ranks agreed to stop and wrote a checkpoint"
+    assert finish(recipe_file, stopped, only_at_the_end, processes=2) == expected
 
 
 @pytest.mark.slow

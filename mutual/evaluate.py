@@ -31,11 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def table(scores: Scores) -> str:
     """Returns the scores as lines: a member a line, accuracies in percent, NLL in nats."""
-    columns = [name for name in ("top1", "top5", "nll", "ece") if name in next(iter(scores.values()))]
+    columns = [name for name in ("top1", "top5", "map", "nll", "ece") if name in next(iter(scores.values()))]
     lines = [f"{'':12}" + "".join(f"{column:>9}" for column in columns)]
     for member, row in scores.items():
         if member != "pairs":
-            cells = (f"{row[column]:9.2%}" if column.startswith("top") else f"{row[column]:9.4f}" for column in columns)
+            cells = (f"{row[column]:9.2%}" if column.startswith(("top", "map")) else f"{row[column]:9.4f}" for column in columns)
             lines.append(f"{member:12}" + "".join(cells))
     if "pairs" in scores:
         lines.append(

@@ -16,6 +16,7 @@ from torch import nn
 from mutual.data import build_data
 from mutual.engine.meters import TrainMeter
 from mutual.engine.optimization import Optimization, build_optimizer
+from mutual.engine.pausing import Pausing
 from mutual.engine.updates import Updater
 from mutual.group import World, build_group
 from mutual.recipe import parse_recipe
@@ -112,7 +113,17 @@ def build(document, *, world=WORLD, autocast=nullcontext):
         for peer in group.trainable
     }
     meter = TrainMeter(group.edges, [peer.name for peer in group.trainable], world)
-    updater = Updater(group, optimizations, meter, world=world, info=info, seed=recipe.seed, prepare=lambda images: images)
+    updater = Updater(
+        group,
+        optimizations,
+        meter,
+        world=world,
+        info=info,
+        seed=recipe.seed,
+        updates_per_epoch=data.num_windows(world_size=world.size, accumulate=recipe.train.accumulate),
+        prepare=lambda images: images,
+        pausing=Pausing(recipe.train.pause, world),
+    )
     return recipe, data, group, updater
 
 

@@ -26,6 +26,7 @@ class DataInfo:
     std: tuple[float, ...]
     num_train: int
     num_val: int
+    multi_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Batch:
 
     Attributes:
         images: uint8 `[B + X, C, H, W]`, or with views `[V, B + X, C, H, W]`.
-        labels: class indices `[B + X]`.
+        labels: class indices `[B + X]`, -1 where none is known, or flags (float32) `[B + X, C]` of several labels each.
         count: so many images, the first ones, are real; the rest of B is padding.
         mix: how the first B are mixed, or None.
     """
@@ -81,7 +82,7 @@ class Window:
 
 
 def to_inputs(batch: Batch, info: DataInfo) -> tuple[Tensor, Tensor]:
-    """Returns float32 images `[B, C, H, W]` (or `[V, B, C, H, W]`) and labels: indices `[B]`, or probabilities `[B, C]` if mixed."""
+    """Returns float32 images `[B, C, H, W]` (or `[V, B, C, H, W]`) and labels: indices `[B]`, or `[B, C]` if mixed or several."""
     images = normalize(batch.images, info.mean, info.std)
     if batch.mix is None:
         return images, batch.labels
@@ -110,6 +111,6 @@ def mix(images: Tensor, labels: Tensor, how: Mix, *, num_classes: int) -> tuple[
     share = how.own_B[:, None, None, None]
     blended = share * own + (1 - share) * partner
     mixed = torch.where(boxed, torch.where(inside, partner, own), blended)
-    one_hot = F.one_hot(labels, num_classes).to(images.dtype)
+    one_hot = labels if labels.is_floating_point() else F.one_hot(labels, num_classes).to(images.dtype)
     share = how.own_B[:, None]
     return mixed, share * one_hot[:size] + (1 - share) * one_hot[how.partner_B]

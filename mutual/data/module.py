@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from mutual.data.batch import Batch, DataInfo, Window
 from mutual.data.loading import Loaded, TrainRequests, eval_requests
 from mutual.data.plan import EpochPlan
-from mutual.data.sources import Source, read_source
+from mutual.data.sources import Source, read_source, with_unlabelled
 from mutual.data.splits import stratified_subset, to_channels
 from mutual.data.transforms import Pipeline, eval_transforms, train_transforms
 from mutual.recipe import Data, Statistics
@@ -99,6 +99,9 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
         chosen = stratified_subset(train_split.labels, spec.subset, seed=seed if spec.subset_seed is None else spec.subset_seed)
         train_split = train_split.select(chosen)
         info = replace(info, num_train=spec.subset)
+    if spec.unlabelled is not None:
+        train_split = with_unlabelled(train_split, spec)
+        info = replace(info, num_train=len(train_split.labels))
     common: dict[str, Any] = {"channels": info.channels, "image_size": info.image_size, "seed": seed}
     train = Loaded(train_split, train_transforms(spec, info.image_size), data=spec, views=num_views, **common)
     val = Loaded(source.val, eval_transforms(spec, info.image_size), data=spec, views=1, **common)
@@ -122,7 +125,7 @@ def build_preprocess(spec: Data, info: DataInfo) -> Pipeline:
 
 
 def _info(spec: Data, source: Source) -> DataInfo:
-    found = 1 + max(int(split.labels.max()) for split in (source.train, source.val))
+    found = max(_num_classes(split.labels) for split in (source.train, source.val))
     num_classes = max(found, len(source.class_names)) if spec.num_classes is None else spec.num_classes
     if num_classes < found:
         raise ValueError(f"class counts differ: num_classes is {num_classes}, the labels of {spec.dataset} go up to {found - 1}")
@@ -130,7 +133,11 @@ def _info(spec: Data, source: Source) -> DataInfo:
     channels = spec.channels or source.channels
     mean, std = _statistics(spec, source, channels)
     size = spec.height_width or source.image_size
-    return DataInfo(num_classes, names, channels, size, mean, std, len(source.train.labels), len(source.val.labels))
+    return DataInfo(num_classes, names, channels, size, mean, std, len(source.train.labels), len(source.val.labels), spec.multi_label)
+
+
+def _num_classes(labels: Tensor) -> int:
+    return labels.shape[1] if labels.dim() == 2 else 1 + int(labels.max())
 
 
 def _statistics(spec: Data, source: Source, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,7 +15,7 @@ import torchvision.datasets
 from torch import Tensor
 
 from mutual.data.splits import IMAGE_SUFFIXES, FakeSplit, FileSplit, MemorySplit, Split
-from mutual.recipe import Data
+from mutual.recipe import Data, derive_seed
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGIT_CLASSES = tuple("0123456789")
@@ -136,8 +137,13 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _image_list(spec: Data) -> Source:
-    channels = spec.channels or 3
-    train, val = (_read_list(Path(spec.root or ""), Path(path or ""), channels) for path in (spec.train_list, spec.val_list))
+    channels, root = spec.channels or 3, Path(spec.root or "")
+    train, val = (_read_list(root, Path(path or ""), channels, multi_label=spec.multi_label) for path in (spec.train_list, spec.val_list))
+    if spec.multi_label:
+        known, held_out = train.labels.shape[1], val.labels.shape[1]
+        if known != held_out:
+            raise ValueError(f"{spec.val_list} has {held_out} flags a line, {spec.train_list} has {known}; the classes differ")
+        return Source(train, val, tuple(map(str, range(known))), channels, _FOLDER_SIZE, *_IMAGENET)
     known, held_out = int(train.labels.max()) + 1, int(val.labels.max()) + 1
     if held_out > known:
         raise ValueError(
@@ -146,32 +152,70 @@ def _image_list(spec: Data) -> Source:
     return Source(train, val, tuple(map(str, range(known))), channels, _FOLDER_SIZE, *_IMAGENET)
 
 
-def _read_list(root: Path, file: Path, channels: int) -> FileSplit:
+def with_unlabelled(train: Split, spec: Data) -> Split:
+    """Returns the training images in files and behind them those of `spec.unlabelled`, whose labels are -1.
+
+    Raises:
+        ValueError: there is no such folder or list, or it holds no image.
+    """
+    assert isinstance(train, FileSplit), "the recipe's check lets only folders and lists through"
+    place = Path(spec.unlabelled or "")
+    if place.is_dir():
+        paths = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    elif place.is_file():
+        root = Path(spec.root or "")
+        named = [(number, line.split(" ")[0]) for number, line in _lines(place)]
+        paths = [_existing(root / name, place, number) for number, name in named]
+    else:
+        raise ValueError(f"data.unlabelled: {place} is neither a folder nor a list")
+    if not paths:
+        raise ValueError(f"data.unlabelled: {place} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    labels = torch.cat([train.labels, torch.full((len(paths),), -1)])
+    return FileSplit([*train.paths, *paths], labels, train.channels)
+
+
+def _read_list(root: Path, file: Path, channels: int, *, multi_label: bool) -> FileSplit:
+    paths: list[Path] = []
+    labels: list[list[float]] = []
+    form, meaning = (r"[01](,[01])*", "flags such as 0,1,1") if multi_label else (r"\d+", "a class number")
+    for number, line in _lines(file):
+        name, _, label = line.rpartition(" ")
+        if not name or not re.fullmatch(form, label):
+            raise ValueError(f"{file}, line {number}: {line[:80]!r} is not `path label` with {meaning}")
+        paths.append(_existing(root / name, file, number))
+        flags = [float(flag) for flag in label.split(",")]
+        if multi_label and labels and len(flags) != len(labels[0]):
+            raise ValueError(f"{file}, line {number}: {len(flags)} flags, the lines before have {len(labels[0])}")
+        labels.append(flags)
+    if not paths:
+        raise ValueError(f"{file} names no image")
+    flags_NC = torch.tensor(labels)
+    return FileSplit(paths, flags_NC if multi_label else flags_NC[:, 0].long(), channels)
+
+
+def _lines(file: Path) -> list[tuple[int, str]]:
+    """Returns the lines that are not empty, with their numbers from 1 on."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    paths, labels = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdigit():
-            raise ValueError(f"{file}, line {number}: {line.strip()[:80]!r} is not `path label` with a class number")
-        if not (root / name).is_file():
-            raise ValueError(f"{file}, line {number}: no file {root / name}")
-        paths.append(root / name)
-        labels.append(int(label))
-    if not paths:
-        raise ValueError(f"{file} names no image")
-    return FileSplit(paths, torch.tensor(labels), channels)
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _existing(path: Path, file: Path, number: int) -> Path:
+    if not path.is_file():
+        raise ValueError(f"{file}, line {number}: no file {path}")
+    return path
 
 
 def _fake(spec: Data) -> Source:
     channels, size, classes = spec.channels or 3, spec.height_width or (32, 32), spec.num_classes or 10
 
     def split(number: int, seed: int) -> FakeSplit:
-        return FakeSplit(torch.arange(number), torch.arange(number) % classes, (channels, *size), seed)
+        generator = torch.Generator().manual_seed(derive_seed(seed, "fake labels"))
+        flags = torch.randint(0, 2, (number, classes), generator=generator).float()
+        labels = flags if spec.multi_label else torch.arange(number) % classes
+        return FakeSplit(torch.arange(number), labels, (channels, *size), seed)
 
     names = tuple(map(str, range(classes)))
     return Source(split(spec.num_train, 0), split(spec.num_val, 1), names, channels, size, (0.5,) * channels, (0.29,) * channels)

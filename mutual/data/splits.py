@@ -24,7 +24,7 @@ class Split(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """Class indices `[N]`."""
+        """Class indices `[N]` (-1: unknown), or flags (float32) `[N, C]` of several labels each."""
         ...
 
     def image(self, index: int) -> Tensor:
@@ -112,11 +112,15 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
 def stratified_subset(labels: Tensor, size: int, *, seed: int) -> Tensor:
     """Returns `size` sorted indices in which every class has its share of `labels` (largest remainders), drawn by `seed`.
 
+    Where images have several labels, each combination of them is a class.
+
     Raises:
         ValueError: there are fewer images than that.
     """
     if size > len(labels):
         raise ValueError(f"subset: {size} images wanted, the training split has {len(labels)}")
+    if labels.dim() == 2:
+        labels = labels.unique(dim=0, return_inverse=True)[1]
     classes, counts = labels.unique(return_counts=True)
     exact = counts.double() * size / len(labels)
     quota = exact.floor().long()

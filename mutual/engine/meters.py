@@ -5,14 +5,14 @@ Shapes: E edges, P trainable peers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mutual.group import Edge, World
+from mutual.group import Edge, GroupOutput, World
 
 _NEVER = torch.iinfo(torch.int64).max
 
@@ -23,22 +23,25 @@ class NonFiniteLossError(RuntimeError):
 
 @dataclass
 class Totals:
-    """Sums over images: `losses` of the edges (unweighted) and `correct` predictions of the trainable peers."""
+    """Sums over images: the edges' losses, unweighted, the peers' weighted losses, and the peers' hits among the `labelled` images."""
 
+    edges: list[float]
     losses: list[float]
     correct: list[float]
     images: float = 0.0
+    labelled: float = 0.0
 
     @classmethod
     def zero(cls, num_edges: int, num_peers: int) -> Totals:
         """Sums over no images."""
-        return cls([0.0] * num_edges, [0.0] * num_peers)
+        return cls([0.0] * num_edges, [0.0] * num_peers, [0.0] * num_peers)
 
     def add(self, other: Totals) -> None:
         """Adds another interval's sums."""
-        self.losses = [mine + theirs for mine, theirs in zip(self.losses, other.losses, strict=True)]
-        self.correct = [mine + theirs for mine, theirs in zip(self.correct, other.correct, strict=True)]
+        for name in ("edges", "losses", "correct"):
+            setattr(self, name, [mine + theirs for mine, theirs in zip(getattr(self, name), getattr(other, name), strict=True)])
         self.images += other.images
+        self.labelled += other.labelled
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,10 @@ class TrainMeter:
 
     def _clear(self) -> None:
         device = self._world.device
-        self._losses_E = torch.zeros(len(self._edges), dtype=self._dtype, device=device)
+        self._edges_E = torch.zeros(len(self._edges), dtype=self._dtype, device=device)
+        self._losses_P = torch.zeros(len(self._peers), dtype=self._dtype, device=device)
         self._correct_P = torch.zeros(len(self._peers), dtype=self._dtype, device=device)
+        self._labelled = torch.zeros((), dtype=self._dtype, device=device)
         self._first_bad_E = torch.full((len(self._edges),), _NEVER, device=device)
         self._images = 0
         self._num_batches = 0
@@ -76,15 +81,18 @@ class TrainMeter:
         return self._num_batches > 0
 
     @torch.no_grad()
-    def add(self, values: Mapping[int, Tensor], logits: Mapping[str, Tensor], labels: Tensor, *, count: int, update: int) -> None:
-        """Adds a micro-batch of `count` real images: every edge's loss, every trainable peer's logits `[count, C]`."""
-        losses_E = torch.stack([values[index] for index in range(len(self._edges))]).to(self._dtype)
-        truth = (labels.argmax(dim=1) if labels.is_floating_point() else labels)[:count]
-        correct_P = torch.stack([(logits[name].argmax(dim=1) == truth).sum() for name in self._peers])
+    def add(self, output: GroupOutput, labels: Tensor, *, count: int, update: int) -> None:
+        """Adds what a micro-batch of `count` real images gave, with its labels `[B]` (-1: unknown) or `[B, C]`."""
+        edges_E = torch.stack([output.values[index] for index in range(len(self._edges))]).to(self._dtype)
+        losses_P = torch.stack([output.losses[name].detach() for name in self._peers]).to(self._dtype)
+        guesses = [output.logits[name].argmax(dim=1) for name in self._peers]
+        correct_P = torch.stack([is_correct(guess, labels[:count]).sum() for guess in guesses])
         if count:  # a rank whose part of a short window is empty computed on padding
-            self._losses_E += losses_E * count
+            self._edges_E += edges_E * count
+            self._losses_P += losses_P * count
             self._correct_P += correct_P
-            bad_E = torch.where(losses_E.isfinite(), _NEVER, update)
+            self._labelled += count if labels.is_floating_point() else (labels[:count] >= 0).sum()
+            bad_E = torch.where(edges_E.isfinite(), _NEVER, update)
             self._first_bad_E = torch.minimum(self._first_bad_E, bad_E)
         self._images += count
         self._num_batches += 1
@@ -95,8 +103,8 @@ class TrainMeter:
         Raises:
             NonFiniteLossError: some loss since the last flush was not finite.
         """
-        images = torch.tensor([self._images], dtype=self._dtype, device=self._world.device)
-        sums = self._world.sum(torch.cat([self._losses_E, self._correct_P, images])).tolist()
+        counts = torch.stack([torch.full_like(self._labelled, self._images), self._labelled])
+        sums = self._world.sum(torch.cat([self._edges_E, self._losses_P, self._correct_P, counts])).tolist()
         first_bad = self._world.min(self._first_bad_E).tolist()
         self._clear()
         if min(first_bad) != _NEVER:
@@ -105,8 +113,8 @@ class TrainMeter:
                 f"step {min(first_bad) + 1}: the loss of peer {edge.learner!r} in objective {edge} is not finite; "
                 "lower the learning rate, clip gradients (train.clip_grad_norm) or take precision bf16 or no"
             )
-        split = len(self._edges)
-        interval = Totals(sums[:split], sums[split:-1], sums[-1])
+        first, second = len(self._edges), len(self._edges) + len(self._peers)
+        interval = Totals(sums[:first], sums[first:second], sums[second:-2], *sums[-2:])
         self.epoch.add(interval)
         return self._means(interval)
 
@@ -125,12 +133,17 @@ class TrainMeter:
         self.epoch = Totals(**state)
 
     def _means(self, totals: Totals) -> TrainMetrics:
-        images = max(totals.images, 1)
-        mean_losses = [total / images for total in totals.losses]
-        loss = dict.fromkeys(self._peers, 0.0)
+        images, labelled = max(totals.images, 1), max(totals.labelled, 1)
         objectives: dict[str, list[float]] = {}
-        for edge, mean in zip(self._edges, mean_losses, strict=True):
-            loss[edge.learner] += edge.weight * mean
-            objectives.setdefault(edge.objective, []).append(mean)
-        top1 = {name: correct / images for name, correct in zip(self._peers, totals.correct, strict=True)}
+        for edge, total in zip(self._edges, totals.edges, strict=True):
+            objectives.setdefault(edge.objective, []).append(total / images)
+        loss = {name: total / images for name, total in zip(self._peers, totals.losses, strict=True)}
+        top1 = {name: correct / labelled for name, correct in zip(self._peers, totals.correct, strict=True)}
         return TrainMetrics(totals.images, loss, top1, {name: sum(means) / len(means) for name, means in objectives.items()})
+
+
+def is_correct(guess_B: Tensor, labels: Tensor) -> Tensor:
+    """Returns `[B]` where the guessed class is the label, or a likeliest one where labels are probabilities or flags `[B, C]`."""
+    if not labels.is_floating_point():
+        return guess_B == labels
+    return labels.gather(1, guess_B[:, None])[:, 0] == labels.amax(dim=1)

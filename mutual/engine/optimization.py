@@ -65,7 +65,11 @@ class Optimization:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.peer.average is not None:
-            self.peer.average.update(self.peer.model)
+            self.peer.average.update(self.peer.model, update=update)
+
+    def skip(self) -> None:
+        """Lets an update pass: the gradients are cleared, and nothing else moves."""
+        self.optimizer.zero_grad(set_to_none=True)
 
     @property
     def learning_rate(self) -> float:

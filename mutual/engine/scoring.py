@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -36,13 +36,14 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
         raise recipe.error("data", str(error)) from error
     for model, _ in models.values():
         model.to(world.device)
-    evaluator = Evaluator(list(models), list(models), num_classes=data.info.num_classes, device=world.device)
+    info = data.info
+    evaluator = Evaluator(list(models), list(models), num_classes=info.num_classes, device=world.device, multi_label=info.multi_label)
 
     def predict(images: Tensor) -> dict[str, Tensor]:
         with environment.autocast():
             return {name: model(images).float() for name, (model, _) in models.items()}
 
-    return evaluator(predict, data.eval_batches(world_size=world.size, rank=world.rank), data.info, prepare=lambda images: images)
+    return evaluator(predict, data.eval_batches(world_size=world.size, rank=world.rank), info, prepare=lambda images: images)
 
 
 def predict_images(
@@ -64,15 +65,16 @@ def predict_images(
             images = torch.stack([preprocess(load_image(path, card.in_channels)) for path in batch])
         except (RuntimeError, OSError, ValueError) as error:
             raise InputError(str(error).splitlines()[0]) from error
-        probabilities_BC = _probabilities([model for model, _ in models.values()], normalize(images, card.mean, card.std))
+        probabilities_BC = _probabilities(models.values(), normalize(images, card.mean, card.std))
         for path, row_C in zip(batch, probabilities_BC, strict=True):
             best = row_C.topk(min(topk, len(row_C)))
             yield path, [(card.class_names[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
 
 @torch.no_grad()
-def _probabilities(models: Sequence[nn.Module], images: Tensor) -> Tensor:
-    return torch.stack([torch.softmax(model(images).float(), dim=1) for model in models]).mean(dim=0)
+def _probabilities(models: Iterable[tuple[nn.Module, ModelCard]], images: Tensor) -> Tensor:
+    said = [(model(images).float(), card) for model, card in models]
+    return torch.stack([logits.sigmoid() if card.multi_label else logits.softmax(dim=1) for logits, card in said]).mean(dim=0)
 
 
 def _read_models(folder: RunFolder, peers: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:
@@ -90,6 +92,7 @@ def _info(card: ModelCard) -> DataInfo:
         std=card.std,
         num_train=0,
         num_val=0,
+        multi_label=card.multi_label,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mutual.recipe import Recipe, dump_recipe
 
 COPIES_KL = 1e-6
 """Peers whose mean pairwise KL divergence (nats) is under this have nothing left to teach each other."""
-_CHARTS = ("train_loss", "train_top1", "eval_top1", "eval_nll", "eval_ece", "learning_rate", "grad_norm")
+_CHARTS = ("train_loss", "train_top1", "eval_top1", "eval_map", "eval_nll", "eval_ece", "learning_rate", "grad_norm")
 
 
 class Tracker:
@@ -131,7 +131,7 @@ class Tracker:
     def _introduce(self, writer: SummaryWriter) -> None:
         writer.add_text("recipe", "```yaml\n" + dump_recipe(self._recipe) + "\n```")
         flat = dict(_flatten(self._recipe.model_dump(mode="json")))
-        best = {f"eval_top1/{name}": 0.0 for name in self._recipe.trainable}
+        best = {f"eval_{_columns(self._recipe)[0]}/{name}": 0.0 for name in self._recipe.trainable}
         for summary in hparams(flat, best):
             writer.file_writer.add_summary(summary)
         members = [*self._recipe.peers, ENSEMBLE]
@@ -141,25 +141,32 @@ class Tracker:
 
 def table_head(recipe: Recipe) -> list[str]:
     """Returns the two heading lines of the terminal's table."""
-    columns = [f"{name:^31}" for name in recipe.trainable]
-    units = [f"{'loss':>7} {'top1':>7} {'nll':>7} {'ece':>7}"] * len(columns)
+    columns = _columns(recipe)
+    unit = " ".join(f"{name:>7}" for name in ("loss", *columns))
+    heads, units = [f"{name:^{len(unit)}}" for name in recipe.trainable], [unit] * len(recipe.trainable)
     if len(recipe.trainable) > 1:
-        columns.append(f"{ENSEMBLE:^15}")
-        units.append(f"{'top1':>7} {'nll':>7}")
-    return [f"  epoch | {' | '.join(columns)} | images/s", f"        | {' | '.join(units)} |"]
+        heads.append(f"{ENSEMBLE:^15}")
+        units.append(f"{columns[0]:>7} {columns[1]:>7}")
+    return [f"  epoch | {' | '.join(heads)} | images/s", f"        | {' | '.join(units)} |"]
 
 
 def table_line(recipe: Recipe, epoch: int, speed: float, train: TrainMetrics, scores: Scores | None) -> str:
     """Returns the terminal's line of an epoch: training loss, then evaluation, of every trainable peer."""
-    cells = []
-    for name in recipe.trainable:
-        row = (scores or {}).get(name)
-        evaluated = "" if row is None else f"{row['top1']:7.2%} {_short(row['nll'])} {_short(row['ece'])}"
-        cells.append(f"{_short(train.loss[name])} {evaluated:23}")
+    columns = _columns(recipe)
+    cells = [f"{_short(train.loss[name])} {_cells((scores or {}).get(name), columns)}" for name in recipe.trainable]
     if len(recipe.trainable) > 1:
-        row = (scores or {}).get(ENSEMBLE)
-        cells.append(" " * 15 if row is None else f"{row['top1']:7.2%} {_short(row['nll'])}")
+        cells.append(_cells((scores or {}).get(ENSEMBLE), columns[:2]))
     return f"{epoch:>3}/{recipe.train.epochs:<3} | {' | '.join(cells)} | {speed:8.0f}"
+
+
+def _columns(recipe: Recipe) -> tuple[str, ...]:
+    return ("map", "nll") if recipe.data.multi_label else ("top1", "nll", "ece")
+
+
+def _cells(row: dict[str, float] | None, columns: Sequence[str]) -> str:
+    if row is None:
+        return " " * (8 * len(columns) - 1)
+    return " ".join(f"{row[name]:7.2%}" if name in ("top1", "map") else _short(row[name]) for name in columns)
 
 
 def _short(value: float) -> str:

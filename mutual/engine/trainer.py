@@ -20,6 +20,7 @@ from mutual.engine.evaluation import Evaluator, Scores
 from mutual.engine.folder import RunFolder
 from mutual.engine.meters import NonFiniteLossError, TrainMeter
 from mutual.engine.optimization import Optimization
+from mutual.engine.pausing import Pausing
 from mutual.engine.stopping import StoppedError, StopSignals
 from mutual.engine.tracking import Tracker
 from mutual.engine.updates import Updater
@@ -63,9 +64,22 @@ class Trainer:
         self._best = BestWeights(recipe, folder, group, data.info)
         self._folder = folder
         self._meter = TrainMeter(group.edges, [peer.name for peer in group.trainable], self.world)
-        updater = Updater(group, optimizations, self._meter, world=self.world, info=data.info, seed=recipe.seed, prepare=self._prepare)
+        updater = Updater(
+            group,
+            optimizations,
+            self._meter,
+            world=self.world,
+            info=data.info,
+            seed=recipe.seed,
+            updates_per_epoch=self._num_windows,
+            prepare=self._prepare,
+            pausing=Pausing(recipe.train.pause, self.world),
+        )
         self._update = updater.alternating if recipe.train.update == "alternating" else updater.simultaneous
-        self._evaluator = Evaluator(list(recipe.peers), recipe.trainable, num_classes=data.info.num_classes, device=self.world.device)
+        info, device = data.info, self.world.device
+        self._evaluator = Evaluator(
+            list(recipe.peers), recipe.trainable, num_classes=info.num_classes, device=device, multi_label=info.multi_label
+        )
 
     def run(self) -> None:
         """Trains from where `progress` stands to the end.

@@ -15,8 +15,9 @@ from torch import Tensor
 from mutual.data import DataInfo, Window, to_inputs
 from mutual.engine.meters import TrainMeter
 from mutual.engine.optimization import Optimization
-from mutual.group import Group, Outputs, World
-from mutual.recipe import derive_seed
+from mutual.engine.pausing import Pausing
+from mutual.group import Group, GroupOutput, Moment, Outputs, World, joined
+from mutual.recipe import EMA, derive_seed
 
 
 class Updater:
@@ -31,7 +32,9 @@ class Updater:
         world: World,
         info: DataInfo,
         seed: int,
+        updates_per_epoch: int,
         prepare: Callable[[Tensor], Tensor],
+        pausing: Pausing,
     ) -> None:
         self._group = group
         self._optimizations = optimizations
@@ -39,7 +42,9 @@ class Updater:
         self._world = world
         self._info = info
         self._seed = seed
+        self._updates_per_epoch = updates_per_epoch
         self._prepare = prepare
+        self._pausing = pausing
         self._runners = [peer.runner for peer in group.trainable]
 
     def simultaneous(self, window: Window, update: int, *, measure: bool) -> None:
@@ -48,37 +53,41 @@ class Updater:
             images, labels = self._inputs(window, index)
             share = batch.count * self._world.size / window.num_samples
             with self._gradients_stay_local(window, index):
-                output = self._group.forward(images, labels, count=batch.count, draw=self._draw(update, index))
+                output = self._group.forward(images, labels, self._moment(window, update, index))
                 scaled = [self._optimizations[name].scale(loss * share) for name, loss in output.losses.items()]
                 torch.autograd.backward(scaled)
-            self._meter.add(output.values, output.logits, labels, count=batch.count, update=update)
-        for optimization in self._optimizations.values():
-            optimization.step(update, measure=measure)
+            self._pausing.add(output.logits, labels)
+            self._meter.add(output, labels, count=batch.count, update=update)
+        paused = self._pausing.decide()
+        for name, optimization in self._optimizations.items():
+            if name == paused:
+                optimization.skip()
+            else:
+                optimization.step(update, measure=measure)
 
     def alternating(self, window: Window, update: int, *, measure: bool) -> None:
         """Peer by peer, each learns from what its fellows say after their own steps (arXiv:1706.00384, algorithm 1)."""
         inputs = [self._inputs(window, index) for index in range(len(window.batches))]
         heard: list[dict[str, Outputs]] = [{} for _ in inputs]
-        values: list[dict[int, Tensor]] = [{} for _ in inputs]
-        logits: list[dict[str, Tensor]] = [{} for _ in inputs]
+        outputs: list[list[GroupOutput]] = [[] for _ in inputs]
         for peer in self._group.trainable:
             for index, (images, labels) in enumerate(inputs):
-                batch, draw = window.batches[index], self._draw(update, index)
+                batch, moment = window.batches[index], self._moment(window, update, index)
                 for source in self._group.sources_of(peer.name):
                     if source not in heard[index]:
-                        heard[index][source] = self._group.observe(source, images, draw=draw)
+                        heard[index][source] = self._group.observe(source, images, draw=moment.draw)
                 share = batch.count * self._world.size / window.num_samples
                 with self._gradients_stay_local(window, index):
-                    own = {peer.name: self._group.run(peer.name, images, draw=draw)}
-                    output = self._group.connect(own, heard[index], labels, count=batch.count, learners=[peer.name])
+                    own = {peer.name: self._group.run(peer.name, images, draw=moment.draw)}
+                    output = self._group.connect(own, heard[index], labels, moment, learners=[peer.name])
                     torch.autograd.backward(self._optimizations[peer.name].scale(output.losses[peer.name] * share))
-                values[index].update(output.values)
-                logits[index].update(output.logits)
+                outputs[index].append(output.detached())
             self._optimizations[peer.name].step(update, measure=measure)
             for spoken in heard:
-                spoken.pop(peer.name, None)
+                for name in (peer.name, f"{peer.name}.{EMA}"):
+                    spoken.pop(name, None)
         for index, (_, labels) in enumerate(inputs):
-            self._meter.add(values[index], logits[index], labels, count=window.batches[index].count, update=update)
+            self._meter.add(joined(outputs[index]), labels, count=window.batches[index].count, update=update)
 
     def _inputs(self, window: Window, index: int) -> tuple[Tensor, Tensor]:
         batch = window.batches[index].to(self._world.device, non_blocking=True)
@@ -89,5 +98,6 @@ class Updater:
         """Within it, gradients synchronise only in a window's last micro-batch."""
         return nullcontext() if index == len(window.batches) - 1 else self._world.no_sync(self._runners)
 
-    def _draw(self, update: int, index: int) -> int:
-        return derive_seed(self._seed, "draw", update, index, self._world.rank)
+    def _moment(self, window: Window, update: int, index: int) -> Moment:
+        draw = derive_seed(self._seed, "draw", update, index, self._world.rank)
+        return Moment(window.batches[index].count, draw, update / self._updates_per_epoch)

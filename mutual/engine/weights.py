@@ -21,7 +21,7 @@ class BestWeights:
         self._folder = folder
         self._group = group
         self._info = info
-        self._metric = recipe.train.best_metric
+        self._metric = recipe.train.best_metric or ("map" if info.multi_label else "top1")
         self._peers: dict[str, dict[str, float]] = {}
 
     @property
@@ -51,7 +51,7 @@ class BestWeights:
         self._peers = state["peers"]
 
     def _merit(self, row: dict[str, float]) -> tuple[float, float]:
-        return (row["top1"] if self._metric == "top1" else 0.0, -row["nll"])
+        return (0.0 if self._metric == "nll" else row[self._metric], -row["nll"])
 
     def _content(self, name: str) -> bytes:
         spec = self._recipe.peers[name]
@@ -64,5 +64,6 @@ class BestWeights:
             mean=self._info.mean,
             std=self._info.std,
             class_names=self._info.class_names,
+            multi_label=self._info.multi_label,
         )
         return model_bytes(self._group.peers[name].scored_model, card)

@@ -2,7 +2,7 @@
 
 from mutual.group.build import build_group, create_peer_model
 from mutual.group.edges import Edge, expand, objective_names
-from mutual.group.group import Group, GroupOutput
+from mutual.group.group import Group, GroupOutput, Moment, joined
 from mutual.group.peers import Frozen, MovingAverage, Peer
 from mutual.group.taps import Outputs, TappedModel
 from mutual.group.world import StopPoll, World, flatten, float_buffers, leave, unflatten_
@@ -12,6 +12,7 @@ __all__ = [
     "Frozen",
     "Group",
     "GroupOutput",
+    "Moment",
     "MovingAverage",
     "Outputs",
     "Peer",
@@ -23,6 +24,7 @@ __all__ = [
     "expand",
     "flatten",
     "float_buffers",
+    "joined",
     "leave",
     "objective_names",
     "unflatten_",

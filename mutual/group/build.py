@@ -8,13 +8,16 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from mutual.group.edges import Edge, expand, tap_paths
+from mutual.group.edges import Edge, definition_of, expand, tap_paths
 from mutual.group.group import Group
+from mutual.group.lessons import Lesson
 from mutual.group.peers import MovingAverage, Peer
+from mutual.group.schedules import weight_factor
 from mutual.group.taps import Outputs, TappedModel, find_module
 from mutual.group.world import World
 from mutual.models import create_model, load_weights
-from mutual.recipe import LOGITS, Recipe, derive_seed
+from mutual.objectives import Loss, build_loss
+from mutual.recipe import EMA, ENSEMBLE, LOGITS, Recipe, derive_seed, peer_of
 
 
 def build_group(
@@ -33,10 +36,16 @@ def build_group(
     """
     edges = expand(recipe)
     peers = [_build_peer(recipe, name, edges, num_classes=num_classes, in_channels=in_channels) for name in recipe.peers]
-    _check_shapes(recipe, peers, edges, torch.zeros(2, in_channels, *image_size), num_classes)
+    said = _dry_run(recipe, peers, torch.zeros(2, in_channels, *image_size), num_classes)
+    losses = [_build_loss(recipe, edge, {peer.name: peer for peer in peers}, said) for edge in edges]
     for peer in peers:
         _place(peer, recipe, world)
-    return Group(peers, edges, autocast=autocast)
+    unlabelled = recipe.data.unlabelled is not None
+    lessons = [
+        Lesson(edge, loss, weight_factor(edge.spec, epochs=recipe.train.epochs), world=world, unlabelled=unlabelled)
+        for edge, loss in zip(edges, losses, strict=True)
+    ]
+    return Group(peers, lessons, autocast=autocast)
 
 
 def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channels: int) -> nn.Module:
@@ -60,52 +69,90 @@ def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channel
 def _build_peer(recipe: Recipe, name: str, edges: list[Edge], *, num_classes: int, in_channels: int) -> Peer:
     spec = recipe.peers[name]
     model = create_peer_model(recipe, name, num_classes=num_classes, in_channels=in_channels)
-    for edge in edges:
-        for end, at in ((edge.learner, edge.learner_at), (edge.source, edge.source_at)):
-            if end == name and at != LOGITS:
-                _check_path(recipe, model, name, edge, at)
+    paths, average_paths = tap_paths(edges, name), tap_paths(edges, f"{name}.{EMA}")
+    _check_paths(recipe, model, name, edges)
     if recipe.train.sync_batchnorm and not spec.frozen:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    decay = recipe.train.ema
-    average = None if decay is None or spec.frozen else MovingAverage(model, decay=decay)
-    return Peer(name, TappedModel(model, tap_paths(edges, name)), frozen=spec.frozen, average=average)
+    train = recipe.train
+    average = None
+    if train.ema is not None and not spec.frozen:
+        average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
+    return Peer(name, TappedModel(model, paths), frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
 
 
-def _check_path(recipe: Recipe, model: nn.Module, name: str, edge: Edge, at: str) -> None:
-    try:
-        find_module(model, at)
-    except ValueError as error:
-        raise recipe.error(f"objectives.{edge.index}.at", f"peer {name!r} ({recipe.peers[name].model}) has {error}") from error
-
-
-def _check_shapes(recipe: Recipe, peers: list[Peer], edges: list[Edge], images: Tensor, num_classes: int) -> None:
-    outputs = {peer.name: _dry_forward(recipe, peer, images) for peer in peers}
-    for name, output in outputs.items():
-        found = tuple(output[LOGITS].shape)
-        if found != (2, num_classes):
-            raise recipe.error(
-                f"peers.{name}.model",
-                f"class counts differ: {recipe.peers[name].model} gives logits of shape {found[1:]}, the data have {num_classes} classes",
-            )
+def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge]) -> None:
     for edge in edges:
-        if edge.source is None or not edge.loss.definition.same_shape:
-            continue
-        learner, source = (
-            tuple(outputs[end][at].shape[1:]) for end, at in ((edge.learner, edge.learner_at), (edge.source, edge.source_at))
-        )
-        if learner != source:
+        mine = edge.learner_at if edge.learner == name else ()
+        theirs = [path for source, paths in zip(edge.sources, edge.source_at, strict=True) if peer_of(source) == name for path in paths]
+        for at in (*mine, *theirs):
+            try:
+                if at != LOGITS:
+                    find_module(model, at)
+            except ValueError as error:
+                raise recipe.error(f"objectives.{edge.index}.at", f"peer {name!r} ({recipe.peers[name].model}) has {error}") from error
+
+
+def _dry_run(recipe: Recipe, peers: list[Peer], images: Tensor, num_classes: int) -> dict[str, Outputs]:
+    """Returns what every peer and every moving average says of `images`, checked for the classes."""
+    said = {}
+    for peer in peers:
+        said[peer.name] = _dry_forward(recipe, peer, peer.tapped, images)
+        if peer.average is not None:
+            said[f"{peer.name}.{EMA}"] = _dry_forward(recipe, peer, peer.average.tapped, images)
+        found = tuple(said[peer.name][LOGITS].shape)
+        if found != (2, num_classes):
+            model = recipe.peers[peer.name].model
             raise recipe.error(
-                f"objectives.{edge.index}.at",
-                f"{edge.learner}.{edge.learner_at} has shape {learner} and {edge.source}.{edge.source_at} has shape {source}; "
-                f"{edge.objective} needs equal shapes: take outputs that agree, or a loss with a regressor (hint)",
+                f"peers.{peer.name}.model",
+                f"class counts differ: {model} gives logits of shape {found[1:]}, the data have {num_classes} classes",
             )
+    return said
 
 
-def _dry_forward(recipe: Recipe, peer: Peer, images: Tensor) -> Outputs:
-    peer.tapped.eval()
+def _build_loss(recipe: Recipe, edge: Edge, peers: dict[str, Peer], said: dict[str, Outputs]) -> Loss:
+    """Returns the edge's loss for the shapes that were found; its trainable part stands in the learner's module from then on."""
+    definition, arguments = definition_of(edge), edge.spec.loss_arguments()
+    mine = [said[edge.learner][at] for at in edge.learner_at]
+    theirs = [
+        said[edge.members[0] if source == ENSEMBLE else source][at]
+        for source, paths in zip(edge.sources, edge.source_at, strict=True)
+        for at in paths
+    ]
+    shapes = [[tuple(output.shape[1:]) for output in outputs] for outputs in (mine, theirs)]
+    if not theirs and shapes[0][0] != tuple(said[edge.learner][LOGITS].shape[1:]):
+        raise recipe.error(
+            f"objectives.{edge.index}.at", f"{edge.learner}.{edge.learner_at[0]} has shape {shapes[0][0]}, which are no logits"
+        )
+    learner_shape, source_shape = (found if definition.many else found[0] if found else None for found in shapes)
+    seed = derive_seed(recipe.seed, "adapter", edge.index, edge.learner, edge.source or "", *edge.learner_at)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            told = None
+            if definition.from_model is not None:
+                told = definition.from_model(peers[peer_of(edge.sources[0])].model, list(edge.source_at[0]))
+            loss = build_loss(edge.spec.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=told, **arguments)
+    except ValueError as error:
+        raise recipe.error(f"objectives.{edge.index}.at", f"{_shapes_of(edge, shapes)}; {edge.objective} {error}") from error
+    if definition.trained:
+        if recipe.train.sync_batchnorm:
+            loss = nn.SyncBatchNorm.convert_sync_batchnorm(loss)
+        adapters = peers[edge.learner].tapped.adapters
+        adapters[f"{edge.index}_{len(adapters)}"] = loss.to(torch.promote_types(torch.float32, mine[0].dtype))
+    return loss
+
+
+def _shapes_of(edge: Edge, shapes: list[list[tuple[int, ...]]]) -> str:
+    ends = [(edge.learner, at) for at in edge.learner_at]
+    ends += [(source, at) for source, paths in zip(edge.sources, edge.source_at, strict=True) for at in paths]
+    return " and ".join(f"{name}.{at} has shape {shape}" for (name, at), shape in zip(ends, [*shapes[0], *shapes[1]], strict=True))
+
+
+def _dry_forward(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor) -> Outputs:
+    tapped.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            said: dict[str, object] = peer.tapped(images)
+            said: dict[str, object] = dict(tapped.probe(images))
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             size = "x".join(str(side) for side in images.shape[1:])
@@ -123,7 +170,7 @@ def _dry_forward(recipe: Recipe, peer: Peer, images: Tensor) -> Outputs:
 
 def _place(peer: Peer, recipe: Recipe, world: World) -> None:
     train = recipe.train
-    modules = [peer.tapped] if peer.average is None else [peer.tapped, peer.average.model]
+    modules = [peer.tapped] if peer.average is None else [peer.tapped, peer.average.tapped]
     for module in modules:
         module.to(world.device)
         if train.channels_last:

@@ -3,48 +3,80 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mutual.objectives import Loss, build_loss
-from mutual.recipe import LOGITS, Objective, Recipe, SourcedObjective
+from mutual.objectives import LOSSES, Definition
+from mutual.recipe import ENSEMBLE, LOGITS, Objective, Recipe, SourcedObjective, peer_of
+
+Paths = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Edge:
-    """One learner's loss against one source, or against the labels where `source` is None.
+    """One learner's loss against one source, or against the labels where there is none.
 
-    `index` is the objective's place in the recipe and `objective` its name in logs. `weight` is the objective's weight,
-    divided by the number of the learner's sources where the objective averages over them.
+    Attributes:
+        index: the objective's place in the recipe.
+        objective: the objective's name in logs.
+        spec: the objective itself.
+        learner: the peer that learns.
+        sources: a peer, a moving average ("a.ema") or "ensemble"; several where the loss reads them jointly, none for the labels.
+        learner_at: the outputs that the loss reads of the learner.
+        source_at: for each source the outputs that it reads of it.
+        members: the peers in the ensemble.
+        weight: the objective's weight, divided by the number of the learner's sources where the objective averages over them.
     """
 
     index: int
     objective: str
+    spec: Objective
     learner: str
-    source: str | None
-    learner_at: str
-    source_at: str
+    sources: tuple[str, ...]
+    learner_at: Paths
+    source_at: tuple[Paths, ...]
+    members: tuple[str, ...]
     weight: float
-    loss: Loss
+
+    @property
+    def source(self) -> str | None:
+        """The source in a word, or None for the labels."""
+        return "+".join(self.sources) or None
+
+    @property
+    def speakers(self) -> list[str]:
+        """The peers and moving averages, other than the learner itself, that must have spoken before."""
+        spoken = [name for source in self.sources for name in (self.members if source == ENSEMBLE else (source,))]
+        return [name for name in dict.fromkeys(spoken) if name != self.learner]
+
+    @property
+    def reads_labels(self) -> bool:
+        """True where an image without a label has nothing to say: the loss, the ensemble or the gate reads it."""
+        ensemble = self.spec.ensemble if isinstance(self.spec, SourcedObjective) else None
+        weighed = ensemble is not None and ensemble.weighting != "mean"
+        return LOSSES[self.spec.loss].reads_labels or weighed or self.spec.gate == "correct"
 
     def __str__(self) -> str:
         return f"{self.objective} ({self.learner} <- {self.source or 'labels'})"
 
 
 def expand(recipe: Recipe) -> list[Edge]:
-    """Returns the edges of all objectives, in the recipe's order, then the learners', then the sources'."""
-    names = objective_names(recipe)
+    """Returns the edges of all objectives whose gate is not cut off, in the recipe's order, then the learners', then the sources'.
+
+    Raises:
+        RecipeError: learner and source list different numbers of outputs, or a joint loss is asked for one source at a time.
+    """
     edges = []
-    for index, (name, objective) in enumerate(zip(names, recipe.objectives, strict=True)):
-        loss = build_loss(objective.loss, **objective.loss_arguments())
+    for index, (name, objective) in enumerate(zip(objective_names(recipe), recipe.objectives, strict=True)):
+        if objective.gate == "cutoff":
+            continue
         for learner in recipe.learners_of(objective):
-            if not isinstance(objective, SourcedObjective):
-                edges.append(Edge(index, name, learner, None, LOGITS, LOGITS, objective.weight, loss))
-                continue
+            weight, members = objective.weight, recipe.members_of(objective, learner)
+            pairs = list(_pairs(recipe, index, objective, learner))
             sources = recipe.sources_of(objective, learner)
-            weight = objective.weight / len(sources) if objective.reduce == "mean" else objective.weight
-            edges += [
-                Edge(index, name, learner, source, objective.at_of(learner), objective.at_of(source), weight, loss) for source in sources
-            ]
+            if isinstance(objective, SourcedObjective) and objective.reduce == "mean" and not LOSSES[objective.loss].joint:
+                weight /= len(sources)
+            edges += [Edge(index, name, objective, learner, *pair, members, weight) for pair in pairs]
     return edges
 
 
@@ -59,14 +91,55 @@ def objective_names(recipe: Recipe) -> list[str]:
     return numbered
 
 
-def tap_paths(edges: list[Edge], peer: str) -> list[str]:
-    """Returns the module paths of `peer` that some edge reads."""
-    ends = [edge.learner_at for edge in edges if edge.learner == peer] + [edge.source_at for edge in edges if edge.source == peer]
+def tap_paths(edges: Sequence[Edge], speaker: str) -> list[str]:
+    """Returns the module paths of a peer, or of a moving average, that some edge reads."""
+    ends = [path for edge in edges if edge.learner == speaker for path in edge.learner_at]
+    ends += [
+        path for edge in edges for source, paths in zip(edge.sources, edge.source_at, strict=True) if source == speaker for path in paths
+    ]
     return [path for path in dict.fromkeys(ends) if path != LOGITS]
 
 
+def _pairs(recipe: Recipe, index: int, objective: Objective, learner: str) -> list[tuple[tuple[str, ...], Paths, tuple[Paths, ...]]]:
+    """Returns sources, learner's outputs and sources' outputs of each edge of `learner` in an objective."""
+    reads, mine = LOSSES[objective.loss], objective.at_of(learner)
+    if not isinstance(objective, SourcedObjective):
+        return [((), (path,), ()) for path in mine]
+    sources = recipe.sources_of(objective, learner)
+    theirs = {source: (LOGITS,) if source == ENSEMBLE else objective.source_at_of(peer_of(source)) for source in sources}
+    if reads.joint:
+        return [_joint_pair(recipe, index, objective, mine, theirs)]
+    if reads.many:
+        return [((source,), mine, (paths,)) for source, paths in theirs.items()]
+    for source, paths in theirs.items():
+        if len(mine) != len(paths):
+            raise recipe.error(
+                f"objectives.{index}.at",
+                f"{learner} has {len(mine)} outputs there and {source} has {len(paths)}; {objective.loss} needs pairs",
+            )
+    return [((source,), (a,), ((b,),)) for source, paths in theirs.items() for a, b in zip(mine, paths, strict=True)]
+
+
+def _joint_pair(
+    recipe: Recipe, index: int, objective: SourcedObjective, mine: Paths, theirs: dict[str, Paths]
+) -> tuple[tuple[str, ...], Paths, tuple[Paths, ...]]:
+    where = f"objectives.{index}"
+    if ENSEMBLE in theirs:
+        raise recipe.error(f"{where}.sources", f"{objective.loss} makes its own mixture of peers; name peers")
+    if objective.gate == "correct":
+        raise recipe.error(f"{where}.gate", f"{objective.loss} reads its sources together; 'correct' is for one source at a time")
+    if any(paths == (LOGITS,) or len(paths) != 1 for paths in (mine, *theirs.values())):
+        raise recipe.error(f"{where}.at", f"{objective.loss} reads one embedding beside the logits; give its module path")
+    return tuple(theirs), (LOGITS, *mine), tuple((LOGITS, *paths) for paths in theirs.values())
+
+
+def definition_of(edge: Edge) -> Definition:
+    """Returns what the edge's loss reads."""
+    return LOSSES[edge.spec.loss]
+
+
 def _name(objective: Objective) -> str:
-    if not isinstance(objective, SourcedObjective) or objective.at == LOGITS:
-        return objective.loss
-    at = objective.at if isinstance(objective.at, str) else "-".join(dict.fromkeys(objective.at.values()))
-    return f"{objective.loss}@{at}"
+    paths = objective.at.values() if isinstance(objective.at, dict) else [objective.at]
+    words = dict.fromkeys(path if isinstance(path, str) else ",".join(path) for path in paths)
+    at = "-".join(words)
+    return objective.loss if at == LOGITS else f"{objective.loss}@{at}"

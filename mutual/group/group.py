@@ -13,9 +13,26 @@ import torch
 from torch import Tensor
 
 from mutual.group.edges import Edge
+from mutual.group.lessons import Lesson
 from mutual.group.peers import Peer
 from mutual.group.taps import Outputs
-from mutual.recipe import LOGITS, derive_seed
+from mutual.recipe import LOGITS, derive_seed, is_average, peer_of
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a micro-batch stands in a training.
+
+    Attributes:
+        count: so many of its images are real, the rest is padding that no loss reads; with 0 the losses are of padding and the caller
+            gives them weight 0.
+        draw: seed of its random draws; each peer's (dropout) depend on it and on the peer's name alone.
+        epoch: how many epochs are done, fractions count; weights may change with it.
+    """
+
+    count: int
+    draw: int
+    epoch: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,23 +49,43 @@ class GroupOutput:
     values: dict[int, Tensor]
     logits: dict[str, Tensor]
 
+    def detached(self) -> GroupOutput:
+        """Returns the same without the graphs."""
+        return GroupOutput({name: loss.detach() for name, loss in self.losses.items()}, self.values, self.logits)
+
+
+def joined(outputs: Iterable[GroupOutput]) -> GroupOutput:
+    """Returns what several learners' turns at one micro-batch gave together."""
+    whole = GroupOutput({}, {}, {})
+    for output in outputs:
+        whole.losses.update(output.losses)
+        whole.values.update(output.values)
+        whole.logits.update(output.logits)
+    return whole
+
 
 class Group:
     """N peers and the directed edges between them."""
 
-    def __init__(self, peers: Sequence[Peer], edges: Sequence[Edge], *, autocast: Callable[[], AbstractContextManager[object]]) -> None:
+    def __init__(self, peers: Sequence[Peer], lessons: Sequence[Lesson], *, autocast: Callable[[], AbstractContextManager[object]]) -> None:
         self.peers = {peer.name: peer for peer in peers}
-        self.edges = tuple(edges)
+        self.lessons = tuple(lessons)
         self._autocast = autocast
         self._view_of = {peer.name: view for view, peer in enumerate(peers)}
-        learning = {edge.learner for edge in edges}
-        reading_logits = {edge.learner for edge in edges if edge.learner_at == LOGITS}
+        learning = {edge.learner for edge in self.edges}
+        reading_logits = {edge.learner for edge in self.edges if LOGITS in edge.learner_at}
         self._features_only = learning - reading_logits
+        self._averages = [name for name in dict.fromkeys(name for edge in self.edges for name in edge.speakers) if is_average(name)]
         self.trainable = [peer for peer in peers if peer.name in learning]
 
+    @property
+    def edges(self) -> list[Edge]:
+        """The edges, in the order in which their losses are numbered."""
+        return [lesson.edge for lesson in self.lessons]
+
     def sources_of(self, learner: str) -> list[str]:
-        """Returns the names of the peers that `learner` learns from."""
-        return list(dict.fromkeys(edge.source for edge in self.edges if edge.learner == learner and edge.source is not None))
+        """Returns the peers and moving averages that `learner` learns from, itself left out."""
+        return list(dict.fromkeys(name for edge in self.edges if edge.learner == learner for name in edge.speakers))
 
     def train(self) -> None:
         """Puts trainable peers in training mode; frozen ones stay in eval."""
@@ -60,18 +97,17 @@ class Group:
         for peer in self.peers.values():
             peer.runner.eval()
 
-    def forward(self, images: Tensor, labels: Tensor, *, count: int, draw: int) -> GroupOutput:
+    def forward(self, images: Tensor, labels: Tensor, moment: Moment) -> GroupOutput:
         """Runs every peer once on `images` `[B, ...]` (or one view for each peer, `[P, B, ...]`) and then every edge.
 
         Args:
             images: float images on the peers' device.
-            labels: class indices `[B]` or probabilities `[B, C]`.
-            count: so many images are real, the rest is padding that no loss reads; with 0 the losses are of padding and
-                the caller gives them weight 0.
-            draw: seed of this micro-batch's random draws; each peer's (dropout) depend on it and on the peer's name alone.
+            labels: class indices `[B]` (-1: none is known) or probabilities `[B, C]`.
+            moment: where this micro-batch stands in the training.
         """
-        outputs = {name: self.run(name, images, draw=draw) for name in self.peers}
-        return self.connect(outputs, outputs, labels, count=count, learners=[peer.name for peer in self.trainable])
+        outputs = {name: self.run(name, images, draw=moment.draw) for name in self.peers}
+        heard = outputs | {name: self.observe(name, images, draw=moment.draw) for name in self._averages}
+        return self.connect(outputs, heard, labels, moment, learners=[peer.name for peer in self.trainable])
 
     def run(self, name: str, images: Tensor, *, draw: int) -> Outputs:
         """Returns what the peer says of its view, with the graph if it is trainable."""
@@ -81,30 +117,30 @@ class Group:
         return outputs
 
     def observe(self, name: str, images: Tensor, *, draw: int) -> Outputs:
-        """Returns what the peer says of its view in training mode, without a graph and leaving its statistics alone."""
+        """Returns what a peer says of its view in training mode, or its moving average in eval mode; without graph or trace."""
+        peer, view = self.peers[peer_of(name)], self.view(peer_of(name), images)
         torch.manual_seed(derive_seed(draw, name))
         with self._autocast():
-            return self.peers[name].observe(self.view(name, images))
+            return peer.recall(view) if is_average(name) else peer.observe(view)
 
     def connect(
-        self, outputs: Mapping[str, Outputs], fixed: Mapping[str, Outputs], labels: Tensor, *, count: int, learners: Iterable[str]
+        self, outputs: Mapping[str, Outputs], fixed: Mapping[str, Outputs], labels: Tensor, moment: Moment, *, learners: Iterable[str]
     ) -> GroupOutput:
-        """Evaluates the edges of `learners`: each reads its learner in `outputs` and its source, detached, in `fixed`."""
-        real = max(count, 1)
+        """Evaluates the edges of `learners`: each reads its learner in `outputs` and its sources, detached, in `fixed`."""
         losses: dict[str, Tensor] = {}
         values: dict[int, Tensor] = {}
         wanted = set(learners)
-        for index, edge in enumerate(self.edges):
-            if edge.learner not in wanted:
+        for index, lesson in enumerate(self.lessons):
+            learner = lesson.edge.learner
+            if learner not in wanted:
                 continue
-            learner = outputs[edge.learner][edge.learner_at][:real]
-            source = None if edge.source is None else fixed[edge.source][edge.source_at][:real].detach()
-            value = edge.loss(learner, source, labels[:real])
-            losses[edge.learner] = losses.get(edge.learner, 0) + edge.weight * value
+            heard = {**fixed, learner: outputs[learner]}
+            value = lesson.value(outputs[learner], heard, labels, count=moment.count, draw=moment.draw)
+            losses[learner] = losses.get(learner, 0) + lesson.weight(moment.epoch) * value
             values[index] = value.detach()
         for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
             losses[name] = losses[name] + 0 * outputs[name][LOGITS].sum()
-        logits = {name: output[LOGITS][:count].detach().float() for name, output in outputs.items()}
+        logits = {name: output[LOGITS][: moment.count].detach().float() for name, output in outputs.items()}
         return GroupOutput(losses, values, logits)
 
     @torch.no_grad()

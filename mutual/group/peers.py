@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -37,18 +37,26 @@ class Frozen(nn.Module):
 
 
 class MovingAverage:
-    """An exponential moving average of a model's parameters and floating-point buffers."""
+    """An exponential moving average of a model's parameters and floating-point buffers; it speaks in eval mode."""
 
-    def __init__(self, model: nn.Module, *, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
-        self._blend = get_ema_multi_avg_fn(decay)
+    def __init__(self, model: nn.Module, *, decay: float, warmup: bool = False, paths: Iterable[str] = ()) -> None:
+        """Begins as a copy of `model`, tapped at `paths`; with `warmup` the decay of update t is at most 1 - 1/t."""
+        self.tapped = TappedModel(copy.deepcopy(model).requires_grad_(False), paths).eval()
+        self._decay = decay
+        self._warmup = warmup
+
+    @property
+    def model(self) -> nn.Module:
+        """The bare averaged model."""
+        return self.tapped.model
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Moves the average towards `model` by 1 - decay."""
+    def update(self, model: nn.Module, *, update: int) -> None:
+        """Moves the average towards `model` by 1 - decay, after the step of `update` (0 is the first)."""
+        decay = min(self._decay, 1 - 1 / (update + 1)) if self._warmup else self._decay
         averages = [*self.model.parameters(), *float_buffers([self.model])]
         values = [*model.parameters(), *float_buffers([model])]
-        self._blend(averages, values, 0)
+        get_ema_multi_avg_fn(decay)(averages, values, 0)
 
 
 class Peer:
@@ -62,12 +70,15 @@ class Peer:
         average: the moving average of the model's weights, or None.
     """
 
-    def __init__(self, name: str, tapped: TappedModel, *, frozen: bool, average: MovingAverage | None = None) -> None:
+    def __init__(
+        self, name: str, tapped: TappedModel, *, frozen: bool, average: MovingAverage | None = None, score_average: bool = True
+    ) -> None:
         self.name = name
         self.frozen = frozen
         self.tapped = tapped
         self.runner: nn.Module = Frozen(tapped) if frozen else tapped
         self.average = average
+        self._scored = average.tapped if average is not None and score_average else tapped
 
     @property
     def model(self) -> nn.Module:
@@ -76,8 +87,8 @@ class Peer:
 
     @property
     def scored_model(self) -> nn.Module:
-        """The model whose weights are evaluated, saved and exported: the moving average where there is one."""
-        return self.model if self.average is None else self.average.model
+        """The model whose weights are evaluated, saved and exported: the moving average where there is one, unless it only teaches."""
+        return self._scored.model
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that this peer's optimizer trains."""
@@ -91,11 +102,15 @@ class Peer:
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Returns the logits `[B, C]` of the scored model, which the caller has put in eval mode."""
-        if self.average is not None:
-            logits: Tensor = self.average.model(images)
-            return logits
-        outputs: Outputs = self.tapped(images)
+        outputs: Outputs = self._scored(images)
         return outputs[LOGITS]
+
+    @torch.no_grad()
+    def recall(self, images: Tensor) -> Outputs:
+        """Returns what the peer's moving average says, in eval mode."""
+        assert self.average is not None, "a recipe whose edges read averages has a decay"
+        outputs: Outputs = self.average.tapped(images)
+        return outputs
 
     @torch.no_grad()
     def observe(self, images: Tensor) -> Outputs:

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mutual.recipe import LOGITS
 
 Outputs = dict[str, Tensor]
 """What a peer says of a batch: `logits` `[B, C]`, and by module path whatever is tapped, `[B, ...]`."""
+INPUT = ":input"
+"""Behind a module path: what the module is given, in its last call, in place of what it returns."""
 
 
 class TappedModel(nn.Module):
     """Runs `model` and keeps what the modules at `paths` return, through forward hooks.
 
     The hooks are installed here, before any torch.compile or DDP wrapping, and are part of neither state_dict nor export.
+
+    Attributes:
+        model: the bare model.
+        adapters: the trainable parts of the edges that this peer learns by; trained with it and never exported.
     """
 
     def __init__(self, model: nn.Module, paths: Iterable[str] = ()) -> None:
-        """Taps `paths`, each a module path such as "layer3.1".
+        """Taps `paths`, each a module path such as "layer3.1", or "fc:input" for what a module is given.
 
         Raises:
             ValueError: the model has no module at a path; the message lists the near ones.
         """
         super().__init__()
         self.model = model
+        self.adapters = nn.ModuleDict()
         self._features: Outputs = {}
-        tapped = [path for path in dict.fromkeys(paths) if path != LOGITS]
-        self._handles = [find_module(model, path).register_forward_hook(self._keep(path)) for path in tapped]
+        self._paths = [path for path in dict.fromkeys(paths) if path != LOGITS]
+        self._copied: frozenset[str] = frozenset()
+        self._handles = [_tap(model, path, self._keep(path)) for path in self._paths]
 
     def forward(self, images: Tensor) -> Outputs:
         """Returns the logits and every tapped output of `images` `[B, C, H, W]`."""
@@ -40,28 +50,54 @@ class TappedModel(nn.Module):
         self._features.clear()
         return outputs
 
+    def probe(self, images: Tensor) -> Outputs:
+        """Returns what `forward` does, and from then on copies the outputs that the model changes in place after the tap."""
+        seen: dict[str, tuple[Tensor, int]] = {}
+
+        def note(path: str) -> Callable[[Any], None]:
+            def keep(output: Any) -> None:
+                if isinstance(output, Tensor):
+                    seen[path] = output, output._version
+
+            return keep
+
+        with ExitStack() as stack:
+            for path in self._paths:
+                stack.callback(_tap(self.model, path, note(path)).remove)
+            outputs = self(images)
+        self._copied = frozenset(path for path, (output, version) in seen.items() if output._version != version)
+        return self(images) if self._copied else outputs
+
     def remove(self) -> nn.Module:
         """Takes the hooks away and returns the bare model."""
         for handle in self._handles:
             handle.remove()
         return self.model
 
-    def _keep(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self._features[path] = output
+    def _keep(self, path: str) -> Callable[[Any], None]:
+        def keep(output: Any) -> None:
+            self._features[path] = output.clone() if path in self._copied else output
 
-        return hook
+        return keep
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:
-    """Returns the module of `model` at `path`.
+    """Returns the module of `model` at `path`, which may end in ":input".
 
     Raises:
         ValueError: there is none; the message lists the near ones.
     """
     modules = {name: module for name, module in model.named_modules() if name}
+    path = path.removesuffix(INPUT)
     if path in modules:
         return modules[path]
     near = difflib.get_close_matches(path, modules, n=6, cutoff=0.5)
     choices = near or [name for name in modules if "." not in name]
     raise ValueError(f"no module {path!r}; near: {', '.join(choices)}")
+
+
+def _tap(model: nn.Module, path: str, keep: Callable[[Any], None]) -> RemovableHandle:
+    module = find_module(model, path)
+    if path.endswith(INPUT):
+        return module.register_forward_pre_hook(lambda _module, inputs: keep(inputs[0]))
+    return module.register_forward_hook(lambda _module, _inputs, output: keep(output))

@@ -6,7 +6,7 @@ With one process every method is the identity, so that no caller asks how many t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -65,6 +65,22 @@ class World:
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(parts, tensor.contiguous())
         return torch.stack(parts)
+
+    def gather_rows(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+        """Returns the rows of every process' `tensors`, by rank, and where this process' rows begin; every process must call it.
+
+        The tensors of one process have equally many rows; the processes may differ in how many.
+        """
+        if self.size == 1:
+            return list(tensors), 0
+        num_rows = len(tensors[0])
+        counts = self.gather(torch.tensor([num_rows], device=self.device)).flatten().tolist()
+        rows = []
+        for tensor in tensors:
+            padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
+            padded[:num_rows] = tensor
+            rows.append(torch.cat([part[:count] for part, count in zip(self.gather(padded), counts, strict=True)]))
+        return rows, sum(counts[: self.rank])
 
     def average_buffers(self, modules: Iterable[nn.Module]) -> None:
         """Sets floating-point buffers (BatchNorm statistics) to their mean over the processes; every process must call it."""

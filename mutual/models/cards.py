@@ -22,7 +22,8 @@ _CARD = "mutual"
 class ModelCard:
     """What rebuilds a model and prepares its images: stands in the metadata of every weights file that we write.
 
-    `mean` and `std` are those of pixel values in 0 .. 1, by channel; `image_size` is (height, width).
+    `mean` and `std` are those of pixel values in 0 .. 1, by channel; `image_size` is (height, width); with `multi_label` the logits are
+    for a sigmoid each, not for a softmax.
     """
 
     model: str
@@ -33,6 +34,7 @@ class ModelCard:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     args: dict[str, Any] = field(default_factory=dict)
+    multi_label: bool = False
 
     def to_json(self) -> str:
         """Returns the card as JSON text."""

@@ -1,6 +1,8 @@
 """Losses: what an edge computes from its learner's output, its source's output and the labels."""
 
-from mutual.objectives.registry import LOSSES, Definition, Loss, build_loss
+from mutual.objectives.ensembles import ENSEMBLES
+from mutual.objectives.registry import LOSSES, Definition, Loss, Output, build_loss
 from mutual.objectives.response import pairwise_kl
+from mutual.objectives.shapes import Shape
 
-__all__ = ["LOSSES", "Definition", "Loss", "build_loss", "pairwise_kl"]
+__all__ = ["ENSEMBLES", "LOSSES", "Definition", "Loss", "Output", "Shape", "build_loss", "pairwise_kl"]

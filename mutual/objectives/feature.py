@@ -1,4 +1,4 @@
-"""Distances between two outputs of equal shape `[B, ...]`: logits, feature maps or embeddings.
+"""Distances between two outputs: logits, feature maps or embeddings `[B, ...]`, of equal shape but for `attention_transfer`.
 
 Every distance is a scalar, the mean over the batch and over the elements; no units of its own. Sources arrive detached.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from mutual.objectives.shapes import resized, size_of
 
 
 def l1(learner: Tensor, source: Tensor) -> Tensor:
@@ -27,3 +29,14 @@ def smooth_l1(learner: Tensor, source: Tensor, *, beta: float = 1.0) -> Tensor:
 def cosine(learner: Tensor, source: Tensor) -> Tensor:
     """One minus the cosine similarity of each sample's flattened outputs, in 0 .. 2."""
     return (1 - F.cosine_similarity(learner.flatten(1), source.flatten(1), dim=1)).mean()
+
+
+def attention_transfer(learner_BCHW: Tensor, source_BCHW: Tensor, *, power: float = 2.0) -> Tensor:
+    """Attention transfer (arXiv:1612.03928, eq. 1 and 2): the squared distance of normalised attention maps, mean over their positions.
+
+    An attention map is the mean over the channels of |activation|^power, flattened and divided by its L2 norm; the learner's is
+    brought to the source's height and width first. Square and mean are those of the authors' code (weight 1000).
+    """
+    maps = [output.abs().pow(power).mean(dim=1, keepdim=True) for output in (learner_BCHW, source_BCHW)]
+    learner, source = resized(maps[0], size_of(source_BCHW)), maps[1]
+    return F.mse_loss(F.normalize(learner.flatten(1), dim=1), F.normalize(source.flatten(1), dim=1))

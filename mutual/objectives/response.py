@@ -5,6 +5,8 @@ Shapes: B images, C classes; every loss is a scalar, the mean over the batch, in
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,17 +20,26 @@ def cross_entropy(learner_BC: Tensor, labels: Tensor, *, label_smoothing: float 
     return F.cross_entropy(learner_BC, labels, label_smoothing=label_smoothing)
 
 
-def kd(learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 4.0, standardize: bool = False) -> Tensor:
+def bce(learner_BC: Tensor, labels_BC: Tensor) -> Tensor:
+    """Binary cross-entropy with several labels an image: `labels_BC` holds 1 where a class is there; the mean over classes and images."""
+    return F.binary_cross_entropy_with_logits(learner_BC, labels_BC.to(learner_BC.dtype))
+
+
+def kd(
+    learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 4.0, standardize: bool = False, reduction: str = "batchmean"
+) -> Tensor:
     """T^2 KL(source || learner) of the probabilities softened by T (arXiv:1503.02531, section 2).
 
     The factor T^2 keeps the gradient's size independent of the temperature. `standardize` first brings each image's logits to mean 0 and
     standard deviation 1, so that the learner matches the source's relations and not its magnitudes (arXiv:2403.01427, eq. 9).
+    `reduction: mean` divides by the number of classes as well, as torch's default of that name does: no KL divergence any more, but what
+    some tutorials train with.
     """
     if standardize:
         learner_BC, source_BC = _standardized(learner_BC), _standardized(source_BC)
     learner_log = F.log_softmax(learner_BC / temperature, dim=1)
     source_log = F.log_softmax(source_BC / temperature, dim=1)
-    return F.kl_div(learner_log, source_log, reduction="batchmean", log_target=True) * temperature**2
+    return F.kl_div(learner_log, source_log, reduction=reduction, log_target=True) * temperature**2
 
 
 def soft_label(learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -43,10 +54,15 @@ def dml(learner_BC: Tensor, source_BC: Tensor, *, form: str = "js", temperature:
     """Deep mutual learning (arXiv:1706.00384): the divergence of two peers' predictions, times T^2.
 
     `kl` is KL(source || learner), eq. 5 and 6 of the paper. `js` is half the Jeffreys divergence,
-    (KL(p || q) + KL(q || p)) / 2, which PaddleClas' DMLLoss computes (it is not the Jensen-Shannon divergence).
+    (KL(p || q) + KL(q || p)) / 2, which PaddleClas' DMLLoss computes (it is not the Jensen-Shannon divergence). `sigmoid` is the same for
+    each class as a yes or no of its own, summed over the classes: for images with several labels. (PaddleClas' leaves out the noes.)
     """
     if form == "kl":
         return kd(learner_BC, source_BC, temperature=temperature)
+    if form == "sigmoid":
+        learner, source = learner_BC / temperature, source_BC / temperature
+        jeffreys_BC = (learner.sigmoid() - source.sigmoid()) * (learner - source)
+        return jeffreys_BC.sum(dim=1).mean() * (temperature**2 / 2)
     learner_log = F.log_softmax(learner_BC / temperature, dim=1)
     source_log = F.log_softmax(source_BC / temperature, dim=1)
     jeffreys_B = ((learner_log.exp() - source_log.exp()) * (learner_log - source_log)).sum(dim=1)
@@ -92,6 +108,29 @@ def wsl(learner_BC: Tensor, source_BC: Tensor, labels: Tensor, *, temperature: f
     hard_source_B = F.cross_entropy(source_BC, labels, reduction="none")
     weight_B = 1 - torch.exp(-hard_learner_B / (hard_source_B + 1e-7))
     return (weight_B * soft_B).mean() * temperature**2
+
+
+def skd(
+    learner_BC: Tensor, source_BC: Tensor, labels: Tensor, *, temperature: float = 1.0, multiplier: float = 2.0, alpha: float = 0.9
+) -> Tensor:
+    """Spherical KD (arXiv:2010.07485, eq. 5): soft labels and labels on logits normalised to mean 0 and standard deviation `multiplier`.
+
+    alpha times T^2 times the cross-entropy with the source plus (1 - alpha) times the cross-entropy with the labels: it carries
+    its own ground-truth term, no other is needed.
+    """
+    learner, source = (_standardized(logits) * multiplier for logits in (learner_BC, source_BC))
+    return alpha * soft_label(learner, source, temperature=temperature) + (1 - alpha) * F.cross_entropy(learner, labels)
+
+
+def ssld(learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """SSLD (arXiv:2103.05959, section 3.2): T^2 times the Jensen-Shannon divergence of the two predictions, in nats; no labels.
+
+    JS(p, q) = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2; at most log 2.
+    """
+    learner_log, source_log = (F.log_softmax(logits / temperature, dim=1) for logits in (learner_BC, source_BC))
+    middle_log = torch.logaddexp(learner_log, source_log) - math.log(2)
+    kl = [F.kl_div(middle_log, log, reduction="batchmean", log_target=True) for log in (learner_log, source_log)]
+    return (kl[0] + kl[1]) * (temperature**2 / 2)
 
 
 def pairwise_kl(logits_PBC: Tensor) -> Tensor:

@@ -5,25 +5,44 @@ from __future__ import annotations
 from mutual.recipe.base import Spec
 from mutual.recipe.data import FOLDER_DATASETS, Data, DatasetName, Statistics
 from mutual.recipe.document import Recipe
+from mutual.recipe.edges import (
+    EMA,
+    ENSEMBLE,
+    LOGITS,
+    PEERS_EMA,
+    SELF,
+    Ensemble,
+    Objective,
+    SourcedObjective,
+    WeightSchedule,
+    is_average,
+    peer_of,
+)
 from mutual.recipe.errors import Fault, InputError, RecipeError, did_you_mean
 from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
-from mutual.recipe.objectives import LOGITS, OBJECTIVES, AnyObjective, Objective, SourcedObjective
+from mutual.recipe.objectives import OBJECTIVES, AnyObjective
 from mutual.recipe.seeds import derive_seed
-from mutual.recipe.training import CheckpointSpec, Optimizer, Peer, Precision, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, Peer, Precision, Schedule, Train
 from mutual.recipe.transforms import Transform
 
 __all__ = [
+    "EMA",
+    "ENSEMBLE",
     "FOLDER_DATASETS",
     "LOGITS",
     "OBJECTIVES",
+    "PEERS_EMA",
+    "SELF",
     "AnyObjective",
     "CheckpointSpec",
     "Data",
     "DatasetName",
+    "Ensemble",
     "Fault",
     "InputError",
     "Objective",
     "Optimizer",
+    "Pause",
     "Peer",
     "Precision",
     "Recipe",
@@ -34,10 +53,13 @@ __all__ = [
     "Statistics",
     "Train",
     "Transform",
+    "WeightSchedule",
     "check_section",
     "derive_seed",
     "did_you_mean",
     "dump_recipe",
+    "is_average",
     "load_recipe",
     "parse_recipe",
+    "peer_of",
 ]

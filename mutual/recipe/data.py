@@ -31,6 +31,11 @@ class Data(Spec):
     """image_list: text file with a line `path label` for each training image."""
     val_list: str | None = None
     """image_list: the same for the validation images."""
+    unlabelled: str | None = None
+    """image_folder, image_list: a folder of images, or a text file with a path a line, mixed into the training images; objectives that
+    read labels pass them over (they count as 0 in a mean over all images)."""
+    multi_label: StrictBool = False
+    """Images have several labels each: image_list then reads lines `path 0,1,1,0`, a flag for each class."""
     image_size: Size | None = None
     """Height and width in pixels (one number: square); the default is the data set's own size, 224 for folders and lists."""
     channels: Literal[1, 3] | None = None

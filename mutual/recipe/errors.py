@@ -65,5 +65,5 @@ def did_you_mean(name: object, choices: Iterable[str], *, most: int = 3) -> str:
         return f"; did you mean {' or '.join(repr(choice) for choice in near)}?"
     if not known:
         return ""
-    shown = ", ".join(known[:16])
-    return f"; choose from {shown}" + (", ..." if len(known) > 16 else "")
+    shown = ", ".join(known[:32])
+    return f"; choose from {shown}" + (", ..." if len(known) > 32 else "")

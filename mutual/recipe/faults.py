@@ -43,7 +43,8 @@ _NOUNS = {"loss": "loss", "name": "transform"}  # what a section's key chooses
 def faults_of(error: ValidationError, section: type[Spec], document: Any) -> list[Fault]:
     """Returns one fault for each mistake that `error` found in `document`, which should have been a `section`."""
     mistakes = [_mistake(_place(section, details["loc"]), details, document) for details in error.errors(include_url=False)]
-    fitting = {mistake.path[:length] for mistake in mistakes if not mistake.misfit for length in range(len(mistake.path) + 1)}
+    # a value fits its kind where the mistake lies deeper, or is none of kind
+    fitting = {mistake.path[:length] for mistake in mistakes for length in range(len(mistake.path) + (not mistake.misfit))}
     faults: dict[_Path, Fault] = {}
     for mistake in mistakes:
         if not (mistake.misfit and mistake.path in fitting):

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from mutual.recipe.base import Spec
-from mutual.recipe.document import Recipe, check
+from mutual.recipe.checks import check
+from mutual.recipe.document import Recipe
 from mutual.recipe.errors import Fault, Origin, RecipeError, did_you_mean
 from mutual.recipe.faults import faults_of, show
 from mutual.recipe.overrides import apply_overrides

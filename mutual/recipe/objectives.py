@@ -2,43 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
-from mutual.recipe.base import NonNegativeFloat, PositiveFloat, Probability, Spec
-
-LOGITS = "logits"
-PeerNames = Annotated[list[str], Field(min_length=1)]
-
-
-class Objective(Spec):
-    """What all objectives share: a loss, its weight and its learners."""
-
-    loss: str
-    weight: NonNegativeFloat = 1.0
-    learners: PeerNames | None = None
-    """Peers that this objective trains; the default is every trainable peer."""
-
-    def loss_arguments(self) -> dict[str, Any]:
-        """The arguments that belong to the loss itself (temperature and the like)."""
-        shared = set(SourcedObjective.model_fields)
-        return {name: value for name, value in self if name not in shared}
-
-
-class SourcedObjective(Objective):
-    """An objective whose learners learn from other peers."""
-
-    sources: PeerNames | None = None
-    """Peers that each learner learns from; the default is every other peer."""
-    reduce: Literal["mean", "sum"] = "mean"
-    """How the losses over a learner's several sources combine (DML eq. 8 is the mean)."""
-    at: str | dict[str, str] = LOGITS
-    """Which output the loss reads: `logits`, or a module path inside the peers ("blocks5"); a mapping gives one for each peer."""
-
-    def at_of(self, peer: str) -> str:
-        """The output of `peer` that the loss reads."""
-        return self.at if isinstance(self.at, str) else self.at[peer]
+from mutual.recipe.base import NonNegativeFloat, Positive, PositiveFloat, Probability
+from mutual.recipe.edges import Objective, SourcedObjective
 
 
 class CrossEntropy(Objective):
@@ -48,13 +17,21 @@ class CrossEntropy(Objective):
     label_smoothing: Probability = 0.0
 
 
+class BinaryCrossEntropy(Objective):
+    """Ground truth of images with several labels each (`data.multi_label`): binary cross-entropy, the mean over the classes."""
+
+    loss: Literal["bce"]
+
+
 class KnowledgeDistillation(SourcedObjective):
     """KD (arXiv:1503.02531): T^2 KL(source || learner) of the softened probabilities."""
 
     loss: Literal["kd"]
     temperature: PositiveFloat = 4.0
-    standardize: bool = False
+    standardize: StrictBool = False
     """Bring each image's logits to mean 0 and standard deviation 1 first (arXiv:2403.01427)."""
+    reduction: Literal["batchmean", "mean"] = "batchmean"
+    """batchmean: the mean over the images (the KL divergence); mean: divided by the number of classes too, as some tutorials do."""
 
 
 class SoftLabel(SourcedObjective):
@@ -65,10 +42,14 @@ class SoftLabel(SourcedObjective):
 
 
 class DeepMutualLearning(SourcedObjective):
-    """DML (arXiv:1706.00384): `js` is half the Jeffreys divergence, as PaddleClas computes it; `kl` is the paper's."""
+    """DML (arXiv:1706.00384): the divergence of two peers' predictions.
+
+    `js` is half the Jeffreys divergence, as PaddleClas computes it; `kl` is the paper's; `sigmoid` is `js` for each class by itself, for
+    images with several labels each.
+    """
 
     loss: Literal["dml"]
-    form: Literal["js", "kl"] = "js"
+    form: Literal["js", "kl", "sigmoid"] = "js"
     temperature: PositiveFloat = 1.0
 
 
@@ -97,6 +78,24 @@ class WeightedSoftLabels(SourcedObjective):
     temperature: PositiveFloat = 2.0
 
 
+class SphericalKD(SourcedObjective):
+    """SKD (arXiv:2010.07485): soft labels on normalised logits. It holds its own ground-truth term: leave `cross_entropy` away."""
+
+    loss: Literal["skd"]
+    temperature: PositiveFloat = 1.0
+    multiplier: PositiveFloat = 2.0
+    """Size of the normalised logits."""
+    alpha: Probability = 0.9
+    """Share of the source; 1 - alpha is the labels'."""
+
+
+class SemiSupervisedLabelDistillation(SourcedObjective):
+    """SSLD (arXiv:2103.05959): the Jensen-Shannon divergence from a teacher, without labels; `data.unlabelled` adds images."""
+
+    loss: Literal["ssld"]
+    temperature: PositiveFloat = 1.0
+
+
 class L1(SourcedObjective):
     """Mean absolute difference of two outputs."""
 
@@ -122,6 +121,82 @@ class Cosine(SourcedObjective):
     loss: Literal["cosine"]
 
 
+class AttentionTransfer(SourcedObjective):
+    """AT (arXiv:1612.03928): the difference of normalised spatial attention maps, mean of |activation|^power over the channels."""
+
+    loss: Literal["at"]
+    power: PositiveFloat = 2.0
+
+
+class Hint(SourcedObjective):
+    """FitNets (arXiv:1412.6550): mean squared difference after a learned regressor, a convolution or linear as the shapes ask."""
+
+    loss: Literal["hint"]
+    kernel_size: Positive = 1
+
+
+class OverHaul(SourcedObjective):
+    """OFD (arXiv:1904.01866): partial L2 distance of features before ReLU, against the source's margin ReLU, after a 1x1 adapter.
+
+    The margin comes from the source's BatchNorm. Of several layers each counts half as much as the next.
+    """
+
+    loss: Literal["ofd"]
+
+
+class MaskedGenerativeDistillation(SourcedObjective):
+    """MGD (arXiv:2205.01529): the learner's masked feature map generates the source's."""
+
+    loss: Literal["mgd"]
+    alpha_mgd: NonNegativeFloat = 1.756
+    """Factor of the mean squared difference."""
+    lambda_mgd: Probability = 0.15
+    """Share of the channels that are masked."""
+
+
+class AttentionFeatureDistillation(SourcedObjective):
+    """AFD (AAAI 2021): every layer of the source taught to every layer of the learner, weighted by learned attention; `at` lists layers."""
+
+    loss: Literal["afd"]
+    qk_dim: Positive = 128
+    """Width of the queries and keys."""
+
+
+class ProjectorEnsemble(SourcedObjective):
+    """PEFD (arXiv:2210.15274): one minus the cosine of the source's embedding and the mean of several projections of the learner's."""
+
+    loss: Literal["pefd"]
+    num_projectors: Positive = 3
+
+
+class ContrastiveRepresentation(SourcedObjective):
+    """CRD (arXiv:1910.10699): the source's embedding of the same image against those of other classes, over all ranks' batches."""
+
+    loss: Literal["crd"]
+    dim: Positive = 128
+    """Width of the space in which both are compared."""
+    temperature: PositiveFloat = 0.07
+
+
+class MutualContrastive(SourcedObjective):
+    """MCL (arXiv:2104.12565): contrast between two peers' embeddings, and the mimicry of the source's similarities."""
+
+    loss: Literal["mcl"]
+    dim: Positive = 128
+    temperature: PositiveFloat = 0.1
+
+
+class DiversePeers(SourcedObjective):
+    """OKDDip (arXiv:1912.00350): KL divergence from a mixture of the peers' predictions, weighted by learned attention.
+
+    `at` is the embedding that the attention reads.
+    """
+
+    loss: Literal["okddip"]
+    dim: Positive = 64
+    temperature: PositiveFloat = 3.0
+
+
 class RkdDistance(SourcedObjective):
     """Relational KD (arXiv:1904.05068): the distances between the images of a batch."""
 
@@ -136,16 +211,28 @@ class RkdAngle(SourcedObjective):
 
 AnyObjective = Annotated[
     CrossEntropy
+    | BinaryCrossEntropy
     | KnowledgeDistillation
     | SoftLabel
     | DeepMutualLearning
     | DecoupledKD
     | Dist
     | WeightedSoftLabels
+    | SphericalKD
+    | SemiSupervisedLabelDistillation
     | L1
     | L2
     | SmoothL1
     | Cosine
+    | AttentionTransfer
+    | Hint
+    | OverHaul
+    | MaskedGenerativeDistillation
+    | AttentionFeatureDistillation
+    | ProjectorEnsemble
+    | ContrastiveRepresentation
+    | MutualContrastive
+    | DiversePeers
     | RkdDistance
     | RkdAngle,
     Field(discriminator="loss"),

@@ -61,6 +61,20 @@ class Peer(Spec):
     """This peer's own schedule; the default is the recipe's."""
 
 
+class Pause(Spec):
+    """SwitOKD (arXiv:2209.04996): `peer` skips an update in which it is too far ahead of `versus`.
+
+    With p the softened predictions and y the labels, as means of L1 norms over the update's images: it pauses where ||p_versus - p_peer||
+    exceeds ||p_versus - y|| - exp(-||p_peer - y|| / (||p_versus - y|| + ||p_peer - y||)) ||p_peer - y||.
+    """
+
+    peer: str
+    """The stronger peer, the one that waits."""
+    versus: str
+    """The weaker peer."""
+    temperature: PositiveFloat = 1.0
+
+
 def _yaml_no(value: Any) -> Any:
     return "no" if value is False else value  # YAML 1.1 reads a bare `no` as false
 
@@ -79,6 +93,12 @@ class Train(Spec):
     """Largest gradient norm of a peer."""
     ema: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of each peer's weights; evaluation and saved weights are the average's."""
+    ema_warmup: StrictBool = False
+    """The decay of update t is at most 1 - 1/t, so that the average forgets the initial weights at once."""
+    evaluate_ema: StrictBool = True
+    """false: the averages only teach (`sources: ema`); evaluated and saved are the trained weights."""
+    pause: Pause | None = None
+    """SwitOKD: a peer that waits while another is too far behind."""
     sync_batchnorm: StrictBool = False
     """BatchNorm statistics over all ranks (GPU only)."""
     compile: StrictBool = False
@@ -90,8 +110,9 @@ class Train(Spec):
     """Updates between two points in TensorBoard."""
     eval_every: Positive = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
-    best_metric: Literal["top1", "nll"] = "top1"
-    """What makes weights the best: the highest top-1 accuracy or the lowest negative log-likelihood."""
+    best_metric: Literal["top1", "nll", "map"] | None = None
+    """What makes weights the best: the highest top-1 accuracy or mean average precision, or the lowest negative log-likelihood. The
+    default is top1, and map for images with several labels each."""
     progress: StrictBool = True
     """A progress bar on the terminal."""
 

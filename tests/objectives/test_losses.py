@@ -12,6 +12,38 @@ from mutual.recipe import OBJECTIVES
 WITH_SOURCE = [name for name, definition in LOSSES.items() if definition.reads_source]
 
 
+def example(name, dtype=torch.float64):
+    """A loss at work on six images of five classes: `(loss, learner, source, labels)`."""
+    generator = torch.Generator().manual_seed(0)
+
+    def outputs(*shapes):
+        return [torch.randn(6, *shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+    maps = {"at": [(3, 4, 4), (2, 2, 2)], "hint": [(3, 4, 4), (2, 2, 2)], "mgd": [(3, 4, 4), (2, 4, 4)]}
+    vectors = {"pefd": [(7,), (4,)], "crd": [(7,), (4,)], "mcl": [(7,), (4,)]}
+    lists = {
+        "ofd": ([(3, 4, 4), (4, 2, 2)], [(2, 4, 4), (5, 2, 2)]),
+        "afd": ([(3, 4, 4), (4, 2, 2)], [(2, 4, 4), (5, 4, 4), (3, 2, 2)]),
+        "okddip": ([(5,), (7,)], [(5,), (4,), (5,), (3,)]),
+    }
+    if name in lists:
+        learner, source = (outputs(*shapes) for shapes in lists[name])
+    else:
+        learner, source = outputs(*{**maps, **vectors}.get(name, [(5,), (5,)]))
+    shapes = [[tuple(each.shape[1:]) for each in end] if name in lists else tuple(end.shape[1:]) for end in (learner, source)]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        loss = build_loss(name, learner_shape=shapes[0], source_shape=shapes[1])
+    labels = torch.arange(6) % 5
+    if name == "bce":
+        labels = F.one_hot(labels, 5).to(dtype)
+    return loss.to(torch.promote_types(dtype, torch.float32)), learner, source, labels
+
+
+def mapped(function, output):
+    return [function(each) for each in output] if isinstance(output, list) else function(output)
+
+
 @pytest.fixture
 def logits():
     generator = torch.Generator().manual_seed(0)
@@ -90,32 +122,46 @@ def test_cross_entropy_takes_mixed_labels(logits):
 
 
 @pytest.mark.parametrize("name", WITH_SOURCE)
-def test_source_receives_no_gradient(name, logits):
-    learner, source = (part.clone().requires_grad_() for part in logits)
-    build_loss(name)(learner, source, torch.arange(6) % 5).backward()
-    assert source.grad is None
-    assert learner.grad.abs().sum() > 0
+def test_source_receives_no_gradient(name):
+    loss, learner, source, labels = example(name)
+    learner, source = (mapped(lambda each: each.requires_grad_(), end) for end in (learner, source))
+    loss(learner, source, labels).backward()
+    assert all(each.grad is None for each in (source if isinstance(source, list) else [source]))
+    assert (learner[0] if isinstance(learner, list) else learner).grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", [name for name, definition in LOSSES.items() if definition.trained])
+def test_every_weight_of_an_adapter_is_trained(name):
+    """A parameter without a gradient would make the processes wait for each other for ever."""
+    loss, learner, source, labels = example(name)
+    loss(learner, source, labels).backward()
+    assert all(parameter.grad is not None for parameter in loss.parameters())
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_losses_compute_in_float32_under_autocast(name, dtype, logits):
+def test_losses_compute_in_float32_under_autocast(name, dtype):
     """Invariant 9: the same half-precision inputs give the float32 loss, whatever autocast says."""
-    learner, source = logits.to(dtype)
-    labels = torch.arange(6) % 5
-    loss = build_loss(name)
-    exact = loss(learner.float(), source.float(), labels)
+    loss, learner, source, labels = example(name, dtype)
+    torch.manual_seed(0)
+    exact = loss(mapped(torch.Tensor.float, learner), mapped(torch.Tensor.float, source), labels)
+    torch.manual_seed(0)
     with torch.autocast("cpu", dtype=dtype):
         found = loss(learner, source, labels)
     assert found.dtype == torch.float32
     assert torch.equal(found, exact)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "wsl"])  # whose weight passes no gradient, by design
-def test_gradients_are_those_of_the_function(name, logits):
-    labels = torch.arange(6) % 5
-    loss = build_loss(name)
-    assert torch.autograd.gradcheck(lambda learner: loss(learner, logits[1], labels), logits[0].clone().requires_grad_())
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("wsl", "okddip")])  # whose weights stop gradients, by design
+def test_gradients_are_those_of_the_function(name):
+    loss, learner, source, labels = example(name)
+    inputs = learner if isinstance(learner, list) else [learner]
+
+    def function(*parts):
+        torch.manual_seed(0)
+        return loss(list(parts) if isinstance(learner, list) else parts[0], source, labels)
+
+    assert torch.autograd.gradcheck(function, [each.detach().requires_grad_() for each in inputs])
 
 
 def test_pairwise_kl_is_the_matrix_of_all_ordered_pairs(logits):
@@ -129,12 +175,9 @@ def test_pairwise_kl_is_the_matrix_of_all_ordered_pairs(logits):
 def test_recipe_and_registry_know_the_same_losses_and_arguments():
     assert set(OBJECTIVES) == set(LOSSES)
     for name, definition in LOSSES.items():
-        arguments = {
-            parameter.name
-            for parameter in inspect.signature(definition.function).parameters.values()
-            if parameter.kind is parameter.KEYWORD_ONLY
-        }
-        assert set(build_loss(name).arguments) == arguments
+        parameters = inspect.signature(definition.make).parameters.values()
+        arguments = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+        assert set(example(name)[0].arguments) == arguments - {"margins"}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +186,11 @@ def test_recipe_and_registry_know_the_same_losses_and_arguments():
         ("dlm", {}, "'dlm' is no loss; did you mean 'dml'"),
         ("kd", {"temprature": 2}, "temprature.*did you mean 'temperature'"),
         ("kd", {"temperature": -1}, "temperature.*-1"),
+        ("kd", {"learner_shape": (5,), "source_shape": (6,)}, "needs equal shapes.*hint"),
+        ("hint", {}, "hint has a trainable part: give learner_shape and source_shape"),
+        ("hint", {"learner_shape": (5,), "source_shape": (6, 2, 2)}, "cannot be joined by a regressor"),
+        ("mgd", {"learner_shape": (5,), "source_shape": (6, 2, 2)}, r"needs feature maps \[C, H, W\]"),
+        ("mgd", {"learner_shape": (5, 4, 4), "source_shape": (6, 2, 2)}, "needs equal heights and widths"),
     ],
 )
 def test_wrong_arguments_are_told_in_a_line(name, arguments, message):

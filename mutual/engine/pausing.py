@@ -1,0 +1,56 @@
+"""Pausing: which peer sits an update out because it is too far ahead of another (SwitOKD, arXiv:2209.04996)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mutual.group import World
+from mutual.recipe import Pause
+
+
+class Pausing:
+    """Adds up the distances of an update's micro-batches; with no `spec` nobody ever pauses."""
+
+    def __init__(self, spec: Pause | None, world: World) -> None:
+        self._spec = spec
+        self._world = world
+        self._sums = torch.zeros(3, device=world.device)
+        self._count = 0
+
+    @torch.no_grad()
+    def add(self, logits: Mapping[str, Tensor], labels: Tensor) -> None:
+        """Adds the logits `[count, C]` of a micro-batch's real images, of which those without a label (-1) say nothing."""
+        if self._spec is None:
+            return
+        labels = labels[: len(logits[self._spec.peer])]
+        known = slice(None) if labels.is_floating_point() else labels >= 0
+        ahead, behind = (F.softmax(logits[name][known] / self._spec.temperature, dim=1) for name in (self._spec.peer, self._spec.versus))
+        truth = labels if labels.is_floating_point() else F.one_hot(labels[known], ahead.shape[1]).to(ahead.dtype)
+        distances = [(a - b).abs().sum() for a, b in ((ahead, behind), (ahead, truth), (behind, truth))]
+        self._sums += torch.stack(distances)
+        self._count += len(truth)
+
+    def decide(self) -> str | None:
+        """Returns the peer that pauses in this update, by the images of all processes, or None; every process must call it."""
+        if self._spec is None:
+            return None
+        count = torch.tensor([self._count], dtype=self._sums.dtype, device=self._sums.device)
+        *sums, images = self._world.sum(torch.cat([self._sums, count])).tolist()
+        self._sums.zero_()
+        self._count = 0
+        gap, ahead, behind = (total / max(images, 1) for total in sums)
+        return self._spec.peer if gap > threshold(ahead, behind) else None
+
+
+def threshold(ahead: float, behind: float) -> float:
+    """Returns the widest gap at which the stronger peer still learns (arXiv:2209.04996, eq. 9).
+
+    `ahead` and `behind` are the mean L1 distances of the stronger and of the weaker peer's predictions from the labels.
+    """
+    ratio = ahead / (ahead + behind) if ahead + behind > 0 else 0.0
+    return behind - math.exp(-ratio) * ahead

@@ -1,0 +1,111 @@
+"""Lesson: an edge with its loss: which images it reads, what its sources say of them, and the scalar that the learner minimises.
+
+Shapes: B images of this process' micro-batch (padding included), R rows of them that the edge reads, K peers, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mutual.group.edges import Edge
+from mutual.group.schedules import Factor
+from mutual.group.taps import Outputs
+from mutual.group.world import World
+from mutual.objectives import ENSEMBLES, Loss
+from mutual.recipe import ENSEMBLE, LOGITS, SourcedObjective, derive_seed
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What the loss is given: the learner's outputs, the sources' (detached), and the labels, all of the same rows.
+
+    `share` is the part of the micro-batch's images that these rows are: the mean is over all images, the others count 0.
+    """
+
+    learner: list[Tensor]
+    source: list[Tensor]
+    labels: Tensor
+    share: float = 1.0
+
+    def narrowed(self, kept_R: Tensor) -> _Reading:
+        """Returns the reading of the rows where `kept_R` holds; where none does, all rows with share 0, so that the graph stays whole."""
+        rows = kept_R.nonzero().flatten()
+        if len(rows) == 0:
+            return _Reading(self.learner, self.source, self.labels, 0.0)
+        parts = [[output[rows] for output in outputs] for outputs in (self.learner, self.source)]
+        return _Reading(parts[0], parts[1], self.labels[rows], self.share * len(rows) / len(kept_R))
+
+
+class Lesson:
+    """One edge at work."""
+
+    def __init__(self, edge: Edge, loss: Loss, factor: Factor, *, world: World, unlabelled: bool = False) -> None:
+        """Makes the edge evaluate `loss`, with its weight times `factor` of the epoch; `unlabelled`: some images have no label."""
+        self.edge = edge
+        self.loss = loss
+        self._factor = factor
+        self._world = world
+        self._skips_unlabelled = unlabelled and edge.reads_labels
+        self._key = f"{edge.index}.{edge.source}"
+
+    def weight(self, epoch: float) -> float:
+        """Returns the weight of this edge's loss when `epoch` epochs are done."""
+        return self.edge.weight * self._factor(epoch)
+
+    def value(self, learner: Outputs, heard: Mapping[str, Outputs], labels: Tensor, *, count: int, draw: int) -> Tensor:
+        """Returns the loss, the mean over the first `count` images; sources are read in `heard` and detached.
+
+        With `count` 0 it is the loss of a padding row, finite and of weight 0.
+        """
+        real = max(count, 1)
+        reads = self.loss.definition
+        mine = [learner[at][:real] for at in self.edge.learner_at]
+        reading = self._read(mine, heard, labels[:real])
+        many = reads.many
+        source, truth, first = reading.source, reading.labels, 0
+        if reads.gathers:
+            source, truth, first = self._gathered(reading, empty=count == 0)
+        if reads.draws:
+            torch.manual_seed(derive_seed(draw, self.edge.learner, self._key))
+        theirs = None if not reads.reads_source else source if many else source[0]
+        value: Tensor = self.loss(reading.learner if many else reading.learner[0], theirs, truth, first=first)
+        return value if reading.share == 1 else value * reading.share
+
+    def _read(self, mine: list[Tensor], heard: Mapping[str, Outputs], labels: Tensor) -> _Reading:
+        """Returns the rows that the edge reads: those with a label where it needs one, those that its gate lets through."""
+        known_R = labels >= 0 if self._skips_unlabelled else None
+        if known_R is not None:
+            labels = labels.clamp(min=0)
+        source = [
+            output
+            for name, paths in zip(self.edge.sources, self.edge.source_at, strict=True)
+            for output in self._said(name, paths, heard, labels)
+        ]
+        reading = _Reading(mine, source, labels)
+        if self.edge.spec.gate == "correct":
+            right_R = self._said(self.edge.sources[0], (LOGITS,), heard, labels)[0].argmax(dim=1) == _classes(labels)
+            return reading.narrowed(right_R if known_R is None else right_R & known_R)
+        return reading if known_R is None else reading.narrowed(known_R)
+
+    def _said(self, name: str, paths: tuple[str, ...], heard: Mapping[str, Outputs], labels: Tensor) -> list[Tensor]:
+        real = len(labels)
+        if name != ENSEMBLE:
+            return [heard[name][path][:real].detach() for path in paths]
+        assert isinstance(self.edge.spec, SourcedObjective)
+        weighting = "mean" if self.edge.spec.ensemble is None else self.edge.spec.ensemble.weighting
+        logits_KBC = torch.stack([heard[member][LOGITS][:real].detach().float() for member in self.edge.members])
+        return [ENSEMBLES[weighting](logits_KBC, labels)]
+
+    def _gathered(self, reading: _Reading, *, empty: bool) -> tuple[list[Tensor], Tensor, int]:
+        """Returns sources and labels of all processes' rows, and where this process' begin; one without images keeps to its padding."""
+        own = [*reading.source, reading.labels]
+        rows, first = self._world.gather_rows([tensor[:0] if empty else tensor for tensor in own])
+        return (reading.source, reading.labels, 0) if empty else (rows[:-1], rows[-1], first)
+
+
+def _classes(labels: Tensor) -> Tensor:
+    return labels.argmax(dim=1) if labels.is_floating_point() else labels

@@ -1,0 +1,99 @@
+"""Losses in which attention decides who teaches whom: over layers (AFD) or over peers (OKDDip).
+
+Shapes: B images, S learner layers, T source layers, K peers, C classes, D width of queries and keys. Sources arrive detached.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mutual.objectives.adapters import SafeBatchNorm1d
+from mutual.objectives.shapes import Shape, feature_maps, size_of, to_vector, vector_width
+
+
+class _LinearNorm(nn.Module):
+    """A linear layer and a BatchNorm."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(num_in, num_out)
+        self.bn = SafeBatchNorm1d(num_out)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.bn(self.linear(rows))
+
+
+class AttentionFeature(nn.Module):
+    """AFD (Ji et al., AAAI 2021, eq. 3 to 8): every layer of the source taught to every layer of the learner, weighted by attention.
+
+    The attention of a source's layer (query, of its channels' means) over the learner's layers (keys) weighs the mean squared
+    difference of their normalised energy maps, the mean of squares over the channels; the learner's are averaged to the source's
+    size. The sum over the source's layers, mean over the images.
+    """
+
+    def __init__(self, learner_shape: list[Shape], source_shape: list[Shape], *, qk_dim: int = 128) -> None:
+        super().__init__()
+        feature_maps(*learner_shape, *source_shape)
+        self.width = qk_dim
+        self.query = nn.ModuleList(_LinearNorm(shape[0], qk_dim) for shape in source_shape)
+        self.key = nn.ModuleList(_LinearNorm(shape[0], qk_dim) for shape in learner_shape)
+        self.bilinear = _LinearNorm(qk_dim, qk_dim * len(source_shape))
+        self.place_T = nn.Parameter(nn.init.xavier_normal_(torch.empty(len(source_shape), qk_dim)))
+        self.place_S = nn.Parameter(nn.init.xavier_normal_(torch.empty(len(learner_shape), qk_dim)))
+
+    def forward(self, learner: list[Tensor], source: list[Tensor]) -> Tensor:
+        """Returns the loss of the learner's layers against the source's, each `[B, C, H, W]`."""
+        attention_BTS = self._attention(learner, source)
+        energies = [maps.pow(2).mean(dim=1, keepdim=True) for maps in learner]
+        by_size: dict[tuple[int, int], Tensor] = {}
+        total = torch.zeros((), device=attention_BTS.device, dtype=attention_BTS.dtype)
+        for layer, maps in enumerate(source):
+            size = size_of(maps)
+            if size not in by_size:
+                by_size[size] = torch.stack([_unit(F.adaptive_avg_pool2d(energy, size)) for energy in energies], dim=1)
+            target_BN = _unit(maps.pow(2).mean(dim=1, keepdim=True))
+            difference_BS = (by_size[size] - target_BN[:, None]).pow(2).mean(dim=2)
+            total = total + (difference_BS * attention_BTS[:, layer]).sum(dim=1).mean()
+        return total
+
+    def _attention(self, learner: list[Tensor], source: list[Tensor]) -> Tensor:
+        query_BTD = torch.stack([layer(maps.mean(dim=(2, 3))) for layer, maps in zip(self.query, source, strict=True)], dim=1)
+        keys = [layer(maps.mean(dim=(2, 3))).relu() for layer, maps in zip(self.key, learner, strict=True)]
+        key_ND = torch.stack(keys, dim=1).flatten(0, 1)
+        key_BSTD = self.bilinear(key_ND).view(-1, len(learner), len(source), self.width)
+        logits_BTS = torch.einsum("bstd,btd->bts", key_BSTD, query_BTD) + self.place_T @ self.place_S.T
+        return torch.softmax(logits_BTS / self.width**0.5, dim=2)
+
+
+class DiversePeers(nn.Module):
+    """OKDDip's first level (arXiv:1912.00350, eq. 4 to 7): T^2 KL(mixture || learner), the mixture of all peers' predictions by attention.
+
+    The learner asks with a projection of its embedding, each peer (itself among them) answers with a projection of its own; the
+    softmax of their products weighs the predictions. The gradient trains the projections and, through its prediction, the learner;
+    its embedding is only read.
+    """
+
+    def __init__(self, learner_shape: list[Shape], source_shape: list[Shape], *, dim: int = 64, temperature: float = 3.0) -> None:
+        super().__init__()
+        embeddings = [learner_shape[1], *source_shape[1::2]]
+        self.temperature = temperature
+        self.ask = nn.Linear(vector_width(learner_shape[1]), dim, bias=False)
+        self.answer = nn.ModuleList(nn.Linear(vector_width(shape), dim, bias=False) for shape in embeddings)
+
+    def forward(self, learner: list[Tensor], source: list[Tensor]) -> Tensor:
+        """Returns the loss; `learner` is [logits, embedding], `source` the same of every source in turn."""
+        peers = [output.detach() for output in learner] + source
+        logits, embeddings = peers[::2], [to_vector(output) for output in peers[1::2]]
+        question_BD = self.ask(embeddings[0])
+        answers_BKD = torch.stack([layer(embedding) for layer, embedding in zip(self.answer, embeddings, strict=True)], dim=1)
+        weight_BK = torch.softmax(torch.einsum("bd,bkd->bk", question_BD, answers_BKD), dim=1)
+        prediction_BKC = torch.stack([F.softmax(each / self.temperature, dim=1) for each in logits], dim=1)
+        mixture_BC = (weight_BK[:, :, None] * prediction_BKC).sum(dim=1)
+        learner_log = F.log_softmax(learner[0] / self.temperature, dim=1)
+        return F.kl_div(learner_log, mixture_BC, reduction="batchmean") * self.temperature**2
+
+
+def _unit(energy_B1HW: Tensor) -> Tensor:
+    return F.normalize(energy_B1HW.flatten(1), dim=1)

@@ -1,0 +1,80 @@
+"""Contrastive losses between two peers' embeddings. Their negatives are the batches of all ranks: nothing outlives a step.
+
+Shapes: B images of this process, N images of all processes (the B are those from `first` on), D width. Sources arrive detached.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mutual.objectives.shapes import Shape, to_vector, vector_width
+
+
+class _Heads(nn.Module):
+    """Two linear heads into one space, on whose unit sphere learner and source are compared."""
+
+    def __init__(self, learner_shape: Shape, source_shape: Shape, dim: int) -> None:
+        super().__init__()
+        self.learner = nn.Linear(vector_width(learner_shape), dim)
+        self.source = nn.Linear(vector_width(source_shape), dim)
+
+    def forward(self, learner: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        return F.normalize(self.learner(to_vector(learner)), dim=1), F.normalize(self.source(to_vector(source)), dim=1)
+
+
+class ContrastiveRepresentation(nn.Module):
+    """CRD (arXiv:1910.10699, eq. 9 and 10) as InfoNCE: the source's embedding of the same image against those of images of other classes.
+
+    The paper draws thousands of negatives from a memory of the whole training set; here they are the batches of all ranks, so
+    that a step depends on nothing that a resumed run would have lost.
+    """
+
+    def __init__(self, learner_shape: Shape, source_shape: Shape, *, dim: int = 128, temperature: float = 0.07) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.heads = _Heads(learner_shape, source_shape, dim)
+
+    def forward(self, learner: Tensor, source: Tensor, labels: Tensor, first: int) -> Tensor:
+        """Returns the loss of `learner` `[B, ...]` against `source` `[N, ...]` with its `labels` `[N]`."""
+        mine_BD, theirs_ND = self.heads(learner, source)
+        similarity_BN = mine_BD @ theirs_ND.T / self.temperature
+        same_image_BN = _same_image(similarity_BN, first)
+        own = labels[first : first + len(learner)]
+        also_own_BN = (own[:, None] == labels[None, :]) & ~same_image_BN
+        log_BN = F.log_softmax(similarity_BN.masked_fill(also_own_BN, -torch.inf), dim=1)
+        return -log_BN[same_image_BN].mean()
+
+
+class MutualContrastive(nn.Module):
+    """MCL between two peers (arXiv:2104.12565, eq. 4 and 7): interactive contrast, and mimicry of the source's own contrast.
+
+    The learner's embedding is drawn to the source's embeddings of its class, the same image's among them, and away from the others;
+    and the KL divergence brings its distribution over the other images to the source's own.
+    """
+
+    def __init__(self, learner_shape: Shape, source_shape: Shape, *, dim: int = 128, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.heads = _Heads(learner_shape, source_shape, dim)
+
+    def forward(self, learner: Tensor, source: Tensor, labels: Tensor, first: int) -> Tensor:
+        """Returns the loss of `learner` `[B, ...]` against `source` `[N, ...]` with its `labels` `[N]`."""
+        mine_BD, theirs_ND = self.heads(learner, source)
+        similarity_BN = mine_BD @ theirs_ND.T / self.temperature
+        own = slice(first, first + len(learner))
+        positive_BN = labels[own, None] == labels[None, :]
+        log_BN = F.log_softmax(similarity_BN, dim=1)
+        contrast = -((log_BN * positive_BN).sum(dim=1) / positive_BN.sum(dim=1)).mean()
+        if similarity_BN.shape[1] < 2:
+            return contrast
+        others_BN = ~_same_image(similarity_BN, first)
+        mimicked_BN = (theirs_ND[own] @ theirs_ND.T / self.temperature).detach()
+        mine_log, theirs_log = (each[others_BN].view(len(learner), -1).log_softmax(dim=1) for each in (similarity_BN, mimicked_BN))
+        return contrast + F.kl_div(mine_log, theirs_log, reduction="batchmean", log_target=True)
+
+
+def _same_image(similarity_BN: Tensor, first: int) -> Tensor:
+    places = torch.arange(similarity_BN.shape[1], device=similarity_BN.device)
+    return places[None, :] == first + torch.arange(len(similarity_BN), device=similarity_BN.device)[:, None]

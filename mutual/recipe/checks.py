@@ -1,0 +1,194 @@
+"""The checks that need more than one section of a recipe: names of peers, who learns from whom, what the data can give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from mutual.recipe.data import FOLDER_DATASETS, Data
+from mutual.recipe.document import Recipe
+from mutual.recipe.edges import ENSEMBLE, SELF, SOURCE_KINDS, At, Ensemble, Objective, SourcedObjective, is_average, peer_of
+from mutual.recipe.errors import Fault, did_you_mean
+from mutual.recipe.objectives import DeepMutualLearning
+
+MAX_PEERS = 8
+RESERVED_NAMES = ("all", "best", *SOURCE_KINDS, "labels", "mean", "train", "eval")
+_SOFTMAX = (
+    "cross_entropy",
+    "kd",
+    "soft_label",
+    "dkd",
+    "dist",
+    "wsl",
+    "skd",
+    "ssld",
+    "okddip",
+    "crd",
+    "mcl",
+)  # they read one class an image
+
+
+def check(recipe: Recipe) -> list[Fault]:
+    """Returns the faults that no single section shows."""
+    faults = [*_check_peers(recipe), *_check_objectives(recipe), *_check_data(recipe), *_check_pause(recipe)]
+    return list(dict.fromkeys(faults))  # one path may be wrong for learners and sources at once
+
+
+def _check_peers(recipe: Recipe) -> Iterator[Fault]:
+    if len(recipe.peers) > MAX_PEERS:
+        yield Fault("peers", f"{len(recipe.peers)} peers; a group has at most {MAX_PEERS}")
+    if not recipe.trainable:
+        yield Fault("peers", "every peer is frozen; leave at least one to train")
+    for name, peer in recipe.peers.items():
+        if name in RESERVED_NAMES or not re.fullmatch(r"[A-Za-z]\w*", name):
+            yield Fault(
+                f"peers.{name}", f"{name!r} cannot name a peer; take letters, digits and _, and none of {', '.join(RESERVED_NAMES)}"
+            )
+        if peer.frozen:
+            for key in ("optimizer", "schedule"):
+                if getattr(peer, key) is not None:
+                    yield Fault(f"peers.{name}.{key}", f"peer {name!r} is frozen and has no {key}; take this away or set frozen: false")
+
+
+def _check_objectives(recipe: Recipe) -> Iterator[Fault]:
+    for index, objective in enumerate(recipe.objectives):
+        where = f"objectives.{index}"
+        yield from _check_names(recipe, objective.learners or (), f"{where}.learners")
+        for learner in objective.learners or ():
+            if learner in recipe.peers and recipe.peers[learner].frozen:
+                trainable = ", ".join(recipe.trainable) or "none"
+                yield Fault(f"{where}.learners", f"{learner!r} is frozen and cannot learn; trainable peers: {trainable}")
+        learners = [name for name in dict.fromkeys(recipe.learners_of(objective)) if name in recipe.peers]
+        yield from _check_at(recipe, objective.at, learners, f"{where}.at")
+        if isinstance(objective, SourcedObjective):
+            yield from _check_sources(recipe, objective, learners, where)
+        elif objective.gate == "correct":
+            yield Fault(f"{where}.gate", f"'correct' asks whether a source is right, and {objective.loss} has no source")
+        schedule = objective.schedule
+        if schedule is not None and schedule.until_epoch is not None and schedule.until_epoch <= schedule.from_epoch:
+            yield Fault(
+                f"{where}.schedule.until_epoch", f"{schedule.until_epoch:g} must be greater than from_epoch, {schedule.from_epoch:g}"
+            )
+    open_to = {name for objective in recipe.objectives if objective.gate != "cutoff" for name in recipe.learners_of(objective)}
+    for name in recipe.trainable:
+        if name not in open_to:
+            yield Fault(f"peers.{name}", f"no objective trains {name!r}; name it among some learners or set frozen: true")
+
+
+def _check_sources(recipe: Recipe, objective: SourcedObjective, learners: list[str], where: str) -> Iterator[Fault]:
+    entries = objective.sources or ()
+    yield from _check_repeats(entries, f"{where}.sources")
+    for entry in entries:
+        if peer_of(entry) not in recipe.peers and entry not in SOURCE_KINDS:
+            yield Fault(f"{where}.sources", f"{entry!r} is no peer{did_you_mean(entry, [*recipe.peers, *SOURCE_KINDS])}")
+        elif is_average(entry) and recipe.peers[peer_of(entry)].frozen:
+            yield Fault(f"{where}.sources", f"{peer_of(entry)!r} is frozen and has no moving average; take {peer_of(entry)!r} itself")
+    if SELF in entries and objective.source_at in (None, objective.at):
+        yield Fault(f"{where}.source_at", f"'{SELF}' needs source_at, another output of the learner than {objective.at!r}")
+    yield from _check_ensemble(recipe, objective, learners, where)
+    taught = [source for learner in learners for source in recipe.sources_of(objective, learner)]
+    if recipe.train.ema is None and any(is_average(source) for source in taught):
+        yield Fault("train.ema", f"{where} learns from moving averages; give their decay, for instance 0.99")
+    for learner in learners:
+        if learner in entries:
+            others = ", ".join(name for name in recipe.peers if name != learner) or "none"
+            yield Fault(f"{where}.sources", f"an edge from {learner!r} to itself teaches nothing; other peers: {others}")
+        elif not recipe.sources_of(objective, learner):
+            yield Fault(where, f"{objective.loss} needs a source and {learner!r} has no other peer; add a peer or drop this objective")
+    peers = [peer_of(source) for source in taught if peer_of(source) in recipe.peers]
+    at, key = (objective.at, "at") if objective.source_at is None else (objective.source_at, "source_at")
+    yield from _check_at(recipe, at, peers, f"{where}.{key}")
+
+
+def _check_ensemble(recipe: Recipe, objective: SourcedObjective, learners: list[str], where: str) -> Iterator[Fault]:
+    if ENSEMBLE not in (objective.sources or ()):
+        if objective.ensemble is not None:
+            yield Fault(f"{where}.ensemble", f"nothing reads it; write sources: {ENSEMBLE}")
+        return
+    if objective.source_at not in (None, "logits") or (objective.source_at is None and objective.at != "logits"):
+        yield Fault(f"{where}.at", "an ensemble is one of logits; leave `at` away")
+    yield from _check_names(recipe, (objective.ensemble or Ensemble()).members or (), f"{where}.ensemble.members")
+    for learner in learners:
+        if not recipe.members_of(objective, learner):
+            yield Fault(f"{where}.ensemble", f"no peer is left in the ensemble that teaches {learner!r}; add a peer, or own: true")
+
+
+def _check_at(recipe: Recipe, at: At, ends: Sequence[str], where: str) -> Iterator[Fault]:
+    if isinstance(at, dict):
+        for name in at:
+            if name not in recipe.peers:
+                yield Fault(where, f"{name!r} is no peer{did_you_mean(name, recipe.peers)}")
+        for name in sorted(set(ends) - set(at)):
+            yield Fault(where, f"says nothing of peer {name!r}; give its module path too")
+
+
+def _check_names(recipe: Recipe, names: Sequence[str], where: str) -> Iterator[Fault]:
+    yield from _check_repeats(names, where)
+    for name in names:
+        if name not in recipe.peers:
+            yield Fault(where, f"{name!r} is no peer{did_you_mean(name, recipe.peers)}")
+
+
+def _check_repeats(names: Sequence[str], where: str) -> Iterator[Fault]:
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield Fault(where, f"{name!r} stands there {names.count(name)} times; once is enough")
+
+
+def _check_data(recipe: Recipe) -> Iterator[Fault]:
+    data = recipe.data
+    if data.dataset == "image_list":
+        for key in ("train_list", "val_list"):
+            if getattr(data, key) is None:
+                yield Fault(f"data.{key}", "image_list needs a text file with a line `path label` for each image")
+    if data.dataset in ("image_folder", "image_list", "mnist", "fashion_mnist", "cifar10", "cifar100") and data.root is None:
+        yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
+    if data.multi_label and data.dataset not in ("image_list", "fake"):
+        yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list")
+    yield from _check_unlabelled(data)
+    for index, objective in enumerate(recipe.objectives):
+        yield from _check_labels(objective, f"objectives.{index}", multi_label=data.multi_label)
+
+
+def _check_unlabelled(data: Data) -> Iterator[Fault]:
+    if data.unlabelled is not None:
+        if data.dataset not in FOLDER_DATASETS:
+            yield Fault("data.unlabelled", f"needs labelled images in files ({' or '.join(FOLDER_DATASETS)}), not {data.dataset}")
+        for key in ("mixup", "cutmix"):
+            if getattr(data, key):
+                yield Fault(f"data.{key}", "mixes labels, and data.unlabelled has none; set it to 0")
+        if data.multi_label:
+            yield Fault("data.unlabelled", "cannot stand beside multi_label")
+
+
+def _check_labels(objective: Objective, where: str, *, multi_label: bool) -> Iterator[Fault]:
+    sigmoid = isinstance(objective, DeepMutualLearning) and objective.form == "sigmoid"
+    if not multi_label:
+        if objective.loss == "bce":
+            yield Fault(f"{where}.loss", "bce is for images with several labels each (data.multi_label); cross_entropy is for one")
+        return
+    if objective.loss in _SOFTMAX:
+        yield Fault(
+            f"{where}.loss", f"{objective.loss} needs one class an image; for several take bce, dml with form: sigmoid, or a feature loss"
+        )
+    if isinstance(objective, DeepMutualLearning) and not sigmoid:
+        yield Fault(f"{where}.form", f"{objective.form!r} needs one class an image; data.multi_label takes 'sigmoid'")
+    if objective.gate == "correct":
+        yield Fault(f"{where}.gate", "'correct' needs one class an image")
+    if isinstance(objective, SourcedObjective) and objective.ensemble is not None and objective.ensemble.weighting != "mean":
+        yield Fault(f"{where}.ensemble.weighting", f"{objective.ensemble.weighting!r} needs one class an image; take 'mean'")
+
+
+def _check_pause(recipe: Recipe) -> Iterator[Fault]:
+    pause = recipe.train.pause
+    if pause is None:
+        return
+    for key, name in (("peer", pause.peer), ("versus", pause.versus)):
+        if name not in recipe.trainable:
+            yield Fault(f"train.pause.{key}", f"{name!r} is no trainable peer{did_you_mean(name, recipe.trainable)}")
+    if pause.peer == pause.versus:
+        yield Fault("train.pause.versus", "a peer cannot be measured against itself; name the weaker one")
+    if recipe.train.update == "alternating":
+        yield Fault("train.pause", "needs all peers' predictions at once; set train.update: simultaneous")
+    if recipe.data.multi_label:
+        yield Fault("train.pause", "needs one class an image")

@@ -16,6 +16,12 @@ assert world.min(mine).tolist() == [0.0, 10.0]
 assert world.gather(mine).tolist() == [[0.0, 10.0], [1.0, 10.0]]
 assert mine.tolist() == [float(world.rank), 10.0], "collectives leave their input alone"
 
+ragged = torch.full((2 - world.rank, 3), float(world.rank))
+(rows, places), first = world.gather_rows([ragged, torch.arange(2 - world.rank)])
+assert rows[:, 0].tolist() == [0.0, 0.0, 1.0]
+assert places.tolist() == [0, 1, 0]
+assert first == 2 * world.rank
+
 norm = nn.BatchNorm1d(3)
 norm.running_mean.fill_(world.rank)
 norm.num_batches_tracked.fill_(7)

@@ -39,7 +39,8 @@ def kd(
         learner_BC, source_BC = _standardized(learner_BC), _standardized(source_BC)
     learner_log = F.log_softmax(learner_BC / temperature, dim=1)
     source_log = F.log_softmax(source_BC / temperature, dim=1)
-    return F.kl_div(learner_log, source_log, reduction=reduction, log_target=True) * temperature**2
+    divergence = F.kl_div(learner_log, source_log, reduction="batchmean", log_target=True) * temperature**2
+    return divergence if reduction == "batchmean" else divergence / learner_BC.shape[1]
 
 
 def soft_label(learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 1.0) -> Tensor:

@@ -37,6 +37,27 @@ def test_two_ranks_equal_one(tmp_path, update, num_train):
     assert metrics_two["train"]["objectives"] == pytest.approx(metrics_one["train"]["objectives"], abs=1e-6)
 
 
+def test_two_ranks_equal_one_with_adapters_gates_and_averages(tmp_path):
+    """Adapters are averaged with their learner; contrasts see the images of both ranks, also where one has none."""
+    objectives = [
+        {"loss": "cross_entropy"},
+        {"loss": "hint", "at": "body"},
+        {"loss": "crd", "at": "body"},
+        {"loss": "mcl", "at": "body", "gate": "correct"},
+        {"loss": "kd", "sources": "ema"},
+        {"loss": "dml", "sources": "ensemble", "ensemble": {"weighting": "naive", "own": True}},
+    ]
+    train_section = {"epochs": 2, "progress": False, "ema": 0.9, "evaluate_ema": False, "pause": {"peer": "a", "versus": "b"}}
+    document = tiny_document(objectives=objectives, train=train_section)
+    document["data"] |= {"num_train": 33}
+    two, metrics_two, _ = train(tmp_path, "two", document, "data.batch_size=8", processes=2)
+    one, metrics_one, _ = train(tmp_path, "one", document, "data.batch_size=16", processes=1)
+    for peer, tensors in one.items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(two[peer][name], tensor, rtol=1e-6, atol=1e-6)
+    assert metrics_two["train"]["objectives"] == pytest.approx(metrics_one["train"]["objectives"], abs=1e-6)
+
+
 def test_a_peer_that_learns_by_features_alone(tmp_path):
     """Its classifier gets no loss, and DDP must not wait for one."""
     objectives = [{"loss": "cross_entropy", "learners": ["a"]}, {"loss": "l2", "at": "body", "learners": ["b"]}]

@@ -16,13 +16,15 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from mutual.models.loading import load_weights
+from mutual.models.one import One
 from mutual.models.pplcnet import PPLCNETS
 from mutual.models.small_cnn import SmallCNN
+from mutual.models.tutorials import TUTORIAL_MODELS
 from mutual.recipe import did_you_mean
 
 Factory = Callable[..., nn.Module]
 
-MODELS: dict[str, Factory] = {**PPLCNETS, "small_cnn": SmallCNN}
+MODELS: dict[str, Factory] = {**PPLCNETS, "small_cnn": SmallCNN, "one": One, **TUTORIAL_MODELS}
 PRETRAINED = "pretrained"
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # in training mode they would answer with a tuple
 

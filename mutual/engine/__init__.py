@@ -1,5 +1,6 @@
 """The engine: training loop, evaluation, checkpoints, tracking; it knows Accelerate and no loss by name."""
 
+from mutual.engine.benchmark import Cost, compare
 from mutual.engine.commandline import run_verb, say
 from mutual.engine.evaluation import Scores
 from mutual.engine.exporting import export_model
@@ -8,9 +9,11 @@ from mutual.engine.folder import RunFolder
 from mutual.engine.scoring import evaluate_run, predict_images
 
 __all__ = [
+    "Cost",
     "RunFolder",
     "RunResult",
     "Scores",
+    "compare",
     "evaluate_run",
     "export_model",
     "fit",

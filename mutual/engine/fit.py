@@ -15,7 +15,7 @@ from mutual.engine.evaluation import Scores
 from mutual.engine.folder import RunFolder
 from mutual.engine.optimization import Optimization, build_optimizer, build_schedule
 from mutual.engine.trainer import Trainer
-from mutual.group import Peer, build_group
+from mutual.group import Group, Peer, build_group
 from mutual.models import read_model
 from mutual.recipe import InputError, Recipe
 
@@ -58,18 +58,7 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     if held and resume:
         _check_same(recipe, folder.recipe())
     environment = start(recipe)
-    data = _build_data(recipe)
-    info = data.info
-    group = build_group(
-        recipe,
-        num_classes=info.num_classes,
-        in_channels=info.channels,
-        image_size=info.image_size,
-        world=environment.world,
-        autocast=environment.autocast,
-    )
-    updates = data.num_windows(world_size=environment.world.size, accumulate=recipe.train.accumulate)
-    optimizations = {peer.name: _build_optimization(recipe, peer, environment, updates) for peer in group.trainable}
+    data, group, optimizations = build_parts(recipe, environment)
     trainer = Trainer(recipe, environment, data, group, optimizations, folder)
     files = Checkpoints(folder.checkpoints, keep=recipe.checkpoint.keep).latest() if resume else None
     if files is not None:
@@ -86,6 +75,26 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     finally:
         trainer.close()
     return RunResult(folder.path, folder.read_best()["peer"], trainer.scores)
+
+
+def build_parts(recipe: Recipe, environment: Environment) -> tuple[DataModule, Group, dict[str, Optimization]]:
+    """Returns what a training of `recipe` is made of: its data, its peers with their edges, and an optimization for each that learns.
+
+    Raises:
+        RecipeError: the data, a model, an objective or an optimizer does not fit.
+    """
+    data = _build_data(recipe)
+    info = data.info
+    group = build_group(
+        recipe,
+        num_classes=info.num_classes,
+        in_channels=info.channels,
+        image_size=info.image_size,
+        world=environment.world,
+        autocast=environment.autocast,
+    )
+    updates = data.num_windows(world_size=environment.world.size, accumulate=recipe.train.accumulate)
+    return data, group, {peer.name: _build_optimization(recipe, peer, environment, updates) for peer in group.trainable}
 
 
 def load_peer(run: str | Path, *, peer: str = "best") -> nn.Module:

@@ -48,7 +48,7 @@ class Pausing:
 
 
 def threshold(ahead: float, behind: float) -> float:
-    """Returns the widest gap at which the stronger peer still learns (arXiv:2209.04996, eq. 9).
+    """Returns the widest gap at which the stronger peer still learns (arXiv:2209.04996, the adaptive switching threshold).
 
     `ahead` and `behind` are the mean L1 distances of the stronger and of the weaker peer's predictions from the labels.
     """

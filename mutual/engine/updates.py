@@ -65,6 +65,11 @@ class Updater:
             else:
                 optimization.step(update, measure=measure)
 
+    def look(self, window: Window) -> GroupOutput:
+        """Returns what the window's first micro-batch gives, with its graph; nothing learns from it."""
+        images, labels = self._inputs(window, 0)
+        return self._group.forward(images, labels, self._moment(window, 0, 0))
+
     def alternating(self, window: Window, update: int, *, measure: bool) -> None:
         """Peer by peer, each learns from what its fellows say after their own steps (arXiv:1706.00384, algorithm 1)."""
         inputs = [self._inputs(window, index) for index in range(len(window.batches))]

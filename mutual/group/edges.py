@@ -112,12 +112,16 @@ def _pairs(recipe: Recipe, index: int, objective: Objective, learner: str) -> li
     if reads.many:
         return [((source,), mine, (paths,)) for source, paths in theirs.items()]
     for source, paths in theirs.items():
-        if len(mine) != len(paths):
+        if len(paths) not in (1, len(mine)):
             raise recipe.error(
                 f"objectives.{index}.at",
-                f"{learner} has {len(mine)} outputs there and {source} has {len(paths)}; {objective.loss} needs pairs",
+                f"{learner} has {len(mine)} outputs there and {source} has {len(paths)}; {objective.loss} needs pairs, or one source",
             )
-    return [((source,), (a,), ((b,),)) for source, paths in theirs.items() for a, b in zip(mine, paths, strict=True)]
+    return [
+        ((source,), (a,), ((b,),))
+        for source, paths in theirs.items()
+        for a, b in zip(mine, paths if len(paths) > 1 else paths * len(mine), strict=True)
+    ]
 
 
 def _joint_pair(

@@ -15,7 +15,7 @@ class One(nn.Module):
     """Images `[B, in_channels, H, W]` to the gated ensemble of its branches' logits `[B, num_classes]`.
 
     `branches.0` .. are the branches' own logits, to be tapped: each learns from the labels and from the ensemble (`sources: self`).
-    The gate is a linear layer, BatchNorm and ReLU over the trunk's mean features, and a softmax over the branches (section 3.2).
+    The gate is a linear layer, BatchNorm and ReLU over the trunk's mean features, and a softmax over the branches.
     """
 
     def __init__(

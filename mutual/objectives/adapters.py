@@ -43,7 +43,7 @@ class Hint(nn.Module):
 
 
 class MaskedGeneration(nn.Module):
-    """MGD (arXiv:2205.01529, eq. 3 and 4): the source's feature map, generated from the learner's with some channels masked.
+    """MGD (arXiv:2205.01529, section 3): the source's feature map, generated from the learner's with some channels masked.
 
     alpha_mgd times the mean squared difference, over all elements as in PaddleClas. Each channel of each image is masked with
     probability `lambda_mgd`, as in the authors' code for classification.
@@ -69,7 +69,7 @@ class MaskedGeneration(nn.Module):
 
 
 class ProjectorEnsemble(nn.Module):
-    """PEFD (arXiv:2210.15274, eq. 5): one minus the cosine of the source's vector and the mean of several projections of the learner's.
+    """PEFD (arXiv:2210.15274, section 3): one minus the cosine of the source's vector and the mean of several projections of the learner's.
 
     A projector is a linear layer and a ReLU; feature maps are averaged over their positions first.
     """
@@ -87,7 +87,7 @@ class ProjectorEnsemble(nn.Module):
 
 
 class OverHaul(nn.Module):
-    """OFD (arXiv:1904.01866, eq. 3 to 5): partial L2 distance, summed over feature maps before ReLU, mean over the images.
+    """OFD (arXiv:1904.01866, section 3): partial L2 distance, summed over feature maps before ReLU, mean over the images.
 
     The source passes its margin ReLU, max(x, m) with a margin m < 0 for each channel; positions where the source is not positive
     and the learner is below it already count nothing. The learner passes a 1x1 convolution and BatchNorm. Of L layers the
@@ -124,7 +124,7 @@ def partial_l2(learner: Tensor, target: Tensor) -> Tensor:
 
 
 def margin_of_normal(mean: float, deviation: float) -> float:
-    """Returns E[x | x < 0] of a normal distribution: the margin of a channel behind a BatchNorm (arXiv:1904.01866, eq. 4)."""
+    """Returns E[x | x < 0] of a normal distribution: the margin of a channel behind a BatchNorm (arXiv:1904.01866, section 3)."""
     ratio = torch.tensor(-mean / max(deviation, 1e-12), dtype=torch.float64)
     log_density = -ratio.square() / 2 - math.log(math.sqrt(2 * math.pi))
     return float(mean - deviation * torch.exp(log_density - torch.special.log_ndtr(ratio)))

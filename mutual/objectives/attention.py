@@ -26,7 +26,7 @@ class _LinearNorm(nn.Module):
 
 
 class AttentionFeature(nn.Module):
-    """AFD (Ji et al., AAAI 2021, eq. 3 to 8): every layer of the source taught to every layer of the learner, weighted by attention.
+    """AFD (Ji et al., AAAI 2021): every layer of the source taught to every layer of the learner, weighted by attention.
 
     The attention of a source's layer (query, of its channels' means) over the learner's layers (keys) weighs the mean squared
     difference of their normalised energy maps, the mean of squares over the channels; the learner's are averaged to the source's
@@ -68,7 +68,7 @@ class AttentionFeature(nn.Module):
 
 
 class DiversePeers(nn.Module):
-    """OKDDip's first level (arXiv:1912.00350, eq. 4 to 7): T^2 KL(mixture || learner), the mixture of all peers' predictions by attention.
+    """OKDDip's first level (arXiv:1912.00350, section 3): T^2 KL(mixture || learner), the mixture of all peers' predictions by attention.
 
     The learner asks with a projection of its embedding, each peer (itself among them) answers with a projection of its own; the
     softmax of their products weighs the predictions. The gradient trains the projections and, through its prediction, the learner;

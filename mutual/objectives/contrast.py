@@ -25,7 +25,7 @@ class _Heads(nn.Module):
 
 
 class ContrastiveRepresentation(nn.Module):
-    """CRD (arXiv:1910.10699, eq. 9 and 10) as InfoNCE: the source's embedding of the same image against those of images of other classes.
+    """CRD (arXiv:1910.10699, section 3) as InfoNCE: the source's embedding of the same image against those of images of other classes.
 
     The paper draws thousands of negatives from a memory of the whole training set; here they are the batches of all ranks, so
     that a step depends on nothing that a resumed run would have lost.
@@ -48,7 +48,7 @@ class ContrastiveRepresentation(nn.Module):
 
 
 class MutualContrastive(nn.Module):
-    """MCL between two peers (arXiv:2104.12565, eq. 4 and 7): interactive contrast, and mimicry of the source's own contrast.
+    """MCL between two peers (arXiv:2104.12565): interactive contrast, and mimicry of the source's own contrast.
 
     The learner's embedding is drawn to the source's embeddings of its class, the same image's among them, and away from the others;
     and the KL divergence brings its distribution over the other images to the source's own.

@@ -21,13 +21,13 @@ def mean(logits_KBC: Tensor, labels: Tensor) -> Tensor:
 
 
 def naive(logits_KBC: Tensor, labels: Tensor) -> Tensor:
-    """KDCL-Naive (Guo et al., CVPR 2020, section 3.2): for each image the logits of the peer with the lowest cross-entropy."""
+    """KDCL-Naive (Guo et al., CVPR 2020): for each image the logits of the peer with the lowest cross-entropy."""
     loss_KB = torch.stack([F.cross_entropy(each, labels, reduction="none") for each in logits_KBC])
     return logits_KBC[loss_KB.argmin(dim=0), torch.arange(logits_KBC.shape[1], device=logits_KBC.device)]
 
 
 def linear(logits_KBC: Tensor, labels: Tensor) -> Tensor:
-    """KDCL-Linear (Guo et al., CVPR 2020, eq. 3): the convex combination of the peers with the lowest cross-entropy on the batch.
+    """KDCL-Linear (Guo et al., CVPR 2020): the convex combination of the peers with the lowest cross-entropy on the batch.
 
     The problem is convex; it is searched by exponentiated gradients from equal weights, and the best point on the way is taken.
     """
@@ -47,7 +47,7 @@ def linear(logits_KBC: Tensor, labels: Tensor) -> Tensor:
 
 
 def min_logit(logits_KBC: Tensor, labels: Tensor) -> Tensor:
-    """KDCL-MinLogit (Guo et al., CVPR 2020, eq. 5): the lowest logit of each class, each peer's measured from its logit of the label."""
+    """KDCL-MinLogit (Guo et al., CVPR 2020): the lowest logit of each class, each peer's measured from its logit of the label."""
     classes = labels.argmax(dim=1) if labels.is_floating_point() else labels
     of_label_KB1 = logits_KBC.gather(2, classes[None, :, None].expand(len(logits_KBC), -1, 1))
     return (logits_KBC - of_label_KB1).amin(dim=0)

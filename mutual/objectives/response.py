@@ -114,7 +114,7 @@ def wsl(learner_BC: Tensor, source_BC: Tensor, labels: Tensor, *, temperature: f
 def skd(
     learner_BC: Tensor, source_BC: Tensor, labels: Tensor, *, temperature: float = 1.0, multiplier: float = 2.0, alpha: float = 0.9
 ) -> Tensor:
-    """Spherical KD (arXiv:2010.07485, eq. 5): soft labels and labels on logits normalised to mean 0 and standard deviation `multiplier`.
+    """Spherical KD (arXiv:2010.07485, section 3): soft labels and labels, on logits of mean 0 and standard deviation `multiplier`.
 
     alpha times T^2 times the cross-entropy with the source plus (1 - alpha) times the cross-entropy with the labels: it carries
     its own ground-truth term, no other is needed.
@@ -124,7 +124,7 @@ def skd(
 
 
 def ssld(learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """SSLD (arXiv:2103.05959, section 3.2): T^2 times the Jensen-Shannon divergence of the two predictions, in nats; no labels.
+    """SSLD (arXiv:2103.05959, section 3): T^2 times the Jensen-Shannon divergence of the two predictions, in nats; no labels.
 
     JS(p, q) = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2; at most log 2.
     """

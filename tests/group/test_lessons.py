@@ -91,6 +91,24 @@ def test_a_peer_may_teach_itself_at_another_output():
     assert [str(edge) for edge in group.edges][2:] == ["hint@stem (a <- a)", "hint@stem (b <- b)"]
 
 
+def test_branches_over_a_shared_trunk_learn_from_their_ensemble():
+    """ONE (arXiv:1806.04606): the peer is its own source, and one trunk learns from every branch."""
+    objectives = [
+        CE,
+        {"loss": "cross_entropy", "at": ["branches.0", "branches.1"]},
+        {"loss": "kd", "sources": "self", "at": ["branches.0", "branches.1"], "source_at": "logits", "temperature": 3},
+    ]
+    args = {"branches": 2, "trunk": [4], "widths": [6], "strides": [2, 2]}
+    found, _, _ = values(tiny_document(peers={"a": {"model": "one", "args": args}}, objectives=objectives))
+    assert len(found) == 3
+    _, data, group, _ = build(tiny_document(peers={"a": {"model": "one", "args": args}}, objectives=objectives[2:]))
+    images, labels = first_batch(data, group)
+    group.forward(images, labels, Moment(len(images), draw=0)).losses["a"].backward()
+    model = group.peers["a"].model
+    assert model.trunk[0].weight.grad.abs().sum() > 0
+    assert model.gate[0].weight.grad.abs().sum() == 0, "the ensemble teaches and does not learn from this edge"
+
+
 def test_ground_truth_may_be_read_at_another_head():
     found, _, _ = values(tiny_document(objectives=[CE, {"loss": "cross_entropy", "at": "head"}]))
     assert found["cross_entropy@head", "a", None] == found["cross_entropy", "a", None]
@@ -257,7 +275,7 @@ def test_accumulation_is_exact_with_adapters_gates_and_ensembles(update):
         ({"loss": "ofd", "at": ["stem"]}, "there is none at 'stem'"),
         ({"loss": "okddip"}, "reads one embedding beside the logits; give its module path"),
         ({"loss": "okddip", "at": "body", "source_at": "logits", "sources": "ensemble"}, "makes its own mixture"),
-        ({"loss": "at", "at": {"a": ["stem", "body"], "b": "body"}}, "a has 2 outputs there and b has 1"),
+        ({"loss": "at", "at": {"a": "body", "b": ["stem", "body"]}}, "a has 1 outputs there and b has 2"),
         ({"loss": "cross_entropy", "at": "body"}, r"a.body has shape \(4, 2, 2\), which are no logits"),
     ],
 )

@@ -6,6 +6,7 @@ from support import TinyNet
 from torch import nn
 
 from mutual.group import Frozen, MovingAverage, TappedModel
+from mutual.models import create_model
 
 
 @pytest.fixture
@@ -89,3 +90,27 @@ def test_a_moving_average_blends_weights_and_statistics(model):
     for name, value in average.model.state_dict().items():
         if value.is_floating_point() and name != "norm.running_var":
             torch.testing.assert_close(value, start[name] + 0.1)
+
+
+def test_a_tap_may_read_what_a_module_is_given():
+    model = create_model("torchvision/resnet18", num_classes=4).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    outputs = TappedModel(model, ["fc:input", "avgpool", "layer4.1.relu:input", "layer4.1"])(images)
+    torch.testing.assert_close(outputs["fc:input"], outputs["avgpool"].flatten(1))
+    torch.testing.assert_close(outputs["layer4.1.relu:input"].relu(), outputs["layer4.1"])
+    assert (outputs["layer4.1.relu:input"] < 0).any()
+
+
+def test_an_output_that_the_model_changes_in_place_is_copied():
+    """A block of ResNet adds its shortcut to the last BatchNorm's output in place."""
+    model = create_model("torchvision/resnet18", num_classes=4).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    inside = TappedModel(model, ["layer1.0.conv2", "layer1.0.bn2", "layer1.0"])
+    expected = inside(images)["layer1.0"]
+    probed = inside.probe(images)
+    torch.testing.assert_close(probed["layer1.0.bn2"], model.layer1[0].bn2(probed["layer1.0.conv2"]))
+    for outputs in (probed, inside(images)):
+        torch.testing.assert_close(outputs["layer1.0"], expected)
+        assert not torch.equal(outputs["layer1.0.bn2"], expected)
+    outputs["layer1.0.bn2"].sum().backward()
+    assert model.layer1[0].bn2.weight.grad.abs().sum() > 0

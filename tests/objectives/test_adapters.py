@@ -56,7 +56,7 @@ def test_mgd_masks_whole_channels_of_an_image():
 
 
 def test_the_margin_is_the_mean_of_a_channels_negative_part():
-    """Eq. 4: E[x | x < 0] of a normal distribution, here summed numerically."""
+    """E[x | x < 0] of a normal distribution, here summed numerically."""
     grid = torch.linspace(-30, 0, 2_000_001, dtype=torch.float64)
     for mean, deviation in ((0.0, 1.0), (1.5, 0.7), (-2.0, 1.1), (3.0, 0.9)):
         density = torch.exp(-(((grid - mean) / deviation) ** 2) / 2)

@@ -21,6 +21,7 @@ class Pausing:
         self._world = world
         self._sums = torch.zeros(3, device=world.device)
         self._count = 0
+        self._decisions: list[bool] = []
 
     @torch.no_grad()
     def add(self, logits: Mapping[str, Tensor], labels: Tensor) -> None:
@@ -44,7 +45,17 @@ class Pausing:
         self._sums.zero_()
         self._count = 0
         gap, ahead, behind = (total / max(images, 1) for total in sums)
-        return self._spec.peer if gap > threshold(ahead, behind) else None
+        pauses = gap > threshold(ahead, behind)
+        self._decisions.append(pauses)
+        return self._spec.peer if pauses else None
+
+    def flush(self) -> dict[str, float]:
+        """Returns the share of the updates since the last call in which the peer paused, by the name of its chart."""
+        if self._spec is None or not self._decisions:
+            return {}
+        share = sum(self._decisions) / len(self._decisions)
+        self._decisions.clear()
+        return {f"paused/{self._spec.peer}": share}
 
 
 def threshold(ahead: float, behind: float) -> float:

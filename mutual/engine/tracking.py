@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,8 @@ class Tracker:
         if self._bar is not None:
             self._bar.update()
 
-    def log_interval(self, step: int, metrics: TrainMetrics, optimizations: Iterable[Optimization]) -> None:
-        """Logs the training metrics of the updates since the last call, which ended with `step` updates done."""
+    def log_interval(self, step: int, metrics: TrainMetrics, optimizations: Iterable[Optimization], *, others: Mapping[str, float]) -> None:
+        """Logs the training metrics of the updates since the last call, which ended with `step` updates done, and `others`."""
         seconds = time.perf_counter() - self._clock
         self._clock = time.perf_counter()
         self._seconds += seconds
@@ -86,7 +86,7 @@ class Tracker:
         values = {f"train_loss/{peer}": value for peer, value in metrics.loss.items()}
         values |= {f"train_top1/{peer}": value for peer, value in metrics.top1.items()}
         values |= {f"objective/{name}": value for name, value in metrics.objectives.items()}
-        values["speed/images_per_second"] = metrics.images / seconds
+        values |= {"speed/images_per_second": metrics.images / seconds, **others}
         if not self._main:
             return
         for optimization in optimizations:

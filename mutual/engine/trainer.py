@@ -25,7 +25,7 @@ from mutual.engine.stopping import StoppedError, StopSignals
 from mutual.engine.tracking import Tracker
 from mutual.engine.updates import Updater
 from mutual.engine.weights import BestWeights
-from mutual.group import Group, flatten, float_buffers, unflatten_
+from mutual.group import Group, Peer, flatten, float_buffers, unflatten_
 from mutual.recipe import InputError, Recipe
 
 
@@ -64,6 +64,7 @@ class Trainer:
         self._best = BestWeights(recipe, folder, group, data.info)
         self._folder = folder
         self._meter = TrainMeter(group.edges, [peer.name for peer in group.trainable], self.world)
+        self._pausing = Pausing(recipe.train.pause, self.world)
         updater = Updater(
             group,
             optimizations,
@@ -73,7 +74,7 @@ class Trainer:
             seed=recipe.seed,
             updates_per_epoch=self._num_windows,
             prepare=self._prepare,
-            pausing=Pausing(recipe.train.pause, self.world),
+            pausing=self._pausing,
         )
         self._update = updater.alternating if recipe.train.update == "alternating" else updater.simultaneous
         info, device = data.info, self.world.device
@@ -183,7 +184,7 @@ class Trainer:
         return (self.progress.update + 1) % self.recipe.train.log_every == 0 or self.progress.window + 1 == self._num_windows
 
     def _log(self) -> None:
-        self._tracker.log_interval(self.progress.update, self._meter.flush(), self.optimizations.values())
+        self._tracker.log_interval(self.progress.update, self._meter.flush(), self.optimizations.values(), others=self._pausing.flush())
 
     def _checkpoint_due(self) -> bool:
         every = self.recipe.checkpoint.every_steps
@@ -239,7 +240,7 @@ class Trainer:
 
     def _description(self) -> str:
         info, world = self.data.info, self.world
-        learners = [f"{peer.name} ({sum(p.numel() for p in peer.parameters()):,} parameters)" for peer in self.group.trainable]
+        learners = [f"{peer.name} ({_sizes(peer)})" for peer in self.group.trainable]
         frozen = [f"{name} (frozen)" for name, peer in self.group.peers.items() if peer.frozen]
         processes = f"{world.size} process{'es' if world.size > 1 else ''} on {world.device.type}, precision {self._environment.precision}"
         data = f"{info.num_train:,} training and {info.num_val:,} validation images, {info.num_classes} classes"
@@ -258,6 +259,11 @@ class Trainer:
         if images.dim() == 4:
             return images.contiguous(memory_format=torch.channels_last)
         return torch.stack([view.contiguous(memory_format=torch.channels_last) for view in images])
+
+
+def _sizes(peer: Peer) -> str:
+    model, adapters = (sum(p.numel() for p in module.parameters()) for module in (peer.model, peer.tapped.adapters))
+    return f"{model:,} parameters" + (f" and {adapters:,} in adapters" if adapters else "")
 
 
 def _tensor_bytes(module: torch.nn.Module) -> bytes:

@@ -41,6 +41,16 @@ def test_the_decision_is_the_updates_and_not_a_micro_batchs():
     assert decide(far, behind) == decide(far, behind, parts=4) == "a"
 
 
+def test_the_share_of_paused_updates_is_told_once():
+    pausing = Pausing(Pause(peer="a", versus="b"), WORLD)
+    assert pausing.flush() == {}
+    for logits in (3 * TRUTH.roll(1, 1), torch.zeros(4, 4)):
+        pausing.add({"a": logits, "b": torch.zeros(4, 4)}, LABELS)
+        pausing.decide()
+    assert pausing.flush() == {"paused/a": 0.5}
+    assert pausing.flush() == {}
+
+
 def test_images_without_a_label_say_nothing():
     far, behind = 3 * TRUTH.roll(1, 1), torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 1, -1, -1])

@@ -76,25 +76,30 @@ def test_accumulation_is_exact(update, num_train):
     assert_equal_weights(results[2], results[0], tolerance=1e-12)
 
 
-def test_alternating_peers_hear_of_their_fellows_steps():
-    """The second peer's gradient is taken against the first peer's predictions after its step (DML, algorithm 1)."""
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_alternating_peers_hear_of_their_fellows_steps(names):
+    """Each peer's gradient is taken against what its fellows say after the steps they have made (DML, algorithm 1)."""
     document = tiny_document(train={"update": "alternating"}, optimizer={"name": "sgd", "lr": 0.5})
+    document["peers"] = {name: {"model": "support:double"} for name in names}
     document["data"] |= {"num_train": 8}
     _, data, group, updater = build(document)
-    a, b = (copy.deepcopy(group.peers[name].model) for name in "ab")
+    models = {name: copy.deepcopy(group.peers[name].model) for name in names}
     (window,) = data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)
     images, labels = to_inputs(window.batches[0], data.info)
-    for learner, source in ((a, b), (b, a)):
-        logits, other = F.log_softmax(learner(images), 1), F.log_softmax(source(images).detach(), 1)
-        jeffreys = ((logits.exp() - other.exp()) * (logits - other)).sum(1).mean() / 2
-        gradients = torch.autograd.grad(F.nll_loss(logits, labels) + jeffreys, list(learner.parameters()))
+    for name, learner in models.items():
+        logits = F.log_softmax(learner(images), 1)
+        loss = F.nll_loss(logits, labels)
+        for source in (model for other, model in models.items() if other != name):
+            said = F.log_softmax(source(images).detach(), 1)
+            loss = loss + ((logits.exp() - said.exp()) * (logits - said)).sum(1).mean() / 2 / (len(names) - 1)
+        gradients = torch.autograd.grad(loss, list(learner.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(learner.parameters(), gradients, strict=True):
                 parameter -= 0.5 * gradient
     group.train()
     updater.alternating(window, 0, measure=False)
-    assert_equal_weights(group.peers["a"].model.state_dict(), a.state_dict(), tolerance=1e-12)
-    assert_equal_weights(group.peers["b"].model.state_dict(), b.state_dict(), tolerance=1e-12)
+    for name, model in models.items():
+        assert_equal_weights(group.peers[name].model.state_dict(), model.state_dict(), tolerance=1e-12)
 
 
 def test_alternating_counts_batchnorm_statistics_once():

@@ -19,7 +19,9 @@ from mutual.group import Group, Peer, build_group
 from mutual.models import read_model
 from mutual.recipe import InputError, Recipe
 
-_FREE_TO_CHANGE = re.compile(r"name|output|checkpoint|train\.(log_every|progress)|data\.(workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.weights")
+_FREE_TO_CHANGE = re.compile(
+    r"name|output|checkpoint|train\.(log_every|progress)|data\.(workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.weights"
+)
 
 
 @dataclass(frozen=True)

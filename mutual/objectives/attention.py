@@ -70,23 +70,27 @@ class AttentionFeature(nn.Module):
 class DiversePeers(nn.Module):
     """OKDDip's first level (arXiv:1912.00350, section 3): T^2 KL(mixture || learner), the mixture of all peers' predictions by attention.
 
-    The learner asks with a projection of its embedding, each peer (itself among them) answers with a projection of its own; the
-    softmax of their products weighs the predictions. The gradient trains the projections and, through its prediction, the learner;
-    its embedding is only read.
+    The learner asks with a projection of its embedding, each other peer (with `own` the learner, too) answers with a projection of
+    its own; the softmax of their products weighs the predictions. The gradient trains the projections and, through its
+    prediction, the learner; embeddings are only read.
     """
 
-    def __init__(self, learner_shape: list[Shape], source_shape: list[Shape], *, dim: int = 64, temperature: float = 3.0) -> None:
+    def __init__(
+        self, learner_shape: list[Shape], source_shape: list[Shape], *, dim: int = 64, temperature: float = 3.0, own: bool = False
+    ) -> None:
         super().__init__()
-        embeddings = [learner_shape[1], *source_shape[1::2]]
+        embeddings = [*learner_shape[1:] * own, *source_shape[1::2]]
         self.temperature = temperature
+        self.own = own
         self.ask = nn.Linear(vector_width(learner_shape[1]), dim, bias=False)
         self.answer = nn.ModuleList(nn.Linear(vector_width(shape), dim, bias=False) for shape in embeddings)
 
     def forward(self, learner: list[Tensor], source: list[Tensor]) -> Tensor:
         """Returns the loss; `learner` is [logits, embedding], `source` the same of every source in turn."""
-        peers = [output.detach() for output in learner] + source
+        mine = [output.detach() for output in learner]
+        peers = mine * self.own + source
         logits, embeddings = peers[::2], [to_vector(output) for output in peers[1::2]]
-        question_BD = self.ask(embeddings[0])
+        question_BD = self.ask(to_vector(mine[1]))
         answers_BKD = torch.stack([layer(embedding) for layer, embedding in zip(self.answer, embeddings, strict=True)], dim=1)
         weight_BK = torch.softmax(torch.einsum("bd,bkd->bk", question_BD, answers_BKD), dim=1)
         prediction_BKC = torch.stack([F.softmax(each / self.temperature, dim=1) for each in logits], dim=1)

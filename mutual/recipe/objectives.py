@@ -195,6 +195,8 @@ class DiversePeers(SourcedObjective):
     loss: Literal["okddip"]
     dim: Positive = 64
     temperature: PositiveFloat = 3.0
+    own: StrictBool = False
+    """Whether the learner's own prediction is in the mixture; attention that may choose it tends to, and then nothing is taught."""
 
 
 class RkdDistance(SourcedObjective):

@@ -141,20 +141,21 @@ def test_contrast_over_gathered_images_is_contrast_over_one_batch(name):
     torch.testing.assert_close((halves[0] + 3 * halves[1]) / 4, loss(learner, source, labels))
 
 
-def test_okddip_without_attention_is_kd_from_the_mean_prediction():
+@pytest.mark.parametrize("own", [False, True])
+def test_okddip_without_attention_is_kd_from_the_mean_prediction(own):
     logits = [rand(4, 5, seed=seed) for seed in range(3)]
     embedding = [rand(4, 6 + seed, seed=10 + seed) for seed in range(3)]
     learner, source = [logits[0], embedding[0]], [logits[1], embedding[1], logits[2], embedding[2]]
-    loss = trained("okddip", learner, source, temperature=2.0)
+    loss = trained("okddip", learner, source, temperature=2.0, own=own)
     torch.nn.init.zeros_(loss.adapter.ask.weight)
-    mixture = torch.stack([F.softmax(each / 2, dim=1) for each in logits]).mean(dim=0)
+    mixture = torch.stack([F.softmax(each / 2, dim=1) for each in logits[0 if own else 1 :]]).mean(dim=0)
     expected = 4 * F.kl_div(F.log_softmax(logits[0] / 2, dim=1), mixture, reduction="batchmean")
     torch.testing.assert_close(loss(learner, source), expected)
 
 
 def test_okddip_trains_its_attention_through_the_mixture():
     learner = [rand(4, 5).requires_grad_(), rand(4, 6).requires_grad_()]
-    source = [rand(4, 5, seed=1), rand(4, 3, seed=2)]
+    source = [rand(4, 5, seed=1), rand(4, 3, seed=2), rand(4, 5, seed=3), rand(4, 3, seed=4)]
     loss = trained("okddip", learner, source)
     loss(learner, source).backward()
     assert loss.adapter.ask.weight.grad.abs().sum() > 0

@@ -112,7 +112,7 @@ def build(document, *, world=WORLD, autocast=nullcontext):
         )
         for peer in group.trainable
     }
-    meter = TrainMeter(group.edges, [peer.name for peer in group.trainable], world)
+    meter = TrainMeter(group.edges, recipe.trainable, world, counts=group.counts)
     updater = Updater(
         group,
         optimizations,

@@ -2,6 +2,7 @@
 
 from mutual.data.batch import Batch, DataInfo, Mix, Window, mix, normalize, to_inputs
 from mutual.data.module import DataModule, build_data, build_preprocess
+from mutual.data.plan import even_part
 from mutual.data.splits import IMAGE_SUFFIXES, load_image
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Window",
     "build_data",
     "build_preprocess",
+    "even_part",
     "load_image",
     "mix",
     "normalize",

@@ -52,12 +52,14 @@ class Batch:
         images: uint8 `[B + X, C, H, W]`, or with views `[V, B + X, C, H, W]`.
         labels: class indices `[B + X]`, -1 where none is known, or flags (float32) `[B + X, C]` of several labels each.
         count: so many images, the first ones, are real; the rest of B is padding.
+        total: real images of this micro-batch over all ranks.
         mix: how the first B are mixed, or None.
     """
 
     images: Tensor
     labels: Tensor
     count: int
+    total: int
     mix: Mix | None = None
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
@@ -65,17 +67,23 @@ class Batch:
         mix = self.mix and Mix(
             *(part.to(device, non_blocking=non_blocking) for part in (self.mix.partner_B, self.mix.own_B, self.mix.box_B4))
         )
-        return Batch(self.images.to(device, non_blocking=non_blocking), self.labels.to(device, non_blocking=non_blocking), self.count, mix)
+        images, labels = (part.to(device, non_blocking=non_blocking) for part in (self.images, self.labels))
+        return Batch(images, labels, self.count, self.total, mix)
 
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory; the loader calls it where there is a GPU."""
         mix = self.mix and Mix(self.mix.partner_B.pin_memory(), self.mix.own_B.pin_memory(), self.mix.box_B4.pin_memory())
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.count, mix)
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.count, self.total, mix)
 
 
 @dataclass(frozen=True)
 class Window:
-    """What one update learns from: this rank's micro-batches, and the number of samples over all ranks, the update's divisor."""
+    """What one update learns from: this rank's micro-batches.
+
+    Attributes:
+        num_samples: samples over all ranks, the update's divisor.
+        batches: this rank's part of each micro-batch.
+    """
 
     num_samples: int
     batches: list[Batch]

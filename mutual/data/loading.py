@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mutual.data.batch import Batch, Mix
-from mutual.data.plan import Cell, EpochPlan
+from mutual.data.plan import Cell, EpochPlan, even_part
 from mutual.data.splits import MemorySplit, Split, to_channels
 from mutual.data.transforms import Transforms
 from mutual.recipe import Data, derive_seed
@@ -27,6 +27,7 @@ class Request:
     epoch: int
     indices: list[int]
     count: int
+    total: int
     partners: list[int] | None = None
     """For each of the first B images the place of its partner among `indices`."""
     pairs: list[int] | None = None
@@ -58,7 +59,7 @@ class Loaded(Dataset[Batch]):
             images = torch.stack([self._images(request, view=view) for view in range(self._views)])
         labels = self._split.labels[request.indices]
         mix = None if self._mixer is None or request.partners is None else self._mixer(request)
-        return [Batch(images, labels, request.count, mix)]
+        return [Batch(images, labels, request.count, request.total, mix)]
 
     def sample(self, index: int) -> Tensor:
         """Returns one transformed image, without counted draws; to look at its shape."""
@@ -89,19 +90,20 @@ class Loaded(Dataset[Batch]):
 
 
 class TrainRequests:
-    """The requests of an epoch for one rank, from a window on; torch's loader takes it as its batch sampler."""
+    """The requests of an epoch for one part, from a window on; torch's loader takes it as its batch sampler."""
 
-    def __init__(self, plan: EpochPlan, *, rank: int, mixed: bool) -> None:
+    def __init__(self, plan: EpochPlan, *, part: tuple[int, int], mixed: bool) -> None:
+        """Loads part number part[0] of part[1]."""
         self.plan = plan
+        self.part = part
         self.epoch = 0
         self.start = 0
-        self._rank = rank
         self._mixed = mixed
 
     def __iter__(self) -> Iterator[list[Request]]:
         epoch, order = self.epoch, self.plan.order(self.epoch)
         for window in range(self.start, self.plan.num_windows):
-            for cell in self.plan.cells(window, self._rank):
+            for cell in self.plan.cells(window, *self.part):
                 yield [self._request(cell, order, epoch)]
 
     def _request(self, cell: Cell, order: list[int], epoch: int) -> Request:
@@ -110,20 +112,28 @@ class TrainRequests:
         least = min(2, self.plan.batch_size)  # BatchNorm needs two images where the features of one are a single value
         positions += (positions or [cell.filler])[:1] * (least - count)
         if not self._mixed:
-            return Request(epoch, [order[position] for position in positions], count)
+            return Request(epoch, [order[position] for position in positions], count, cell.total)
         # neighbours in the order are each other's partners, so that a mix depends on neither ranks nor batch size
         partners = [position ^ 1 if position ^ 1 < len(order) else position for position in positions]
         everyone = positions + [partner for partner in dict.fromkeys(partners) if partner not in positions]
         place = {position: index for index, position in reversed(list(enumerate(everyone)))}
         pairs = [position // 2 for position in positions]
-        return Request(epoch, [order[position] for position in everyone], count, [place[partner] for partner in partners], pairs)
+        indices = [order[position] for position in everyone]
+        return Request(epoch, indices, count, cell.total, [place[partner] for partner in partners], pairs)
 
 
-def eval_requests(num_samples: int, batch_size: int, *, world_size: int, rank: int) -> list[list[Request]]:
-    """Returns the rank's contiguous share of the samples in batches: every sample on exactly one rank, none twice."""
-    begin, end = (num_samples * part // world_size for part in (rank, rank + 1))
-    chunks = [list(range(first, min(first + batch_size, end))) for first in range(begin, end, batch_size)]
-    return [[Request(0, chunk, len(chunk))] for chunk in chunks]
+def eval_requests(num_samples: int, batch_size: int, *, world_size: int, part: tuple[int, int]) -> list[list[Request]]:
+    """Returns the part's share of each round of world_size * batch_size samples: every sample in exactly one part of part[1].
+
+    All parts have equally many rounds; one without samples in a round gets a filler, with count 0.
+    """
+    requests = []
+    for begin in range(0, num_samples, batch_size * world_size):
+        total = min(batch_size * world_size, num_samples - begin)
+        first, last = even_part(total, *part)
+        indices = list(range(begin + first, begin + last))
+        requests.append([Request(0, indices or [0], len(indices), total)])
+    return requests
 
 
 class _Mixer:

@@ -31,26 +31,35 @@ class DataModule:
         self._train = train
         self._val = val
         self._seed = seed
-        self._train_loader: tuple[tuple[int, int, int], TrainRequests, DataLoader[Batch]] | None = None
+        self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainRequests, DataLoader[Batch]] | None = None
 
     def num_windows(self, *, world_size: int, accumulate: int) -> int:
         """Returns the number of updates in an epoch."""
         return self._plan(world_size, accumulate).num_windows
 
-    def train_windows(self, epoch: int, *, start: int = 0, world_size: int, rank: int, accumulate: int) -> Iterator[Window]:
-        """Yields the rank's windows of `epoch` from number `start` on; cut and begun again there, they are the same bit for bit."""
-        requests, loader = self._loader_of(world_size, rank, accumulate)
+    def train_windows(
+        self, epoch: int, *, start: int = 0, world_size: int, rank: int, accumulate: int, parts: int | None = None
+    ) -> Iterator[Window]:
+        """Yields a part's windows of `epoch` from number `start` on; cut and begun again there, they are the same bit for bit.
+
+        There is a part for each of `world_size` ranks, or there are `parts`; `rank` is the part's number.
+        """
+        requests, loader = self._loader_of(world_size, (rank, parts or world_size), accumulate)
         requests.epoch, requests.start = epoch, start
         if start >= requests.plan.num_windows:
             return
         batches = iter(loader)
         for window in range(start, requests.plan.num_windows):
-            yield Window(requests.plan.size(window), [next(batches) for _ in requests.plan.cells(window, rank)])
+            yield Window(requests.plan.size(window), [next(batches) for _ in requests.plan.micro_sizes(window)])
 
-    def eval_batches(self, *, world_size: int, rank: int) -> Iterator[Batch]:
-        """Yields the rank's share of the validation images; over all ranks each is there exactly once."""
+    def eval_batches(self, *, world_size: int, rank: int, parts: int | None = None) -> Iterator[Batch]:
+        """Yields a part's share of the validation images, round by round; over all parts each is there exactly once.
+
+        A round without an image for this part has a filler in it, and count 0.
+        """
         size = self._spec.eval_batch_size or self._spec.batch_size
-        yield from self._loader(self._val, eval_requests(self.info.num_val, size, world_size=world_size, rank=rank), persistent=False)
+        requests = eval_requests(self.info.num_val, size, world_size=world_size, part=(rank, parts or world_size))
+        yield from self._loader(self._val, requests, persistent=False)
 
     def close(self) -> None:
         """Ends the worker processes."""
@@ -59,11 +68,11 @@ class DataModule:
     def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
         return EpochPlan(self.info.num_train, self._spec.batch_size, world_size, accumulate, self._seed)
 
-    def _loader_of(self, world_size: int, rank: int, accumulate: int) -> tuple[TrainRequests, DataLoader[Batch]]:
-        key = (world_size, rank, accumulate)
+    def _loader_of(self, world_size: int, part: tuple[int, int], accumulate: int) -> tuple[TrainRequests, DataLoader[Batch]]:
+        key = (world_size, part, accumulate)
         if self._train_loader is None or self._train_loader[0] != key:
             mixed = bool(self._spec.mixup or self._spec.cutmix)
-            requests = TrainRequests(self._plan(world_size, accumulate), rank=rank, mixed=mixed)
+            requests = TrainRequests(self._plan(world_size, accumulate), part=part, mixed=mixed)
             self._train_loader = key, requests, self._loader(self._train, requests, persistent=True)
         return self._train_loader[1:]
 

@@ -1,7 +1,8 @@
 """EpochPlan: which samples each rank computes in each micro-batch, as a pure function of (seed, epoch).
 
 A window is what one update learns from: the next W * b * k samples of the epoch's order (W ranks, batch size b, k micro-batches), the last
-one what is left. It is split evenly, so that every rank has the same number of micro-batches in every window.
+one what is left. It is split evenly into micro-batches, and these evenly into parts, so that everyone has the same number of micro-batches
+in every window. Where every rank trains every peer there are W parts; a peer that has ranks of its own has as many parts as these.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from mutual.recipe import derive_seed
 
 @dataclass(frozen=True)
 class Cell:
-    """One rank's micro-batch: positions `[begin, end)` in the epoch's order; `filler` stands in where the cell is empty."""
+    """One part's micro-batch: positions `[begin, end)` in the epoch's order; `filler` stands in where the cell is empty.
+
+    `total` counts the samples of the micro-batch over all parts.
+    """
 
     begin: int
     end: int
     filler: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,26 @@ class EpochPlan:
         """Returns how many samples the window has over all ranks."""
         return min(self.window_size, self.num_samples - window * self.window_size)
 
-    def cells(self, window: int, rank: int) -> list[Cell]:
-        """Returns the rank's micro-batches of a window.
+    def micro_sizes(self, window: int) -> list[int]:
+        """Returns how many samples each micro-batch of the window has over all ranks."""
+        size = self.size(window)
+        number = math.ceil(size / (self.batch_size * self.world_size))
+        return [end - begin for begin, end in (even_part(size, index, number) for index in range(number))]
 
-        The window's samples are cut, micro-batch by micro-batch and then by rank, into parts that differ by one sample at most, the
-        larger first.
-        """
-        start, size = window * self.window_size, self.size(window)
-        num_cells = math.ceil(size / (self.batch_size * self.world_size)) * self.world_size
-        base, larger = divmod(size, num_cells)
+    def cells(self, window: int, part: int, parts: int | None = None) -> list[Cell]:
+        """Returns one part's micro-batches of a window, of `parts` (the default is one for each rank)."""
+        start = window * self.window_size
+        cells = []
+        begin = start
+        for size in self.micro_sizes(window):
+            first, last = even_part(size, part, parts or self.world_size)
+            cells.append(Cell(begin + first, begin + last, filler=start, total=size))
+            begin += size
+        return cells
 
-        def bound(cell: int) -> int:
-            return start + cell * base + min(cell, larger)
 
-        return [Cell(bound(cell), bound(cell + 1), filler=start) for cell in range(rank, num_cells, self.world_size)]
+def even_part(size: int, part: int, parts: int) -> tuple[int, int]:
+    """Returns where part number `part` begins and ends when `size` things are cut into `parts`, the larger ones first."""
+    base, larger = divmod(size, parts)
+    begin, end = (index * base + min(index, larger) for index in (part, part + 1))
+    return begin, end

@@ -81,12 +81,13 @@ class _Bench:
         world, accumulate = environment.world, recipe.train.accumulate
         data, self._group, self._optimizations = build_parts(recipe, environment)
         self._device = world.device
-        self._window = next(data.train_windows(0, world_size=world.size, rank=world.rank, accumulate=accumulate))
+        part, parts = self._group.part
+        self._window = next(data.train_windows(0, world_size=world.size, rank=part, parts=parts, accumulate=accumulate))
         data.close()
         self._updater = Updater(
             self._group,
             self._optimizations,
-            TrainMeter(self._group.edges, [peer.name for peer in self._group.trainable], world),
+            TrainMeter(self._group.edges, recipe.trainable, world, counts=self._group.counts),
             world=world,
             info=data.info,
             seed=recipe.seed,

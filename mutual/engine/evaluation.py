@@ -43,20 +43,23 @@ class Evaluator:
     @torch.no_grad()
     def __call__(
         self,
-        predict: Callable[[Tensor], dict[str, Tensor]],
+        predict: Callable[[Tensor, Batch], dict[str, Tensor]],
         batches: Iterable[Batch],
         info: DataInfo,
         *,
         prepare: Callable[[Tensor], Tensor],
+        counts: bool = True,
     ) -> Scores:
         """Returns the scores over the batches of all processes; every process must call it.
 
-        `predict` gives every peer's float32 logits `[B, C]`; accuracies and mAP are fractions, NLL is in nats.
+        `predict` gives every peer's float32 logits `[B, C]` of a batch's prepared images; accuracies and mAP are fractions, NLL is in
+        nats. A process that does not count computes its peers for others and adds nothing.
         """
         for batch in batches:
             images, labels = to_inputs(batch.to(self._device, non_blocking=True), info)
-            logits = predict(prepare(images))
-            self._add(logits, labels)
+            logits = predict(prepare(images), batch)
+            if counts and batch.count:
+                self._add(logits, labels)
         return self._compute()
 
     def _add(self, logits: dict[str, Tensor], labels: Tensor) -> None:

@@ -15,12 +15,12 @@ from mutual.engine.evaluation import Scores
 from mutual.engine.folder import RunFolder
 from mutual.engine.optimization import Optimization, build_optimizer, build_schedule
 from mutual.engine.trainer import Trainer
-from mutual.group import Group, Peer, build_group
+from mutual.group import Group, Peer, agreed, build_group
 from mutual.models import read_model
 from mutual.recipe import InputError, Recipe
 
 _FREE_TO_CHANGE = re.compile(
-    r"name|output|checkpoint|train\.(log_every|progress)|data\.(workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.weights"
+    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate)|data\.(batch_size|workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|ranks)"
 )
 
 
@@ -96,7 +96,16 @@ def build_parts(recipe: Recipe, environment: Environment) -> tuple[DataModule, G
         autocast=environment.autocast,
     )
     updates = data.num_windows(world_size=environment.world.size, accumulate=recipe.train.accumulate)
-    return data, group, {peer.name: _build_optimization(recipe, peer, environment, updates) for peer in group.trainable}
+    optimizations: dict[str, Optimization] = {}
+
+    def optimize() -> None:
+        optimizations.update({peer.name: _build_optimization(recipe, peer, environment, updates) for peer in group.trainable})
+
+    if group.placement.shared:
+        optimize()
+    else:  # a mistake in one peer's optimizer is seen on its ranks alone
+        agreed(environment.world, optimize)
+    return data, group, optimizations
 
 
 def load_peer(run: str | Path, *, peer: str = "best") -> nn.Module:

@@ -57,7 +57,9 @@ class TrainMetrics:
 class TrainMeter:
     """Collects what each micro-batch gave; nothing is copied from the device before `flush`."""
 
-    def __init__(self, edges: Sequence[Edge], peers: Sequence[str], world: World) -> None:
+    def __init__(self, edges: Sequence[Edge], peers: Sequence[str], world: World, *, counts: bool = True) -> None:
+        """Collects for all `edges` and `peers` of the group; `counts` says whether this process counts the images it sees."""
+        self._counts = counts
         self._edges = tuple(edges)
         self._peers = tuple(peers)
         self._world = world
@@ -83,18 +85,21 @@ class TrainMeter:
     @torch.no_grad()
     def add(self, output: GroupOutput, labels: Tensor, *, count: int, update: int) -> None:
         """Adds what a micro-batch of `count` real images gave, with its labels `[B]` (-1: unknown) or `[B, C]`."""
-        edges_E = torch.stack([output.values[index] for index in range(len(self._edges))]).to(self._dtype)
-        losses_P = torch.stack([output.losses[name].detach() for name in self._peers]).to(self._dtype)
-        guesses = [output.logits[name].argmax(dim=1) for name in self._peers]
-        correct_P = torch.stack([is_correct(guess, labels[:count]).sum() for guess in guesses])
+        nothing = torch.zeros((), dtype=self._dtype, device=self._world.device)
+        edges_E = torch.stack([output.values.get(index, nothing).to(self._dtype) for index in range(len(self._edges))])
+        losses_P = torch.stack([output.losses.get(name, nothing).detach().to(self._dtype) for name in self._peers])
+        guesses = {name: output.logits[name].argmax(dim=1) for name in output.losses}
+        hits = {name: is_correct(guess, labels[:count]).sum() for name, guess in guesses.items()}
+        correct_P = torch.stack([hits.get(name, nothing).to(self._dtype) for name in self._peers])
         if count:  # a rank whose part of a short window is empty computed on padding
             self._edges_E += edges_E * count
             self._losses_P += losses_P * count
             self._correct_P += correct_P
-            self._labelled += count if labels.is_floating_point() else (labels[:count] >= 0).sum()
+            if self._counts:
+                self._labelled += count if labels.is_floating_point() else (labels[:count] >= 0).sum()
             bad_E = torch.where(edges_E.isfinite(), _NEVER, update)
             self._first_bad_E = torch.minimum(self._first_bad_E, bad_E)
-        self._images += count
+        self._images += count if self._counts else 0
         self._num_batches += 1
 
     def flush(self) -> TrainMetrics:

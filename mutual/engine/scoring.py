@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mutual.data import IMAGE_SUFFIXES, DataInfo, build_data, build_preprocess, load_image, normalize
+from mutual.data import IMAGE_SUFFIXES, Batch, DataInfo, build_data, build_preprocess, load_image, normalize
 from mutual.engine.environment import start
 from mutual.engine.evaluation import ENSEMBLE, Evaluator, Scores
 from mutual.engine.fit import peer_file
@@ -39,7 +39,7 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
     info = data.info
     evaluator = Evaluator(list(models), list(models), num_classes=info.num_classes, device=world.device, multi_label=info.multi_label)
 
-    def predict(images: Tensor) -> dict[str, Tensor]:
+    def predict(images: Tensor, _: Batch) -> dict[str, Tensor]:
         with environment.autocast():
             return {name: model(images).float() for name, (model, _) in models.items()}
 

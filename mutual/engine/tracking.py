@@ -17,7 +17,6 @@ from tqdm import tqdm
 from mutual.engine.evaluation import ENSEMBLE, Scores
 from mutual.engine.files import write_file
 from mutual.engine.meters import TrainMetrics
-from mutual.engine.optimization import Optimization
 from mutual.recipe import Recipe, dump_recipe
 
 COPIES_KL = 1e-6
@@ -77,7 +76,7 @@ class Tracker:
         if self._bar is not None:
             self._bar.update()
 
-    def log_interval(self, step: int, metrics: TrainMetrics, optimizations: Iterable[Optimization], *, others: Mapping[str, float]) -> None:
+    def log_interval(self, step: int, metrics: TrainMetrics, others: Mapping[str, float]) -> None:
         """Logs the training metrics of the updates since the last call, which ended with `step` updates done, and `others`."""
         seconds = time.perf_counter() - self._clock
         self._clock = time.perf_counter()
@@ -89,10 +88,6 @@ class Tracker:
         values |= {"speed/images_per_second": metrics.images / seconds, **others}
         if not self._main:
             return
-        for optimization in optimizations:
-            values[f"learning_rate/{optimization.peer.name}"] = optimization.learning_rate
-            if optimization.grad_norm is not None:
-                values[f"grad_norm/{optimization.peer.name}"] = optimization.grad_norm.item()
         self._accelerator.log(values, step=step)
 
     def log_epoch(self, epoch: int, step: int, train: TrainMetrics, scores: Scores | None) -> None:

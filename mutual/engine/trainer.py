@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -13,8 +13,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mutual.data import DataModule
+from mutual.data import Batch, DataModule, Window
 from mutual.engine.checkpoints import Checkpoints
+from mutual.engine.courier import Courier
 from mutual.engine.environment import Environment
 from mutual.engine.evaluation import Evaluator, Scores
 from mutual.engine.folder import RunFolder
@@ -25,7 +26,7 @@ from mutual.engine.stopping import StoppedError, StopSignals
 from mutual.engine.tracking import Tracker
 from mutual.engine.updates import Updater
 from mutual.engine.weights import BestWeights
-from mutual.group import Group, Peer, flatten, float_buffers, unflatten_
+from mutual.group import Group, Peer, World, flatten, float_buffers, unflatten_
 from mutual.recipe import InputError, Recipe
 
 
@@ -60,10 +61,13 @@ class Trainer:
         self._environment = environment
         self._plan = {"world_size": self.world.size, "accumulate": recipe.train.accumulate}
         self._num_windows = data.num_windows(**self._plan)
+        self._window_size = self.world.size * recipe.data.batch_size * recipe.train.accumulate
+        self._courier = Courier(self.world, group.placement)
+        self._sent = (0.0, 0.0, 0)
         self._checkpoints = Checkpoints(folder.checkpoints, keep=recipe.checkpoint.keep)
-        self._best = BestWeights(recipe, folder, group, data.info)
+        self._best = BestWeights(recipe, folder, group, data.info, self._courier)
         self._folder = folder
-        self._meter = TrainMeter(group.edges, [peer.name for peer in group.trainable], self.world)
+        self._meter = TrainMeter(group.edges, recipe.trainable, self.world, counts=group.counts)
         self._pausing = Pausing(recipe.train.pause, self.world)
         updater = Updater(
             group,
@@ -94,7 +98,7 @@ class Trainer:
             while progress.epoch < self.recipe.train.epochs:
                 self.group.train()
                 self._tracker.begin_epoch(progress.epoch, done=progress.window)
-                for window in self.data.train_windows(progress.epoch, start=progress.window, rank=self.world.rank, **self._plan):
+                for window in self._windows():
                     due = self._log_due()
                     self._update(window, progress.update, measure=due)
                     progress.window += 1
@@ -115,12 +119,13 @@ class Trainer:
         """Takes over the state that a checkpoint holds.
 
         Raises:
-            InputError: it was written with another number of processes, or a frozen peer has other weights now.
+            InputError: its updates are of another number of images, or a frozen peer has other weights now.
         """
         state = torch.load(io.BytesIO(files["training.pt"]), map_location="cpu", weights_only=True)
-        if state["world_size"] != self.world.size:
+        if state["window_size"] != self._window_size:
             raise InputError(
-                f"the checkpoint was written by {state['world_size']} processes, this run has {self.world.size}; start as many as before"
+                f"the checkpoint's updates are of {state['window_size']} images (batch_size x processes x accumulate), this run's of "
+                f"{self._window_size}; start as many processes as before, or set data.batch_size so that they agree"
             )
         self.progress = Progress(**state["progress"])
         self.scores = state["scores"]
@@ -130,13 +135,14 @@ class Trainer:
         self._meter.load_state_dict(state["meter"])
         self._best.load_state_dict(state["best"])
         for peer in self.group.trainable:
+            own = torch.load(io.BytesIO(files[f"{peer.name}.pt"]), map_location="cpu", weights_only=True)
             peer.tapped.load_state_dict(safetensors.torch.load(files[f"{peer.name}.safetensors"]))
             if peer.average is not None:
                 peer.average.model.load_state_dict(safetensors.torch.load(files[f"{peer.name}.average.safetensors"]))
-            self.optimizations[peer.name].load_state_dict(state["optimizations"][peer.name])
-            buffers = self._local_buffers(peer.name)
+            self.optimizations[peer.name].load_state_dict(own["optimization"])
+            buffers = float_buffers(self._models(peer))
             if buffers:
-                unflatten_(buffers, state["buffers"][peer.name][self.world.rank].to(self.world.device))
+                unflatten_(buffers, _of_rank(own["buffers"], _team(peer)).to(self.world.device))
 
     def open_tracker(self) -> None:
         """Begins to log, at the point where the run stands."""
@@ -160,31 +166,53 @@ class Trainer:
         progress = self.progress
         if self._meter.pending:
             self._log()
-        self.world.average_buffers([model for peer in self.group.trainable for model in self._models(peer.name)])
+        for peer in self.group.trainable:
+            _team(peer).average_buffers(self._models(peer))
         epoch = progress.epoch + 1
         evaluated = epoch % self.recipe.train.eval_every == 0 or epoch == self.recipe.train.epochs
         scores = self._evaluate() if evaluated else None
-        if self.world.is_main:
-            self._best.write_last()
-            if scores is not None:
-                self._best.update(scores, epoch)
+        self._best.write_last()
+        if scores is not None:
+            self._best.update(scores, epoch)
         self._tracker.log_epoch(epoch, progress.update, self._meter.end_epoch(), scores)
         progress.epoch, progress.window = epoch, 0
         every = self.recipe.checkpoint.every_epochs
         if (every is not None and epoch % every == 0) or epoch == self.recipe.train.epochs:
             self._save()
 
+    def _windows(self) -> Iterator[Window]:
+        part, parts = self.group.part
+        return self.data.train_windows(self.progress.epoch, start=self.progress.window, rank=part, parts=parts, **self._plan)
+
     def _evaluate(self) -> Scores:
         self.group.eval()
-        batches = self.data.eval_batches(world_size=self.world.size, rank=self.world.rank)
-        self.scores = self._evaluator(self.group.predict, batches, self.data.info, prepare=self._prepare)
+        part, parts = self.group.part
+        batches = self.data.eval_batches(world_size=self.world.size, rank=part, parts=parts)
+
+        def predict(images: Tensor, batch: Batch) -> dict[str, Tensor]:
+            return self.group.predict(images, total=batch.total)
+
+        self.scores = self._evaluator(predict, batches, self.data.info, prepare=self._prepare, counts=self.group.counts)
         return self.scores
 
     def _log_due(self) -> bool:
         return (self.progress.update + 1) % self.recipe.train.log_every == 0 or self.progress.window + 1 == self._num_windows
 
     def _log(self) -> None:
-        self._tracker.log_interval(self.progress.update, self._meter.flush(), self.optimizations.values(), others=self._pausing.flush())
+        rates = {f"learning_rate/{name}": optimization.learning_rate for name, optimization in self.optimizations.items()}
+        norms = {f"grad_norm/{name}": each.grad_norm.item() for name, each in self.optimizations.items() if each.grad_norm is not None}
+        others = self._courier.merged(rates | norms) | self._traffic() | self._pausing.flush()
+        self._tracker.log_interval(self.progress.update, self._meter.flush(), others)
+
+    def _traffic(self) -> dict[str, float]:
+        """Returns the megabytes (10^6 bytes) that a process sent for each update since the last call, mean over the processes."""
+        if self.world.size == 1:
+            return {}
+        gradients, exchanged, updates = self.world.traffic.gradient_bytes, self.group.exchange.sent_bytes, self.progress.update
+        before, self._sent = self._sent, (gradients, exchanged, updates)
+        sent = torch.tensor([gradients - before[0], exchanged - before[1]], device=self.world.device)
+        gradient_mb, exchange_mb = (self.world.sum(sent) / (1e6 * self.world.size * max(updates - before[2], 1))).tolist()
+        return {"traffic/gradients_mb": gradient_mb, "traffic/exchange_mb": exchange_mb}
 
     def _checkpoint_due(self) -> bool:
         every = self.recipe.checkpoint.every_steps
@@ -200,58 +228,72 @@ class Trainer:
         if self._meter.pending:
             self._log()
         self._check_weights()
-        buffers = {peer.name: self._local_buffers(peer.name) for peer in self.group.trainable}
-        gathered = {name: self.world.gather(flatten(tensors)).cpu() for name, tensors in buffers.items() if tensors}
+        files = self._checkpoint_files()
         if self.world.is_main:
-            self._checkpoints.save(self.progress.update, self._checkpoint_files(gathered))
+            self._checkpoints.save(self.progress.update, {name: content for name, content in files.items() if content is not None})
         self.world.barrier()
 
     def _check_weights(self) -> None:
         """Raises where a gradient that was not finite has reached the weights, although every loss so far was."""
+        finite = {}
         for peer in self.group.trainable:
-            finite = torch.stack([parameter.isfinite().all() for parameter in peer.parameters()]).all()
-            if not finite.item():
-                where = f"step {self.progress.update}: the weights of peer {peer.name!r}"
+            finite[peer.name] = bool(torch.stack([parameter.isfinite().all() for parameter in peer.parameters()]).all().item())
+        for name, all_finite in self._courier.merged(finite).items():
+            if not all_finite:
+                where = f"step {self.progress.update}: the weights of peer {name!r}"
                 raise NonFiniteLossError(f"{where} are not finite; lower the learning rate or clip gradients")
 
-    def _checkpoint_files(self, buffers: dict[str, Tensor]) -> dict[str, bytes]:
-        state: dict[str, Any] = {
-            "world_size": self.world.size,
+    def _checkpoint_files(self) -> dict[str, bytes | None]:
+        """Returns on the main process the contents of a checkpoint; every process must call it."""
+        state = {
+            "window_size": self._window_size,
             "progress": asdict(self.progress),
             "scores": self.scores,
             "meter": self._meter.state_dict(),
             "best": self._best.state_dict(),
-            "optimizations": {name: optimization.state_dict() for name, optimization in self.optimizations.items()},
-            "buffers": buffers,
             "frozen": self._frozen_digests(),
         }
-        stream = io.BytesIO()
-        torch.save(state, stream)
-        files = {"training.pt": stream.getvalue()}
+        buffers = {}
         for peer in self.group.trainable:
-            files[f"{peer.name}.safetensors"] = _tensor_bytes(peer.tapped)
-            if peer.average is not None:
-                files[f"{peer.name}.average.safetensors"] = _tensor_bytes(peer.average.model)
+            tensors = float_buffers(self._models(peer))
+            buffers[peer.name] = _team(peer).gather(flatten(tensors)).cpu() if tensors else None
+        files: dict[str, bytes | None] = {"training.pt": _saved(state)}
+        for name in self.recipe.trainable:
+            for file, make in self._peer_files(name, buffers).items():
+                files[file] = self._courier.bring(name, make)
+        return files
+
+    def _peer_files(self, name: str, buffers: Mapping[str, Tensor | None]) -> dict[str, Callable[[], bytes]]:
+        """Returns by its name how each file of a peer is made; only processes that hold the peer can make it."""
+        peers, optimizations = self.group.peers, self.optimizations
+        files: dict[str, Callable[[], bytes]] = {
+            f"{name}.safetensors": lambda: _tensor_bytes(peers[name].tapped),
+            f"{name}.pt": lambda: _saved({"optimization": optimizations[name].state_dict(), "buffers": buffers[name]}),
+        }
+        if self.recipe.train.ema is not None:
+            files[f"{name}.average.safetensors"] = lambda: _tensor_bytes(_average(peers[name]))
         return files
 
     @cache  # noqa: B019 - frozen weights never change, and a trainer lives as long as its process
     def _frozen_digests(self) -> dict[str, str]:
-        return {name: hashlib.sha256(_tensor_bytes(peer.tapped)).hexdigest() for name, peer in self.group.peers.items() if peer.frozen}
+        frozen = {name: peer for name, peer in self.group.peers.items() if peer.frozen}
+        return self._courier.merged({name: hashlib.sha256(_tensor_bytes(peer.tapped)).hexdigest() for name, peer in frozen.items()})
 
     def _description(self) -> str:
         info, world = self.data.info, self.world
-        learners = [f"{peer.name} ({_sizes(peer)})" for peer in self.group.trainable]
-        frozen = [f"{name} (frozen)" for name, peer in self.group.peers.items() if peer.frozen]
+        sizes = self._courier.merged({peer.name: _sizes(peer) for peer in self.group.trainable})
+        learners = [f"{name} ({sizes[name]}{self._place(name)})" for name in self.recipe.trainable]
+        frozen = [f"{name} (frozen{self._place(name)})" for name, peer in self.recipe.peers.items() if peer.frozen]
         processes = f"{world.size} process{'es' if world.size > 1 else ''} on {world.device.type}, precision {self._environment.precision}"
         data = f"{info.num_train:,} training and {info.num_val:,} validation images, {info.num_classes} classes"
         return f"{self._folder.path}: {', '.join([*learners, *frozen])}; {data}; {processes}"
 
-    def _models(self, name: str) -> list[torch.nn.Module]:
-        peer = self.group.peers[name]
-        return [peer.tapped] if peer.average is None else [peer.tapped, peer.average.model]
+    def _place(self, name: str) -> str:
+        placement = self.group.placement
+        return "" if placement.shared else f", rank {', '.join(map(str, placement.teams[name]))}"
 
-    def _local_buffers(self, name: str) -> list[Tensor]:
-        return float_buffers(self._models(name))
+    def _models(self, peer: Peer) -> list[torch.nn.Module]:
+        return [peer.tapped] if peer.average is None else [peer.tapped, peer.average.model]
 
     def _prepare(self, images: Tensor) -> Tensor:
         if not self.recipe.train.channels_last:
@@ -259,6 +301,27 @@ class Trainer:
         if images.dim() == 4:
             return images.contiguous(memory_format=torch.channels_last)
         return torch.stack([view.contiguous(memory_format=torch.channels_last) for view in images])
+
+
+def _team(peer: Peer) -> World:
+    assert peer.team is not None, "a trainable peer is distributed"
+    return peer.team
+
+
+def _average(peer: Peer) -> torch.nn.Module:
+    assert peer.average is not None, "the recipe has a decay"
+    return peer.average.model
+
+
+def _of_rank(buffers: Tensor, team: World) -> Tensor:
+    """Returns this process' row of the buffers `[g, ...]` that g processes saved; their mean where these were not as many."""
+    return buffers[team.rank] if len(buffers) == team.size else buffers.mean(dim=0)
+
+
+def _saved(state: dict[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    return stream.getvalue()
 
 
 def _sizes(peer: Peer) -> str:

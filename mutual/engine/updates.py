@@ -1,7 +1,7 @@
 """An update: from one window of micro-batches to every peer's next weights.
 
-Exactness: a window's gradient is the mean over its n images on all W processes. DDP averages over processes, so a micro-batch
-whose `count` images gave the mean loss L contributes L * count * W / n.
+Exactness: a window's gradient is the mean over its n images on all processes. DDP averages over the g processes that train a peer, so a
+micro-batch whose `count` images gave the mean loss L contributes L * count * g / n.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from mutual.data import DataInfo, Window, to_inputs
+from mutual.data import Batch, DataInfo, Window, to_inputs
 from mutual.engine.meters import TrainMeter
 from mutual.engine.optimization import Optimization
 from mutual.engine.pausing import Pausing
@@ -46,15 +46,15 @@ class Updater:
         self._prepare = prepare
         self._pausing = pausing
         self._runners = [peer.runner for peer in group.trainable]
+        self._team_sizes = {peer.name: 1 if peer.team is None else peer.team.size for peer in group.trainable}
 
     def simultaneous(self, window: Window, update: int, *, measure: bool) -> None:
         """Every peer learns from the same predictions: one backward over the sum of all losses, then a step for each peer."""
         for index, batch in enumerate(window.batches):
             images, labels = self._inputs(window, index)
-            share = batch.count * self._world.size / window.num_samples
             with self._gradients_stay_local(window, index):
                 output = self._group.forward(images, labels, self._moment(window, update, index))
-                scaled = [self._optimizations[name].scale(loss * share) for name, loss in output.losses.items()]
+                scaled = [self._scaled(name, loss, batch, window) for name, loss in output.losses.items()]
                 torch.autograd.backward(scaled)
             self._pausing.add(output.logits, labels)
             self._meter.add(output, labels, count=batch.count, update=update)
@@ -81,11 +81,10 @@ class Updater:
                 for source in self._group.sources_of(peer.name):
                     if source not in heard[index]:
                         heard[index][source] = self._group.observe(source, images, draw=moment.draw)
-                share = batch.count * self._world.size / window.num_samples
                 with self._gradients_stay_local(window, index):
                     own = {peer.name: self._group.run(peer.name, images, draw=moment.draw)}
                     output = self._group.connect(own, heard[index], labels, moment, learners=[peer.name])
-                    torch.autograd.backward(self._optimizations[peer.name].scale(output.losses[peer.name] * share))
+                    torch.autograd.backward(self._scaled(peer.name, output.losses[peer.name], batch, window))
                 outputs[index].append(output.detached())
             self._optimizations[peer.name].step(update, measure=measure)
             for spoken in heard:
@@ -93,6 +92,10 @@ class Updater:
                     spoken.pop(name, None)
         for index, (_, labels) in enumerate(inputs):
             self._meter.add(joined(outputs[index]), labels, count=window.batches[index].count, update=update)
+
+    def _scaled(self, name: str, loss: Tensor, batch: Batch, window: Window) -> Tensor:
+        share = batch.count * self._team_sizes[name] / window.num_samples
+        return self._optimizations[name].scale(loss * share)
 
     def _inputs(self, window: Window, index: int) -> tuple[Tensor, Tensor]:
         batch = window.batches[index].to(self._world.device, non_blocking=True)
@@ -104,5 +107,6 @@ class Updater:
         return nullcontext() if index == len(window.batches) - 1 else self._world.no_sync(self._runners)
 
     def _moment(self, window: Window, update: int, index: int) -> Moment:
-        draw = derive_seed(self._seed, "draw", update, index, self._world.rank)
-        return Moment(window.batches[index].count, draw, update / self._updates_per_epoch)
+        draw = derive_seed(self._seed, "draw", update, index, self._group.part[0])
+        batch = window.batches[index]
+        return Moment(batch.count, draw, update / self._updates_per_epoch, batch.total)

@@ -1,14 +1,17 @@
 """The group: peers, the edges between them, and the world of processes they live in."""
 
-from mutual.group.build import build_group, create_peer_model
+from mutual.group.build import agreed, build_group, create_peer_model
 from mutual.group.edges import Edge, expand, objective_names
+from mutual.group.exchange import Exchange
 from mutual.group.group import Group, GroupOutput, Moment, joined
 from mutual.group.peers import Frozen, MovingAverage, Peer
+from mutual.group.placement import Placement
 from mutual.group.taps import Outputs, TappedModel
 from mutual.group.world import StopPoll, World, flatten, float_buffers, leave, unflatten_
 
 __all__ = [
     "Edge",
+    "Exchange",
     "Frozen",
     "Group",
     "GroupOutput",
@@ -16,9 +19,11 @@ __all__ = [
     "MovingAverage",
     "Outputs",
     "Peer",
+    "Placement",
     "StopPoll",
     "TappedModel",
     "World",
+    "agreed",
     "build_group",
     "create_peer_model",
     "expand",

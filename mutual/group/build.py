@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from mutual.group.edges import Edge, definition_of, expand, tap_paths
+from mutual.group.edges import Edge, Reading, definition_of, expand, tap_paths
+from mutual.group.exchange import Exchange, needs_of_learners, needs_of_scorers
 from mutual.group.group import Group
 from mutual.group.lessons import Lesson
 from mutual.group.peers import MovingAverage, Peer
+from mutual.group.placement import Placement, parallel, replicated
 from mutual.group.schedules import weight_factor
 from mutual.group.taps import Outputs, TappedModel, find_module
 from mutual.group.world import World
 from mutual.models import create_model, load_weights
 from mutual.objectives import Loss, build_loss
-from mutual.recipe import EMA, ENSEMBLE, LOGITS, Recipe, derive_seed, peer_of
+from mutual.recipe import EMA, ENSEMBLE, LOGITS, Fault, Recipe, RecipeError, derive_seed, peer_of
+
+_T = TypeVar("_T")
+_WIRE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Form = tuple[tuple[int, ...], torch.dtype]
+"""An output's shape without the batch dimension, and its precision."""
 
 
 def build_group(
@@ -29,23 +38,57 @@ def build_group(
     world: World,
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> Group:
-    """Builds every peer on `world.device` and the edges between them.
+    """Builds the peers that this process holds on `world.device`, and the edges by which they learn.
 
     Raises:
-        RecipeError: a model, its arguments, its weights file, a module path or a shape is wrong.
+        RecipeError: a model, its arguments, its weights file, a module path or a shape is wrong; on every process alike.
     """
     edges = expand(recipe)
-    peers = [_build_peer(recipe, name, edges, num_classes=num_classes, in_channels=in_channels) for name in recipe.peers]
-    said = _dry_run(recipe, peers, torch.zeros(2, in_channels, *image_size), num_classes)
-    losses = [_build_loss(recipe, edge, {peer.name: peer for peer in peers}, said) for edge in edges]
-    for peer in peers:
-        _place(peer, recipe, world)
+    builder = _Builder(recipe, edges, world, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+    placement = builder.place()
+    peers, forms = builder.peers(placement)
+    losses = builder.losses(peers, forms)
+    trained = [name for name in recipe.peers if not recipe.peers[name].frozen]
+    teams = dict(zip(trained, world.teams([placement.teams[name] for name in trained]), strict=True))
+    for peer in peers.values():
+        _place(peer, recipe, world.device, teams.get(peer.name))
     unlabelled = recipe.data.unlabelled is not None
-    lessons = [
-        Lesson(edge, loss, weight_factor(edge.spec, epochs=recipe.train.epochs), world=world, unlabelled=unlabelled)
-        for edge, loss in zip(edges, losses, strict=True)
-    ]
-    return Group(peers, lessons, autocast=autocast)
+    lessons = {}
+    for index, loss in losses.items():
+        edge, team = edges[index], teams[edges[index].learner]
+        assert team is not None, "losses are built for local learners"
+        factor = weight_factor(edge.spec, epochs=recipe.train.epochs)
+        lessons[index] = Lesson(edge, loss, factor, world=team, unlabelled=unlabelled)
+    wire = None if recipe.exchange.dtype == "exact" else _WIRE[recipe.exchange.dtype]
+    return Group(
+        peers,
+        edges,
+        lessons,
+        autocast=autocast,
+        placement=placement,
+        rank=world.rank,
+        views={name: view for view, name in enumerate(recipe.peers)},
+        lesson_exchange=Exchange(placement, world, needs_of_learners(placement, edges), forms, dtype=wire),
+        score_exchange=Exchange(placement, world, needs_of_scorers(placement, list(recipe.peers)), forms),
+    )
+
+
+def agreed(world: World, make: Callable[[], _T]) -> list[_T]:
+    """Returns what `make` gave on every process, as JSON values; where it fails on one, all raise that one's error.
+
+    Raises:
+        RecipeError: what `make` raised, here or elsewhere.
+    """
+    made, fault = None, ""
+    try:
+        made = make()
+    except RecipeError as error:
+        fault = str(error)
+    answers = world.gather_json([made, fault])
+    for _, message in answers:
+        if message:
+            raise RecipeError([Fault("", message)])
+    return [answer for answer, _ in answers]
 
 
 def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channels: int) -> nn.Module:
@@ -66,18 +109,97 @@ def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channel
     return model
 
 
-def _build_peer(recipe: Recipe, name: str, edges: list[Edge], *, num_classes: int, in_channels: int) -> Peer:
-    spec = recipe.peers[name]
-    model = create_peer_model(recipe, name, num_classes=num_classes, in_channels=in_channels)
-    paths, average_paths = tap_paths(edges, name), tap_paths(edges, f"{name}.{EMA}")
-    _check_paths(recipe, model, name, edges)
-    if recipe.train.sync_batchnorm and not spec.frozen:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    train = recipe.train
-    average = None
-    if train.ema is not None and not spec.frozen:
-        average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
-    return Peer(name, TappedModel(model, paths), frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
+class _Builder:
+    """Builds what one process holds, and learns from the others what it must know of the rest."""
+
+    def __init__(
+        self, recipe: Recipe, edges: list[Edge], world: World, *, num_classes: int, in_channels: int, image_size: tuple[int, int]
+    ) -> None:
+        self._recipe = recipe
+        self._edges = edges
+        self._world = world
+        self._num_classes = num_classes
+        self._images = torch.zeros(2, in_channels, *image_size)
+
+    def place(self) -> Placement:
+        """Returns who holds whom; where ranks cannot be shared equally, by the floating-point operations of the peers."""
+        recipe, world = self._recipe, self._world
+        if recipe.placement == "replicated" or world.size == 1:
+            return replicated(recipe, world.size)
+        names = list(recipe.peers)
+
+        def count() -> dict[str, float]:
+            return {name: float(_operations(self._create(name), self._images)) for name in names[world.rank :: world.size]}
+
+        costs = {name: cost for each in agreed(world, count) for name, cost in each.items()}
+        return parallel(recipe, world.size, costs)
+
+    def peers(self, placement: Placement) -> tuple[dict[str, Peer], dict[Reading, Form]]:
+        """Returns the peers that this process holds, and by source and output the shapes of all."""
+
+        def build() -> tuple[dict[str, Peer], list[Any]]:
+            held = {name: self._build_peer(name) for name in self._recipe.peers if name in placement.local(self._world.rank)}
+            return held, _forms(_dry_run(self._recipe, list(held.values()), self._images, self._num_classes))
+
+        if placement.shared:
+            held, forms = build()
+            return held, _read_forms(forms)
+        peers: dict[str, Peer] = {}
+
+        def tell() -> list[Any]:
+            held, forms = build()
+            peers.update(held)
+            return forms
+
+        return peers, _read_forms([form for each in agreed(self._world, tell) for form in each])
+
+    def losses(self, peers: dict[str, Peer], forms: dict[Reading, Form]) -> dict[int, Loss]:
+        """Returns by its edge's number the loss of every local learner's edge."""
+        told: dict[int, dict[str, list[list[float]]]] = {}
+        for index, edge in enumerate(self._edges):
+            from_model, source = definition_of(edge).from_model, peer_of(edge.sources[0]) if edge.sources else ""
+            if from_model is not None and source in peers:
+                try:
+                    made = from_model(peers[source].model, list(edge.source_at[0]))
+                except ValueError as error:
+                    raise self._recipe.error(f"objectives.{edge.index}.at", str(error)) from error
+                told[index] = {key: [tensor.tolist() for tensor in tensors] for key, tensors in made.items()}
+
+        def build() -> dict[int, Loss]:
+            return {
+                index: _build_loss(self._recipe, edge, peers[edge.learner], forms, told.get(index))
+                for index, edge in enumerate(self._edges)
+                if edge.learner in peers
+            }
+
+        if self._recipe.placement == "parallel" and self._world.size > 1:
+            heard = self._world.gather_json({str(index): value for index, value in told.items()})
+            told = {int(index): value for each in heard for index, value in each.items()}
+            losses: dict[int, Loss] = {}
+            agreed(self._world, lambda: losses.update(build()))
+            return losses
+        return build()
+
+    def _create(self, name: str) -> nn.Module:
+        return create_peer_model(self._recipe, name, num_classes=self._num_classes, in_channels=self._images.shape[1])
+
+    def _build_peer(self, name: str) -> Peer:
+        spec, train = self._recipe.peers[name], self._recipe.train
+        model = self._create(name)
+        paths, average_paths = tap_paths(self._edges, name), tap_paths(self._edges, f"{name}.{EMA}")
+        _check_paths(self._recipe, model, name, self._edges)
+        if train.sync_batchnorm and not spec.frozen:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        average = None
+        if train.ema is not None and not spec.frozen:
+            average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
+        return Peer(name, TappedModel(model, paths), frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
+
+
+def _operations(model: nn.Module, images: Tensor) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(images.to(next(model.parameters()).dtype))
+    return counter.get_total_flops()
 
 
 def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge]) -> None:
@@ -109,36 +231,43 @@ def _dry_run(recipe: Recipe, peers: list[Peer], images: Tensor, num_classes: int
     return said
 
 
-def _build_loss(recipe: Recipe, edge: Edge, peers: dict[str, Peer], said: dict[str, Outputs]) -> Loss:
+def _forms(said: dict[str, Outputs]) -> list[Any]:
+    """Returns the form of every output as JSON: source, output, shape without the batch dimension, precision."""
+    return [
+        [name, path, list(output.shape[1:]), str(output.dtype).removeprefix("torch.")]
+        for name, outputs in said.items()
+        for path, output in outputs.items()
+    ]
+
+
+def _read_forms(forms: list[Any]) -> dict[Reading, Form]:
+    return {(name, path): (tuple(shape), getattr(torch, dtype)) for name, path, shape, dtype in forms}
+
+
+def _build_loss(recipe: Recipe, edge: Edge, learner: Peer, forms: dict[Reading, Form], told: dict[str, list[list[float]]] | None) -> Loss:
     """Returns the edge's loss for the shapes that were found; its trainable part stands in the learner's module from then on."""
     definition, arguments = definition_of(edge), edge.spec.loss_arguments()
-    mine = [said[edge.learner][at] for at in edge.learner_at]
+    mine = [forms[edge.learner, at][0] for at in edge.learner_at]
     theirs = [
-        said[edge.members[0] if source == ENSEMBLE else source][at]
+        forms[edge.members[0] if source == ENSEMBLE else source, at][0]
         for source, paths in zip(edge.sources, edge.source_at, strict=True)
         for at in paths
     ]
-    shapes = [[tuple(output.shape[1:]) for output in outputs] for outputs in (mine, theirs)]
-    if not theirs and shapes[0][0] != tuple(said[edge.learner][LOGITS].shape[1:]):
-        raise recipe.error(
-            f"objectives.{edge.index}.at", f"{edge.learner}.{edge.learner_at[0]} has shape {shapes[0][0]}, which are no logits"
-        )
-    learner_shape, source_shape = (found if definition.many else found[0] if found else None for found in shapes)
-    seed = derive_seed(recipe.seed, "adapter", edge.index, edge.learner, edge.source or "", *edge.learner_at)
+    if not theirs and mine[0] != forms[edge.learner, LOGITS][0]:
+        raise recipe.error(f"objectives.{edge.index}.at", f"{edge.learner}.{edge.learner_at[0]} has shape {mine[0]}, which are no logits")
+    learner_shape, source_shape = (found if definition.many else found[0] if found else None for found in (mine, theirs))
+    from_model = None if told is None else {key: [torch.tensor(values) for values in lists] for key, lists in told.items()}
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            told = None
-            if definition.from_model is not None:
-                told = definition.from_model(peers[peer_of(edge.sources[0])].model, list(edge.source_at[0]))
-            loss = build_loss(edge.spec.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=told, **arguments)
+            torch.manual_seed(derive_seed(recipe.seed, "adapter", edge.index, edge.learner, edge.source or "", *edge.learner_at))
+            loss = build_loss(edge.spec.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=from_model, **arguments)
     except ValueError as error:
-        raise recipe.error(f"objectives.{edge.index}.at", f"{_shapes_of(edge, shapes)}; {edge.objective} {error}") from error
+        raise recipe.error(f"objectives.{edge.index}.at", f"{_shapes_of(edge, [mine, theirs])}; {edge.objective} {error}") from error
     if definition.trained:
         if recipe.train.sync_batchnorm:
             loss = nn.SyncBatchNorm.convert_sync_batchnorm(loss)
-        adapters = peers[edge.learner].tapped.adapters
-        adapters[f"{edge.index}_{len(adapters)}"] = loss.to(torch.promote_types(torch.float32, mine[0].dtype))
+        adapters = learner.tapped.adapters
+        adapters[f"{edge.index}_{len(adapters)}"] = loss.to(torch.promote_types(torch.float32, forms[edge.learner, edge.learner_at[0]][1]))
     return loss
 
 
@@ -168,13 +297,14 @@ def _dry_forward(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor
     return outputs
 
 
-def _place(peer: Peer, recipe: Recipe, world: World) -> None:
+def _place(peer: Peer, recipe: Recipe, device: torch.device, team: World | None) -> None:
     train = recipe.train
     modules = [peer.tapped] if peer.average is None else [peer.tapped, peer.average.tapped]
     for module in modules:
-        module.to(world.device)
+        module.to(device)
         if train.channels_last:
             module.to(memory_format=torch.channels_last)
     if train.compile:
         peer.tapped.compile()
-    peer.distribute(world)
+    if team is not None:
+        peer.distribute(team)

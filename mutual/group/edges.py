@@ -10,6 +10,8 @@ from mutual.objectives import LOSSES, Definition
 from mutual.recipe import ENSEMBLE, LOGITS, Objective, Recipe, SourcedObjective, peer_of
 
 Paths = tuple[str, ...]
+Reading = tuple[str, str]
+"""What is read: a peer or a moving average, and which output of it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,19 @@ class Edge:
         """The peers and moving averages, other than the learner itself, that must have spoken before."""
         spoken = [name for source in self.sources for name in (self.members if source == ENSEMBLE else (source,))]
         return [name for name in dict.fromkeys(spoken) if name != self.learner]
+
+    @property
+    def readings(self) -> list[Reading]:
+        """What the edge reads of its sources."""
+        found: list[Reading] = []
+        for source, paths in zip(self.sources, self.source_at, strict=True):
+            if source == ENSEMBLE:
+                found += [(member, LOGITS) for member in self.members]
+            else:
+                found += [(source, path) for path in paths]
+                if self.spec.gate == "correct":
+                    found.append((source, LOGITS))
+        return list(dict.fromkeys(found))
 
     @property
     def reads_labels(self) -> bool:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from mutual.group.edges import Edge
+from mutual.group.exchange import Exchange, Pending, scores
 from mutual.group.lessons import Lesson
 from mutual.group.peers import Peer
+from mutual.group.placement import Placement
 from mutual.group.taps import Outputs
 from mutual.recipe import LOGITS, derive_seed, is_average, peer_of
 
@@ -28,11 +30,13 @@ class Moment:
             gives them weight 0.
         draw: seed of its random draws; each peer's (dropout) depend on it and on the peer's name alone.
         epoch: how many epochs are done, fractions count; weights may change with it.
+        total: so many images the micro-batch has over all processes.
     """
 
     count: int
     draw: int
     epoch: float = 0.0
+    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,23 +69,47 @@ def joined(outputs: Iterable[GroupOutput]) -> GroupOutput:
 
 
 class Group:
-    """N peers and the directed edges between them."""
+    """N peers and the directed edges between them, as one process holds them.
 
-    def __init__(self, peers: Sequence[Peer], lessons: Sequence[Lesson], *, autocast: Callable[[], AbstractContextManager[object]]) -> None:
-        self.peers = {peer.name: peer for peer in peers}
-        self.lessons = tuple(lessons)
+    Attributes:
+        peers: the peers that this process holds, by name.
+        edges: all edges of the group, in the order in which their losses are numbered.
+        lessons: by its edge's number what each local learner learns.
+        trainable: the peers that are trained here.
+        placement: who holds whom.
+        part: which part of each micro-batch this process computes.
+        counts: True where this process counts images and scores peers: those that do see every image once.
+    """
+
+    def __init__(
+        self,
+        peers: Mapping[str, Peer],
+        edges: Sequence[Edge],
+        lessons: Mapping[int, Lesson],
+        *,
+        autocast: Callable[[], AbstractContextManager[object]],
+        placement: Placement,
+        rank: int,
+        views: Mapping[str, int],
+        lesson_exchange: Exchange,
+        score_exchange: Exchange,
+    ) -> None:
+        self.peers = dict(peers)
+        self.edges = tuple(edges)
+        self.lessons = dict(lessons)
+        self.placement = placement
+        self.part = placement.part(rank)
+        self.counts = scores(placement, rank)
+        self.exchange = lesson_exchange
         self._autocast = autocast
-        self._view_of = {peer.name: view for view, peer in enumerate(peers)}
-        learning = {edge.learner for edge in self.edges}
-        reading_logits = {edge.learner for edge in self.edges if LOGITS in edge.learner_at}
-        self._features_only = learning - reading_logits
-        self._averages = [name for name in dict.fromkeys(name for edge in self.edges for name in edge.speakers) if is_average(name)]
-        self.trainable = [peer for peer in peers if peer.name in learning]
-
-    @property
-    def edges(self) -> list[Edge]:
-        """The edges, in the order in which their losses are numbered."""
-        return [lesson.edge for lesson in self.lessons]
+        self._view_of = dict(views)
+        self._score_exchange = score_exchange
+        local = [lesson.edge for lesson in self.lessons.values()]
+        learning = {edge.learner for edge in local}
+        self._features_only = learning - {edge.learner for edge in local if LOGITS in edge.learner_at}
+        heard = dict.fromkeys(name for edge in edges for name in edge.speakers if is_average(name))
+        self._averages = [name for name in heard if peer_of(name) in self.peers]
+        self.trainable = [peer for peer in self.peers.values() if peer.name in learning]
 
     def sources_of(self, learner: str) -> list[str]:
         """Returns the peers and moving averages that `learner` learns from, itself left out."""
@@ -100,6 +128,8 @@ class Group:
     def forward(self, images: Tensor, labels: Tensor, moment: Moment) -> GroupOutput:
         """Runs every peer once on `images` `[B, ...]` (or one view for each peer, `[P, B, ...]`) and then every edge.
 
+        Every process must call it, as outputs travel between them.
+
         Args:
             images: float images on the peers' device.
             labels: class indices `[B]` (-1: none is known) or probabilities `[B, C]`.
@@ -107,7 +137,8 @@ class Group:
         """
         outputs = {name: self.run(name, images, draw=moment.draw) for name in self.peers}
         heard = outputs | {name: self.observe(name, images, draw=moment.draw) for name in self._averages}
-        return self.connect(outputs, heard, labels, moment, learners=[peer.name for peer in self.trainable])
+        pending = self.exchange.start(heard, size=moment.total)
+        return self.connect(outputs, heard, labels, moment, learners=[peer.name for peer in self.trainable], pending=pending)
 
     def run(self, name: str, images: Tensor, *, draw: int) -> Outputs:
         """Returns what the peer says of its view, with the graph if it is trainable."""
@@ -124,30 +155,50 @@ class Group:
             return peer.recall(view) if is_average(name) else peer.observe(view)
 
     def connect(
-        self, outputs: Mapping[str, Outputs], fixed: Mapping[str, Outputs], labels: Tensor, moment: Moment, *, learners: Iterable[str]
+        self,
+        outputs: Mapping[str, Outputs],
+        fixed: Mapping[str, Outputs],
+        labels: Tensor,
+        moment: Moment,
+        *,
+        learners: Iterable[str],
+        pending: Pending | None = None,
     ) -> GroupOutput:
-        """Evaluates the edges of `learners`: each reads its learner in `outputs` and its sources, detached, in `fixed`."""
+        """Evaluates the edges of `learners`: each reads its learner in `outputs` and its sources, detached, in `fixed`.
+
+        Edges whose sources are not there yet come last, when what is `pending` has arrived.
+        """
         losses: dict[str, Tensor] = {}
         values: dict[int, Tensor] = {}
         wanted = set(learners)
-        for index, lesson in enumerate(self.lessons):
+        mine = [(index, lesson) for index, lesson in self.lessons.items() if lesson.edge.learner in wanted]
+        heard = dict(fixed)
+        for index, lesson in sorted(mine, key=lambda item: not fixed.keys() >= set(item[1].edge.speakers)):
             learner = lesson.edge.learner
-            if learner not in wanted:
-                continue
-            heard = {**fixed, learner: outputs[learner]}
-            value = lesson.value(outputs[learner], heard, labels, count=moment.count, draw=moment.draw)
+            if pending is not None and not heard.keys() >= set(lesson.edge.speakers):
+                heard |= pending.wait()
+                pending = None
+            value = lesson.value(outputs[learner], {**heard, learner: outputs[learner]}, labels, count=moment.count, draw=moment.draw)
             losses[learner] = losses.get(learner, 0) + lesson.weight(moment.epoch) * value
             values[index] = value.detach()
+        if pending is not None:
+            pending.wait()
         for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
             losses[name] = losses[name] + 0 * outputs[name][LOGITS].sum()
         logits = {name: output[LOGITS][: moment.count].detach().float() for name, output in outputs.items()}
         return GroupOutput(losses, values, logits)
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """Returns every peer's logits `[B, C]` in float32, by the weights that are scored; call `eval()` before."""
+    def predict(self, images: Tensor, *, total: int) -> dict[str, Tensor]:
+        """Returns every peer's logits `[B, C]` in float32, by the weights that are scored; call `eval()` before.
+
+        `total` is the number of images of this round over all processes, each of which must call it; where this one does not
+        score, what comes back is of its own peers alone.
+        """
         with self._autocast():
-            return {name: peer.predict(images).float() for name, peer in self.peers.items()}
+            said = {name: {LOGITS: peer.predict(images).float()} for name, peer in self.peers.items()}
+        heard = said | self._score_exchange.start(said, size=total).wait()
+        return {name: outputs[LOGITS] for name, outputs in heard.items()}
 
     def view(self, name: str, images: Tensor) -> Tensor:
         """Returns the peer's own view `[B, C, H, W]` of images that may hold one view for each peer."""

@@ -66,6 +66,7 @@ class Peer:
         name: as in the recipe.
         frozen: it only teaches.
         tapped: the model with its taps; what a checkpoint holds.
+        team: the processes that train it together, once it is distributed.
         runner: what is called in training: `tapped` under DDP, or behind `Frozen`.
         average: the moving average of the model's weights, or None.
     """
@@ -78,6 +79,7 @@ class Peer:
         self.tapped = tapped
         self.runner: nn.Module = Frozen(tapped) if frozen else tapped
         self.average = average
+        self.team: World | None = None
         self._scored = average.tapped if average is not None and score_average else tapped
 
     @property
@@ -94,10 +96,10 @@ class Peer:
         """The parameters that this peer's optimizer trains."""
         return [parameter for parameter in self.tapped.parameters() if parameter.requires_grad]
 
-    def distribute(self, world: World) -> None:
-        """Wraps the trainable peer so that its gradients are averaged over the processes."""
-        if not self.frozen:
-            self.runner = world.wrap(self.tapped)
+    def distribute(self, team: World) -> None:
+        """Wraps the trainable peer so that its gradients are averaged over the processes that hold it."""
+        self.team = team
+        self.runner = team.wrap(self.tapped)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

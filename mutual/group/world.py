@@ -1,28 +1,61 @@
-"""World: the processes of a run, and the only door to torch.distributed.
+"""World: the processes of a run, or a team of them, and the only door to torch.distributed.
 
 With one process every method is the identity, so that no caller asks how many there are.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass
+class Traffic:
+    """Bytes that a process has sent to average gradients, as a ring all-reduce of what was reduced sends them."""
+
+    gradient_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
 class World:
-    """This process' place among the `size` processes, and the device it computes on."""
+    """This process' place among `size` processes, and the device it computes on.
+
+    Attributes:
+        rank: its number among them.
+        size: how many they are.
+        device: where it computes.
+        team: the process group of a part of all processes, or None for all.
+        traffic: what this process has sent to average gradients, in all worlds that it is in.
+    """
 
     rank: int
     size: int
     device: torch.device
+    team: dist.ProcessGroup | None = None
+    traffic: Traffic = field(default_factory=Traffic, compare=False)
+
+    def teams(self, members: Sequence[Sequence[int]]) -> list[World | None]:
+        """Returns a world for each list of ranks that this process is in, else None; every process must call it, with the same lists."""
+        worlds: list[World | None] = []
+        made: dict[tuple[int, ...], dist.ProcessGroup | None] = {}
+        for ranks in map(tuple, members):
+            whole = len(ranks) == self.size
+            if ranks not in made and not whole and len(ranks) > 1:
+                group = dist.new_group(list(ranks))
+                made[ranks] = group if isinstance(group, dist.ProcessGroup) else None
+            inside = self.rank in ranks
+            worlds.append(World(ranks.index(self.rank), len(ranks), self.device, made.get(ranks), self.traffic) if inside else None)
+        return worlds
 
     @property
     def is_main(self) -> bool:
@@ -39,7 +72,11 @@ class World:
         devices = [self.device.index] if self.device.type == "cuda" else None
         with warnings.catch_warnings():  # torch 2.15 deprecates the name for one that 2.6 does not have
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-            return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+            wrapped = DistributedDataParallel(
+                module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, process_group=self.team
+            )
+        wrapped.register_comm_hook(self, lambda world, bucket: _reduce_and_count(world, bucket))  # torch refuses annotations as text
+        return wrapped
 
     @contextmanager
     def no_sync(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -63,7 +100,7 @@ class World:
         if self.size == 1:
             return tensor[None]
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor.contiguous())
+        dist.all_gather(parts, tensor.contiguous(), group=self.team)
         return torch.stack(parts)
 
     def gather_rows(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], int]:
@@ -82,6 +119,41 @@ class World:
             rows.append(torch.cat([part[:count] for part, count in zip(self.gather(padded), counts, strict=True)]))
         return rows, sum(counts[: self.rank])
 
+    def send(self, content: bytes, *, to: int) -> None:
+        """Sends bytes to process `to`, which must call `receive`."""
+        mine = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
+        dist.send(torch.tensor([len(content)], device=self.device), to)
+        dist.send(mine, to)
+
+    def receive(self, *, source: int) -> bytes:
+        """Returns the bytes that process `source` sends."""
+        length = torch.zeros(1, dtype=torch.int64, device=self.device)
+        dist.recv(length, source)
+        content = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device)
+        dist.recv(content, source)
+        return bytes(content.cpu().numpy())
+
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        """Returns the bytes of every process, by rank; every process must call it."""
+        if self.size == 1:
+            return [content]
+        mine = torch.frombuffer(bytearray(content) or bytearray(1), dtype=torch.uint8)[: len(content)].to(self.device)
+        counts = self.gather(torch.tensor([len(content)], device=self.device)).flatten().tolist()
+        padded = mine.new_zeros(max(counts))
+        padded[: len(mine)] = mine
+        return [bytes(part[:count].cpu().numpy()) for part, count in zip(self.gather(padded), counts, strict=True)]
+
+    def gather_json(self, value: object) -> list[Any]:
+        """Returns a JSON value of every process, by rank; every process must call it."""
+        return [json.loads(content) for content in self.gather_bytes(json.dumps(value).encode())]
+
+    def swap(self, outgoing: Tensor, sent: Sequence[int], received: Sequence[int]) -> Swap:
+        """Sends `sent[r]` of the numbers in `outgoing` `[sum(sent)]` to every process r and gets `received[r]` of it; begins at once."""
+        incoming = outgoing.new_empty(sum(received))
+        work = dist.all_to_all_single(incoming, outgoing, list(received), list(sent), group=self.team, async_op=True)
+        assert work is not None
+        return Swap(work, outgoing, incoming)
+
     def average_buffers(self, modules: Iterable[nn.Module]) -> None:
         """Sets floating-point buffers (BatchNorm statistics) to their mean over the processes; every process must call it."""
         buffers = float_buffers(modules)
@@ -93,7 +165,7 @@ class World:
     def barrier(self) -> None:
         """Waits until every process is here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.team)
 
     def stop_poll(self) -> StopPoll:
         """Returns a poll by which the processes agree to stop at the same update."""
@@ -105,8 +177,13 @@ class World:
         if self.size == 1:
             return tensor
         result = tensor.clone()
-        dist.all_reduce(result, operation)
+        dist.all_reduce(result, operation, group=self.team)
         return result
+
+
+def _reduce_and_count(world: World, bucket: Any) -> torch.futures.Future[Tensor]:
+    world.traffic.gradient_bytes += 2 * (world.size - 1) / world.size * bucket.buffer().nbytes
+    return allreduce_hook(world.team, bucket)  # type: ignore[arg-type]
 
 
 def leave() -> None:
@@ -117,6 +194,20 @@ def leave() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Swap:
+    """An exchange under way; it holds what is being sent."""
+
+    work: dist.Work
+    outgoing: Tensor
+    incoming: Tensor
+
+    def wait(self) -> Tensor:
+        """Returns what came in, in the order of the ranks."""
+        self.work.wait()
+        return self.incoming
 
 
 class StopPoll:

@@ -22,7 +22,7 @@ from mutual.recipe.errors import Fault, InputError, RecipeError, did_you_mean
 from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
 from mutual.recipe.objectives import OBJECTIVES, AnyObjective
 from mutual.recipe.seeds import derive_seed
-from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, Peer, Precision, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, Exchange, Optimizer, Pause, Peer, Precision, Schedule, Train
 from mutual.recipe.transforms import Transform
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Data",
     "DatasetName",
     "Ensemble",
+    "Exchange",
     "Fault",
     "InputError",
     "Objective",

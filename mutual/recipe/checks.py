@@ -31,6 +31,7 @@ _SOFTMAX = (
 def check(recipe: Recipe) -> list[Fault]:
     """Returns the faults that no single section shows."""
     faults = [*_check_peers(recipe), *_check_objectives(recipe), *_check_data(recipe), *_check_pause(recipe)]
+    faults += _check_placement(recipe)
     return list(dict.fromkeys(faults))  # one path may be wrong for learners and sources at once
 
 
@@ -192,3 +193,15 @@ def _check_pause(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("train.pause", "needs all peers' predictions at once; set train.update: simultaneous")
     if recipe.data.multi_label:
         yield Fault("train.pause", "needs one class an image")
+
+
+def _check_placement(recipe: Recipe) -> Iterator[Fault]:
+    if recipe.placement == "replicated":
+        for name, peer in recipe.peers.items():
+            if peer.ranks is not None:
+                yield Fault(f"peers.{name}.ranks", "every rank holds all peers; set placement: parallel")
+        return
+    if recipe.train.update == "alternating":
+        yield Fault("train.update", "alternating peers wait for each other and cannot train in parallel; set placement: replicated")
+    if recipe.train.pause is not None:
+        yield Fault("train.pause", "is decided where both peers are; set placement: replicated")

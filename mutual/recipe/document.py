@@ -11,7 +11,7 @@ from mutual.recipe.data import Data
 from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, Ensemble, Objective, SourcedObjective
 from mutual.recipe.errors import Fault, Origin, RecipeError
 from mutual.recipe.objectives import AnyObjective
-from mutual.recipe.training import CheckpointSpec, Optimizer, Peer, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, Exchange, Optimizer, Peer, Schedule, Train
 
 
 class Recipe(Spec):
@@ -23,8 +23,10 @@ class Recipe(Spec):
     """Where all randomness of the run begins."""
     output: str = "runs"
     """The folder of all runs."""
-    placement: Literal["replicated"] = "replicated"
-    """replicated: every rank holds all peers."""
+    placement: Literal["replicated", "parallel"] = "replicated"
+    """replicated: every rank holds all peers; parallel: each rank trains one peer (or a few, where there are more peers than ranks), and
+    predictions travel in place of gradients."""
+    exchange: Exchange = Exchange()
     data: Data = Data()
     peers: dict[str, Peer] = Field(min_length=1)
     """The models of the group, by name."""

@@ -44,6 +44,13 @@ class Schedule(Spec):
     """step, multistep: factor of a drop."""
 
 
+class Exchange(Spec):
+    """How outputs travel between ranks where `placement` is parallel."""
+
+    dtype: Literal["exact", "bf16", "fp16"] = "exact"
+    """exact: in the precision they have; bf16, fp16: in half of float32's bytes."""
+
+
 class Peer(Spec):
     """One model of the group."""
 
@@ -59,6 +66,9 @@ class Peer(Spec):
     """This peer's own optimizer; the default is the recipe's."""
     schedule: Schedule | None = None
     """This peer's own schedule; the default is the recipe's."""
+    ranks: Positive | None = None
+    """placement: parallel: so many ranks train this peer; the default is an equal share, or by cost where ranks cannot be shared equally.
+    A frozen peer with ranks has these to itself; without, it is computed on the ranks that learn from it."""
 
 
 class Pause(Spec):

@@ -1,5 +1,7 @@
 """Invariant 6: order, augmentation and mixing depend on (seed, epoch, sample) alone: not on ranks, batches, workers or cuts."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,6 +67,12 @@ def test_a_plan_gives_every_sample_once_and_every_rank_the_same_number_of_micro_
         assert sum(sizes) == plan.size(window)
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) <= 4
+        for parts in (1, 2, 3):
+            pieces = [plan.cells(window, part, parts) for part in range(parts)]
+            for index, size in enumerate(plan.micro_sizes(window)):
+                assert pieces[0][index].begin == cells[0][index].begin, "a micro-batch is the same images however it is cut"
+                assert pieces[-1][index].end == cells[-1][index].end == cells[0][index].begin + size
+                assert all(a[index].end == b[index].begin for a, b in pairwise(pieces))
         seen += [position for rank in cells for cell in rank for position in range(cell.begin, cell.end)]
     assert sorted(seen) == list(range(num_samples))
     assert sorted(plan.order(5)) == list(range(num_samples))
@@ -114,11 +122,14 @@ def test_the_first_of_many_views_is_the_shared_one():
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7, 400])
 def test_evaluation_counts_every_image_once(world_size):
     data = module()
-    batches = [batch for rank in range(world_size) for batch in data.eval_batches(world_size=world_size, rank=rank)]
-    assert all(batch.count == len(batch.labels) == len(batch.images) > 0 for batch in batches)
-    alone = list(module(batch_size=1000).eval_batches(world_size=1, rank=0))
-    assert torch.equal(torch.cat([batch.images for batch in batches]), alone[0].images)
-    assert sum(batch.count for batch in batches) == data.info.num_val == 355
+    for parts in (world_size, 1, 2):
+        of_part = [list(data.eval_batches(world_size=world_size, rank=part, parts=parts)) for part in range(parts)]
+        rounds = list(zip(*of_part, strict=True))  # equally many for every part
+        assert all(len(batch.labels) == len(batch.images) == max(batch.count, 1) for batches in rounds for batch in batches)
+        alone = list(module(batch_size=1000).eval_batches(world_size=1, rank=0))
+        seen = torch.cat([batch.images[: batch.count] for batches in rounds for batch in batches])
+        assert torch.equal(seen, alone[0].images)
+        assert len(seen) == data.info.num_val == 355
 
 
 def test_batchnorm_never_sees_a_single_image():

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support import build, tiny_document
+from support import WORLD, build, tiny_document
 
+from mutual.engine.courier import Courier
 from mutual.engine.evaluation import Evaluator
 from mutual.engine.folder import RunFolder
 from mutual.engine.weights import BestWeights
@@ -23,7 +24,7 @@ def scored(num_classes=10, peers=("a", "b"), ensemble=("a", "b"), shift=1.0):
     logits = {name: base + shift * torch.randn(12, num_classes, generator=generator) for name in peers}
     served = iter(range(0, 12, 5))
 
-    def predict(images):
+    def predict(images, batch):
         begin = next(served)
         return {name: value[begin : begin + len(images)] for name, value in logits.items()}
 
@@ -86,7 +87,7 @@ def test_one_peer_has_no_ensemble_and_no_pairs():
 def test_the_best_peer_is_the_most_accurate_and_among_equals_the_surest(tmp_path):
     recipe, data, group, _ = build(tiny_document())
     folder = RunFolder(tmp_path)
-    best = BestWeights(recipe, folder, group, data.info)
+    best = BestWeights(recipe, folder, group, data.info, Courier(WORLD, group.placement))
     rows = [({"top1": 0.9, "nll": 0.5}, {"top1": 0.9, "nll": 0.4}), ({"top1": 0.8, "nll": 0.1}, {"top1": 0.9, "nll": 0.45})]
     for epoch, (a, b) in enumerate(rows, start=1):
         best.update({"a": a, "b": b}, epoch)
@@ -96,7 +97,11 @@ def test_the_best_peer_is_the_most_accurate_and_among_equals_the_surest(tmp_path
         "peers": {"a": {"epoch": 1, **rows[0][0]}, "b": {"epoch": 1, **rows[0][1]}},
     }
     by_nll = BestWeights(
-        recipe.model_copy(update={"train": recipe.train.model_copy(update={"best_metric": "nll"})}), folder, group, data.info
+        recipe.model_copy(update={"train": recipe.train.model_copy(update={"best_metric": "nll"})}),
+        folder,
+        group,
+        data.info,
+        Courier(WORLD, group.placement),
     )
     for epoch, (a, b) in enumerate(rows, start=1):
         by_nll.update({"a": a, "b": b}, epoch)

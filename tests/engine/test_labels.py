@@ -82,7 +82,7 @@ def test_scores_of_several_labels_are_by_definition():
     logits = {name: torch.randn(12, 4, generator=generator) for name in "ab"}
     served = iter(range(0, 12, 5))
 
-    def predict(images):
+    def predict(images, batch):
         begin = next(served)
         return {name: value[begin : begin + len(images)] for name, value in logits.items()}
 

@@ -187,7 +187,7 @@ def test_images_without_a_label_count_nothing_where_labels_are_read():
     document["data"] |= {"dataset": "fake"}
     _, data, group, _ = build(document)
     images, truth = first_batch(data, group)
-    for lesson in group.lessons:
+    for lesson in group.lessons.values():
         lesson._skips_unlabelled = lesson.edge.reads_labels
     hidden = hide(truth, group, images)
     output = group.forward(images, hidden, Moment(len(images), draw=0))
@@ -224,7 +224,7 @@ def test_adapters_belong_to_the_learner():
     """They are in its optimizer and its checkpoint, and not in the model that is exported."""
     _, _, group, updater = build(tiny_document(peers=NORMED, objectives=ADAPTERS))
     peer = group.peers["a"]
-    adapters = [parameter for lesson in group.lessons if lesson.edge.learner == "a" for parameter in lesson.loss.parameters()]
+    adapters = [parameter for lesson in group.lessons.values() if lesson.edge.learner == "a" for parameter in lesson.loss.parameters()]
     assert len(adapters) == 2 + 6 + 3
     trained = {id(parameter) for parameter in peer.parameters()}
     assert {id(parameter) for parameter in adapters} < trained
@@ -236,7 +236,7 @@ def test_adapters_belong_to_the_learner():
 def test_an_adapters_initial_weights_do_not_depend_on_who_stands_beside():
     def regressors(peers):
         _, _, group, _ = build(tiny_document(peers=peers, objectives=[CE, {"loss": "hint", "at": "body"}]))
-        lessons = [lesson for lesson in group.lessons if lesson.edge.objective == "hint@body"]
+        lessons = [lesson for lesson in group.lessons.values() if lesson.edge.objective == "hint@body"]
         return {str(lesson.edge): lesson.loss.adapter.regressor.weight for lesson in lessons}
 
     pair, trio = regressors({name: THREE[name] for name in "ab"}), regressors({name: THREE[name] for name in "cba"})

@@ -1,0 +1,110 @@
+"""Placement: which ranks train which peer, and which part of each micro-batch a rank computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mutual.recipe import Recipe, peer_of
+
+Part = tuple[int, int]
+"""A rank's part of a micro-batch: its number, and how many parts there are."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Who owns whom.
+
+    Attributes:
+        world_size: W, all ranks.
+        teams: by peer the ranks that hold it, each computing its own part of every micro-batch.
+        voices: by peer the ranks that between them compute every image once, and speak for it where it is not held.
+        shared: every rank holds every peer; nothing travels.
+    """
+
+    world_size: int
+    teams: dict[str, tuple[int, ...]]
+    voices: dict[str, tuple[int, ...]]
+    shared: bool
+
+    def local(self, rank: int) -> list[str]:
+        """Returns the peers that `rank` holds."""
+        return [name for name, ranks in self.teams.items() if rank in ranks]
+
+    def part(self, rank: int) -> Part:
+        """Returns which part of each micro-batch `rank` computes, for all peers that it holds."""
+        if self.shared:
+            return rank, self.world_size
+        trained = next(ranks for ranks in self.teams.values() if rank in ranks)
+        return trained.index(rank), len(trained)
+
+
+def replicated(recipe: Recipe, world_size: int) -> Placement:
+    """Returns the placement in which every rank holds every peer."""
+    everywhere = {name: tuple(range(world_size)) for name in recipe.peers}
+    return Placement(world_size, everywhere, everywhere, shared=True)
+
+
+def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Placement:
+    """Returns the placement in which each rank trains one peer, or some where there are more peers than ranks.
+
+    Where W ranks and N peers divide, each peer has W / N neighbouring ranks; where not, the costlier peer has more of them, or peers
+    share ranks, the costlier ones alone. A frozen peer without ranks of its own is held by the ranks that learn from it.
+
+    Raises:
+        RecipeError: the ranks that peers ask for do not fit the world.
+    """
+    owned = [name for name, peer in recipe.peers.items() if not peer.frozen or peer.ranks is not None]
+    if len(owned) > world_size:
+        teams = _several_a_rank(recipe, owned, world_size, costs)
+    else:
+        counts = _counts(recipe, owned, world_size, costs)
+        begins = [sum(counts[:place]) for place in range(len(counts))]
+        teams = {name: tuple(range(begin, begin + count)) for name, begin, count in zip(owned, begins, counts, strict=True)}
+    voices = dict(teams)
+    for name in recipe.peers:
+        if name not in teams:
+            learners = _learners_from(recipe, name)
+            teams[name] = tuple(sorted({rank for learner in learners for rank in teams[learner]}))
+            voices[name] = teams[learners[0]]
+    return Placement(world_size, teams, voices, shared=False)
+
+
+def _several_a_rank(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
+    for name in owned:
+        if recipe.peers[name].ranks is not None:
+            raise recipe.error(f"peers.{name}.ranks", f"{len(owned)} peers on {world_size} ranks share them; leave ranks away")
+    load = [0.0] * world_size
+    teams = {}
+    for name in sorted(owned, key=lambda name: -costs[name]):
+        rank = load.index(min(load))
+        load[rank] += costs[name]
+        teams[name] = (rank,)
+    return {name: teams[name] for name in owned}
+
+
+def _counts(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> list[int]:
+    asked = {name: recipe.peers[name].ranks for name in owned}
+    fixed = sum(count for count in asked.values() if count is not None)
+    free = [name for name in owned if asked[name] is None]
+    left = world_size - fixed
+    if left < len(free) or (not free and left):
+        raise recipe.error(
+            "peers", f"their ranks do not fit: {fixed} are asked for, {len(free)} peers ask for none, the run has {world_size}"
+        )
+    shares = dict.fromkeys(free, 1)
+    even = bool(free) and left % len(free) == 0
+    for _ in range(left - len(free)):  # each next rank goes to the peer that computes longest
+        slowest = max(free, key=lambda name: -shares[name] if even else costs[name] / shares[name])
+        shares[slowest] += 1
+    return [shares[name] if asked[name] is None else asked[name] or 0 for name in owned]
+
+
+def _learners_from(recipe: Recipe, source: str) -> list[str]:
+    found = []
+    for objective in recipe.objectives:
+        for learner in recipe.learners_of(objective):
+            taught = {peer_of(name) for name in recipe.sources_of(objective, learner)} | set(recipe.members_of(objective, learner))
+            if source in taught:
+                found.append(learner)
+    return found or list(recipe.trainable)

@@ -1,0 +1,137 @@
+"""Peers on ranks of their own train, resume and score as peers on every rank do."""
+
+import json
+import re
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from support import run, run_and_kill, tiny_document
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+pytestmark = pytest.mark.slow
+
+PEERS = {"a": {"model": "support:double"}, "b": {"model": "support:double", "args": {"width": 6}}}
+HINT = [{"loss": "cross_entropy"}, {"loss": "dml"}, {"loss": "hint", "at": "body"}]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_parallel_equals_replicated(tmp_path, processes):
+    """Invariant 5, case by case in tests/placement_checks.py: losses, metrics and weights."""
+    done = run("placement_checks", processes, tmp_path, processes=processes)
+    assert done.stdout.count("equal: ") == {2: 5, 3: 4, 4: 1}[processes]
+
+
+def written(tmp_path, **sections):
+    document = tiny_document(peers=PEERS, objectives=HINT, train={"epochs": 4, "progress": False, "ema": 0.9}, **sections)
+    document["checkpoint"] = {"every_steps": 3}
+    document["data"] |= {"num_train": 45, "batch_size": 4}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    return tmp_path / "recipe.yaml"
+
+
+def weights(output):
+    return {path.stem: safetensors.torch.load_file(path) for path in sorted((output / "tiny" / "last").iterdir())}
+
+
+def test_a_run_resumes_in_another_placement_and_on_another_number_of_ranks(tmp_path):
+    """Bitwise where it was, and exactly elsewhere: the batches are the same, and so are the updates."""
+    recipe = written(tmp_path, placement="parallel")
+    run("mutual.train", recipe, f"output={tmp_path / 'whole'}", processes=2)
+    expected = weights(tmp_path / "whole")
+    cut = tmp_path / "cut"
+
+    def written_twice():
+        return (cut / "tiny" / "checkpoints" / "step_00000006").exists()
+
+    run_and_kill("mutual.train", recipe, f"output={cut}", when=written_twice, processes=2)
+    for name, processes, overrides in (
+        ("same", 2, []),
+        ("replicated", 2, ["placement=replicated"]),
+        ("alone", 1, ["data.batch_size=8"]),
+        ("three", 3, ["data.batch_size=4", "train.accumulate=1"]),
+    ):
+        shutil.copytree(cut, tmp_path / name)
+        arguments = ["mutual.train", recipe, f"output={tmp_path / name}", "--resume", *overrides]
+        if name == "three":
+            done = run(*arguments, processes=processes, expect=1)
+            assert "the checkpoint's updates are of 8 images" in done.stderr
+            continue
+        run(*arguments, processes=processes)
+        for peer, tensors in weights(tmp_path / name).items():
+            for key, tensor in tensors.items():
+                if name == "same":
+                    assert torch.equal(tensor, expected[peer][key]), (peer, key)
+                torch.testing.assert_close(tensor, expected[peer][key], rtol=1e-10, atol=1e-10)
+
+
+def charts(folder):
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_the_traffic_is_what_the_mathematics_asks_for(tmp_path):
+    """N peers of P parameters: parallel sends no gradients where a peer has one rank, and B * C logits for each edge."""
+    document = tiny_document(peers=PEERS, train={"epochs": 1, "progress": False})
+    document["data"] |= {"num_train": 32, "batch_size": 4}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    for placement in ("replicated", "parallel"):
+        run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path / placement}", f"placement={placement}", processes=2)
+    found = {placement: charts(tmp_path / placement / "tiny") for placement in ("replicated", "parallel")}
+    parameters = sum(tensor.numel() for peer in weights(tmp_path / "parallel").values() for tensor in peer.values())
+    assert found["replicated"]["traffic/gradients_mb"][-1] * 1e6 == pytest.approx(8 * parameters)
+    assert found["replicated"]["traffic/exchange_mb"][-1] == 0
+    assert found["parallel"]["traffic/gradients_mb"][-1] == 0
+    assert found["parallel"]["traffic/exchange_mb"][-1] * 1e6 == pytest.approx(8 * (4 * 2) * 4)
+    assert {"learning_rate/b", "grad_norm/b"} <= set(found["parallel"]), "what another rank's peer does is told, too"
+
+
+def test_export_and_evaluate_work_on_a_parallel_run(tmp_path):
+    run("mutual.train", written(tmp_path, placement="parallel"), f"output={tmp_path}", processes=2)
+    scores = json.loads(run("mutual.evaluate", tmp_path / "tiny", "--json", "--peer", "b").stdout)
+    best = json.loads((tmp_path / "tiny" / "best" / "best.json").read_text())
+    assert scores["b"]["nll"] == pytest.approx(best["peers"]["b"]["nll"], abs=1e-6)
+    run("mutual.export", tmp_path / "tiny", "--format", "safetensors")
+    assert list((tmp_path / "tiny" / "export").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("peers.b.model=support:tinny", "peers.b.model: 'support:tinny'.*did you mean 'tiny'"),
+        ("peers.b.optimizer={name: sdg}", "peers.b.optimizer: 'sdg' is no optimizer"),
+        ("objectives.2.at=head", "cannot be joined|needs"),
+        ("peers.b.ranks=2", "their ranks do not fit"),
+    ],
+)
+def test_a_mistake_that_one_rank_sees_ends_all_with_one_line(tmp_path, override, message):
+    """Without an agreement the other ranks would wait for ever."""
+    recipe = written(tmp_path, placement="parallel")
+    if override == "objectives.2.at=head":
+        override = "objectives.2.at={a: head, b: body}"
+    done = run("mutual.train", recipe, f"output={tmp_path}", override, processes=2, expect=1)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("mutual: ")]
+    assert len(lines) == 1, lines
+
+    assert re.search(message, lines[0]), lines[0]
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_lower_precision_on_the_wire_is_close(tmp_path):
+    recipe = written(tmp_path, placement="parallel")
+    for dtype in ("exact", "bf16"):
+        run(
+            "mutual.train",
+            recipe,
+            f"output={tmp_path / dtype}",
+            f"exchange.dtype={dtype}",
+            "optimizer.lr=0.05",
+            "train.epochs=1",
+            processes=2,
+        )
+    exact, rounded = (weights(tmp_path / dtype) for dtype in ("exact", "bf16"))
+    for key, tensor in exact["a"].items():
+        assert not torch.equal(tensor, rounded["a"][key])
+        torch.testing.assert_close(tensor, rounded["a"][key], rtol=0.1, atol=0.1)

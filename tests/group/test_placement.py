@@ -1,0 +1,75 @@
+"""Who owns whom: a mesh where ranks and peers divide, an owner map where they do not."""
+
+import pytest
+from support import tiny_document
+
+from mutual.group.placement import parallel, replicated
+from mutual.recipe import RecipeError, parse_recipe
+
+
+def recipe_of(names="ab", frozen="", ranks=None, objectives=({"loss": "cross_entropy"}, {"loss": "dml"})):
+    peers = {name: {"model": "support:tiny", "frozen": name in frozen, "ranks": (ranks or {}).get(name)} for name in names}
+    return parse_recipe(tiny_document(peers=peers, objectives=list(objectives), placement="parallel"))
+
+
+def teams(recipe, size, **costs):
+    return parallel(recipe, size, {**dict.fromkeys(recipe.peers, 1.0), **costs}).teams
+
+
+def test_ranks_that_divide_make_a_mesh_of_neighbours():
+    assert teams(recipe_of("ab"), 2) == {"a": (0,), "b": (1,)}
+    assert teams(recipe_of("ab"), 4, a=100.0) == {"a": (0, 1), "b": (2, 3)}
+    assert teams(recipe_of("abc"), 6) == {"a": (0, 1), "b": (2, 3), "c": (4, 5)}
+
+
+def test_more_ranks_go_to_the_costlier_peer():
+    assert teams(recipe_of("ab"), 3, b=2.0) == {"a": (0,), "b": (1, 2)}
+    assert teams(recipe_of("ab"), 5, a=4.0) == {"a": (0, 1, 2, 3), "b": (4,)}
+    assert teams(recipe_of("ab", ranks={"a": 2}), 3, b=9.0) == {"a": (0, 1), "b": (2,)}
+
+
+def test_more_peers_than_ranks_share_them_by_cost():
+    assert teams(recipe_of("abc"), 2, c=3.0) == {"a": (1,), "b": (1,), "c": (0,)}
+    assert teams(recipe_of("ab"), 1) == {"a": (0,), "b": (0,)}
+
+
+def test_a_frozen_peer_is_held_by_those_who_read_it_or_has_ranks_of_its_own():
+    kd = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": ["t"], "learners": ["b"]}]
+    beside = recipe_of("abt", frozen="t", objectives=kd)
+    assert teams(beside, 2) == {"a": (0,), "b": (1,), "t": (1,)}
+    assert teams(recipe_of("abt", frozen="t"), 2) == {"a": (0,), "b": (1,), "t": (0, 1)}
+    assert parallel(recipe_of("abt", frozen="t"), 2, {}).voices["t"] == (0,), "one team speaks for it"
+    assert teams(recipe_of("abt", frozen="t", ranks={"t": 1}, objectives=kd), 3) == {"a": (0,), "b": (1,), "t": (2,)}
+
+
+def test_a_rank_computes_its_part_for_all_peers_that_it_holds():
+    placement = parallel(recipe_of("abt", frozen="t"), 4, {})
+    assert [placement.part(rank) for rank in range(4)] == [(0, 2), (1, 2), (0, 2), (1, 2)]
+    assert [placement.local(rank) for rank in (0, 2)] == [["a", "t"], ["b", "t"]]
+    assert [replicated(recipe_of("ab"), 2).part(rank) for rank in range(2)] == [(0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "size", "message"),
+    [
+        ({"a": 2}, 2, "their ranks do not fit: 2 are asked for, 1 peers ask for none, the run has 2"),
+        ({"a": 1, "b": 1}, 3, "their ranks do not fit"),
+        ({"a": 1}, 1, "peers.a.ranks: 2 peers on 1 ranks share them"),
+    ],
+)
+def test_ranks_that_do_not_fit_are_told_in_a_line(ranks, size, message):
+    with pytest.raises(RecipeError, match=message):
+        teams(recipe_of("ab", ranks=ranks), size)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"placement": "parallel", "train": {"update": "alternating"}}, "train.update: alternating peers wait for each other"),
+        ({"placement": "parallel", "train": {"pause": {"peer": "a", "versus": "b"}}}, "train.pause: is decided where both peers are"),
+        ({"peers": {"a": {"model": "support:tiny", "ranks": 2}}, "objectives": [{"loss": "cross_entropy"}]}, "peers.a.ranks: every rank"),
+    ],
+)
+def test_what_cannot_be_parallel_is_told_in_a_line(sections, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(tiny_document(**sections))

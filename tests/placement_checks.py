@@ -1,0 +1,100 @@
+"""Run by torchrun in W processes: every case trained in both placements, compared on rank 0 (invariant 5)."""
+
+import json
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from support import tiny_document
+
+import mutual
+from mutual.recipe import parse_recipe
+
+PEERS = {"a": {"model": "support:double"}, "b": {"model": "support:double", "args": {"width": 6}}}
+TWINS = {name: {"model": "support:double"} for name in "abc"}
+TEACHER = {"model": "support:double", "frozen": True, "args": {"norm": True, "width": 5}}
+CE = {"loss": "cross_entropy"}
+EVERYTHING = [
+    CE,
+    {"loss": "dml", "gate": "correct"},
+    {"loss": "l2", "at": "body"},
+    {"loss": "kd", "sources": "ensemble", "ensemble": {"weighting": "min_logit", "own": True}},
+    {"loss": "okddip", "at": "body", "schedule": {"name": "linear"}},
+    {"loss": "crd", "at": "body"},
+    {"loss": "ssld", "sources": "peers_ema"},
+]
+AVERAGED = {"epochs": 2, "progress": False, "ema": 0.9}
+CASES = {
+    2: {
+        "two peers": {"peers": PEERS, "objectives": [CE, {"loss": "dml"}]},
+        "features and adapters, accumulated": {
+            "peers": PEERS,
+            "objectives": [CE, {"loss": "hint", "at": "body"}],
+            "train": {"epochs": 2, "progress": False, "accumulate": 2},
+        },
+        "three peers, everything": {"peers": TWINS, "objectives": EVERYTHING, "train": AVERAGED},
+        "a frozen teacher": {"peers": {**PEERS, "t": TEACHER}, "objectives": [CE, {"loss": "hint", "at": "body", "sources": ["t"]}]},
+        "a peer that learns by features alone": {
+            "peers": TWINS,
+            "objectives": [{"loss": "l2", "at": "body"}, {**CE, "learners": ["a"]}],
+        },
+    },
+    3: {
+        "two peers": {"peers": PEERS, "objectives": [CE, {"loss": "dml"}, {"loss": "crd", "at": "body"}]},
+        "two ranks for the second": {
+            "peers": {**PEERS, "b": {**PEERS["b"], "ranks": 2}},
+            "objectives": [CE, {"loss": "dml"}, {"loss": "hint", "at": "body"}],
+        },
+        "three peers, everything": {"peers": TWINS, "objectives": EVERYTHING, "train": AVERAGED},
+        "a teacher on a rank of its own": {
+            "peers": {**PEERS, "t": {**TEACHER, "ranks": 1}},
+            "objectives": [CE, {"loss": "kd", "sources": ["t"]}, {"loss": "hint", "at": "body", "sources": ["t"]}],
+        },
+    },
+    4: {"two peers": {"peers": PEERS, "objectives": [CE, {"loss": "dml"}, {"loss": "l2"}, {"loss": "hint", "at": "body"}]}},
+}
+
+
+def weights(folder):
+    return {path.stem: safetensors.torch.load_file(path) for path in sorted((folder / "last").iterdir())}
+
+
+def trained(case, name, placement, output):
+    document = tiny_document(**{"train": {"epochs": 2, "progress": False}, **case, "name": f"{name}_{placement}", "placement": placement})
+    document["data"] |= {"num_train": 37, "num_val": 13, "batch_size": 4}
+    document["output"] = str(output)
+    if placement == "replicated":
+        document["peers"] = {peer: {key: value for key, value in spec.items() if key != "ranks"} for peer, spec in case["peers"].items()}
+    return mutual.fit(parse_recipe(document))
+
+
+def compare(first, second):
+    for peer, tensors in weights(first.folder).items():
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(weights(second.folder)[peer][key], tensor, rtol=1e-10, atol=1e-10, msg=f"{peer} {key}")
+    last = [json.loads((result.folder / "metrics.jsonl").read_text().splitlines()[-1]) for result in (first, second)]
+    for kind in ("objectives", "loss", "top1"):
+        for key, value in last[0]["train"][kind].items():
+            assert abs(last[1]["train"][kind][key] - value) < 1e-6, (kind, key)
+    for member, row in last[0]["eval"].items():
+        for key, value in row.items():
+            assert abs(last[1]["eval"][member][key] - value) < 1e-6, (member, key)
+
+
+def main():
+    size = None
+    for number, (name, case) in enumerate(CASES[int(sys.argv[1])].items()):
+        results = [trained(case, f"case{number}", placement, Path(sys.argv[2])) for placement in ("replicated", "parallel")]
+        size, rank = dist.get_world_size(), dist.get_rank()
+        assert size == int(sys.argv[1])
+        dist.barrier()
+        if rank == 0:
+            compare(*results)
+            print(f"equal: {name}", flush=True)  # noqa: T201
+        dist.barrier()
+
+
+if __name__ == "__main__":
+    main()

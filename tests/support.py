@@ -80,6 +80,23 @@ def poisoned(num_classes, in_channels):
     return Poisoned(num_classes, in_channels)
 
 
+class Mortal(TinyNet):
+    """The process of rank 1 dies in its 20th forward where the environment says so."""
+
+    forwards = 0
+
+    def forward(self, images):
+        Mortal.forwards += 1
+        if os.environ.get("RANK") == "1" and os.environ.get("MORTAL") and Mortal.forwards == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)
+
+
+def mortal(num_classes, in_channels):
+    """The factory `support:mortal`."""
+    return Mortal(num_classes, in_channels, double=True)
+
+
 def tiny_document(**sections):
     """A recipe of two tiny peers on fake images, as a dict; `sections` replace its own."""
     document = {

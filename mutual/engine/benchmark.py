@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mutual.engine.environment import start
-from mutual.engine.fit import build_parts
 from mutual.engine.meters import TrainMeter
+from mutual.engine.parts import build_parts
 from mutual.engine.pausing import Pausing
 from mutual.engine.updates import Updater
 from mutual.recipe import Recipe
@@ -30,19 +30,25 @@ class Cost:
 
     Attributes:
         name: the recipe's name.
-        step_seconds: median seconds of an update, all its micro-batches, data loading left out.
+        placement: where its peers are.
+        step_seconds: median seconds of an update on the slowest process, all its micro-batches, data loading left out.
         step_ratio: median over the rounds of its seconds over those of the first recipe in the same round.
-        state_bytes: parameters, buffers, gradients and optimizer state of all peers and adapters on this process.
-        saved_bytes: what the forwards of one micro-batch keep for the backward, the peak of activations.
+        state_bytes: parameters, buffers, gradients and optimizer state on the process that holds most.
+        saved_bytes: what the forwards of one micro-batch keep for the backward there, the peak of activations.
         memory_ratio: the sum of both over that of the first recipe.
+        gradient_bytes: what a process sends for each update to average gradients, mean over the processes.
+        exchange_bytes: what it sends of outputs to peers elsewhere.
     """
 
     name: str
+    placement: str
     step_seconds: float
     step_ratio: float
     state_bytes: int
     saved_bytes: int
     memory_ratio: float
+    gradient_bytes: float
+    exchange_bytes: float
 
 
 def compare(recipes: Sequence[Recipe], *, rounds: int = 20) -> list[Cost]:
@@ -58,17 +64,21 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20) -> list[Cost]:
             elapsed = bench.update(number)
             if number >= WARMUP:
                 measured.append(elapsed)
+    traffic = [bench.traffic() for bench in benches]
     memory = [bench.memory() for bench in benches]
     return [
         Cost(
             name=bench.recipe.name,
+            placement=bench.recipe.placement,
             step_seconds=statistics.median(measured),
             step_ratio=statistics.median(mine / first for mine, first in zip(measured, seconds[0], strict=True)),
             state_bytes=state,
             saved_bytes=saved,
             memory_ratio=(state + saved) / sum(memory[0]),
+            gradient_bytes=gradients,
+            exchange_bytes=exchanged,
         )
-        for bench, measured, (state, saved) in zip(benches, seconds, memory, strict=True)
+        for bench, measured, (state, saved), (gradients, exchanged) in zip(benches, seconds, memory, traffic, strict=True)
     ]
 
 
@@ -80,7 +90,8 @@ class _Bench:
         environment = start(recipe)
         world, accumulate = environment.world, recipe.train.accumulate
         data, self._group, self._optimizations = build_parts(recipe, environment)
-        self._device = world.device
+        self._world = world
+        self._updates = 0
         part, parts = self._group.part
         self._window = next(data.train_windows(0, world_size=world.size, rank=part, parts=parts, accumulate=accumulate))
         data.close()
@@ -99,12 +110,21 @@ class _Bench:
         self._group.train()
 
     def update(self, number: int) -> float:
-        """Returns the seconds that an update took."""
-        _synchronize(self._device)
+        """Returns the seconds that an update took on the slowest process."""
+        self._world.barrier()
+        _synchronize(self._world.device)
         begin = time.perf_counter()
         self._run(self._window, number, measure=False)
-        _synchronize(self._device)
-        return time.perf_counter() - begin
+        _synchronize(self._world.device)
+        elapsed = torch.tensor([time.perf_counter() - begin], dtype=torch.float64)
+        self._updates += 1
+        return float(self._world.gather(elapsed.to(self._world.device)).max())
+
+    def traffic(self) -> tuple[float, float]:
+        """Returns the bytes that a process has sent for each update, mean over the processes: for gradients, for outputs."""
+        sent = torch.tensor([self._world.traffic.gradient_bytes, self._group.exchange.sent_bytes], device=self._world.device)
+        gradients, exchanged = (self._world.sum(sent) / (self._world.size * self._updates)).tolist()
+        return gradients, exchanged
 
     def memory(self) -> tuple[int, int]:
         """Returns the bytes of the state and of what one micro-batch's forwards save for the backward."""
@@ -119,9 +139,10 @@ class _Bench:
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             output = self._updater.look(self._window)  # the graph must live while its tensors are counted
-        saved = sum(storages.values())
+        mine = torch.tensor([self._state_bytes(), sum(storages.values())], device=self._world.device)
         del output
-        return self._state_bytes(), saved
+        state, saved = max(self._world.gather(mine).tolist(), key=sum)
+        return state, saved
 
     def _state_bytes(self) -> int:
         total = 0

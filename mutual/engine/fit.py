@@ -8,14 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
-from mutual.data import DataModule, build_data
 from mutual.engine.checkpoints import Checkpoints
-from mutual.engine.environment import Environment, start
+from mutual.engine.choosing import with_placement
+from mutual.engine.environment import start
 from mutual.engine.evaluation import Scores
 from mutual.engine.folder import RunFolder
-from mutual.engine.optimization import Optimization, build_optimizer, build_schedule
+from mutual.engine.parts import build_parts
 from mutual.engine.trainer import Trainer
-from mutual.group import Group, Peer, agreed, build_group
 from mutual.models import read_model
 from mutual.recipe import InputError, Recipe
 
@@ -60,6 +59,7 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     if held and resume:
         _check_same(recipe, folder.recipe())
     environment = start(recipe)
+    recipe = with_placement(recipe, environment.world)
     data, group, optimizations = build_parts(recipe, environment)
     trainer = Trainer(recipe, environment, data, group, optimizations, folder)
     files = Checkpoints(folder.checkpoints, keep=recipe.checkpoint.keep).latest() if resume else None
@@ -77,35 +77,6 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     finally:
         trainer.close()
     return RunResult(folder.path, folder.read_best()["peer"], trainer.scores)
-
-
-def build_parts(recipe: Recipe, environment: Environment) -> tuple[DataModule, Group, dict[str, Optimization]]:
-    """Returns what a training of `recipe` is made of: its data, its peers with their edges, and an optimization for each that learns.
-
-    Raises:
-        RecipeError: the data, a model, an objective or an optimizer does not fit.
-    """
-    data = _build_data(recipe)
-    info = data.info
-    group = build_group(
-        recipe,
-        num_classes=info.num_classes,
-        in_channels=info.channels,
-        image_size=info.image_size,
-        world=environment.world,
-        autocast=environment.autocast,
-    )
-    updates = data.num_windows(world_size=environment.world.size, accumulate=recipe.train.accumulate)
-    optimizations: dict[str, Optimization] = {}
-
-    def optimize() -> None:
-        optimizations.update({peer.name: _build_optimization(recipe, peer, environment, updates) for peer in group.trainable})
-
-    if group.placement.shared:
-        optimize()
-    else:  # a mistake in one peer's optimizer is seen on its ranks alone
-        agreed(environment.world, optimize)
-    return data, group, optimizations
 
 
 def load_peer(run: str | Path, *, peer: str = "best") -> nn.Module:
@@ -130,25 +101,6 @@ def peer_file(folder: RunFolder, peer: str) -> Path:
     if name not in recipe.trainable:
         raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {', '.join(recipe.trainable)}, and `best` is {best['peer']}")
     return folder.best(name)
-
-
-def _build_data(recipe: Recipe) -> DataModule:
-    num_views = len(recipe.peers) if recipe.data.views == "per_peer" else 1
-    try:
-        return build_data(recipe.data, seed=recipe.seed, num_views=num_views)
-    except (ValueError, OSError) as error:
-        raise recipe.error("data", str(error)) from error
-
-
-def _build_optimization(recipe: Recipe, peer: Peer, environment: Environment, updates_per_epoch: int) -> Optimization:
-    spec, schedule = recipe.optimizer_of(peer.name), recipe.schedule_of(peer.name)
-    try:
-        optimizer = build_optimizer(spec, peer.parameters())
-    except ValueError as error:
-        path = "optimizer" if recipe.peers[peer.name].optimizer is None else f"peers.{peer.name}.optimizer"
-        raise recipe.error(path, str(error)) from error
-    learning_rate = build_schedule(schedule, lr=spec.lr, updates_per_epoch=updates_per_epoch, epochs=recipe.train.epochs)
-    return Optimization(peer, optimizer, learning_rate, scaler=environment.scaler(), clip_grad_norm=recipe.train.clip_grad_norm)
 
 
 def _check_same(recipe: Recipe, trained: Recipe) -> None:

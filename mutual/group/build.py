@@ -124,7 +124,7 @@ class _Builder:
     def place(self) -> Placement:
         """Returns who holds whom; where ranks cannot be shared equally, by the floating-point operations of the peers."""
         recipe, world = self._recipe, self._world
-        if recipe.placement == "replicated" or world.size == 1:
+        if recipe.placement != "parallel" or world.size == 1:
             return replicated(recipe, world.size)
         names = list(recipe.peers)
 

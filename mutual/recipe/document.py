@@ -23,9 +23,9 @@ class Recipe(Spec):
     """Where all randomness of the run begins."""
     output: str = "runs"
     """The folder of all runs."""
-    placement: Literal["replicated", "parallel"] = "replicated"
+    placement: Literal["replicated", "parallel", "auto"] = "replicated"
     """replicated: every rank holds all peers; parallel: each rank trains one peer (or a few, where there are more peers than ranks), and
-    predictions travel in place of gradients."""
+    predictions travel in place of gradients; auto: measures both for a few updates and takes the faster."""
     exchange: Exchange = Exchange()
     data: Data = Data()
     peers: dict[str, Peer] = Field(min_length=1)

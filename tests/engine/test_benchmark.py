@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from support import tiny_document
+from support import run, tiny_document
 
 from mutual import bench
 from mutual.engine import compare
@@ -52,3 +52,15 @@ def test_the_verb_prints_ratios(tmp_path, capsys):
     assert bench.main(["nowhere.yaml"]) == 2
     with pytest.raises(SystemExit):
         bench.main(["train.epochs=1"])
+
+
+@pytest.mark.slow
+def test_both_placements_are_measured_side_by_side(tmp_path):
+    peers = {name: {"model": "support:tiny"} for name in "ab"}
+    (tmp_path / "pair.yaml").write_text(yaml.safe_dump(tiny_document(peers=peers)))
+    done = run("mutual.bench", tmp_path / "pair.yaml", "--placements", "--rounds", "2", "--json", processes=2)
+    replicated, parallel = json.loads(done.stdout.splitlines()[-1])
+    assert (replicated["placement"], parallel["placement"]) == ("replicated", "parallel")
+    assert replicated["state_bytes"] == 2 * parallel["state_bytes"]
+    assert (replicated["exchange_bytes"], parallel["gradient_bytes"]) == (0, 0)
+    assert parallel["exchange_bytes"] == 16 * 4 * 4, "the logits of 16 images, 4 classes, float32"

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 
 import pytest
 import safetensors.torch
@@ -65,6 +66,33 @@ def test_a_run_resumes_in_another_placement_and_on_another_number_of_ranks(tmp_p
                 if name == "same":
                     assert torch.equal(tensor, expected[peer][key]), (peer, key)
                 torch.testing.assert_close(tensor, expected[peer][key], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("placement", ["replicated", "parallel"])
+def test_a_rank_that_dies_ends_the_job_and_the_run_resumes(tmp_path, placement):
+    """No process waits for the dead one: the launcher ends the job within a minute, with a code that is not 0."""
+    document = tiny_document(peers={name: {"model": "support:mortal"} for name in "ab"}, placement=placement)
+    document |= {"checkpoint": {"every_steps": 2}, "train": {"epochs": 6, "progress": False}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    begun = time.monotonic()
+    run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path / 'cut'}", processes=2, expect=1, MORTAL="1")
+    assert time.monotonic() - begun < 60
+    assert list((tmp_path / "cut" / "tiny" / "checkpoints").glob("step_*"))
+    run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path / 'cut'}", "--resume", processes=2)
+    run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path / 'whole'}", processes=2)
+    for peer, tensors in weights(tmp_path / "whole").items():
+        for key, tensor in tensors.items():
+            assert torch.equal(weights(tmp_path / "cut")[peer][key], tensor), (peer, key)
+
+
+def test_auto_takes_the_placement_with_the_shorter_updates(tmp_path):
+    done = run("mutual.train", written(tmp_path, placement="auto"), f"output={tmp_path}", processes=2)
+    chosen = yaml.safe_load((tmp_path / "tiny" / "recipe.yaml").read_text())["placement"]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("placement")]
+    milliseconds = {line.split()[1].rstrip(":"): float(line.split()[2]) for line in lines[:2]}
+    assert set(milliseconds) == {"replicated", "parallel"}
+    assert lines[2] == f"placement: {chosen}"
+    assert milliseconds[chosen] == min(milliseconds.values())
 
 
 def charts(folder):

@@ -167,7 +167,7 @@ def _statistics(spec: Data, source: Source, channels: int) -> tuple[tuple[float,
 
 def _leave_signals_to_the_training_process(_: int) -> None:
     """Keeps a worker alive when a signal reaches the whole job, so that the training process can write its checkpoint."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run at the next update, with a checkpoint."""
+"""SIGTERM, SIGUSR1 (what SLURM is asked to send before it preempts) and SIGINT end a run at the next update, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class StoppedError(Exception):
 
 
 class StopSignals:
-    """While entered, remembers that SIGTERM or SIGINT came; a second SIGINT interrupts at once.
+    """While entered, remembers that one of the signals came; a second SIGINT interrupts at once.
 
     Outside the main thread, where Python allows no handlers, it remembers nothing.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None

@@ -22,6 +22,7 @@ from mutual.engine.folder import RunFolder
 from mutual.engine.meters import NonFiniteLossError, TrainMeter
 from mutual.engine.optimization import Optimization
 from mutual.engine.pausing import Pausing
+from mutual.engine.stale import StaleExchange
 from mutual.engine.stopping import StoppedError, StopSignals
 from mutual.engine.tracking import Tracker
 from mutual.engine.updates import Updater
@@ -63,6 +64,7 @@ class Trainer:
         self._num_windows = data.num_windows(**self._plan)
         self._window_size = self.world.size * recipe.data.batch_size * recipe.train.accumulate
         self._courier = Courier(self.world, group.placement)
+        self._stale = StaleExchange(recipe, group, self.world)
         self._sent = (0.0, 0.0, 0)
         self._checkpoints = Checkpoints(folder.checkpoints, keep=recipe.checkpoint.keep)
         self._best = BestWeights(recipe, folder, group, data.info, self._courier)
@@ -94,6 +96,7 @@ class Trainer:
             NonFiniteLossError: a loss diverged; the last good checkpoint stays.
         """
         progress, poll = self.progress, self.world.stop_poll()
+        self._stale.refresh()
         with StopSignals() as signals:
             while progress.epoch < self.recipe.train.epochs:
                 self.group.train()
@@ -103,6 +106,7 @@ class Trainer:
                     self._update(window, progress.update, measure=due)
                     progress.window += 1
                     progress.update += 1
+                    self._stale(progress.update)
                     self._tracker.advance()
                     if due:
                         self._log()
@@ -114,6 +118,7 @@ class Trainer:
                 if poll.drain():
                     self._stop(signals)
                 self._finish_epoch()
+        self._stale.publish(progress.update)
 
     def resume(self, files: Mapping[str, bytes]) -> None:
         """Takes over the state that a checkpoint holds.
@@ -276,7 +281,8 @@ class Trainer:
 
     @cache  # noqa: B019 - frozen weights never change, and a trainer lives as long as its process
     def _frozen_digests(self) -> dict[str, str]:
-        frozen = {name: peer for name, peer in self.group.peers.items() if peer.frozen}
+        refreshed = self.recipe.exchange.reads
+        frozen = {name: peer for name, peer in self.group.peers.items() if peer.frozen and name not in refreshed}
         return self._courier.merged({name: hashlib.sha256(_tensor_bytes(peer.tapped)).hexdigest() for name, peer in frozen.items()})
 
     def _description(self) -> str:

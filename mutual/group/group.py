@@ -78,6 +78,7 @@ class Group:
         trainable: the peers that are trained here.
         placement: who holds whom.
         part: which part of each micro-batch this process computes.
+        silent: sources that have nothing to say yet; their edges weigh nothing.
         counts: True where this process counts images and scores peers: those that do see every image once.
     """
 
@@ -100,6 +101,7 @@ class Group:
         self.placement = placement
         self.part = placement.part(rank)
         self.counts = scores(placement, rank)
+        self.silent: set[str] = set()
         self.exchange = lesson_exchange
         self._autocast = autocast
         self._view_of = dict(views)
@@ -179,7 +181,8 @@ class Group:
                 heard |= pending.wait()
                 pending = None
             value = lesson.value(outputs[learner], {**heard, learner: outputs[learner]}, labels, count=moment.count, draw=moment.draw)
-            losses[learner] = losses.get(learner, 0) + lesson.weight(moment.epoch) * value
+            weight = 0.0 if self.silent.intersection(lesson.edge.speakers) else lesson.weight(moment.epoch)
+            losses[learner] = losses.get(learner, 0) + weight * value
             values[index] = value.detach()
         if pending is not None:
             pending.wait()

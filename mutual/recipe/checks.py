@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from mutual.recipe.data import FOLDER_DATASETS, Data
 from mutual.recipe.document import Recipe
-from mutual.recipe.edges import ENSEMBLE, SELF, SOURCE_KINDS, At, Ensemble, Objective, SourcedObjective, is_average, peer_of
+from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Ensemble, Objective, SourcedObjective, is_average, peer_of
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.objectives import DeepMutualLearning
 
@@ -31,7 +31,7 @@ _SOFTMAX = (
 def check(recipe: Recipe) -> list[Fault]:
     """Returns the faults that no single section shows."""
     faults = [*_check_peers(recipe), *_check_objectives(recipe), *_check_data(recipe), *_check_pause(recipe)]
-    faults += _check_placement(recipe)
+    faults += [*_check_placement(recipe), *_check_exchange(recipe)]
     return list(dict.fromkeys(faults))  # one path may be wrong for learners and sources at once
 
 
@@ -193,6 +193,27 @@ def _check_pause(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("train.pause", "needs all peers' predictions at once; set train.update: simultaneous")
     if recipe.data.multi_label:
         yield Fault("train.pause", "needs one class an image")
+
+
+def _check_exchange(recipe: Recipe) -> Iterator[Fault]:
+    exchange = recipe.exchange
+    if exchange.kind == "live":
+        for key in ("folder", "trains", "reads"):
+            if getattr(exchange, key):
+                yield Fault(f"exchange.{key}", "belongs to kind: stale")
+        return
+    if exchange.folder is None:
+        yield Fault("exchange.folder", "a stale exchange needs the folder in which weights are published")
+    if not exchange.trains:
+        yield Fault("exchange.trains", f"say which peers this job trains, of {', '.join(recipe.trainable)}")
+    yield from _check_names(recipe, exchange.trains, "exchange.trains")
+    for name in exchange.trains:
+        if name in recipe.peers and recipe.peers[name].frozen:
+            yield Fault("exchange.trains", f"{name!r} is frozen and cannot learn")
+    for index, objective in enumerate(recipe.objectives):
+        sources = objective.sources or () if isinstance(objective, SourcedObjective) else ()
+        if any(source == PEERS_EMA or (is_average(source) and peer_of(source) not in exchange.trains) for source in sources):
+            yield Fault(f"objectives.{index}.sources", "other jobs publish one set of weights for each peer, not its moving average")
 
 
 def _check_placement(recipe: Recipe) -> Iterator[Fault]:

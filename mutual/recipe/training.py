@@ -45,10 +45,23 @@ class Schedule(Spec):
 
 
 class Exchange(Spec):
-    """How outputs travel between ranks where `placement` is parallel."""
+    """How peers hear of each other where they do not stand on one rank.
 
+    live: between the ranks of a job, where `placement` is parallel. stale: between jobs that have no process group in common,
+    codistillation (arXiv:1804.03235); each trains some of the peers and learns from the weights that the others have published last.
+    """
+
+    kind: Literal["live", "stale"] = "live"
+    folder: str | None = None
+    """stale: a folder that all jobs see, or an address that fsspec knows; weights are published there."""
+    trains: list[str] = Field(default_factory=list)
+    """stale: the peers that this job trains; every job names its own."""
+    every: Positive = 100
+    """stale: updates between two publications, and between two looks at the others'."""
+    reads: list[str] = Field(default_factory=list)
+    """stale: the peers that other jobs train; the resolved recipe of a job says them."""
     dtype: Literal["exact", "bf16", "fp16"] = "exact"
-    """exact: in the precision they have; bf16, fp16: in half of float32's bytes."""
+    """live: exact: in the precision they have; bf16, fp16: in half of float32's bytes."""
 
 
 class Peer(Spec):

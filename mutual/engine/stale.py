@@ -1,0 +1,140 @@
+"""Codistillation (arXiv:1804.03235): jobs with no process group between them, each learning from the others' latest published weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+
+import fsspec
+import safetensors.torch
+from safetensors import SafetensorError
+
+from mutual.group import Group, World
+from mutual.recipe import Objective, Recipe
+
+_KEPT = 2
+"""So many publications of a peer stay: a slow reader may still be at the last but one."""
+
+
+def as_job(recipe: Recipe) -> Recipe:
+    """Returns what this job trains of a recipe whose exchange is stale: its own peers; the others only teach, from what they publish."""
+    exchange = recipe.exchange
+    if exchange.kind != "stale":
+        return recipe
+    trains = tuple(exchange.trains or ())
+    remote = [name for name in recipe.trainable if name not in trains]
+    alone = {"frozen": True, "optimizer": None, "schedule": None}
+    peers = {name: peer.model_copy(update=alone) if name in remote else peer for name, peer in recipe.peers.items()}
+    objectives = [kept for objective in recipe.objectives if (kept := _of_job(objective, trains)) is not None]
+    reads = [*remote, *(name for name in exchange.reads if name not in remote)]
+    update = {"peers": peers, "objectives": objectives, "exchange": exchange.model_copy(update={"reads": reads})}
+    return recipe.model_copy(update=update)
+
+
+def _of_job(objective: Objective, trains: tuple[str, ...]) -> Objective | None:
+    if objective.learners is None:
+        return objective
+    learners = [name for name in objective.learners if name in trains]
+    return objective.model_copy(update={"learners": learners}) if learners else None
+
+
+class Shelf:
+    """A folder, or any address that fsspec knows, in which peers' weights are published whole."""
+
+    def __init__(self, address: str) -> None:
+        self._files, self._root = fsspec.core.url_to_fs(address)
+
+    def publish(self, peer: str, content: bytes, *, step: int) -> None:
+        """Writes the weights under a name of their own, and only then the note that points to them."""
+        self._files.makedirs(self._root, exist_ok=True)
+        digest = hashlib.sha256(content).hexdigest()
+        name = f"{peer}-{step:010d}-{digest[:8]}.safetensors"
+        self._write(name, content)
+        self._write(f"{peer}.json", json.dumps({"file": name, "sha256": digest, "step": step}).encode())
+        for old in sorted(self._files.glob(f"{self._root}/{peer}-*.safetensors"))[:-_KEPT]:
+            self._files.rm_file(old)
+
+    def latest(self, peer: str) -> tuple[str, bytes] | None:
+        """Returns digest and contents of the peer's latest publication, or None where there is none yet.
+
+        Raises:
+            ValueError: it is missing, half-written or altered.
+        """
+        try:
+            note = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
+        except FileNotFoundError:
+            return None
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"the note of peer {peer!r} cannot be read ({type(error).__name__})") from error
+        try:
+            content: bytes = self._files.cat_file(f"{self._root}/{note['file']}")
+        except (OSError, KeyError, TypeError) as error:
+            raise ValueError(f"the weights of peer {peer!r} cannot be read ({type(error).__name__})") from error
+        if hashlib.sha256(content).hexdigest() != note["sha256"]:
+            raise ValueError(f"the weights of peer {peer!r} are half-written or altered")
+        return note["sha256"], content
+
+    def _write(self, name: str, content: bytes) -> None:
+        beside = f"{self._root}/.unfinished-{name}"
+        self._files.pipe_file(beside, content)
+        self._files.mv(beside, f"{self._root}/{name}")
+
+
+class StaleExchange:
+    """Publishes this job's peers and takes over what others have published, every so many updates; without a shelf it does nothing."""
+
+    def __init__(self, recipe: Recipe, group: Group, world: World) -> None:
+        exchange = recipe.exchange
+        self._group = group
+        self._world = world
+        self._every = exchange.every
+        self._reads = tuple(exchange.reads) if exchange.kind == "stale" else ()
+        self._shelf = Shelf(exchange.folder) if exchange.kind == "stale" and exchange.folder is not None else None
+        self._seen: dict[str, str] = {}
+        group.silent |= set(self._reads)
+
+    def __call__(self, update: int) -> None:
+        """Exchanges where it is due after `update` updates; every process must call it."""
+        if self._shelf is not None and update % self._every == 0:
+            self.publish(update)
+            self.refresh()
+
+    def publish(self, update: int) -> None:
+        """Publishes the weights that this job's peers have now."""
+        if self._shelf is None or not self._world.is_main:
+            return
+        for peer in self._group.trainable:
+            tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in peer.scored_model.state_dict().items()}
+            try:
+                self._shelf.publish(peer.name, safetensors.torch.save(tensors), step=update)
+            except OSError as error:
+                warnings.warn(f"could not publish peer {peer.name!r} ({error}); going on", stacklevel=2)
+
+    def refresh(self) -> None:
+        """Takes over the others' latest weights; a publication that cannot be read is skipped with a warning."""
+        for name in self._reads:
+            content = b""
+            if self._world.is_main:
+                content = self._newer(name)
+            content = self._world.gather_bytes(content)[0]
+            if content:
+                self._group.peers[name].model.load_state_dict(safetensors.torch.load(content))
+                self._group.silent.discard(name)
+
+    def _newer(self, name: str) -> bytes:
+        assert self._shelf is not None, "only a stale exchange reads"
+        try:
+            found = self._shelf.latest(name)
+            if found is None or self._seen.get(name) == found[0]:
+                return b""
+            tensors = safetensors.torch.load(found[1])
+            own = self._group.peers[name].model.state_dict()
+            shapes = [{key: tuple(tensor.shape) for key, tensor in each.items()} for each in (tensors, own)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"what peer {name!r} has published is another model's")
+        except (ValueError, OSError, SafetensorError) as error:
+            warnings.warn(f"{error}; going on with what was read before", stacklevel=2)
+            return b""
+        self._seen[name] = found[0]
+        return found[1]

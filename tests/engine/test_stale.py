@@ -1,0 +1,148 @@
+"""Codistillation: jobs that share nothing but a folder join, leave, die and return; a publication that cannot be read is skipped."""
+
+import json
+import subprocess
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from support import ROOT, WORLD, assert_equal_weights, build, command, environment, run, tiny_document, weights
+
+from mutual.engine.stale import Shelf, StaleExchange, as_job
+from mutual.recipe import RecipeError, load_recipe, parse_recipe
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def stale(folder, trains, **sections):
+    return tiny_document(exchange={"kind": "stale", "folder": str(folder), "trains": trains, "every": 2}, **sections)
+
+
+def job(folder, trains):
+    """The group of one job and its exchange."""
+    recipe = as_job(parse_recipe(stale(folder, trains)))
+    _, data, group, updater = build(recipe.model_dump())
+    return StaleExchange(recipe, group, WORLD), data, group, updater
+
+
+def test_a_job_trains_its_own_peers_and_the_others_teach():
+    objectives = [{"loss": "cross_entropy", "learners": ["a", "b"]}, {"loss": "dml"}, {"loss": "l2", "learners": ["b"]}]
+    recipe = as_job(parse_recipe(stale("x", ["a"], objectives=objectives)))
+    assert recipe.trainable == ("a",)
+    assert recipe.exchange.reads == ["b"]
+    assert [objective.loss for objective in recipe.objectives] == ["cross_entropy", "dml"]
+    assert as_job(recipe) == recipe, "a resumed job reads its own resolved recipe"
+
+
+def test_what_is_published_is_taken_over(tmp_path):
+    (first, _, group_a, _), (second, _, group_b, _) = job(tmp_path, ["a"]), job(tmp_path, ["b"])
+    assert group_b.silent == {"a"}
+    second(2)
+    assert group_b.silent == {"a"}, "nothing is there yet"
+    with torch.no_grad():
+        group_a.peers["a"].model.head.bias.fill_(7)
+    first(1)
+    assert not (tmp_path / "a.json").exists(), "not due"
+    first(2)
+    second(2)
+    assert group_b.silent == set()
+    assert_equal_weights(group_b.peers["a"].model.state_dict(), group_a.peers["a"].model.state_dict())
+
+
+def test_an_edge_from_a_peer_that_has_not_spoken_weighs_nothing(tmp_path):
+    _, data, group, updater = job(tmp_path, ["b"])
+    alone = tiny_document(peers={"b": {"model": "support:double"}}, objectives=[{"loss": "cross_entropy"}])
+    _, _, expected, other = build(alone)
+    for each, group_of in ((updater, group), (other, expected)):
+        group_of.train()
+        for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
+            each.simultaneous(window, update, measure=False)
+    of_b = {name: value for name, value in weights(group).items() if name.startswith("b.")}
+    assert_equal_weights(of_b, weights(expected), tolerance=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder, file: file.write_bytes(file.read_bytes()[:-40]), "half-written or altered"),
+        (lambda folder, file: file.unlink(), "cannot be read"),
+        (lambda folder, file: (folder / "a.json").write_text('{"file"'), "the note of peer 'a' cannot be read"),
+        (lambda folder, file: Shelf(str(folder)).publish("a", safetensors.torch.save({"x": torch.ones(2)}), step=9), "another model's"),
+    ],
+)
+def test_a_publication_that_cannot_be_read_is_skipped_with_a_warning(tmp_path, spoil, message):
+    (first, _, _, _), (second, _, group_b, _) = job(tmp_path, ["a"]), job(tmp_path, ["b"])
+    first(2)
+    second(2)
+    before = {name: value.clone() for name, value in group_b.peers["a"].model.state_dict().items()}
+    first(4)
+    (file,) = tmp_path.glob("a-*4-*.safetensors")
+    spoil(tmp_path, file)
+    second._seen.clear()
+    with pytest.warns(UserWarning, match=message):
+        second(4)
+    assert_equal_weights(group_b.peers["a"].model.state_dict(), before)
+    first(6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second(6)
+
+
+def test_the_shelf_keeps_the_last_two_and_any_fsspec_address_serves():
+    shelf = Shelf("memory://shelf")
+    assert shelf.latest("a") is None
+    for step in range(4):
+        shelf.publish("a", bytes([step]) * 10, step=step)
+    digest, content = shelf.latest("a")
+    assert content == bytes([3]) * 10
+    assert len(digest) == 64
+    assert len(shelf._files.glob(f"{shelf._root}/a-*.safetensors")) == 2
+
+
+@pytest.mark.parametrize(
+    ("exchange", "message"),
+    [
+        ({"kind": "stale", "trains": ["a"]}, "exchange.folder: a stale exchange needs the folder"),
+        ({"kind": "stale", "folder": "x"}, "exchange.trains: say which peers this job trains, of a, b"),
+        ({"kind": "stale", "folder": "x", "trains": ["c"]}, "exchange.trains: 'c' is no peer"),
+        ({"folder": "x"}, "exchange.folder: belongs to kind: stale"),
+    ],
+)
+def test_a_wrong_exchange_is_told_in_a_line(exchange, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(tiny_document(exchange=exchange))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_two_jobs_without_a_process_group_help_each_other_although_one_is_killed(tmp_path):
+    """Both finish, and each is at least as good as it is alone (NLL)."""
+    recipe = ROOT / "recipes" / "fashion_mnist" / "codistillation.yaml"
+    common = [f"output={tmp_path}", f"data.root={FASHION}", "train.eval_every=30", "train.progress=false"]
+    shared = [*common, f"exchange.folder={tmp_path / 'shelf'}"]
+    jobs = {name: command("mutual.train", recipe, *shared, f"name={name}", f"exchange.trains=[{name}]", "--resume") for name in "ab"}
+
+    def begin(name):
+        return subprocess.Popen(jobs[name], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    running = {name: begin(name) for name in "ab"}
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "b" / "checkpoints" / "step_00000160").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running["b"].kill()
+    running["b"].wait()
+    running["b"] = begin("b")
+    for process in running.values():
+        assert process.wait(timeout=200) == 0, process.stderr.read()
+    run("mutual.train", recipe, *common, "name=lone", "exchange={}", "objectives=[{loss: cross_entropy}]")
+
+    def nll(folder, peer):
+        return json.loads((tmp_path / folder / "metrics.jsonl").read_text().splitlines()[-1])["eval"][peer]["nll"]
+
+    for name in "ab":
+        assert nll(name, name) <= nll("lone", name)
+    assert load_recipe(tmp_path / "a" / "recipe.yaml").exchange.reads == ["b"]

@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mutual.engine.files import remove_unfinished, write_folder
+from mutual.recipe import InputError
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+
+
+class ForeignFormatError(InputError):
+    """A checkpoint of another version of this package: whole, and not to be thrown away."""
 
 
 class Checkpoints:
@@ -38,10 +43,16 @@ class Checkpoints:
         return sorted(self.folder.glob("step_*"))
 
     def latest(self) -> dict[str, bytes] | None:
-        """Returns the files of the newest checkpoint whose checksums hold, or None; warns of each that is torn or altered."""
+        """Returns the files of the newest checkpoint whose checksums hold, or None; warns of each that is torn or altered.
+
+        Raises:
+            ForeignFormatError: the newest one was written by another version.
+        """
         for path in reversed(self.paths()):
             try:
                 return read_checkpoint(path)
+            except ForeignFormatError:
+                raise
             except ValueError as error:
                 warnings.warn(f"{error}; taking the checkpoint before it", stacklevel=2)
         return None
@@ -51,12 +62,15 @@ def read_checkpoint(path: Path) -> dict[str, bytes]:
     """Returns the files of the checkpoint at `path`.
 
     Raises:
-        ValueError: a file is missing, torn or altered, or the format is not ours.
+        ForeignFormatError: another version wrote it.
+        ValueError: a file is missing, torn or altered.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         if manifest["format"] != FORMAT:
-            raise ValueError(f"checkpoint {path} has format {manifest['format']}, this version reads {FORMAT}")
+            raise ForeignFormatError(
+                f"checkpoint {path} has format {manifest['format']}, this version reads {FORMAT}; resume it with the version that wrote it"
+            )
         files = {name: (path / name).read_bytes() for name in manifest["sha256"]}
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"checkpoint {path} is torn ({type(error).__name__}: {error})") from error

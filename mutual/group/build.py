@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -60,6 +61,10 @@ def build_group(
         factor = weight_factor(edge.spec, epochs=recipe.train.epochs)
         lessons[index] = Lesson(edge, loss, factor, world=team, unlabelled=unlabelled)
     wire = None if recipe.exchange.dtype == "exact" else _WIRE[recipe.exchange.dtype]
+    exchange = Exchange(placement, world, needs_of_learners(placement, edges), forms, dtype=wire)
+    if world.is_main:
+        for (name, path), size in exchange.raw_maps.items():
+            warnings.warn(f"{name}.{path} travels as feature maps, {size:,} bytes an image; a vector (`fc:input`) is smaller", stacklevel=2)
     return Group(
         peers,
         edges,
@@ -68,7 +73,7 @@ def build_group(
         placement=placement,
         rank=world.rank,
         views={name: view for view, name in enumerate(recipe.peers)},
-        lesson_exchange=Exchange(placement, world, needs_of_learners(placement, edges), forms, dtype=wire),
+        lesson_exchange=exchange,
         score_exchange=Exchange(placement, world, needs_of_scorers(placement, list(recipe.peers)), forms),
     )
 

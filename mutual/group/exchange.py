@@ -53,6 +53,13 @@ class Exchange:
         self._dtype = widest if dtype is None else dtype
         self._silent = not any(self._routes.values())
 
+    @property
+    def raw_maps(self) -> dict[Reading, int]:
+        """The feature maps `[C, H, W]` that travel, with their bytes for each image and receiver: far more than logits or vectors."""
+        travelling = {reading for readings in self._routes.values() for reading in readings}
+        sizes = {reading: prod(self._forms[reading][0]) * self._dtype.itemsize for reading in travelling}
+        return {reading: sizes[reading] for reading in sorted(travelling) if len(self._forms[reading][0]) == 3}
+
     def start(self, said: Mapping[str, Outputs], *, size: int) -> Pending:
         """Begins to exchange what local peers `said` of a micro-batch of `size` images over all ranks; every process must call it."""
         if self._silent:

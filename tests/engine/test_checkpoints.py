@@ -57,7 +57,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(checkpoints, damage)
 def test_a_checkpoint_of_another_version_is_refused_and_not_thrown_away(checkpoints):
     manifest = checkpoints.paths()[-1] / "manifest.json"
     manifest.write_text(manifest.read_text().replace(f'"format": {FORMAT}', '"format": 99'))
-    with pytest.raises(ForeignFormatError, match="step_00000003 has format 99.*resume it with the version that wrote it"):
+    with pytest.raises(ForeignFormatError, match=r"step_00000003 has format 99.*resume it with the version that wrote it"):
         checkpoints.latest()
 
 

@@ -116,6 +116,12 @@ def test_the_traffic_is_what_the_mathematics_asks_for(tmp_path):
     assert {"learning_rate/b", "grad_norm/b"} <= set(found["parallel"]), "what another rank's peer does is told, too"
 
 
+def test_feature_maps_that_travel_are_named_with_their_bytes(tmp_path):
+    done = run("mutual.train", written(tmp_path, placement="parallel"), f"output={tmp_path}", "train.epochs=1", processes=2)
+    assert "warning: a.body travels as feature maps, 128 bytes an image" in done.stderr
+    assert "warning: b.body travels as feature maps, 192 bytes an image" in done.stderr
+
+
 def test_export_and_evaluate_work_on_a_parallel_run(tmp_path):
     run("mutual.train", written(tmp_path, placement="parallel"), f"output={tmp_path}", processes=2)
     scores = json.loads(run("mutual.evaluate", tmp_path / "tiny", "--json", "--peer", "b").stdout)

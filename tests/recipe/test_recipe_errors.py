@@ -32,7 +32,8 @@ SCHEMA_MISTAKES = [
     ("trian: {epochs: 3}", "trian: unknown key 'trian'; did you mean 'train'?"),
     (
         "lr: 3",
-        "lr: unknown key 'lr'; choose from checkpoint, data, name, objectives, optimizer, output, peers, placement, schedule, seed, train",
+        "lr: unknown key 'lr'; choose from checkpoint, data, exchange, name, objectives, optimizer, output, "
+        "peers, placement, schedule, seed, train",
     ),
     ("peers: {a: {modle: x, model: y}}", "peers.a.modle: unknown key 'modle'; did you mean 'model'?"),
     ("objectives: [{loss: kd, temprature: 3}]", "objectives.1.temprature: unknown key 'temprature'; did you mean 'temperature'?"),

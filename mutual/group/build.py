@@ -16,7 +16,7 @@ from mutual.group.exchange import Exchange, needs_of_learners, needs_of_scorers
 from mutual.group.group import Group
 from mutual.group.lessons import Lesson
 from mutual.group.peers import MovingAverage, Peer
-from mutual.group.placement import Placement, parallel, replicated
+from mutual.group.placement import Placement, divides, parallel, replicated
 from mutual.group.schedules import weight_factor
 from mutual.group.taps import Outputs, TappedModel, find_module
 from mutual.group.world import World
@@ -132,9 +132,11 @@ class _Builder:
         if recipe.placement != "parallel" or world.size == 1:
             return replicated(recipe, world.size)
         names = list(recipe.peers)
+        if divides(recipe, world.size):
+            return parallel(recipe, world.size, dict.fromkeys(names, 1.0))
 
         def count() -> dict[str, float]:
-            return {name: float(_operations(self._create(name), self._images)) for name in names[world.rank :: world.size]}
+            return {name: _operations(self._create(name), self._images) for name in names[world.rank :: world.size]}
 
         costs = {name: cost for each in agreed(world, count) for name, cost in each.items()}
         return parallel(recipe, world.size, costs)
@@ -160,7 +162,25 @@ class _Builder:
 
     def losses(self, peers: dict[str, Peer], forms: dict[Reading, Form]) -> dict[int, Loss]:
         """Returns by its edge's number the loss of every local learner's edge."""
-        told: dict[int, dict[str, list[list[float]]]] = {}
+        apart = self._recipe.placement == "parallel" and self._world.size > 1
+        heard = agreed(self._world, lambda: self._told(peers)) if apart else [self._told(peers)]
+        told = {number: value for each in heard for number, value in each.items()}
+        losses: dict[int, Loss] = {}
+
+        def build() -> None:
+            for index, edge in enumerate(self._edges):
+                if edge.learner in peers:
+                    losses[index] = _build_loss(self._recipe, edge, peers[edge.learner], forms, told.get(str(index)))
+
+        if apart:
+            agreed(self._world, build)
+        else:
+            build()
+        return losses
+
+    def _told(self, peers: dict[str, Peer]) -> dict[str, dict[str, list[list[float]]]]:
+        """Returns by its edge's number what a loss must know of its source's model, of the sources that are held here."""
+        told = {}
         for index, edge in enumerate(self._edges):
             from_model, source = definition_of(edge).from_model, peer_of(edge.sources[0]) if edge.sources else ""
             if from_model is not None and source in peers:
@@ -168,22 +188,8 @@ class _Builder:
                     made = from_model(peers[source].model, list(edge.source_at[0]))
                 except ValueError as error:
                     raise self._recipe.error(f"objectives.{edge.index}.at", str(error)) from error
-                told[index] = {key: [tensor.tolist() for tensor in tensors] for key, tensors in made.items()}
-
-        def build() -> dict[int, Loss]:
-            return {
-                index: _build_loss(self._recipe, edge, peers[edge.learner], forms, told.get(index))
-                for index, edge in enumerate(self._edges)
-                if edge.learner in peers
-            }
-
-        if self._recipe.placement == "parallel" and self._world.size > 1:
-            heard = self._world.gather_json({str(index): value for index, value in told.items()})
-            told = {int(index): value for each in heard for index, value in each.items()}
-            losses: dict[int, Loss] = {}
-            agreed(self._world, lambda: losses.update(build()))
-            return losses
-        return build()
+                told[str(index)] = {key: [tensor.tolist() for tensor in tensors] for key, tensors in made.items()}
+        return told
 
     def _create(self, name: str) -> nn.Module:
         return create_peer_model(self._recipe, name, num_classes=self._num_classes, in_channels=self._images.shape[1])
@@ -201,10 +207,14 @@ class _Builder:
         return Peer(name, TappedModel(model, paths), frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
 
 
-def _operations(model: nn.Module, images: Tensor) -> int:
+def _operations(model: nn.Module, images: Tensor) -> float:
+    """Returns the floating-point operations of a forward; 0 where it fails, which the dry run tells in a line of its own."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(images.to(next(model.parameters()).dtype))
-    return counter.get_total_flops()
+        try:
+            model.eval()(images)
+        except (RuntimeError, ValueError, TypeError):
+            return 0.0
+    return float(counter.get_total_flops())
 
 
 def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge]) -> None:

@@ -99,6 +99,9 @@ class Peer:
     def distribute(self, team: World) -> None:
         """Wraps the trainable peer so that its gradients are averaged over the processes that hold it."""
         self.team = team
+        for layer in self.tapped.modules():
+            if isinstance(layer, nn.SyncBatchNorm):
+                layer.process_group = team.team
         self.runner = team.wrap(self.tapped)
 
     @torch.no_grad()

@@ -45,6 +45,12 @@ def replicated(recipe: Recipe, world_size: int) -> Placement:
     return Placement(world_size, everywhere, everywhere, shared=True)
 
 
+def divides(recipe: Recipe, world_size: int) -> bool:
+    """Returns True where every peer that has ranks of its own gets equally many, whatever it costs."""
+    owned = [peer for peer in recipe.peers.values() if not peer.frozen or peer.ranks is not None]
+    return world_size % len(owned) == 0 and all(peer.ranks is None for peer in owned)
+
+
 def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Placement:
     """Returns the placement in which each rank trains one peer, or some where there are more peers than ranks.
 

@@ -138,6 +138,7 @@ def test_export_and_evaluate_work_on_a_parallel_run(tmp_path):
         ("peers.b.optimizer={name: sdg}", "peers.b.optimizer: 'sdg' is no optimizer"),
         ("objectives.2.at=head", "cannot be joined|needs"),
         ("peers.b.ranks=2", "their ranks do not fit"),
+        ("objectives.2={loss: ofd, at: [stem]}", "BatchNorm, and there is none at 'stem'"),
     ],
 )
 def test_a_mistake_that_one_rank_sees_ends_all_with_one_line(tmp_path, override, message):

@@ -3,7 +3,7 @@
 import pytest
 from support import tiny_document
 
-from mutual.group.placement import parallel, replicated
+from mutual.group.placement import divides, parallel, replicated
 from mutual.recipe import RecipeError, parse_recipe
 
 
@@ -20,6 +20,14 @@ def test_ranks_that_divide_make_a_mesh_of_neighbours():
     assert teams(recipe_of("ab"), 2) == {"a": (0,), "b": (1,)}
     assert teams(recipe_of("ab"), 4, a=100.0) == {"a": (0, 1), "b": (2, 3)}
     assert teams(recipe_of("abc"), 6) == {"a": (0, 1), "b": (2, 3), "c": (4, 5)}
+
+
+def test_costs_are_asked_for_only_where_ranks_do_not_divide():
+    assert divides(recipe_of("ab"), 4)
+    assert not divides(recipe_of("ab"), 3)
+    assert not divides(recipe_of("abc"), 2)
+    assert divides(recipe_of("abt", frozen="t"), 2)
+    assert not divides(recipe_of("abt", frozen="t", ranks={"t": 1}), 3)
 
 
 def test_more_ranks_go_to_the_costlier_peer():

@@ -3,6 +3,6 @@
 from mutual.objectives.ensembles import ENSEMBLES
 from mutual.objectives.registry import LOSSES, Definition, Loss, Output, build_loss
 from mutual.objectives.response import pairwise_kl
-from mutual.objectives.shapes import Shape
+from mutual.objectives.shapes import Shape, to_vector, vector_width
 
-__all__ = ["ENSEMBLES", "LOSSES", "Definition", "Loss", "Output", "Shape", "build_loss", "pairwise_kl"]
+__all__ = ["ENSEMBLES", "LOSSES", "Definition", "Loss", "Output", "Shape", "build_loss", "pairwise_kl", "to_vector", "vector_width"]

@@ -30,6 +30,7 @@ class Definition:
         many: it reads all outputs that `at` lists together.
         joint: it reads all sources of a learner together, and of each end its logits besides `at`.
         draws: it draws random numbers.
+        pools: of a source's feature maps it reads the mean over the positions alone.
         gathers: its sources (and labels) are those of all processes, and it is told where this process' begin.
         from_model: makes further arguments from the source's model and the paths that the loss reads of it.
     """
@@ -42,6 +43,7 @@ class Definition:
     many: bool = False
     joint: bool = False
     draws: bool = False
+    pools: bool = False
     gathers: bool = False
     from_model: Callable[[nn.Module, list[str]], dict[str, Any]] | None = None
 
@@ -70,10 +72,10 @@ LOSSES: dict[str, Definition] = {
     "ofd": Definition(adapters.OverHaul, trained=True, many=True, from_model=adapters.margins_of),
     "mgd": Definition(adapters.MaskedGeneration, trained=True, draws=True),
     "afd": Definition(attention.AttentionFeature, trained=True, many=True),
-    "pefd": Definition(adapters.ProjectorEnsemble, trained=True),
-    "crd": Definition(contrast.ContrastiveRepresentation, trained=True, reads_labels=True, gathers=True),
-    "mcl": Definition(contrast.MutualContrastive, trained=True, reads_labels=True, gathers=True),
-    "okddip": Definition(attention.DiversePeers, trained=True, many=True, joint=True),
+    "pefd": Definition(adapters.ProjectorEnsemble, trained=True, pools=True),
+    "crd": Definition(contrast.ContrastiveRepresentation, trained=True, reads_labels=True, pools=True, gathers=True),
+    "mcl": Definition(contrast.MutualContrastive, trained=True, reads_labels=True, pools=True, gathers=True),
+    "okddip": Definition(attention.DiversePeers, trained=True, many=True, joint=True, pools=True),
     "rkd_distance": Definition(relation.rkd_distance),
     "rkd_angle": Definition(relation.rkd_angle),
 }

@@ -122,6 +122,20 @@ def test_feature_maps_that_travel_are_named_with_their_bytes(tmp_path):
     assert "warning: b.body travels as feature maps, 192 bytes an image" in done.stderr
 
 
+def test_feature_maps_that_are_averaged_travel_as_vectors(tmp_path):
+    """What an edge reads of a source is known before it is sent."""
+    recipe = written(tmp_path, placement="parallel")
+    sent = {}
+    for loss in ("crd", "hint"):
+        overrides = [f"objectives=[{{loss: cross_entropy}}, {{loss: {loss}, at: body}}]", "train.epochs=1", "data.num_train=32"]
+        done = run("mutual.train", recipe, f"output={tmp_path / loss}", *overrides, processes=2)
+        sent[loss] = charts(tmp_path / loss / "tiny")["traffic/exchange_mb"][-1] * 1e6
+        assert ("travels as feature maps" in done.stderr) == (loss == "hint")
+    mean_width = (4 + 6) / 2
+    assert sent["crd"] == pytest.approx(8 * 8 * mean_width)
+    assert sent["hint"] == pytest.approx(4 * sent["crd"]), "maps of 2x2 positions"
+
+
 def test_export_and_evaluate_work_on_a_parallel_run(tmp_path):
     run("mutual.train", written(tmp_path, placement="parallel"), f"output={tmp_path}", processes=2)
     scores = json.loads(run("mutual.evaluate", tmp_path / "tiny", "--json", "--peer", "b").stdout)

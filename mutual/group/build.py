@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mutual.group.edges import Edge, Reading, definition_of, expand, tap_paths
 from mutual.group.exchange import Exchange, needs_of_learners, needs_of_scorers
+from mutual.group.fitting import Form, fit_loss, forms_of, read_forms
 from mutual.group.group import Group
 from mutual.group.lessons import Lesson
 from mutual.group.peers import MovingAverage, Peer
@@ -21,13 +22,11 @@ from mutual.group.schedules import weight_factor
 from mutual.group.taps import Outputs, TappedModel, find_module
 from mutual.group.world import World
 from mutual.models import create_model, load_weights
-from mutual.objectives import Loss, build_loss
-from mutual.recipe import EMA, ENSEMBLE, LOGITS, Fault, Recipe, RecipeError, derive_seed, peer_of
+from mutual.objectives import Loss
+from mutual.recipe import EMA, LOGITS, Fault, Recipe, RecipeError, derive_seed, peer_of
 
 _T = TypeVar("_T")
 _WIRE = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Form = tuple[tuple[int, ...], torch.dtype]
-"""An output's shape without the batch dimension, and its precision."""
 
 
 def build_group(
@@ -146,11 +145,11 @@ class _Builder:
 
         def build() -> tuple[dict[str, Peer], list[Any]]:
             held = {name: self._build_peer(name) for name in self._recipe.peers if name in placement.local(self._world.rank)}
-            return held, _forms(_dry_run(self._recipe, list(held.values()), self._images, self._num_classes))
+            return held, forms_of(_dry_run(self._recipe, list(held.values()), self._images, self._num_classes))
 
         if placement.shared:
             held, forms = build()
-            return held, _read_forms(forms)
+            return held, read_forms(forms)
         peers: dict[str, Peer] = {}
 
         def tell() -> list[Any]:
@@ -158,7 +157,7 @@ class _Builder:
             peers.update(held)
             return forms
 
-        return peers, _read_forms([form for each in agreed(self._world, tell) for form in each])
+        return peers, read_forms([form for each in agreed(self._world, tell) for form in each])
 
     def losses(self, peers: dict[str, Peer], forms: dict[Reading, Form]) -> dict[int, Loss]:
         """Returns by its edge's number the loss of every local learner's edge."""
@@ -170,7 +169,7 @@ class _Builder:
         def build() -> None:
             for index, edge in enumerate(self._edges):
                 if edge.learner in peers:
-                    losses[index] = _build_loss(self._recipe, edge, peers[edge.learner], forms, told.get(str(index)))
+                    losses[index] = fit_loss(self._recipe, edge, peers[edge.learner], forms, told.get(str(index)))
 
         if apart:
             agreed(self._world, build)
@@ -244,52 +243,6 @@ def _dry_run(recipe: Recipe, peers: list[Peer], images: Tensor, num_classes: int
                 f"class counts differ: {model} gives logits of shape {found[1:]}, the data have {num_classes} classes",
             )
     return said
-
-
-def _forms(said: dict[str, Outputs]) -> list[Any]:
-    """Returns the form of every output as JSON: source, output, shape without the batch dimension, precision."""
-    return [
-        [name, path, list(output.shape[1:]), str(output.dtype).removeprefix("torch.")]
-        for name, outputs in said.items()
-        for path, output in outputs.items()
-    ]
-
-
-def _read_forms(forms: list[Any]) -> dict[Reading, Form]:
-    return {(name, path): (tuple(shape), getattr(torch, dtype)) for name, path, shape, dtype in forms}
-
-
-def _build_loss(recipe: Recipe, edge: Edge, learner: Peer, forms: dict[Reading, Form], told: dict[str, list[list[float]]] | None) -> Loss:
-    """Returns the edge's loss for the shapes that were found; its trainable part stands in the learner's module from then on."""
-    definition, arguments = definition_of(edge), edge.spec.loss_arguments()
-    mine = [forms[edge.learner, at][0] for at in edge.learner_at]
-    theirs = [
-        forms[edge.members[0] if source == ENSEMBLE else source, at][0]
-        for source, paths in zip(edge.sources, edge.source_at, strict=True)
-        for at in paths
-    ]
-    if not theirs and mine[0] != forms[edge.learner, LOGITS][0]:
-        raise recipe.error(f"objectives.{edge.index}.at", f"{edge.learner}.{edge.learner_at[0]} has shape {mine[0]}, which are no logits")
-    learner_shape, source_shape = (found if definition.many else found[0] if found else None for found in (mine, theirs))
-    from_model = None if told is None else {key: [torch.tensor(values) for values in lists] for key, lists in told.items()}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(recipe.seed, "adapter", edge.index, edge.learner, edge.source or "", *edge.learner_at))
-            loss = build_loss(edge.spec.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=from_model, **arguments)
-    except ValueError as error:
-        raise recipe.error(f"objectives.{edge.index}.at", f"{_shapes_of(edge, [mine, theirs])}; {edge.objective} {error}") from error
-    if definition.trained:
-        if recipe.train.sync_batchnorm:
-            loss = nn.SyncBatchNorm.convert_sync_batchnorm(loss)
-        adapters = learner.tapped.adapters
-        adapters[f"{edge.index}_{len(adapters)}"] = loss.to(torch.promote_types(torch.float32, forms[edge.learner, edge.learner_at[0]][1]))
-    return loss
-
-
-def _shapes_of(edge: Edge, shapes: list[list[tuple[int, ...]]]) -> str:
-    ends = [(edge.learner, at) for at in edge.learner_at]
-    ends += [(source, at) for source, paths in zip(edge.sources, edge.source_at, strict=True) for at in paths]
-    return " and ".join(f"{name}.{at} has shape {shape}" for (name, at), shape in zip(ends, [*shapes[0], *shapes[1]], strict=True))
 
 
 def _dry_forward(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor) -> Outputs:

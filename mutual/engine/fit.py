@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,9 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
         folder.write_recipe(recipe)
     environment.world.barrier()
     trainer.open_tracker()
+    if environment.world.is_main:
+        for (name, path), size in group.exchange.raw_maps.items():
+            warnings.warn(f"{name}.{path} travels as feature maps, {size:,} bytes an image; a vector (`fc:input`) is smaller", stacklevel=2)
     try:
         trainer.run()
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -61,9 +60,6 @@ def build_group(
         lessons[index] = Lesson(edge, loss, factor, world=team, unlabelled=unlabelled)
     wire = None if recipe.exchange.dtype == "exact" else _WIRE[recipe.exchange.dtype]
     exchange = Exchange(placement, world, needs_of_learners(placement, edges), forms, dtype=wire)
-    if world.is_main:
-        for (name, path), size in exchange.raw_maps.items():
-            warnings.warn(f"{name}.{path} travels as feature maps, {size:,} bytes an image; a vector (`fc:input`) is smaller", stacklevel=2)
     return Group(
         peers,
         edges,

@@ -4,7 +4,16 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from mutual.group import World
+from mutual.group import World, expand
+from mutual.group.lessons import Lesson
+from mutual.objectives import build_loss
+from mutual.recipe import parse_recipe
+
+CONTRAST = {
+    "name": "contrast",
+    "peers": {"a": {"model": "small_cnn"}, "b": {"model": "small_cnn"}},
+    "objectives": [{"loss": "cross_entropy"}, {"loss": "crd", "learners": ["a"]}],
+}
 
 accelerator = Accelerator(cpu=True)
 world = World(accelerator.process_index, accelerator.num_processes, accelerator.device)
@@ -21,6 +30,7 @@ ragged = torch.full((2 - world.rank, 3), float(world.rank))
 assert rows[:, 0].tolist() == [0.0, 0.0, 1.0]
 assert places.tolist() == [0, 1, 0]
 assert first == 2 * world.rank
+assert world.gather_rows([ragged[:0]])[0][0].shape == (0, 3), "nothing anywhere is nothing"
 
 norm = nn.BatchNorm1d(3)
 norm.running_mean.fill_(world.rank)
@@ -35,6 +45,18 @@ with world.no_sync([model]):
 assert model.module.weight.grad.tolist() == [[world.rank + 1.0] * 2], "gradients stay local"
 model(torch.full((1, 2), world.rank + 1.0)).sum().backward()
 assert model.module.weight.grad.tolist() == [[3.0] * 2], "the mean over the ranks of twice 1 and twice 2"
+
+reading = [torch.randn(3, 4), torch.randn(3, 4)]
+edge = next(edge for edge in expand(parse_recipe(CONTRAST)) if edge.spec.loss == "crd")
+lesson = Lesson(edge, build_loss("crd", learner_shape=(4,), source_shape=(4,)), lambda epoch: 1.0, world=world, unlabelled=True)
+spoken = {"a": {"logits": reading[0]}, "b": {"logits": reading[1]}}
+labels = torch.tensor([0, 1, 0]) if world.rank == 0 else torch.tensor([-1, -1, -1])
+value = lesson.value(spoken["a"], spoken, labels, count=3, draw=0)
+if world.rank == 0:
+    alone = lesson.loss(reading[0], reading[1], labels)
+    torch.testing.assert_close(value, alone, msg="the other rank's images without labels are no negatives")
+else:
+    assert value == 0
 
 poll = world.stop_poll()
 assert not poll(wanted=world.rank == 1), "the answer comes with the next call"

@@ -51,7 +51,7 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     Raises:
         RecipeError: the recipe, the data or the launcher do not fit; nothing has been written.
         InputError: the run folder holds a checkpoint, and neither `resume` nor `overwrite` was given.
-        StoppedError: SIGTERM or SIGINT came; a checkpoint has been written.
+        StoppedError: SIGTERM, SIGUSR1 or SIGINT came; a checkpoint has been written.
         NonFiniteLossError: a loss diverged; the last good checkpoint stays.
     """
     recipe = as_job(recipe)

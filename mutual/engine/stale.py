@@ -13,9 +13,6 @@ from safetensors import SafetensorError
 from mutual.group import Group, World
 from mutual.recipe import Objective, Recipe
 
-_KEPT = 2
-"""So many publications of a peer stay: a slow reader may still be at the last but one."""
-
 
 def as_job(recipe: Recipe) -> Recipe:
     """Returns what this job trains of a recipe whose exchange is stale: its own peers; the others only teach, from what they publish."""
@@ -50,10 +47,20 @@ class Shelf:
         self._files.makedirs(self._root, exist_ok=True)
         digest = hashlib.sha256(content).hexdigest()
         name = f"{peer}-{step:010d}-{digest[:8]}.safetensors"
+        kept = (name, self._noted(peer))  # a slow reader may still be at the one before
         self._write(name, content)
         self._write(f"{peer}.json", json.dumps({"file": name, "sha256": digest, "step": step}).encode())
-        for old in sorted(self._files.glob(f"{self._root}/{peer}-*.safetensors"))[:-_KEPT]:
-            self._files.rm_file(old)
+        for old in self._files.glob(f"{self._root}/{peer}-*.safetensors"):
+            if old.rpartition("/")[2] not in kept:
+                self._files.rm_file(old)
+
+    def _noted(self, peer: str) -> str | None:
+        """Returns the file that the peer's note points to; not the highest step, as a job may have begun anew."""
+        try:
+            note: dict[str, str] = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+        return note.get("file")
 
     def latest(self, peer: str) -> tuple[str, bytes] | None:
         """Returns digest and contents of the peer's latest publication, or None where there is none yet.

@@ -92,7 +92,7 @@ class Trainer:
         """Trains from where `progress` stands to the end.
 
         Raises:
-            StoppedError: SIGTERM or SIGINT came; a checkpoint has been written.
+            StoppedError: SIGTERM, SIGUSR1 or SIGINT came; a checkpoint has been written.
             NonFiniteLossError: a loss diverged; the last good checkpoint stays.
         """
         progress, poll = self.progress, self.world.stop_poll()

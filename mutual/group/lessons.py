@@ -68,7 +68,7 @@ class Lesson:
         many = reads.many
         source, truth, first = reading.source, reading.labels, 0
         if reads.gathers:
-            source, truth, first = self._gathered(reading, empty=count == 0)
+            source, truth, first = self._gathered(reading, empty=count == 0 or reading.share == 0)
         if reads.draws:
             torch.manual_seed(derive_seed(draw, self.edge.learner, self._key))
         theirs = None if not reads.reads_source else source if many else source[0]
@@ -77,28 +77,31 @@ class Lesson:
 
     def _read(self, mine: list[Tensor], heard: Mapping[str, Outputs], labels: Tensor) -> _Reading:
         """Returns the rows that the edge reads: those with a label where it needs one, those that its gate lets through."""
-        known_R = labels >= 0 if self._skips_unlabelled else None
-        if known_R is not None:
-            labels = labels.clamp(min=0)
+        rows: slice | Tensor = slice(len(labels))
+        share = 1.0
+        if self._skips_unlabelled:
+            known = (labels >= 0).nonzero().flatten()
+            share = len(known) / len(labels)
+            rows, labels = known if len(known) else rows, labels.clamp(min=0)
+        truth = labels[rows]
         source = [
             output
             for name, paths in zip(self.edge.sources, self.edge.source_at, strict=True)
-            for output in self._said(name, paths, heard, labels)
+            for output in self._said(name, paths, heard, rows, truth)
         ]
-        reading = _Reading(mine, source, labels)
-        if self.edge.spec.gate == "correct":
-            right_R = self._said(self.edge.sources[0], (LOGITS,), heard, labels)[0].argmax(dim=1) == _classes(labels)
-            return reading.narrowed(right_R if known_R is None else right_R & known_R)
-        return reading if known_R is None else reading.narrowed(known_R)
+        reading = _Reading([output[rows] for output in mine], source, truth, share)
+        if self.edge.spec.gate != "correct":
+            return reading
+        (logits,) = self._said(self.edge.sources[0], (LOGITS,), heard, rows, truth)
+        return reading.narrowed(logits.argmax(dim=1) == _classes(truth))
 
-    def _said(self, name: str, paths: tuple[str, ...], heard: Mapping[str, Outputs], labels: Tensor) -> list[Tensor]:
-        real = len(labels)
+    def _said(self, name: str, paths: tuple[str, ...], heard: Mapping[str, Outputs], rows: slice | Tensor, truth: Tensor) -> list[Tensor]:
         if name != ENSEMBLE:
-            return [heard[name][path][:real].detach() for path in paths]
+            return [heard[name][path][rows].detach() for path in paths]
         assert isinstance(self.edge.spec, SourcedObjective)
         weighting = "mean" if self.edge.spec.ensemble is None else self.edge.spec.ensemble.weighting
-        logits_KBC = torch.stack([heard[member][LOGITS][:real].detach().float() for member in self.edge.members])
-        return [ENSEMBLES[weighting](logits_KBC, labels)]
+        logits_KBC = torch.stack([heard[member][LOGITS][rows].detach().float() for member in self.edge.members])
+        return [ENSEMBLES[weighting](logits_KBC, truth)]
 
     def _gathered(self, reading: _Reading, *, empty: bool) -> tuple[list[Tensor], Tensor, int]:
         """Returns sources and labels of all processes' rows, and where this process' begin; one without images keeps to its padding."""

@@ -112,6 +112,8 @@ class World:
             return list(tensors), 0
         num_rows = len(tensors[0])
         counts = self.gather(torch.tensor([num_rows], device=self.device)).flatten().tolist()
+        if max(counts) == 0:
+            return list(tensors), 0
         rows = []
         for tensor in tensors:
             padded = tensor.new_zeros(max(counts), *tensor.shape[1:])

@@ -102,6 +102,14 @@ def test_the_shelf_keeps_the_last_two_and_any_fsspec_address_serves():
     assert len(shelf._files.glob(f"{shelf._root}/a-*.safetensors")) == 2
 
 
+def test_a_job_that_begins_anew_is_read_although_its_steps_are_lower(tmp_path):
+    shelf = Shelf(str(tmp_path))
+    for step in (464, 480, 16, 32):
+        shelf.publish("a", bytes([step % 256]) * 10, step=step)
+        assert shelf.latest("a")[1] == bytes([step % 256]) * 10
+    assert len(list(tmp_path.glob("a-*.safetensors"))) == 2
+
+
 @pytest.mark.parametrize(
     ("exchange", "message"),
     [

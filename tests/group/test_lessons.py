@@ -200,6 +200,22 @@ def test_images_without_a_label_count_nothing_where_labels_are_read():
     assert output.values[by_name["dkd"]] != everything.values[by_name["dkd"]]
 
 
+def test_an_ensemble_weighted_by_the_batch_passes_images_without_a_label_over():
+    """KDCL's linear weights are those of the labelled images alone."""
+    ensemble = {"weighting": "linear", "own": True}
+    document = tiny_document(peers=THREE, objectives=[CE, {"loss": "l2", "sources": "ensemble", "ensemble": ensemble, "learners": ["a"]}])
+    _, data, group, _ = build(document)
+    images, truth = first_batch(data, group)
+    lesson = group.lessons[3]
+    lesson._skips_unlabelled = True
+    said = {name: group.run(name, images, draw=0) for name in "abc"}
+    hidden = torch.where(torch.arange(len(truth)) < 4, truth, -1)
+    found = lesson.value(said["a"], said, hidden, count=len(truth), draw=0)
+    first = {name: {"logits": outputs["logits"][:4]} for name, outputs in said.items()}
+    expected = lesson.value(first["a"], first, truth[:4], count=4, draw=0)
+    torch.testing.assert_close(found, expected * 4 / len(truth))
+
+
 def test_a_single_loss_keeps_its_weight():
     """The reference drops the weight of a loss that stands alone."""
     halved = tiny_document(objectives=[{**CE, "weight": 0.5}], optimizer={"name": "sgd", "lr": 1.0})

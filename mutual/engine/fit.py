@@ -76,7 +76,7 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     environment.world.barrier()
     trainer.open_tracker()
     if environment.world.is_main:
-        for (name, path), size in group.exchange.raw_maps.items():
+        for (name, path), size in group.exchange.routes.raw_maps.items():
             warnings.warn(f"{name}.{path} travels as feature maps, {size:,} bytes an image; a vector (`fc:input`) is smaller", stacklevel=2)
     try:
         trainer.run()

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mutual.group.edges import Edge, Reading, definition_of, expand, tap_paths
-from mutual.group.exchange import Exchange, needs_of_learners, needs_of_scorers
-from mutual.group.fitting import Form, fit_loss, forms_of, read_forms
+from mutual.group.edges import Edge, Form, Reading, definition_of, expand, tap_paths
+from mutual.group.exchange import Exchange
+from mutual.group.fitting import fit_loss, forms_of, read_forms
 from mutual.group.group import Group
 from mutual.group.lessons import Lesson
 from mutual.group.peers import MovingAverage, Peer
 from mutual.group.placement import Placement, divides, parallel, replicated
+from mutual.group.routes import Routes, needs_of_learners, needs_of_scorers
 from mutual.group.schedules import weight_factor
 from mutual.group.taps import Outputs, TappedModel, find_module
 from mutual.group.world import World
@@ -59,7 +60,8 @@ def build_group(
         factor = weight_factor(edge.spec, epochs=recipe.train.epochs)
         lessons[index] = Lesson(edge, loss, factor, world=team, unlabelled=unlabelled)
     wire = None if recipe.exchange.dtype == "exact" else _WIRE[recipe.exchange.dtype]
-    exchange = Exchange(placement, world, needs_of_learners(placement, edges), forms, dtype=wire)
+    lesson_routes = Routes(placement, needs_of_learners(placement, edges), forms, dtype=wire)
+    score_routes = Routes(placement, needs_of_scorers(placement, list(recipe.peers)), forms)
     return Group(
         peers,
         edges,
@@ -68,8 +70,8 @@ def build_group(
         placement=placement,
         rank=world.rank,
         views={name: view for view, name in enumerate(recipe.peers)},
-        lesson_exchange=exchange,
-        score_exchange=Exchange(placement, world, needs_of_scorers(placement, list(recipe.peers)), forms),
+        lesson_exchange=Exchange(lesson_routes, world),
+        score_exchange=Exchange(score_routes, world),
     )
 
 

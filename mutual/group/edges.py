@@ -6,12 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mutual.objectives import LOSSES, Definition
+import torch
+
+from mutual.objectives import LOSSES, Definition, Extent
 from mutual.recipe import ENSEMBLE, LOGITS, Objective, Recipe, SourcedObjective, peer_of
 
 Paths = tuple[str, ...]
 Reading = tuple[str, str]
 """What is read: a peer or a moving average, and which output of it."""
+Form = tuple[tuple[int, ...], torch.dtype]
+"""An output's shape without the batch dimension, and its precision."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,18 @@ class Edge:
         return [name for name in dict.fromkeys(spoken) if name != self.learner]
 
     @property
-    def readings(self) -> list[Reading]:
-        """What the edge reads of its sources."""
-        found: list[Reading] = []
+    def readings(self) -> dict[Reading, Extent]:
+        """What the edge reads of its sources, and how much of it."""
+        found: dict[Reading, Extent] = {}
+        extent = LOSSES[self.spec.loss].extent
         for source, paths in zip(self.sources, self.source_at, strict=True):
             if source == ENSEMBLE:
-                found += [(member, LOGITS) for member in self.members]
-            else:
-                found += [(source, path) for path in paths]
-                if self.spec.gate == "correct":
-                    found.append((source, LOGITS))
-        return list(dict.fromkeys(found))
+                found |= {(member, LOGITS): Extent.WHOLE for member in self.members}
+                continue
+            found |= {(source, path): extent for path in paths if found.get((source, path)) is not Extent.WHOLE}
+            if self.spec.gate == "correct":
+                found[source, LOGITS] = Extent.WHOLE
+        return found
 
     @property
     def reads_labels(self) -> bool:

@@ -7,14 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.group.edges import Edge, Reading, definition_of
+from mutual.group.edges import Edge, Form, Reading, definition_of
 from mutual.group.peers import Peer
 from mutual.group.taps import Outputs
 from mutual.objectives import Loss, build_loss
 from mutual.recipe import ENSEMBLE, LOGITS, Recipe, derive_seed
-
-Form = tuple[tuple[int, ...], torch.dtype]
-"""An output's shape without the batch dimension, and its precision."""
 
 
 def forms_of(said: dict[str, Outputs]) -> list[Any]:

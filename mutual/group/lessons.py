@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mutual.group.edges import Edge
+from mutual.group.routes import distances_key
 from mutual.group.schedules import Factor
 from mutual.group.taps import Outputs
 from mutual.group.world import World
@@ -23,21 +24,15 @@ from mutual.recipe import ENSEMBLE, LOGITS, SourcedObjective, derive_seed
 class _Reading:
     """What the loss is given: the learner's outputs, the sources' (detached), and the labels, all of the same rows.
 
-    `share` is the part of the micro-batch's images that these rows are: the mean is over all images, the others count 0.
+    `share` is the part of the micro-batch's images that these rows are: the mean is over all images, the others count 0. `measured`: the
+    source's output is the distances between its images, as they came from another rank.
     """
 
     learner: list[Tensor]
     source: list[Tensor]
     labels: Tensor
-    share: float = 1.0
-
-    def narrowed(self, kept_R: Tensor) -> _Reading:
-        """Returns the reading of the rows where `kept_R` holds; where none does, all rows with share 0, so that the graph stays whole."""
-        rows = kept_R.nonzero().flatten()
-        if len(rows) == 0:
-            return _Reading(self.learner, self.source, self.labels, 0.0)
-        parts = [[output[rows] for output in outputs] for outputs in (self.learner, self.source)]
-        return _Reading(parts[0], parts[1], self.labels[rows], self.share * len(rows) / len(kept_R))
+    share: float
+    measured: bool
 
 
 class Lesson:
@@ -72,36 +67,50 @@ class Lesson:
         if reads.draws:
             torch.manual_seed(derive_seed(draw, self.edge.learner, self._key))
         theirs = None if not reads.reads_source else source if many else source[0]
-        value: Tensor = self.loss(reading.learner if many else reading.learner[0], theirs, truth, first=first)
+        value: Tensor = self.loss(reading.learner if many else reading.learner[0], theirs, truth, first=first, measured=reading.measured)
         return value if reading.share == 1 else value * reading.share
 
     def _read(self, mine: list[Tensor], heard: Mapping[str, Outputs], labels: Tensor) -> _Reading:
-        """Returns the rows that the edge reads: those with a label where it needs one, those that its gate lets through."""
-        rows: slice | Tensor = slice(len(labels))
-        share = 1.0
-        if self._skips_unlabelled:
-            known = (labels >= 0).nonzero().flatten()
-            share = len(known) / len(labels)
-            rows, labels = known if len(known) else rows, labels.clamp(min=0)
-        truth = labels[rows]
+        rows, share = self._rows(heard, labels)
+        truth = (labels.clamp(min=0) if self._skips_unlabelled else labels)[rows]
         source = [
             output
             for name, paths in zip(self.edge.sources, self.edge.source_at, strict=True)
             for output in self._said(name, paths, heard, rows, truth)
         ]
-        reading = _Reading([output[rows] for output in mine], source, truth, share)
-        if self.edge.spec.gate != "correct":
-            return reading
-        (logits,) = self._said(self.edge.sources[0], (LOGITS,), heard, rows, truth)
-        return reading.narrowed(logits.argmax(dim=1) == _classes(truth))
+        measured = any(
+            distances_key(path) in heard.get(name, {})
+            for name, paths in zip(self.edge.sources, self.edge.source_at, strict=True)
+            for path in paths
+        )
+        return _Reading([output[rows] for output in mine], source, truth, share, measured)
+
+    def _rows(self, heard: Mapping[str, Outputs], labels: Tensor) -> tuple[slice | Tensor, float]:
+        """Returns the rows that the edge reads, those with a label where it needs one and that its gate lets through, and their share.
+
+        Where there is none, it reads all rows with share 0, so that the graph stays whole.
+        """
+        every, kept_B = slice(len(labels)), None
+        if self._skips_unlabelled:
+            kept_B, labels = labels >= 0, labels.clamp(min=0)
+        if self.edge.spec.gate == "correct":
+            (logits,) = self._said(self.edge.sources[0], (LOGITS,), heard, every, labels)
+            right_B = logits.argmax(dim=1) == _classes(labels)
+            kept_B = right_B if kept_B is None else kept_B & right_B
+        if kept_B is None:
+            return every, 1.0
+        rows = kept_B.nonzero().flatten()
+        return (rows, len(rows) / len(labels)) if len(rows) else (every, 0.0)
 
     def _said(self, name: str, paths: tuple[str, ...], heard: Mapping[str, Outputs], rows: slice | Tensor, truth: Tensor) -> list[Tensor]:
-        if name != ENSEMBLE:
-            return [heard[name][path][rows].detach() for path in paths]
-        assert isinstance(self.edge.spec, SourcedObjective)
-        weighting = "mean" if self.edge.spec.ensemble is None else self.edge.spec.ensemble.weighting
-        logits_KBC = torch.stack([heard[member][LOGITS][rows].detach().float() for member in self.edge.members])
-        return [ENSEMBLES[weighting](logits_KBC, truth)]
+        """Returns what the edge reads of a source for `rows`, detached; the distances between them where these have come in its place."""
+        if name == ENSEMBLE:
+            assert isinstance(self.edge.spec, SourcedObjective)
+            weighting = "mean" if self.edge.spec.ensemble is None else self.edge.spec.ensemble.weighting
+            logits_KBC = torch.stack([heard[member][LOGITS][rows].detach().float() for member in self.edge.members])
+            return [ENSEMBLES[weighting](logits_KBC, truth)]
+        found, keys = heard[name], [distances_key(path) for path in paths]
+        return [found[key][rows][:, rows] if key in found else found[path][rows].detach() for path, key in zip(paths, keys, strict=True)]
 
     def _gathered(self, reading: _Reading, *, empty: bool) -> tuple[list[Tensor], Tensor, int]:
         """Returns sources and labels of all processes' rows, and where this process' begin; one without images keeps to its padding."""

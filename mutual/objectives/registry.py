@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mutual.objectives import adapters, attention, contrast, feature, relation, response
-from mutual.objectives.shapes import Check, Shape, any_shapes, equal_shapes, feature_maps
+from mutual.objectives.shapes import Check, Extent, Shape, any_shapes, equal_shapes, feature_maps
 from mutual.recipe import OBJECTIVES, check_section, did_you_mean
 
 Output = Tensor | list[Tensor]
@@ -30,7 +30,7 @@ class Definition:
         many: it reads all outputs that `at` lists together.
         joint: it reads all sources of a learner together, and of each end its logits besides `at`.
         draws: it draws random numbers.
-        pools: of a source's feature maps it reads the mean over the positions alone.
+        extent: how much of a source's output it reads.
         gathers: its sources (and labels) are those of all processes, and it is told where this process' begin.
         from_model: makes further arguments from the source's model and the paths that the loss reads of it.
     """
@@ -43,7 +43,7 @@ class Definition:
     many: bool = False
     joint: bool = False
     draws: bool = False
-    pools: bool = False
+    extent: Extent = Extent.WHOLE
     gathers: bool = False
     from_model: Callable[[nn.Module, list[str]], dict[str, Any]] | None = None
 
@@ -72,12 +72,12 @@ LOSSES: dict[str, Definition] = {
     "ofd": Definition(adapters.OverHaul, trained=True, many=True, from_model=adapters.margins_of),
     "mgd": Definition(adapters.MaskedGeneration, trained=True, draws=True),
     "afd": Definition(attention.AttentionFeature, trained=True, many=True),
-    "pefd": Definition(adapters.ProjectorEnsemble, trained=True, pools=True),
-    "crd": Definition(contrast.ContrastiveRepresentation, trained=True, reads_labels=True, pools=True, gathers=True),
-    "mcl": Definition(contrast.MutualContrastive, trained=True, reads_labels=True, pools=True, gathers=True),
-    "okddip": Definition(attention.DiversePeers, trained=True, many=True, joint=True, pools=True),
-    "rkd_distance": Definition(relation.rkd_distance),
-    "rkd_angle": Definition(relation.rkd_angle),
+    "pefd": Definition(adapters.ProjectorEnsemble, trained=True, extent=Extent.VECTOR),
+    "crd": Definition(contrast.ContrastiveRepresentation, trained=True, reads_labels=True, extent=Extent.VECTOR, gathers=True),
+    "mcl": Definition(contrast.MutualContrastive, trained=True, reads_labels=True, extent=Extent.VECTOR, gathers=True),
+    "okddip": Definition(attention.DiversePeers, trained=True, many=True, joint=True, extent=Extent.VECTOR),
+    "rkd_distance": Definition(relation.rkd_distance, extent=Extent.DISTANCES),
+    "rkd_angle": Definition(relation.rkd_angle, extent=Extent.DISTANCES),
 }
 
 
@@ -96,10 +96,13 @@ class Loss(nn.Module):
         self.arguments = arguments
         self.adapter = adapter
 
-    def forward(self, learner: Output, source: Output | None = None, labels: Tensor | None = None, *, first: int = 0) -> Tensor:
+    def forward(
+        self, learner: Output, source: Output | None = None, labels: Tensor | None = None, *, first: int = 0, measured: bool = False
+    ) -> Tensor:
         """Returns the scalar loss of `learner` `[B, ...]`; what the loss does not read may be None.
 
-        Where the loss gathers, `source` and `labels` are those of all processes, and the learner's begin at `first`.
+        Where the loss gathers, `source` and `labels` are those of all processes, and the learner's begin at `first`. Where it reads
+        distances alone and they are `measured`, `source` is these, `[B, B]`.
         """
         reads = self.definition
         inputs: list[Any] = [_exact(learner)]
@@ -113,6 +116,8 @@ class Loss(nn.Module):
             inputs[-1] = _classes(inputs[-1])
             inputs.append(first)
         with torch.autocast(_device_type(learner), enabled=False):
+            if reads.extent is Extent.DISTANCES and not measured:
+                inputs[1] = relation.distances(inputs[1])
             value: Tensor = reads.make(*inputs, **self.arguments) if self.adapter is None else self.adapter(*inputs)
         return value
 

@@ -136,6 +136,19 @@ def test_feature_maps_that_are_averaged_travel_as_vectors(tmp_path):
     assert sent["hint"] == pytest.approx(4 * sent["crd"]), "maps of 2x2 positions"
 
 
+def test_distances_between_images_travel_in_place_of_the_outputs(tmp_path):
+    """Relational losses read these alone; a rank that computes all images has all of them, and trains as one process does."""
+    objectives = "objectives=[{loss: cross_entropy}, {loss: rkd_distance, at: body, weight: 3}, {loss: rkd_angle, at: body, gate: correct}]"
+    recipe = written(tmp_path, placement="parallel")
+    run("mutual.train", recipe, f"output={tmp_path / 'two'}", objectives, "data.num_train=40", processes=2)
+    run("mutual.train", recipe, f"output={tmp_path / 'one'}", objectives, "data.num_train=40", "data.batch_size=8")
+    for peer, tensors in weights(tmp_path / "one").items():
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(weights(tmp_path / "two")[peer][key], tensor, rtol=1e-10, atol=1e-10)
+    sent = charts(tmp_path / "two" / "tiny")["traffic/exchange_mb"][-1] * 1e6
+    assert sent == pytest.approx(8 * (8 * 8 + 8 * 4)), "distances of 8 images, and the logits that the gate reads; maps would be 8 x 16"
+
+
 def test_export_and_evaluate_work_on_a_parallel_run(tmp_path):
     run("mutual.train", written(tmp_path, placement="parallel"), f"output={tmp_path}", processes=2)
     scores = json.loads(run("mutual.evaluate", tmp_path / "tiny", "--json", "--peer", "b").stdout)

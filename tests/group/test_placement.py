@@ -1,9 +1,13 @@
 """Who owns whom: a mesh where ranks and peers divide, an owner map where they do not."""
 
 import pytest
+import torch
 from support import tiny_document
 
+from mutual.group import expand
 from mutual.group.placement import divides, parallel, replicated
+from mutual.group.routes import Routes, needs_of_learners
+from mutual.objectives import distances
 from mutual.recipe import RecipeError, parse_recipe
 
 
@@ -81,3 +85,52 @@ def test_ranks_that_do_not_fit_are_told_in_a_line(ranks, size, message):
 def test_what_cannot_be_parallel_is_told_in_a_line(sections, message):
     with pytest.raises(RecipeError, match=message):
         parse_recipe(tiny_document(**sections))
+
+
+def routes_of(size, *objectives, **ranks):
+    recipe = recipe_of("ab", ranks=ranks, objectives=[{"loss": "cross_entropy"}, *objectives])
+    placement = parallel(recipe, size, {"a": 1.0, "b": 1.0})
+    shapes = {"logits": (5,), "body": (6, 2, 2)}
+    forms = {(name, path): (shape, torch.float32) for name in "ab" for path, shape in shapes.items()}
+    return Routes(placement, needs_of_learners(placement, expand(recipe)), forms)
+
+
+RKD = {"loss": "rkd_distance", "at": "body"}
+
+
+@pytest.mark.parametrize(
+    ("objectives", "size", "shapes"),
+    [
+        ([{"loss": "dml"}], 8, [("logits", (8, 5))]),
+        ([{"loss": "l2", "at": "body"}], 8, [("body", (8, 6, 2, 2))]),
+        ([{"loss": "crd", "at": "body"}], 8, [("body", (8, 6))]),
+        ([{"loss": "crd", "at": "body"}, {"loss": "l2", "at": "body"}], 8, [("body", (8, 6, 2, 2))]),
+        ([RKD], 8, [("body:distances", (8, 8))]),
+        ([RKD], 24, [("body", (24, 6, 2, 2))]),
+        ([RKD, {"loss": "crd", "at": "body"}], 8, [("body", (8, 6))]),
+        ([RKD, {"loss": "rkd_angle", "at": "body", "gate": "correct"}], 8, [("body:distances", (8, 8)), ("logits", (8, 5))]),
+    ],
+)
+def test_an_output_travels_as_the_least_that_its_readers_need(objectives, size, shapes):
+    """Distances where these are fewer numbers than the outputs, vectors where all readers average."""
+    assert [(parcel.key, parcel.shape) for parcel in routes_of(2, *objectives).parcels(0, 1, size)] == shapes
+
+
+def test_distances_travel_only_from_a_rank_that_has_all_images_of_the_receiver():
+    routes = routes_of(3, RKD, a=1)
+    sent = {pair: [(parcel.key, parcel.rows) for parcel in routes.parcels(*pair, 6)] for pair in ((0, 1), (0, 2), (1, 0), (2, 0), (1, 2))}
+    assert sent[0, 1] == [("body:distances", (0, 3))]
+    assert sent[0, 2] == [("body:distances", (3, 6))]
+    assert sent[1, 0] == [("body", (0, 3))]
+    assert sent[2, 0] == [("body", (3, 6))]
+    assert sent[1, 2] == []
+    assert routes.raw_maps == {("b", "body"): 96}
+    assert routes.sent_bytes(0, 6) == 4 * 2 * 9
+    assert routes.sent_bytes(2, 6) == 4 * 3 * 24
+
+
+def test_a_parcel_holds_the_receivers_rows_alone():
+    (parcel,) = routes_of(3, RKD, a=1).parcels(0, 2, 6)
+    output = torch.randn(6, 6, 2, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(parcel.packed(output, 0), torch.cdist(output[3:].flatten(1), output[3:].flatten(1)))
+    assert torch.equal(parcel.packed(output, 0), distances(output[3:]))

@@ -1,7 +1,8 @@
 """Step time, memory and traffic of recipes: `python -m mutual.bench RECIPE ... [key.path=value ...] [--rounds 20] [--json]`.
 
 Several recipes are measured in turn in one process, as ratios to the first, and with `--placements` each in both placements;
-overrides hold for all of them.
+overrides hold for all of them. `--predict 8,64,512 --bandwidth 10` measures the peers alone and predicts an update on so many ranks that
+are joined by so many GB/s, in both placements.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from mutual.engine import Cost, compare, run_verb, say
+from mutual.engine import Cost, Forecast, Link, compare, forecast, run_verb, say
 from mutual.recipe import load_recipe
 
 PLACEMENTS = ("replicated", "parallel")
+LATENCY = 20e-6
+"""Seconds that a message takes to begin, in predictions: of the order of what NCCL takes between machines."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--placements", action="store_true", help="measure each recipe replicated and parallel (under torchrun or accelerate)"
     )
+    parser.add_argument("--predict", metavar="RANKS,...", type=ranks, help="predict both placements on so many ranks")
+    parser.add_argument("--bandwidth", type=gigabytes, default=10.0, help="GB/s that a rank then sends (the default is 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     options = parser.parse_intermixed_args(arguments)
     if options.rounds < 1:
@@ -37,9 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def verb() -> None:
         recipes = [load_recipe(path, overrides) for path in paths]
+        if options.predict:
+            link = Link(LATENCY, 1e9 * options.bandwidth)
+            found = [each for recipe in recipes for each in forecast(recipe, options.predict, link)]
+            say(json.dumps([asdict(each) for each in found]) if options.json else forecast_table(found))
+            return
         if options.placements:
             recipes = [load_recipe(path, [*overrides, f"placement={placement}"]) for path in paths for placement in PLACEMENTS]
-        costs = compare(recipes, rounds=options.rounds)
+        costs = compare(recipes, rounds=options.rounds, predicts=options.placements)
         say(json.dumps([asdict(cost) for cost in costs]) if options.json else table(costs))
 
     return run_verb(verb)
@@ -50,12 +60,46 @@ def table(costs: Sequence[Cost]) -> str:
     names = [f"{cost.name} ({cost.placement})" if len({each.placement for each in costs}) > 1 else cost.name for cost in costs]
     width = max(map(len, names))
     head = f"{'step ms':>9} {'ratio':>6} {'state MB':>9} {'saved MB':>9} {'ratio':>6} {'gradients MB':>13} {'exchange MB':>12}"
-    lines = [f"{'':{width}} {head}"]
+    predicted = any(cost.predicted for cost in costs)
+    lines = [f"{'':{width}} {head}" + (f" {'predicted ms':>13}" if predicted else "")]
     for name, cost in zip(names, costs, strict=True):
         times = f"{1e3 * cost.step_seconds:9.1f} {cost.step_ratio:6.2f}"
         memory = f"{cost.state_bytes / 1e6:9.1f} {cost.saved_bytes / 1e6:9.1f} {cost.memory_ratio:6.2f}"
-        lines.append(f"{name:{width}} {times} {memory} {cost.gradient_bytes / 1e6:13.3f} {cost.exchange_bytes / 1e6:12.4f}")
+        line = f"{name:{width}} {times} {memory} {cost.gradient_bytes / 1e6:13.3f} {cost.exchange_bytes / 1e6:12.4f}"
+        lines.append(line + (f" {1e3 * cost.predicted.step_seconds:13.1f}" if cost.predicted is not None else ""))
     return "\n".join(lines)
+
+
+def forecast_table(forecasts: Sequence[Forecast]) -> str:
+    """Returns predictions as lines: a number of ranks and a placement a line, times in milliseconds, memory and traffic in MB."""
+    width = max(len(each.name) for each in forecasts)
+    lines = [
+        f"{'':{width}} {'ranks':>6} {'placement':>10} {'step ms':>9} {'ratio':>6} {'held MB':>9} {'gradients MB':>13} {'exchange MB':>12}"
+    ]
+    for each in forecasts:
+        if each.placement == PLACEMENTS[0]:
+            first = each.prediction.step_seconds
+        told, milliseconds = each.prediction, 1e3 * each.prediction.step_seconds
+        step = f"{each.processes:6} {each.placement:>10} {milliseconds:9.1f} {told.step_seconds / first:6.2f}"
+        traffic = f"{told.held_bytes / 1e6:9.1f} {told.gradient_bytes / 1e6:13.3f} {told.exchange_bytes / 1e6:12.4f}"
+        lines.append(f"{each.name:{width}} {step} {traffic}")
+    return "\n".join(lines)
+
+
+def ranks(text: str) -> list[int]:
+    """Returns numbers of ranks, as `8,64` gives them; argparse names this function where it raises ValueError."""
+    counts = [int(word) for word in text.split(",")]
+    if min(counts) < 1:
+        raise ValueError
+    return counts
+
+
+def gigabytes(text: str) -> float:
+    """Returns a positive number; argparse names this function where it raises ValueError."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
 
 
 if __name__ == "__main__":

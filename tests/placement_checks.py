@@ -49,7 +49,7 @@ CASES = {
         },
         "three peers, everything": {"peers": TWINS, "objectives": EVERYTHING, "train": AVERAGED},
         "a teacher on a rank of its own": {
-            "peers": {**PEERS, "t": {**TEACHER, "ranks": 1}},
+            "peers": {**PEERS, "t": {**TEACHER, "rank": "own"}},
             "objectives": [CE, {"loss": "kd", "sources": ["t"]}, {"loss": "hint", "at": "body", "sources": ["t"]}],
         },
     },
@@ -66,7 +66,9 @@ def trained(case, name, placement, output):
     document["data"] |= {"num_train": 37, "num_val": 13, "batch_size": 4}
     document["output"] = str(output)
     if placement == "replicated":
-        document["peers"] = {peer: {key: value for key, value in spec.items() if key != "ranks"} for peer, spec in case["peers"].items()}
+        document["peers"] = {
+            peer: {key: value for key, value in spec.items() if key not in ("rank", "ranks")} for peer, spec in case["peers"].items()
+        }
     return mutual.fit(parse_recipe(document))
 
 

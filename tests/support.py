@@ -97,6 +97,51 @@ def mortal(num_classes, in_channels):
     return Mortal(num_classes, in_channels, double=True)
 
 
+class Slow(TinyNet):
+    """Rank 1 takes its time."""
+
+    def forward(self, images):
+        if os.environ.get("RANK") == "1":
+            time.sleep(0.05)
+        return super().forward(images)
+
+
+def slow(num_classes, in_channels):
+    """The factory `support:slow`."""
+    return Slow(num_classes, in_channels)
+
+
+class Costly(TinyNet):
+    """Takes a millisecond for every image."""
+
+    def forward(self, images):
+        time.sleep(0.001 * len(images))
+        return super().forward(images)
+
+
+def costly(num_classes, in_channels, **args):
+    """The factory `support:costly`."""
+    return Costly(num_classes, in_channels, double=True, **args)
+
+
+class Stopped(TinyNet):
+    """The process of rank 1 is stopped in its 10th forward, and goes on after some seconds."""
+
+    forwards = 0
+
+    def forward(self, images):
+        Stopped.forwards += 1
+        if os.environ.get("RANK") == "1" and Stopped.forwards == 10:
+            subprocess.Popen(["sh", "-c", f"sleep 12; kill -CONT {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().forward(images)
+
+
+def stopped(num_classes, in_channels):
+    """The factory `support:stopped`."""
+    return Stopped(num_classes, in_channels)
+
+
 def tiny_document(**sections):
     """A recipe of two tiny peers on fake images, as a dict; `sections` replace its own."""
     document = {

@@ -1,7 +1,7 @@
 """The engine: training loop, evaluation, checkpoints, tracking; it knows Accelerate and no loss by name."""
 
-from mutual.engine.benchmark import Cost, compare
 from mutual.engine.commandline import run_verb, say
+from mutual.engine.costs import Cost, Forecast, Link, compare, forecast
 from mutual.engine.evaluation import Scores
 from mutual.engine.exporting import export_model
 from mutual.engine.fit import RunResult, fit, load_peer, peer_file
@@ -10,6 +10,8 @@ from mutual.engine.scoring import evaluate_run, predict_images
 
 __all__ = [
     "Cost",
+    "Forecast",
+    "Link",
     "RunFolder",
     "RunResult",
     "Scores",
@@ -17,6 +19,7 @@ __all__ = [
     "evaluate_run",
     "export_model",
     "fit",
+    "forecast",
     "load_peer",
     "peer_file",
     "predict_images",

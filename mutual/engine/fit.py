@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from mutual.engine.checkpoints import Checkpoints
-from mutual.engine.choosing import with_placement
+from mutual.engine.costs import settled
 from mutual.engine.environment import start
 from mutual.engine.evaluation import Scores
 from mutual.engine.folder import RunFolder
@@ -21,7 +21,7 @@ from mutual.models import read_model
 from mutual.recipe import InputError, Recipe
 
 _FREE_TO_CHANGE = re.compile(
-    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate)|data\.(batch_size|workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|ranks)"
+    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate)|data\.(batch_size|workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
 )
 
 
@@ -59,10 +59,11 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     held = folder.holds_checkpoint()
     if held and not (resume or overwrite):
         raise InputError(f"{folder.path} holds a checkpoint; add --resume to go on, --overwrite to start anew, or give another name=...")
-    if held and resume:
-        _check_same(recipe, folder.recipe())
+    begun = folder.recipe() if held and resume else None
+    if begun is not None:
+        _check_same(recipe, begun)
     environment = start(recipe)
-    recipe = with_placement(recipe, environment.world)
+    recipe = settled(recipe, environment, begun)
     data, group, optimizations = build_parts(recipe, environment)
     trainer = Trainer(recipe, environment, data, group, optimizations, folder)
     files = Checkpoints(folder.checkpoints, keep=recipe.checkpoint.keep).latest() if resume else None

@@ -15,7 +15,7 @@ def build_parts(recipe: Recipe, environment: Environment) -> tuple[DataModule, G
     Raises:
         RecipeError: the data, a model, an objective or an optimizer does not fit.
     """
-    data = _build_data(recipe)
+    data = build_dataset(recipe)
     info = data.info
     group = build_group(
         recipe,
@@ -38,7 +38,12 @@ def build_parts(recipe: Recipe, environment: Environment) -> tuple[DataModule, G
     return data, group, optimizations
 
 
-def _build_data(recipe: Recipe) -> DataModule:
+def build_dataset(recipe: Recipe) -> DataModule:
+    """Returns the data of `recipe`.
+
+    Raises:
+        RecipeError: they cannot be read.
+    """
     num_views = len(recipe.peers) if recipe.data.views == "per_peer" else 1
     try:
         return build_data(recipe.data, seed=recipe.seed, num_views=num_views)

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -19,25 +13,18 @@ from mutual.engine.courier import Courier
 from mutual.engine.environment import Environment
 from mutual.engine.evaluation import Evaluator, Scores
 from mutual.engine.folder import RunFolder
-from mutual.engine.meters import NonFiniteLossError, TrainMeter
+from mutual.engine.meters import TrainMeter
 from mutual.engine.optimization import Optimization
+from mutual.engine.pace import Pace
 from mutual.engine.pausing import Pausing
 from mutual.engine.stale import StaleExchange
+from mutual.engine.state import Progress, RunState
 from mutual.engine.stopping import StoppedError, StopSignals
 from mutual.engine.tracking import Tracker
 from mutual.engine.updates import Updater
 from mutual.engine.weights import BestWeights
-from mutual.group import Group, Peer, World, flatten, float_buffers, unflatten_
-from mutual.recipe import InputError, Recipe
-
-
-@dataclass
-class Progress:
-    """How far a training is: the epoch under way, its windows that are done, and all updates that are done."""
-
-    epoch: int = 0
-    window: int = 0
-    update: int = 0
+from mutual.group import Group, Peer, team_of
+from mutual.recipe import Recipe
 
 
 class Trainer:
@@ -62,7 +49,7 @@ class Trainer:
         self._environment = environment
         self._plan = {"world_size": self.world.size, "accumulate": recipe.train.accumulate}
         self._num_windows = data.num_windows(**self._plan)
-        self._window_size = self.world.size * recipe.data.batch_size * recipe.train.accumulate
+        window_size = self.world.size * recipe.data.batch_size * recipe.train.accumulate
         self._courier = Courier(self.world, group.placement)
         self._stale = StaleExchange(recipe, group, self.world)
         self._sent = (0.0, 0.0, 0)
@@ -70,7 +57,11 @@ class Trainer:
         self._best = BestWeights(recipe, folder, group, data.info, self._courier)
         self._folder = folder
         self._meter = TrainMeter(group.edges, recipe.trainable, self.world, counts=group.counts)
+        self._state = RunState(
+            recipe, group, optimizations, self._meter, self._best, world=self.world, courier=self._courier, window_size=window_size
+        )
         self._pausing = Pausing(recipe.train.pause, self.world)
+        self._pace = Pace(group, self.world, synchronized_forwards=recipe.train.sync_batchnorm)
         updater = Updater(
             group,
             optimizations,
@@ -101,7 +92,7 @@ class Trainer:
             while progress.epoch < self.recipe.train.epochs:
                 self.group.train()
                 self._tracker.begin_epoch(progress.epoch, done=progress.window)
-                for window in self._windows():
+                for window in self._pace.timed(self._windows(), progress.update):
                     due = self._log_due()
                     self._update(window, progress.update, measure=due)
                     progress.window += 1
@@ -126,28 +117,7 @@ class Trainer:
         Raises:
             InputError: its updates are of another number of images, or a frozen peer has other weights now.
         """
-        state = torch.load(io.BytesIO(files["training.pt"]), map_location="cpu", weights_only=True)
-        if state["window_size"] != self._window_size:
-            raise InputError(
-                f"the checkpoint's updates are of {state['window_size']} images (batch_size x processes x accumulate), this run's of "
-                f"{self._window_size}; start as many processes as before, or set data.batch_size so that they agree"
-            )
-        self.progress = Progress(**state["progress"])
-        self.scores = state["scores"]
-        for name, digest in self._frozen_digests().items():
-            if digest != state["frozen"][name]:
-                raise self.recipe.error(f"peers.{name}.weights", "these are not the weights that the run was begun with; give the old file")
-        self._meter.load_state_dict(state["meter"])
-        self._best.load_state_dict(state["best"])
-        for peer in self.group.trainable:
-            own = torch.load(io.BytesIO(files[f"{peer.name}.pt"]), map_location="cpu", weights_only=True)
-            peer.tapped.load_state_dict(safetensors.torch.load(files[f"{peer.name}.safetensors"]))
-            if peer.average is not None:
-                peer.average.model.load_state_dict(safetensors.torch.load(files[f"{peer.name}.average.safetensors"]))
-            self.optimizations[peer.name].load_state_dict(own["optimization"])
-            buffers = float_buffers(self._models(peer))
-            if buffers:
-                unflatten_(buffers, _of_rank(own["buffers"], _team(peer)).to(self.world.device))
+        self.progress, self.scores = self._state.restore(files)
 
     def open_tracker(self) -> None:
         """Begins to log, at the point where the run stands."""
@@ -164,6 +134,7 @@ class Trainer:
 
     def close(self) -> None:
         """Closes the tracker and the loaders."""
+        self._pace.close()
         self._tracker.close()
         self.data.close()
 
@@ -172,7 +143,7 @@ class Trainer:
         if self._meter.pending:
             self._log()
         for peer in self.group.trainable:
-            _team(peer).average_buffers(self._models(peer))
+            team_of(peer).average_buffers(peer.modules)
         epoch = progress.epoch + 1
         evaluated = epoch % self.recipe.train.eval_every == 0 or epoch == self.recipe.train.epochs
         scores = self._evaluate() if evaluated else None
@@ -206,7 +177,7 @@ class Trainer:
     def _log(self) -> None:
         rates = {f"learning_rate/{name}": optimization.learning_rate for name, optimization in self.optimizations.items()}
         norms = {f"grad_norm/{name}": each.grad_norm.item() for name, each in self.optimizations.items() if each.grad_norm is not None}
-        others = self._courier.merged(rates | norms) | self._traffic() | self._pausing.flush()
+        others = self._courier.merged(rates | norms) | self._traffic() | self._pausing.flush() | self._pace.flush()
         self._tracker.log_interval(self.progress.update, self._meter.flush(), others)
 
     def _traffic(self) -> dict[str, float]:
@@ -232,58 +203,11 @@ class Trainer:
         """Writes a checkpoint; every process must call it, and no weights of a diverged run get into it."""
         if self._meter.pending:
             self._log()
-        self._check_weights()
-        files = self._checkpoint_files()
+        self._state.check_weights(self.progress.update)
+        files = self._state.files(self.progress, self.scores)
         if self.world.is_main:
             self._checkpoints.save(self.progress.update, {name: content for name, content in files.items() if content is not None})
         self.world.barrier()
-
-    def _check_weights(self) -> None:
-        """Raises where a gradient that was not finite has reached the weights, although every loss so far was."""
-        finite = {}
-        for peer in self.group.trainable:
-            finite[peer.name] = bool(torch.stack([parameter.isfinite().all() for parameter in peer.parameters()]).all().item())
-        for name, all_finite in self._courier.merged(finite).items():
-            if not all_finite:
-                where = f"step {self.progress.update}: the weights of peer {name!r}"
-                raise NonFiniteLossError(f"{where} are not finite; lower the learning rate or clip gradients")
-
-    def _checkpoint_files(self) -> dict[str, bytes | None]:
-        """Returns on the main process the contents of a checkpoint; every process must call it."""
-        state = {
-            "window_size": self._window_size,
-            "progress": asdict(self.progress),
-            "scores": self.scores,
-            "meter": self._meter.state_dict(),
-            "best": self._best.state_dict(),
-            "frozen": self._frozen_digests(),
-        }
-        buffers = {}
-        for peer in self.group.trainable:
-            tensors = float_buffers(self._models(peer))
-            buffers[peer.name] = _team(peer).gather(flatten(tensors)).cpu() if tensors else None
-        files: dict[str, bytes | None] = {"training.pt": _saved(state)}
-        for name in self.recipe.trainable:
-            for file, make in self._peer_files(name, buffers).items():
-                files[file] = self._courier.bring(name, make)
-        return files
-
-    def _peer_files(self, name: str, buffers: Mapping[str, Tensor | None]) -> dict[str, Callable[[], bytes]]:
-        """Returns by its name how each file of a peer is made; only processes that hold the peer can make it."""
-        peers, optimizations = self.group.peers, self.optimizations
-        files: dict[str, Callable[[], bytes]] = {
-            f"{name}.safetensors": lambda: _tensor_bytes(peers[name].tapped),
-            f"{name}.pt": lambda: _saved({"optimization": optimizations[name].state_dict(), "buffers": buffers[name]}),
-        }
-        if self.recipe.train.ema is not None:
-            files[f"{name}.average.safetensors"] = lambda: _tensor_bytes(_average(peers[name]))
-        return files
-
-    @cache  # noqa: B019 - frozen weights never change, and a trainer lives as long as its process
-    def _frozen_digests(self) -> dict[str, str]:
-        refreshed = self.recipe.exchange.reads
-        frozen = {name: peer for name, peer in self.group.peers.items() if peer.frozen and name not in refreshed}
-        return self._courier.merged({name: hashlib.sha256(_tensor_bytes(peer.tapped)).hexdigest() for name, peer in frozen.items()})
 
     def _description(self) -> str:
         info, world = self.data.info, self.world
@@ -298,9 +222,6 @@ class Trainer:
         placement = self.group.placement
         return "" if placement.shared else f", rank {', '.join(map(str, placement.teams[name]))}"
 
-    def _models(self, peer: Peer) -> list[torch.nn.Module]:
-        return [peer.tapped] if peer.average is None else [peer.tapped, peer.average.model]
-
     def _prepare(self, images: Tensor) -> Tensor:
         if not self.recipe.train.channels_last:
             return images
@@ -309,33 +230,6 @@ class Trainer:
         return torch.stack([view.contiguous(memory_format=torch.channels_last) for view in images])
 
 
-def _team(peer: Peer) -> World:
-    assert peer.team is not None, "a trainable peer is distributed"
-    return peer.team
-
-
-def _average(peer: Peer) -> torch.nn.Module:
-    assert peer.average is not None, "the recipe has a decay"
-    return peer.average.model
-
-
-def _of_rank(buffers: Tensor, team: World) -> Tensor:
-    """Returns this process' row of the buffers `[g, ...]` that g processes saved; their mean where these were not as many."""
-    return buffers[team.rank] if len(buffers) == team.size else buffers.mean(dim=0)
-
-
-def _saved(state: dict[str, Any]) -> bytes:
-    stream = io.BytesIO()
-    torch.save(state, stream)
-    return stream.getvalue()
-
-
 def _sizes(peer: Peer) -> str:
     model, adapters = (sum(p.numel() for p in module.parameters()) for module in (peer.model, peer.tapped.adapters))
     return f"{model:,} parameters" + (f" and {adapters:,} in adapters" if adapters else "")
-
-
-def _tensor_bytes(module: torch.nn.Module) -> bytes:
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    content: bytes = safetensors.torch.save(tensors)
-    return content

@@ -4,8 +4,9 @@ from mutual.group.build import agreed, build_group, create_peer_model
 from mutual.group.edges import Edge, expand, objective_names
 from mutual.group.exchange import Exchange
 from mutual.group.group import Group, GroupOutput, Moment, joined
-from mutual.group.peers import Frozen, MovingAverage, Peer
-from mutual.group.placement import Placement
+from mutual.group.peers import Frozen, MovingAverage, Peer, team_of
+from mutual.group.placement import Placement, asks_costs, parallel, replicated
+from mutual.group.routes import Routes
 from mutual.group.taps import Outputs, TappedModel
 from mutual.group.world import StopPoll, World, flatten, float_buffers, leave, unflatten_
 
@@ -20,10 +21,12 @@ __all__ = [
     "Outputs",
     "Peer",
     "Placement",
+    "Routes",
     "StopPoll",
     "TappedModel",
     "World",
     "agreed",
+    "asks_costs",
     "build_group",
     "create_peer_model",
     "expand",
@@ -32,5 +35,8 @@ __all__ = [
     "joined",
     "leave",
     "objective_names",
+    "parallel",
+    "replicated",
+    "team_of",
     "unflatten_",
 ]

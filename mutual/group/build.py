@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mutual.group.edges import Edge, Form, Reading, definition_of, expand, tap_paths
 from mutual.group.exchange import Exchange
@@ -16,8 +15,8 @@ from mutual.group.fitting import fit_loss, forms_of, read_forms
 from mutual.group.group import Group
 from mutual.group.lessons import Lesson
 from mutual.group.peers import MovingAverage, Peer
-from mutual.group.placement import Placement, divides, parallel, replicated
-from mutual.group.routes import Routes, needs_of_learners, needs_of_scorers
+from mutual.group.placement import Placement, parallel, replicated
+from mutual.group.routes import Routes, needs_of_scorers
 from mutual.group.schedules import weight_factor
 from mutual.group.taps import Outputs, TappedModel, find_module
 from mutual.group.world import World
@@ -26,7 +25,6 @@ from mutual.objectives import Loss
 from mutual.recipe import EMA, LOGITS, Fault, Recipe, RecipeError, derive_seed, peer_of
 
 _T = TypeVar("_T")
-_WIRE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_group(
@@ -59,8 +57,7 @@ def build_group(
         assert team is not None, "losses are built for local learners"
         factor = weight_factor(edge.spec, epochs=recipe.train.epochs)
         lessons[index] = Lesson(edge, loss, factor, world=team, unlabelled=unlabelled)
-    wire = None if recipe.exchange.dtype == "exact" else _WIRE[recipe.exchange.dtype]
-    lesson_routes = Routes(placement, needs_of_learners(placement, edges), forms, dtype=wire)
+    lesson_routes = Routes.of(placement, edges, forms, dtype=recipe.exchange.dtype)
     score_routes = Routes(placement, needs_of_scorers(placement, list(recipe.peers)), forms)
     return Group(
         peers,
@@ -124,19 +121,11 @@ class _Builder:
         self._images = torch.zeros(2, in_channels, *image_size)
 
     def place(self) -> Placement:
-        """Returns who holds whom; where ranks cannot be shared equally, by the floating-point operations of the peers."""
+        """Returns who holds whom; a peer whose cost the recipe does not say costs 1."""
         recipe, world = self._recipe, self._world
         if recipe.placement != "parallel" or world.size == 1:
             return replicated(recipe, world.size)
-        names = list(recipe.peers)
-        if divides(recipe, world.size):
-            return parallel(recipe, world.size, dict.fromkeys(names, 1.0))
-
-        def count() -> dict[str, float]:
-            return {name: _operations(self._create(name), self._images) for name in names[world.rank :: world.size]}
-
-        costs = {name: cost for each in agreed(world, count) for name, cost in each.items()}
-        return parallel(recipe, world.size, costs)
+        return parallel(recipe, world.size, {name: peer.cost or 1.0 for name, peer in recipe.peers.items()})
 
     def peers(self, placement: Placement) -> tuple[dict[str, Peer], dict[Reading, Form]]:
         """Returns the peers that this process holds, and by source and output the shapes of all."""
@@ -202,16 +191,6 @@ class _Builder:
         if train.ema is not None and not spec.frozen:
             average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
         return Peer(name, TappedModel(model, paths), frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
-
-
-def _operations(model: nn.Module, images: Tensor) -> float:
-    """Returns the floating-point operations of a forward; 0 where it fails, which the dry run tells in a line of its own."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        try:
-            model.eval()(images)
-        except (RuntimeError, ValueError, TypeError):
-            return 0.0
-    return float(counter.get_total_flops())
 
 
 def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge]) -> None:

@@ -92,6 +92,11 @@ class Peer:
         """The model whose weights are evaluated, saved and exported: the moving average where there is one, unless it only teaches."""
         return self._scored.model
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The trained module, and the averaged model where there is one."""
+        return [self.tapped] if self.average is None else [self.tapped, self.average.model]
+
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that this peer's optimizer trains."""
         return [parameter for parameter in self.tapped.parameters() if parameter.requires_grad]
@@ -123,6 +128,12 @@ class Peer:
         with _statistics_kept(self.tapped):
             outputs: Outputs = self.runner(images) if self.frozen else self.tapped(images)
         return outputs
+
+
+def team_of(peer: Peer) -> World:
+    """Returns the processes that train a trainable peer together."""
+    assert peer.team is not None, "a trainable peer is distributed"
+    return peer.team
 
 
 @contextmanager

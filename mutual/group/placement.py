@@ -45,22 +45,30 @@ def replicated(recipe: Recipe, world_size: int) -> Placement:
     return Placement(world_size, everywhere, everywhere, shared=True)
 
 
-def divides(recipe: Recipe, world_size: int) -> bool:
-    """Returns True where every peer that has ranks of its own gets equally many, whatever it costs."""
-    owned = [peer for peer in recipe.peers.values() if not peer.frozen or peer.ranks is not None]
-    return world_size % len(owned) == 0 and all(peer.ranks is None for peer in owned)
+def asks_costs(recipe: Recipe, world_size: int) -> bool:
+    """Returns True where it depends on what peers cost who gets how many of `world_size` ranks in parallel, and one's cost is not said."""
+    if all(peer.cost is not None for peer in recipe.peers.values()):
+        return False
+    owned = _owned(recipe)
+    free = [name for name in owned if recipe.peers[name].ranks is None]
+    if len(owned) > world_size:
+        return True
+    left = world_size - sum(recipe.peers[name].ranks or 0 for name in owned)
+    return len(free) < left and not _is_even(recipe, free, left)
 
 
 def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Placement:
     """Returns the placement in which each rank trains one peer, or some where there are more peers than ranks.
 
     Where W ranks and N peers divide, each peer has W / N neighbouring ranks; where not, the costlier peer has more of them, or peers
-    share ranks, the costlier ones alone. A frozen peer without ranks of its own is held by the ranks that learn from it.
+    share ranks, the costlier ones alone. A frozen peer without ranks of its own is held by the ranks that learn from it; with them, it has
+    as many as it costs. `costs` are those of an image, in any unit.
 
     Raises:
         RecipeError: the ranks that peers ask for do not fit the world.
     """
-    owned = [name for name, peer in recipe.peers.items() if not peer.frozen or peer.ranks is not None]
+    owned = _owned(recipe)
+    costs = _with_frozen(recipe, owned, costs)
     if len(owned) > world_size:
         teams = _several_a_rank(recipe, owned, world_size, costs)
     else:
@@ -74,6 +82,25 @@ def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Pla
             teams[name] = tuple(sorted({rank for learner in learners for rank in teams[learner]}))
             voices[name] = teams[learners[0]]
     return Placement(world_size, teams, voices, shared=False)
+
+
+def _owned(recipe: Recipe) -> list[str]:
+    """Returns the peers that have ranks to themselves."""
+    return [name for name, peer in recipe.peers.items() if not peer.frozen or peer.rank == "own" or peer.ranks is not None]
+
+
+def _is_even(recipe: Recipe, free: Sequence[str], left: int) -> bool:
+    """Returns True where `left` ranks are shared equally among the peers that ask for no number, whatever they cost: all are trained."""
+    return bool(free) and left % len(free) == 0 and not any(recipe.peers[name].frozen for name in free)
+
+
+def _with_frozen(recipe: Recipe, owned: Sequence[str], costs: Mapping[str, float]) -> dict[str, float]:
+    """Returns what each owned peer costs with the frozen ones that stand beside it."""
+    total = {name: costs[name] for name in owned}
+    for name in recipe.peers:
+        for learner in _learners_from(recipe, name) if name not in total else ():
+            total[learner] += costs[name]
+    return total
 
 
 def _several_a_rank(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
@@ -99,7 +126,7 @@ def _counts(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mappin
             "peers", f"their ranks do not fit: {fixed} are asked for, {len(free)} peers ask for none, the run has {world_size}"
         )
     shares = dict.fromkeys(free, 1)
-    even = bool(free) and left % len(free) == 0
+    even = _is_even(recipe, free, left)
     for _ in range(left - len(free)):  # each next rank goes to the peer that computes longest
         slowest = max(free, key=lambda name: -shares[name] if even else costs[name] / shares[name])
         shares[slowest] += 1

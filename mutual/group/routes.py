@@ -19,6 +19,7 @@ from mutual.group.placement import Placement
 from mutual.objectives import Extent, distances, to_vector, vector_width
 from mutual.recipe import LOGITS, peer_of
 
+_WIRE = {"exact": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 Needs = Mapping[Reading, Extent]
 """How much a rank reads of each output of peers that it does not hold."""
 
@@ -55,6 +56,7 @@ class Routes:
     Attributes:
         dtype: the precision in which it travels.
         silent: nothing travels between any two.
+        forms: of every output that is read, whoever reads it.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Routes:
         """Gives rank r what `needs[r]` lists; `dtype` None is the widest precision that is there."""
         self._placement = placement
         self._needs = needs
-        self._forms = forms
+        self.forms = forms
         ranks = range(placement.world_size)
         self._readings = {
             (sender, receiver): [reading for reading in needs[receiver] if _is_sent(placement, peer_of(reading[0]), sender, receiver)]
@@ -78,6 +80,11 @@ class Routes:
         self.dtype = widest if dtype is None else dtype
         self.silent = not travelling
 
+    @classmethod
+    def of(cls, placement: Placement, edges: Sequence[Edge], forms: Mapping[Reading, Form], *, dtype: str) -> Routes:
+        """Returns the routes by which learners hear of their sources; `dtype` as in a recipe's exchange."""
+        return cls(placement, needs_of_learners(placement, edges), forms, dtype=_WIRE[dtype])
+
     @property
     def raw_maps(self) -> dict[Reading, int]:
         """The feature maps `[C, H, W]` that travel, with their bytes for each image and receiver: far more than logits or vectors."""
@@ -85,15 +92,15 @@ class Routes:
             reading
             for (_, receiver), readings in self._readings.items()
             for reading in readings
-            if len(self._forms[reading][0]) == 3 and self._is_whole(reading, receiver)
+            if len(self.forms[reading][0]) == 3 and self._is_whole(reading, receiver)
         }
-        return {reading: prod(self._forms[reading][0]) * self.dtype.itemsize for reading in sorted(whole)}
+        return {reading: prod(self.forms[reading][0]) * self.dtype.itemsize for reading in sorted(whole)}
 
     def missing(self, rank: int) -> dict[Reading, Form]:
         """Returns what `rank` reads of peers that it does not hold; what is read as vectors in the form of vectors."""
         found = {}
         for reading, extent in self._needs[rank].items():
-            shape, dtype = self._forms[reading]
+            shape, dtype = self.forms[reading]
             found[reading] = ((vector_width(shape),) if extent is Extent.VECTOR else shape), dtype
         return found
 
@@ -106,7 +113,7 @@ class Routes:
         mine, theirs = self.rows(sender, size), self.rows(receiver, size)
         first, last = max(mine[0], theirs[0]), min(mine[1], theirs[1])
         for reading in self._readings.get((sender, receiver), ()) if last > first else ():
-            extent, shape = self._needs[receiver][reading], self._forms[reading][0]
+            extent, shape = self._needs[receiver][reading], self.forms[reading][0]
             count, path = last - first, reading[1]
             if extent is Extent.DISTANCES and (first, last) == theirs and count < prod(shape):
                 yield Parcel(reading, distances_key(path), (first, last), (count, count), extent)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -163,6 +164,13 @@ class World:
             return
         mean = self.sum(flatten(buffers)) / self.size
         unflatten_(buffers, mean)
+
+    def store(self, name: str) -> Store | None:
+        """Returns a key-value store that all processes share, for keys of `name`, which any thread may use; None for one process."""
+        if self.size == 1:
+            return None
+        shared = _get_default_store()
+        return PrefixStore(f"mutual/{name}", shared.clone() if hasattr(shared, "clone") else shared)
 
     def barrier(self) -> None:
         """Waits until every process is here."""

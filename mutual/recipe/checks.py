@@ -217,10 +217,13 @@ def _check_exchange(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _check_placement(recipe: Recipe) -> Iterator[Fault]:
+    for name, peer in recipe.peers.items():
+        for key in ("rank", "ranks"):
+            if getattr(peer, key) is not None and recipe.placement == "replicated":
+                yield Fault(f"peers.{name}.{key}", "every rank holds all peers; set placement: parallel")
+        if peer.rank is not None and not peer.frozen:
+            yield Fault(f"peers.{name}.rank", f"{name!r} is trained and has ranks of its own anyway; ranks says how many")
     if recipe.placement == "replicated":
-        for name, peer in recipe.peers.items():
-            if peer.ranks is not None:
-                yield Fault(f"peers.{name}.ranks", "every rank holds all peers; set placement: parallel")
         return
     if recipe.train.update == "alternating":
         yield Fault("train.update", "alternating peers wait for each other and cannot train in parallel; set placement: replicated")

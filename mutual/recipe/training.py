@@ -79,9 +79,14 @@ class Peer(Spec):
     """This peer's own optimizer; the default is the recipe's."""
     schedule: Schedule | None = None
     """This peer's own schedule; the default is the recipe's."""
+    rank: Literal["own"] | None = None
+    """placement: parallel, frozen peers: own: it has ranks to itself, and its learners need no memory for it; by default it is computed on
+    the ranks that learn from it."""
     ranks: Positive | None = None
-    """placement: parallel: so many ranks train this peer; the default is an equal share, or by cost where ranks cannot be shared equally.
-    A frozen peer with ranks has these to itself; without, it is computed on the ranks that learn from it."""
+    """placement: parallel: so many ranks hold this peer alone; the default is an equal share, or by cost where this cannot be."""
+    cost: PositiveFloat | None = None
+    """placement: parallel: what an image costs in this peer (next to the others), where ranks cannot be shared equally; the default is what
+    is measured when the run begins (microseconds), and the run's recipe says it."""
 
 
 class Pause(Spec):

@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import torch
 import yaml
 from support import run, tiny_document
 
 from mutual import bench
-from mutual.engine import compare
+from mutual.engine import Link, compare
+from mutual.engine.costs import PeerProfile, predict
+from mutual.group import Routes, expand, parallel, replicated
 from mutual.recipe import parse_recipe
 
 ALONE = {"peers": {"a": {"model": "support:tiny"}}, "objectives": [{"loss": "cross_entropy"}]}
@@ -64,3 +67,67 @@ def test_both_placements_are_measured_side_by_side(tmp_path):
     assert replicated["state_bytes"] == 2 * parallel["state_bytes"]
     assert (replicated["exchange_bytes"], parallel["gradient_bytes"]) == (0, 0)
     assert parallel["exchange_bytes"] == 16 * 4 * 4, "the logits of 16 images, 4 classes, float32"
+    for cost in (replicated, parallel):
+        predicted = cost["predicted"]
+        assert predicted["gradient_bytes"] == pytest.approx(cost["gradient_bytes"])
+        assert predicted["exchange_bytes"] == cost["exchange_bytes"]
+        assert predicted["held_bytes"] == pytest.approx(cost["state_bytes"] + cost["saved_bytes"], rel=0.2)
+
+
+PROFILE = PeerProfile(fixed_seconds=1.0, image_seconds=0.5, step_seconds=0.25, gradient_bytes=1000, state_bytes=3000, saved_bytes=10.0)
+
+
+def predicted(size, placement, *, link, frozen=False, **sections):
+    """What two such peers, or a student and a teacher, are expected to take on `size` ranks of 4 images each, logits of 4 classes."""
+    recipe = parse_recipe(
+        tiny_document(**{"peers": {"a": {"model": "support:tiny"}, "b": {"model": "support:tiny", "frozen": frozen}}, **sections})
+    )
+    placed = replicated(recipe, size) if placement == "replicated" else parallel(recipe, size, {"a": 1.0, "b": 1.0})
+    forms = {(name, "logits"): ((4,), torch.float32) for name in "ab"}
+    return predict(
+        placed, Routes.of(placed, expand(recipe), forms, dtype="exact"), {"a": PROFILE, "b": PROFILE}, link, batch_size=4, accumulate=2
+    )
+
+
+def test_a_prediction_is_the_computation_and_what_the_link_takes():
+    """By hand: W = 4 ranks, N = 2 peers, b = 4 images, k = 2 micro-batches, P = 1000 bytes of gradients, 16 bytes of logits an image."""
+    link = Link(latency=2.0, bandwidth=100.0)
+    found = predicted(4, "replicated", link=link)
+    assert found.gradient_bytes == 2 * 2 * 3 / 4 * 1000
+    assert found.exchange_bytes == 0
+    assert found.held_bytes == 2 * (3000 + 4 * 10)
+    assert found.step_seconds == pytest.approx(2 * (2 * (1 + 4 * 0.5) + 0.25) + 3000 / 100 + 2 * 2.0)
+    found = predicted(4, "parallel", link=link)
+    assert found.gradient_bytes == 2 * 1 / 2 * 1000
+    assert found.exchange_bytes == 2 * 8 * 16, "each rank sends what its peer says of 8 images to one rank of the other"
+    assert found.held_bytes == 3000 + 8 * 10
+    assert found.step_seconds == pytest.approx(2 * (1 + 8 * 0.5) + 0.25 + (1000 + 256) / 100 + (1 + 2) * 2.0)
+
+
+def test_a_frozen_peer_is_predicted_beside_its_learner():
+    found = predicted(2, "parallel", link=Link(0.0, 1e9), frozen=True, objectives=[{"loss": "cross_entropy"}, {"loss": "kd"}])
+    assert found.exchange_bytes == 0
+    assert found.held_bytes == 2 * (3000 + 4 * 10)
+
+
+def test_updates_are_forecast_for_more_ranks_than_there_are(tmp_path, capsys):
+    (tmp_path / "pair.yaml").write_text(yaml.safe_dump(tiny_document()))
+    assert bench.main([str(tmp_path / "pair.yaml"), "--predict", "2,64", "--bandwidth", "0.001", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["processes"], each["placement"]) for each in found] == [
+        (2, "replicated"),
+        (2, "parallel"),
+        (64, "replicated"),
+        (64, "parallel"),
+    ]
+    parameters = 2 * 208
+    assert found[0]["prediction"]["gradient_bytes"] == 8 * parameters
+    assert found[1]["prediction"]["gradient_bytes"] == 0
+    assert found[2]["prediction"]["gradient_bytes"] == pytest.approx(2 * 63 / 64 * 8 * parameters)
+    assert found[3]["prediction"]["gradient_bytes"] == pytest.approx(2 * 31 / 32 * 4 * parameters)
+    assert found[2]["prediction"]["step_seconds"] > found[3]["prediction"]["step_seconds"], "1 MB/s"
+    assert bench.main([str(tmp_path / "pair.yaml"), "--predict", "8"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[:3] == ["tiny", "8", "parallel"]
+    with pytest.raises(SystemExit):
+        bench.main([str(tmp_path / "pair.yaml"), "--predict", "0"])
+    assert "argument --predict: invalid ranks value: '0'" in capsys.readouterr().err

@@ -85,14 +85,39 @@ def test_a_rank_that_dies_ends_the_job_and_the_run_resumes(tmp_path, placement):
             assert torch.equal(weights(tmp_path / "cut")[peer][key], tensor), (peer, key)
 
 
-def test_auto_takes_the_placement_with_the_shorter_updates(tmp_path):
-    done = run("mutual.train", written(tmp_path, placement="auto"), f"output={tmp_path}", processes=2)
+def test_auto_takes_the_placement_with_the_shorter_updates_and_keeps_it(tmp_path):
+    recipe = written(tmp_path, placement="auto")
+    done = run("mutual.train", recipe, f"output={tmp_path}", processes=2)
     chosen = yaml.safe_load((tmp_path / "tiny" / "recipe.yaml").read_text())["placement"]
     lines = [line for line in done.stdout.splitlines() if line.startswith("placement")]
-    milliseconds = {line.split()[1].rstrip(":"): float(line.split()[2]) for line in lines[:2]}
+    told = [
+        re.fullmatch(r"placement (\w+): ([\d.]+) ms .*holds ([\d.]+) MB \(([\d.]+)\) and sends ([\d.]+) MB \(([\d.]+)\)", line)
+        for line in lines[:2]
+    ]
+    milliseconds = {found[1]: float(found[2]) for found in told}
     assert set(milliseconds) == {"replicated", "parallel"}
     assert lines[2] == f"placement: {chosen}"
     assert milliseconds[chosen] == min(milliseconds.values())
+    for found in told:
+        assert found[5] == found[6], "what is sent is predicted to the byte"
+        assert float(found[4]) == pytest.approx(float(found[3]), rel=0.3, abs=0.1)
+    again = run("mutual.train", recipe, f"output={tmp_path}", "--resume", "train.epochs=4", processes=2)
+    assert "placement " not in again.stdout, "what was begun goes on where it was"
+
+
+def test_costs_are_measured_once_and_kept_with_the_run(tmp_path):
+    """Three ranks for two peers: the costlier peer gets two of them, and keeps them when the run is resumed."""
+    recipe = written(tmp_path, placement="parallel")
+    done = run("mutual.train", recipe, f"output={tmp_path}", "peers.b.model=support:costly", processes=3)
+    assert "costs, microseconds an image: a " in done.stdout
+    assert re.search(r"b \(.*rank 1, 2\)", done.stdout)
+    costs = {name: peer["cost"] for name, peer in yaml.safe_load((tmp_path / "tiny" / "recipe.yaml").read_text())["peers"].items()}
+    assert costs["b"] > 2 * costs["a"]
+    again = run("mutual.train", recipe, f"output={tmp_path}", "peers.b.model=support:costly", "--resume", processes=3)
+    assert "microseconds an image" not in again.stdout
+    assert yaml.safe_load((tmp_path / "tiny" / "recipe.yaml").read_text())["peers"]["b"]["cost"] == costs["b"]
+    said = run("mutual.train", recipe, f"output={tmp_path}", "name=said", "peers.a.cost=9", "peers.b.cost=1", processes=3)
+    assert re.search(r"a \(.*rank 0, 1\)", said.stdout)
 
 
 def charts(folder):

@@ -5,14 +5,23 @@ import torch
 from support import tiny_document
 
 from mutual.group import expand
-from mutual.group.placement import divides, parallel, replicated
+from mutual.group.placement import asks_costs, parallel, replicated
 from mutual.group.routes import Routes, needs_of_learners
 from mutual.objectives import distances
 from mutual.recipe import RecipeError, parse_recipe
 
 
-def recipe_of(names="ab", frozen="", ranks=None, objectives=({"loss": "cross_entropy"}, {"loss": "dml"})):
-    peers = {name: {"model": "support:tiny", "frozen": name in frozen, "ranks": (ranks or {}).get(name)} for name in names}
+def recipe_of(names="ab", frozen="", ranks=None, own="", cost=None, objectives=({"loss": "cross_entropy"}, {"loss": "dml"})):
+    peers = {
+        name: {
+            "model": "support:tiny",
+            "frozen": name in frozen,
+            "rank": "own" if name in own else None,
+            "ranks": (ranks or {}).get(name),
+            "cost": cost,
+        }
+        for name in names
+    }
     return parse_recipe(tiny_document(peers=peers, objectives=list(objectives), placement="parallel"))
 
 
@@ -26,12 +35,16 @@ def test_ranks_that_divide_make_a_mesh_of_neighbours():
     assert teams(recipe_of("abc"), 6) == {"a": (0, 1), "b": (2, 3), "c": (4, 5)}
 
 
-def test_costs_are_asked_for_only_where_ranks_do_not_divide():
-    assert divides(recipe_of("ab"), 4)
-    assert not divides(recipe_of("ab"), 3)
-    assert not divides(recipe_of("abc"), 2)
-    assert divides(recipe_of("abt", frozen="t"), 2)
-    assert not divides(recipe_of("abt", frozen="t", ranks={"t": 1}), 3)
+def test_costs_are_asked_for_only_where_they_decide():
+    assert not asks_costs(recipe_of("ab"), 4)
+    assert asks_costs(recipe_of("ab"), 3)
+    assert not asks_costs(recipe_of("ab", cost=1.0), 3), "the recipe says them"
+    assert not asks_costs(recipe_of("ab", ranks={"a": 1}), 3), "what is left is one peer's"
+    assert asks_costs(recipe_of("abc"), 2)
+    assert not asks_costs(recipe_of("abt", frozen="t"), 2)
+    assert not asks_costs(recipe_of("abt", frozen="t", ranks={"t": 1}), 3)
+    assert not asks_costs(recipe_of("at", frozen="t", own="t"), 2)
+    assert asks_costs(recipe_of("at", frozen="t", own="t"), 4), "a frozen peer's share is what it costs, not a half"
 
 
 def test_more_ranks_go_to_the_costlier_peer():
@@ -50,12 +63,15 @@ def test_a_frozen_peer_is_held_by_those_who_read_it_or_has_ranks_of_its_own():
     beside = recipe_of("abt", frozen="t", objectives=kd)
     assert teams(beside, 2) == {"a": (0,), "b": (1,), "t": (1,)}
     assert teams(recipe_of("abt", frozen="t"), 2) == {"a": (0,), "b": (1,), "t": (0, 1)}
-    assert parallel(recipe_of("abt", frozen="t"), 2, {}).voices["t"] == (0,), "one team speaks for it"
+    assert teams(recipe_of("abt", frozen="t", objectives=kd), 3, t=5.0) == {"a": (0,), "b": (1, 2), "t": (1, 2)}, "it costs its learner"
+    assert teams(recipe_of("at", frozen="t", own="t"), 2) == {"a": (0,), "t": (1,)}
+    assert teams(recipe_of("at", frozen="t", own="t"), 4, a=3.0) == {"a": (0, 1, 2), "t": (3,)}
+    assert parallel(recipe_of("abt", frozen="t"), 2, dict.fromkeys("abt", 1.0)).voices["t"] == (0,), "one team speaks for it"
     assert teams(recipe_of("abt", frozen="t", ranks={"t": 1}, objectives=kd), 3) == {"a": (0,), "b": (1,), "t": (2,)}
 
 
 def test_a_rank_computes_its_part_for_all_peers_that_it_holds():
-    placement = parallel(recipe_of("abt", frozen="t"), 4, {})
+    placement = parallel(recipe_of("abt", frozen="t"), 4, dict.fromkeys("abt", 1.0))
     assert [placement.part(rank) for rank in range(4)] == [(0, 2), (1, 2), (0, 2), (1, 2)]
     assert [placement.local(rank) for rank in (0, 2)] == [["a", "t"], ["b", "t"]]
     assert [replicated(recipe_of("ab"), 2).part(rank) for rank in range(2)] == [(0, 2), (1, 2)]
@@ -80,6 +96,10 @@ def test_ranks_that_do_not_fit_are_told_in_a_line(ranks, size, message):
         ({"placement": "parallel", "train": {"update": "alternating"}}, "train.update: alternating peers wait for each other"),
         ({"placement": "parallel", "train": {"pause": {"peer": "a", "versus": "b"}}}, "train.pause: is decided where both peers are"),
         ({"peers": {"a": {"model": "support:tiny", "ranks": 2}}, "objectives": [{"loss": "cross_entropy"}]}, "peers.a.ranks: every rank"),
+        (
+            {"placement": "parallel", "peers": {name: {"model": "support:tiny", "rank": "own"} for name in "ab"}},
+            "peers.a.rank: 'a' is trained and has ranks of its own anyway",
+        ),
     ],
 )
 def test_what_cannot_be_parallel_is_told_in_a_line(sections, message):

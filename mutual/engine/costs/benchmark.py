@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from mutual.engine.costs.memory import saved_bytes, state_bytes
+from mutual.engine.costs.prediction import Prediction, predict
+from mutual.engine.costs.profiles import Link, PeerProfile, measure_link, profile_peers, synchronize
 from mutual.engine.environment import start
 from mutual.engine.meters import TrainMeter
 from mutual.engine.parts import build_parts
@@ -38,6 +40,7 @@ class Cost:
         memory_ratio: the sum of both over that of the first recipe.
         gradient_bytes: what a process sends for each update to average gradients, mean over the processes.
         exchange_bytes: what it sends of outputs to peers elsewhere.
+        predicted: what was to be expected of the peers and the link alone, where it was asked for.
     """
 
     name: str
@@ -49,10 +52,13 @@ class Cost:
     memory_ratio: float
     gradient_bytes: float
     exchange_bytes: float
+    predicted: Prediction | None = None
 
 
-def compare(recipes: Sequence[Recipe], *, rounds: int = 20) -> list[Cost]:
+def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = False) -> list[Cost]:
     """Returns the cost of each recipe, in their order; the same data and micro-batch are given to every round of a recipe.
+
+    With `predicts`, beside what was measured stands what the peers' profiles and the link let expect.
 
     Raises:
         RecipeError: a recipe cannot be built.
@@ -64,6 +70,7 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20) -> list[Cost]:
             elapsed = bench.update(number)
             if number >= WARMUP:
                 measured.append(elapsed)
+    predictions = list(_predictions(benches)) if predicts else [None] * len(benches)
     traffic = [bench.traffic() for bench in benches]
     memory = [bench.memory() for bench in benches]
     return [
@@ -77,9 +84,23 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20) -> list[Cost]:
             memory_ratio=(state + saved) / sum(memory[0]),
             gradient_bytes=gradients,
             exchange_bytes=exchanged,
+            predicted=predicted,
         )
-        for bench, measured, (state, saved), (gradients, exchanged) in zip(benches, seconds, memory, traffic, strict=True)
+        for bench, measured, (state, saved), (gradients, exchanged), predicted in zip(
+            benches, seconds, memory, traffic, predictions, strict=True
+        )
     ]
+
+
+def _predictions(benches: Sequence[_Bench]) -> Iterator[Prediction]:
+    """Yields what was to be expected; recipes of the same peers one after another are profiled once."""
+    link, before = measure_link(benches[0].world), None
+    profiles: dict[str, PeerProfile] = {}
+    for bench in benches:
+        if before is None or (before.peers, before.data, before.train) != (bench.recipe.peers, bench.recipe.data, bench.recipe.train):
+            profiles = bench.profiles()
+        before = bench.recipe
+        yield bench.prediction(profiles, link)
 
 
 class _Bench:
@@ -87,10 +108,11 @@ class _Bench:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        environment = start(recipe)
+        self._environment = environment = start(recipe)
         world, accumulate = environment.world, recipe.train.accumulate
         data, self._group, self._optimizations = build_parts(recipe, environment)
-        self._world = world
+        self.world = world
+        self._info = data.info
         self._updates = 0
         part, parts = self._group.part
         self._window = next(data.train_windows(0, world_size=world.size, rank=part, parts=parts, accumulate=accumulate))
@@ -111,52 +133,42 @@ class _Bench:
 
     def update(self, number: int) -> float:
         """Returns the seconds that an update took on the slowest process."""
-        self._world.barrier()
-        _synchronize(self._world.device)
+        self.world.barrier()
+        synchronize(self.world.device)
         begin = time.perf_counter()
         self._run(self._window, number, measure=False)
-        _synchronize(self._world.device)
+        synchronize(self.world.device)
         elapsed = torch.tensor([time.perf_counter() - begin], dtype=torch.float64)
         self._updates += 1
-        return float(self._world.gather(elapsed.to(self._world.device)).max())
+        return float(self.world.gather(elapsed.to(self.world.device)).max())
 
     def traffic(self) -> tuple[float, float]:
         """Returns the bytes that a process has sent for each update, mean over the processes: for gradients, for outputs."""
-        sent = torch.tensor([self._world.traffic.gradient_bytes, self._group.exchange.sent_bytes], device=self._world.device)
-        gradients, exchanged = (self._world.sum(sent) / (self._world.size * self._updates)).tolist()
+        sent = torch.tensor([self.world.traffic.gradient_bytes, self._group.exchange.sent_bytes], device=self.world.device)
+        gradients, exchanged = (self.world.sum(sent) / (self.world.size * self._updates)).tolist()
         return gradients, exchanged
 
     def memory(self) -> tuple[int, int]:
         """Returns the bytes of the state and of what one micro-batch's forwards save for the backward."""
-        held = {parameter.data_ptr() for peer in self._group.peers.values() for parameter in peer.tapped.parameters()}
-        storages: dict[int, int] = {}
-
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in held:
-                storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            output = self._updater.look(self._window)  # the graph must live while its tensors are counted
-        mine = torch.tensor([self._state_bytes(), sum(storages.values())], device=self._world.device)
-        del output
-        state, saved = max(self._world.gather(mine).tolist(), key=sum)
+        parameters = [parameter for peer in self._group.peers.values() for parameter in peer.tapped.parameters()]
+        saved = saved_bytes(lambda: self._updater.look(self._window), parameters)
+        mine = torch.tensor([self._state_bytes(), saved], device=self.world.device)
+        state, saved = max(self.world.gather(mine).tolist(), key=sum)
         return state, saved
+
+    def profiles(self) -> dict[str, PeerProfile]:
+        """Returns what each peer takes by itself; every process must call it."""
+        return profile_peers(self.recipe, self._environment, self._info)
+
+    def prediction(self, profiles: Mapping[str, PeerProfile], link: Link) -> Prediction:
+        """Returns what an update was to be expected to take."""
+        plan = {"batch_size": self.recipe.data.batch_size, "accumulate": self.recipe.train.accumulate}
+        return predict(self._group.placement, self._group.exchange.routes, profiles, link, **plan)
 
     def _state_bytes(self) -> int:
         total = 0
-        for peer in self._group.peers.values():
+        for name, peer in self._group.peers.items():
             modules = [peer.tapped] if peer.average is None else [peer.tapped, peer.average.tapped]
-            tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-            total += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-            total += sum(parameter.numel() * parameter.element_size() for parameter in peer.parameters())  # their gradients
-        for optimization in self._optimizations.values():
-            for state in optimization.optimizer.state.values():
-                total += sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, Tensor))
+            optimization = self._optimizations.get(name)
+            total += state_bytes(modules, None if optimization is None else optimization.optimizer)
         return total
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

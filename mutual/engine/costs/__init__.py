@@ -1,0 +1,9 @@
+"""Costs: what an update of a recipe takes in time, memory and traffic, measured and predicted, and what follows for its placement."""
+
+from mutual.engine.costs.benchmark import Cost, compare
+from mutual.engine.costs.choosing import settled
+from mutual.engine.costs.prediction import Prediction, predict
+from mutual.engine.costs.profiles import Link, PeerProfile
+from mutual.engine.costs.scaling import Forecast, forecast
+
+__all__ = ["Cost", "Forecast", "Link", "PeerProfile", "Prediction", "compare", "forecast", "predict", "settled"]

@@ -1,0 +1,135 @@
+"""Profiles: what each peer takes by itself on this machine, and what the link between the processes carries.
+
+Predictions rest on these alone; whole updates are what `compare` measures.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mutual.data import DataInfo
+from mutual.engine.costs.memory import num_bytes, saved_bytes, state_bytes
+from mutual.engine.environment import Environment
+from mutual.engine.optimization import build_optimizer
+from mutual.group import World, create_peer_model
+from mutual.recipe import Recipe
+
+ROUNDS = 5
+_PROBE_NUMBERS = 2_000_000
+
+
+@dataclass(frozen=True)
+class PeerProfile:
+    """What one peer takes.
+
+    Attributes:
+        fixed_seconds: of a micro-batch of n images, forward and (if it is trained) backward take fixed + n * image seconds.
+        image_seconds: see there.
+        step_seconds: an optimizer step.
+        gradient_bytes: what its ranks average; 0 if it is frozen.
+        state_bytes: parameters, buffers, gradients and optimizer state.
+        saved_bytes: what the forward of one image keeps for the backward.
+    """
+
+    fixed_seconds: float
+    image_seconds: float
+    step_seconds: float
+    gradient_bytes: int
+    state_bytes: int
+    saved_bytes: float
+
+    def seconds(self, images: int) -> float:
+        """Returns what a micro-batch of so many images takes."""
+        return self.fixed_seconds + images * self.image_seconds
+
+
+@dataclass(frozen=True)
+class Link:
+    """What carries bytes between processes: a message of n bytes takes latency + n / bandwidth seconds."""
+
+    latency: float
+    bandwidth: float
+
+
+def profile_peers(recipe: Recipe, environment: Environment, info: DataInfo) -> dict[str, PeerProfile]:
+    """Returns the profile of every peer, of its slowest process; all measure the same peer at the same time, as in a training.
+
+    Every process must call it.
+
+    Raises:
+        RecipeError: a model or its weights cannot be had.
+    """
+    return {name: _profile(recipe, environment, info, name) for name in recipe.peers}
+
+
+def measure_link(world: World) -> Link:
+    """Returns latency (seconds) and bandwidth (bytes a second) of a sum over the processes; every process must call it."""
+    if world.size == 1:
+        return Link(0.0, float("inf"))
+    small, large = (torch.zeros(numbers, device=world.device) for numbers in (1, _PROBE_NUMBERS))
+    latency = _seconds(lambda: world.sum(small), world)
+    seconds = _seconds(lambda: world.sum(large), world)
+    sent = 2 * (world.size - 1) / world.size * num_bytes([large])
+    return Link(latency, sent / max(seconds - latency, 1e-9))
+
+
+def _profile(recipe: Recipe, environment: Environment, info: DataInfo, name: str) -> PeerProfile:
+    world, frozen = environment.world, recipe.peers[name].frozen
+    model = create_peer_model(recipe, name, num_classes=info.num_classes, in_channels=info.channels).to(world.device)
+    if recipe.train.channels_last:
+        model.to(memory_format=torch.channels_last)
+    model.train(not frozen).requires_grad_(not frozen)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = None if frozen else build_optimizer(recipe.optimizer_of(name), parameters)
+
+    def forward(images: Tensor) -> Tensor:
+        with environment.autocast(), torch.set_grad_enabled(not frozen):
+            logits: Tensor = model(images)
+        return logits.float().square().mean()
+
+    def update(images: Tensor) -> None:
+        loss = forward(images)
+        if not frozen:
+            loss.backward()
+
+    number = max(recipe.data.batch_size, 2)  # BatchNorm asks for two in training
+    small = torch.rand(number, info.channels, *info.image_size, device=world.device)
+    large = torch.cat([small, small])
+    times = [_seconds(partial(update, images), world) for images in (small, large)]
+    step = 0.0 if optimizer is None else _seconds(optimizer.step, world)
+    image_seconds = min(max(times[1] - times[0], 0.0), times[1] / 2) / len(small)
+    return PeerProfile(
+        fixed_seconds=max(times[0] - len(small) * image_seconds, 0.0),
+        image_seconds=image_seconds,
+        step_seconds=step,
+        gradient_bytes=num_bytes(parameters),
+        state_bytes=state_bytes([model], optimizer),
+        saved_bytes=saved_bytes(lambda: forward(small), model.parameters()) / len(small),
+    )
+
+
+def _seconds(run: Callable[[], object], world: World) -> float:
+    """Returns the median seconds of `run` on the slowest process; all begin together."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        world.barrier()
+        synchronize(world.device)
+        begin = time.perf_counter()
+        run()
+        synchronize(world.device)
+        times.append(time.perf_counter() - begin)
+    mine = torch.tensor([statistics.median(times[1:])], dtype=torch.float32, device=world.device)  # the first warms up
+    return float(world.gather(mine).max())
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until `device` has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

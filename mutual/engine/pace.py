@@ -1,0 +1,129 @@
+"""Pace: how long each rank is busy by itself in an update, and which rank the others wait for.
+
+All ranks' updates take equally long, as each waits for the slowest in the collectives. What tells them apart is the time before these:
+until the data are there, and in the peers' forwards, which wait for nobody (with SyncBatchNorm they do, and are left out).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from mutual.engine.watch import COMPUTING, LOADING, Watch
+from mutual.group import Group, World
+
+BEHIND = 1.5
+"""A rank falls behind if it is busy so many times as long as the rank in the middle, ..."""
+NOTICEABLE = 0.1
+"""... and the others wait for it for such a part of their updates."""
+
+_T = TypeVar("_T")
+_Mark = float | torch.cuda.Event
+
+
+class Pace:
+    """Times this rank's data and forwards, compares them with the other ranks', and warns of one that falls behind; once of each."""
+
+    def __init__(self, group: Group, world: World, *, synchronized_forwards: bool = False) -> None:
+        self._world = world
+        self._places = group.placement
+        self._watch = Watch(world)
+        self._marks: list[tuple[_Mark, _Mark]] = []
+        self._open: dict[str, _Mark] = {}
+        self._loading = 0.0
+        self._updates = 0
+        self._since = time.perf_counter()
+        self._behind: int | None = None
+        self._told: set[int] = set()
+        self._hooks = []
+        for name, peer in group.peers.items() if world.size > 1 and not synchronized_forwards else ():
+            self._hooks.append(peer.runner.register_forward_pre_hook(partial(self._begin, name)))
+            self._hooks.append(peer.runner.register_forward_hook(partial(self._end, name)))
+
+    def timed(self, windows: Iterable[_T], first: int) -> Iterator[_T]:
+        """Yields `windows`, which begin with update number `first`, and times how long each is waited for."""
+        source, update = iter(windows), first
+        while True:
+            self._watch.place = (update, LOADING)
+            begin = time.perf_counter()
+            try:
+                window = next(source)
+            except StopIteration:
+                return
+            self._loading += time.perf_counter() - begin
+            self._watch.place = (update, COMPUTING)
+            self._updates += 1
+            update += 1
+            yield window
+
+    def flush(self) -> dict[str, float]:
+        """Returns what charts show of the updates since the last call, and warns of a rank that falls behind.
+
+        Every process must call it.
+        """
+        if self._world.size == 1 or self._updates == 0:
+            return {}
+        updates, seconds = self._updates, time.perf_counter() - self._since
+        forwards = sum(_elapsed(begin, end) for begin, end in self._marks)
+        self._marks.clear()
+        mine = torch.tensor([self._loading / updates, forwards / updates], dtype=torch.float32, device=self._world.device)
+        loading, computing = (column.tolist() for column in self._world.gather(mine).unbind(dim=1))
+        self._loading, self._updates = 0.0, 0
+        busy = [sum(pair) for pair in zip(loading, computing, strict=True)]
+        slowest = busy.index(max(busy))
+        middle = statistics.median([value for rank, value in enumerate(busy) if rank != slowest])
+        self._judge(slowest, loading[slowest], computing[slowest], middle, seconds / updates)
+        self._since = time.perf_counter()
+        return {"pace/slowest_rank_ms": 1e3 * busy[slowest], "pace/middle_rank_ms": 1e3 * middle}
+
+    def close(self) -> None:
+        """Takes the hooks away and ends the watch."""
+        self._watch.close()
+        for hook in self._hooks:
+            hook.remove()
+
+    def _judge(self, rank: int, loading: float, computing: float, middle: float, update: float) -> None:
+        late = loading + computing - middle
+        before, self._behind = self._behind, rank if late > NOTICEABLE * update and middle + late > BEHIND * middle else None
+        if self._behind is None or self._behind != before or rank in self._told:  # once may be a hiccup
+            return
+        self._told.add(rank)
+        if self._world.is_main:
+            warnings.warn(
+                f"rank {rank}{self._holds(rank)} falls behind: the others wait {1e3 * late:.0f} ms of {1e3 * update:.0f} ms an update "
+                f"for it (its data take {1e3 * loading:.0f} ms, its forwards {1e3 * computing:.0f} ms)",
+                stacklevel=3,
+            )
+
+    def _holds(self, rank: int) -> str:
+        """Returns where the rank is and, where ranks hold different peers, which it holds."""
+        return "" if self._places.shared else f" ({', '.join(self._places.local(rank))})"
+
+    def _begin(self, name: str, _module: nn.Module, _inputs: object) -> None:
+        self._open[name] = self._mark()
+
+    def _end(self, name: str, _module: nn.Module, _inputs: object, _output: object) -> None:
+        self._marks.append((self._open.pop(name), self._mark()))
+
+    def _mark(self) -> _Mark:
+        if self._world.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _elapsed(begin: _Mark, end: _Mark) -> float:
+    if isinstance(begin, float) or isinstance(end, float):
+        assert isinstance(begin, float), "one device, one kind of mark"
+        assert isinstance(end, float), "one device, one kind of mark"
+        return end - begin
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3

@@ -1,0 +1,133 @@
+"""Watch: names the rank that all others wait for while nothing goes on, as what blocks in a collective cannot speak itself.
+
+Every rank's thread says from time to time in the launcher's store where its training stands; the first rank that is alive reads along.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mutual.group import World
+
+LOADING, COMPUTING = 0, 1
+_STAGES = {LOADING: "waits for its data", COMPUTING: "computes"}
+Place = tuple[int, int]
+"""An update's number, and LOADING or COMPUTING."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A rank's sign of life: which it is (they are counted), from which machine, and where its training stands."""
+
+    number: int
+    host: str
+    place: Place
+
+
+@dataclass
+class Judge:
+    """Says which ranks hold the others up, from their beats at one time after another.
+
+    Attributes:
+        stall: so many seconds without progress anywhere are a stall.
+        silence: a rank without a new beat for so many seconds is not alive.
+    """
+
+    stall: float
+    silence: float
+    _moved: dict[int, tuple[Place, float]] = field(default_factory=dict)
+    _heard: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _told: bool = False
+
+    def behind(self, beats: Sequence[Beat | None], now: float) -> list[int]:
+        """Returns once in a stall the ranks that are behind the others, or if all are equally far, those that are silent."""
+        for rank, beat in enumerate(beats):
+            if beat is None:
+                continue
+            if rank not in self._moved or self._moved[rank][0] != beat.place:
+                self._moved[rank] = (beat.place, now)
+                self._told = False
+            if rank not in self._heard or self._heard[rank][0] != beat.number:
+                self._heard[rank] = (beat.number, now)
+        if self._told or len(self._moved) < len(beats) or now - max(when for _, when in self._moved.values()) < self.stall:
+            return []
+        places = [self._moved[rank][0] for rank in range(len(beats))]
+        found = [rank for rank, place in enumerate(places) if place == min(places)]
+        if len(found) == len(beats):
+            found = [rank for rank in found if self.is_silent(rank, now)]
+        self._told = bool(found)
+        return found
+
+    def is_silent(self, rank: int, now: float) -> bool:
+        """Returns True if the rank has given no sign of life for a while."""
+        return rank not in self._heard or now - self._heard[rank][1] > self.silence
+
+
+class Watch:
+    """Beats for this process, and on the first two ranks looks at all.
+
+    Attributes:
+        place: where this process' training stands.
+    """
+
+    PERIOD = 5.0
+    """Seconds between two beats."""
+    STALL = 60.0
+    """Seconds without progress on any rank after which one is named."""
+
+    def __init__(self, world: World) -> None:
+        self.place: Place = (0, LOADING)
+        self._world = world
+        self._judge = Judge(self.STALL, silence=3 * self.PERIOD)
+        self._ended = threading.Event()
+        self._store = world.store("pace")
+        if self._store is not None:
+            threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        number = 0
+        try:
+            while True:
+                number += 1
+                self._beat(number)
+                if self._world.rank < 2:
+                    self._look()
+                if self._ended.wait(self.PERIOD):
+                    return
+        except (RuntimeError, OSError):  # the store went with its job
+            return
+
+    def _beat(self, number: int) -> None:
+        assert self._store is not None, "the thread runs with a store"
+        self._store.set(str(self._world.rank), json.dumps([number, socket.gethostname(), self.place]))
+
+    def _look(self) -> None:
+        assert self._store is not None, "the thread runs with a store"
+        keys = [str(rank) for rank in range(self._world.size)]
+        if not self._store.check(keys):
+            return
+        beats = []
+        for content in self._store.multi_get(keys):
+            number, host, (update, stage) = json.loads(content)
+            beats.append(Beat(number, host, (update, stage)))
+        now = time.monotonic()
+        for rank in self._judge.behind(beats, now):
+            if self._world.rank == 0 or self._judge.is_silent(0, now):
+                sys.stderr.write(self._told(rank, beats[rank], now))
+                sys.stderr.flush()
+
+    def _told(self, rank: int, beat: Beat, now: float) -> str:
+        update, stage = beat.place
+        state = "gives no sign of life" if self._judge.is_silent(rank, now) else f"{_STAGES[stage]} in update {update + 1}"
+        seconds = f"nothing has gone on for {self._judge.stall:.0f} s"
+        return f"mutual: warning: {seconds}: rank {rank} on {beat.host} {state}, and the others wait for it\n"

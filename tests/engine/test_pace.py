@@ -1,0 +1,77 @@
+"""A rank that falls behind is named: by its times where it is slow, by what the others see where it does not move."""
+
+import pytest
+import torch
+import yaml
+from support import run, tiny_document
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mutual.engine.watch import COMPUTING, LOADING, Beat, Judge
+
+
+def beats(number, *places):
+    return [None if place is None else Beat(number, "node", place) for place in places]
+
+
+def test_a_rank_is_behind_where_it_stands_in_an_earlier_update_or_stage():
+    judge = Judge(stall=60, silence=15)
+    for second in range(0, 60, 5):
+        assert judge.behind(beats(second, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), second) == []
+    assert judge.behind(beats(60, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 60) == [1]
+    assert judge.behind(beats(65, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 65) == [], "once in a stall"
+    assert judge.behind(beats(70, (8, LOADING), (8, LOADING), (8, LOADING)), 70) == []
+    assert judge.behind(beats(131, (8, LOADING), (8, COMPUTING), (8, LOADING)), 131) == []
+    assert judge.behind(beats(192, (8, LOADING), (8, COMPUTING), (8, LOADING)), 192) == [0, 2]
+
+
+def test_where_all_are_equally_far_a_silent_rank_is_behind_and_else_none():
+    """A long evaluation is no stall of anybody."""
+    judge = Judge(stall=60, silence=15)
+    for second in range(0, 100, 5):
+        assert judge.behind(beats(second, (7, LOADING), (7, LOADING)), second) == []
+    for second in range(100, 200, 5):
+        found = judge.behind([Beat(second, "node", (8, COMPUTING)), Beat(100, "node", (8, COMPUTING))], second)
+        assert found == ([1] if second == 160 else [])
+    assert judge.is_silent(1, 200)
+    assert not judge.is_silent(0, 200)
+
+
+def test_nobody_is_judged_before_all_have_spoken():
+    judge = Judge(stall=60, silence=15)
+    assert [judge.behind(beats(second, (0, COMPUTING), None), second) for second in (0, 61, 122)] == [[], [], []]
+
+
+def written(tmp_path, model, **sections):
+    document = tiny_document(peers={name: {"model": f"support:{model}"} for name in "ab"}, **sections)
+    document["train"] = {"epochs": 3, "progress": False, "log_every": 2}
+    document["data"] |= {"batch_size": 4}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    return tmp_path / "recipe.yaml"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "placement"), [("slow", "replicated"), ("slow", "parallel"), ("tiny", "replicated")])
+def test_a_slow_rank_is_named_once_with_what_it_costs(tmp_path, model, placement):
+    done = run("mutual.train", written(tmp_path, model, placement=placement), f"output={tmp_path}", processes=2)
+    lines = [line for line in done.stderr.splitlines() if "falls behind" in line]
+    if model == "tiny":
+        assert not [line for line in lines if "rank 1" in line and "forwards 5" in line]
+        return
+    who = "rank 1 (b)" if placement == "parallel" else "rank 1"
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith(f"mutual: warning: {who} falls behind: the others wait ")
+    charts = EventAccumulator(str(tmp_path / "tiny")).Reload()
+    slowest, middle = ([event.value for event in charts.Scalars(f"pace/{name}_rank_ms")] for name in ("slowest", "middle"))
+    forwards = 1 if placement == "parallel" else 2
+    assert min(slowest) >= 50 * forwards
+    assert torch.tensor(middle[1:]).median() < 50
+
+
+@pytest.mark.slow
+def test_a_rank_that_does_not_move_is_named_while_the_others_wait(tmp_path):
+    done = run("impatient_train", written(tmp_path, "stopped"), f"output={tmp_path}", processes=2)
+    lines = [line for line in done.stderr.splitlines() if "nothing has gone on" in line]
+    assert len(lines) == 1, done.stderr
+    assert "nothing has gone on for 3 s: rank 1 on " in lines[0]
+    assert "gives no sign of life, and the others wait for it" in lines[0]
+    assert (tmp_path / "tiny" / "best" / "best.json").exists(), "it went on, and so did the run"

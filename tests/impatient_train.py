@@ -1,0 +1,11 @@
+"""`mutual.train` whose watch speaks after a few seconds."""
+
+import sys
+
+from mutual.engine.watch import Watch
+from mutual.train import main
+
+Watch.PERIOD, Watch.STALL = 0.5, 3.0
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,6 +7,8 @@ import subprocess
 import time
 
 import pytest
+import safetensors.torch
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from support import ROOT, environment, tiny_document
@@ -18,17 +20,26 @@ CONFIGS = sorted(path.name for path in LAUNCH.glob("*.yaml") if path.name != "py
 @pytest.mark.parametrize("name", CONFIGS)
 def test_accelerate_reads_its_configurations(name):
     config = load_config_from_file(str(LAUNCH / name))
-    expected = {"cpu.yaml": (1, "no"), "gpu.yaml": (1, "bf16"), "gpu_8_bf16.yaml": (8, "bf16"), "nodes_2x8_bf16.yaml": (16, "bf16")}
+    expected = {
+        "cpu.yaml": (1, "no"),
+        "cpu_2.yaml": (2, "no"),
+        "gpu.yaml": (1, "bf16"),
+        "gpu_8_bf16.yaml": (8, "bf16"),
+        "nodes_2x8_bf16.yaml": (16, "bf16"),
+    }
     assert (config.num_processes, config.mixed_precision) == expected[name]
     assert (LAUNCH / name).read_text().startswith("# ")
 
 
 @pytest.mark.slow
-def test_the_cpu_configuration_trains(tmp_path):
+@pytest.mark.parametrize(("name", "told"), [("cpu.yaml", "1 process on cpu"), ("cpu_2.yaml", "2 processes on cpu")])
+def test_the_cpu_configurations_train(tmp_path, name, told):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny_document(train={"epochs": 1, "progress": False})))
-    command = ["accelerate", "launch", "--config_file", LAUNCH / "cpu.yaml", "-m", "mutual.train", tmp_path / "recipe.yaml"]
-    done = subprocess.run([*command, f"output={tmp_path}"], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = ["accelerate", "launch", "--config_file", LAUNCH / name, "-m", "mutual.train", tmp_path / "recipe.yaml"]
+    without_gpus = environment(CUDA_VISIBLE_DEVICES="")
+    done = subprocess.run([*command, f"output={tmp_path}"], env=without_gpus, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert told in done.stdout
     assert (tmp_path / "tiny" / "best" / "best.json").exists()
 
 
@@ -48,7 +59,7 @@ def test_the_kubernetes_job_is_a_pytorchjob_that_resumes():
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing():
-    done = subprocess.run(["shellcheck", LAUNCH / "slurm.sh"], capture_output=True, text=True)
+    done = subprocess.run(["shellcheck", *LAUNCH.glob("*.sh")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -82,7 +93,30 @@ def test_the_slurm_job_writes_a_checkpoint_when_it_is_preempted_and_goes_back_in
     assert (tmp_path / "log").read_text() == "requeue 7\n"
 
 
-def test_a_slurm_job_without_a_recipe_says_how_it_is_used():
-    done = subprocess.run(["bash", LAUNCH / "slurm.sh"], capture_output=True, text=True)
+@pytest.mark.slow
+def test_an_elastic_job_goes_on_with_the_same_updates_on_another_number_of_processes(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny_document(train={"epochs": 3, "progress": False})))
+
+    def train(processes, output, *overrides):
+        words = ["1:1", str(processes), "8", "localhost:0", tmp_path / "recipe.yaml", f"output={tmp_path / output}", *overrides]
+        done = subprocess.run(
+            ["bash", LAUNCH / "elastic.sh", *words], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "1 process on cpu" in train(1, "whole")
+    train(1, "cut", "train.epochs=3", "checkpoint.every_epochs=1", "checkpoint.keep=9")
+    for step in ("step_00000010", "step_00000015"):
+        shutil.rmtree(tmp_path / "cut" / "tiny" / "checkpoints" / step)
+    assert "2 processes on cpu" in train(2, "cut")
+    whole, cut = (safetensors.torch.load_file(tmp_path / name / "tiny" / "last" / "a.safetensors") for name in ("whole", "cut"))
+    for key, tensor in whole.items():
+        torch.testing.assert_close(cut[key], tensor, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("script", "usage"), [("slurm.sh", "usage: sbatch"), ("elastic.sh", "usage: launch/elastic.sh MIN:MAX")])
+def test_a_script_without_a_recipe_says_how_it_is_used(script, usage):
+    done = subprocess.run(["bash", LAUNCH / script], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "usage: sbatch" in done.stderr
+    assert usage in done.stderr

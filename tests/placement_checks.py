@@ -36,6 +36,11 @@ CASES = {
         },
         "three peers, everything": {"peers": TWINS, "objectives": EVERYTHING, "train": AVERAGED},
         "a frozen teacher": {"peers": {**PEERS, "t": TEACHER}, "objectives": [CE, {"loss": "hint", "at": "body", "sources": ["t"]}]},
+        "a view for each peer": {
+            "peers": {**TWINS, "t": TEACHER},
+            "objectives": [CE, {"loss": "dml", "sources": ["a", "b"], "learners": ["c"]}, {"loss": "kd", "sources": ["t"]}],
+            "data": {"views": "per_peer", "augment": [{"name": "random_crop", "padding": 2}], "workers": 1},
+        },
         "a peer that learns by features alone": {
             "peers": TWINS,
             "objectives": [{"loss": "l2", "at": "body"}, {**CE, "learners": ["a"]}],
@@ -63,7 +68,7 @@ def weights(folder):
 
 def trained(case, name, placement, output):
     document = tiny_document(**{"train": {"epochs": 2, "progress": False}, **case, "name": f"{name}_{placement}", "placement": placement})
-    document["data"] |= {"num_train": 37, "num_val": 13, "batch_size": 4}
+    document["data"] = {**tiny_document()["data"], "num_train": 37, "num_val": 13, "batch_size": 4, **case.get("data", {})}
     document["output"] = str(output)
     if placement == "replicated":
         document["peers"] = {

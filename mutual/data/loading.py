@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +35,22 @@ class Request:
 
 
 class Loaded(Dataset[Batch]):
-    """A split behind its transforms: a list of one Request to a list of one Batch."""
+    """A split behind its transforms: a list of one Request to a list of one Batch.
+
+    Attributes:
+        views: the numbers of the views that are made of each image; a view's draws depend on its number.
+    """
 
     def __init__(
-        self, split: Split, transforms: Transforms, *, data: Data, channels: int, image_size: tuple[int, int], seed: int, views: int
+        self,
+        split: Split,
+        transforms: Transforms,
+        *,
+        data: Data,
+        channels: int,
+        image_size: tuple[int, int],
+        seed: int,
+        views: Sequence[int] = (0,),
     ) -> None:
         self._channels = channels
         self._fixed_done = isinstance(split, MemorySplit) and len(split.labels) * channels * image_size[0] * image_size[1] <= _HELD_BYTES
@@ -47,16 +59,14 @@ class Loaded(Dataset[Batch]):
         self._split = split
         self._transforms = transforms
         self._seed = seed
-        self._views = views
+        self.views = tuple(views)
         self._mixer = _Mixer(data.mixup, data.cutmix, image_size, seed) if data.mixup or data.cutmix else None
 
     def __getitems__(self, requests: Sequence[Request]) -> list[Batch]:
         """Loads one batch; torch's loader calls this with what the batch sampler gave."""
         (request,) = requests
-        if self._views == 1:
-            images = self._images(request, view=0)
-        else:
-            images = torch.stack([self._images(request, view=view) for view in range(self._views)])
+        made = self._images(request)
+        images = made[0] if len(made) == 1 else torch.stack(made)
         labels = self._split.labels[request.indices]
         mix = None if self._mixer is None or request.partners is None else self._mixer(request)
         return [Batch(images, labels, request.count, request.total, mix)]
@@ -66,13 +76,17 @@ class Loaded(Dataset[Batch]):
         with torch.random.fork_rng(devices=[]):
             return self._transforms.drawn(self._before_draws(index))
 
-    def _images(self, request: Request, *, view: int) -> Tensor:
+    def _images(self, request: Request) -> list[Tensor]:
+        """Returns the images of each view; they are read and decoded once for all."""
         if isinstance(self._split, MemorySplit) and not self._transforms.is_random:
             images = self._split.images[request.indices]
-            return images if self._fixed_done else self._transforms.fixed(to_channels(images, self._channels))
+            return [images if self._fixed_done else self._transforms.fixed(to_channels(images, self._channels))] * len(self.views)
         decoded = self._decoded(request)
         if not self._transforms.is_random:
-            return torch.stack([decoded[index] for index in request.indices])
+            return [torch.stack([decoded[index] for index in request.indices])] * len(self.views)
+        return [self._drawn(request, decoded, view) for view in self.views]
+
+    def _drawn(self, request: Request, decoded: Mapping[int, Tensor], view: int) -> Tensor:
         state = torch.get_rng_state()
         drawn = {}
         for index, image in decoded.items():

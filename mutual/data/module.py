@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,10 @@ class DataModule:
         self._val = val
         self._seed = seed
         self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainRequests, DataLoader[Batch]] | None = None
+
+    def make_views(self, views: Sequence[int]) -> None:
+        """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
+        self._train.views = tuple(views)
 
     def num_windows(self, *, world_size: int, accumulate: int) -> int:
         """Returns the number of updates in an epoch."""
@@ -112,8 +116,8 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
         train_split = with_unlabelled(train_split, spec)
         info = replace(info, num_train=len(train_split.labels))
     common: dict[str, Any] = {"channels": info.channels, "image_size": info.image_size, "seed": seed}
-    train = Loaded(train_split, train_transforms(spec, info.image_size), data=spec, views=num_views, **common)
-    val = Loaded(source.val, eval_transforms(spec, info.image_size), data=spec, views=1, **common)
+    train = Loaded(train_split, train_transforms(spec, info.image_size), data=spec, views=range(num_views), **common)
+    val = Loaded(source.val, eval_transforms(spec, info.image_size), data=spec, **common)
     for name, loaded in (("augment", train), ("preprocess", val)):
         found = tuple(loaded.sample(0).shape)
         if found != (info.channels, *info.image_size):

@@ -25,6 +25,8 @@ def build_parts(recipe: Recipe, environment: Environment) -> tuple[DataModule, G
         world=environment.world,
         autocast=environment.autocast,
     )
+    if recipe.data.views == "per_peer":
+        data.make_views([number for number, name in enumerate(recipe.peers) if name in group.peers])
     updates = data.num_windows(world_size=environment.world.size, accumulate=recipe.train.accumulate)
     optimizations: dict[str, Optimization] = {}
 

@@ -66,7 +66,6 @@ def build_group(
         autocast=autocast,
         placement=placement,
         rank=world.rank,
-        views={name: view for view, name in enumerate(recipe.peers)},
         lesson_exchange=Exchange(lesson_routes, world),
         score_exchange=Exchange(score_routes, world),
     )

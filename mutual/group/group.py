@@ -92,7 +92,6 @@ class Group:
         autocast: Callable[[], AbstractContextManager[object]],
         placement: Placement,
         rank: int,
-        views: Mapping[str, int],
         lesson_exchange: Exchange,
         score_exchange: Exchange,
     ) -> None:
@@ -105,7 +104,7 @@ class Group:
         self.silent: set[str] = set()
         self.exchange = lesson_exchange
         self._autocast = autocast
-        self._view_of = dict(views)
+        self._view_of = {name: view for view, name in enumerate(self.peers)}
         self._score_exchange = score_exchange
         local = [lesson.edge for lesson in self.lessons.values()]
         learning = {edge.learner for edge in local}
@@ -181,7 +180,8 @@ class Group:
             if pending is not None and not heard.keys() >= set(lesson.edge.speakers):
                 heard |= pending.wait()
                 pending = None
-            value = lesson.value(outputs[learner], {**heard, learner: outputs[learner]}, labels, count=moment.count, draw=moment.draw)
+            said = {**heard, learner: outputs[learner]}
+            value = lesson.value(outputs[learner], said, labels, count=moment.count, draw=moment.draw, total=moment.total)
             weight = 0.0 if self.silent.intersection(lesson.edge.speakers) else lesson.weight(moment.epoch)
             losses[learner] = losses.get(learner, 0) + weight * value
             values[index] = value.detach()
@@ -205,5 +205,5 @@ class Group:
         return {name: outputs[LOGITS] for name, outputs in heard.items()}
 
     def view(self, name: str, images: Tensor) -> Tensor:
-        """Returns the peer's own view `[B, C, H, W]` of images that may hold one view for each peer."""
+        """Returns the peer's own view `[B, C, H, W]` of images that may hold one view for each peer of this process."""
         return images[self._view_of[name]] if images.dim() == 5 else images

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mutual.data import even_part
 from mutual.group.edges import Edge
 from mutual.group.routes import distances_key
 from mutual.group.schedules import Factor
@@ -51,10 +52,10 @@ class Lesson:
         """Returns the weight of this edge's loss when `epoch` epochs are done."""
         return self.edge.weight * self._factor(epoch)
 
-    def value(self, learner: Outputs, heard: Mapping[str, Outputs], labels: Tensor, *, count: int, draw: int) -> Tensor:
+    def value(self, learner: Outputs, heard: Mapping[str, Outputs], labels: Tensor, *, count: int, draw: int, total: int = 0) -> Tensor:
         """Returns the loss, the mean over the first `count` images; sources are read in `heard` and detached.
 
-        With `count` 0 it is the loss of a padding row, finite and of weight 0.
+        With `count` 0 it is the loss of a padding row, finite and of weight 0. All processes of the learner together have `total` images.
         """
         real = max(count, 1)
         reads = self.loss.definition
@@ -63,7 +64,7 @@ class Lesson:
         many = reads.many
         source, truth, first = reading.source, reading.labels, 0
         if reads.gathers:
-            source, truth, first = self._gathered(reading, empty=count == 0 or reading.share == 0)
+            source, truth, first = self._gathered(reading, empty=count == 0 or reading.share == 0, total=total)
         if reads.draws:
             torch.manual_seed(derive_seed(draw, self.edge.learner, self._key))
         theirs = None if not reads.reads_source else source if many else source[0]
@@ -112,10 +113,14 @@ class Lesson:
         found, keys = heard[name], [distances_key(path) for path in paths]
         return [found[key][rows][:, rows] if key in found else found[path][rows].detach() for path, key in zip(paths, keys, strict=True)]
 
-    def _gathered(self, reading: _Reading, *, empty: bool) -> tuple[list[Tensor], Tensor, int]:
+    def _gathered(self, reading: _Reading, *, empty: bool, total: int) -> tuple[list[Tensor], Tensor, int]:
         """Returns sources and labels of all processes' rows, and where this process' begin; one without images keeps to its padding."""
-        own = [*reading.source, reading.labels]
-        rows, first = self._world.gather_rows([tensor[:0] if empty else tensor for tensor in own])
+        own, parts = [*reading.source, reading.labels], self._world.size
+        counts = None  # a gate, or missing labels, decide how many rows each process has
+        if not self._skips_unlabelled and self.edge.spec.gate != "correct":
+            bounds = [even_part(total, part, parts) for part in range(parts)]
+            counts = [end - begin for begin, end in bounds]
+        rows, first = self._world.gather_rows([tensor[:0] if empty else tensor for tensor in own], counts)
         return (reading.source, reading.labels, 0) if empty else (rows[:-1], rows[-1], first)
 
 

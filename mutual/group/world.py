@@ -104,15 +104,17 @@ class World:
         dist.all_gather(parts, tensor.contiguous(), group=self.team)
         return torch.stack(parts)
 
-    def gather_rows(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+    def gather_rows(self, tensors: Sequence[Tensor], counts: Sequence[int] | None = None) -> tuple[list[Tensor], int]:
         """Returns the rows of every process' `tensors`, by rank, and where this process' rows begin; every process must call it.
 
-        The tensors of one process have equally many rows; the processes may differ in how many.
+        The tensors of one process have equally many rows. The processes may differ in how many; where they know each other's `counts`,
+        these need not be asked for.
         """
         if self.size == 1:
             return list(tensors), 0
         num_rows = len(tensors[0])
-        counts = self.gather(torch.tensor([num_rows], device=self.device)).flatten().tolist()
+        if counts is None:
+            counts = self.gather(torch.tensor([num_rows], device=self.device)).flatten().tolist()
         if max(counts) == 0:
             return list(tensors), 0
         rows = []

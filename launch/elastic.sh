@@ -15,6 +15,9 @@ machines=$1 processes=$2 endpoint=$4
 export IMAGES=$3
 shift 4
 
+# torch keeps the address of the first round for later ones, so that a machine that joins waits for it in vain; with this it is told anew
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 # shellcheck disable=SC2016 # expanded in each process, which knows how many there are
 exec torchrun --nnodes "$machines" --nproc_per_node "$processes" --max_restarts 100 --rdzv_id mutual --rdzv_backend c10d \
     --rdzv_endpoint "$endpoint" --no_python \

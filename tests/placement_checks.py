@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 from support import tiny_document
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mutual
 from mutual.recipe import parse_recipe
@@ -68,6 +69,7 @@ def weights(folder):
 
 def trained(case, name, placement, output):
     document = tiny_document(**{"train": {"epochs": 2, "progress": False}, **case, "name": f"{name}_{placement}", "placement": placement})
+    document["train"] = {**document["train"], "log_every": 1}
     document["data"] = {**tiny_document()["data"], "num_train": 37, "num_val": 13, "batch_size": 4, **case.get("data", {})}
     document["output"] = str(output)
     if placement == "replicated":
@@ -77,7 +79,18 @@ def trained(case, name, placement, output):
     return mutual.fit(parse_recipe(document))
 
 
+def gradients(folder):
+    """The norm of each peer's gradient in every update."""
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"] if tag.startswith("grad_norm/")}
+
+
 def compare(first, second):
+    norms = [gradients(result.folder) for result in (first, second)]
+    assert norms[0].keys() == norms[1].keys()
+    for key, values in norms[0].items():
+        assert len(values) >= 6
+        torch.testing.assert_close(torch.tensor(norms[1][key]), torch.tensor(values), rtol=1e-6, atol=1e-6, msg=key)
     for peer, tensors in weights(first.folder).items():
         for key, tensor in tensors.items():
             torch.testing.assert_close(weights(second.folder)[peer][key], tensor, rtol=1e-10, atol=1e-10, msg=f"{peer} {key}")

@@ -10,11 +10,10 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from functools import partial
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from mutual.engine.watch import COMPUTING, LOADING, Watch
 from mutual.group import Group, World
@@ -36,16 +35,13 @@ class Pace:
         self._places = group.placement
         self._watch = Watch(world)
         self._marks: list[tuple[_Mark, _Mark]] = []
-        self._open: dict[str, _Mark] = {}
         self._loading = 0.0
         self._updates = 0
         self._since = time.perf_counter()
         self._behind: int | None = None
         self._told: set[int] = set()
-        self._hooks = []
-        for name, peer in group.peers.items() if world.size > 1 and not synchronized_forwards else ():
-            self._hooks.append(peer.runner.register_forward_pre_hook(partial(self._begin, name)))
-            self._hooks.append(peer.runner.register_forward_hook(partial(self._end, name)))
+        if world.size > 1 and not synchronized_forwards:
+            group.around_run = self._stopwatch
 
     def timed(self, windows: Iterable[_T], first: int) -> Iterator[_T]:
         """Yields `windows`, which begin with update number `first`, and times how long each is waited for."""
@@ -84,10 +80,8 @@ class Pace:
         return {"pace/slowest_rank_ms": 1e3 * busy[slowest], "pace/middle_rank_ms": 1e3 * middle}
 
     def close(self) -> None:
-        """Takes the hooks away and ends the watch."""
+        """Ends the watch."""
         self._watch.close()
-        for hook in self._hooks:
-            hook.remove()
 
     def _judge(self, rank: int, loading: float, computing: float, middle: float, update: float) -> None:
         late = loading + computing - middle
@@ -106,11 +100,11 @@ class Pace:
         """Returns where the rank is and, where ranks hold different peers, which it holds."""
         return "" if self._places.shared else f" ({', '.join(self._places.local(rank))})"
 
-    def _begin(self, name: str, _module: nn.Module, _inputs: object) -> None:
-        self._open[name] = self._mark()
-
-    def _end(self, name: str, _module: nn.Module, _inputs: object, _output: object) -> None:
-        self._marks.append((self._open.pop(name), self._mark()))
+    @contextmanager
+    def _stopwatch(self) -> Iterator[None]:
+        begin = self._mark()
+        yield
+        self._marks.append((begin, self._mark()))
 
     def _mark(self) -> _Mark:
         if self._world.device.type != "cuda":

@@ -9,9 +9,20 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mutual.group.routes import Routes
+from mutual.group.routes import Parcel, Routes
 from mutual.group.taps import Outputs
 from mutual.group.world import Swap, World
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What this rank sends and gets of micro-batches of one size: parcels in the order of the ranks, and by rank how many numbers."""
+
+    begin: int
+    sends: list[Parcel]
+    sent: list[int]
+    gets: list[Parcel]
+    received: list[int]
 
 
 class Exchange:
@@ -26,42 +37,46 @@ class Exchange:
         self.routes = routes
         self.sent_bytes = 0
         self._world = world
+        self._plans: dict[int, _Plan] = {}
 
     def start(self, said: Mapping[str, Outputs], *, size: int) -> Pending:
         """Begins to exchange what local peers `said` of a micro-batch of `size` images over all ranks; every process must call it."""
         if self.routes.silent:
             return Pending(self, None, size)
-        rank, ranks, routes = self._world.rank, range(self._world.size), self.routes
-        begin, _ = routes.rows(rank, size)
-        pieces = [
-            parcel.packed(said[parcel.reading[0]][parcel.reading[1]], begin).to(routes.dtype).flatten()
-            for receiver in ranks
-            for parcel in routes.parcels(rank, receiver, size)
-        ]
-        outgoing = torch.cat(pieces) if pieces else torch.empty(0, dtype=routes.dtype, device=self._world.device)
-        sent = [routes.num_values(rank, receiver, size) for receiver in ranks]
-        received = [routes.num_values(sender, rank, size) for sender in ranks]
+        plan, dtype = self._plan(size), self.routes.dtype
+        pieces = [parcel.packed(said[parcel.reading[0]][parcel.reading[1]], plan.begin).to(dtype).flatten() for parcel in plan.sends]
+        outgoing = torch.cat(pieces) if pieces else torch.empty(0, dtype=dtype, device=self._world.device)
         self.sent_bytes += outgoing.numel() * outgoing.element_size()
-        return Pending(self, self._world.swap(outgoing, sent, received), size)
+        return Pending(self, self._world.swap(outgoing, plan.sent, plan.received), size)
 
     def unpacked(self, incoming: Tensor, size: int) -> dict[str, Outputs]:
         """Returns what came in from all ranks as outputs of this rank's rows, by source."""
-        rank, forms = self._world.rank, self.routes.missing(self._world.rank)
         parts: dict[tuple[str, str], list[Tensor]] = {}
         place = 0
-        for sender in range(self._world.size):
-            for parcel in self.routes.parcels(sender, rank, size):
-                length = prod(parcel.shape)
-                _, dtype = forms[parcel.reading]
-                rows = incoming[place : place + length].view(parcel.shape).to(dtype)
-                parts.setdefault((parcel.reading[0], parcel.key), []).append(rows)
-                place += length
+        for parcel in self._plan(size).gets:
+            length = prod(parcel.shape)
+            rows = incoming[place : place + length].view(parcel.shape).to(parcel.dtype)
+            parts.setdefault((parcel.reading[0], parcel.key), []).append(rows)
+            place += length
         if not parts:  # this rank has no image: its edges read padding, with weight 0
-            parts = {reading: [torch.zeros(1, *shape, dtype=dtype, device=incoming.device)] for reading, (shape, dtype) in forms.items()}
+            missing = self.routes.missing(self._world.rank)
+            parts = {reading: [torch.zeros(1, *shape, dtype=dtype, device=incoming.device)] for reading, (shape, dtype) in missing.items()}
         heard: dict[str, Outputs] = {}
         for (name, key), rows_of_senders in parts.items():
             heard.setdefault(name, {})[key] = torch.cat(rows_of_senders)
         return heard
+
+    def _plan(self, size: int) -> _Plan:
+        if size not in self._plans:  # an epoch has micro-batches of two or three sizes
+            rank, ranks, routes = self._world.rank, range(self._world.size), self.routes
+            self._plans[size] = _Plan(
+                begin=routes.rows(rank, size)[0],
+                sends=[parcel for receiver in ranks for parcel in routes.parcels(rank, receiver, size)],
+                sent=[routes.num_values(rank, receiver, size) for receiver in ranks],
+                gets=[parcel for sender in ranks for parcel in routes.parcels(sender, rank, size)],
+                received=[routes.num_values(sender, rank, size) for sender in ranks],
+            )
+        return self._plans[size]
 
 
 @dataclass(frozen=True)

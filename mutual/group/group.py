@@ -6,7 +6,7 @@ Shapes: P peers, B images of this process' micro-batch, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +81,7 @@ class Group:
         part: which part of each micro-batch this process computes.
         silent: sources that have nothing to say yet; their edges weigh nothing.
         counts: True where this process counts images and scores peers: those that do see every image once.
+        around_run: each peer's forward runs inside what this gives; for a stopwatch.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Group:
         self.part = placement.part(rank)
         self.counts = scores(placement, rank)
         self.silent: set[str] = set()
+        self.around_run: Callable[[], AbstractContextManager[object]] = nullcontext
         self.exchange = lesson_exchange
         self._autocast = autocast
         self._view_of = {name: view for view, name in enumerate(self.peers)}
@@ -145,7 +147,7 @@ class Group:
     def run(self, name: str, images: Tensor, *, draw: int) -> Outputs:
         """Returns what the peer says of its view, with the graph if it is trainable."""
         torch.manual_seed(derive_seed(draw, name))
-        with self._autocast():
+        with self.around_run(), self._autocast():
             outputs: Outputs = self.peers[name].runner(self.view(name, images))
         return outputs
 

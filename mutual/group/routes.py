@@ -34,6 +34,7 @@ class Parcel:
         rows: which rows of the micro-batch it is of, first and one behind the last.
         shape: its shape, rows included.
         extent: how much of the output it is.
+        dtype: its precision where it is read.
     """
 
     reading: Reading
@@ -41,12 +42,13 @@ class Parcel:
     rows: tuple[int, int]
     shape: tuple[int, ...]
     extent: Extent
+    dtype: torch.dtype
 
     def packed(self, output: Tensor, begin: int) -> Tensor:
         """Returns what travels of the sender's `output`, whose first row is row `begin` of the micro-batch."""
         rows = output[self.rows[0] - begin : self.rows[1] - begin].detach()
         if self.extent is Extent.DISTANCES:
-            return distances(rows.to(torch.promote_types(rows.dtype, torch.float32)))
+            return distances(rows.to(self.dtype))
         return to_vector(rows) if self.extent is Extent.VECTOR else rows
 
 
@@ -111,16 +113,16 @@ class Routes:
     def parcels(self, sender: int, receiver: int, size: int) -> Iterator[Parcel]:
         """Yields what `sender` sends to `receiver` of a micro-batch of `size` images over all ranks."""
         mine, theirs = self.rows(sender, size), self.rows(receiver, size)
-        first, last = max(mine[0], theirs[0]), min(mine[1], theirs[1])
-        for reading in self._readings.get((sender, receiver), ()) if last > first else ():
-            extent, shape = self._needs[receiver][reading], self.forms[reading][0]
-            count, path = last - first, reading[1]
-            if extent is Extent.DISTANCES and (first, last) == theirs and count < prod(shape):
-                yield Parcel(reading, distances_key(path), (first, last), (count, count), extent)
+        rows = max(mine[0], theirs[0]), min(mine[1], theirs[1])
+        count = rows[1] - rows[0]
+        for reading in self._readings.get((sender, receiver), ()) if count > 0 else ():
+            extent, path, (shape, dtype) = self._needs[receiver][reading], reading[1], self.forms[reading]
+            if extent is Extent.DISTANCES and rows == theirs and count < prod(shape):
+                yield Parcel(reading, distances_key(path), rows, (count, count), extent, torch.promote_types(dtype, torch.float32))
             elif extent is Extent.VECTOR:
-                yield Parcel(reading, path, (first, last), (count, vector_width(shape)), extent)
+                yield Parcel(reading, path, rows, (count, vector_width(shape)), extent, dtype)
             else:
-                yield Parcel(reading, path, (first, last), (count, *shape), Extent.WHOLE)
+                yield Parcel(reading, path, rows, (count, *shape), Extent.WHOLE, dtype)
 
     def num_values(self, sender: int, receiver: int, size: int) -> int:
         """Returns how many numbers `sender` sends to `receiver`."""

@@ -171,8 +171,7 @@ class World:
         """Returns a key-value store that all processes share, for keys of `name`, which any thread may use; None for one process."""
         if self.size == 1:
             return None
-        shared = _get_default_store()
-        return PrefixStore(f"mutual/{name}", shared.clone() if hasattr(shared, "clone") else shared)
+        return PrefixStore(f"mutual/{name}", _get_default_store())
 
     def barrier(self) -> None:
         """Waits until every process is here."""

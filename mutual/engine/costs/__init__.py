@@ -3,7 +3,7 @@
 from mutual.engine.costs.benchmark import Cost, compare
 from mutual.engine.costs.choosing import settled
 from mutual.engine.costs.prediction import Prediction, predict
-from mutual.engine.costs.profiles import Link, PeerProfile
+from mutual.engine.costs.profiles import Link, Links, PeerProfile
 from mutual.engine.costs.scaling import Forecast, forecast
 
-__all__ = ["Cost", "Forecast", "Link", "PeerProfile", "Prediction", "compare", "forecast", "predict", "settled"]
+__all__ = ["Cost", "Forecast", "Link", "Links", "PeerProfile", "Prediction", "compare", "forecast", "predict", "settled"]

@@ -14,7 +14,7 @@ import torch
 
 from mutual.engine.costs.memory import saved_bytes, state_bytes
 from mutual.engine.costs.prediction import Prediction, predict
-from mutual.engine.costs.profiles import Link, PeerProfile, measure_link, profile_peers, synchronize
+from mutual.engine.costs.profiles import PeerProfile, measure_links, profile_peers, synchronize
 from mutual.engine.environment import start
 from mutual.engine.meters import TrainMeter
 from mutual.engine.parts import build_parts
@@ -94,13 +94,13 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = Fal
 
 def _predictions(benches: Sequence[_Bench]) -> Iterator[Prediction]:
     """Yields what was to be expected; recipes of the same peers one after another are profiled once."""
-    link, before = measure_link(benches[0].world), None
+    before = None
     profiles: dict[str, PeerProfile] = {}
     for bench in benches:
         if before is None or (before.peers, before.data, before.train) != (bench.recipe.peers, bench.recipe.data, bench.recipe.train):
             profiles = bench.profiles()
         before = bench.recipe
-        yield bench.prediction(profiles, link)
+        yield bench.prediction(profiles)
 
 
 class _Bench:
@@ -160,10 +160,11 @@ class _Bench:
         """Returns what each peer takes by itself; every process must call it."""
         return profile_peers(self.recipe, self._environment, self._info)
 
-    def prediction(self, profiles: Mapping[str, PeerProfile], link: Link) -> Prediction:
-        """Returns what an update was to be expected to take."""
+    def prediction(self, profiles: Mapping[str, PeerProfile]) -> Prediction:
+        """Returns what an update was to be expected to take; every process must call it."""
+        links = measure_links(self._group, self.world)
         plan = {"batch_size": self.recipe.data.batch_size, "accumulate": self.recipe.train.accumulate}
-        return predict(self._group.placement, self._group.exchange.routes, profiles, link, **plan)
+        return predict(self._group.placement, self._group.exchange.routes, profiles, links, **plan)
 
     def _state_bytes(self) -> int:
         total = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mutual.engine.costs.profiles import Link, PeerProfile
+from mutual.engine.costs.profiles import Links, PeerProfile
 from mutual.group import Placement, Routes
 
 BUCKET_BYTES = 25 * 2**20
@@ -34,10 +34,10 @@ class Prediction:
 
 
 def predict(
-    placement: Placement, routes: Routes, profiles: Mapping[str, PeerProfile], link: Link, *, batch_size: int, accumulate: int
+    placement: Placement, routes: Routes, profiles: Mapping[str, PeerProfile], links: Links, *, batch_size: int, accumulate: int
 ) -> Prediction:
     """Returns what an update of `accumulate` micro-batches of `batch_size` images a process takes where peers are placed so."""
-    ranks = [_rank(placement, routes, profiles, link, rank, batch_size, accumulate) for rank in range(placement.world_size)]
+    ranks = [_rank(placement, routes, profiles, links, rank, batch_size, accumulate) for rank in range(placement.world_size)]
     return Prediction(
         step_seconds=max(rank.step_seconds for rank in ranks),
         held_bytes=max(rank.held_bytes for rank in ranks),
@@ -50,7 +50,7 @@ def _rank(
     placement: Placement,
     routes: Routes,
     profiles: Mapping[str, PeerProfile],
-    link: Link,
+    links: Links,
     rank: int,
     batch_size: int,
     accumulate: int,
@@ -58,15 +58,16 @@ def _rank(
     size = batch_size * placement.world_size
     first, last = routes.rows(rank, size)
     images = last - first
-    seconds, held, gradients, messages = 0.0, 0.0, 0.0, 0.0
+    seconds, held, gradients = 0.0, 0.0, 0.0
     for name in placement.local(rank):
         peer, team = profiles[name], len(placement.teams[name])
         seconds += accumulate * peer.seconds(images) + peer.step_seconds
         held += peer.state_bytes + images * peer.saved_bytes
         if team > 1 and peer.gradient_bytes:
-            gradients += 2 * (team - 1) / team * peer.gradient_bytes
-            messages += 1 + peer.gradient_bytes // BUCKET_BYTES
+            sent = 2 * (team - 1) / team * peer.gradient_bytes
+            gradients += sent
+            seconds += links.team.seconds(sent, messages=1 + peer.gradient_bytes // BUCKET_BYTES)
     exchanged = accumulate * routes.sent_bytes(rank, size)
-    messages += 0 if routes.silent else accumulate
-    seconds += messages * link.latency + (gradients + exchanged) / link.bandwidth
+    if not routes.silent:
+        seconds += links.world.seconds(exchanged, messages=accumulate)
     return Prediction(seconds, held, gradients, exchanged)

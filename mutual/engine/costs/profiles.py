@@ -5,6 +5,7 @@ Predictions rest on these alone; whole updates are what `compare` measures.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from mutual.data import DataInfo
 from mutual.engine.costs.memory import num_bytes, saved_bytes, state_bytes
 from mutual.engine.environment import Environment
 from mutual.engine.optimization import build_optimizer
-from mutual.group import World, create_peer_model
+from mutual.group import Group, World, create_peer_model, team_of
 from mutual.recipe import Recipe
 
 ROUNDS = 5
@@ -57,6 +58,21 @@ class Link:
     latency: float
     bandwidth: float
 
+    def seconds(self, sent: float, *, messages: int) -> float:
+        """Returns what so many bytes in so many messages take."""
+        return messages * self.latency + sent / self.bandwidth
+
+
+@dataclass(frozen=True)
+class Links:
+    """What joins the ranks that train one peer together (the slowest such team's), and all ranks.
+
+    Neighbouring ranks train one peer: where these stand on one machine, its gradients never leave it.
+    """
+
+    team: Link
+    world: Link
+
 
 def profile_peers(recipe: Recipe, environment: Environment, info: DataInfo) -> dict[str, PeerProfile]:
     """Returns the profile of every peer, of its slowest process; all measure the same peer at the same time, as in a training.
@@ -69,10 +85,17 @@ def profile_peers(recipe: Recipe, environment: Environment, info: DataInfo) -> d
     return {name: _profile(recipe, environment, info, name) for name in recipe.peers}
 
 
-def measure_link(world: World) -> Link:
-    """Returns latency (seconds) and bandwidth (bytes a second) of a sum over the processes; every process must call it."""
+def measure_links(group: Group, world: World) -> Links:
+    """Returns the links as a sum over the processes finds them; every process must call it."""
+    mine = [_measured_link(team_of(peer)) for peer in group.trainable]
+    slowest = [max([link.latency for link in mine], default=0.0), min([link.bandwidth for link in mine], default=math.inf)]
+    latencies, bandwidths = zip(*world.gather_json(slowest), strict=True)
+    return Links(team=Link(max(latencies), min(bandwidths)), world=_measured_link(world))
+
+
+def _measured_link(world: World) -> Link:
     if world.size == 1:
-        return Link(0.0, float("inf"))
+        return Link(0.0, math.inf)
     small, large = (torch.zeros(numbers, device=world.device) for numbers in (1, _PROBE_NUMBERS))
     latency = _seconds(lambda: world.sum(small), world)
     seconds = _seconds(lambda: world.sum(large), world)

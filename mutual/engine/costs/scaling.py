@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mutual.engine.costs.prediction import Prediction, predict
-from mutual.engine.costs.profiles import Link, profile_peers
+from mutual.engine.costs.profiles import Link, Links, profile_peers
 from mutual.engine.environment import start
 from mutual.engine.parts import build_parts
 from mutual.group import Routes, parallel, replicated
@@ -40,6 +40,8 @@ def forecast(recipe: Recipe, processes: Sequence[int], link: Link) -> list[Forec
         for kind, placement in (("replicated", replicated(recipe, number)), ("parallel", parallel(recipe, number, costs))):
             routes = Routes.of(placement, group.edges, group.exchange.routes.forms, dtype=recipe.exchange.dtype)
             train = recipe.train
-            prediction = predict(placement, routes, profiles, link, batch_size=recipe.data.batch_size, accumulate=train.accumulate)
+            prediction = predict(
+                placement, routes, profiles, Links(link, link), batch_size=recipe.data.batch_size, accumulate=train.accumulate
+            )
             found.append(Forecast(recipe.name, number, kind, prediction))
     return found

@@ -37,7 +37,8 @@ class Pace:
         self._marks: list[tuple[_Mark, _Mark]] = []
         self._loading = 0.0
         self._updates = 0
-        self._since = time.perf_counter()
+        self._seconds = 0.0
+        self._begun = time.perf_counter()
         self._behind: int | None = None
         self._told: set[int] = set()
         if world.size > 1 and not synchronized_forwards:
@@ -48,16 +49,17 @@ class Pace:
         source, update = iter(windows), first
         while True:
             self._watch.place = (update, LOADING)
-            begin = time.perf_counter()
+            self._begun = time.perf_counter()
             try:
                 window = next(source)
             except StopIteration:
                 return
-            self._loading += time.perf_counter() - begin
+            self._loading += time.perf_counter() - self._begun
             self._watch.place = (update, COMPUTING)
             self._updates += 1
             update += 1
             yield window
+            self._seconds += time.perf_counter() - self._begun
 
     def flush(self) -> dict[str, float]:
         """Returns what charts show of the updates since the last call, and warns of a rank that falls behind.
@@ -66,17 +68,17 @@ class Pace:
         """
         if self._world.size == 1 or self._updates == 0:
             return {}
-        updates, seconds = self._updates, time.perf_counter() - self._since
+        now = time.perf_counter()
+        updates, seconds = self._updates, self._seconds + now - self._begun
         forwards = sum(_elapsed(begin, end) for begin, end in self._marks)
         self._marks.clear()
         mine = torch.tensor([self._loading / updates, forwards / updates], dtype=torch.float32, device=self._world.device)
         loading, computing = (column.tolist() for column in self._world.gather(mine).unbind(dim=1))
-        self._loading, self._updates = 0.0, 0
+        self._loading, self._seconds, self._updates, self._begun = 0.0, 0.0, 0, now
         busy = [sum(pair) for pair in zip(loading, computing, strict=True)]
         slowest = busy.index(max(busy))
         middle = statistics.median([value for rank, value in enumerate(busy) if rank != slowest])
         self._judge(slowest, loading[slowest], computing[slowest], middle, seconds / updates)
-        self._since = time.perf_counter()
         return {"pace/slowest_rank_ms": 1e3 * busy[slowest], "pace/middle_rank_ms": 1e3 * middle}
 
     def close(self) -> None:

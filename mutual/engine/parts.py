@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch import nn
+
 from mutual.data import DataModule, build_data
 from mutual.engine.environment import Environment
 from mutual.engine.optimization import Optimization, build_optimizer, build_schedule
@@ -53,12 +56,21 @@ def build_dataset(recipe: Recipe) -> DataModule:
         raise recipe.error("data", str(error)) from error
 
 
+def make_optimizer(recipe: Recipe, name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Returns the optimizer of peer `name`.
+
+    Raises:
+        RecipeError: there is none of this name, or it does not take these arguments.
+    """
+    try:
+        return build_optimizer(recipe.optimizer_of(name), parameters)
+    except ValueError as error:
+        path = "optimizer" if recipe.peers[name].optimizer is None else f"peers.{name}.optimizer"
+        raise recipe.error(path, str(error)) from error
+
+
 def _build_optimization(recipe: Recipe, peer: Peer, environment: Environment, updates_per_epoch: int) -> Optimization:
     spec, schedule = recipe.optimizer_of(peer.name), recipe.schedule_of(peer.name)
-    try:
-        optimizer = build_optimizer(spec, peer.parameters())
-    except ValueError as error:
-        path = "optimizer" if recipe.peers[peer.name].optimizer is None else f"peers.{peer.name}.optimizer"
-        raise recipe.error(path, str(error)) from error
+    optimizer = make_optimizer(recipe, peer.name, peer.parameters())
     learning_rate = build_schedule(schedule, lr=spec.lr, updates_per_epoch=updates_per_epoch, epochs=recipe.train.epochs)
     return Optimization(peer, optimizer, learning_rate, scaler=environment.scaler(), clip_grad_norm=recipe.train.clip_grad_norm)

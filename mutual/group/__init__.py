@@ -1,6 +1,6 @@
 """The group: peers, the edges between them, and the world of processes they live in."""
 
-from mutual.group.build import agreed, build_group, create_peer_model
+from mutual.group.build import agreed, build_group, create_peer_model, unfit
 from mutual.group.edges import Edge, expand, objective_names
 from mutual.group.exchange import Exchange
 from mutual.group.group import Group, GroupOutput, Moment, joined
@@ -38,5 +38,6 @@ __all__ = [
     "parallel",
     "replicated",
     "team_of",
+    "unfit",
     "unflatten_",
 ]

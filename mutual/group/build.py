@@ -107,6 +107,12 @@ def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channel
     return model
 
 
+def unfit(recipe: Recipe, name: str, images: Tensor, error: Exception) -> RecipeError:
+    """Returns the error that says why peer `name` cannot take `images`."""
+    reason, size = str(error).strip().splitlines()[0], "x".join(str(side) for side in images.shape[1:])
+    return recipe.error(f"peers.{name}.model", f"{recipe.peers[name].model} cannot take images of {size}: {reason}")
+
+
 class _Builder:
     """Builds what one process holds, and learns from the others what it must know of the rest."""
 
@@ -227,11 +233,7 @@ def _dry_forward(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor
         try:
             said: dict[str, object] = dict(tapped.probe(images))
         except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            size = "x".join(str(side) for side in images.shape[1:])
-            raise recipe.error(
-                f"peers.{peer.name}.model", f"{recipe.peers[peer.name].model} cannot take images of {size}: {reason}"
-            ) from error
+            raise unfit(recipe, peer.name, images, error) from error
     outputs: Outputs = {}
     for at, output in said.items():
         if not isinstance(output, Tensor):

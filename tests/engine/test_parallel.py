@@ -115,8 +115,6 @@ def test_costs_are_measured_once_and_kept_with_the_run(tmp_path):
     again = run("mutual.train", recipe, f"output={tmp_path}", "peers.b.model=support:costly", "--resume", processes=3)
     assert "microseconds an image" not in again.stdout
     assert yaml.safe_load((tmp_path / "tiny" / "recipe.yaml").read_text())["peers"]["b"]["cost"] == costs["b"]
-    said = run("mutual.train", recipe, f"output={tmp_path}", "name=said", "peers.a.cost=9", "peers.b.cost=1", processes=3)
-    assert re.search(r"a \(.*rank 0, 1\)", said.stdout)
 
 
 def charts(folder):
@@ -189,6 +187,8 @@ def test_export_and_evaluate_work_on_a_parallel_run(tmp_path):
         ("peers.b.optimizer={name: sdg}", "peers.b.optimizer: 'sdg' is no optimizer"),
         ("objectives.2.at=head", "cannot be joined|needs"),
         ("peers.b.ranks=2", "their ranks do not fit"),
+        ("peers.b.rank=own", "peers.b.rank: 'b' is trained and has ranks of its own anyway"),
+        ("peers.c={model: pplcnet_x0_25, args: {strides: 3}}", "peers.c.model: pplcnet_x0_25"),
         ("objectives.2={loss: ofd, at: [stem]}", "BatchNorm, and there is none at 'stem'"),
     ],
 )

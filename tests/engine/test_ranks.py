@@ -8,72 +8,96 @@ import torch
 import yaml
 from support import environment, run, tiny_document
 
+import mutual
+from mutual.recipe import parse_recipe
+
 pytestmark = pytest.mark.slow
 
+ADAPTERS_AND_GATES = [
+    {"loss": "cross_entropy"},
+    {"loss": "hint", "at": "body"},
+    {"loss": "crd", "at": "body"},
+    {"loss": "mcl", "at": "body", "gate": "correct"},
+    {"loss": "kd", "sources": "ema"},
+    {"loss": "dml", "sources": "ensemble", "ensemble": {"weighting": "naive", "own": True}},
+]
+PAUSED = {"epochs": 2, "progress": False, "ema": 0.9, "evaluate_ema": False, "pause": {"peer": "a", "versus": "b"}}
+FEATURES_ALONE = [{"loss": "cross_entropy", "learners": ["a"]}, {"loss": "l2", "at": "body", "learners": ["b"]}]
 
-def train(tmp_path, name, document, *overrides, processes):
-    recipe = tmp_path / f"{name}.yaml"
-    recipe.write_text(yaml.safe_dump({**document, "name": name}))
-    done = run("mutual.train", recipe, f"output={tmp_path}", *overrides, processes=processes)
-    folder = tmp_path / name
+
+def document(batch_size, *, num_train=40, num_val=12, **sections):
+    whole = tiny_document(**{"train": {"epochs": 2, "progress": False}, **sections})
+    return {**whole, "data": {**whole["data"], "num_train": num_train, "num_val": num_val, "batch_size": batch_size}}
+
+
+def accumulated(update, num_train):
+    train = {"epochs": 2, "update": update, "progress": False}
+    two = document(4, num_train=num_train, num_val=13, train={**train, "accumulate": 2})
+    return two, document(16, num_train=num_train, num_val=13, train=train)
+
+
+SHORT = {f"{update} {number}": accumulated(update, number) for update in ("simultaneous", "alternating") for number in (40, 37, 33)}
+CASES = {
+    **SHORT,
+    "adapters, gates and averages": tuple(document(size, num_train=33, objectives=ADAPTERS_AND_GATES, train=PAUSED) for size in (8, 16)),
+    "features alone": tuple(document(size, objectives=FEATURES_ALONE) for size in (4, 8)),
+    "one validation image": tuple(document(size, num_val=1, train={"epochs": 1, "progress": False}) for size in (4, 8)),
+}
+"""By case what two processes train, and what one does."""
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """The folder of what two processes trained: every case, one after another in one job."""
+    folder = tmp_path_factory.mktemp("two")
+    paths = []
+    for number, (two, _) in enumerate(CASES.values()):
+        path = folder / f"{number}.yaml"
+        path.write_text(yaml.safe_dump({**two, "name": str(number), "output": str(folder)}))
+        paths.append(path)
+    done = run("train_all", *paths, processes=2)
+    assert done.stdout.count("2 processes on cpu") == len(CASES)
+    return folder
+
+
+def trained(folder):
     weights = {path.stem: safetensors.torch.load_file(path) for path in (folder / "last").iterdir()}
-    return weights, json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1]), done
+    return weights, json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
 
 
-@pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-@pytest.mark.parametrize("num_train", [40, 37, 33])
-def test_two_ranks_equal_one(tmp_path, update, num_train):
+def compared(case, two_ranks, tmp_path, *, tolerance):
+    """Both runs' last metrics, after their weights were found equal."""
+    result = mutual.fit(parse_recipe({**CASES[case][1], "output": str(tmp_path)}))
+    (one, metrics_one), (two, metrics_two) = trained(result.folder), trained(two_ranks / str(list(CASES).index(case)))
+    for peer, tensors in one.items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(two[peer][name], tensor, rtol=tolerance, atol=tolerance)
+    return metrics_one, metrics_two
+
+
+@pytest.mark.parametrize("case", SHORT)
+def test_two_ranks_equal_one(tmp_path, two_ranks, case):
     """Invariant 4 in float64, short last windows included: 33 leaves one rank of the last window without an image."""
-    document = tiny_document(train={"epochs": 2, "update": update, "progress": False})
-    document["data"] |= {"num_train": num_train, "num_val": 13}
-    two, metrics_two, done = train(tmp_path, "two", document, "data.batch_size=4", "train.accumulate=2", processes=2)
-    one, metrics_one, _ = train(tmp_path, "one", document, "data.batch_size=16", processes=1)
-    assert "2 processes" in done.stdout
-    for peer, tensors in one.items():
-        for name, tensor in tensors.items():
-            torch.testing.assert_close(two[peer][name], tensor, rtol=1e-10, atol=1e-10)
-    for member, row in metrics_one["eval"].items():
-        assert metrics_two["eval"][member] == pytest.approx(row, abs=1e-6), member
-    assert metrics_two["train"]["objectives"] == pytest.approx(metrics_one["train"]["objectives"], abs=1e-6)
+    one, two = compared(case, two_ranks, tmp_path, tolerance=1e-10)
+    for member, row in one["eval"].items():
+        assert two["eval"][member] == pytest.approx(row, abs=1e-6), member
+    assert two["train"]["objectives"] == pytest.approx(one["train"]["objectives"], abs=1e-6)
 
 
-def test_two_ranks_equal_one_with_adapters_gates_and_averages(tmp_path):
+def test_two_ranks_equal_one_with_adapters_gates_and_averages(tmp_path, two_ranks):
     """Adapters are averaged with their learner; contrasts see the images of both ranks, also where one has none."""
-    objectives = [
-        {"loss": "cross_entropy"},
-        {"loss": "hint", "at": "body"},
-        {"loss": "crd", "at": "body"},
-        {"loss": "mcl", "at": "body", "gate": "correct"},
-        {"loss": "kd", "sources": "ema"},
-        {"loss": "dml", "sources": "ensemble", "ensemble": {"weighting": "naive", "own": True}},
-    ]
-    train_section = {"epochs": 2, "progress": False, "ema": 0.9, "evaluate_ema": False, "pause": {"peer": "a", "versus": "b"}}
-    document = tiny_document(objectives=objectives, train=train_section)
-    document["data"] |= {"num_train": 33}
-    two, metrics_two, _ = train(tmp_path, "two", document, "data.batch_size=8", processes=2)
-    one, metrics_one, _ = train(tmp_path, "one", document, "data.batch_size=16", processes=1)
-    for peer, tensors in one.items():
-        for name, tensor in tensors.items():
-            torch.testing.assert_close(two[peer][name], tensor, rtol=1e-6, atol=1e-6)
-    assert metrics_two["train"]["objectives"] == pytest.approx(metrics_one["train"]["objectives"], abs=1e-6)
+    one, two = compared("adapters, gates and averages", two_ranks, tmp_path, tolerance=1e-6)
+    assert two["train"]["objectives"] == pytest.approx(one["train"]["objectives"], abs=1e-6)
 
 
-def test_a_peer_that_learns_by_features_alone(tmp_path):
+def test_a_peer_that_learns_by_features_alone(tmp_path, two_ranks):
     """Its classifier gets no loss, and DDP must not wait for one."""
-    objectives = [{"loss": "cross_entropy", "learners": ["a"]}, {"loss": "l2", "at": "body", "learners": ["b"]}]
-    document = tiny_document(objectives=objectives, train={"epochs": 2, "progress": False})
-    two, _, _ = train(tmp_path, "two", document, "data.batch_size=4", processes=2)
-    one, _, _ = train(tmp_path, "one", document, processes=1)
-    for name, tensor in one["b"].items():
-        torch.testing.assert_close(two["b"][name], tensor, rtol=1e-10, atol=1e-10)
+    compared("features alone", two_ranks, tmp_path, tolerance=1e-10)
 
 
-def test_a_rank_without_validation_images(tmp_path):
+def test_a_rank_without_validation_images(tmp_path, two_ranks):
     """Every sample is counted once, also where there are fewer samples than ranks."""
-    document = tiny_document(train={"epochs": 1, "progress": False})
-    document["data"] |= {"num_val": 1}
-    _, two, _ = train(tmp_path, "two", document, "data.batch_size=4", processes=2)
-    _, one, _ = train(tmp_path, "one", document, processes=1)
+    one, two = compared("one validation image", two_ranks, tmp_path, tolerance=1e-10)
     assert two["eval"]["a"] == pytest.approx(one["eval"]["a"], abs=1e-6)
 
 

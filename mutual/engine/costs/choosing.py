@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from mutual.engine.commandline import say
 from mutual.engine.costs.benchmark import Cost, compare
 from mutual.engine.costs.profiles import profile_peers
@@ -33,6 +35,7 @@ def settled(recipe: Recipe, environment: Environment, begun: Recipe | None = Non
         return recipe
     both = [_placed(recipe, placement) for placement in PLACEMENTS]
     costs = compare(both, rounds=ROUNDS, predicts=True)
+    gc.collect()  # what was measured is held by reference cycles, and its memory is wanted
     for cost in costs:
         say(_told(cost))
     fastest = min(range(len(costs)), key=lambda index: costs[index].step_seconds)

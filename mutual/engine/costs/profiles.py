@@ -18,8 +18,8 @@ from torch import Tensor
 from mutual.data import DataInfo
 from mutual.engine.costs.memory import num_bytes, saved_bytes, state_bytes
 from mutual.engine.environment import Environment
-from mutual.engine.optimization import build_optimizer
-from mutual.group import Group, World, create_peer_model, team_of
+from mutual.engine.parts import make_optimizer
+from mutual.group import Group, World, create_peer_model, team_of, unfit
 from mutual.recipe import Recipe
 
 ROUNDS = 5
@@ -80,7 +80,7 @@ def profile_peers(recipe: Recipe, environment: Environment, info: DataInfo) -> d
     Every process must call it.
 
     Raises:
-        RecipeError: a model or its weights cannot be had.
+        RecipeError: a model or its weights cannot be had, it cannot take the images, or its optimizer cannot be built.
     """
     return {name: _profile(recipe, environment, info, name) for name in recipe.peers}
 
@@ -110,7 +110,7 @@ def _profile(recipe: Recipe, environment: Environment, info: DataInfo, name: str
         model.to(memory_format=torch.channels_last)
     model.train(not frozen).requires_grad_(not frozen)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = None if frozen else build_optimizer(recipe.optimizer_of(name), parameters)
+    optimizer = None if frozen else make_optimizer(recipe, name, parameters)
 
     def forward(images: Tensor) -> Tensor:
         with environment.autocast(), torch.set_grad_enabled(not frozen):
@@ -125,6 +125,10 @@ def _profile(recipe: Recipe, environment: Environment, info: DataInfo, name: str
     number = max(recipe.data.batch_size, 2)  # BatchNorm asks for two in training
     small = torch.rand(number, info.channels, *info.image_size, device=world.device)
     large = torch.cat([small, small])
+    try:
+        forward(small)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise unfit(recipe, name, small, error) from error
     times = [_seconds(partial(update, images), world) for images in (small, large)]
     step = 0.0 if optimizer is None else _seconds(optimizer.step, world)
     image_seconds = min(max(times[1] - times[0], 0.0), times[1] / 2) / len(small)

@@ -1,0 +1,15 @@
+"""Run by torchrun: trains every recipe that is named, one after another."""
+
+import sys
+
+import mutual
+from mutual.engine import run_verb
+
+
+def main():
+    for path in sys.argv[1:]:
+        mutual.fit(mutual.load_recipe(path))
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb(main))

@@ -15,7 +15,7 @@ from mutual.engine.environment import start
 from mutual.engine.evaluation import Scores
 from mutual.engine.folder import RunFolder
 from mutual.engine.parts import build_parts
-from mutual.engine.stale import as_job
+from mutual.engine.stale import as_job, divided
 from mutual.engine.trainer import Trainer
 from mutual.models import read_model
 from mutual.recipe import InputError, Recipe
@@ -54,7 +54,7 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
         StoppedError: SIGTERM, SIGUSR1 or SIGINT came; a checkpoint has been written.
         NonFiniteLossError: a loss diverged; the last good checkpoint stays.
     """
-    recipe = as_job(recipe)
+    recipe = as_job(divided(recipe))
     folder = RunFolder.of(recipe)
     held = folder.holds_checkpoint()
     if held and not (resume or overwrite):

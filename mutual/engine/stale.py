@@ -4,14 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 
 import fsspec
 import safetensors.torch
 from safetensors import SafetensorError
 
-from mutual.group import Group, World
+from mutual.group import Group, World, divide_launch
 from mutual.recipe import Objective, Recipe
+
+
+def divided(recipe: Recipe) -> Recipe:
+    """Returns the recipe of the job that this process is in; every process of the launch must call it.
+
+    One launch may train all peers of a stale exchange. Its processes are then divided into a job for each peer, with a run folder
+    `NAME_PEER` of its own and no process group in common: none waits for another.
+
+    Raises:
+        RecipeError: the recipe names no peers to train, and the processes cannot be divided.
+    """
+    exchange, peers = recipe.exchange, recipe.trainable
+    if exchange.kind != "stale" or exchange.trains:
+        return recipe
+    rank, size = (int(os.environ.get(name) or default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    if size % len(peers):
+        raise recipe.error(
+            "exchange.trains",
+            f"say which peers this job trains, of {', '.join(peers)}; or start a multiple of {len(peers)} processes, to train all",
+        )
+    number, rank = divmod(rank, size // len(peers))
+    try:
+        divide_launch(f"mutual/job/{peers[number]}", rank=rank, size=size // len(peers))
+    except ValueError as error:
+        raise recipe.error("exchange.trains", f"{error}; or say which peers this job trains") from error
+    update = {"name": f"{recipe.name}_{peers[number]}", "exchange": exchange.model_copy(update={"trains": [peers[number]]})}
+    return recipe.model_copy(update=update)
 
 
 def as_job(recipe: Recipe) -> Recipe:

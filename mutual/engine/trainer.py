@@ -213,7 +213,12 @@ class Trainer:
         info, world = self.data.info, self.world
         sizes = self._courier.merged({peer.name: _sizes(peer) for peer in self.group.trainable})
         learners = [f"{name} ({sizes[name]}{self._place(name)})" for name in self.recipe.trainable]
-        frozen = [f"{name} (frozen{self._place(name)})" for name, peer in self.recipe.peers.items() if peer.frozen]
+        published = self.recipe.exchange.reads
+        frozen = [
+            f"{name} ({'as published' if name in published else 'frozen'}{self._place(name)})"
+            for name, peer in self.recipe.peers.items()
+            if peer.frozen
+        ]
         processes = f"{world.size} process{'es' if world.size > 1 else ''} on {world.device.type}, precision {self._environment.precision}"
         data = f"{info.num_train:,} training and {info.num_val:,} validation images, {info.num_classes} classes"
         return f"{self._folder.path}: {', '.join([*learners, *frozen])}; {data}; {processes}"

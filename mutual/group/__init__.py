@@ -8,7 +8,7 @@ from mutual.group.peers import Frozen, MovingAverage, Peer, team_of
 from mutual.group.placement import Placement, asks_costs, parallel, replicated
 from mutual.group.routes import Routes
 from mutual.group.taps import Outputs, TappedModel
-from mutual.group.world import StopPoll, World, flatten, float_buffers, leave, unflatten_
+from mutual.group.world import StopPoll, World, divide_launch, flatten, float_buffers, leave, unflatten_
 
 __all__ = [
     "Edge",
@@ -29,6 +29,7 @@ __all__ = [
     "asks_costs",
     "build_group",
     "create_peer_model",
+    "divide_launch",
     "expand",
     "flatten",
     "float_buffers",

@@ -6,6 +6,7 @@ With one process every method is the identity, so that no caller asks how many t
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -195,6 +196,24 @@ class World:
 def _reduce_and_count(world: World, bucket: Any) -> torch.futures.Future[Tensor]:
     world.traffic.gradient_bytes += 2 * (world.size - 1) / world.size * bucket.buffer().nbytes
     return allreduce_hook(world.team, bucket)  # type: ignore[arg-type]
+
+
+def divide_launch(name: str, *, rank: int, size: int) -> None:
+    """Makes of this process and those that give the same `name` a launch of their own: `size` processes, of which it is number `rank`.
+
+    They meet in the launcher's store, which stays for as long as any of them. What asks the environment afterwards, as Accelerate does,
+    finds them alone.
+
+    Raises:
+        ValueError: the launcher keeps no store.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        raise ValueError("several jobs in one launch need torchrun, or what starts it (accelerate launch --multi_gpu)")
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=PrefixStore(f"{name}/{attempt}", store), rank=rank, world_size=size)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
 
 
 def leave() -> None:

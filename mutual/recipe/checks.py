@@ -204,8 +204,6 @@ def _check_exchange(recipe: Recipe) -> Iterator[Fault]:
         return
     if exchange.folder is None:
         yield Fault("exchange.folder", "a stale exchange needs the folder in which weights are published")
-    if not exchange.trains:
-        yield Fault("exchange.trains", f"say which peers this job trains, of {', '.join(recipe.trainable)}")
     yield from _check_names(recipe, exchange.trains, "exchange.trains")
     for name in exchange.trains:
         if name in recipe.peers and recipe.peers[name].frozen:

@@ -55,7 +55,8 @@ class Exchange(Spec):
     folder: str | None = None
     """stale: a folder that all jobs see, or an address that fsspec knows; weights are published there."""
     trains: list[str] = Field(default_factory=list)
-    """stale: the peers that this job trains; every job names its own."""
+    """stale: the peers that this job trains; every job names its own. Left out, the processes of one launch are divided into a job for each
+    peer, which do not wait for each other."""
     every: Positive = 100
     """stale: updates between two publications, and between two looks at the others'."""
     reads: list[str] = Field(default_factory=list)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from support import ROOT, WORLD, assert_equal_weights, build, command, environment, run, tiny_document, weights
 
-from mutual.engine.stale import Shelf, StaleExchange, as_job
+from mutual.engine.stale import Shelf, StaleExchange, as_job, divided
 from mutual.recipe import RecipeError, load_recipe, parse_recipe
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -114,7 +115,6 @@ def test_a_job_that_begins_anew_is_read_although_its_steps_are_lower(tmp_path):
     ("exchange", "message"),
     [
         ({"kind": "stale", "trains": ["a"]}, "exchange.folder: a stale exchange needs the folder"),
-        ({"kind": "stale", "folder": "x"}, "exchange.trains: say which peers this job trains, of a, b"),
         ({"kind": "stale", "folder": "x", "trains": ["c"]}, "exchange.trains: 'c' is no peer"),
         ({"folder": "x"}, "exchange.folder: belongs to kind: stale"),
     ],
@@ -122,6 +122,40 @@ def test_a_job_that_begins_anew_is_read_although_its_steps_are_lower(tmp_path):
 def test_a_wrong_exchange_is_told_in_a_line(exchange, message):
     with pytest.raises(RecipeError, match=message):
         parse_recipe(tiny_document(exchange=exchange))
+
+
+@pytest.mark.parametrize(
+    ("launched", "message"),
+    [
+        ({}, "exchange.trains: say which peers this job trains, of a, b; or start a multiple of 2 processes, to train all"),
+        ({"WORLD_SIZE": "3", "RANK": "0"}, "start a multiple of 2 processes"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "exchange.trains: several jobs in one launch need torchrun"),
+    ],
+)
+def test_processes_that_cannot_be_divided_among_the_peers_are_told_so(monkeypatch, launched, message):
+    for name in ("WORLD_SIZE", "RANK", "TORCHELASTIC_USE_AGENT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RecipeError, match=message):
+        divided(parse_recipe(stale("x", [])))
+    assert divided(parse_recipe(stale("x", ["a"]))).name == "tiny"
+
+
+@pytest.mark.slow
+def test_one_launch_is_divided_into_a_job_for_each_peer(tmp_path):
+    """Four processes: two train one peer, two the other; each pair has a run of its own, and reads what the other has published."""
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(stale(tmp_path / "shelf", [])))
+    arguments = ["mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path}", "data.batch_size=4"]
+    done = run(*arguments, processes=4)
+    for mine, other in ("ab", "ba"):
+        assert f"tiny_{mine}: {mine} (208 parameters), {other} (as published)" in done.stdout
+        resolved = load_recipe(tmp_path / f"tiny_{mine}" / "recipe.yaml")
+        assert (resolved.exchange.trains, resolved.exchange.reads) == ([mine], [other])
+        assert (tmp_path / "shelf" / f"{mine}.json").exists()
+    assert done.stdout.count("2 processes on cpu") == 2
+    again = run(*arguments, "train.epochs=2", "--resume", processes=4)
+    assert again.stdout.count("done in") == 2
 
 
 @pytest.mark.slow

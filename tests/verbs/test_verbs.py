@@ -277,6 +277,8 @@ def test_every_recipe_builds_and_trains(path, tmp_path):
     }
     overrides = [f"output={tmp_path}", f"data={json.dumps(data)}", "train.epochs=1"]
     overrides += [f"peers.{name}.weights=null" for name, peer in recipe.peers.items() if peer.weights]
+    if recipe.exchange.kind == "stale":
+        overrides += [f"exchange.folder={tmp_path}", f"exchange.trains={json.dumps(list(recipe.trainable))}"]
     result = mutual.fit(mutual.load_recipe(ROOT / path, overrides))
     assert set(result.metrics) >= set(recipe.peers)
     lines = (ROOT / path).read_text().splitlines()

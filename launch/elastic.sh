@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# A job whose machines come and go: on each of them, with the same words (8 processes on a machine, 1 to 4 machines, updates of 512 images)
+# A job whose machines come and go: on each of them, with the same words (1 to 4 machines, 8 processes on each, 512 images at once)
 #
 #   launch/elastic.sh 1:4 8 512 FIRST_HOST:29500 recipes/imagenet/dml_pplcnet_x2_5.yaml [key.path=value ...]
 #
 # When a machine joins or leaves, torchrun ends all processes (they write the checkpoint first, if they can) and starts them anew on those
-# that are there. Every update stays one of as many images, each process takes its share, and the run goes on with the same numbers.
+# that are there. Every update stays one of as many images (times train.accumulate), each process takes its share, and the run goes on
+# with the same numbers.
 set -euo pipefail
 
 if [ "$#" -lt 5 ]; then

@@ -221,6 +221,9 @@ def _check_placement(recipe: Recipe) -> Iterator[Fault]:
                 yield Fault(f"peers.{name}.{key}", "every rank holds all peers; set placement: parallel")
         if peer.rank is not None and not peer.frozen:
             yield Fault(f"peers.{name}.rank", f"{name!r} is trained and has ranks of its own anyway; ranks says how many")
+    unsaid = [name for name, peer in recipe.peers.items() if peer.cost is None]
+    if 0 < len(unsaid) < len(recipe.peers):
+        yield Fault(f"peers.{unsaid[0]}.cost", "say what every peer costs, or of none, so that all are measured")
     if recipe.placement == "replicated":
         return
     if recipe.train.update == "alternating":

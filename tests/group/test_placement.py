@@ -97,6 +97,10 @@ def test_ranks_that_do_not_fit_are_told_in_a_line(ranks, size, message):
         ({"placement": "parallel", "train": {"pause": {"peer": "a", "versus": "b"}}}, "train.pause: is decided where both peers are"),
         ({"peers": {"a": {"model": "support:tiny", "ranks": 2}}, "objectives": [{"loss": "cross_entropy"}]}, "peers.a.ranks: every rank"),
         (
+            {"placement": "parallel", "peers": {"a": {"model": "support:tiny", "cost": 2.0}, "b": {"model": "support:tiny"}}},
+            "peers.b.cost: say what every peer costs, or of none",
+        ),
+        (
             {"placement": "parallel", "peers": {name: {"model": "support:tiny", "rank": "own"} for name in "ab"}},
             "peers.a.rank: 'a' is trained and has ranks of its own anyway",
         ),

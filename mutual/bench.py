@@ -18,7 +18,7 @@ from mutual.recipe import load_recipe
 
 PLACEMENTS = ("replicated", "parallel")
 LATENCY = 20e-6
-"""Seconds that a message takes to begin, in predictions: of the order of what NCCL takes between machines."""
+"""Seconds that a message takes to begin, in predictions: assumed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -77,20 +77,18 @@ class Pace:
         self._loading, self._seconds, self._updates, self._begun = 0.0, 0.0, 0, now
         busy = [sum(pair) for pair in zip(loading, computing, strict=True)]
         slowest = busy.index(max(busy))
-        middle = statistics.median([value for rank, value in enumerate(busy) if rank != slowest])
-        self._judge(slowest, loading[slowest], computing[slowest], middle, seconds / updates)
+        middle = _middle(busy, slowest)
+        before, self._behind = self._behind, rank_behind(busy, seconds / updates)
+        if self._behind is not None and self._behind == before and slowest not in self._told:  # once may be a hiccup
+            self._told.add(slowest)
+            self._warn(slowest, loading[slowest], computing[slowest], busy[slowest] - middle, seconds / updates)
         return {"pace/slowest_rank_ms": 1e3 * busy[slowest], "pace/middle_rank_ms": 1e3 * middle}
 
     def close(self) -> None:
         """Ends the watch."""
         self._watch.close()
 
-    def _judge(self, rank: int, loading: float, computing: float, middle: float, update: float) -> None:
-        late = loading + computing - middle
-        before, self._behind = self._behind, rank if late > NOTICEABLE * update and middle + late > BEHIND * middle else None
-        if self._behind is None or self._behind != before or rank in self._told:  # once may be a hiccup
-            return
-        self._told.add(rank)
+    def _warn(self, rank: int, loading: float, computing: float, late: float, update: float) -> None:
         if self._world.is_main:
             warnings.warn(
                 f"rank {rank}{self._holds(rank)} falls behind: the others wait {1e3 * late:.0f} ms of {1e3 * update:.0f} ms an update "
@@ -114,6 +112,18 @@ class Pace:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
+
+
+def rank_behind(busy: Sequence[float], update: float) -> int | None:
+    """Returns the rank that the others wait for, or None: `busy` are the ranks' seconds by themselves in an update of `update` seconds."""
+    slowest = busy.index(max(busy))
+    middle = _middle(busy, slowest)
+    late = busy[slowest] - middle
+    return slowest if late > NOTICEABLE * update and busy[slowest] > BEHIND * middle else None
+
+
+def _middle(busy: Sequence[float], slowest: int) -> float:
+    return statistics.median([seconds for rank, seconds in enumerate(busy) if rank != slowest])
 
 
 def _elapsed(begin: _Mark, end: _Mark) -> float:

@@ -1,6 +1,7 @@
 """Watch: names the rank that all others wait for while nothing goes on, as what blocks in a collective cannot speak itself.
 
-Every rank's thread says from time to time in the launcher's store where its training stands; the first rank that is alive reads along.
+Every rank's thread says from time to time in the launcher's store where its training stands; the first two ranks read along, the second
+for the first.
 """
 
 from __future__ import annotations

@@ -52,10 +52,13 @@ class Lesson:
         """Returns the weight of this edge's loss when `epoch` epochs are done."""
         return self.edge.weight * self._factor(epoch)
 
-    def value(self, learner: Outputs, heard: Mapping[str, Outputs], labels: Tensor, *, count: int, draw: int, total: int = 0) -> Tensor:
+    def value(
+        self, learner: Outputs, heard: Mapping[str, Outputs], labels: Tensor, *, count: int, draw: int, total: int | None = None
+    ) -> Tensor:
         """Returns the loss, the mean over the first `count` images; sources are read in `heard` and detached.
 
-        With `count` 0 it is the loss of a padding row, finite and of weight 0. All processes of the learner together have `total` images.
+        With `count` 0 it is the loss of a padding row, finite and of weight 0. All processes of the learner have `total` images
+        between them, or are asked.
         """
         real = max(count, 1)
         reads = self.loss.definition
@@ -113,11 +116,11 @@ class Lesson:
         found, keys = heard[name], [distances_key(path) for path in paths]
         return [found[key][rows][:, rows] if key in found else found[path][rows].detach() for path, key in zip(paths, keys, strict=True)]
 
-    def _gathered(self, reading: _Reading, *, empty: bool, total: int) -> tuple[list[Tensor], Tensor, int]:
+    def _gathered(self, reading: _Reading, *, empty: bool, total: int | None) -> tuple[list[Tensor], Tensor, int]:
         """Returns sources and labels of all processes' rows, and where this process' begin; one without images keeps to its padding."""
         own, parts = [*reading.source, reading.labels], self._world.size
         counts = None  # a gate, or missing labels, decide how many rows each process has
-        if not self._skips_unlabelled and self.edge.spec.gate != "correct":
+        if total is not None and not self._skips_unlabelled and self.edge.spec.gate != "correct":
             bounds = [even_part(total, part, parts) for part in range(parts)]
             counts = [end - begin for begin, end in bounds]
         rows, first = self._world.gather_rows([tensor[:0] if empty else tensor for tensor in own], counts)

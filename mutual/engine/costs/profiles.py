@@ -35,7 +35,7 @@ class PeerProfile:
         image_seconds: see there.
         step_seconds: an optimizer step.
         gradient_bytes: what its ranks average; 0 if it is frozen.
-        state_bytes: parameters, buffers, gradients and optimizer state.
+        state_bytes: parameters, buffers, gradients and optimizer state, and the moving average.
         saved_bytes: what the forward of one image keeps for the backward.
     """
 
@@ -137,7 +137,7 @@ def _profile(recipe: Recipe, environment: Environment, info: DataInfo, name: str
         image_seconds=image_seconds,
         step_seconds=step,
         gradient_bytes=num_bytes(parameters),
-        state_bytes=state_bytes([model], optimizer),
+        state_bytes=state_bytes([model] if frozen or recipe.train.ema is None else [model, model], optimizer),
         saved_bytes=saved_bytes(lambda: forward(small), model.parameters()) / len(small),
     )
 

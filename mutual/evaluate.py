@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutual.engine import RunFolder, Scores, evaluate_run, run_verb, say
+from mutual.engine import RunFolder, Scores, evaluate_run, json_text, run_verb, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def verb() -> None:
         scores = evaluate_run(RunFolder(options.run), peer=options.peer, overrides=options.overrides)
-        say(json.dumps(scores) if options.json else table(scores))
+        say(json_text(scores) if options.json else table(scores))
 
     return run_verb(verb)
 

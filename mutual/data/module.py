@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mutual.data.batch import Batch, DataInfo, Window
+from mutual.data.fingerprint import fingerprint
 from mutual.data.loading import Loaded, TrainRequests, eval_requests
 from mutual.data.plan import EpochPlan
 from mutual.data.sources import Source, read_source, with_unlabelled
@@ -23,10 +24,16 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 class DataModule:
-    """Both splits of a data set, loaded as a pure function of (seed, epoch, window, rank)."""
+    """Both splits of a data set, loaded as a pure function of (seed, epoch, window, rank).
 
-    def __init__(self, spec: Data, info: DataInfo, train: Loaded, val: Loaded, *, seed: int) -> None:
+    Attributes:
+        info: what the data set is.
+        fingerprint: by which a resumed run, and every rank, knows whether these are the same data.
+    """
+
+    def __init__(self, spec: Data, info: DataInfo, train: Loaded, val: Loaded, *, seed: int, fingerprint: Mapping[str, Any]) -> None:
         self.info = info
+        self.fingerprint = fingerprint
         self._spec = spec
         self._train = train
         self._val = val
@@ -124,7 +131,7 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
             raise ValueError(
                 f"{name} gives images of {found}, wanted are {(info.channels, *info.image_size)}; end it with a crop or a resize"
             )
-    return DataModule(spec, info, train, val, seed=seed)
+    return DataModule(spec, info, train, val, seed=seed, fingerprint=fingerprint(info, train_split, source.val))
 
 
 def build_preprocess(spec: Data, info: DataInfo) -> Pipeline:

@@ -4,6 +4,7 @@ from mutual.engine.commandline import run_verb, say
 from mutual.engine.costs import Cost, Forecast, Link, compare, forecast
 from mutual.engine.evaluation import Scores
 from mutual.engine.exporting import export_model
+from mutual.engine.files import json_text
 from mutual.engine.fit import RunResult, fit, load_peer, peer_file
 from mutual.engine.folder import RunFolder
 from mutual.engine.scoring import evaluate_run, predict_images
@@ -20,6 +21,7 @@ __all__ = [
     "export_model",
     "fit",
     "forecast",
+    "json_text",
     "load_peer",
     "peer_file",
     "predict_images",

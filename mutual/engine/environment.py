@@ -65,13 +65,15 @@ def start(recipe: Recipe) -> Environment:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    return Environment(accelerator, world, precision_of(recipe))
+    return Environment(accelerator, world, recipe.train.precision or launched_precision(recipe))
 
 
-def precision_of(recipe: Recipe) -> Precision:
-    """Returns the recipe's precision, or else what `accelerate launch` was told, or else `no`."""
-    if recipe.train.precision is not None:
-        return recipe.train.precision
+def launched_precision(recipe: Recipe) -> Precision:
+    """Returns what `accelerate launch` was told, or else `no`.
+
+    Raises:
+        RecipeError: it was told a precision that peers cannot be trained in.
+    """
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if launched == "fp16":
         return "fp16"

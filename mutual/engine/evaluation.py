@@ -38,7 +38,7 @@ class Evaluator:
         members = [*peers, *([ENSEMBLE] if self._ensemble else [])]
         self._device = device
         self._metrics = {member: {name: metric.to(device) for name, metric in self._kind.metrics().items()} for member in members}
-        self._pairs: dict[str, Metric] = {name: MeanMetric().to(device) for name in ("agreement", "kl")}
+        self._pairs: dict[str, Metric] = {name: _mean().to(device) for name in ("agreement", "kl")}
 
     @torch.no_grad()
     def __call__(
@@ -80,7 +80,7 @@ class Evaluator:
             self._pairs["kl"].update(divergence, weight=len(labels))
 
     def _compute(self) -> Scores:
-        scores = {member: _read(metrics) for member, metrics in self._metrics.items()}
+        scores = {member: _known(_read(metrics)) for member, metrics in self._metrics.items()}
         if len(self._peers) > 1:
             scores["pairs"] = _read(self._pairs)
         return scores
@@ -125,7 +125,7 @@ class _OneClass:
         if self._num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(self._num_classes, top_k=5, average="micro", validate_args=False)
         calibration = MulticlassCalibrationError(self._num_classes, n_bins=15, validate_args=False)
-        return {**metrics, "nll": MeanMetric(), "ece": calibration}
+        return {**metrics, "nll": _mean(), "ece": calibration}
 
     def log_probabilities(self, logits_BC: Tensor) -> Tensor:
         return F.log_softmax(logits_BC, dim=1)
@@ -151,7 +151,10 @@ class _SeveralLabels:
         self._num_classes = num_classes
 
     def metrics(self) -> dict[str, Metric]:
-        return {"map": MultilabelAveragePrecision(self._num_classes, average="macro", validate_args=False), "nll": MeanMetric()}
+        return {
+            "map": MultilabelAveragePrecision(self._num_classes, average="macro", validate_args=False),
+            "nll": _mean(),
+        }
 
     def log_probabilities(self, logits_BC: Tensor) -> Tensor:
         return torch.stack([F.logsigmoid(logits_BC), F.logsigmoid(-logits_BC)])  # of yes, of no
@@ -169,6 +172,16 @@ class _SeveralLabels:
         both = [self.log_probabilities(logits) for logits in logits_MBC]
         kl = [(p.exp() * (p - q)).sum(dim=(0, 2)).mean() for p, q in permutations(both, 2)]
         return torch.stack(kl).mean()
+
+
+def _mean() -> MeanMetric:
+    """Returns a mean that is not a number where one of its values is not; by default torchmetrics leaves such values out."""
+    return MeanMetric(nan_strategy=math.nan)  # with "disable" it forgets the weights (torchmetrics 1.9)
+
+
+def _known(row: dict[str, float]) -> dict[str, float]:
+    """Returns the scores of a member; one whose NLL is not a number for some image has none, as its guesses there mean nothing."""
+    return dict.fromkeys(row, math.nan) if math.isnan(row["nll"]) else row
 
 
 def _read(metrics: dict[str, Metric]) -> dict[str, float]:

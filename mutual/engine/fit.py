@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
-from mutual.engine.checkpoints import Checkpoints
 from mutual.engine.costs import settled
-from mutual.engine.environment import start
+from mutual.engine.environment import Environment, start
 from mutual.engine.evaluation import Scores
-from mutual.engine.folder import RunFolder
+from mutual.engine.folder import BEST, RunFolder
+from mutual.engine.opening import check_data, chosen_checkpoint, held, resumed_recipe
 from mutual.engine.parts import build_parts
+from mutual.engine.resolving import environment_notes, resolved, threads
 from mutual.engine.stale import as_job, divided
 from mutual.engine.trainer import Trainer
+from mutual.group import agreed
 from mutual.models import read_model
 from mutual.recipe import InputError, Recipe
-
-_FREE_TO_CHANGE = re.compile(
-    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate)|data\.(batch_size|workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
-)
 
 
 @dataclass(frozen=True)
@@ -50,40 +47,57 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
 
     Raises:
         RecipeError: the recipe, the data or the launcher do not fit; nothing has been written.
-        InputError: the run folder holds a checkpoint, and neither `resume` nor `overwrite` was given.
+        InputError: the run folder holds a run, and neither `resume` nor `overwrite` was given; another training holds it; it is not
+            ours; or what it holds is damaged. Nothing in it has been changed.
         StoppedError: SIGTERM, SIGUSR1 or SIGINT came; a checkpoint has been written.
         NonFiniteLossError: a loss diverged; the last good checkpoint stays.
     """
     recipe = as_job(divided(recipe))
     folder = RunFolder.of(recipe)
-    held = folder.holds_checkpoint()
-    if held and not (resume or overwrite):
-        raise InputError(f"{folder.path} holds a checkpoint; add --resume to go on, --overwrite to start anew, or give another name=...")
-    begun = folder.recipe() if held and resume else None
-    if begun is not None:
-        _check_same(recipe, begun)
     environment = start(recipe)
-    recipe = settled(recipe, environment, begun)
+    world = environment.world
+    with held(folder, world):
+        begun = resumed_recipe(folder, recipe, world, resume=resume, overwrite=overwrite)
+        recipe = resolved(recipe, begun)
+        with threads(recipe.train.threads or 1):
+            environment = replace(environment, precision=recipe.train.precision or "no")
+            recipe = settled(recipe, environment, begun)
+            trainer = _build(recipe, environment, folder, resume=resume)
+            try:
+                trainer.run()
+            finally:
+                trainer.close()
+        best = agreed(world, lambda: _best_peer(folder) if world.is_main else "")[0]
+    return RunResult(folder.path, best, trainer.scores)
+
+
+def _build(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool) -> Trainer:
+    """Returns the trainer at the point where the run stands; the first thing that writes into the run folder."""
+    world = environment.world
     data, group, optimizations = build_parts(recipe, environment)
+    check_data(data, world)
     trainer = Trainer(recipe, environment, data, group, optimizations, folder)
-    files = Checkpoints(folder.checkpoints, keep=recipe.checkpoint.keep).latest() if resume else None
+    files = chosen_checkpoint(folder, world) if resume else None
     if files is not None:
         trainer.resume(files)
-    environment.world.barrier()
-    if environment.world.is_main:
-        if files is None:
+    world.barrier()
+    if world.is_main:
+        if not resume:
             folder.clear()
-        folder.write_recipe(recipe)
-    environment.world.barrier()
+        folder.begin(recipe, environment_notes(world))
+    world.barrier()
     trainer.open_tracker()
-    if environment.world.is_main:
+    if world.is_main:
         for (name, path), size in group.exchange.routes.raw_maps.items():
             warnings.warn(f"{name}.{path} travels as feature maps, {size:,} bytes an image; a vector (`fc:input`) is smaller", stacklevel=2)
-    try:
-        trainer.run()
-    finally:
-        trainer.close()
-    return RunResult(folder.path, folder.read_best()["peer"], trainer.scores)
+    return trainer
+
+
+def _best_peer(folder: RunFolder) -> str:
+    """Returns the best peer of a finished run, whose weights are there and whole."""
+    peer = folder.best_peer()
+    folder.verified(BEST, peer)
+    return peer
 
 
 def load_peer(run: str | Path, *, peer: str = "best") -> nn.Module:
@@ -97,34 +111,14 @@ def load_peer(run: str | Path, *, peer: str = "best") -> nn.Module:
 
 
 def peer_file(folder: RunFolder, peer: str) -> Path:
-    """Returns the file of the best weights of `peer`, which may be `best`.
+    """Returns the file of the best weights of `peer`, which may be `best`, after a look at its checksum.
 
     Raises:
-        InputError: there is no such run, no such peer in it, or no epoch has been evaluated.
+        InputError: there is no such run, no such peer in it, no epoch has been evaluated, or the file is not as it was written.
     """
     recipe = folder.recipe()
-    best = folder.read_best()
-    name = best["peer"] if peer == "best" else peer
+    best = folder.best_peer()
+    name = best if peer == "best" else peer
     if name not in recipe.trainable:
-        raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {', '.join(recipe.trainable)}, and `best` is {best['peer']}")
-    return folder.best(name)
-
-
-def _check_same(recipe: Recipe, trained: Recipe) -> None:
-    """Refuses to go on with a recipe whose numbers would be others than those of the run so far."""
-    changed = _differences(trained.model_dump(mode="json"), recipe.model_dump(mode="json"))
-    for path, (old, new) in changed.items():
-        raise recipe.error(
-            path, f"the run was begun with {old!r} and cannot go on with {new!r}; give the old value, or --overwrite, or another name=..."
-        )
-
-
-def _differences(old: object, new: object, path: str = "") -> dict[str, tuple[object, object]]:
-    if _FREE_TO_CHANGE.fullmatch(path) or old == new:
-        return {}
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return {path: (old, new)}
-    found: dict[str, tuple[object, object]] = {}
-    for key in dict.fromkeys([*old, *new]):
-        found |= _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-    return found
+        raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {', '.join(recipe.trainable)}, and `best` is {best}")
+    return folder.verified(BEST, name)

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mutual.engine.files import remove_unfinished, write_file
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+
+from mutual.engine.checkpoints import Checkpoints
+from mutual.engine.files import MARK, json_text, remove, unfinished, write_file
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
-_OURS = ("recipe.yaml", "metrics.jsonl", "checkpoints", "last", "best", "export")
+RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
+BEST, LAST = "best", "last"
+EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
+_EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
+_PLACES = (RECIPE, METRICS, "checkpoints", LAST, BEST, "export")
+
+
+_DIGEST = "# sha256 of the lines above: "
+
+
+class _Mark(BaseModel):
+    """What stands in the file that makes a folder ours: the peers whose weights we write into it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    peers: list[Annotated[StrictStr, Field(pattern=r"^[A-Za-z]\w*$")]]
+
+
+class Best(BaseModel):
+    """best.json: the best peer, by which metric, every peer's best scores, and the sha256 of the weights files.
+
+    A file that is being replaced has two digests, its own before and after, so that a kill leaves it with one that holds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    peer: StrictStr | None
+    metric: StrictStr
+    peers: dict[str, dict[str, int | float | None]]
+    sha256: dict[str, list[StrictStr]]
 
 
 @dataclass(frozen=True)
@@ -27,68 +59,137 @@ class RunFolder:
         return cls(Path(recipe.output) / recipe.name)
 
     @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
     def export(self) -> Path:
         """Folder that `mutual.export` writes to."""
         return self.path / "export"
 
-    def last(self, peer: str) -> Path:
-        """The peer's weights at the end of the last finished epoch."""
-        return self.path / "last" / f"{peer}.safetensors"
+    def checkpoints(self, *, keep: int = 1) -> Checkpoints:
+        """The run's checkpoints, of which the last `keep` stay."""
+        return Checkpoints(self.path, keep=keep)
 
-    def best(self, peer: str) -> Path:
-        """The peer's best weights."""
-        return self.path / "best" / f"{peer}.safetensors"
+    def weights(self, kind: str, peer: str) -> Path:
+        """The peer's weights: its `best` ones, or the `last`, from the end of the last finished epoch."""
+        return self.path / kind / f"{peer}.safetensors"
 
-    def holds_checkpoint(self) -> bool:
-        """True where a training has left something to resume from."""
-        return any(self.checkpoints.glob("step_*"))
+    def holds_run(self) -> bool:
+        """True where a training has left something that cost time: checkpoints or weights."""
+        return bool(self.checkpoints().paths()) or any(any((self.path / kind).glob("*.safetensors")) for kind in (BEST, LAST))
+
+    def check_ours(self) -> None:
+        """Refuses a folder in which there are files of a run's names without our mark beside them.
+
+        Raises:
+            InputError: there are, or the folder is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file, where the run's folder should be; give another name=... or output=...")
+        foreign = [name for name in _PLACES if (self.path / name).exists()]
+        if foreign and not (self.path / MARK).exists():
+            raise InputError(
+                f"{self.path} holds {', '.join(foreign)} and not the mark of a run ({MARK}), so that they are left alone; "
+                "give another name=... or output=..."
+            )
 
     def clear(self) -> None:
         """Removes what earlier trainings wrote, and nothing else."""
-        for name in _OURS:
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        for events in self.path.glob("events.out.tfevents.*"):
-            events.unlink()
+        if (self.path / MARK).exists():
+            remove(self._written(self._mark().peers), root=self.path)
 
-    def write_recipe(self, recipe: Recipe) -> None:
-        """Writes the resolved recipe."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(self.path)
-        write_file(self.path / "recipe.yaml", dump_recipe(recipe).encode())
+    def begin(self, recipe: Recipe, notes: dict[str, Any]) -> None:
+        """Marks the folder as ours and writes the resolved recipe, with `notes` that nothing reads, and a checksum."""
+        text = dump_recipe(recipe, notes=notes)
+        write_file(self.path / MARK, _Mark(peers=list(recipe.peers)).model_dump_json().encode())
+        write_file(self.path / RECIPE, f"{text}{_DIGEST}{_sha256(text.encode())}\n".encode())
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
         """Returns the recipe that was trained here, with `overrides` (key.path=value).
 
         Raises:
-            InputError: this is no run folder.
+            InputError: this is no run folder, or its recipe was changed.
         """
-        if not (self.path / "recipe.yaml").exists():
+        file = self.path / RECIPE
+        if not file.is_file():
             raise InputError(
-                f"{self.path} is no run folder: it holds no recipe.yaml; give the folder that a training wrote, such as runs/NAME"
+                f"{self.path} is no run folder: it holds no {RECIPE}; give the folder that a training wrote, such as runs/NAME"
             )
-        return load_recipe(self.path / "recipe.yaml", overrides)
+        text, _, digest = file.read_bytes().rpartition(_DIGEST.encode())
+        if digest.strip() != _sha256(text).encode():
+            raise InputError(f"{file} is not as the run wrote it; undo the change, and give other values as key.path=value")
+        return load_recipe(file, overrides)
 
-    def write_best(self, best: dict[str, Any]) -> None:
-        """Writes which peer is best, by which metric, and every peer's best epoch."""
-        write_file(self.path / "best" / "best.json", json.dumps(best, indent=1).encode())
+    def write_best(self, best: Best) -> None:
+        """Writes which peer is best, by which metric, every peer's best scores and the digests of the weights."""
+        write_file(self._best_file, json_text(best.model_dump(), indent=1).encode())
 
-    def read_best(self) -> dict[str, Any]:
+    def read_best(self) -> Best:
         """Returns what `write_best` wrote.
 
         Raises:
-            InputError: no epoch of this run has been evaluated yet.
+            InputError: there is none yet, or it is damaged.
         """
         try:
-            best: dict[str, Any] = json.loads((self.path / "best" / "best.json").read_text())
+            return Best.model_validate_json(self._best_file.read_bytes())
         except FileNotFoundError as error:
             raise InputError(f"{self.path} has no best weights yet: no epoch has been evaluated") from error
-        return best
+        except (ValidationError, NotADirectoryError, IsADirectoryError) as error:
+            raise InputError(f"{self._best_file} is damaged; resume the run, which writes it anew at the next epoch's end") from error
+
+    def best_peer(self) -> str:
+        """Returns the name of the best peer.
+
+        Raises:
+            InputError: no epoch has been evaluated, or no peer's best weights are left.
+        """
+        peer = self.read_best().peer
+        if peer is None:
+            raise InputError(f"{self.path} has no best weights yet: no epoch has been evaluated since they were lost or the run began")
+        return peer
+
+    def digests(self) -> dict[str, list[str]]:
+        """Returns by file the digests that best.json has for the weights; none where it is missing or damaged."""
+        try:
+            return self.read_best().sha256
+        except InputError:
+            return {}
+
+    def verified(self, kind: str, peer: str) -> Path:
+        """Returns the file of the peer's `best` or `last` weights, which is as best.json says.
+
+        Raises:
+            InputError: it is missing, or another than the run wrote.
+        """
+        path = self.weights(kind, peer)
+        try:
+            digest = _sha256(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise InputError(f"{path} is missing; resume the run, or take another peer with --peer") from error
+        if digest not in self.read_best().sha256.get(f"{kind}/{peer}", []):
+            raise InputError(f"{path} is damaged: its checksum is not the one in best.json; bring it back, or train anew")
+        return path
+
+    @property
+    def _best_file(self) -> Path:
+        return self.path / BEST / "best.json"
+
+    def _mark(self) -> _Mark:
+        try:
+            return _Mark.model_validate_json((self.path / MARK).read_bytes())
+        except ValidationError as error:
+            raise InputError(f"{self.path / MARK} is damaged; the folder is left alone: give another name=... or output=...") from error
+
+    def _written(self, peers: Sequence[str]) -> Iterator[Path]:
+        """Yields the files that trainings and exports of `peers` write here, whether they are there or not."""
+        for path in (self.path / RECIPE, self.path / METRICS, self._best_file):
+            yield from (path, unfinished(path))
+        for peer in peers:
+            for path in (self.weights(BEST, peer), self.weights(LAST, peer)):
+                yield from (path, unfinished(path))
+            for suffix in EXPORT_SUFFIXES.values():
+                path = self.export / f"{peer}{suffix}"
+                yield from (path, unfinished(path))
+        yield from self.checkpoints().written()
+        yield from (path for path in self.path.iterdir() if _EVENTS.fullmatch(path.name))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

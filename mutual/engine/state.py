@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mutual.data import data_changes
 from mutual.engine.courier import Courier
 from mutual.engine.evaluation import Scores
 from mutual.engine.meters import NonFiniteLossError, TrainMeter
@@ -31,6 +32,15 @@ class Progress:
     update: int = 0
 
 
+@dataclass(frozen=True)
+class Restored:
+    """What a checkpoint says to the loop: how far the run is, its last evaluation, and the lines of its metrics.jsonl so far."""
+
+    progress: Progress
+    scores: Scores
+    lines: list[str]
+
+
 class RunState:
     """Everything that a bitwise resume needs, wherever the peers stand."""
 
@@ -45,8 +55,9 @@ class RunState:
         world: World,
         courier: Courier,
         window_size: int,
+        fingerprint: Mapping[str, Any],
     ) -> None:
-        """Looks after the state of these parts; an update is of `window_size` images."""
+        """Looks after the state of these parts; an update is of `window_size` images of the data that have this fingerprint."""
         self._recipe = recipe
         self._group = group
         self._optimizations = optimizations
@@ -55,18 +66,24 @@ class RunState:
         self._world = world
         self._courier = courier
         self._window_size = window_size
+        self._fingerprint = dict(fingerprint)
 
-    def restore(self, files: Mapping[str, bytes]) -> tuple[Progress, Scores]:
-        """Takes over the state that a checkpoint holds, and returns how far the run was and what its last evaluation gave.
+    def restore(self, files: Mapping[str, bytes]) -> Restored:
+        """Takes over the state that a checkpoint holds, and returns what of it belongs to the loop.
 
         Raises:
-            InputError: its updates are of another number of images, or a frozen peer has other weights now.
+            InputError: its updates are of another number of images, the data or a frozen peer's weights are others now.
         """
         state = torch.load(io.BytesIO(files["training.pt"]), map_location="cpu", weights_only=True)
         if state["window_size"] != self._window_size:
             raise InputError(
                 f"the checkpoint's updates are of {state['window_size']} images (batch_size x processes x accumulate), this run's of "
                 f"{self._window_size}; start as many processes as before, or set data.batch_size so that they agree"
+            )
+        if state["data"] != self._fingerprint:
+            changes = data_changes(state["data"], self._fingerprint)
+            raise self._recipe.error(
+                "data", f"these are not the data that the run was begun with: {changes}; give them back, or --overwrite"
             )
         for name, digest in self._frozen_digests().items():
             if digest != state["frozen"][name]:
@@ -84,14 +101,17 @@ class RunState:
             buffers = float_buffers(peer.modules)
             if buffers:
                 unflatten_(buffers, _of_rank(own["buffers"], team_of(peer)).to(self._world.device))
-        return Progress(**state["progress"]), state["scores"]
+        self._best.check_files()
+        return Restored(Progress(**state["progress"]), state["scores"], state["lines"])
 
-    def files(self, progress: Progress, scores: Scores) -> dict[str, bytes | None]:
+    def files(self, progress: Progress, scores: Scores, lines: Sequence[str]) -> dict[str, bytes | None]:
         """Returns on the main process the contents of a checkpoint; every process must call it."""
         state = {
             "window_size": self._window_size,
             "progress": asdict(progress),
             "scores": scores,
+            "lines": list(lines),
+            "data": self._fingerprint,
             "meter": self._meter.state_dict(),
             "best": self._best.state_dict(),
             "frozen": self._frozen_digests(),

@@ -15,7 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from mutual.engine.evaluation import ENSEMBLE, Scores
-from mutual.engine.files import write_file
+from mutual.engine.files import json_text, write_file
 from mutual.engine.meters import TrainMetrics
 from mutual.recipe import Recipe, dump_recipe
 
@@ -25,25 +25,29 @@ _CHARTS = ("train_loss", "train_top1", "eval_top1", "eval_map", "eval_nll", "eva
 
 
 class Tracker:
-    """What the main process tells the world about a run; on other processes it is silent."""
+    """What the main process tells the world about a run; on other processes it is silent.
+
+    Attributes:
+        lines: those of metrics.jsonl so far, on the main process.
+    """
 
     def __init__(
-        self, recipe: Recipe, accelerator: Accelerator, folder: Path, *, step: int, epochs_done: int, updates_per_epoch: int
+        self, recipe: Recipe, accelerator: Accelerator, folder: Path, *, step: int, lines: Sequence[str], updates_per_epoch: int
     ) -> None:
-        """Begins, or goes on at `step` after `epochs_done` epochs: what was written beyond them is taken back."""
+        """Begins, or goes on at `step` with the `lines` of metrics.jsonl so far: what was written beyond them is taken back."""
         self._recipe = recipe
         self._accelerator = accelerator
         self._path = folder / "metrics.jsonl"
         self._updates_per_epoch = updates_per_epoch
         self._main = accelerator.is_main_process
-        self._lines = [line for line in _read_lines(self._path) if json.loads(line)["epoch"] <= epochs_done]
+        self.lines = list(lines)
         self._clock = time.perf_counter()
         self._images = 0.0
         self._seconds = 0.0
         self._bar: tqdm[Any] | None = None
         if not self._main:
             return
-        write_file(self._path, "".join(self._lines).encode())
+        write_file(self._path, "".join(self.lines).encode())
         accelerator.init_trackers(recipe.name, init_kwargs={"tensorboard": {"purge_step": step + 1 if step else None}})
         if step == 0:
             self._introduce(accelerator.get_tracker("tensorboard", unwrap=True))
@@ -107,14 +111,13 @@ class Tracker:
             record["eval"] = scores
             values = {f"eval_{metric}/{member}": value for member, row in scores.items() for metric, value in row.items()}
             self._accelerator.log(values, step=step)
-        self._lines.append(json.dumps(record) + "\n")
-        write_file(self._path, "".join(self._lines).encode())
+        self.lines.append(json_text(record) + "\n")
+        write_file(self._path, "".join(self.lines).encode())
         self.say(table_line(self._recipe, epoch, speed, train, scores))
-        evaluations = [json.loads(line).get("eval") for line in self._lines]
-        divergences = [each["pairs"]["kl"] for each in evaluations if each is not None and "pairs" in each]
+        evaluations = [json.loads(line).get("eval") for line in self.lines]
+        divergences = [each["pairs"]["kl"] for each in evaluations if each is not None and each.get("pairs", {}).get("kl") is not None]
         if scores is not None and len(divergences) > 1 and max(divergences[-2:]) < COPIES_KL:  # once may be a collapse that passes
-            kl = divergences[-1]
-            self.say(f"note: the peers have become copies of each other (mean pairwise KL {kl:.1e}): nothing is left to teach")
+            self.say(f"note: the peers have become copies of each other (mean pairwise KL {divergences[-1]:.1e}): nothing is left to teach")
 
     def close(self) -> None:
         """Writes out and closes TensorBoard's file."""
@@ -166,10 +169,6 @@ def _cells(row: dict[str, float] | None, columns: Sequence[str]) -> str:
 
 def _short(value: float) -> str:
     return f"{value:7.4f}" if abs(value) < 10 else f"{value:7.6g}"
-
-
-def _read_lines(path: Path) -> list[str]:
-    return path.read_text().splitlines(keepends=True) if path.exists() else []
 
 
 def _flatten(value: Any, path: str = "") -> Iterable[tuple[str, str | int | float | bool]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mutual.data import Batch, DataModule, Window
-from mutual.engine.checkpoints import Checkpoints
 from mutual.engine.courier import Courier
 from mutual.engine.environment import Environment
 from mutual.engine.evaluation import Evaluator, Scores
@@ -53,12 +53,22 @@ class Trainer:
         self._courier = Courier(self.world, group.placement)
         self._stale = StaleExchange(recipe, group, self.world)
         self._sent = (0.0, 0.0, 0)
-        self._checkpoints = Checkpoints(folder.checkpoints, keep=recipe.checkpoint.keep)
+        self._checkpoints = folder.checkpoints(keep=recipe.checkpoint.keep)
+        self._saved: Progress | None = None
+        self._lines: list[str] = []
         self._best = BestWeights(recipe, folder, group, data.info, self._courier)
         self._folder = folder
         self._meter = TrainMeter(group.edges, recipe.trainable, self.world, counts=group.counts)
         self._state = RunState(
-            recipe, group, optimizations, self._meter, self._best, world=self.world, courier=self._courier, window_size=window_size
+            recipe,
+            group,
+            optimizations,
+            self._meter,
+            self._best,
+            world=self.world,
+            courier=self._courier,
+            window_size=window_size,
+            fingerprint=data.fingerprint,
         )
         self._pausing = Pausing(recipe.train.pause, self.world)
         self._pace = Pace(group, self.world, synchronized_forwards=recipe.train.sync_batchnorm)
@@ -115,9 +125,11 @@ class Trainer:
         """Takes over the state that a checkpoint holds.
 
         Raises:
-            InputError: its updates are of another number of images, or a frozen peer has other weights now.
+            InputError: its updates are of another number of images, the data or a frozen peer's weights are others now.
         """
-        self.progress, self.scores = self._state.restore(files)
+        restored = self._state.restore(files)
+        self.progress, self.scores, self._lines = restored.progress, restored.scores, restored.lines
+        self._saved = replace(self.progress)
 
     def open_tracker(self) -> None:
         """Begins to log, at the point where the run stands."""
@@ -126,7 +138,7 @@ class Trainer:
             self._environment.accelerator,
             self._folder.path,
             step=self.progress.update,
-            epochs_done=self.progress.epoch,
+            lines=self._lines,
             updates_per_epoch=self._num_windows,
         )
         self._tracker.say(self._description())
@@ -147,13 +159,10 @@ class Trainer:
         epoch = progress.epoch + 1
         evaluated = epoch % self.recipe.train.eval_every == 0 or epoch == self.recipe.train.epochs
         scores = self._evaluate() if evaluated else None
-        self._best.write_last()
-        if scores is not None:
-            self._best.update(scores, epoch)
+        self._best.finish_epoch(epoch, scores)
         self._tracker.log_epoch(epoch, progress.update, self._meter.end_epoch(), scores)
         progress.epoch, progress.window = epoch, 0
-        every = self.recipe.checkpoint.every_epochs
-        if (every is not None and epoch % every == 0) or epoch == self.recipe.train.epochs:
+        if self._epoch_checkpoint_due(epoch):
             self._save()
 
     def _windows(self) -> Iterator[Window]:
@@ -191,8 +200,14 @@ class Trainer:
         return {"traffic/gradients_mb": gradient_mb, "traffic/exchange_mb": exchange_mb}
 
     def _checkpoint_due(self) -> bool:
-        every = self.recipe.checkpoint.every_steps
-        return every is not None and self.progress.update % every == 0
+        every, progress = self.recipe.checkpoint.every_steps, self.progress
+        if every is None or progress.update % every:
+            return False
+        return progress.window < self._num_windows or not self._epoch_checkpoint_due(progress.epoch + 1)  # that one is of the same step
+
+    def _epoch_checkpoint_due(self, epoch: int) -> bool:
+        every = self.recipe.checkpoint.every_epochs
+        return (every is not None and epoch % every == 0) or epoch == self.recipe.train.epochs
 
     def _stop(self, signals: StopSignals) -> None:
         self._save()
@@ -200,13 +215,16 @@ class Trainer:
         raise StoppedError(f"stopped by {cause} after step {self.progress.update}; the checkpoint is written, go on with --resume")
 
     def _save(self) -> None:
-        """Writes a checkpoint; every process must call it, and no weights of a diverged run get into it."""
+        """Writes a checkpoint, once; every process must call it, and no weights of a diverged run get into it."""
+        if self._saved == self.progress:
+            return
         if self._meter.pending:
             self._log()
         self._state.check_weights(self.progress.update)
-        files = self._state.files(self.progress, self.scores)
+        files = self._state.files(self.progress, self.scores, self._tracker.lines)
         if self.world.is_main:
             self._checkpoints.save(self.progress.update, {name: content for name, content in files.items() if content is not None})
+        self._saved = replace(self.progress)
         self.world.barrier()
 
     def _description(self) -> str:

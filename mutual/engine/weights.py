@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+import math
+import warnings
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from mutual.data import DataInfo
 from mutual.engine.courier import Courier
 from mutual.engine.evaluation import Scores
 from mutual.engine.files import write_file
-from mutual.engine.folder import RunFolder
+from mutual.engine.folder import BEST, LAST, Best, RunFolder
 from mutual.group import Group
 from mutual.models import ModelCard, model_bytes
-from mutual.recipe import Recipe
+from mutual.recipe import InputError, Recipe
+
+_WORST = (-math.inf, -math.inf)
 
 
 class BestWeights:
-    """Writes `last/` and `best/` of the trainable peers; among equal metrics the lower NLL wins."""
+    """Writes `last/`, `best/` and best.json of the trainable peers; among equal metrics the lower NLL wins.
+
+    A peer whose metric or NLL is not a finite number is worse than any other.
+    """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, group: Group, info: DataInfo, courier: Courier) -> None:
         self._recipe = recipe
@@ -25,46 +34,76 @@ class BestWeights:
         self._info = info
         self._courier = courier
         self._metric = recipe.train.best_metric or ("map" if info.multi_label else "top1")
-        self._main = courier.is_main
         self._peers: dict[str, dict[str, float]] = {}
+        self._sha256: dict[str, str] = {}
 
     @property
-    def best_peer(self) -> str:
-        """Name of the best peer so far."""
-        return max(self._peers, key=lambda name: self._merit(self._peers[name]))
+    def best_peer(self) -> str | None:
+        """Name of the best peer so far; None before the first evaluation."""
+        return max(self._peers, key=lambda name: self._merit(self._peers[name]), default=None)
 
-    def write_last(self) -> None:
-        """Writes every trainable peer's weights as they are now; every process must call it."""
-        for name in self._recipe.trainable:
-            self._write(name, self._folder.last(name))
+    def finish_epoch(self, epoch: int, scores: Scores | None) -> None:
+        """Writes every trainable peer's weights, those that are better than ever after `epoch` as the best too, and best.json.
 
-    def update(self, scores: Scores, epoch: int) -> None:
-        """Writes the weights of each trainable peer that is better than ever after `epoch`, and best.json.
-
-        Every process must call it, with the same scores.
+        Every process must call it, with the same scores; None where the epoch was not evaluated.
         """
-        for name in self._recipe.trainable:
-            if name not in self._peers or self._merit(scores[name]) > self._merit(self._peers[name]):
-                self._write(name, self._folder.best(name))
+        contents = {name: self._courier.bring(name, partial(self._content, name)) for name in self._recipe.trainable}
+        if not self._courier.is_main:
+            return
+        files: dict[tuple[str, str], bytes] = {}
+        for name, content in contents.items():
+            assert content is not None, "the main process is brought all"
+            files[LAST, name] = content
+            if scores is not None and (name not in self._peers or self._merit(scores[name]) > self._merit(self._peers[name])):
+                files[BEST, name] = content
                 self._peers[name] = {"epoch": epoch, **scores[name]}
-        if self._main:
-            self._folder.write_best({"peer": self.best_peer, "metric": self._metric, "peers": self._peers})
+        self._write(files)
+
+    def check_files(self) -> None:
+        """Looks, when a run is resumed, whether the best weights are still those that were written; to be called after `load_state_dict`.
+
+        A peer that has lost them is told of, and its best begins anew with the next evaluation.
+        """
+        for name in list(self._peers) if self._courier.is_main else []:
+            try:
+                self._folder.verified(BEST, name)
+            except InputError as error:
+                if not self._is_as_saved(name):
+                    warnings.warn(f"{error}; the best of peer {name!r} begins anew", stacklevel=2)
+                    del self._peers[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns every peer's best scores so far."""
-        return {"peers": self._peers}
+        """Returns every peer's best scores so far, and the digests of the files."""
+        return {"peers": self._peers, "sha256": self._sha256}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
-        self._peers = state["peers"]
+        self._peers = dict(state["peers"])
+        self._sha256 = dict(state["sha256"])
 
-    def _merit(self, row: dict[str, float]) -> tuple[float, float]:
+    def _merit(self, row: Mapping[str, float]) -> tuple[float, float]:
+        if not (math.isfinite(row[self._metric]) and math.isfinite(row["nll"])):
+            return _WORST
         return (0.0 if self._metric == "nll" else row[self._metric], -row["nll"])
 
-    def _write(self, name: str, path: Path) -> None:
-        content = self._courier.bring(name, lambda: self._content(name))
-        if content is not None:
-            write_file(path, content)
+    def _write(self, files: Mapping[tuple[str, str], bytes]) -> None:
+        """Writes the files; best.json says their new digests before, so that whenever this is cut, each file has one there."""
+        before = self._folder.digests()
+        self._sha256 |= {f"{kind}/{name}": hashlib.sha256(content).hexdigest() for (kind, name), content in files.items()}
+        self._write_best({file: list(dict.fromkeys([*before.get(file, []), digest])) for file, digest in self._sha256.items()})
+        for (kind, name), content in files.items():
+            write_file(self._folder.weights(kind, name), content)
+        self._write_best({file: [digest] for file, digest in self._sha256.items()})
+
+    def _write_best(self, sha256: dict[str, list[str]]) -> None:
+        self._folder.write_best(Best(peer=self.best_peer, metric=self._metric, peers=dict(self._peers), sha256=sha256))
+
+    def _is_as_saved(self, name: str) -> bool:
+        try:
+            content = self._folder.weights(BEST, name).read_bytes()
+        except OSError:
+            return False
+        return hashlib.sha256(content).hexdigest() == self._sha256.get(f"{BEST}/{name}")
 
     def _content(self, name: str) -> bytes:
         spec = self._recipe.peers[name]

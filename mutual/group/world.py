@@ -149,6 +149,19 @@ class World:
         padded[: len(mine)] = mine
         return [bytes(part[:count].cpu().numpy()) for part, count in zip(self.gather(padded), counts, strict=True)]
 
+    def broadcast_bytes(self, content: bytes | None) -> bytes:
+        """Returns the bytes of the main process, which alone gives some; every process must call it."""
+        assert self.is_main == (content is not None), "the main process gives, the others take"
+        if content is not None and self.size == 1:
+            return content
+        length = torch.tensor([0 if content is None else len(content)], device=self.device)
+        dist.broadcast(length, src=0, group=self.team)
+        buffer = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device)
+        if content is not None:
+            buffer.copy_(torch.frombuffer(bytearray(content) or bytearray(1), dtype=torch.uint8)[: len(content)])
+        dist.broadcast(buffer, src=0, group=self.team)
+        return bytes(buffer.cpu().numpy()) if content is None else content
+
     def gather_json(self, value: object) -> list[Any]:
         """Returns a JSON value of every process, by rank; every process must call it."""
         return [json.loads(content) for content in self.gather_bytes(json.dumps(value).encode())]

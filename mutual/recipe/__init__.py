@@ -19,6 +19,7 @@ from mutual.recipe.edges import (
     peer_of,
 )
 from mutual.recipe.errors import Fault, InputError, RecipeError, did_you_mean
+from mutual.recipe.faults import show
 from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
 from mutual.recipe.objectives import OBJECTIVES, AnyObjective
 from mutual.recipe.seeds import derive_seed
@@ -63,4 +64,5 @@ __all__ = [
     "load_recipe",
     "parse_recipe",
     "peer_of",
+    "show",
 ]

@@ -44,14 +44,16 @@ def parse_recipe(document: Mapping[str, Any], *, source: str = "") -> Recipe:
     return _validate(_sections(document, source), Origin(source))
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def dump_recipe(recipe: Recipe, *, notes: Mapping[str, Any] | None = None) -> str:
     """Returns `recipe` as YAML in which every field is said; loading it gives an equal recipe.
+
+    `notes` stand behind it as information; their keys begin with `x-` and are not read.
 
     Raises:
         RecipeError: some `args` hold a Python object that a file cannot.
     """
     try:
-        return dump_yaml(recipe.model_dump())
+        return dump_yaml({**recipe.model_dump(), **(notes or {})})
     except yaml.YAMLError as error:
         raise recipe.error("", f"cannot be written to a file, keep to text, numbers, lists and mappings: {error.args}") from error
 

@@ -113,7 +113,10 @@ class Train(Spec):
 
     epochs: Positive = 20
     precision: Annotated[Precision | None, BeforeValidator(_yaml_no)] = None
-    """no, fp16 or bf16; the default is what `accelerate launch` was told."""
+    """no, fp16 or bf16; the default is what `accelerate launch` was told, and the run's recipe says it."""
+    threads: Positive | None = None
+    """CPU threads of a process: sums over more threads differ in their last digits. The default is what the launcher gives; the run's
+    recipe says it."""
     accumulate: Positive = 1
     """Micro-batches in one update."""
     update: Literal["simultaneous", "alternating"] = "simultaneous"

@@ -1,5 +1,9 @@
 """Scores against their definitions: NLL, accuracies, calibration, the ensemble, and the peers' agreement."""
 
+import itertools
+import json
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,11 +13,12 @@ from mutual.engine.courier import Courier
 from mutual.engine.evaluation import Evaluator
 from mutual.engine.folder import RunFolder
 from mutual.engine.weights import BestWeights
+from mutual.recipe import InputError
 
 CPU = torch.device("cpu")
 
 
-def scored(num_classes=10, peers=("a", "b"), ensemble=("a", "b"), shift=1.0):
+def scored(num_classes=10, peers=("a", "b"), ensemble=("a", "b"), shift=1.0, broken=slice(0)):
     """Random logits of each peer for the 12 images of three batches, and what the evaluator makes of them."""
     document = tiny_document()
     document["data"] |= {"num_classes": num_classes, "eval_batch_size": 5}
@@ -22,6 +27,7 @@ def scored(num_classes=10, peers=("a", "b"), ensemble=("a", "b"), shift=1.0):
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(12, num_classes, generator=generator)
     logits = {name: base + shift * torch.randn(12, num_classes, generator=generator) for name in peers}
+    logits["a"][broken] = math.nan
     served = iter(range(0, 12, 5))
 
     def predict(images, batch):
@@ -84,25 +90,100 @@ def test_one_peer_has_no_ensemble_and_no_pairs():
     assert set(scores) == {"a"}
 
 
-def test_the_best_peer_is_the_most_accurate_and_among_equals_the_surest(tmp_path):
-    recipe, data, group, _ = build(tiny_document())
-    folder = RunFolder(tmp_path)
-    best = BestWeights(recipe, folder, group, data.info, Courier(WORLD, group.placement))
+def test_a_peer_that_does_not_answer_every_image_has_no_scores():
+    """Images whose NLL is not a number are not left out of its mean: that made a broken peer the surest."""
+    scores, _, _ = scored(broken=slice(2, 12))
+    assert all(math.isnan(value) for value in scores["a"].values())
+    assert all(math.isnan(value) for value in scores["ensemble"].values())
+    assert math.isnan(scores["pairs"]["kl"])
+    assert scores["b"] == scored()[0]["b"]
+
+
+def best_weights(folder, metric=None):
+    recipe, data, group, _ = build(tiny_document(train={"epochs": 2, "progress": False, "best_metric": metric}))
+    return BestWeights(recipe, folder, group, data.info, Courier(WORLD, group.placement))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path)
+
+
+def test_the_best_peer_is_the_most_accurate_and_among_equals_the_surest(folder):
     rows = [({"top1": 0.9, "nll": 0.5}, {"top1": 0.9, "nll": 0.4}), ({"top1": 0.8, "nll": 0.1}, {"top1": 0.9, "nll": 0.45})]
-    for epoch, (a, b) in enumerate(rows, start=1):
-        best.update({"a": a, "b": b}, epoch)
-    assert folder.read_best() == {
-        "peer": "b",
-        "metric": "top1",
-        "peers": {"a": {"epoch": 1, **rows[0][0]}, "b": {"epoch": 1, **rows[0][1]}},
-    }
-    by_nll = BestWeights(
-        recipe.model_copy(update={"train": recipe.train.model_copy(update={"best_metric": "nll"})}),
-        folder,
-        group,
-        data.info,
-        Courier(WORLD, group.placement),
-    )
-    for epoch, (a, b) in enumerate(rows, start=1):
-        by_nll.update({"a": a, "b": b}, epoch)
-    assert folder.read_best()["peer"] == "a"
+    for metric, best_peer, best_epochs in ((None, "b", (1, 1)), ("nll", "a", (2, 1))):
+        best = best_weights(folder, metric)
+        for epoch, (a, b) in enumerate(rows, start=1):
+            best.finish_epoch(epoch, {"a": a, "b": b})
+        found = folder.read_best()
+        assert (found.peer, found.metric) == (best_peer, metric or "top1")
+        assert found.peers == {
+            name: {"epoch": epoch, **rows[epoch - 1]["ab".index(name)]} for name, epoch in zip("ab", best_epochs, strict=True)
+        }
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("metric", ["top1", "nll"])
+def test_what_is_not_finite_is_worse_than_anything(folder, broken, metric):
+    best = best_weights(folder, metric)
+    good = {"top1": 0.1, "nll": 9.0}
+    best.finish_epoch(1, {"a": {"top1": 0.9, "nll": broken}, "b": {"top1": math.nan, "nll": math.nan}})
+    best.finish_epoch(2, {"a": {"top1": 0.9, "nll": broken}, "b": good})
+    assert folder.read_best().peer == "b"
+    assert folder.read_best().peers["b"] == {"epoch": 2, **good}
+    text = (folder.path / "best" / "best.json").read_text()
+    json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_every_weights_file_has_its_digest_in_best_json(folder):
+    best = best_weights(folder)
+    best.finish_epoch(1, None)
+    with pytest.raises(InputError, match="no epoch has been evaluated"):
+        folder.best_peer()
+    best.finish_epoch(2, {"a": {"top1": 0.9, "nll": 0.5}, "b": {"top1": 0.8, "nll": 0.5}})
+    for kind, peer in itertools.product(("last", "best"), "ab"):
+        path = folder.verified(kind, peer)
+        content = path.read_bytes()
+        path.write_bytes(bytes([*content[:-1], content[-1] ^ 1]))
+        with pytest.raises(InputError, match=f"{peer}.safetensors is damaged: its checksum is not the one in best.json"):
+            folder.verified(kind, peer)
+        path.unlink()
+        with pytest.raises(InputError, match=f"{peer}.safetensors is missing"):
+            folder.verified(kind, peer)
+
+
+def test_weights_files_hold_at_every_moment_of_a_write(folder, monkeypatch):
+    """Killed between two files of an epoch, each is the old or the new one, and best.json knows both."""
+    best_weights(folder).finish_epoch(1, {"a": {"top1": 0.5, "nll": 0.5}, "b": {"top1": 0.5, "nll": 0.5}})
+    files = [("last", "a"), ("best", "a"), ("last", "b"), ("best", "b"), None, None]
+    for writes in range(len(files)):
+        again = best_weights(folder)
+        for peer in again._group.peers.values():
+            with torch.no_grad():
+                peer.model.head.bias.add_(writes + 1)
+        left = iter(range(writes))
+        monkeypatch.setattr(
+            "mutual.engine.files._write_synced",
+            lambda path, content, left=left: (
+                path.write_bytes(content) if next(left, None) is not None else (_ for _ in ()).throw(KeyboardInterrupt)
+            ),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            again.finish_epoch(2, {"a": {"top1": 0.6, "nll": 0.5}, "b": {"top1": 0.6, "nll": 0.5}})
+        monkeypatch.undo()
+        for kind, peer in itertools.product(("last", "best"), "ab"):
+            folder.verified(kind, peer)
+
+
+def test_a_best_file_that_was_lost_is_told_when_the_run_is_resumed(folder):
+    best = best_weights(folder)
+    best.finish_epoch(1, {"a": {"top1": 0.9, "nll": 0.5}, "b": {"top1": 0.8, "nll": 0.5}})
+    again = best_weights(folder)
+    again.load_state_dict(best.state_dict())
+    folder.weights("best", "a").unlink()
+    with pytest.warns(UserWarning, match=r"a.safetensors is missing.*the best of peer 'a' begins anew"):
+        again.check_files()
+    assert again.best_peer == "b"
+    again.finish_epoch(2, {"a": {"top1": 0.7, "nll": 0.5}, "b": {"top1": 0.1, "nll": 0.5}})
+    assert folder.read_best().peers["a"]["epoch"] == 2
+    folder.verified("best", "a")

@@ -1,0 +1,72 @@
+"""Fingerprint: what a run remembers of its data, so that it notices when it is resumed with others, or begun with others on some rank.
+
+It holds the classes' names and order, size, channels and normalisation of the images, and of each split how many images each class has
+and a digest: of pixels and labels where the images are in memory, of file names and labels where they are in files, whose contents are
+not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mutual.data.batch import DataInfo
+from mutual.data.splits import FileSplit, MemorySplit, Split
+from mutual.recipe import show
+
+
+def fingerprint(info: DataInfo, train: Split, val: Split) -> dict[str, Any]:
+    """Returns the fingerprint as JSON values."""
+    about = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(info).items()}
+    return {**about, "train": _of_split(train), "val": _of_split(val)}
+
+
+def data_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, names: tuple[str, str] = ("then", "now")) -> str:
+    """Returns in words how two fingerprints differ; `names` say which is which."""
+    changes = [_change(words, before[key], now[key], names) for key, words in _WORDS.items() if before[key] != now[key]]
+    for split in ("train", "val"):
+        old, new = before[split], now[split]
+        if old["per_class"] != new["per_class"]:
+            changes.append(_change(f"{split} images of each class", old["per_class"], new["per_class"], names))
+        elif old["digest"] != new["digest"]:
+            changes.append(f"other {split} images or labels, as many of each class")
+    return "; ".join(changes[:3])
+
+
+_WORDS = {
+    "class_names": "classes",
+    "num_classes": "number of classes",
+    "num_train": "number of training images",
+    "num_val": "number of validation images",
+    "image_size": "image size",
+    "channels": "channels",
+    "mean": "mean",
+    "std": "standard deviation",
+    "multi_label": "several labels",
+}
+
+
+def _change(what: str, before: Any, now: Any, names: tuple[str, str]) -> str:
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        places = [index for index, (old, new) in enumerate(zip(before, now, strict=True)) if old != new]
+        what, before, now = f"{what}, number {places[0]}", before[places[0]], now[places[0]]
+    return f"{what}: {show(before)} {names[0]}, {show(now)} {names[1]}"
+
+
+def _of_split(split: Split) -> dict[str, Any]:
+    labels = split.labels
+    per_class = labels.sum(dim=0).long() if labels.dim() == 2 else (labels.clamp(min=-1) + 1).bincount()[1:]
+    digest = hashlib.blake2b(labels.numpy().tobytes(), digest_size=16)
+    match split:
+        case MemorySplit():
+            digest.update(memoryview(split.images.contiguous().numpy()))
+        case FileSplit():
+            folder = os.path.commonpath({path.parent for path in split.paths})
+            for path in split.paths:
+                digest.update(os.fsencode(path)[len(os.fsencode(folder)) :] + b"\0")
+        case _:
+            digest.update(repr(split).encode())
+    return {"per_class": per_class.tolist(), "digest": digest.hexdigest()}

@@ -1,0 +1,93 @@
+"""A run folder's lock: one training at a time, known by host and process, and free as soon as that process is gone.
+
+POSIX record locks hold between the machines of a network file system too, are not inherited by the loader's worker processes (which may
+outlive a killed training by seconds), and end with the process. Within one process they do not exclude, so that a set does.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mutual.recipe import InputError
+
+LOCK = ".lock"
+_HELD: set[Path] = set()
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within it, this process alone trains in `folder`, which is made where there is none, and goes again if nothing is put into it.
+
+    Raises:
+        InputError: another training holds it; the line names host and process.
+        OSError: the folder cannot be made or written to.
+    """
+    path = folder.resolve() / LOCK
+    if path in _HELD:  # opening the file once more, and closing it, would free the lock
+        raise InputError(f"{folder} is being trained in by this very process; wait for that run, or give another name=...")
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        descriptor = _acquire(path, folder)
+        _HELD.add(path)
+        try:
+            holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+            yield
+        finally:
+            _HELD.discard(path)
+            path.unlink(missing_ok=True)  # while it is locked: whoever has it open then notices, and opens the next one
+            os.close(descriptor)
+    finally:
+        with suppress(OSError):  # the first that is not empty ends it
+            for each in made:
+                each.rmdir()
+
+
+def _acquire(path: Path, folder: Path) -> int:
+    """Returns the descriptor of the locked file; closing it, or the end of the process, frees the lock."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(descriptor, folder)
+            if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder has just ended and removed it
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            warnings.warn(
+                f"the file system of {folder} knows no locks ({error.strerror}): two trainings in it would not notice", stacklevel=2
+            )
+            return
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        raise InputError(
+            f"{folder} is being trained in by {_holder(descriptor)}; wait for that run, stop it, or give another name=..."
+        ) from error
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
+    except (ValueError, KeyError, TypeError):  # it has only just begun to write
+        return "another process"

@@ -27,6 +27,7 @@ def build_parts(recipe: Recipe, environment: Environment) -> tuple[DataModule, G
         image_size=info.image_size,
         world=environment.world,
         autocast=environment.autocast,
+        class_names=info.class_names,
     )
     if recipe.data.views == "per_peer":
         data.make_views([number for number, name in enumerate(recipe.peers) if name in group.peers])

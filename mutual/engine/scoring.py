@@ -13,7 +13,7 @@ from mutual.engine.environment import start
 from mutual.engine.evaluation import ENSEMBLE, Evaluator, Scores
 from mutual.engine.fit import peer_file
 from mutual.engine.folder import RunFolder
-from mutual.models import ModelCard, read_model
+from mutual.models import ModelCard, class_columns, read_model
 from mutual.recipe import InputError
 
 ALL = "all"
@@ -34,14 +34,20 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
         data = build_data(recipe.data, seed=recipe.seed)
     except (ValueError, OSError) as error:
         raise recipe.error("data", str(error)) from error
-    for model, _ in models.values():
-        model.to(world.device)
     info = data.info
+    columns: dict[str, Tensor | slice] = {}
+    for name, (model, card) in models.items():
+        model.to(world.device)
+        try:
+            order = class_columns(card.class_names, info.class_names)
+        except ValueError as error:
+            raise recipe.error("data", f"not what peer {name!r} was trained for: {error}") from error
+        columns[name] = slice(None) if order is None else torch.tensor(order, device=world.device)
     evaluator = Evaluator(list(models), list(models), num_classes=info.num_classes, device=world.device, multi_label=info.multi_label)
 
     def predict(images: Tensor, _: Batch) -> dict[str, Tensor]:
         with environment.autocast():
-            return {name: model(images).float() for name, (model, _) in models.items()}
+            return {name: model(images).float()[:, columns[name]] for name, (model, _) in models.items()}
 
     return evaluator(predict, data.eval_batches(world_size=world.size, rank=world.rank), info, prepare=lambda images: images)
 

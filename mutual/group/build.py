@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -20,9 +20,9 @@ from mutual.group.routes import Routes, needs_of_scorers
 from mutual.group.schedules import weight_factor
 from mutual.group.taps import Outputs, TappedModel, find_module
 from mutual.group.world import World
-from mutual.models import create_model, load_weights
+from mutual.models import class_columns, create_model, load_weights, read_card
 from mutual.objectives import Loss
-from mutual.recipe import EMA, LOGITS, Fault, Recipe, RecipeError, derive_seed, peer_of
+from mutual.recipe import EMA, LOGITS, Fault, InputError, Recipe, RecipeError, derive_seed, peer_of
 
 _T = TypeVar("_T")
 
@@ -35,14 +35,19 @@ def build_group(
     image_size: tuple[int, int],
     world: World,
     autocast: Callable[[], AbstractContextManager[object]],
+    class_names: Sequence[str] = (),
 ) -> Group:
     """Builds the peers that this process holds on `world.device`, and the edges by which they learn.
+
+    With `class_names`, those of the data, the outputs of a frozen peer whose weights name their classes are read in the data's order.
 
     Raises:
         RecipeError: a model, its arguments, its weights file, a module path or a shape is wrong; on every process alike.
     """
     edges = expand(recipe)
-    builder = _Builder(recipe, edges, world, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+    builder = _Builder(
+        recipe, edges, world, num_classes=num_classes, in_channels=in_channels, image_size=image_size, class_names=class_names
+    )
     placement = builder.place()
     peers, forms = builder.peers(placement)
     losses = builder.losses(peers, forms)
@@ -80,7 +85,7 @@ def agreed(world: World, make: Callable[[], _T]) -> list[_T]:
     made, fault = None, ""
     try:
         made = make()
-    except RecipeError as error:
+    except InputError as error:
         fault = str(error)
     answers = world.gather_json([made, fault])
     for _, message in answers:
@@ -117,12 +122,21 @@ class _Builder:
     """Builds what one process holds, and learns from the others what it must know of the rest."""
 
     def __init__(
-        self, recipe: Recipe, edges: list[Edge], world: World, *, num_classes: int, in_channels: int, image_size: tuple[int, int]
+        self,
+        recipe: Recipe,
+        edges: list[Edge],
+        world: World,
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: tuple[int, int],
+        class_names: Sequence[str],
     ) -> None:
         self._recipe = recipe
         self._edges = edges
         self._world = world
         self._num_classes = num_classes
+        self._class_names = class_names
         self._images = torch.zeros(2, in_channels, *image_size)
 
     def place(self) -> Placement:
@@ -195,7 +209,25 @@ class _Builder:
         average = None
         if train.ema is not None and not spec.frozen:
             average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
-        return Peer(name, TappedModel(model, paths), frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
+        tapped = TappedModel(model, paths, columns=_class_columns(self._recipe, name, self._class_names))
+        return Peer(name, tapped, frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
+
+
+def _class_columns(recipe: Recipe, name: str, class_names: Sequence[str]) -> list[int] | None:
+    """Returns which output of a peer stands for which class of the data, by the names that its weights file has; None: in their order."""
+    spec = recipe.peers[name]
+    if spec.weights in (None, "pretrained") or not class_names:
+        return None
+    try:
+        card = read_card(spec.weights or "")
+        columns = None if card is None else class_columns(card.class_names, class_names)
+    except ValueError as error:
+        raise recipe.error(f"peers.{name}.weights", f"{spec.weights}: {error}") from error
+    if columns is not None and not spec.frozen:
+        raise recipe.error(
+            f"peers.{name}.weights", f"{spec.weights} has the data's classes in another order, which only a frozen peer can have"
+        )
+    return columns
 
 
 def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -28,8 +29,12 @@ class TappedModel(nn.Module):
         adapters: the trainable parts of the edges that this peer learns by; trained with it and never exported.
     """
 
-    def __init__(self, model: nn.Module, paths: Iterable[str] = ()) -> None:
+    columns: Tensor | None
+
+    def __init__(self, model: nn.Module, paths: Iterable[str] = (), *, columns: Sequence[int] | None = None) -> None:
         """Taps `paths`, each a module path such as "layer3.1", or "fc:input" for what a module is given.
+
+        `columns`: for each class the model's output that stands for it, where the model has them in another order than the data.
 
         Raises:
             ValueError: the model has no module at a path; the message lists the near ones.
@@ -37,6 +42,7 @@ class TappedModel(nn.Module):
         super().__init__()
         self.model = model
         self.adapters = nn.ModuleDict()
+        self.register_buffer("columns", None if columns is None else torch.tensor(columns), persistent=False)
         self._features: Outputs = {}
         self._paths = [path for path in dict.fromkeys(paths) if path != LOGITS]
         self._copied: frozenset[str] = frozenset()
@@ -46,6 +52,8 @@ class TappedModel(nn.Module):
         """Returns the logits and every tapped output of `images` `[B, C, H, W]`."""
         self._features.clear()
         logits = self.model(images)
+        if self.columns is not None:
+            logits = logits[:, self.columns]
         outputs = {LOGITS: logits, **self._features}
         self._features.clear()
         return outputs

@@ -1,0 +1,148 @@
+"""Classes are known by their names: folders that are renamed or stand in another order are mapped or refused, never miscounted."""
+
+import json
+import shutil
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from support import tiny_document
+
+import mutual
+from mutual import evaluate, train
+from mutual.engine.folder import RunFolder
+from mutual.models import model_bytes, read_model
+from mutual.recipe import RecipeError, parse_recipe
+
+SHADES = {"ant": 20, "bee": 110, "cow": 230}
+ALONE = {
+    "peers": {"a": {"model": "small_cnn", "args": {"widths": [8, 8], "strides": [2, 2]}}},
+    "objectives": [{"loss": "cross_entropy"}],
+    "optimizer": {"name": "adam", "lr": 0.02},
+}
+
+
+def write_images(root, shades=SHADES):
+    generator = torch.Generator().manual_seed(0)
+    for part, number in (("train", 12), ("val", 6)):
+        for name, shade in shades.items():
+            (root / part / name).mkdir(parents=True)
+            for index in range(number):
+                noise = torch.randint(-15, 15, (8, 8), generator=generator)
+                Image.fromarray((shade + noise).to(torch.uint8).numpy()).save(root / part / name / f"{index}.png")
+
+
+def document(root, output, **sections):
+    data = {"dataset": "image_folder", "root": str(root), "image_size": 8, "channels": 1, "batch_size": 12}
+    return {**tiny_document(data=data, train={"epochs": 6, "progress": False}), **ALONE, "output": str(output), **sections}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("classes")
+    write_images(place / "images")
+    mutual.fit(parse_recipe(document(place / "images", place)))
+    return place / "tiny"
+
+
+def rename(root, names):
+    for part in ("train", "val"):
+        for old in names:
+            (root / part / old).rename(root / part / f"{old}.old")
+        for old, new in names.items():
+            (root / part / f"{old}.old").rename(root / part / new)
+    return root
+
+
+@pytest.fixture
+def images(run, tmp_path):
+    return shutil.copytree(run.parent / "images", tmp_path / "images")
+
+
+def scores(run, root, capsys):
+    capsys.readouterr()
+    code = evaluate.main([str(run), f"data.root={root}", "--json"])
+    out, err = capsys.readouterr()
+    return json.loads(out)["a"]["top1"] if code == 0 else err
+
+
+def reordered(weights, order):
+    """The contents of a weights file whose model has its classes in another order."""
+    model, card = read_model(weights)
+    with torch.no_grad():
+        model.fc.weight.copy_(model.fc.weight[order])
+        model.fc.bias.copy_(model.fc.bias[order])
+    return model_bytes(model, replace(card, class_names=tuple(card.class_names[index] for index in order)))
+
+
+def test_a_peers_outputs_are_read_by_the_names_of_its_classes(run, images, capsys):
+    accuracy = scores(run, images, capsys)
+    assert accuracy > 0.9
+    other = shutil.copytree(run, images.parent / "run")
+    content = reordered(other / "best" / "a.safetensors", [2, 0, 1])
+    (other / "best" / "a.safetensors").write_bytes(content)
+    best = RunFolder(other).read_best()
+    RunFolder(other).write_best(best.model_copy(update={"sha256": {"best/a": [sha256(content).hexdigest()]}}))
+    assert scores(other, images, capsys) == accuracy
+
+
+def test_renamed_folders_are_refused(run, images, capsys):
+    renamed = rename(images, {"ant": "dog"})
+    line = scores(run, renamed, capsys)
+    assert "data: not what peer 'a' was trained for: classes differ: only the model has 'ant'; only the data has 'dog'" in line
+    assert line.count("\n") == 1
+
+
+def test_a_run_is_not_resumed_with_other_data(run, images):
+    again = document(images, images.parent)
+    shutil.copytree(run, images.parent / "tiny")
+    mutual.fit(parse_recipe(again), resume=True)
+    (images / "train" / "ant" / "0.png").rename(images / "train" / "ant" / "00.png")
+    with pytest.raises(
+        RecipeError, match="these are not the data that the run was begun with: other train images or labels, as many of each class"
+    ):
+        mutual.fit(parse_recipe(again), resume=True)
+    (images / "train" / "ant" / "00.png").unlink()
+    with pytest.raises(
+        RecipeError, match="number of training images: 36 then, 35 now; train images of each class, number 0: 12 then, 11 now"
+    ):
+        mutual.fit(parse_recipe(again), resume=True)
+    rename(images, {"bee": "eel"})
+    with pytest.raises(RecipeError, match="classes, number 1: 'bee' then, 'cow' now"):
+        mutual.fit(parse_recipe(again), resume=True)
+
+
+@pytest.fixture
+def teacher(run, tmp_path):
+    """The trained peer's weights, as of another order of its classes."""
+    path = tmp_path / "teacher.safetensors"
+    path.write_bytes(reordered(run / "best" / "a.safetensors", [1, 2, 0]))
+    return path
+
+
+def taught(teacher, images, output, **changes):
+    peers = {"a": ALONE["peers"]["a"], "t": {**ALONE["peers"]["a"], "weights": str(teacher), "frozen": True, **changes}}
+    objectives = [{"loss": "kd", "learners": ["a"], "sources": ["t"]}]
+    return document(images, output, peers=peers, objectives=objectives, train={"epochs": 25, "progress": False})
+
+
+def test_a_teacher_is_read_by_the_names_of_its_classes(teacher, images, tmp_path):
+    result = mutual.fit(parse_recipe(taught(teacher, images, tmp_path)))
+    assert result.metrics["t"]["top1"] > 0.9
+    assert result.metrics["a"]["top1"] > 0.9, "what it taught was right, too"
+
+
+def test_a_teacher_of_other_classes_is_refused(teacher, images, tmp_path, capsys):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump(taught(teacher, rename(images, {"cow": "dog"}), tmp_path)))
+    assert train.main([str(recipe)]) == 2
+    assert "peers.t.weights: " in (line := capsys.readouterr().err)
+    assert "classes differ: only the model has 'cow'; only the data has 'dog'" in line
+
+
+def test_a_trainable_peer_cannot_begin_with_classes_in_another_order(teacher, images, tmp_path):
+    with pytest.raises(RecipeError, match=r"peers.t.weights: .* has the data's classes in another order"):
+        mutual.fit(parse_recipe({**taught(teacher, images, tmp_path, frozen=False), "objectives": [{"loss": "cross_entropy"}]}))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mutual.engine import RunFolder, export_model, peer_file, run_verb, say
 from mutual.models import read_model
+from mutual.recipe import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def verb() -> None:
         folder = RunFolder(options.run)
+        if options.output is not None and options.output.exists() and not options.output.is_dir():
+            raise InputError(f"--output {options.output} is a file; give the folder to write to")
         file = peer_file(folder, options.peer)
         model, card = read_model(file)
         written = export_model(model, card, options.output or folder.export, file.stem, formats=options.format.split(","))

@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--topk", type=int, default=5, help="so many classes for each image")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     options = parser.parse_args(arguments)
+    if options.topk < 1:
+        parser.error(f"argument --topk: {options.topk} must be at least 1")
 
     def verb() -> None:
         for path, ranked in predict_images(RunFolder(options.run), options.images, peer=options.peer, topk=options.topk):

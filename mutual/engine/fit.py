@@ -11,7 +11,7 @@ from torch import nn
 
 from mutual.engine.checkpoints import Checkpoints
 from mutual.engine.costs import settled
-from mutual.engine.environment import start
+from mutual.engine.environment import start, switches_restored
 from mutual.engine.evaluation import Scores
 from mutual.engine.folder import RunFolder
 from mutual.engine.parts import build_parts
@@ -21,7 +21,7 @@ from mutual.models import read_model
 from mutual.recipe import InputError, Recipe
 
 _FREE_TO_CHANGE = re.compile(
-    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate)|data\.(batch_size|workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
+    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate|timeout_seconds)|data\.(batch_size|workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
 )
 
 
@@ -40,6 +40,7 @@ class RunResult:
     metrics: Scores
 
 
+@switches_restored()
 def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunResult:
     """Trains `recipe` and returns what came of it.
 

@@ -190,7 +190,7 @@ class Group:
         if pending is not None:
             pending.wait()
         for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
-            losses[name] = losses[name] + 0 * outputs[name][LOGITS].sum()
+            losses[name] = losses[name] + outputs[name][LOGITS].flatten()[:0].sum()  # no value is read: logits may overflow in fp16
         logits = {name: output[LOGITS][: moment.count].detach().float() for name, output in outputs.items()}
         return GroupOutput(losses, values, logits)
 

@@ -7,8 +7,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mutual.engine import RunFolder, Scores, evaluate_run, run_verb, say
+from mutual.commandline import run_verb, say
+
+if TYPE_CHECKING:
+    from mutual.engine import Scores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
 
     def verb() -> None:
+        from mutual.engine import RunFolder, evaluate_run
+
         scores = evaluate_run(RunFolder(options.run), peer=options.peer, overrides=options.overrides)
         say(json.dumps(scores) if options.json else table(scores))
 

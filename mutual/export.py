@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutual.engine import RunFolder, export_model, peer_file, run_verb, say
-from mutual.models import read_model
+from mutual.commandline import run_verb, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def verb() -> None:
+        from mutual.engine import RunFolder, export_model, peer_file
+        from mutual.models import read_model
+
         folder = RunFolder(options.run)
         file = peer_file(folder, options.peer)
         model, card = read_model(file)

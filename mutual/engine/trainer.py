@@ -196,7 +196,8 @@ class Trainer:
 
     def _stop(self, signals: StopSignals) -> None:
         self._save()
-        cause = signals.received.name if signals.received is not None else "a signal to another process"
+        received = self.world.gather_json(signals.received.name if signals.received is not None else "")
+        cause = next(filter(None, received))
         raise StoppedError(f"stopped by {cause} after step {self.progress.update}; the checkpoint is written, go on with --resume")
 
     def _save(self) -> None:

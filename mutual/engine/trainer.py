@@ -147,10 +147,11 @@ class Trainer:
         epoch = progress.epoch + 1
         evaluated = epoch % self.recipe.train.eval_every == 0 or epoch == self.recipe.train.epochs
         scores = self._evaluate() if evaluated else None
-        self._best.write_last()
-        if scores is not None:
-            self._best.update(scores, epoch)
-        self._tracker.log_epoch(epoch, progress.update, self._meter.end_epoch(), scores)
+        with self._pace.during("writes the epoch's weights and metrics"):
+            self._best.write_last()
+            if scores is not None:
+                self._best.update(scores, epoch)
+            self._tracker.log_epoch(epoch, progress.update, self._meter.end_epoch(), scores)
         progress.epoch, progress.window = epoch, 0
         every = self.recipe.checkpoint.every_epochs
         if (every is not None and epoch % every == 0) or epoch == self.recipe.train.epochs:
@@ -164,11 +165,12 @@ class Trainer:
         self.group.eval()
         part, parts = self.group.part
         batches = self.data.eval_batches(world_size=self.world.size, rank=part, parts=parts)
+        timed = self._pace.evaluated(batches, self.progress.update)
 
         def predict(images: Tensor, batch: Batch) -> dict[str, Tensor]:
             return self.group.predict(images, total=batch.total)
 
-        self.scores = self._evaluator(predict, batches, self.data.info, prepare=self._prepare, counts=self.group.counts)
+        self.scores = self._evaluator(predict, timed, self.data.info, prepare=self._prepare, counts=self.group.counts)
         return self.scores
 
     def _log_due(self) -> bool:
@@ -207,7 +209,8 @@ class Trainer:
         self._state.check_weights(self.progress.update)
         files = self._state.files(self.progress, self.scores)
         if self.world.is_main:
-            self._checkpoints.save(self.progress.update, {name: content for name, content in files.items() if content is not None})
+            with self._pace.during("writes a checkpoint"):
+                self._checkpoints.save(self.progress.update, {name: content for name, content in files.items() if content is not None})
         self.world.barrier()
 
     def _description(self) -> str:

@@ -12,9 +12,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from mutual.engine import Cost, Forecast, Link, compare, forecast, run_verb, say
-from mutual.recipe import load_recipe
+from mutual.commandline import run_verb, say
+
+if TYPE_CHECKING:
+    from mutual.engine import Cost, Forecast
 
 PLACEMENTS = ("replicated", "parallel")
 LATENCY = 20e-6
@@ -41,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give at least one recipe")
 
     def verb() -> None:
+        from mutual.recipe import load_recipe
+
         recipes = [load_recipe(path, overrides) for path in paths]
+        from mutual.engine import Link, compare, forecast
+
         if options.predict:
             link = Link(LATENCY, 1e9 * options.bandwidth)
             found = [each for recipe in recipes for each in forecast(recipe, options.predict, link)]

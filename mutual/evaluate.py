@@ -6,8 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mutual.engine import RunFolder, Scores, evaluate_run, json_text, run_verb, say
+from mutual.commandline import run_verb, say
+
+if TYPE_CHECKING:
+    from mutual.engine import Scores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
 
     def verb() -> None:
+        from mutual.engine import RunFolder, evaluate_run, json_text
+
         scores = evaluate_run(RunFolder(options.run), peer=options.peer, overrides=options.overrides)
         say(json_text(scores) if options.json else table(scores))
 

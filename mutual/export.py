@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutual.engine import RunFolder, export_model, peer_file, run_verb, say
-from mutual.models import read_model
+from mutual.commandline import run_verb, say
 from mutual.recipe import InputError
 
 
@@ -22,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def verb() -> None:
+        from mutual.engine import RunFolder, export_model, peer_file
+        from mutual.models import read_model
+
         folder = RunFolder(options.run)
         if options.output is not None and options.output.exists() and not options.output.is_dir():
             raise InputError(f"--output {options.output} is a file; give the folder to write to")

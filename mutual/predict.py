@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutual.engine import RunFolder, predict_images, run_verb, say
+from mutual.commandline import run_verb, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"argument --topk: {options.topk} must be at least 1")
 
     def verb() -> None:
+        from mutual.engine import RunFolder, predict_images
+
         for path, ranked in predict_images(RunFolder(options.run), options.images, peer=options.peer, topk=options.topk):
             if options.json:
                 classes = [{"class": name, "probability": round(probability, 6)} for name, probability in ranked]

@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from mutual.engine import fit, run_verb, say
-from mutual.recipe import load_recipe
+from mutual.commandline import run_verb, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,11 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def verb() -> None:
         begun = time.perf_counter()
+        from mutual.recipe import load_recipe
+
         recipe = load_recipe(options.recipe, options.overrides)
+        from mutual.engine import fit  # torch takes seconds to import, and a wrong recipe is told without
+
         result = fit(recipe, resume=options.resume, overwrite=options.overwrite)
         say(f"done in {time.perf_counter() - begun:.0f} s: the best peer is {result.best_peer!r}, in {result.folder / 'best'}")
 
-    return run_verb(verb)
+    return run_verb(verb, resumes=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
 """Run by torchrun in two processes: what World promises, asserted on every rank."""
 
+from contextlib import nullcontext
+from datetime import timedelta
+from unittest.mock import patch
+
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
+from support import tiny_document
 from torch import nn
 
-from mutual.group import World, expand
+from mutual.group import World, build_group, expand
 from mutual.group.lessons import Lesson
 from mutual.objectives import build_loss
 from mutual.recipe import parse_recipe
@@ -31,6 +37,41 @@ assert rows[:, 0].tolist() == [0.0, 0.0, 1.0]
 assert places.tolist() == [0, 1, 0]
 assert first == 2 * world.rank
 assert world.gather_rows([ragged[:0]])[0][0].shape == (0, 3), "nothing anywhere is nothing"
+
+image = torch.arange(24.0).reshape(1, 2, 3, 4) + 100 * world.rank
+laid_out = image.to(memory_format=torch.channels_last) if world.rank == 0 else image
+assert world.gather(laid_out).equal(torch.stack([image - 100 * world.rank, image - 100 * world.rank + 100])), "whatever the strides"
+assert world.sum(laid_out).equal(2 * (image - 100 * world.rank) + 100)
+assert world.gather(laid_out.transpose(1, 3)).shape == (2, 1, 4, 3, 2)
+
+for source in (0, 1):
+    assert world.broadcast_bytes(b"from %d" % world.rank, source=source) == b"from %d" % source
+assert world.broadcast_bytes(b"", source=1) == b""
+
+first, second, both = world.teams([[0], [1], [0, 1]])
+assert (first is None) == (world.rank == 1)
+assert (second is None) == (world.rank == 0)
+alone = first or second
+assert alone.team is not None, "one rank of several has a process group of its own: torch takes None for all"
+assert (alone.size, dist.get_world_size(alone.team)) == (1, 1)
+assert dist.get_process_group_ranks(alone.team) == [world.rank]
+assert dist.get_world_size(both.team) == 2
+assert World(0, 1, torch.device("cpu")).team is None
+(pair,) = World(world.rank, 2, world.device, timeout=timedelta(seconds=77)).teams([[1, 0]])
+assert pair.team._get_backend(world.device).options._timeout == timedelta(seconds=77)
+
+normed = {"model": "support:tiny", "args": {"norm": True}}
+for placement, members, layer in (("parallel", 1, nn.BatchNorm2d), ("replicated", 2, nn.SyncBatchNorm)):
+    document = tiny_document(peers={"a": normed, "b": normed}, placement=placement, train={"sync_batchnorm": True})
+    document["objectives"].append({"loss": "hint", "at": "body"})
+    with patch.object(nn.parallel.DistributedDataParallel, "_passing_sync_batchnorm_handle"):  # which refuses CPUs
+        group = build_group(parse_recipe(document), num_classes=4, in_channels=1, image_size=(8, 8), world=world, autocast=nullcontext)
+    assert len(group.peers) == members
+    for peer in group.peers.values():
+        assert type(peer.model.norm) is layer, "statistics of one rank need no other, and those of other peers must not get in"
+        for each in peer.tapped.modules():
+            if isinstance(each, nn.SyncBatchNorm):
+                assert dist.get_world_size(each.process_group) == members
 
 norm = nn.BatchNorm1d(3)
 norm.running_mean.fill_(world.rank)

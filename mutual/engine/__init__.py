@@ -1,6 +1,6 @@
 """The engine: training loop, evaluation, checkpoints, tracking; it knows Accelerate and no loss by name."""
 
-from mutual.engine.commandline import run_verb, say
+from mutual.commandline import run_verb, say
 from mutual.engine.costs import Cost, Forecast, Link, compare, forecast
 from mutual.engine.evaluation import Scores
 from mutual.engine.exporting import export_model

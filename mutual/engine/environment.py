@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from mutual.group import World
 from mutual.recipe import InputError, Precision, Recipe
@@ -19,6 +21,7 @@ _ONE_MODEL_BACKENDS = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -42,7 +45,7 @@ class Environment:
 
 
 def start(recipe: Recipe) -> Environment:
-    """Starts Accelerate for `recipe` as the launcher says, and applies the recipe's numerical switches.
+    """Starts Accelerate for `recipe` as the launcher says, and applies the recipe's numerical switches; see `switches_restored`.
 
     Raises:
         InputError: the launcher's backend holds one model only, or the device cannot do what the recipe asks.
@@ -54,18 +57,38 @@ def start(recipe: Recipe) -> Environment:
             )
     project = ProjectConfiguration(project_dir=recipe.output, logging_dir=recipe.output)
     on_cpu = not torch.accelerator.is_available()  # unless it is told, Accelerate does not join torchrun's processes on CPUs
+    timeout = timedelta(seconds=recipe.train.timeout_seconds)
+    groups = InitProcessGroupKwargs(timeout=timeout)
     try:
-        accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", log_with="tensorboard", project_config=project)
+        accelerator = Accelerator(
+            cpu=on_cpu, mixed_precision="no", log_with="tensorboard", project_config=project, kwargs_handlers=[groups]
+        )
     except ValueError as error:
         raise InputError(f"Accelerate cannot start: {error}") from error
-    world = World(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    world = World(accelerator.process_index, accelerator.num_processes, accelerator.device, timeout=timeout)
     _check_device(recipe, world)
     _check_processes(world)
     if recipe.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault(_WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     return Environment(accelerator, world, recipe.train.precision or launched_precision(recipe))
+
+
+@contextmanager
+def switches_restored() -> Iterator[None]:
+    """Within it, `start` may set the process' numerical switches; afterwards they are as they were."""
+    deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(_WORKSPACE)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)
+        else:
+            os.environ[_WORKSPACE] = workspace
 
 
 def launched_precision(recipe: Recipe) -> Precision:

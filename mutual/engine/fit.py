@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from mutual.engine.costs import settled
-from mutual.engine.environment import Environment, start
+from mutual.engine.environment import Environment, start, switches_restored
 from mutual.engine.evaluation import Scores
 from mutual.engine.folder import BEST, RunFolder
 from mutual.engine.opening import check_data, chosen_checkpoint, held, resumed_recipe
@@ -37,6 +37,7 @@ class RunResult:
     metrics: Scores
 
 
+@switches_restored()
 def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunResult:
     """Trains `recipe` and returns what came of it.
 

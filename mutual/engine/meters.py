@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mutual.commandline import RunError
 from mutual.group import Edge, GroupOutput, World
 
 _NEVER = torch.iinfo(torch.int64).max
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(RunError):
     """A loss became infinite or not a number; the message names the peer, the objective and the step."""
 
 

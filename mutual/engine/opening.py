@@ -16,7 +16,7 @@ from mutual.group import World, agreed
 from mutual.recipe import InputError, Recipe, parse_recipe
 
 FREE_TO_CHANGE = re.compile(
-    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate)|data\.(batch_size|workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
+    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate|timeout_seconds)|data\.(batch_size|workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
 )
 
 
@@ -94,7 +94,7 @@ def chosen_checkpoint(folder: RunFolder, world: World) -> dict[str, bytes] | Non
     names = agreed(world, read)[0]
     if names is None:
         return None
-    return {name: world.broadcast_bytes(None if checkpoint is None else checkpoint.files[name]) for name in names}
+    return {name: world.broadcast_bytes(b"" if checkpoint is None else checkpoint.files[name], source=0) for name in names}
 
 
 def _check_same(recipe: Recipe, trained: Recipe) -> None:

@@ -10,12 +10,12 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import torch
 
-from mutual.engine.watch import COMPUTING, LOADING, Watch
+from mutual.engine.watch import COMPUTING, EVALUATING, LOADING, Watch
 from mutual.group import Group, World
 
 BEHIND = 1.5
@@ -41,25 +41,47 @@ class Pace:
         self._begun = time.perf_counter()
         self._behind: int | None = None
         self._told: set[int] = set()
+        self._rounds = 0
+        if world.size > 1:
+            group.around_peer = self._computing
         if world.size > 1 and not synchronized_forwards:
             group.around_run = self._stopwatch
 
     def timed(self, windows: Iterable[_T], first: int) -> Iterator[_T]:
         """Yields `windows`, which begin with update number `first`, and times how long each is waited for."""
         source, update = iter(windows), first
+        self._rounds += 1
         while True:
-            self._watch.place = (update, LOADING)
+            self._reach(update, LOADING)
             self._begun = time.perf_counter()
             try:
                 window = next(source)
             except StopIteration:
                 return
             self._loading += time.perf_counter() - self._begun
-            self._watch.place = (update, COMPUTING)
+            self._reach(update, COMPUTING)
             self._updates += 1
             update += 1
             yield window
             self._seconds += time.perf_counter() - self._begun
+
+    def evaluated(self, batches: Iterable[_T], updates: int) -> Iterator[_T]:
+        """Yields the `batches` of an evaluation after so many `updates`."""
+        source, number = iter(batches), 0
+        while True:
+            self._reach(updates, EVALUATING, 2 * number)
+            with self._watch.during("waits for its data"):
+                try:
+                    batch = next(source)
+                except StopIteration:
+                    return
+            number += 1
+            self._reach(updates, EVALUATING, 2 * number - 1)
+            yield batch
+
+    def during(self, doing: str) -> AbstractContextManager[None]:
+        """Within it, this rank is `doing` something, should the others have to wait for it."""
+        return self._watch.during(doing)
 
     def flush(self) -> dict[str, float]:
         """Returns what charts show of the updates since the last call, and warns of a rank that falls behind.
@@ -87,6 +109,13 @@ class Pace:
     def close(self) -> None:
         """Ends the watch."""
         self._watch.close()
+
+    def _reach(self, update: int, phase: int, batch: int = 0) -> None:
+        self._watch.stage = (self._rounds, update, phase, batch)
+        self._watch.doing = {LOADING: "waits for its data", COMPUTING: "computes", EVALUATING: "evaluates"}[phase]
+
+    def _computing(self, peer: str) -> AbstractContextManager[None]:
+        return self._watch.during(f"{'evaluates' if self._watch.stage[2] == EVALUATING else 'computes'} peer {peer!r}")
 
     def _warn(self, rank: int, loading: float, computing: float, late: float, update: float) -> None:
         if self._world.is_main:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mutual.data import IMAGE_SUFFIXES, Batch, DataInfo, build_data, build_preprocess, load_image, normalize
-from mutual.engine.environment import start
+from mutual.engine.environment import start, switches_restored
 from mutual.engine.evaluation import ENSEMBLE, Evaluator, Scores
 from mutual.engine.fit import peer_file
 from mutual.engine.folder import RunFolder
@@ -20,6 +20,7 @@ ALL = "all"
 _BATCH = 32
 
 
+@switches_restored()
 def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str] = ()) -> Scores:
     """Returns the scores of the best weights of `peer` (a name, `best` or `all` with their ensemble), each sample counted once.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 
 import fsspec
@@ -35,7 +36,7 @@ def divided(recipe: Recipe) -> Recipe:
         )
     number, rank = divmod(rank, size // len(peers))
     try:
-        divide_launch(f"mutual/job/{peers[number]}", rank=rank, size=size // len(peers))
+        divide_launch(f"job/{peers[number]}", rank=rank, size=size // len(peers), timeout=recipe.train.timeout_seconds)
     except ValueError as error:
         raise recipe.error("exchange.trains", f"{error}; or say which peers this job trains") from error
     update = {"name": f"{recipe.name}_{peers[number]}", "exchange": exchange.model_copy(update={"trains": [peers[number]]})}
@@ -71,24 +72,26 @@ class Shelf:
         self._files, self._root = fsspec.core.url_to_fs(address)
 
     def publish(self, peer: str, content: bytes, *, step: int) -> None:
-        """Writes the weights under a name of their own, and only then the note that points to them."""
+        """Writes the weights under a name of their own, and only then the note that points to them; older ones go, nothing else does."""
         self._files.makedirs(self._root, exist_ok=True)
         digest = hashlib.sha256(content).hexdigest()
         name = f"{peer}-{step:010d}-{digest[:8]}.safetensors"
         kept = (name, self._noted(peer))  # a slow reader may still be at the one before
         self._write(name, content)
         self._write(f"{peer}.json", json.dumps({"file": name, "sha256": digest, "step": step}).encode())
-        for old in self._files.glob(f"{self._root}/{peer}-*.safetensors"):
-            if old.rpartition("/")[2] not in kept:
+        ours = re.compile(rf"(\.unfinished-)?{re.escape(peer)}-\d{{10}}-[0-9a-f]{{8}}\.safetensors")
+        for old in self._files.ls(self._root, detail=False, refresh=True):
+            found = old.rpartition("/")[2]
+            if ours.fullmatch(found) and found not in kept:
                 self._files.rm_file(old)
 
     def _noted(self, peer: str) -> str | None:
         """Returns the file that the peer's note points to; not the highest step, as a job may have begun anew."""
         try:
-            note: dict[str, str] = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+            note = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
+            return str(note["file"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return note.get("file")
 
     def latest(self, peer: str) -> tuple[str, bytes] | None:
         """Returns digest and contents of the peer's latest publication, or None where there is none yet.
@@ -98,17 +101,18 @@ class Shelf:
         """
         try:
             note = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
+            file, digest = str(note["file"]), str(note["sha256"])
         except FileNotFoundError:
             return None
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the note of peer {peer!r} cannot be read ({type(error).__name__})") from error
         try:
-            content: bytes = self._files.cat_file(f"{self._root}/{note['file']}")
-        except (OSError, KeyError, TypeError) as error:
+            content: bytes = self._files.cat_file(f"{self._root}/{file}")
+        except OSError as error:
             raise ValueError(f"the weights of peer {peer!r} cannot be read ({type(error).__name__})") from error
-        if hashlib.sha256(content).hexdigest() != note["sha256"]:
+        if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError(f"the weights of peer {peer!r} are half-written or altered")
-        return note["sha256"], content
+        return digest, content
 
     def _write(self, name: str, content: bytes) -> None:
         beside = f"{self._root}/.unfinished-{name}"
@@ -116,8 +120,15 @@ class Shelf:
         self._files.mv(beside, f"{self._root}/{name}")
 
 
+PATIENCE = 3
+"""A peer that has not been published after so many looks is named."""
+
+
 class StaleExchange:
-    """Publishes this job's peers and takes over what others have published, every so many updates; without a shelf it does nothing."""
+    """Publishes this job's peers and takes over what others have published, every so many updates; without a shelf it does nothing.
+
+    The first process of those that hold a peer speaks for it: it publishes a peer of this job, and reads one of another for all.
+    """
 
     def __init__(self, recipe: Recipe, group: Group, world: World) -> None:
         exchange = recipe.exchange
@@ -125,8 +136,10 @@ class StaleExchange:
         self._world = world
         self._every = exchange.every
         self._reads = tuple(exchange.reads) if exchange.kind == "stale" else ()
+        self._folder = exchange.folder
         self._shelf = Shelf(exchange.folder) if exchange.kind == "stale" and exchange.folder is not None else None
         self._seen: dict[str, str] = {}
+        self._looks = 0
         group.silent |= set(self._reads)
 
     def __call__(self, update: int) -> None:
@@ -136,40 +149,59 @@ class StaleExchange:
             self.refresh()
 
     def publish(self, update: int) -> None:
-        """Publishes the weights that this job's peers have now."""
-        if self._shelf is None or not self._world.is_main:
+        """Publishes the weights that this job's peers have now; every process must call it."""
+        if self._shelf is None:
             return
+        complaints = []
         for peer in self._group.trainable:
+            if not self._speaks_for(peer.name):
+                continue
             tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in peer.scored_model.state_dict().items()}
             try:
                 self._shelf.publish(peer.name, safetensors.torch.save(tensors), step=update)
             except OSError as error:
-                warnings.warn(f"could not publish peer {peer.name!r} ({error}); going on", stacklevel=2)
+                complaints.append(f"could not publish peer {peer.name!r} ({error}); going on")
+        for complaint in (each for said in self._world.gather_json(complaints) for each in said):
+            self._warn(complaint)
 
     def refresh(self) -> None:
-        """Takes over the others' latest weights; a publication that cannot be read is skipped with a warning."""
+        """Takes over the others' latest weights; one that cannot be read is skipped with a warning; every process must call it."""
+        self._looks += 1
         for name in self._reads:
-            content = b""
-            if self._world.is_main:
-                content = self._newer(name)
-            content = self._world.gather_bytes(content)[0]
+            content, complaint = self._newer(name) if self._speaks_for(name) else (b"", "")
+            speaker = self._group.placement.teams[name][0]
+            content = self._world.broadcast_bytes(content, source=speaker)
+            complaint = self._world.broadcast_bytes(complaint.encode(), source=speaker).decode()
+            if complaint:
+                self._warn(f"{complaint}; going on with what was read before")
             if content:
-                self._group.peers[name].model.load_state_dict(safetensors.torch.load(content))
+                if name in self._group.peers:
+                    self._group.peers[name].model.load_state_dict(safetensors.torch.load(content))
                 self._group.silent.discard(name)
+            elif name in self._group.silent and self._looks == PATIENCE + 1:  # the first look was before the first update
+                missing = f"nobody has published peer {name!r} in {self._folder} so far, so nothing is learned from it"
+                self._warn(f"{missing}; is the job that trains it running, with the same exchange.folder?")
 
-    def _newer(self, name: str) -> bytes:
+    def _speaks_for(self, name: str) -> bool:
+        return self._world.rank == self._group.placement.teams[name][0]
+
+    def _warn(self, complaint: str) -> None:
+        if self._world.is_main:
+            warnings.warn(complaint, stacklevel=3)
+
+    def _newer(self, name: str) -> tuple[bytes, str]:
+        """Returns what another job has published of a peer since the last look, or nothing and what is wrong with it."""
         assert self._shelf is not None, "only a stale exchange reads"
         try:
             found = self._shelf.latest(name)
             if found is None or self._seen.get(name) == found[0]:
-                return b""
+                return b"", ""
             tensors = safetensors.torch.load(found[1])
             own = self._group.peers[name].model.state_dict()
             shapes = [{key: tuple(tensor.shape) for key, tensor in each.items()} for each in (tensors, own)]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"what peer {name!r} has published is another model's")
         except (ValueError, OSError, SafetensorError) as error:
-            warnings.warn(f"{error}; going on with what was read before", stacklevel=2)
-            return b""
+            return b"", str(error)
         self._seen[name] = found[0]
-        return found[1]
+        return found[1], ""

@@ -6,8 +6,10 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from mutual.commandline import RunError
 
-class StoppedError(Exception):
+
+class StoppedError(RunError):
     """The run was asked to stop and did, after writing a checkpoint."""
 
 

@@ -159,8 +159,9 @@ class Trainer:
         epoch = progress.epoch + 1
         evaluated = epoch % self.recipe.train.eval_every == 0 or epoch == self.recipe.train.epochs
         scores = self._evaluate() if evaluated else None
-        self._best.finish_epoch(epoch, scores)
-        self._tracker.log_epoch(epoch, progress.update, self._meter.end_epoch(), scores)
+        with self._pace.during("writes the epoch's weights and metrics"):
+            self._best.finish_epoch(epoch, scores)
+            self._tracker.log_epoch(epoch, progress.update, self._meter.end_epoch(), scores)
         progress.epoch, progress.window = epoch, 0
         if self._epoch_checkpoint_due(epoch):
             self._save()
@@ -173,11 +174,12 @@ class Trainer:
         self.group.eval()
         part, parts = self.group.part
         batches = self.data.eval_batches(world_size=self.world.size, rank=part, parts=parts)
+        timed = self._pace.evaluated(batches, self.progress.update)
 
         def predict(images: Tensor, batch: Batch) -> dict[str, Tensor]:
             return self.group.predict(images, total=batch.total)
 
-        self.scores = self._evaluator(predict, batches, self.data.info, prepare=self._prepare, counts=self.group.counts)
+        self.scores = self._evaluator(predict, timed, self.data.info, prepare=self._prepare, counts=self.group.counts)
         return self.scores
 
     def _log_due(self) -> bool:
@@ -211,7 +213,8 @@ class Trainer:
 
     def _stop(self, signals: StopSignals) -> None:
         self._save()
-        cause = signals.received.name if signals.received is not None else "a signal to another process"
+        received = self.world.gather_json(signals.received.name if signals.received is not None else "")
+        cause = next(filter(None, received))
         raise StoppedError(f"stopped by {cause} after step {self.progress.update}; the checkpoint is written, go on with --resume")
 
     def _save(self) -> None:
@@ -223,7 +226,8 @@ class Trainer:
         self._state.check_weights(self.progress.update)
         files = self._state.files(self.progress, self.scores, self._tracker.lines)
         if self.world.is_main:
-            self._checkpoints.save(self.progress.update, {name: content for name, content in files.items() if content is not None})
+            with self._pace.during("writes a checkpoint"):
+                self._checkpoints.save(self.progress.update, {name: content for name, content in files.items() if content is not None})
         self._saved = replace(self.progress)
         self.world.barrier()
 

@@ -11,24 +11,25 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mutual.group import World
 
-LOADING, COMPUTING = 0, 1
-_STAGES = {LOADING: "waits for its data", COMPUTING: "computes"}
-Place = tuple[int, int]
-"""An update's number, and LOADING or COMPUTING."""
+LOADING, COMPUTING, EVALUATING = 0, 1, 2
+Place = tuple[int, ...]
+"""Where a rank's program stands, in the order in which all ranks pass: a later place is a greater one."""
 
 
 @dataclass(frozen=True)
 class Beat:
-    """A rank's sign of life: which it is (they are counted), from which machine, and where its training stands."""
+    """A rank's sign of life: which it is (they are counted), from which machine, where its training stands and what it does there."""
 
     number: int
     host: str
     place: Place
+    doing: str = ""
 
 
 @dataclass
@@ -74,7 +75,8 @@ class Watch:
     """Beats for this process, and on the first two ranks looks at all.
 
     Attributes:
-        place: where this process' training stands.
+        stage: where this process' training stands: a round of windows, an update, LOADING, COMPUTING or EVALUATING, and a batch.
+        doing: what it does there, in words.
     """
 
     PERIOD = 5.0
@@ -83,13 +85,21 @@ class Watch:
     """Seconds without progress on any rank after which one is named."""
 
     def __init__(self, world: World) -> None:
-        self.place: Place = (0, LOADING)
+        self.stage: tuple[int, int, int, int] = (0, 0, LOADING, 0)
+        self.doing = "begins"
         self._world = world
         self._judge = Judge(self.STALL, silence=3 * self.PERIOD)
         self._ended = threading.Event()
         self._store = world.store("pace")
         if self._store is not None:
             threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    @contextmanager
+    def during(self, doing: str) -> Iterator[None]:
+        """Within it, this process is `doing` something, in words."""
+        before, self.doing = self.doing, doing
+        yield
+        self.doing = before
 
     def close(self) -> None:
         """Ends the thread."""
@@ -110,7 +120,9 @@ class Watch:
 
     def _beat(self, number: int) -> None:
         assert self._store is not None, "the thread runs with a store"
-        self._store.set(str(self._world.rank), json.dumps([number, socket.gethostname(), self.place]))
+        place = *self.stage, self._world.traffic.world_calls, self._world.traffic.team_calls  # within a stage, what waits has come further
+        when = f"{'after' if self.stage[2] == EVALUATING else 'in'} update {self.stage[1] + (self.stage[2] != EVALUATING)}"
+        self._store.set(str(self._world.rank), json.dumps([number, socket.gethostname(), place, f"{self.doing} {when}"]))
 
     def _look(self) -> None:
         assert self._store is not None, "the thread runs with a store"
@@ -119,8 +131,8 @@ class Watch:
             return
         beats = []
         for content in self._store.multi_get(keys):
-            number, host, (update, stage) = json.loads(content)
-            beats.append(Beat(number, host, (update, stage)))
+            number, host, place, doing = json.loads(content)
+            beats.append(Beat(number, host, tuple(place), doing))
         now = time.monotonic()
         for rank in self._judge.behind(beats, now):
             if self._world.rank == 0 or self._judge.is_silent(0, now):
@@ -128,7 +140,6 @@ class Watch:
                 sys.stderr.flush()
 
     def _told(self, rank: int, beat: Beat, now: float) -> str:
-        update, stage = beat.place
-        state = "gives no sign of life" if self._judge.is_silent(rank, now) else f"{_STAGES[stage]} in update {update + 1}"
+        state = f"{beat.doing} and gives no sign of life" if self._judge.is_silent(rank, now) else beat.doing
         seconds = f"nothing has gone on for {self._judge.stall:.0f} s"
         return f"mutual: warning: {seconds}: rank {rank} on {beat.host} {state}, and the others wait for it\n"

@@ -8,7 +8,8 @@ from mutual.group.peers import Frozen, MovingAverage, Peer, team_of
 from mutual.group.placement import Placement, asks_costs, parallel, replicated
 from mutual.group.routes import Routes
 from mutual.group.taps import Outputs, TappedModel
-from mutual.group.world import StopPoll, World, divide_launch, flatten, float_buffers, leave, unflatten_
+from mutual.group.tensors import flatten, float_buffers, unflatten_
+from mutual.group.world import StopPoll, World, divide_launch, launch_store, leave, lost_connection
 
 __all__ = [
     "Edge",
@@ -34,7 +35,9 @@ __all__ = [
     "flatten",
     "float_buffers",
     "joined",
+    "launch_store",
     "leave",
+    "lost_connection",
     "objective_names",
     "parallel",
     "replicated",

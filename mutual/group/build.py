@@ -50,7 +50,7 @@ def build_group(
     )
     placement = builder.place()
     peers, forms = builder.peers(placement)
-    losses = builder.losses(peers, forms)
+    losses = builder.losses(peers, forms, placement)
     trained = [name for name in recipe.peers if not recipe.peers[name].frozen]
     teams = dict(zip(trained, world.teams([placement.teams[name] for name in trained]), strict=True))
     for peer in peers.values():
@@ -150,7 +150,8 @@ class _Builder:
         """Returns the peers that this process holds, and by source and output the shapes of all."""
 
         def build() -> tuple[dict[str, Peer], list[Any]]:
-            held = {name: self._build_peer(name) for name in self._recipe.peers if name in placement.local(self._world.rank)}
+            mine = [name for name in self._recipe.peers if name in placement.local(self._world.rank)]
+            held = {name: self._build_peer(name, several=len(placement.teams[name]) > 1) for name in mine}
             return held, forms_of(_dry_run(self._recipe, list(held.values()), self._images, self._num_classes))
 
         if placement.shared:
@@ -165,7 +166,7 @@ class _Builder:
 
         return peers, read_forms([form for each in agreed(self._world, tell) for form in each])
 
-    def losses(self, peers: dict[str, Peer], forms: dict[Reading, Form]) -> dict[int, Loss]:
+    def losses(self, peers: dict[str, Peer], forms: dict[Reading, Form], placement: Placement) -> dict[int, Loss]:
         """Returns by its edge's number the loss of every local learner's edge."""
         apart = self._recipe.placement == "parallel" and self._world.size > 1
         heard = agreed(self._world, lambda: self._told(peers)) if apart else [self._told(peers)]
@@ -175,7 +176,10 @@ class _Builder:
         def build() -> None:
             for index, edge in enumerate(self._edges):
                 if edge.learner in peers:
-                    losses[index] = fit_loss(self._recipe, edge, peers[edge.learner], forms, told.get(str(index)))
+                    synchronized = self._recipe.train.sync_batchnorm and len(placement.teams[edge.learner]) > 1
+                    losses[index] = fit_loss(
+                        self._recipe, edge, peers[edge.learner], forms, told.get(str(index)), synchronized=synchronized
+                    )
 
         if apart:
             agreed(self._world, build)
@@ -199,12 +203,13 @@ class _Builder:
     def _create(self, name: str) -> nn.Module:
         return create_peer_model(self._recipe, name, num_classes=self._num_classes, in_channels=self._images.shape[1])
 
-    def _build_peer(self, name: str) -> Peer:
+    def _build_peer(self, name: str, *, several: bool) -> Peer:
+        """Builds a peer that `several` processes train together, or one."""
         spec, train = self._recipe.peers[name], self._recipe.train
         model = self._create(name)
         paths, average_paths = tap_paths(self._edges, name), tap_paths(self._edges, f"{name}.{EMA}")
         _check_paths(self._recipe, model, name, self._edges)
-        if train.sync_batchnorm and not spec.frozen:
+        if train.sync_batchnorm and several and not spec.frozen:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         average = None
         if train.ema is not None and not spec.frozen:

@@ -28,10 +28,18 @@ def read_forms(forms: list[Any]) -> dict[Reading, Form]:
     return {(name, path): (tuple(shape), getattr(torch, dtype)) for name, path, shape, dtype in forms}
 
 
-def fit_loss(recipe: Recipe, edge: Edge, learner: Peer, forms: dict[Reading, Form], told: dict[str, list[list[float]]] | None) -> Loss:
+def fit_loss(
+    recipe: Recipe,
+    edge: Edge,
+    learner: Peer,
+    forms: dict[Reading, Form],
+    told: dict[str, list[list[float]]] | None,
+    *,
+    synchronized: bool = False,
+) -> Loss:
     """Returns the edge's loss for the shapes that were found; its trainable part stands in the learner's module from then on.
 
-    `told` is what the loss must know of its source's model.
+    `told` is what the loss must know of its source's model; `synchronized`: BatchNorm statistics are those of several processes.
 
     Raises:
         RecipeError: the shapes cannot meet; one line says both.
@@ -54,7 +62,7 @@ def fit_loss(recipe: Recipe, edge: Edge, learner: Peer, forms: dict[Reading, For
     except ValueError as error:
         raise recipe.error(f"objectives.{edge.index}.at", f"{_shapes_of(edge, [mine, theirs])}; {edge.objective} {error}") from error
     if definition.trained:
-        if recipe.train.sync_batchnorm:
+        if synchronized:
             loss = nn.SyncBatchNorm.convert_sync_batchnorm(loss)
         adapters = learner.tapped.adapters
         adapters[f"{edge.index}_{len(adapters)}"] = loss.to(torch.promote_types(torch.float32, forms[edge.learner, edge.learner_at[0]][1]))

@@ -81,7 +81,8 @@ class Group:
         part: which part of each micro-batch this process computes.
         silent: sources that have nothing to say yet; their edges weigh nothing.
         counts: True where this process counts images and scores peers: those that do see every image once.
-        around_run: each peer's forward runs inside what this gives; for a stopwatch.
+        around_run: each peer's forward of an update runs inside what this gives; for a stopwatch.
+        around_peer: whatever a peer, by its name, computes is inside what this gives.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Group:
         self.counts = scores(placement, rank)
         self.silent: set[str] = set()
         self.around_run: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.around_peer: Callable[[str], AbstractContextManager[object]] = nullcontext
         self.exchange = lesson_exchange
         self._autocast = autocast
         self._view_of = {name: view for view, name in enumerate(self.peers)}
@@ -147,7 +149,7 @@ class Group:
     def run(self, name: str, images: Tensor, *, draw: int) -> Outputs:
         """Returns what the peer says of its view, with the graph if it is trainable."""
         torch.manual_seed(derive_seed(draw, name))
-        with self.around_run(), self._autocast():
+        with self.around_peer(name), self.around_run(), self._autocast():
             outputs: Outputs = self.peers[name].runner(self.view(name, images))
         return outputs
 
@@ -155,7 +157,7 @@ class Group:
         """Returns what a peer says of its view in training mode, or its moving average in eval mode; without graph or trace."""
         peer, view = self.peers[peer_of(name)], self.view(peer_of(name), images)
         torch.manual_seed(derive_seed(draw, name))
-        with self._autocast():
+        with self.around_peer(name), self._autocast():
             return peer.recall(view) if is_average(name) else peer.observe(view)
 
     def connect(
@@ -190,7 +192,7 @@ class Group:
         if pending is not None:
             pending.wait()
         for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
-            losses[name] = losses[name] + 0 * outputs[name][LOGITS].sum()
+            losses[name] = losses[name] + outputs[name][LOGITS].flatten()[:0].sum()  # no value is read: logits may overflow in fp16
         logits = {name: output[LOGITS][: moment.count].detach().float() for name, output in outputs.items()}
         return GroupOutput(losses, values, logits)
 
@@ -201,8 +203,10 @@ class Group:
         `total` is the number of images of this round over all processes, each of which must call it; where this one does not
         score, what comes back is of its own peers alone.
         """
-        with self._autocast():
-            said = {name: {LOGITS: peer.predict(images).float()} for name, peer in self.peers.items()}
+        said = {}
+        for name, peer in self.peers.items():
+            with self.around_peer(name), self._autocast():
+                said[name] = {LOGITS: peer.predict(images).float()}
         heard = said | self._score_exchange.start(said, size=total).wait()
         return {name: outputs[LOGITS] for name, outputs in heard.items()}
 

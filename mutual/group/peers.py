@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mutual.group.taps import Outputs, TappedModel
-from mutual.group.world import World, float_buffers
+from mutual.group.tensors import float_buffers
+from mutual.group.world import World
 from mutual.recipe import LOGITS
 
 
@@ -102,7 +103,7 @@ class Peer:
         return [parameter for parameter in self.tapped.parameters() if parameter.requires_grad]
 
     def distribute(self, team: World) -> None:
-        """Wraps the trainable peer so that its gradients are averaged over the processes that hold it."""
+        """Wraps the trainable peer so that gradients, and SyncBatchNorm's statistics, are averaged over the processes that hold it."""
         self.team = team
         for layer in self.tapped.modules():
             if isinstance(layer, nn.SyncBatchNorm):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -20,12 +21,24 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.nn.parallel import DistributedDataParallel
 
+from mutual.group.tensors import flatten, float_buffers, unflatten_
+
+_JOB = "MUTUAL_JOB"
+
 
 @dataclass
 class Traffic:
-    """Bytes that a process has sent to average gradients, as a ring all-reduce of what was reduced sends them."""
+    """What a process has sent, and how many collectives it has come to.
+
+    Attributes:
+        gradient_bytes: sent to average gradients, as a ring all-reduce of what was reduced sends them.
+        world_calls: collectives of all processes; the same on each of them at the same point of the program.
+        team_calls: since the last of these, collectives of a part of the processes, and messages.
+    """
 
     gradient_bytes: float = 0.0
+    world_calls: int = 0
+    team_calls: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,8 +49,9 @@ class World:
         rank: its number among them.
         size: how many they are.
         device: where it computes.
-        team: the process group of a part of all processes, or None for all.
-        traffic: what this process has sent to average gradients, in all worlds that it is in.
+        team: the process group of these processes, also where they are all or one of many; None only where no others were started.
+        traffic: what this process has sent, in all worlds that it is in.
+        timeout: a collective may take so long.
     """
 
     rank: int
@@ -45,19 +59,26 @@ class World:
     device: torch.device
     team: dist.ProcessGroup | None = None
     traffic: Traffic = field(default_factory=Traffic, compare=False)
+    timeout: timedelta = timedelta(minutes=30)
+
+    def __post_init__(self) -> None:
+        if self.team is None and self.size > 1:  # None would mean all processes in one place of torch, and this one alone in ours
+            object.__setattr__(self, "team", dist.group.WORLD)
 
     def teams(self, members: Sequence[Sequence[int]]) -> list[World | None]:
-        """Returns a world for each list of ranks that this process is in, else None; every process must call it, with the same lists."""
-        worlds: list[World | None] = []
-        made: dict[tuple[int, ...], dist.ProcessGroup | None] = {}
+        """Returns a world for each list of ranks that this process is in, else None; every process must call it, with the same lists.
+
+        A list of one rank, too, is a process group of its own.
+        """
+        made: dict[tuple[int, ...], dist.ProcessGroup | None] = {tuple(range(self.size)): self.team}
         for ranks in map(tuple, members):
-            whole = len(ranks) == self.size
-            if ranks not in made and not whole and len(ranks) > 1:
-                group = dist.new_group(list(ranks))
+            if ranks not in made:
+                group = dist.new_group(list(ranks), timeout=self.timeout)
                 made[ranks] = group if isinstance(group, dist.ProcessGroup) else None
-            inside = self.rank in ranks
-            worlds.append(World(ranks.index(self.rank), len(ranks), self.device, made.get(ranks), self.traffic) if inside else None)
-        return worlds
+        return [self._part(ranks, made[ranks]) if self.rank in ranks else None for ranks in map(tuple, members)]
+
+    def _part(self, ranks: tuple[int, ...], group: dist.ProcessGroup | None) -> World:
+        return replace(self, rank=ranks.index(self.rank), size=len(ranks), team=group)
 
     @property
     def is_main(self) -> bool:
@@ -101,7 +122,8 @@ class World:
         """Returns `[W, ...]`: `tensor` of every process, by rank; every process must call it."""
         if self.size == 1:
             return tensor[None]
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        self._count()
+        parts = [tensor.new_empty(tensor.shape) for _ in range(self.size)]  # empty_like would keep strides that others may not have
         dist.all_gather(parts, tensor.contiguous(), group=self.team)
         return torch.stack(parts)
 
@@ -127,12 +149,14 @@ class World:
 
     def send(self, content: bytes, *, to: int) -> None:
         """Sends bytes to process `to`, which must call `receive`."""
+        self.traffic.team_calls += 1
         mine = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
         dist.send(torch.tensor([len(content)], device=self.device), to)
         dist.send(mine, to)
 
     def receive(self, *, source: int) -> bytes:
         """Returns the bytes that process `source` sends."""
+        self.traffic.team_calls += 1
         length = torch.zeros(1, dtype=torch.int64, device=self.device)
         dist.recv(length, source)
         content = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device)
@@ -149,18 +173,18 @@ class World:
         padded[: len(mine)] = mine
         return [bytes(part[:count].cpu().numpy()) for part, count in zip(self.gather(padded), counts, strict=True)]
 
-    def broadcast_bytes(self, content: bytes | None) -> bytes:
-        """Returns the bytes of the main process, which alone gives some; every process must call it."""
-        assert self.is_main == (content is not None), "the main process gives, the others take"
-        if content is not None and self.size == 1:
+    def broadcast_bytes(self, content: bytes, *, source: int) -> bytes:
+        """Returns the bytes of process `source` of all processes; every one must call it, what the others give is not read."""
+        if self.size == 1:
             return content
-        length = torch.tensor([0 if content is None else len(content)], device=self.device)
-        dist.broadcast(length, src=0, group=self.team)
-        buffer = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device)
-        if content is not None:
-            buffer.copy_(torch.frombuffer(bytearray(content) or bytearray(1), dtype=torch.uint8)[: len(content)])
-        dist.broadcast(buffer, src=0, group=self.team)
-        return bytes(buffer.cpu().numpy()) if content is None else content
+        assert self.team is dist.group.WORLD, "a source is counted among all processes"
+        self._count()
+        length = torch.tensor([len(content)], device=self.device)
+        dist.broadcast(length, source)
+        sent = torch.frombuffer(bytearray(content), dtype=torch.uint8) if self.rank == source and content else None
+        whole = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device) if sent is None else sent.to(self.device)
+        dist.broadcast(whole, source)
+        return bytes(whole.cpu().numpy())
 
     def gather_json(self, value: object) -> list[Any]:
         """Returns a JSON value of every process, by rank; every process must call it."""
@@ -168,6 +192,7 @@ class World:
 
     def swap(self, outgoing: Tensor, sent: Sequence[int], received: Sequence[int]) -> Swap:
         """Sends `sent[r]` of the numbers in `outgoing` `[sum(sent)]` to every process r and gets `received[r]` of it; begins at once."""
+        self._count()
         incoming = outgoing.new_empty(sum(received))
         work = dist.all_to_all_single(incoming, outgoing, list(received), list(sent), group=self.team, async_op=True)
         assert work is not None
@@ -185,48 +210,75 @@ class World:
         """Returns a key-value store that all processes share, for keys of `name`, which any thread may use; None for one process."""
         if self.size == 1:
             return None
-        return PrefixStore(f"mutual/{name}", _get_default_store())
+        own = launch_store(f"{os.environ.get(_JOB, '')}/{name}", timeout=60)
+        return PrefixStore(f"mutual/{name}", _get_default_store()) if own is None else own
 
     def barrier(self) -> None:
         """Waits until every process is here."""
         if self.size > 1:
+            self._count()
             dist.barrier(group=self.team)
 
     def stop_poll(self) -> StopPoll:
         """Returns a poll by which the processes agree to stop at the same update."""
-        group = dist.new_group(backend="gloo") if self.size > 1 else None
+        group = dist.new_group(backend="gloo", timeout=self.timeout) if self.size > 1 else None
         assert not isinstance(group, int), "every process is in the group"
-        return StopPoll(group)
+        return StopPoll(group, self._count)
 
     def _reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size == 1:
             return tensor
-        result = tensor.clone()
+        self._count()
+        result = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(result, operation, group=self.team)
         return result
 
+    def _count(self) -> None:
+        """Counts a collective that this process has come to."""
+        if self.team is dist.group.WORLD:
+            self.traffic.world_calls += 1
+            self.traffic.team_calls = 0
+        else:
+            self.traffic.team_calls += 1
+
 
 def _reduce_and_count(world: World, bucket: Any) -> torch.futures.Future[Tensor]:
+    world._count()
     world.traffic.gradient_bytes += 2 * (world.size - 1) / world.size * bucket.buffer().nbytes
     return allreduce_hook(world.team, bucket)  # type: ignore[arg-type]
 
 
-def divide_launch(name: str, *, rank: int, size: int) -> None:
+def launch_store(name: str, *, timeout: float) -> Store | None:
+    """Returns a connection of its own to the launcher's key-value store, for keys of `name`; None where it has none.
+
+    It does not wait for what another thread asks, as the store of the process group does. Where no launcher keeps a store, process 0 does,
+    from the time when it joins the others; one that cannot be reached within `timeout` seconds is none.
+    """
+    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        return None
+    limit = timedelta(seconds=timeout)
+    try:
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=limit)  # type: ignore[attr-defined]
+    except (RuntimeError, ValueError):
+        return None
+    return PrefixStore(f"mutual/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}", store)
+
+
+def divide_launch(name: str, *, rank: int, size: int, timeout: float) -> None:
     """Makes of this process and those that give the same `name` a launch of their own: `size` processes, of which it is number `rank`.
 
-    They meet in the launcher's store, which stays for as long as any of them. What asks the environment afterwards, as Accelerate does,
-    finds them alone.
+    They meet in the launcher's store, which stays for as long as any of them; their collectives may take `timeout` seconds. What asks the
+    environment afterwards, as Accelerate does, finds them alone.
 
     Raises:
         ValueError: the launcher keeps no store.
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    store = launch_store(name, timeout=60) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else None
+    if store is None:
         raise ValueError("several jobs in one launch need torchrun, or what starts it (accelerate launch --multi_gpu)")
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=PrefixStore(f"{name}/{attempt}", store), rank=rank, world_size=size)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+    os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(size), _JOB: name})
 
 
 def leave() -> None:
@@ -237,6 +289,11 @@ def leave() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def lost_connection(error: BaseException) -> bool:
+    """Returns True for what a collective raises where another process has ended or does not answer in time."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 @dataclass(frozen=True)
@@ -259,14 +316,17 @@ class StopPoll:
     The answer to a call's question comes with the next call, so that no process ever waits for the slowest one.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None) -> None:
+    def __init__(self, group: dist.ProcessGroup | None, count: Callable[[], None]) -> None:
+        """Asks the processes of `group`, or this one alone; `count` is called at each collective."""
         self._group = group
+        self._count = count
         self._pending: tuple[dist.Work, Tensor] | None = None
 
     def __call__(self, wanted: bool) -> bool:
         """Posts this process' wish and returns the processes' joint wish, as of the call before."""
         if self._group is None:
             return wanted
+        self._count()
         answer = self.drain()
         flag = torch.tensor([int(wanted)])
         work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
@@ -282,20 +342,3 @@ class StopPoll:
         work.wait()
         self._pending = None
         return bool(flag.item())
-
-
-def float_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """Returns the floating-point buffers of `modules`, in a fixed order."""
-    return [buffer for module in modules for buffer in module.buffers() if buffer.is_floating_point()]
-
-
-def flatten(tensors: list[Tensor]) -> Tensor:
-    """Returns all elements of `tensors` in one vector."""
-    return torch.cat([tensor.detach().flatten() for tensor in tensors])
-
-
-def unflatten_(tensors: list[Tensor], vector: Tensor) -> None:
-    """Writes the elements of `vector` back into `tensors`, in place."""
-    with torch.no_grad():
-        for tensor, part in zip(tensors, vector.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))

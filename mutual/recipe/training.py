@@ -147,6 +147,8 @@ class Train(Spec):
     default is top1, and map for images with several labels each."""
     progress: StrictBool = True
     """A progress bar on the terminal."""
+    timeout_seconds: Annotated[StrictFloat, Field(ge=1, le=1e7)] = 1800.0
+    """Several processes: a collective that takes longer ends the run, as some process does not answer any more."""
 
 
 class CheckpointSpec(Spec):

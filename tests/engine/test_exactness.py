@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from support import assert_equal_weights, build, tiny_document, train_epochs, weights
 
 from mutual.data import to_inputs
+from mutual.group import Moment
 from mutual.recipe import parse_recipe
 
 FROZEN_TEACHER = {
@@ -209,3 +210,24 @@ def test_a_group_of_n_peers_averages_over_its_sources(num_peers):
     group.train()
     updater.simultaneous(window, 0, measure=False)
     assert parse_recipe(tiny_document()).trainable == ("a", "b")
+
+
+def test_a_peer_that_learns_by_features_alone_does_not_read_its_logits():
+    """They may overflow in fp16: the loss stays finite, and every parameter has a gradient, the classifier's 0."""
+    objectives = [{"loss": "cross_entropy", "learners": ["a"]}, {"loss": "l2", "at": "body", "learners": ["b"]}]
+    _, data, group, _ = build(tiny_document(objectives=objectives))
+    with torch.no_grad():
+        group.peers["b"].model.head.weight.fill_(torch.inf)
+    group.train()
+    window = next(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1))
+    images, labels = to_inputs(window.batches[0], data.info)
+    output = group.forward(images, labels, Moment(count=len(labels), draw=0, total=len(labels)))
+    assert not output.logits["b"].isfinite().any()
+    assert output.losses["b"].isfinite()
+    group.peers["b"].model.head.weight.data.zero_()
+    output = group.forward(images, labels, Moment(count=len(labels), draw=0, total=len(labels)))
+    output.losses["b"].backward()
+    gradients = {name: parameter.grad for name, parameter in group.peers["b"].model.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    assert gradients["body.weight"].any()
+    assert not gradients["head.weight"].any()

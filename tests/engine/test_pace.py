@@ -1,5 +1,8 @@
 """A rank that falls behind is named: by its times where it is slow, by what the others see where it does not move."""
 
+import re
+import socket
+
 import pytest
 import torch
 import yaml
@@ -89,3 +92,38 @@ def test_a_rank_that_does_not_move_is_named_while_the_others_wait(tmp_path):
     assert "nothing has gone on for 3 s: rank 1 on " in lines[0]
     assert "gives no sign of life, and the others wait for it" in lines[0]
     assert (tmp_path / "tiny" / "best" / "best.json").exists(), "it went on, and so did the run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["replicated", "parallel"])
+def test_a_rank_that_hangs_is_named_with_what_it_hangs_in(tmp_path, placement):
+    """In the loader, a forward, an evaluation and a checkpoint (tests/hanging_train.py), one after another; each is told once."""
+    recipe = written(tmp_path, "tiny", placement=placement)
+    arguments = [recipe, f"output={tmp_path}", "peers.b.model=hanging_train:hanging", "train.epochs=2"]
+    done = run("hanging_train", *arguments, processes=2)
+    told = [
+        re.fullmatch(r"mutual: warning: nothing has gone on for 3 s: (.*), and the others wait for it", line) for line in lines_of(done)
+    ]
+    host = socket.gethostname()
+    assert [match[1] for match in told if match] == [
+        f"rank 1 on {host} waits for its data in update 4",
+        f"rank 1 on {host} evaluates peer 'b' after update 5",
+        f"rank 0 on {host} writes a checkpoint after update 5",
+        f"rank 1 on {host} computes peer 'b' in update 8",
+    ], done.stderr
+
+
+def lines_of(done):
+    return [line for line in done.stderr.splitlines() if "nothing has gone on" in line]
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_for_good_ends_the_run_after_the_recipes_timeout(tmp_path):
+    """It is named, and then the others give up waiting."""
+    recipe = written(tmp_path, "tiny")
+    arguments = [recipe, f"output={tmp_path}", "peers.b.model=hanging_train:hanging", "train.timeout_seconds=5"]
+    done = run("hanging_train", *arguments, processes=2, expect=1, SECONDS="100")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("mutual: ")]
+    assert "nothing has gone on" in lines[0], done.stderr
+    assert len(lines) == 2, done.stderr
+    assert "another process of the run has ended, or has not answered for train.timeout_seconds" in lines[1]

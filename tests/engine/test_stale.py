@@ -103,6 +103,57 @@ def test_the_shelf_keeps_the_last_two_and_any_fsspec_address_serves():
     assert len(shelf._files.glob(f"{shelf._root}/a-*.safetensors")) == 2
 
 
+def test_publishing_removes_nothing_but_what_the_peer_has_published_before(tmp_path):
+    """Neither what a peer whose name begins alike has published, nor what the user keeps in the folder."""
+    shelf = Shelf(str(tmp_path))
+    for peer in ("a-b", "a"):
+        for step in range(3):
+            shelf.publish(peer, peer.encode() * 10, step=step)
+    kept = ["a-mine.safetensors", "a-0000000001-backup.safetensors", "a-1-deadbeef.safetensors", "[a].txt"]
+    for name in kept:
+        (tmp_path / name).write_text("the user's own")
+    (tmp_path / ".unfinished-a-0000000001-deadbeef.safetensors").write_text("of a job that was killed")
+    for step in range(3, 6):
+        shelf.publish("a", b"a" * step, step=step)
+    assert shelf.latest("a-b")[1] == b"a-b" * 10
+    left = {path.name for path in tmp_path.iterdir()} - {"a.json", "a-b.json", *kept}
+    assert sorted(name[: len("a-b-0000000001")] for name in left if name.startswith("a-b-")) == ["a-b-0000000001", "a-b-0000000002"]
+    assert sorted(name[: len("a-0000000001")] for name in left if not name.startswith("a-b-")) == ["a-0000000004", "a-0000000005"]
+    assert all((tmp_path / name).exists() for name in kept)
+
+
+def test_a_peer_that_nobody_publishes_is_named_once(tmp_path):
+    exchange, _, _, _ = job(tmp_path, ["b"])
+    exchange.refresh()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for update in range(1, 21):
+            exchange(update)
+            if update == 5:
+                assert not told
+    assert [str(each.message).partition(";")[0] for each in told] == [
+        f"nobody has published peer 'a' in {tmp_path} so far, so nothing is learned from it"
+    ]
+
+
+@pytest.mark.slow
+def test_a_job_in_which_ranks_hold_different_peers_publishes_them_all_and_reads_what_one_of_them_needs(tmp_path):
+    """Only rank 1 holds the learner of c, and so c itself, which another job trains; without its weights nothing is learned from it."""
+    peers = {name: {"model": "support:double"} for name in "abc"}
+    objectives = [{"loss": "cross_entropy", "learners": ["a", "c"]}, {"loss": "dml", "learners": ["b"], "sources": ["c"]}]
+    shelf = Shelf(str(tmp_path / "shelf"))
+    shelf.publish("c", safetensors.torch.save(build(tiny_document())[2].peers["a"].model.state_dict()), step=1)
+    document = stale(tmp_path / "shelf", ["a", "b"], peers=peers, objectives=objectives, placement="parallel")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    done = run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path}", processes=2)
+    assert "b (208 parameters, rank 1)" in done.stdout
+    trained = {name: safetensors.torch.load_file(tmp_path / "tiny" / "last" / f"{name}.safetensors") for name in "ab"}
+    for name, tensors in trained.items():
+        assert_equal_weights(safetensors.torch.load(shelf.latest(name)[1]), tensors)
+    metrics = json.loads((tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()[0])
+    assert metrics["train"]["loss"]["b"] > 0, "the edge from c weighs"
+
+
 def test_a_job_that_begins_anew_is_read_although_its_steps_are_lower(tmp_path):
     shelf = Shelf(str(tmp_path))
     for step in (464, 480, 16, 32):

@@ -15,7 +15,7 @@ import torch
 from mutual.engine.costs.memory import saved_bytes, state_bytes
 from mutual.engine.costs.prediction import Prediction, predict
 from mutual.engine.costs.profiles import PeerProfile, measure_links, profile_peers, synchronize
-from mutual.engine.environment import start
+from mutual.engine.environment import start, switches_restored
 from mutual.engine.meters import TrainMeter
 from mutual.engine.parts import build_parts
 from mutual.engine.pausing import Pausing
@@ -55,6 +55,7 @@ class Cost:
     predicted: Prediction | None = None
 
 
+@switches_restored()
 def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = False) -> list[Cost]:
     """Returns the cost of each recipe, in their order; the same data and micro-batch are given to every round of a recipe.
 

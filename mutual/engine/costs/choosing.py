@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from mutual.engine.commandline import say
+from mutual.commandline import say
 from mutual.engine.costs.benchmark import Cost, compare
 from mutual.engine.costs.profiles import profile_peers
 from mutual.engine.environment import Environment

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mutual.engine.costs.prediction import Prediction, predict
 from mutual.engine.costs.profiles import Link, Links, profile_peers
-from mutual.engine.environment import start
+from mutual.engine.environment import start, switches_restored
 from mutual.engine.parts import build_parts
 from mutual.group import Routes, parallel, replicated
 from mutual.recipe import Recipe
@@ -23,6 +23,7 @@ class Forecast:
     prediction: Prediction
 
 
+@switches_restored()
 def forecast(recipe: Recipe, processes: Sequence[int], link: Link) -> list[Forecast]:
     """Returns for each number of processes, joined by `link`, what an update takes replicated and parallel.
 

@@ -1,0 +1,164 @@
+"""run_verb: a verb from its begin to its exit code, with a line for whatever the user can mend."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from mutual.commandline.errors import RunError
+from mutual.commandline.failures import LOST, FailureMonitor, end_process, end_workers
+
+_PATHS = {
+    errno.ENOTDIR: "a file stands in a folder's place; move it away or give another path",
+    errno.EEXIST: "a file stands in a folder's place; move it away or give another path",
+    errno.EISDIR: "a folder stands in a file's place; move it away or give another path",
+    errno.ENAMETOOLONG: "give a shorter name or path",
+    errno.ELOOP: "links lead in a circle; give another path",
+}
+"""What is wrong with a path itself: the user's to mend."""
+_PLACES = {
+    errno.EACCES: "allow this user to read and write there, or give another path",
+    errno.EPERM: "allow this user to read and write there, or give another path",
+    errno.EROFS: "give a path on a disk that can be written",
+    errno.ENOENT: "check the path",
+}
+"""What is wrong with a place: the user's to mend where the path was given on the command line."""
+_MACHINE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
+    errno.EMFILE: "allow more open files (ulimit -n), or take fewer data.workers",
+    errno.ENFILE: "close other programs, or take fewer data.workers",
+    errno.ENOMEM: "take a smaller data.batch_size or fewer data.workers",
+}
+_LESS_MEMORY = "take a smaller data.batch_size (and train.accumulate), a smaller model or precision bf16"
+
+
+def run_verb(verb: Callable[[], None], *, resumes: bool = False) -> int:
+    """Runs `verb` and returns its exit code: 0 done, 2 the user's input is wrong, 1 stopped, diverged or the machine's fault.
+
+    What went wrong is a line on stderr, or a traceback if it is none of these. Where several processes were started, it is said once for
+    all of them; the process does not return then, as others may have ended in the midst of a collective. `resumes`: what is interrupted
+    can be gone on with by --resume.
+    """
+    warnings.showwarning = _Warnings()  # type: ignore[assignment]
+    monitor = None
+    try:
+        monitor = FailureMonitor.of_launch()
+        verb()
+        _leave()
+    except BrokenPipeError:  # the reader of our output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        told = _told(error, resumes=resumes)
+        if monitor is not None:
+            _fail(monitor, error, told)
+        end_workers()
+        if told is None:
+            raise
+        message, code = told
+        _complain(message)
+        return code
+    finally:
+        if monitor is not None:
+            monitor.close()
+    return 0
+
+
+def say(message: str) -> None:
+    """Prints `message` on the terminal, on the main process only."""
+    if _is_main():
+        print(message, flush=True)
+
+
+def _fail(monitor: FailureMonitor, error: BaseException, told: tuple[str, int] | None) -> None:
+    """Ends this process, one of several, after the others were told why."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # of a launcher that ends all as soon as one has ended
+        signal.signal(number, signal.SIG_IGN)
+    message, code = told if told is not None else ("".join(traceback.format_exception(error)).rstrip(), 1)
+    end_process(monitor.report(message, code))
+
+
+def _told(error: BaseException, *, resumes: bool) -> tuple[str, int] | None:
+    """Returns the line that says what went wrong, and the exit code; None for what nobody expected."""
+    again = "; go on with --resume" if resumes else ""
+    if isinstance(error, KeyboardInterrupt):
+        return (f"interrupted at once; the last checkpoint, if there is one, stands{again}" if resumes else "interrupted"), 1
+    from mutual.recipe import InputError  # not before the verb, so that an interrupt finds us ready
+
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, RunError):
+        return str(error), 1
+    if isinstance(error, OSError):
+        return _told_of_files(error, again)
+    return _told_of_torch(error, again)
+
+
+def _told_of_files(error: OSError, again: str) -> tuple[str, int]:
+    number = error.errno or 0
+    path = "" if error.filename is None else f"{error.filename}: "
+    reason = error.strerror or str(error) or type(error).__name__
+    if number in _PATHS:
+        return f"{path}{reason}; {_PATHS[number]}", 2
+    if number in _PLACES:
+        return f"{path}{reason}; {_PLACES[number]}", 2 if error.filename is not None and _is_given(error.filename) else 1
+    remedy = f"; {_MACHINE[number]}" if number in _MACHINE else ""
+    return f"{path}{reason}{remedy}{again}".replace("\n", " "), 1
+
+
+def _is_given(name: object) -> bool:
+    """Returns True for a path that the command line names, or one in a folder that it names."""
+    path = Path(os.fsdecode(name) if isinstance(name, bytes) else str(name)).absolute()
+    given = [Path(word.rpartition("=")[2]).absolute() for word in sys.argv[1:] if word.rpartition("=")[2]]
+    return any(path == each or each in path.parents for each in given)
+
+
+def _told_of_torch(error: BaseException, again: str) -> tuple[str, int] | None:
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        return f"out of memory; {_LESS_MEMORY}{again}", 1
+    if torch is None:
+        return None
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{str(error).partition('. ')[0]}; {_LESS_MEMORY}{again}", 1
+    from mutual.group import lost_connection
+
+    return (f"{LOST}{again}", 1) if lost_connection(error) else None
+
+
+def _leave() -> None:
+    """Waits for the other processes, where this one has joined any."""
+    if "torch" in sys.modules:
+        from mutual.group import leave
+
+        leave()
+
+
+def _complain(message: str) -> None:
+    if _is_main():
+        sys.stderr.write(f"mutual: {message}\n")
+        sys.stderr.flush()
+
+
+class _Warnings:
+    """Prints a warning as a line, each once: Python forgets which it has shown whenever a library touches its filters."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, message: Warning | str, category: type[Warning], *_: object) -> None:
+        line = f"{'warning: ' if issubclass(category, UserWarning) else ''}{message}"
+        if line not in self._seen:
+            self._seen.add(line)
+            _complain(line)
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,92 @@
+"""Whoever fails says so once, with its rank, and all processes are gone within seconds; what all have is said once and as by one."""
+
+import os
+import re
+import time
+
+import pytest
+import yaml
+from support import ROOT, run, tiny_document
+
+pytestmark = pytest.mark.slow
+
+
+def launched(tmp_path, *arguments, module="mutual.train", model="support:tiny", workers=0, fault=""):
+    """What two processes printed on stderr, our lines of it, and how many seconds after the fault all were gone."""
+    document = tiny_document(peers={name: {"model": model} for name in "ab"}, train={"epochs": 200, "progress": False})
+    document["data"]["workers"] = workers
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    moment = tmp_path / "moment"
+    done = run(
+        module, tmp_path / "recipe.yaml", f"output={tmp_path}", *arguments, processes=2, expect=1, MOMENT=str(moment), FAULT=fault
+    )  # torchrun's own code is 1
+    seconds = time.time() - float(moment.read_text()) if moment.exists() else 0
+    return done.stderr, [line for line in done.stderr.splitlines() if line.startswith("mutual: ")], seconds
+
+
+def exit_codes(stderr):
+    return re.findall(r"exitcode  : (\S+)", stderr)
+
+
+HOST = re.escape(os.uname().nodename)
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("recipe", rf"mutual: rank 1 on {HOST}: /nowhere/recipe.yaml: no such file; there is no folder '/nowhere'"),
+        ("data", rf"mutual: rank 1 on {HOST}: \S*recipe.yaml: data: no folder /nowhere/train; .*"),
+    ],
+)
+def test_what_one_machine_lacks_is_told_once_with_its_rank(tmp_path, fault, line):
+    stderr, lines, seconds = launched(tmp_path, module="rank_faults", fault=fault)
+    assert len(lines) == 1, stderr
+    assert re.match(line, lines[0]), lines
+    assert set(exit_codes(stderr)) <= {"2", "-15"}
+    assert "2" in exit_codes(stderr)
+    assert str(ROOT / "mutual") not in stderr, "no traceback but the launcher's own"
+    assert seconds < 40, "importing torch included"
+
+
+def test_a_factory_that_fails_on_one_rank_ends_all(tmp_path):
+    stderr, lines, seconds = launched(tmp_path, model="rank_faults:unbuildable")
+    assert stderr.count("ZeroDivisionError: no driver") == 1, stderr
+    assert len(lines) == 1
+    assert lines[0].startswith(f"mutual: rank 1 on {os.uname().nodename}: ")
+    assert seconds < 20
+
+
+@pytest.mark.parametrize(
+    ("fault", "told", "code", "workers"), [("input", "/data/3.jpg cannot be read", "2", 1), ("bug", "KeyError: 'no such key'", "1", 0)]
+)
+def test_an_error_in_the_middle_of_an_epoch_ends_all(tmp_path, fault, told, code, workers):
+    stderr, lines, seconds = launched(tmp_path, model="rank_faults:faulty", fault=fault, workers=workers)
+    assert stderr.count(told) == 1, stderr
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith(f"mutual: rank 1 on {os.uname().nodename}: ")
+    assert set(exit_codes(stderr)) == {code}
+    assert seconds < 20
+
+
+def test_a_rank_that_was_killed_leaves_a_line_and_no_traceback(tmp_path):
+    stderr, lines, seconds = launched(tmp_path, model="rank_faults:faulty", fault="killed")
+    assert len(lines) == 1, stderr
+    assert "rank 0 on" in lines[0]
+    assert "another process of the run has ended" in lines[0]
+    assert "gloo" not in stderr
+    assert seconds < 40
+
+
+def test_what_all_have_is_told_once_and_without_ranks(tmp_path):
+    stderr, lines, _ = launched(tmp_path, "peers.a.model=support:nothing")
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("mutual: override peers.a.model=support:nothing: peers.a.model: ")
+    assert set(exit_codes(stderr)) == {"2"}
+
+
+def test_a_diverged_run_is_told_once(tmp_path):
+    stderr, lines, _ = launched(tmp_path, "peers.a.model=support:poisoned")
+    assert len(lines) == 1, stderr
+    assert "not finite" in lines[0]
+    assert "rank" not in lines[0]
+    assert set(exit_codes(stderr)) == {"1"}

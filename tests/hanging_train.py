@@ -1,0 +1,57 @@
+"""`mutual.train` that hangs for some seconds in a forward, in the loader, in an evaluation (rank 1) and in a checkpoint (rank 0)."""
+
+import os
+import sys
+import time
+
+from support import TinyNet
+
+SECONDS = float(os.environ.get("SECONDS", "7"))
+MIDDLE = 8
+RANK = os.environ.get("RANK")
+
+
+class Hanging(TinyNet):
+    """Waits in one forward of training, and in one of evaluation."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.forwards = {True: 0, False: 0}
+
+    def forward(self, images):
+        self.forwards[self.training] += 1
+        if RANK == "1" and ((self.training and self.forwards[True] == MIDDLE) or (not self.training and self.forwards[False] == 2)):
+            time.sleep(SECONDS)
+        return super().forward(images)
+
+
+def hanging(num_classes, in_channels):
+    return Hanging(num_classes, in_channels)
+
+
+def hang_once(function, when):
+    """Returns what does as `function` does, but waits before its call number `when`."""
+    calls = 0
+
+    def call(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == when:
+            time.sleep(SECONDS)
+        return function(*arguments, **options)
+
+    return call
+
+
+if __name__ == "__main__":
+    from mutual.data.loading import Loaded
+    from mutual.engine.checkpoints import Checkpoints
+    from mutual.engine.watch import Watch
+    from mutual.train import main
+
+    Watch.PERIOD, Watch.STALL = 0.5, 3.0
+    if RANK == "0":
+        Checkpoints.save = hang_once(Checkpoints.save, 1)
+    else:
+        Loaded.__getitems__ = hang_once(Loaded.__getitems__, MIDDLE // 2)
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""`mutual.train` in which rank 1 alone has a fault: its recipe or its data are not there, or its model raises; the moment is noted."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from support import TinyNet
+
+from mutual.recipe import InputError
+
+AT_FORWARD = 9
+
+
+def note_the_moment():
+    Path(os.environ["MOMENT"]).write_text(str(time.time()))
+
+
+def on_rank_1():
+    return os.environ.get("RANK") == "1"
+
+
+def unbuildable(num_classes, in_channels):
+    """A factory that fails on rank 1 alone."""
+    if on_rank_1():
+        note_the_moment()
+        raise ZeroDivisionError("no driver on this machine")
+    return TinyNet(num_classes, in_channels)
+
+
+class Faulty(TinyNet):
+    """Fails on rank 1 in the middle of an epoch."""
+
+    forwards = 0
+
+    def forward(self, images):
+        Faulty.forwards += 1
+        if on_rank_1() and Faulty.forwards == AT_FORWARD:
+            note_the_moment()
+            if os.environ["FAULT"] == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise {"input": InputError("/data/3.jpg cannot be read"), "bug": KeyError("no such key")}[os.environ["FAULT"]]
+        return super().forward(images)
+
+
+def faulty(num_classes, in_channels):
+    return Faulty(num_classes, in_channels)
+
+
+if __name__ == "__main__":
+    from mutual.train import main
+
+    arguments = sys.argv[1:]
+    if on_rank_1():
+        note_the_moment()
+        match os.environ["FAULT"]:
+            case "recipe":
+                arguments[0] = "/nowhere/recipe.yaml"
+            case "data":
+                arguments += ["data.root=/nowhere", "data.dataset=image_folder"]
+    sys.exit(main(arguments))

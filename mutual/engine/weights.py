@@ -11,7 +11,7 @@ from mutual.engine.evaluation import Scores
 from mutual.engine.files import write_file
 from mutual.engine.folder import RunFolder
 from mutual.group import Group
-from mutual.models import ModelCard, model_bytes
+from mutual.models import ModelCard, architecture_args, model_bytes
 from mutual.recipe import Recipe
 
 
@@ -70,7 +70,7 @@ class BestWeights:
         spec = self._recipe.peers[name]
         card = ModelCard(
             model=spec.model,
-            args=spec.args,
+            args=architecture_args(spec.model, spec.args),
             num_classes=self._info.num_classes,
             in_channels=self._info.channels,
             image_size=self._info.image_size,

@@ -1,4 +1,4 @@
-"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--json]`."""
+"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--factory MODULE:NAME] [--json]`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "overrides", metavar="key.path=value", nargs="*", help="fields of the run's recipe to set otherwise, such as data.root"
     )
     parser.add_argument("--peer", default="all", help="a peer's name, best, or all with their ensemble (the default)")
+    parser.add_argument(
+        "--factory", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, with which a peer was trained"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(arguments)
 
     def verb() -> None:
         from mutual.engine import RunFolder, evaluate_run, json_text
 
-        scores = evaluate_run(RunFolder(options.run), peer=options.peer, overrides=options.overrides)
+        scores = evaluate_run(RunFolder(options.run), peer=options.peer, overrides=options.overrides, factories=options.factory)
         say(json_text(scores) if options.json else table(scores))
 
     return run_verb(verb)

@@ -17,6 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
     parser.add_argument("--peer", default="best", help="a peer's name, or best (the default)")
     parser.add_argument("--format", default="safetensors", help="one or more of safetensors,torch,onnx")
+    parser.add_argument(
+        "--factory", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, with which a peer was trained"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write; the default is RUN/export")
     options = parser.parse_args(arguments)
 
@@ -28,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output is not None and options.output.exists() and not options.output.is_dir():
             raise InputError(f"--output {options.output} is a file; give the folder to write to")
         file = peer_file(folder, options.peer)
-        model, card = read_model(file)
+        model, card = read_model(file, factories=options.factory)
         written = export_model(model, card, options.output or folder.export, file.stem, formats=options.format.split(","))
         for path, difference in written.values():
             say(f"{path}  {path.stat().st_size / 1e6:.2f} MB, reloaded: logits agree within {difference:.0e}")

@@ -18,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("images", metavar="IMAGE_OR_FOLDER", type=Path, nargs="+", help="image files, or folders that hold some")
     parser.add_argument("--peer", default="best", help="a peer's name, best (the default), or ensemble")
     parser.add_argument("--topk", type=int, default=5, help="so many classes for each image")
+    parser.add_argument(
+        "--factory", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, with which a peer was trained"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     options = parser.parse_args(arguments)
     if options.topk < 1:
@@ -26,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def verb() -> None:
         from mutual.engine import RunFolder, predict_images
 
-        for path, ranked in predict_images(RunFolder(options.run), options.images, peer=options.peer, topk=options.topk):
+        found = predict_images(RunFolder(options.run), options.images, peer=options.peer, topk=options.topk, factories=options.factory)
+        for path, ranked in found:
             if options.json:
                 classes = [{"class": name, "probability": round(probability, 6)} for name, probability in ranked]
                 say(json.dumps({"image": str(path), "classes": classes}))

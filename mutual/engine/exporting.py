@@ -65,7 +65,7 @@ def _difference(model: nn.Module, reloaded: Reload, card: ModelCard, batch: int)
 
 def _write_safetensors(model: nn.Module, card: ModelCard, path: Path) -> Reload:
     path.write_bytes(model_bytes(model, card))
-    reloaded, _ = read_model(path)
+    reloaded, _ = read_model(path, factories=[card.model])  # whoever built `model` has had the user's word
     return reloaded
 
 

@@ -101,13 +101,15 @@ def _best_peer(folder: RunFolder) -> str:
     return peer
 
 
-def load_peer(run: str | Path, *, peer: str = "best") -> nn.Module:
+def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None) -> nn.Module:
     """Returns a trained peer of the run folder `run`, in eval mode: images `[B, C, H, W]` to plain logits `[B, num_classes]`.
 
+    A peer that was trained with a model of the user's own is built where `factory` names it (`my_models:net`), which runs its code.
+
     Raises:
-        InputError: there is no such run, or no such peer in it.
+        InputError: there is no such run, no such peer in it, or its model is another factory's.
     """
-    model, _ = read_model(peer_file(RunFolder(Path(run)), peer))
+    model, _ = read_model(peer_file(RunFolder(Path(run)), peer), factories=[] if factory is None else [factory])
     return model
 
 

@@ -21,14 +21,16 @@ _BATCH = 32
 
 
 @switches_restored()
-def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str] = ()) -> Scores:
+def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str] = (), factories: Sequence[str] = ()) -> Scores:
     """Returns the scores of the best weights of `peer` (a name, `best` or `all` with their ensemble), each sample counted once.
+
+    Models of the user's own are built where `factories` name them (`my_models:net`), which runs their code.
 
     Raises:
         InputError: there is no such run or peer, or its data cannot be read.
     """
     recipe = folder.recipe(overrides)
-    models = _read_models(folder, list(recipe.trainable) if peer == ALL else [peer])
+    models = _read_models(folder, list(recipe.trainable) if peer == ALL else [peer], factories)
     environment = start(recipe)
     world = environment.world
     try:
@@ -54,7 +56,7 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
 
 
 def predict_images(
-    folder: RunFolder, paths: Sequence[Path], *, peer: str = "best", topk: int = 5
+    folder: RunFolder, paths: Sequence[Path], *, peer: str = "best", topk: int = 5, factories: Sequence[str] = ()
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
     """Yields for each image file its `topk` classes with their probabilities, most probable first.
 
@@ -62,7 +64,7 @@ def predict_images(
         InputError: there is no such run or peer, a path holds no image, or an image cannot be read.
     """
     recipe = folder.recipe()
-    models = _read_models(folder, list(recipe.trainable) if peer == ENSEMBLE else [peer])
+    models = _read_models(folder, list(recipe.trainable) if peer == ENSEMBLE else [peer], factories)
     card = next(iter(models.values()))[1]
     preprocess = build_preprocess(recipe.data, _info(card))
     files = list(_image_files(paths))
@@ -84,9 +86,9 @@ def _probabilities(models: Iterable[tuple[nn.Module, ModelCard]], images: Tensor
     return torch.stack([logits.sigmoid() if card.multi_label else logits.softmax(dim=1) for logits, card in said]).mean(dim=0)
 
 
-def _read_models(folder: RunFolder, peers: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:
+def _read_models(folder: RunFolder, peers: Sequence[str], factories: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:
     files = [peer_file(folder, peer) for peer in peers]
-    return {file.stem: read_model(file) for file in files}
+    return {file.stem: read_model(file, factories=factories) for file in files}
 
 
 def _info(card: ModelCard) -> DataInfo:

@@ -15,7 +15,7 @@ from mutual.engine.evaluation import Scores
 from mutual.engine.files import write_file
 from mutual.engine.folder import BEST, LAST, Best, RunFolder
 from mutual.group import Group
-from mutual.models import ModelCard, model_bytes
+from mutual.models import ModelCard, architecture_args, model_bytes
 from mutual.recipe import InputError, Recipe
 
 _WORST = (-math.inf, -math.inf)
@@ -109,7 +109,7 @@ class BestWeights:
         spec = self._recipe.peers[name]
         card = ModelCard(
             model=spec.model,
-            args=spec.args,
+            args=architecture_args(spec.model, spec.args),
             num_classes=self._info.num_classes,
             in_channels=self._info.channels,
             image_size=self._info.image_size,

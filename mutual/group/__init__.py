@@ -1,11 +1,12 @@
 """The group: peers, the edges between them, and the world of processes they live in."""
 
-from mutual.group.build import agreed, build_group, create_peer_model, unfit
+from mutual.group.build import agreed, build_group, create_peer_model
 from mutual.group.edges import Edge, expand, objective_names
 from mutual.group.exchange import Exchange
 from mutual.group.group import Group, GroupOutput, Moment, joined
 from mutual.group.peers import Frozen, MovingAverage, Peer, team_of
 from mutual.group.placement import Placement, asks_costs, parallel, replicated
+from mutual.group.probing import unfit
 from mutual.group.routes import Routes
 from mutual.group.taps import Outputs, TappedModel
 from mutual.group.tensors import flatten, float_buffers, unflatten_

@@ -1,13 +1,14 @@
-"""build_group: a recipe's peers with their weights and taps, and the edges between them, checked by one dry forward."""
+"""build_group: a recipe's peers with their weights and taps, and the edges between them, checked by a dry run."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mutual.group.edges import Edge, Form, Reading, definition_of, expand, tap_paths
 from mutual.group.exchange import Exchange
@@ -16,9 +17,10 @@ from mutual.group.group import Group
 from mutual.group.lessons import Lesson
 from mutual.group.peers import MovingAverage, Peer
 from mutual.group.placement import Placement, parallel, replicated
+from mutual.group.probing import dry_run
 from mutual.group.routes import Routes, needs_of_scorers
 from mutual.group.schedules import weight_factor
-from mutual.group.taps import Outputs, TappedModel, find_module
+from mutual.group.taps import TappedModel, find_module
 from mutual.group.world import World
 from mutual.models import class_columns, create_model, load_weights, read_card
 from mutual.objectives import Loss
@@ -112,12 +114,6 @@ def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channel
     return model
 
 
-def unfit(recipe: Recipe, name: str, images: Tensor, error: Exception) -> RecipeError:
-    """Returns the error that says why peer `name` cannot take `images`."""
-    reason, size = str(error).strip().splitlines()[0], "x".join(str(side) for side in images.shape[1:])
-    return recipe.error(f"peers.{name}.model", f"{recipe.peers[name].model} cannot take images of {size}: {reason}")
-
-
 class _Builder:
     """Builds what one process holds, and learns from the others what it must know of the rest."""
 
@@ -148,23 +144,20 @@ class _Builder:
 
     def peers(self, placement: Placement) -> tuple[dict[str, Peer], dict[Reading, Form]]:
         """Returns the peers that this process holds, and by source and output the shapes of all."""
-
-        def build() -> tuple[dict[str, Peer], list[Any]]:
-            mine = [name for name in self._recipe.peers if name in placement.local(self._world.rank)]
-            held = {name: self._build_peer(name, several=len(placement.teams[name]) > 1) for name in mine}
-            return held, forms_of(_dry_run(self._recipe, list(held.values()), self._images, self._num_classes))
-
-        if placement.shared:
-            held, forms = build()
-            return held, read_forms(forms)
         peers: dict[str, Peer] = {}
+        teams = {name: len(ranks) for name, ranks in placement.teams.items()}
 
-        def tell() -> list[Any]:
-            held, forms = build()
-            peers.update(held)
-            return forms
+        def build() -> list[list[Any]]:
+            mine = [name for name in self._recipe.peers if name in placement.local(self._world.rank)]
+            peers.update({name: self._build_peer(name, several=teams[name] > 1) for name in mine})
+            found = dry_run(self._recipe, self._edges, list(peers.values()), self._images, self._num_classes, teams=teams)
+            return [forms_of(found.outputs), found.notes]
 
-        return peers, read_forms([form for each in agreed(self._world, tell) for form in each])
+        told = [build()] if placement.shared else agreed(self._world, build)
+        if self._world.is_main:
+            for note in dict.fromkeys(note for _, notes in told for note in notes):
+                warnings.warn(note, stacklevel=2)
+        return peers, read_forms([form for forms, _ in told for form in forms])
 
     def losses(self, peers: dict[str, Peer], forms: dict[Reading, Form], placement: Placement) -> dict[int, Loss]:
         """Returns by its edge's number the loss of every local learner's edge."""
@@ -213,7 +206,10 @@ class _Builder:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         average = None
         if train.ema is not None and not spec.frozen:
-            average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
+            try:
+                average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
+            except Exception as error:  # copying runs the user's model's code
+                raise self._recipe.error("train.ema", f"{spec.model} cannot be copied: {type(error).__name__}: {error}") from error
         tapped = TappedModel(model, paths, columns=_class_columns(self._recipe, name, self._class_names))
         return Peer(name, tapped, frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
 
@@ -245,39 +241,6 @@ def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge])
                     find_module(model, at)
             except ValueError as error:
                 raise recipe.error(f"objectives.{edge.index}.at", f"peer {name!r} ({recipe.peers[name].model}) has {error}") from error
-
-
-def _dry_run(recipe: Recipe, peers: list[Peer], images: Tensor, num_classes: int) -> dict[str, Outputs]:
-    """Returns what every peer and every moving average says of `images`, checked for the classes."""
-    said = {}
-    for peer in peers:
-        said[peer.name] = _dry_forward(recipe, peer, peer.tapped, images)
-        if peer.average is not None:
-            said[f"{peer.name}.{EMA}"] = _dry_forward(recipe, peer, peer.average.tapped, images)
-        found = tuple(said[peer.name][LOGITS].shape)
-        if found != (2, num_classes):
-            model = recipe.peers[peer.name].model
-            raise recipe.error(
-                f"peers.{peer.name}.model",
-                f"class counts differ: {model} gives logits of shape {found[1:]}, the data have {num_classes} classes",
-            )
-    return said
-
-
-def _dry_forward(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor) -> Outputs:
-    tapped.eval()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        try:
-            said: dict[str, object] = dict(tapped.probe(images))
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise unfit(recipe, peer.name, images, error) from error
-    outputs: Outputs = {}
-    for at, output in said.items():
-        if not isinstance(output, Tensor):
-            kind = type(output).__name__
-            raise recipe.error(f"peers.{peer.name}.model", f"output {at!r} of {recipe.peers[peer.name].model} is a {kind}, not a tensor")
-        outputs[at] = output
-    return outputs
 
 
 def _place(peer: Peer, recipe: Recipe, device: torch.device, team: World | None) -> None:

@@ -1,40 +1,103 @@
-"""Weights files with a card: what they hold can be rebuilt from the file alone."""
+"""Weights files with a card: what they hold can be rebuilt from the file alone, where it is a model of the zoo."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from safetensors import safe_open
 from torch import nn
 
-from mutual.models.loading import check_exists, load_weights
-from mutual.models.zoo import create_model
+from mutual.models.factories import is_factory_name
+from mutual.models.loading import load_weights
+from mutual.models.reading import UNREADABLE, check_file, reason_of
+from mutual.models.zoo import create_model, is_in_zoo
+from mutual.recipe import InputError
 
 _CARD = "mutual"
+_LARGEST = 2**24
+"""No number in a card's `args` is larger: sizes of layers, not of the machine's memory."""
+_FETCHING = frozenset(["weights", "weights_backbone", "progress", "checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit"])
+"""Arguments of zoo models that say where weights come from or switch something for the whole process, besides `pretrained...`."""
+
+_Count = Annotated[int, Field(ge=1, le=_LARGEST)]
 
 
-@dataclass(frozen=True)
+def _short(value: Any) -> str:
+    """Returns `value`, a text; unlike pydantic's it may stand for bytes that are no UTF-8, as a folder's name may."""
+    if not isinstance(value, str) or len(value) > 4096:
+        raise ValueError("no text, or one that is too long")
+    return value
+
+
+_Text = Annotated[str, PlainValidator(_short)]
+
+
+def _plain(value: Any) -> Any:
+    """Returns `value` with lists in place of tuples, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _bounded(value: Any, depth: int = 0) -> Any:
+    """Returns `value`; raises a ValueError for a number, a text or a nesting that no model's argument has."""
+    if isinstance(value, dict | list):
+        if depth > 6 or len(value) > 1000:
+            raise ValueError("nested too deeply, or too long")
+        for entry in value.values() if isinstance(value, dict) else value:
+            _bounded(entry, depth + 1)
+    elif isinstance(value, str) and len(value) > 4096:
+        raise ValueError("a text is too long")
+    elif isinstance(value, int | float) and math.isfinite(value) and abs(value) > _LARGEST:
+        raise ValueError(f"a number is larger than {_LARGEST:,}")
+    return value
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class ModelCard:
     """What rebuilds a model and prepares its images: stands in the metadata of every weights file that we write.
 
     `mean` and `std` are those of pixel values in 0 .. 1, by channel; `image_size` is (height, width); with `multi_label` the logits are
-    for a sigmoid each, not for a softmax.
+    for a sigmoid each, not for a softmax. `args` are plain JSON values.
     """
 
-    model: str
-    num_classes: int
-    in_channels: int
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    class_names: tuple[str, ...]
-    args: dict[str, Any] = field(default_factory=dict)
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    num_classes: _Count
+    in_channels: _Count
+    image_size: tuple[_Count, _Count]
+    mean: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+    std: Annotated[tuple[Annotated[FiniteFloat, Field(ge=0)], ...], Field(min_length=1)]
+    class_names: tuple[_Text, ...]
+    args: Annotated[dict[_Text, JsonValue], BeforeValidator(_plain), AfterValidator(_bounded)] = field(default_factory=dict)
     multi_label: bool = False
+
+    @model_validator(mode="after")
+    def _lengths(self) -> ModelCard:
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} classes")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.in_channels):
+                raise ValueError(f"{len(values)} values of {name} for {self.in_channels} channels")
+        return self
 
     def to_json(self) -> str:
         """Returns the card as JSON text."""
@@ -42,11 +105,23 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
-        """Returns the card that `to_json` wrote."""
-        fields = json.loads(text)
-        for name in ("image_size", "mean", "std", "class_names"):
-            fields[name] = tuple(fields[name])
-        return cls(**fields)
+        """Returns the card that `to_json` wrote.
+
+        Raises:
+            ValueError: it is no such card; one line says what is wrong.
+        """
+        try:
+            fields = json.loads(text)
+            if not isinstance(fields, dict):
+                raise ValueError("no mapping")
+            known = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+            return cls(**known)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(": ".join(part for part in (where, first["msg"]) if part)) from error
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
 
 
 def model_bytes(model: nn.Module, card: ModelCard) -> bytes:
@@ -56,32 +131,66 @@ def model_bytes(model: nn.Module, card: ModelCard) -> bytes:
     return content
 
 
-def read_model(path: str | Path) -> tuple[nn.Module, ModelCard]:
+def architecture_args(model: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of a model's `args` that a card needs: of a zoo model not those which say where weights come from."""
+    return {key: value for key, value in args.items() if not (is_in_zoo(model) and _fetches(key))}
+
+
+def read_model(path: str | Path, *, factories: Collection[str] = ()) -> tuple[nn.Module, ModelCard]:
     """Returns the model in a file that `model_bytes` made, in eval mode, and its card.
 
+    A file chooses no code: its card may name a model of the zoo, or one of `factories`, which are the user's own word.
+
     Raises:
-        ValueError: no such file, or it has no card.
+        InputError: no such file, it has no card or a damaged one, or its model is not to be built or does not fit; one line says which.
     """
-    card = read_card(path)
-    if card is None:
-        raise ValueError(f"{path} does not say which model it holds; it was not written by mutual")
-    model = create_model(card.model, **{"num_classes": card.num_classes, "in_channels": card.in_channels, **card.args})
-    load_weights(model, path)
+    try:
+        card = read_card(path)
+        if card is None:
+            raise ValueError(f"{path} does not say which model it holds; it was not written by mutual")
+        _check_trusted(path, card, factories)
+        model = create_model(card.model, **{"num_classes": card.num_classes, "in_channels": card.in_channels, **card.args})
+        load_weights(model, path)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     return model.eval(), card
 
 
 def read_card(path: str | Path) -> ModelCard | None:
-    """Returns the card of a weights file, or None where it has none.
+    """Returns the card of a weights file, or None where it has none; builds and imports nothing.
 
     Raises:
-        ValueError: there is no such file, or it cannot be read.
+        ValueError: there is no such file, or it or its card cannot be read.
     """
-    check_exists(Path(path))
+    check_file(Path(path))
     if Path(path).suffix != ".safetensors":
         return None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file ({error})") from error
-    return ModelCard.from_json(metadata[_CARD]) if _CARD in metadata else None
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is no whole safetensors file ({reason_of(error)})") from error
+    if _CARD not in metadata:
+        return None
+    try:
+        return ModelCard.from_json(metadata[_CARD])
+    except ValueError as error:
+        raise ValueError(f"the card in {path} is damaged, or of another version of mutual ({reason_of(error)})") from error
+
+
+def _check_trusted(path: str | Path, card: ModelCard, factories: Collection[str]) -> None:
+    """Refuses a model whose code a file would choose."""
+    if is_in_zoo(card.model):
+        for key in card.args:
+            if _fetches(key):
+                raise ValueError(f"the card in {path} sets {key!r}, which says where weights come from; a file may not")
+        return
+    if not is_factory_name(card.model):
+        raise ValueError(f"the card in {path} names {card.model!r}, which is no model of this version of mutual, torchvision or timm")
+    if card.model not in factories:
+        given = f" (given: {', '.join(sorted(factories))})" if factories else ""
+        raise ValueError(f"{path} was trained with the model {card.model!r}; to run that code add --factory {card.model}{given}")
+
+
+def _fetches(argument: str) -> bool:
+    return argument in _FETCHING or argument.startswith("pretrained")

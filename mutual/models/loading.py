@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-_NESTS = ("state_dict", "model", "model_state", "model_state_dict", "ema", "state_dict_ema", "model_ema")
+from mutual.models.reading import read_state, reason_of
+
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+_COUNTER = "num_batches_tracked"
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -22,52 +21,57 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         ValueError: the file is missing or unreadable, or its tensors are not those of the model; one line says which.
     """
-    check_exists(Path(path))
-    state = _read_safetensors(path) if Path(path).suffix == ".safetensors" else _read_checkpoint(path)
+    state = read_state(Path(path))
     expected = model.state_dict()
     state = _without_prefixes(state, expected)
     missing, unexpected = [name for name in expected if name not in state], [name for name in state if name not in expected]
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]  # absent in checkpoints from other frameworks
+    missing = [name for name in missing if not name.endswith(_COUNTER)]  # absent in checkpoints from other frameworks
     if missing or unexpected:
         raise ValueError(f"{path} holds another model: {_named('missing', missing)}{_named('unexpected', unexpected)}".rstrip("; "))
     different = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     if different:
         raise ValueError(f"{path}: {_shape_message(different, state, expected)}")
-    model.load_state_dict(state, strict=False)
-
-
-def check_exists(path: Path) -> None:
-    """Raises a ValueError that lists the files beside it where there is no file `path`."""
-    if not path.is_file():
-        near = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:5] if path.parent.is_dir() else []
-        raise ValueError(
-            f"no weights file {path}"
-            + (f"; the folder holds {', '.join(near)}" if near else "; train that peer first, or give another path")
-        )
-
-
-def _read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    for name, tensor in state.items():
+        fault = _unusual(tensor, expected[name]) if not name.endswith(_COUNTER) else ""
+        if fault:
+            raise ValueError(f"{path}: {name} is {fault}")
+    converted = {name: tensor.to(expected[name].dtype) for name, tensor in state.items()}
+    _check_finite(path, converted, parameters={name for name, _ in model.named_parameters(remove_duplicate=False)})
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file ({error})") from error
-    return tensors
+        model.load_state_dict(converted, strict=False)
+    except Exception as error:  # a user's model may load its state by code of its own
+        raise ValueError(f"{path} does not load into the model: {type(error).__name__}: {reason_of(error)}") from error
 
 
-def _read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is no torch checkpoint of plain tensors ({reason})") from error
-    while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
-        nests = [key for key in _NESTS if isinstance(content.get(key), dict)]
-        if not nests:
-            break
-        content = content[nests[0]]
-    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no weights: neither tensors by name nor any of {', '.join(_NESTS)}")
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+def _unusual(found: Tensor, expected: Tensor) -> str:
+    """Returns why `found` cannot stand for the model's tensor although their shapes are equal, or nothing."""
+    if found.layout != torch.strided or found.is_nested:
+        return f"sparse ({str(found.layout).removeprefix('torch.')}); save it dense"
+    if found.is_quantized:
+        return "quantized; save the model before quantization"
+    if found.device.type == "meta":
+        return "without values (on the meta device)"
+    kinds = [(tensor.is_complex(), tensor.is_floating_point()) for tensor in (found, expected)]
+    if kinds[0] != kinds[1]:
+        return f"of {str(found.dtype).removeprefix('torch.')}, the model's of {str(expected.dtype).removeprefix('torch.')}"
+    return ""
+
+
+def _check_finite(path: str | Path, state: dict[str, Tensor], *, parameters: set[str]) -> None:
+    """Refuses NaN, and infinite parameters: every output would be NaN, and a training would stop at its first step with another cause.
+
+    Buffers may be infinite, as attention masks are.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() or tensor.is_complex():
+            checked = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+            bad = ~checked.isfinite() if name in parameters else checked.isnan()
+            if bad.any():
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                raise ValueError(
+                    f"{path}: {name} is not finite in {dtype} ({int(bad.sum()):,} of {bad.numel():,} values); "
+                    "the training that it comes from has probably diverged"
+                )
 
 
 def _without_prefixes(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,7 +85,11 @@ def _without_prefixes(state: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 def _shape_message(different: list[str], state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
     shown = "; ".join(f"{name} is {tuple(state[name].shape)}, the model's {tuple(expected[name].shape)}" for name in different[:3])
     last = list(expected)[-1]
-    if last in different and all(name.rpartition(".")[0] == last.rpartition(".")[0] for name in different):
+    if (
+        last in different
+        and state[last].dim() == expected[last].dim() > 0
+        and all(name.rpartition(".")[0] == last.rpartition(".")[0] for name in different)
+    ):
         return f"class counts differ: the file has {state[last].shape[0]}, the model {expected[last].shape[0]} ({shown})"
     return f"tensors have other shapes: {shown}"
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import sys
-from collections.abc import Callable
-from pathlib import Path
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import timm
 import torch
 import torchvision
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from mutual.models.factories import Factory, build, users_factory
 from mutual.models.loading import load_weights
 from mutual.models.one import One
 from mutual.models.pplcnet import PPLCNETS
+from mutual.models.reading import reason_of
 from mutual.models.small_cnn import SmallCNN
 from mutual.models.tutorials import TUTORIAL_MODELS
 from mutual.recipe import did_you_mean
-
-Factory = Callable[..., nn.Module]
 
 MODELS: dict[str, Factory] = {**PPLCNETS, "small_cnn": SmallCNN, "one": One, **TUTORIAL_MODELS}
 PRETRAINED = "pretrained"
@@ -34,7 +31,7 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, weights: 
 
     Args:
         name: `pplcnet_x1_0` (ours), `torchvision/resnet18`, `timm/convnext_tiny` or `package.module:factory`, which is called
-            as `factory(num_classes=.., in_channels=.., **args)`.
+            as `factory(num_classes=.., in_channels=.., **args)`. That runs its code: the name must be the user's own word, never a file's.
         num_classes: C.
         in_channels: 1 grey, 3 colour.
         weights: None for initial weights, `pretrained` for the zoo's own where it has some, or the path of a weights file.
@@ -50,13 +47,24 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, weights: 
     elif family == "timm" and rest:
         model = _from_timm(rest, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **args)
     else:
-        factory = _users_factory(name) if ":" in name else _ours(name)
+        factory = users_factory(name) if ":" in name else _ours(name)
         if pretrained:
             raise ValueError(f"{name} has no pretrained weights; give the path of a weights file")
-        model = _build(name, factory, num_classes=num_classes, in_channels=in_channels, **args)
+        model = build(name, factory, num_classes=num_classes, in_channels=in_channels, **args)
     if weights is not None and not pretrained:
         load_weights(model, weights)
     return _without_inplace(model)
+
+
+def is_in_zoo(name: str) -> bool:
+    """Returns True where `name` is a model of ours, of torchvision's or of timm's own: code that is installed, whoever names it."""
+    family, _, rest = name.partition("/")
+    return name in MODELS or (family == "torchvision" and rest in _torchvision_names()) or (family == "timm" and _is_timm(rest))
+
+
+def _is_timm(name: str) -> bool:
+    """Returns True for a name of timm's registry; `hf-hub:...` and `local-dir:...` load what stands elsewhere."""
+    return all(character.isalnum() or character in "_.-" for character in name) and timm.is_model(name)
 
 
 def _ours(name: str) -> Factory:
@@ -67,15 +75,27 @@ def _ours(name: str) -> Factory:
 
 
 def _from_timm(name: str, *, num_classes: int, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
-    if not timm.is_model(name):
+    if not _is_timm(name):
         near = did_you_mean(name, timm.list_models())
         raise ValueError(f"'timm/{name}' is no model of timm{near}")
 
     def factory(**arguments: Any) -> nn.Module:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+        model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
         return model
 
-    return _build(f"timm/{name}", factory, num_classes=num_classes, in_chans=in_channels, **args)
+    def fetched(**arguments: Any) -> nn.Module:
+        with _patience():
+            model: nn.Module = timm.create_model(name, pretrained=True, **arguments)
+        return model
+
+    arguments = {"num_classes": num_classes, "in_chans": in_channels, **args}
+    if not pretrained:
+        return build(f"timm/{name}", factory, **arguments)
+    try:
+        return build(f"timm/{name}", fetched, **arguments)
+    except ValueError as error:
+        build(f"timm/{name}", factory, **arguments)  # raises where the arguments are wrong, and not the network
+        raise _unfetched(f"timm/{name}", error.__cause__ or error) from error
 
 
 def _from_torchvision(name: str, *, num_classes: int, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
@@ -84,14 +104,43 @@ def _from_torchvision(name: str, *, num_classes: int, in_channels: int, pretrain
     if name in _AUXILIARY_HEADS:
         args = {"aux_logits": False, "init_weights": True, **args}
     factory = torchvision.models.get_model_builder(name)
-    model = _build(f"torchvision/{name}", factory, num_classes=num_classes, **args)
+    model = build(f"torchvision/{name}", factory, num_classes=num_classes, **args)
     if pretrained:
-        state = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
+        state = _torchvision_weights(name)
         fitting = {key: value for key, value in state.items() if key in model.state_dict() and model.state_dict()[key].shape == value.shape}
         model.load_state_dict(fitting, strict=False)
     if in_channels != 3:
         _adapt_first_convolution(f"torchvision/{name}", model, in_channels)
     return model
+
+
+def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
+    try:
+        with _patience():
+            state: dict[str, torch.Tensor] = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(
+                progress=False, check_hash=True
+            )
+    except Exception as error:  # what a download may raise: of urllib, http, ssl, zip, hashes, the disk
+        raise _unfetched(f"torchvision/{name}", error) from error
+    return state
+
+
+def _unfetched(name: str, error: BaseException) -> ValueError:
+    return ValueError(
+        f"the pretrained weights of {name} cannot be fetched ({type(error).__name__}: {reason_of(error)}); run once where there is a "
+        "network, or give a file: `weights: FILE`"
+    )
+
+
+@contextmanager
+def _patience(seconds: float = 60.0) -> Iterator[None]:
+    """Within it, a connection that says nothing for so long fails; by default torchvision waits for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(before or seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _torchvision_names() -> list[str]:
@@ -120,45 +169,6 @@ def _adapt_first_convolution(name: str, model: nn.Module, in_channels: int) -> N
             new.bias.copy_(old.bias)
     parent, _, child = path.rpartition(".")
     setattr(model.get_submodule(parent), child, new)
-
-
-def _users_factory(name: str) -> Factory:
-    module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # `accelerate launch -m` does not put it there for every launcher
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"{name!r}: cannot import {module_name!r} ({error}); run from the folder that holds it, or install it") from error
-    factory = vars(module).get(attribute)
-    if not callable(factory):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"{name!r}: {module_name} has no factory {attribute!r}{did_you_mean(attribute, functions)}")
-    chosen: Factory = factory
-    return chosen
-
-
-def _build(name: str, factory: Factory, **arguments: Any) -> nn.Module:
-    signature = inspect.signature(factory)
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
-        for argument in arguments:
-            if argument not in signature.parameters:
-                raise ValueError(f"{name} takes no argument {argument!r}{did_you_mean(argument, signature.parameters)}")
-    try:
-        model = factory(**arguments)
-    except (TypeError, ValueError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{name} cannot be built with {_shown(arguments)}: {reason}") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{name} gave a {type(model).__name__}, not a torch.nn.Module")
-    if any(isinstance(tensor, UninitializedBuffer | UninitializedParameter) for tensor in (*model.parameters(), *model.buffers())):
-        raise ValueError(f"{name} has lazy modules, whose weights have no shape yet; give their sizes")
-    return model
-
-
-def _shown(arguments: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
 
 
 def _without_inplace(model: nn.Module) -> nn.Module:

@@ -67,9 +67,9 @@ def test_several_labels_are_learned_end_to_end(folder, tmp_path):
     best = json.loads((tmp_path / "tiny" / "best" / "best.json").read_text())
     assert best["metric"] == "map"
     assert best["peers"][best["peer"]]["map"] > 0.95
-    scores = json.loads(run("mutual.evaluate", tmp_path / "tiny", "--json").stdout)
+    scores = json.loads(run("mutual.evaluate", tmp_path / "tiny", "--factory", "support:tiny", "--json").stdout)
     assert scores[best["peer"]]["map"] == pytest.approx(best["peers"][best["peer"]]["map"], abs=1e-6)
-    answer = json.loads(run("mutual.predict", tmp_path / "tiny", folder / "0.png", "--json").stdout)
+    answer = json.loads(run("mutual.predict", tmp_path / "tiny", folder / "0.png", "--factory", "support:tiny", "--json").stdout)
     flags = (folder / "flags_train.txt").read_text().splitlines()[0].split()[1].split(",")
     for each in answer["classes"]:
         assert (each["probability"] > 0.5) == (flags[int(each["class"])] == "1")

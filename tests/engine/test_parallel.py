@@ -173,10 +173,10 @@ def test_distances_between_images_travel_in_place_of_the_outputs(tmp_path):
 
 def test_export_and_evaluate_work_on_a_parallel_run(tmp_path):
     run("mutual.train", written(tmp_path, placement="parallel"), f"output={tmp_path}", processes=2)
-    scores = json.loads(run("mutual.evaluate", tmp_path / "tiny", "--json", "--peer", "b").stdout)
+    scores = json.loads(run("mutual.evaluate", tmp_path / "tiny", "--json", "--peer", "b", "--factory", "support:double").stdout)
     best = json.loads((tmp_path / "tiny" / "best" / "best.json").read_text())
     assert scores["b"]["nll"] == pytest.approx(best["peers"]["b"]["nll"], abs=1e-6)
-    run("mutual.export", tmp_path / "tiny", "--format", "safetensors")
+    run("mutual.export", tmp_path / "tiny", "--format", "safetensors", "--factory", "support:double")
     assert list((tmp_path / "tiny" / "export").glob("*.safetensors"))
 
 

@@ -221,7 +221,7 @@ def test_mixed_precision_trains(folder, tmp_path, precision):
 
 def test_the_launchers_precision_holds_where_the_recipe_says_none(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert train.main([str(folder / "recipe.yaml"), f"output={tmp_path}", "train.epochs=1"]) == 0
+    assert train.main([str(folder / "recipe.yaml"), f"output={tmp_path}", "train.epochs=1", "train.precision=null"]) == 0
     assert "precision bf16" in capsys.readouterr().out
 
 

@@ -1,0 +1,164 @@
+"""read_state: the tensors by name of a safetensors file or a torch checkpoint, whoever wrote it; nothing in it runs."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+_NESTS = ("state_dict", "model", "model_state", "model_state_dict", "ema", "state_dict_ema", "model_ema")
+_DEEPEST = 8
+"""So many levels of `_NESTS` are looked through; a file may hold a dict that contains itself."""
+UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    SafetensorError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    ArithmeticError,
+    ImportError,
+    MemoryError,
+)
+"""What the readers raise at files that are damaged or of another kind."""
+_SPEAKING = (RuntimeError, ValueError, OSError, zipfile.BadZipFile, MemoryError)
+"""Those of them whose message says something to who reads it."""
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a weights file by name; a checkpoint may hold them under a key such as `state_dict`.
+
+    Raises:
+        ValueError: the file is missing or unreadable, or holds no tensors by name; one line says which.
+    """
+    check_file(path)
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+
+
+def check_file(path: Path) -> None:
+    """Raises a ValueError where `path` is no file; where there is nothing it lists the files beside it."""
+    try:
+        if path.is_file():
+            if path.stat().st_size == 0:
+                raise ValueError(f"{path} is empty")
+            return
+        if path.exists():
+            raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; give a weights file")
+        near = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:5] if path.parent.is_dir() else []
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    raise ValueError(
+        f"no weights file {path}" + (f"; the folder holds {', '.join(near)}" if near else "; train that peer first, or give another path")
+    )
+
+
+def reason_of(error: BaseException, *, most: int = 200) -> str:
+    """Returns the first line of what `error` says, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    first = lines[0].strip() if lines else type(error).__name__
+    return first if len(first) <= most else f"{first[:most]} ..."
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is no whole safetensors file ({reason_of(error)})") from error
+    return tensors
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    try:
+        _check_archive(path)
+        with torch.serialization.safe_globals(list(_PLACEHOLDERS)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is no torch checkpoint of plain tensors ({_why(error)})") from error
+    for _ in range(_DEEPEST):
+        nests = [key for key in _NESTS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+        if not nests or any(isinstance(value, Tensor) for value in content.values()):
+            break
+        content = content[nests[0]]
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise ValueError(f"{path} holds no weights: neither tensors by name nor any of {', '.join(_NESTS)}")
+    unnamed = next((name for name in tensors if not isinstance(name, str)), None)
+    if unnamed is not None:
+        raise ValueError(f"{path} holds tensors under {unnamed!r}, which is no name; save the model's state_dict()")
+    return tensors
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses archives that torch.save does not write: programs, and those whose contents are larger than the file."""
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise ValueError("it is a TorchScript program; save the model's state_dict() instead")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its contents are larger than the file; torch.save compresses nothing")
+        altered = [entry.filename for entry in entries if not _is_whole(archive, entry)]
+    if altered and len(altered) < len(entries):  # torch itself does not compare checksums; with an option of it torch.save writes none
+        raise ValueError(f"{altered[0]} in it was altered: its checksum is another")
+
+
+def _is_whole(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    with archive.open(entry) as file:
+        try:
+            while file.read(1 << 20):
+                pass
+        except zipfile.BadZipFile:
+            return False
+    return True
+
+
+def _why(error: BaseException) -> str:
+    """Returns why torch could not read a file, without its advice to read it unsafely."""
+    wanted = re.search(r"Unsupported global: GLOBAL (\S+)|Unsupported class (\S+)", str(error))
+    if wanted is not None:
+        return f"it needs the code of {wanted[1] or wanted[2]}, which does not run here; save the model's state_dict() alone"
+    return reason_of(error) if type(error) in _SPEAKING else "it is damaged, or of another kind"
+
+
+class _Placeholder:
+    """Stands for an object beside the weights (a setting, a score) that is not needed; takes everything and does nothing."""
+
+    def __new__(cls, *_arguments: Any, **_named: Any) -> _Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: Any, **_named: Any) -> None:
+        pass
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+
+# numpy moved these from `core` to `_core`; a file names what its writer had
+_PLACEHOLDERS = tuple(
+    type(name, (_Placeholder,), {"__module__": module})
+    for module, name in (
+        ("argparse", "Namespace"),
+        ("datetime", "datetime"),
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        *((f"numpy.{core}.multiarray", function) for core in ("core", "_core") for function in ("scalar", "_reconstruct")),
+        *(("pathlib", kind) for kind in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+    )
+)
+"""Kinds of objects that many checkpoints hold beside the weights; torch.load would refuse the whole file."""

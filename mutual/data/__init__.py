@@ -1,20 +1,27 @@
 """Data: the images of a recipe, in counted random order, as batches for the device."""
 
-from mutual.data.batch import Batch, DataInfo, Mix, Window, mix, normalize, to_inputs
+from mutual.data.batch import BadImage, Batch, DataInfo, Mix, Window, mix, normalize, to_inputs
+from mutual.data.decoding import ImageError, load_image
+from mutual.data.listing import IMAGE_SUFFIXES, allow_any_name, image_files
 from mutual.data.module import DataModule, build_data, build_preprocess
 from mutual.data.plan import even_part
-from mutual.data.splits import IMAGE_SUFFIXES, load_image
+from mutual.data.transforms import ShapeError
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "BadImage",
     "Batch",
     "DataInfo",
     "DataModule",
+    "ImageError",
     "Mix",
+    "ShapeError",
     "Window",
+    "allow_any_name",
     "build_data",
     "build_preprocess",
     "even_part",
+    "image_files",
     "load_image",
     "mix",
     "normalize",

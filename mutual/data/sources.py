@@ -14,7 +14,8 @@ import torch
 import torchvision.datasets
 from torch import Tensor
 
-from mutual.data.splits import IMAGE_SUFFIXES, FakeSplit, FileSplit, MemorySplit, Split
+from mutual.data.listing import IMAGE_SUFFIXES, class_folders, image_files
+from mutual.data.splits import FakeSplit, FileSplit, MemorySplit, Split
 from mutual.recipe import Data, derive_seed
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -114,7 +115,7 @@ def _image_folder(spec: Data) -> Source:
     splits, classes = [], []
     for part in ("train", "val"):
         names = _class_folders(root / part)
-        paths = [[path for path in sorted((root / part / name).rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES] for name in names]
+        paths = [image_files(root / part / name) for name in names]
         for name, found in zip(names, paths, strict=True):
             if not found:
                 raise ValueError(f"{root / part / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -130,7 +131,7 @@ def _image_folder(spec: Data) -> Source:
 def _class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}; image_folder needs ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    names = [entry.name for entry in class_folders(folder)]
     if not names:
         raise ValueError(f"{folder} holds no folder of a class; image_folder needs {folder}/CLASS/*.jpg")
     return names
@@ -161,7 +162,7 @@ def with_unlabelled(train: Split, spec: Data) -> Split:
     assert isinstance(train, FileSplit), "the recipe's check lets only folders and lists through"
     place = Path(spec.unlabelled or "")
     if place.is_dir():
-        paths = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+        paths = image_files(place)
     elif place.is_file():
         root = Path(spec.root or "")
         named = [(number, line.split(" ")[0]) for number, line in _lines(place)]

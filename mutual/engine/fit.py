@@ -21,7 +21,7 @@ from mutual.models import read_model
 from mutual.recipe import InputError, Recipe
 
 _FREE_TO_CHANGE = re.compile(
-    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate)|data\.(batch_size|workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
+    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate)|data\.(batch_size|workers|on_bad_image|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mutual.data import IMAGE_SUFFIXES, Batch, DataInfo, build_data, build_preprocess, load_image, normalize
+from mutual.data import IMAGE_SUFFIXES, Batch, DataInfo, build_data, build_preprocess, image_files, load_image, normalize
 from mutual.engine.environment import start
 from mutual.engine.evaluation import ENSEMBLE, Evaluator, Scores
 from mutual.engine.fit import peer_file
@@ -99,7 +99,7 @@ def _info(card: ModelCard) -> DataInfo:
 def _image_files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in IMAGE_SUFFIXES)
+            found = image_files(path)
             if not found:
                 raise InputError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
             yield from found

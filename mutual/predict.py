@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mutual.data import printable
 from mutual.engine import RunFolder, predict_images, run_verb, say
 
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 classes = [{"class": name, "probability": round(probability, 6)} for name, probability in ranked]
                 say(json.dumps({"image": str(path), "classes": classes}))
             else:
-                say(f"{path}  " + "  ".join(f"{name} {probability:.1%}" for name, probability in ranked))
+                say(f"{printable(path)}  " + "  ".join(f"{name} {probability:.1%}" for name, probability in ranked))
 
     return run_verb(verb)
 

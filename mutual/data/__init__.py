@@ -1,7 +1,7 @@
 """Data: the images of a recipe, in counted random order, as batches for the device."""
 
 from mutual.data.batch import BadImage, Batch, DataInfo, Mix, Window, mix, normalize, to_inputs
-from mutual.data.decoding import ImageError, load_image
+from mutual.data.decoding import ImageError, load_image, printable
 from mutual.data.listing import IMAGE_SUFFIXES, allow_any_name, image_files
 from mutual.data.module import DataModule, build_data, build_preprocess
 from mutual.data.plan import even_part
@@ -25,5 +25,6 @@ __all__ = [
     "load_image",
     "mix",
     "normalize",
+    "printable",
     "to_inputs",
 ]

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from mutual.data import allow_any_name
 from mutual.engine.meters import NonFiniteLossError
 from mutual.engine.stopping import StoppedError
 from mutual.group import leave
@@ -16,6 +17,7 @@ from mutual.recipe import InputError
 def run_verb(verb: Callable[[], None]) -> int:
     """Runs `verb` and returns its exit code: 0 done, 2 the user's input is wrong (told on stderr), 1 stopped or diverged."""
     warnings.showwarning = _warn  # type: ignore[assignment]
+    allow_any_name(sys.stdout, sys.stderr)
     try:
         verb()
     except InputError as error:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mutual.data import Batch, DataModule, Window
+from mutual.engine.bad_images import SkippedImages, with_rank
 from mutual.engine.checkpoints import Checkpoints
 from mutual.engine.courier import Courier
 from mutual.engine.environment import Environment
@@ -60,6 +61,7 @@ class Trainer:
         self._state = RunState(
             recipe, group, optimizations, self._meter, self._best, world=self.world, courier=self._courier, window_size=window_size
         )
+        self._skipped_images = SkippedImages(recipe, data, self.world, part=group.part)
         self._pausing = Pausing(recipe.train.pause, self.world)
         self._pace = Pace(group, self.world, synchronized_forwards=recipe.train.sync_batchnorm)
         updater = Updater(
@@ -147,6 +149,7 @@ class Trainer:
         epoch = progress.epoch + 1
         evaluated = epoch % self.recipe.train.eval_every == 0 or epoch == self.recipe.train.epochs
         scores = self._evaluate() if evaluated else None
+        self._skipped_images.report(self._tracker.say, when=f"epoch {epoch}: ")
         self._best.write_last()
         if scores is not None:
             self._best.update(scores, epoch)
@@ -158,12 +161,13 @@ class Trainer:
 
     def _windows(self) -> Iterator[Window]:
         part, parts = self.group.part
-        return self.data.train_windows(self.progress.epoch, start=self.progress.window, rank=part, parts=parts, **self._plan)
+        windows = self.data.train_windows(self.progress.epoch, start=self.progress.window, rank=part, parts=parts, **self._plan)
+        return with_rank(windows, self.world)
 
     def _evaluate(self) -> Scores:
         self.group.eval()
         part, parts = self.group.part
-        batches = self.data.eval_batches(world_size=self.world.size, rank=part, parts=parts)
+        batches = with_rank(self.data.eval_batches(world_size=self.world.size, rank=part, parts=parts), self.world)
 
         def predict(images: Tensor, batch: Batch) -> dict[str, Tensor]:
             return self.group.predict(images, total=batch.total)

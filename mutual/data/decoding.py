@@ -144,7 +144,7 @@ def _refusal(image: Image.Image) -> str:
         return f"its pixels are floating-point numbers, whose range is unknown; {_REMEDY}"
     deep = image.mode in _DEEP_MODES or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if image.mode == "I" and not deep:
-        return f"its pixels are integers of 32 bits or with a sign, whose range is unknown; {_REMEDY}"
+        return f"its pixels are integers of 32 bits, whose range is unknown; {_REMEDY}"
     return "" if deep or image.mode in _MODES else f"its pixels are in mode {image.mode}, which has no stated conversion; {_REMEDY}"
 
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -40,7 +41,7 @@ def examine(paths: Sequence[Path], *, workers: int, most_seconds: float = _MOST_
             for reader in readers:
                 if waiting and not reader.given:
                     reader.give([waiting.popleft() for _ in range(min(_AT_ONCE, len(waiting)))])
-            ready = wait([reader.connection for reader in readers], timeout=1.0)
+            ready = wait([reader.connection for reader in readers if reader.given], timeout=1.0)
             for place, reader in enumerate(readers):
                 if not reader.given:
                     continue
@@ -75,7 +76,8 @@ class _Reader:
     def give(self, paths: Sequence[Path]) -> None:
         self.given = deque(paths)
         self._since = time.monotonic()
-        self.connection.send([str(path) for path in paths])
+        with suppress(BrokenPipeError):  # it ended by itself, which the answer tells
+            self.connection.send([str(path) for path in paths])
 
     def answer(self, *, ready: bool, most_seconds: float) -> Examined | None:
         """Returns what came of the first file given, or None if it is still being read; sets `ended` where it ended the process."""

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"argument --topk: {options.topk} must be at least 1")
 
     def verb() -> None:
+        from mutual.data import printable
         from mutual.engine import RunFolder, predict_images
 
         found = predict_images(RunFolder(options.run), options.images, peer=options.peer, topk=options.topk, factories=options.factory)
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 classes = [{"class": name, "probability": round(probability, 6)} for name, probability in ranked]
                 say(json.dumps({"image": str(path), "classes": classes}))
             else:
-                say(f"{path}  " + "  ".join(f"{name} {probability:.1%}" for name, probability in ranked))
+                say(f"{printable(path)}  " + "  ".join(f"{name} {probability:.1%}" for name, probability in ranked))
 
     return run_verb(verb)
 

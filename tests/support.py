@@ -232,10 +232,16 @@ def command(module, *arguments, processes=1):
     return [*launcher, "-m", module, *map(str, arguments)]
 
 
-def run(module, *arguments, processes=1, cwd=ROOT, expect=0, **extra):
+def run(module, *arguments, processes=1, cwd=ROOT, expect=0, errors="strict", timeout=600, **extra):
     """Runs a verb to its end, asserts its exit code and returns the finished process."""
     done = subprocess.run(
-        command(module, *arguments, processes=processes), cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=600
+        command(module, *arguments, processes=processes),
+        cwd=cwd,
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        errors=errors,
+        timeout=timeout,
     )
     assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

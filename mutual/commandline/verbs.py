@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mutual.commandline.errors import RunError
 from mutual.commandline.failures import LOST, FailureMonitor, end_process, end_workers
+from mutual.recipe import allow_any_name
 
 _PATHS = {
     errno.ENOTDIR: "a file stands in a folder's place; move it away or give another path",
@@ -46,6 +47,7 @@ def run_verb(verb: Callable[[], None], *, resumes: bool = False) -> int:
     all of them; the process does not return then, as others may have ended in the midst of a collective. `resumes`: what is interrupted
     can be gone on with by --resume.
     """
+    allow_any_name(sys.stdout, sys.stderr)
     warnings.showwarning = _Warnings()  # type: ignore[assignment]
     monitor = None
     try:

@@ -6,7 +6,7 @@ Shapes: V views, B images (padding included), X extra images that are only mixed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -45,6 +45,15 @@ class Mix:
 
 
 @dataclass(frozen=True)
+class BadImage:
+    """An image that could not be read, and its place among the real images of its batch."""
+
+    path: str
+    reason: str
+    place: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """A micro-batch of one rank.
 
@@ -54,6 +63,7 @@ class Batch:
         count: so many images, the first ones, are real; the rest of B is padding.
         total: real images of this micro-batch over all ranks.
         mix: how the first B are mixed, or None.
+        bad: the real images that could not be read: in training others stand in their places, in evaluation their places are blank.
     """
 
     images: Tensor
@@ -61,6 +71,7 @@ class Batch:
     count: int
     total: int
     mix: Mix | None = None
+    bad: tuple[BadImage, ...] = ()
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """Returns the batch on `device`."""
@@ -68,12 +79,12 @@ class Batch:
             *(part.to(device, non_blocking=non_blocking) for part in (self.mix.partner_B, self.mix.own_B, self.mix.box_B4))
         )
         images, labels = (part.to(device, non_blocking=non_blocking) for part in (self.images, self.labels))
-        return Batch(images, labels, self.count, self.total, mix)
+        return replace(self, images=images, labels=labels, mix=mix)
 
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory; the loader calls it where there is a GPU."""
         mix = self.mix and Mix(self.mix.partner_B.pin_memory(), self.mix.own_B.pin_memory(), self.mix.box_B4.pin_memory())
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.count, self.total, mix)
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory(), mix=mix)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,14 +11,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mutual.data.batch import Batch, Mix
-from mutual.data.plan import Cell, EpochPlan, even_part
+from mutual.data.batch import BadImage, Batch, Mix
+from mutual.data.decoding import ImageError
+from mutual.data.plan import Cell, EpochPlan, epoch_order, even_part
 from mutual.data.splits import MemorySplit, Split, to_channels
-from mutual.data.transforms import Transforms
+from mutual.data.transforms import ShapeError, Transforms
 from mutual.recipe import Data, derive_seed
 
 _HELD_BYTES = 512 * 2**20
 """Images in memory are brought to their size once where they then take less than this, and in every epoch where they take more."""
+_MOST_IN_A_ROW = 1000
+"""So many unreadable images in a row mean that the data are not there, and not that some are damaged."""
+_REMEDY = "; mend it or take it out, `python -m mutual.data.check` finds all such files, or set data.on_bad_image: skip"
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,23 @@ class Request:
     """For each of the first B images the number of its pair in the epoch, from which both draw one mix."""
 
 
-class Loaded(Dataset[Batch]):
+@dataclass(frozen=True)
+class Failure:
+    """Why a batch could not be loaded; worker processes send it in place of an exception, which would arrive as a traceback's text."""
+
+    path: str
+    reason: str
+    errno: int | None = None
+    """Set where the disk or the machine failed, and not the image."""
+
+    def error(self, epoch: int | None) -> ImageError | OSError:
+        """Returns the exception to raise for it; `epoch` (0 is the first) is None in evaluation."""
+        if self.errno is not None:
+            return OSError(self.errno, self.reason, self.path)
+        return ImageError(self.path, f"{self.reason} ({'evaluation' if epoch is None else f'epoch {epoch + 1}'}{_REMEDY})")
+
+
+class Loaded(Dataset[Batch | Failure]):
     """A split behind its transforms: a list of one Request to a list of one Batch.
 
     Attributes:
@@ -51,8 +72,11 @@ class Loaded(Dataset[Batch]):
         image_size: tuple[int, int],
         seed: int,
         views: Sequence[int] = (0,),
+        stand_ins: bool = False,
     ) -> None:
+        """An image that cannot be read is an error or, with `data.on_bad_image: skip`, has a stand-in or (without `stand_ins`) is blank."""
         self._channels = channels
+        self._size = image_size
         self._fixed_done = isinstance(split, MemorySplit) and len(split.labels) * channels * image_size[0] * image_size[1] <= _HELD_BYTES
         if isinstance(split, MemorySplit) and self._fixed_done:
             split = MemorySplit(transforms.fixed(to_channels(split.images, channels)), split.labels)
@@ -61,46 +85,104 @@ class Loaded(Dataset[Batch]):
         self._seed = seed
         self.views = tuple(views)
         self._mixer = _Mixer(data.mixup, data.cutmix, image_size, seed) if data.mixup or data.cutmix else None
+        self._skips = data.on_bad_image == "skip"
+        self._stand_ins = stand_ins
 
-    def __getitems__(self, requests: Sequence[Request]) -> list[Batch]:
+    def __getitems__(self, requests: Sequence[Request]) -> list[Batch | Failure]:
         """Loads one batch; torch's loader calls this with what the batch sampler gave."""
         (request,) = requests
-        made = self._images(request)
-        images = made[0] if len(made) == 1 else torch.stack(made)
-        labels = self._split.labels[request.indices]
-        mix = None if self._mixer is None or request.partners is None else self._mixer(request)
-        return [Batch(images, labels, request.count, request.total, mix)]
+        try:
+            return [self._batch(request)]
+        except ImageError as error:
+            return [Failure(error.path, error.reason)]
+        except OSError as error:
+            return [Failure(str(error.filename), str(error.strerror or error), error.errno or errno.EIO)]
 
     def sample(self, index: int) -> Tensor:
         """Returns one transformed image, without counted draws; to look at its shape."""
         with torch.random.fork_rng(devices=[]):
-            return self._transforms.drawn(self._before_draws(index))
+            return self._drawn_once(index, self._read(index, epoch=0).image)
 
-    def _images(self, request: Request) -> list[Tensor]:
-        """Returns the images of each view; they are read and decoded once for all."""
+    def _batch(self, request: Request) -> Batch:
+        bad: tuple[BadImage, ...] = ()
         if isinstance(self._split, MemorySplit) and not self._transforms.is_random:
-            images = self._split.images[request.indices]
-            return [images if self._fixed_done else self._transforms.fixed(to_channels(images, self._channels))] * len(self.views)
-        decoded = self._decoded(request)
-        if not self._transforms.is_random:
-            return [torch.stack([decoded[index] for index in request.indices])] * len(self.views)
-        return [self._drawn(request, decoded, view) for view in self.views]
+            images, taken = self._gathered(request), request.indices
+        else:
+            read = {index: self._read(index, request.epoch) for index in dict.fromkeys(request.indices)}
+            images = self._views({index: each.image for index, each in read.items()}, request)
+            taken = [read[index].taken for index in request.indices]
+            real = enumerate(request.indices[: request.count])
+            bad = tuple(BadImage(self._split.name(index), read[index].reason, place) for place, index in real if read[index].reason)
+        mix = None if self._mixer is None or request.partners is None else self._mixer(request)
+        stacked = images[0] if len(images) == 1 else torch.stack(images)
+        return Batch(stacked, self._split.labels[taken], request.count, request.total, mix, bad)
 
-    def _drawn(self, request: Request, decoded: Mapping[int, Tensor], view: int) -> Tensor:
+    def _gathered(self, request: Request) -> list[Tensor]:
+        assert isinstance(self._split, MemorySplit)
+        images = self._split.images[request.indices]
+        return [images if self._fixed_done else self._transforms.fixed(to_channels(images, self._channels))] * len(self.views)
+
+    def _views(self, images: Mapping[int, Tensor], request: Request) -> list[Tensor]:
+        """Returns the images of each view; they have been read and decoded once for all."""
+        if not self._transforms.is_random:
+            return [torch.stack([images[index] for index in request.indices])] * len(self.views)
+        return [self._drawn(request, images, view) for view in self.views]
+
+    def _drawn(self, request: Request, images: Mapping[int, Tensor], view: int) -> Tensor:
         state = torch.get_rng_state()
         drawn = {}
-        for index, image in decoded.items():
+        for index, image in images.items():
             torch.default_generator.manual_seed(derive_seed(self._seed, "augment", request.epoch, index, view))
-            drawn[index] = self._transforms.drawn(image)
+            drawn[index] = self._drawn_once(index, image)
         torch.set_rng_state(state)
         return torch.stack([drawn[index] for index in request.indices])
 
-    def _decoded(self, request: Request) -> dict[int, Tensor]:
-        return {index: self._before_draws(index) for index in dict.fromkeys(request.indices)}
+    def _drawn_once(self, index: int, image: Tensor) -> Tensor:
+        try:
+            return self._transforms.drawn(image)
+        except ValueError as error:  # a crop that is larger than the image, say
+            height, width = image.shape[-2:]
+            raise ImageError(self._split.name(index), f"the transforms do not take its {width} x {height} pixels: {error}") from error
+
+    def _read(self, index: int, epoch: int) -> _Read:
+        """Returns the image, or with on_bad_image: skip what stands in for it in `epoch`, a function of (seed, epoch, index) alone."""
+        try:
+            return _Read(self._before_draws(index), index)
+        except ImageError as error:
+            if not self._skips:
+                raise
+            if not self._stand_ins:
+                return _Read(torch.zeros(self._channels, *self._size, dtype=torch.uint8), index, error.reason)
+            return self._next_readable(index, epoch, error)
+
+    def _next_readable(self, index: int, epoch: int, error: ImageError) -> _Read:
+        order = epoch_order(len(self._split.labels), seed=self._seed, epoch=epoch)
+        place = order.index(index)
+        following = (order[place + 1 :] + order[:place])[:_MOST_IN_A_ROW]
+        for taken in following:
+            try:
+                return _Read(self._before_draws(taken), taken, error.reason)
+            except ImageError:  # it is named where it is asked for itself
+                continue
+        raise ImageError(error.path, f"{error.reason}; nor can the {len(following)} images be read that follow it in the epoch's order")
 
     def _before_draws(self, index: int) -> Tensor:
         image = self._split.image(index)
-        return image if self._fixed_done else self._transforms.fixed(to_channels(image, self._channels))
+        if self._fixed_done:
+            return image
+        try:
+            return self._transforms.fixed(to_channels(image, self._channels))
+        except ShapeError as error:
+            raise ImageError(self._split.name(index), str(error)) from error
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An image before its draws, the index of the image that it is, and why that is another one than was asked for, or empty."""
+
+    image: Tensor
+    taken: int
+    reason: str = ""
 
 
 class TrainRequests:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from mutual.data.batch import Batch, DataInfo, Window
 from mutual.data.fingerprint import fingerprint
-from mutual.data.loading import Loaded, TrainRequests, eval_requests
+from mutual.data.loading import Failure, Loaded, TrainRequests, eval_requests
 from mutual.data.plan import EpochPlan
 from mutual.data.sources import Source, read_source, with_unlabelled
 from mutual.data.splits import stratified_subset, to_channels
 from mutual.data.transforms import Pipeline, eval_transforms, train_transforms
+from mutual.data.workers import Loader
 from mutual.recipe import Data, Statistics
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -38,7 +36,9 @@ class DataModule:
         self._train = train
         self._val = val
         self._seed = seed
-        self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainRequests, DataLoader[Batch]] | None = None
+        self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainRequests, Loader[Batch | Failure]] | None = None
+        self._eval_loader: Loader[Batch | Failure] | None = None
+        self._bad: dict[str, dict[str, str]] = {"train": {}, "val": {}}
 
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
@@ -54,12 +54,16 @@ class DataModule:
         """Yields a part's windows of `epoch` from number `start` on; cut and begun again there, they are the same bit for bit.
 
         There is a part for each of `world_size` ranks, or there are `parts`; `rank` is the part's number.
+
+        Raises:
+            ImageError: an image cannot be read, and data.on_bad_image is `error`.
+            OSError: the disk or the machine failed.
         """
         requests, loader = self._loader_of(world_size, (rank, parts or world_size), accumulate)
         requests.epoch, requests.start = epoch, start
         if start >= requests.plan.num_windows:
             return
-        batches = iter(loader)
+        batches = (self._checked(loaded, "train", epoch) for loaded in loader)
         for window in range(start, requests.plan.num_windows):
             yield Window(requests.plan.size(window), [next(batches) for _ in requests.plan.micro_sizes(window)])
 
@@ -67,38 +71,51 @@ class DataModule:
         """Yields a part's share of the validation images, round by round; over all parts each is there exactly once.
 
         A round without an image for this part has a filler in it, and count 0.
+
+        Raises:
+            ImageError: an image cannot be read.
+            OSError: the disk or the machine failed.
         """
         size = self._spec.eval_batch_size or self._spec.batch_size
         requests = eval_requests(self.info.num_val, size, world_size=world_size, part=(rank, parts or world_size))
-        yield from self._loader(self._val, requests, persistent=False)
+        self._eval_loader = loader = self._loader(self._val, requests, persistent=False)
+        for loaded in loader:
+            yield self._checked(loaded, "val", None)
+        loader.close()
+
+    def take_bad_images(self) -> dict[str, dict[str, str]]:
+        """Returns the images that could not be read since the last call: of `train` and of `val` the reason by path."""
+        taken, self._bad = self._bad, {"train": {}, "val": {}}
+        return taken
 
     def close(self) -> None:
         """Ends the worker processes."""
-        self._train_loader = None
+        for loader in (self._train_loader and self._train_loader[2], self._eval_loader):
+            if loader is not None:
+                loader.close()
+        self._train_loader = self._eval_loader = None
+
+    def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
+        if isinstance(loaded, Failure):
+            raise loaded.error(epoch)
+        self._bad[split].update((bad.path, bad.reason) for bad in loaded.bad)
+        return loaded
 
     def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
         return EpochPlan(self.info.num_train, self._spec.batch_size, world_size, accumulate, self._seed)
 
-    def _loader_of(self, world_size: int, part: tuple[int, int], accumulate: int) -> tuple[TrainRequests, DataLoader[Batch]]:
+    def _loader_of(self, world_size: int, part: tuple[int, int], accumulate: int) -> tuple[TrainRequests, Loader[Batch | Failure]]:
         key = (world_size, part, accumulate)
         if self._train_loader is None or self._train_loader[0] != key:
             mixed = bool(self._spec.mixup or self._spec.cutmix)
             requests = TrainRequests(self._plan(world_size, accumulate), part=part, mixed=mixed)
+            if self._train_loader is not None:
+                self._train_loader[2].close()
             self._train_loader = key, requests, self._loader(self._train, requests, persistent=True)
         return self._train_loader[1:]
 
-    def _loader(self, loaded: Loaded, requests: Any, *, persistent: bool) -> DataLoader[Batch]:
-        workers = self._spec.workers
-        return DataLoader(
-            loaded,
-            batch_sampler=requests,
-            collate_fn=_only,
-            num_workers=workers,
-            worker_init_fn=_leave_signals_to_the_training_process if workers else None,
-            persistent_workers=persistent and workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # the loader seeds its workers from it, and leaves the global one alone
-        )
+    def _loader(self, loaded: Loaded, requests: Any, *, persistent: bool) -> Loader[Batch | Failure]:
+        return Loader(loaded, requests, workers=self._spec.workers, persistent=persistent, collate=_only)
 
 
 def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
@@ -123,7 +140,7 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
         train_split = with_unlabelled(train_split, spec)
         info = replace(info, num_train=len(train_split.labels))
     common: dict[str, Any] = {"channels": info.channels, "image_size": info.image_size, "seed": seed}
-    train = Loaded(train_split, train_transforms(spec, info.image_size), data=spec, views=range(num_views), **common)
+    train = Loaded(train_split, train_transforms(spec, info.image_size), data=spec, views=range(num_views), stand_ins=True, **common)
     val = Loaded(source.val, eval_transforms(spec, info.image_size), data=spec, **common)
     for name, loaded in (("augment", train), ("preprocess", val)):
         found = tuple(loaded.sample(0).shape)
@@ -176,12 +193,6 @@ def _statistics(spec: Data, source: Source, channels: int) -> tuple[tuple[float,
     return (mean,), (std,)
 
 
-def _leave_signals_to_the_training_process(_: int) -> None:
-    """Keeps a worker alive when a signal reaches the whole job, so that the training process can write its checkpoint."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _only(batches: list[Batch]) -> Batch:
-    (batch,) = batches
+def _only(loaded: list[Batch | Failure]) -> Batch | Failure:
+    (batch,) = loaded
     return batch

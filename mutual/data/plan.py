@@ -50,9 +50,7 @@ class EpochPlan:
 
     def order(self, epoch: int) -> list[int]:
         """Returns the epoch's permutation of the sample indices."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-        order: list[int] = torch.randperm(self.num_samples, generator=generator).tolist()
-        return order
+        return epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
 
     def size(self, window: int) -> int:
         """Returns how many samples the window has over all ranks."""
@@ -74,6 +72,13 @@ class EpochPlan:
             cells.append(Cell(begin + first, begin + last, filler=start, total=size))
             begin += size
         return cells
+
+
+def epoch_order(num_samples: int, *, seed: int, epoch: int) -> list[int]:
+    """Returns the permutation of the sample indices in which an epoch takes them."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    order: list[int] = torch.randperm(num_samples, generator=generator).tolist()
+    return order
 
 
 def even_part(size: int, part: int, parts: int) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision.datasets
-from torch import Tensor
 
-from mutual.data.splits import IMAGE_SUFFIXES, FakeSplit, FileSplit, MemorySplit, Split
+from mutual.data.decoding import printable
+from mutual.data.idx import find_idx, read_idx
+from mutual.data.listing import IMAGE_SUFFIXES, class_folders, image_files
+from mutual.data.splits import FakeSplit, FileSplit, MemorySplit, Split
 from mutual.recipe import Data, derive_seed
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -62,35 +63,20 @@ def _mnist_like(name: str, classes: tuple[str, ...], mean: float, std: float) ->
     def read(spec: Data) -> Source:
         root = Path(spec.root or "")
         folders = [root, root / name / "raw", root / "raw"]
-        if spec.download and not any(_find_idx(folder, "train-images-idx3-ubyte") for folder in folders):
+        if spec.download and not any(find_idx(folder, "train-images-idx3-ubyte") for folder in folders):
             getattr(torchvision.datasets, name)(str(root), download=True)
         parts = []
         for part in ("train", "t10k"):
-            images, labels = (_read_idx(folders, f"{part}-{kind}") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+            images = read_idx(folders, f"{part}-images-idx3-ubyte", dimensions=3)
+            labels = read_idx(folders, f"{part}-labels-idx1-ubyte", dimensions=1)
             if len(images) != len(labels):
                 raise ValueError(f"{root}: {len(images)} {part} images but {len(labels)} labels")
+            if int(labels.max()) >= len(classes):
+                raise ValueError(f"{root}: the {part} labels go up to {int(labels.max())}, {name} has {len(classes)} classes")
             parts.append(MemorySplit(images[:, None], labels.long()))
         return Source(parts[0], parts[1], classes, 1, (28, 28), (mean,), (std,))
 
     return read
-
-
-def _find_idx(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-
-
-def _read_idx(folders: list[Path], name: str) -> Tensor:
-    path = next((found for folder in folders if (found := _find_idx(folder, name)) is not None), None)
-    if path is None:
-        raise ValueError(f"no {name} or {name}.gz in {', '.join(map(str, folders))}; set data.root to their folder, or data.download: true")
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        dimensions = content[3]
-        shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4).astype(int).tolist()
-        values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
-        raise ValueError(f"{path} is no whole IDX file: {error}") from error
-    return torch.from_numpy(values.copy())
 
 
 def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Data], Source]:
@@ -114,7 +100,7 @@ def _image_folder(spec: Data) -> Source:
     splits, classes = [], []
     for part in ("train", "val"):
         names = _class_folders(root / part)
-        paths = [[path for path in sorted((root / part / name).rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES] for name in names]
+        paths = [image_files(root / part / name) for name in names]
         for name, found in zip(names, paths, strict=True):
             if not found:
                 raise ValueError(f"{root / part / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -130,7 +116,7 @@ def _image_folder(spec: Data) -> Source:
 def _class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}; image_folder needs ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    names = [entry.name for entry in class_folders(folder)]
     if not names:
         raise ValueError(f"{folder} holds no folder of a class; image_folder needs {folder}/CLASS/*.jpg")
     return names
@@ -161,7 +147,7 @@ def with_unlabelled(train: Split, spec: Data) -> Split:
     assert isinstance(train, FileSplit), "the recipe's check lets only folders and lists through"
     place = Path(spec.unlabelled or "")
     if place.is_dir():
-        paths = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+        paths = image_files(place)
     elif place.is_file():
         root = Path(spec.root or "")
         named = [(number, line.split(" ")[0]) for number, line in _lines(place)]
@@ -196,15 +182,20 @@ def _read_list(root: Path, file: Path, channels: int, *, multi_label: bool) -> F
 def _lines(file: Path) -> list[tuple[int, str]]:
     """Returns the lines that are not empty, with their numbers from 1 on."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = file.read_bytes() if file.is_file() else None
+    except OSError as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+    if content is None:
+        raise ValueError(f"{file} is no file; it should be a text file with a line for each image")
+    if b"\0" in content:
+        raise ValueError(f"{file} is no text file: it holds zero bytes")
+    lines = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")  # names of files need not be UTF-8
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _existing(path: Path, file: Path, number: int) -> Path:
     if not path.is_file():
-        raise ValueError(f"{file}, line {number}: no file {path}")
+        raise ValueError(f"{file}, line {number}: no file {printable(path)}")
     return path
 
 

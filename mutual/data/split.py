@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutual.data.splits import IMAGE_SUFFIXES
-from mutual.recipe import InputError, derive_seed
+from mutual.data.decoding import printable
+from mutual.data.listing import class_folders, image_files
+from mutual.recipe import InputError, allow_any_name, derive_seed
 
 
 def split_folder(source: Path, destination: Path, *, val: float, seed: int = 0, copy: bool = False) -> dict[str, tuple[int, int]]:
@@ -21,38 +22,52 @@ def split_folder(source: Path, destination: Path, *, val: float, seed: int = 0, 
     disk allows, or copies; the source is left as it is, and the destination appears whole or not at all.
 
     Raises:
-        InputError: there is no such source, a class is too small, or the destination is there already.
+        InputError: there is no such source, a class is too small or holds what is no file, or the destination is there already or lies
+            in the source.
+        OSError: the disk is full, say; the destination is not there then.
     """
     if not 0 < val < 1:
         raise InputError(f"--val {val:g} is no fraction between 0 and 1")
-    if destination.exists():
-        raise InputError(f"{destination} is there already; give a folder that is not")
+    if os.path.lexists(destination):
+        raise InputError(f"{printable(destination)} is there already; give a folder that is not")
+    if destination.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{printable(destination)} lies in {printable(source)}, which is left as it is; give a folder beside it")
     parts = _draw(_images_by_class(source), val, seed)
-    beside = destination.with_name(f".unfinished-{destination.name}")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside = destination.with_name(f".unfinished-{destination.name}-{os.getpid()}")
+    try:
+        beside.mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(f"{printable(beside)} is in the way and is not removed, for it may be somebody's; move it") from None
+    try:
+        _fill(beside, source, parts, copy=copy)
+        beside.rename(destination)
+    except BaseException:  # whatever it was, Ctrl-C too: nothing half-made stays
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    return {name: (len(files), len(parts["val"][name])) for name, files in parts["train"].items()}
+
+
+def _fill(folder: Path, source: Path, parts: dict[str, dict[str, list[Path]]], *, copy: bool) -> None:
     for part, by_class in parts.items():
         for name, files in by_class.items():
             for file in files:
-                place = beside / part / name / file.relative_to(source / name)
+                place = folder / part / name / file.relative_to(source / name)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 _put(file, place, copy=copy)
-    beside.rename(destination)
-    return {name: (len(files), len(parts["val"][name])) for name, files in parts["train"].items()}
 
 
 def _images_by_class(source: Path) -> dict[str, list[Path]]:
     if not source.is_dir():
-        raise InputError(f"no folder {source}; it should hold a folder of images for each class")
-    classes = {
-        folder.name: [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
-        for folder in sorted(source.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-    }
+        raise InputError(f"no folder {printable(source)}; it should hold a folder of images for each class")
+    classes = {folder.name: image_files(folder) for folder in class_folders(source)}
     if not classes:
-        raise InputError(f"{source} holds no folder of a class; it should hold {source}/CLASS/*.jpg")
+        raise InputError(f"{printable(source)} holds no folder of a class; it should hold {printable(source)}/CLASS/*.jpg")
     for name, files in classes.items():
         if len(files) < 2:
-            raise InputError(f"{source / name} holds {len(files)} image(s); a class needs one for train and one for val")
+            raise InputError(f"{printable(source / name)} holds {len(files)} image(s); a class needs one for train and one for val")
+        for file in files:
+            if not file.is_file():
+                raise InputError(f"{printable(file)} is no file, or a link to nothing; mend it or take it out")
     return classes
 
 
@@ -69,7 +84,7 @@ def _draw(classes: dict[str, list[Path]], val: float, seed: int) -> dict[str, di
 def _put(file: Path, place: Path, *, copy: bool) -> None:
     if not copy:
         try:
-            os.link(file, place)
+            os.link(file.resolve(), place)  # of a link what it leads to: a relative one would lead elsewhere from the new place
         except OSError:  # another disk, or one without hard links
             pass
         else:
@@ -86,13 +101,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="which images those are")
     parser.add_argument("--copy", action="store_true", help="copy the files in place of hard links")
     options = parser.parse_args(arguments)
+    allow_any_name(sys.stdout, sys.stderr)
     try:
         counts = split_folder(options.source, options.destination, val=options.val, seed=options.seed, copy=options.copy)
     except InputError as error:
         print(f"mutual: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"mutual: {printable(options.destination)} could not be made: {printable(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mutual: interrupted; nothing was made", file=sys.stderr)
+        return 1
     train, held_out = (sum(count[part] for count in counts.values()) for part in (0, 1))
-    print(f"{options.destination}: {len(counts)} classes, {train} training and {held_out} validation images")
+    print(f"{printable(options.destination)}: {len(counts)} classes, {train} training and {held_out} validation images")
     return 0
 
 

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
+from mutual.data.decoding import load_image
 from mutual.recipe import derive_seed
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
 class Split(Protocol):
@@ -28,7 +24,16 @@ class Split(Protocol):
         ...
 
     def image(self, index: int) -> Tensor:
-        """Returns the image, uint8 `[C, H, W]`."""
+        """Returns the image, uint8 `[C, H, W]`.
+
+        Raises:
+            ImageError: it cannot be read.
+            OSError: the disk or the machine failed.
+        """
+        ...
+
+    def name(self, index: int) -> str:
+        """Returns what the image is called in messages."""
         ...
 
     def select(self, indices: Tensor) -> Split:
@@ -47,6 +52,10 @@ class MemorySplit:
         """Returns the image, uint8 `[C, H, W]`."""
         return self.images[index]
 
+    def name(self, index: int) -> str:
+        """Returns what the image is called in messages."""
+        return f"image {index}"
+
     def select(self, indices: Tensor) -> MemorySplit:
         """Returns the part of the split at `indices`, in their order."""
         return MemorySplit(self.images[indices], self.labels[indices])
@@ -63,6 +72,10 @@ class FileSplit:
     def image(self, index: int) -> Tensor:
         """Returns the image, uint8 `[C, H, W]`."""
         return load_image(self.paths[index], self.channels)
+
+    def name(self, index: int) -> str:
+        """Returns what the image is called in messages."""
+        return str(self.paths[index])
 
     def select(self, indices: Tensor) -> FileSplit:
         """Returns the part of the split at `indices`, in their order."""
@@ -83,23 +96,13 @@ class FakeSplit:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "fake", int(self.indices[index])))
         return torch.randint(0, 256, self.shape, dtype=torch.uint8, generator=generator)
 
+    def name(self, index: int) -> str:
+        """Returns what the image is called in messages."""
+        return f"image {index}"
+
     def select(self, indices: Tensor) -> FakeSplit:
         """Returns the part of the split at `indices`, in their order."""
         return FakeSplit(self.indices[indices], self.labels[indices], self.shape, self.seed)
-
-
-def load_image(path: Path, channels: int) -> Tensor:
-    """Returns an image file as uint8 `[channels, H, W]`, upright as its EXIF says.
-
-    Raises:
-        ValueError: the file is no image that can be read.
-    """
-    mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
-    try:
-        image = decode_image(str(path), mode=mode, apply_exif_orientation=True)
-    except RuntimeError:  # a format that torchvision does not decode
-        image = _load_by_pillow(path, channels)
-    return image if image.dtype == torch.uint8 else TF.to_dtype(image, torch.uint8, scale=True)
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:
@@ -132,13 +135,3 @@ def stratified_subset(labels: Tensor, size: int, *, seed: int) -> Tensor:
         members = (labels == label).nonzero().flatten()
         parts.append(members[torch.randperm(len(members), generator=generator)[:wanted]])
     return torch.cat(parts).sort().values
-
-
-def _load_by_pillow(path: Path, channels: int) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is no image that can be read: {error}") from error
-    pixels = torch.from_numpy(np.array(upright))
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from mutual.data.decoding import MAX_PIXELS
 from mutual.recipe import FOLDER_DATASETS, Data
 from mutual.recipe import transforms as specs
 
@@ -77,12 +78,29 @@ class _ResizeIfNeeded(v2.Resize):
         return resized
 
 
+class ShapeError(ValueError):
+    """An image has a shape of which a transform would make something far too large."""
+
+
+class _ShorterResize(v2.Resize):
+    """Brings the shorter side to a size; a strip of 1 x 60,000 pixels would become gigabytes."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns the image at the size."""
+        height, width = image.shape[-2:]
+        side = int(self.size[0])
+        if side * (side * max(height, width) // min(height, width)) > MAX_PIXELS:
+            raise ShapeError(f"it has {width:,} x {height:,} pixels; with its shorter side brought to {side} it would have too many")
+        resized: Tensor = super().forward(image)
+        return resized
+
+
 def _resize(spec: specs.Resize, image_size: tuple[int, int]) -> nn.Module:
     interpolation = _INTERPOLATION[spec.interpolation]
     if spec.mode == "exact":
         return _ResizeIfNeeded(_pair(spec.size, image_size), interpolation=interpolation)
     size = spec.size if spec.size is not None else min(image_size)
-    return v2.Resize(min(size) if isinstance(size, tuple) else size, interpolation=interpolation)
+    return _ShorterResize(min(size) if isinstance(size, tuple) else size, interpolation=interpolation)
 
 
 def _random_resized_crop(spec: specs.RandomResizedCrop, image_size: tuple[int, int]) -> nn.Module:

@@ -58,8 +58,8 @@ class Evaluator:
         for batch in batches:
             images, labels = to_inputs(batch.to(self._device, non_blocking=True), info)
             logits = predict(prepare(images), batch)
-            if counts and batch.count:
-                self._add(logits, labels)
+            if counts and batch.count > len(batch.bad):
+                self._add(*_readable(logits, labels, batch))
         return self._compute()
 
     def _add(self, logits: dict[str, Tensor], labels: Tensor) -> None:
@@ -84,6 +84,15 @@ class Evaluator:
         if len(self._peers) > 1:
             scores["pairs"] = _read(self._pairs)
         return scores
+
+
+def _readable(logits: dict[str, Tensor], labels: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Returns the rows of the images that could be read."""
+    if not batch.bad:
+        return logits, labels
+    bad = {each.place for each in batch.bad}
+    rows = torch.tensor([row for row in range(len(labels)) if row not in bad], dtype=torch.int64, device=labels.device)
+    return {name: each[rows] for name, each in logits.items()}, labels[rows]
 
 
 class _Kind(Protocol):

@@ -16,7 +16,7 @@ from mutual.group import World, agreed
 from mutual.recipe import InputError, Recipe, parse_recipe
 
 FREE_TO_CHANGE = re.compile(
-    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate|timeout_seconds)|data\.(batch_size|workers|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
+    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate|timeout_seconds)|data\.(batch_size|workers|on_bad_image|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
 )
 
 

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mutual.data import IMAGE_SUFFIXES, Batch, DataInfo, build_data, build_preprocess, load_image, normalize
+from mutual.data import (
+    IMAGE_SUFFIXES,
+    Batch,
+    DataInfo,
+    ImageError,
+    ShapeError,
+    build_data,
+    build_preprocess,
+    image_files,
+    load_image,
+    normalize,
+    printable,
+)
+from mutual.engine.bad_images import SkippedImages, with_rank
 from mutual.engine.environment import start, switches_restored
 from mutual.engine.evaluation import ENSEMBLE, Evaluator, Scores
 from mutual.engine.fit import peer_file
@@ -52,7 +68,13 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
         with environment.autocast():
             return {name: model(images).float()[:, columns[name]] for name, (model, _) in models.items()}
 
-    return evaluator(predict, data.eval_batches(world_size=world.size, rank=world.rank), info, prepare=lambda images: images)
+    batches = with_rank(data.eval_batches(world_size=world.size, rank=world.rank), world)
+    try:
+        scores = evaluator(predict, batches, info, prepare=lambda images: images)
+    finally:
+        data.close()
+    SkippedImages(recipe, data, world, part=(world.rank, world.size)).report(partial(warnings.warn, stacklevel=2))
+    return scores
 
 
 def predict_images(
@@ -70,14 +92,18 @@ def predict_images(
     files = list(_image_files(paths))
     for begin in range(0, len(files), _BATCH):
         batch = files[begin : begin + _BATCH]
-        try:
-            images = torch.stack([preprocess(load_image(path, card.in_channels)) for path in batch])
-        except (RuntimeError, OSError, ValueError) as error:
-            raise InputError(str(error).splitlines()[0]) from error
+        images = torch.stack([_prepared(path, card.in_channels, preprocess) for path in batch])
         probabilities_BC = _probabilities(models.values(), normalize(images, card.mean, card.std))
         for path, row_C in zip(batch, probabilities_BC, strict=True):
             best = row_C.topk(min(topk, len(row_C)))
             yield path, [(card.class_names[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+
+
+def _prepared(path: Path, channels: int, preprocess: Callable[[Tensor], Tensor]) -> Tensor:
+    try:
+        return preprocess(load_image(path, channels))
+    except ShapeError as error:
+        raise ImageError(path, str(error)) from error
 
 
 @torch.no_grad()
@@ -108,11 +134,11 @@ def _info(card: ModelCard) -> DataInfo:
 def _image_files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in IMAGE_SUFFIXES)
+            found = image_files(path)
             if not found:
-                raise InputError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+                raise InputError(f"{printable(path)} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
             yield from found
-        elif path.is_file():
-            yield path
+        elif os.path.lexists(path):
+            yield path  # decoding tells what it is, if it is no file
         else:
-            raise InputError(f"{path} does not exist; give image files or folders that hold some")
+            raise InputError(f"{printable(path)} does not exist; give image files or folders that hold some")

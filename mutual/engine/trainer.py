@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mutual.data import Batch, DataModule, Window
+from mutual.engine.bad_images import SkippedImages, with_rank
 from mutual.engine.courier import Courier
 from mutual.engine.environment import Environment
 from mutual.engine.evaluation import Evaluator, Scores
@@ -70,6 +71,7 @@ class Trainer:
             window_size=window_size,
             fingerprint=data.fingerprint,
         )
+        self._skipped_images = SkippedImages(recipe, data, self.world, part=group.part)
         self._pausing = Pausing(recipe.train.pause, self.world)
         self._pace = Pace(group, self.world, synchronized_forwards=recipe.train.sync_batchnorm)
         updater = Updater(
@@ -159,6 +161,7 @@ class Trainer:
         epoch = progress.epoch + 1
         evaluated = epoch % self.recipe.train.eval_every == 0 or epoch == self.recipe.train.epochs
         scores = self._evaluate() if evaluated else None
+        self._skipped_images.report(self._tracker.say, when=f"epoch {epoch}: ")
         with self._pace.during("writes the epoch's weights and metrics"):
             self._best.finish_epoch(epoch, scores)
             self._tracker.log_epoch(epoch, progress.update, self._meter.end_epoch(), scores)
@@ -168,12 +171,13 @@ class Trainer:
 
     def _windows(self) -> Iterator[Window]:
         part, parts = self.group.part
-        return self.data.train_windows(self.progress.epoch, start=self.progress.window, rank=part, parts=parts, **self._plan)
+        windows = self.data.train_windows(self.progress.epoch, start=self.progress.window, rank=part, parts=parts, **self._plan)
+        return with_rank(windows, self.world)
 
     def _evaluate(self) -> Scores:
         self.group.eval()
         part, parts = self.group.part
-        batches = self.data.eval_batches(world_size=self.world.size, rank=part, parts=parts)
+        batches = with_rank(self.data.eval_batches(world_size=self.world.size, rank=part, parts=parts), self.world)
         timed = self._pace.evaluated(batches, self.progress.update)
 
         def predict(images: Tensor, batch: Batch) -> dict[str, Tensor]:

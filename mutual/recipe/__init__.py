@@ -22,6 +22,7 @@ from mutual.recipe.errors import Fault, InputError, RecipeError, did_you_mean
 from mutual.recipe.faults import show
 from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
 from mutual.recipe.objectives import OBJECTIVES, AnyObjective
+from mutual.recipe.printing import allow_any_name
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.training import CheckpointSpec, Exchange, Optimizer, Pause, Peer, Precision, Schedule, Train
 from mutual.recipe.transforms import Transform
@@ -56,6 +57,7 @@ __all__ = [
     "Train",
     "Transform",
     "WeightSchedule",
+    "allow_any_name",
     "check_section",
     "derive_seed",
     "did_you_mean",

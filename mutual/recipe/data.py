@@ -46,6 +46,9 @@ class Data(Spec):
     """Images per process in evaluation; the default is batch_size."""
     workers: NonNegative = 0
     """Loader processes for each training process; 0 loads in the training process."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """An image that cannot be read ends the run (error), or the next readable image of the epoch's order stands in for it (skip);
+    evaluation then leaves it out of the scores. Such files are named, once each, and counted."""
     subset: Positive | None = None
     """Train on so many images only: stratified by class, drawn by the recipe's seed or by `subset_seed`."""
     subset_seed: StrictInt | None = None

@@ -12,4 +12,4 @@ import hashlib
 def derive_seed(*parts: int | str) -> int:
     """Returns a 63-bit seed that depends on `parts` alone, on their types and on their order."""
     text = "\0".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "little") >> 1

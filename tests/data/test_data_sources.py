@@ -1,7 +1,10 @@
 """Data sets: what is read, what is drawn from them, and what is told when they are missing or wrong."""
 
 import gzip
+import os
+import pickle
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +63,77 @@ def test_idx_files_are_read_where_they_lie(tmp_path, compress, folder):
     assert torch.equal(found.sum(dim=(1, 2, 3)).sort().values, torch.from_numpy(images).sum(dim=(1, 2)).sort().values)
 
 
+def header(*sizes, kind=8):
+    return struct.pack(">HBB", 0, kind, len(sizes)) + struct.pack(f">{len(sizes)}I", *sizes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it begins with , not with 00000803"),
+        (b"no IDX file", "it begins with 6e6f2049, not with 00000803"),
+        (header(20), "it begins with 00000801, not with 00000803"),
+        (header(20, 28, 28, kind=13) + bytes(4 * 20 * 784), "it begins with 00000d03"),
+        (header(20, 28, 28)[:9], "it ends within its header"),
+        (header(20, 28, 28) + bytes(100), "announces 20 x 28 x 28 bytes|fewer bytes than the 15,680"),
+        (header(20, 28, 28) + bytes(15_681), "it holds more bytes than the 15,680"),
+        (header(2**32 - 1, 2**32 - 1, 2**32 - 1) + bytes(20_000), "announces 4294967295 x"),
+        (header(0, 28, 28), "announces 0 x 28 x 28 bytes"),
+    ],
+    ids=["empty", "text", "labels", "floats", "cut header", "cut", "longer", "huge", "none"],
+)
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_damaged_idx_file_is_told_in_a_line(tmp_path, content, message, compress):
+    name = tmp_path / f"train-images-idx3-ubyte{'.gz' if compress else ''}"
+    name.write_bytes(gzip.compress(content) if compress else content)
+    with pytest.raises(ValueError, match=rf"{name.name} is no whole IDX file: .*({message})"):
+        build(dataset="mnist", root=str(tmp_path))
+
+
+def test_a_gzip_bomb_and_damaged_gzips_are_refused_at_once(tmp_path):
+    name = tmp_path / "train-images-idx3-ubyte.gz"
+    bomb = gzip.compress(header(3_000_000, 28, 28) + bytes(10**8))
+    whole = gzip.compress(header(20, 28, 28) + np.random.default_rng(0).bytes(15_680))
+    for content in (bomb, whole[:-9], whole[:400], b"\x1f\x8b" + whole[2:50], whole[:300] + bytes(100) + whole[400:]):
+        name.write_bytes(content)
+        begun = time.perf_counter()
+        with pytest.raises(ValueError, match="is no whole IDX file: ") as caught:
+            build(dataset="mnist", root=str(tmp_path))
+        assert "\n" not in str(caught.value)
+        assert time.perf_counter() - begun < 2
+
+
+def test_labels_beyond_the_data_sets_classes_are_refused(tmp_path):
+    for part in ("train", "t10k"):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte", np.zeros((20, 28, 28)), compress=True)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", np.arange(20), compress=True)
+    with pytest.raises(ValueError, match="the train labels go up to 19, MNIST has 10 classes"):
+        build(dataset="mnist", root=str(tmp_path))
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize(("dataset", "place"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
+def test_no_file_of_cifar_is_unpickled_that_is_not_the_published_one(tmp_path, dataset, place):
+    (tmp_path / place).mkdir()
+    batches = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta", "train", "test", "meta"]
+    for name in batches:
+        (tmp_path / place / name).write_bytes(pickle.dumps(Trap(tmp_path / "executed")))
+    with pytest.raises(ValueError, match="holds no whole CIFAR"):
+        build(dataset=dataset, root=str(tmp_path))
+    assert not (tmp_path / "executed").exists()
+    pickle.loads((tmp_path / place / "train").read_bytes())
+    assert (tmp_path / "executed").exists(), "the trap works"
+
+
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_fashion_mnist_as_debian_installs_it():
     data = build(dataset="fashion_mnist", root=str(FASHION), subset=1000, image_size=14, batch_size=1000)
@@ -106,6 +180,39 @@ def test_image_list(tmp_path):
     (tmp_path / "val.txt").write_text("")
     with pytest.raises(ValueError, match="names no image"):
         build(dataset="image_list", root=str(tmp_path), **lists)
+
+
+def test_hidden_files_and_folders_are_no_images_and_no_classes(tmp_path):
+    expected = build(dataset="image_folder", root=str(image_folder(tmp_path)), image_size=8).info
+    for part in ("train", "val"):
+        (tmp_path / part / "cat" / "._0.png").write_bytes(b"AppleDouble")
+        (tmp_path / part / "cat" / ".cache").mkdir()
+        (tmp_path / part / "cat" / ".cache" / "0.png").write_bytes(b"")
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "val" / "dog" / "more.jpg").mkdir()
+    assert build(dataset="image_folder", root=str(tmp_path), image_size=8).info == expected
+
+
+def test_names_in_lists_and_folders_need_not_be_utf8(tmp_path):
+    odd = os.fsdecode(b"\xff\xfe")
+    image_folder(tmp_path, classes=("cat", odd))
+    assert build(dataset="image_folder", root=str(tmp_path), image_size=8).info.class_names == ("cat", odd)
+    line = os.fsencode(f"train/{odd}/0.png 0\r\ntrain/cat/0.png 1\n")
+    (tmp_path / "list.txt").write_bytes("\ufeff".encode() + line)
+    data = build(
+        dataset="image_list", root=str(tmp_path), image_size=8, train_list=str(tmp_path / "list.txt"), val_list=str(tmp_path / "list.txt")
+    )
+    assert (data.info.num_train, data.info.num_classes) == (2, 2)
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "binary.txt").write_bytes(bytes(100))
+    for name, message in (
+        ("pipe.txt", "is no file"),
+        ("binary.txt", "is no text file"),
+        ("missing.txt", "is no file"),
+        (".", "is no file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(dataset="image_list", root=str(tmp_path), train_list=str(tmp_path / name), val_list=str(tmp_path / "list.txt"))
 
 
 def test_what_is_wrong_with_a_folder_is_told_at_the_start(tmp_path):

@@ -1,5 +1,9 @@
 """One folder of classes becomes train/ and val/: stratified, seeded, whole or not at all, and the source is left alone."""
 
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -75,3 +79,71 @@ def test_wrong_input_leaves_nothing_behind(source, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError):
         split_folder(source, tmp_path / "out", val=0.0)
+
+
+@pytest.mark.parametrize("destination", ["all/in", "all", "all/cat/in", "link/in"])
+def test_a_destination_within_the_source_is_refused(source, tmp_path, capsys, destination):
+    (tmp_path / "link").symlink_to(source)
+    before = sorted(tmp_path.rglob("*"))
+    assert main([str(source), str(tmp_path / destination)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_leftover_that_is_not_ours_stays(source, tmp_path, capsys, monkeypatch):
+    (tmp_path / ".unfinished-out").mkdir()
+    (tmp_path / ".unfinished-out" / "thesis.txt").write_text("years of work")
+    assert main([str(source), str(tmp_path / "out")]) == 0
+    assert (tmp_path / ".unfinished-out" / "thesis.txt").read_text() == "years of work"
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    (tmp_path / ".unfinished-new-7").mkdir()
+    (tmp_path / ".unfinished-new-7" / "thesis.txt").write_text("years of work")
+    capsys.readouterr()
+    assert main([str(source), str(tmp_path / "new")]) == 2
+    assert ".unfinished-new-7 is in the way and is not removed" in capsys.readouterr().err
+    assert (tmp_path / ".unfinished-new-7" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_split_that_is_cut_leaves_nothing(source, tmp_path, capsys, monkeypatch, error):
+    copied = []
+
+    def copy(file, place):
+        copied.append(file)
+        if len(copied) == 10:
+            raise error
+
+    monkeypatch.setattr(shutil, "copy2", copy)
+    assert main([str(source), str(tmp_path / "out"), "--copy"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["all"]
+
+
+@pytest.mark.parametrize("options", [[], ["--copy"]])
+def test_links_lead_to_their_images_from_the_new_place_too(source, tmp_path, options):
+    (tmp_path / "elsewhere.png").write_bytes((source / "cat" / "0.png").read_bytes())
+    for index in range(4):
+        (source / "eel" / f"link{index}.png").symlink_to("../../elsewhere.png")
+    assert main([str(source), str(tmp_path / "out"), *options]) == 0
+    links = list((tmp_path / "out").rglob("link*.png"))
+    assert len(links) == 4
+    for link in links:
+        assert link.read_bytes() == (source / "cat" / "0.png").read_bytes()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("nowhere")])
+def test_what_is_no_file_is_named(source, tmp_path, capsys, make):
+    make(source / "dog" / "odd.png")
+    assert main([str(source), str(tmp_path / "out")]) == 2
+    assert "dog/odd.png is no file, or a link to nothing" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["all"]
+
+
+def test_names_that_are_not_utf8_and_hidden_files(source, tmp_path):
+    odd = os.fsdecode(b"\xff\xfe")
+    (source / odd).mkdir()
+    for index in range(3):
+        Image.new("RGB", (8, 8)).save(source / odd / f"{odd}{index}.png")
+    (source / odd / "._1.png").write_bytes(b"AppleDouble")
+    assert split_folder(source, tmp_path / "out", val=0.3)[odd] == (2, 1)
+    assert not list((tmp_path / "out").rglob("._*"))

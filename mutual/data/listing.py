@@ -1,0 +1,35 @@
+"""Listing: which files of a folder are its images, in a fixed order; hidden ones are not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Returns the files under `folder` that are named as images, sorted; hidden files and folders (`._x.jpg`) are passed over."""
+    return sorted(path for path in _named_as_images(folder) if not _is_hidden(path, folder))
+
+
+def hidden_image_files(folder: Path) -> list[Path]:
+    """Returns the files under `folder` that are named as images and that `image_files` passes over, sorted."""
+    return sorted(path for path in _named_as_images(folder) if _is_hidden(path, folder))
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Returns the folders in `folder`, sorted by name; hidden ones are passed over."""
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _named_as_images(folder: Path) -> Iterator[Path]:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122, a Path for each file takes longer
+                yield Path(place, name)
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)

@@ -1,0 +1,95 @@
+"""Loader: torch's DataLoader, whose workers outlive a signal to the whole job and end with the loader or the process that made it."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.sharedctypes import RawValue
+from types import FrameType
+from typing import Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+Item = TypeVar("Item")
+
+
+class Loader(Generic[Item]):
+    """What `dataset` makes of each of `requests`, in their order; made in so many worker processes, or here if `workers` is 0.
+
+    It alone holds torch's iterator, so that `close` ends the workers whatever an exception's traceback holds.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Item],
+        requests: Iterable[object],
+        *,
+        workers: int,
+        persistent: bool,
+        collate: Callable[[list[Item]], Item],
+    ) -> None:
+        self._termination = _Termination()
+        self._loader: DataLoader[Item] | None = DataLoader(
+            dataset,
+            batch_sampler=requests,  # type: ignore[arg-type]
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=self._termination.begin_worker if workers else None,
+            persistent_workers=persistent and workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the loader seeds its workers from it, and leaves the global one alone
+        )
+        self._iterator: Iterator[Item] | None = None
+
+    def __iter__(self) -> Loader[Item]:
+        """Begins at the first request; the loader is its own iterator."""
+        assert self._loader is not None, "the loader is open"
+        self._iterator = iter(self._loader)
+        self._termination.allow_at_exit()
+        return self
+
+    def __next__(self) -> Item:
+        assert self._iterator is not None, "the loader has begun"
+        return next(self._iterator)
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        self._termination.allow()
+        self._iterator = self._loader = None
+
+
+class _Termination:
+    """Tells worker processes whether SIGTERM is meant for them.
+
+    A scheduler's SIGTERM reaches the whole job, and the training process then needs its workers until it has written its checkpoint.
+    At the end `multiprocessing` sends SIGTERM to the workers too, and waits for them without a limit: they must obey then.
+    """
+
+    def __init__(self) -> None:
+        self._allowed = RawValue(ctypes.c_bool, False)
+        self._parent = os.getpid()
+
+    def allow(self) -> None:
+        """From now on SIGTERM ends the workers."""
+        self._allowed.value = True
+        atexit.unregister(self.allow)
+
+    def allow_at_exit(self) -> None:
+        """Calls `allow` when this process exits; registered after torch's and multiprocessing's own calls, it comes before them."""
+        atexit.unregister(self.allow)
+        atexit.register(self.allow)
+
+    def begin_worker(self, _: int) -> None:
+        """Sets the signal handlers of a worker process."""
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._obey)
+        self._obey(signal.SIGTERM, None)  # one may have come before the handler was there
+
+    def _obey(self, _number: int, _frame: FrameType | None) -> None:
+        if self._allowed.value or os.getppid() != self._parent:
+            os._exit(0)  # at once: the queues of a worker wait at a regular exit

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MAX_BYTES = 256 * 1024
-"""Of a file, or of all overrides together: a scanner in Python reads about a megabyte a second."""
-MAX_VALUES = 10_000
+MAX_BYTES = 128 * 1024
+"""Of a file: the scanner, which is in Python, reads about a megabyte a second."""
+MAX_VALUES = 5_000
 """Keys, values, lists and mappings, each alias counted with all that it stands for: a few aliases can stand for billions."""
-MAX_CHARACTERS = 128 * 1024
+MAX_CHARACTERS = 64 * 1024
 """Of all keys and values together, aliases counted likewise."""
 MAX_DEPTH = 32
 """Levels of lists and mappings inside each other: the parser, pydantic and whoever walks over a recipe recurse into each."""
@@ -21,11 +21,14 @@ MAX_DIGITS = 40
 """Of a whole number: a seed has 20, Python reads no more than 4,300, and the time it takes grows with their square."""
 MAX_OVERRIDES = 1_000
 """Each is a YAML text of its own, and is looked through for each mistake."""
+MAX_OVERRIDE_CHARACTERS = 32 * 1024
+"""Of all overrides together: each may be beyond a limit by itself, and all of them are told."""
 MAX_FAULTS = 50
 """Mistakes that are told of one recipe; where there are more, it is another file that was given."""
 MAX_NEIGHBOURS = 1_000
 """Files beside a recipe that is not there, of which the one with the nearest name is told."""
 
+TOO_DEEP = f"more than {MAX_DEPTH} levels of lists and mappings inside each other; a recipe has fewer"
 TOO_MANY_DIGITS = f"a whole number of more than {MAX_DIGITS} digits; a recipe has none"
 
 
@@ -61,7 +64,7 @@ class Extent:
     def excess(self) -> str | None:
         """Which limit this is beyond, or None."""
         if self.levels > MAX_DEPTH:
-            return f"more than {MAX_DEPTH} levels of lists and mappings inside each other; a recipe has fewer"
+            return TOO_DEEP
         if self.values > MAX_VALUES:
             return f"more than {MAX_VALUES:,} values, aliases counted with all that they stand for; a recipe has fewer"
         if self.characters > MAX_CHARACTERS:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from mutual.recipe.errors import Fault, RecipeError, override_source, show
-from mutual.recipe.limits import MAX_BYTES, MAX_DEPTH, MAX_OVERRIDES, Extent, measure
+from mutual.recipe.limits import MAX_DEPTH, MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDES, Extent, measure
 from mutual.recipe.syntax import YamlError, parse_yaml
 
 
@@ -22,8 +22,8 @@ def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> tuple
     """
     if len(overrides) > MAX_OVERRIDES:
         raise RecipeError([Fault("", f"{len(overrides):,} overrides; a recipe takes at most {MAX_OVERRIDES:,}")])
-    if sum(map(len, overrides)) > MAX_BYTES:
-        raise RecipeError([Fault("", f"the overrides have more than {MAX_BYTES:,} characters; write them into a recipe")])
+    if sum(map(len, overrides)) > MAX_OVERRIDE_CHARACTERS:
+        raise RecipeError([Fault("", f"the overrides have more than {MAX_OVERRIDE_CHARACTERS:,} characters; write them into a recipe")])
     applied: list[tuple[str, str]] = []
     faults: list[Fault] = []
     total = Extent()

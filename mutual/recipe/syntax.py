@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mutual.recipe.errors import show
-from mutual.recipe.limits import MAX_BYTES, MAX_DIGITS, TOO_MANY_DIGITS, Extent
+from mutual.recipe.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, TOO_DEEP, TOO_MANY_DIGITS, Extent
 
 _PREFIX = "tag:yaml.org,2002:"
 _KEPT = {_PREFIX + name for name in ("null", "bool", "merge")}
@@ -106,14 +106,20 @@ class _Loader(yaml.SafeLoader):
             lines[key.value] = key.start_mark.line + 1
         return node
 
+    # Known here already: where a key may begin, the scanner reads a thousand brackets ahead, in a time that grows with their square.
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
+        if self.flow_level >= MAX_DEPTH:
+            raise _error(TOO_DEEP, self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
+
     # The escape \U takes numbers that are no character's.
     def scan_flow_scalar_non_spaces(self, double: bool, start_mark: yaml.Mark) -> list[str]:
         try:
             return super().scan_flow_scalar_non_spaces(double, start_mark)
         except (ValueError, OverflowError) as error:
-            raise _error("there is no character of this number", self.get_mark()) from error  # type: ignore[no-untyped-call]
+            raise _error("there is no character of this number", self.get_mark()) from error
 
-    def _count(self, extent: Extent, mark: yaml.Mark) -> None:
+    def _count(self, extent: Extent, mark: Any) -> None:
         self._total += extent
         excess = self._total.excess()
         if excess is not None:
@@ -126,7 +132,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _error(problem: str, mark: Any) -> yaml.MarkedYAMLError:
-    return yaml.composer.ComposerError(None, None, problem, mark)  # type: ignore[arg-type]
+    return yaml.composer.ComposerError(None, None, problem, mark)
 
 
 class _Dumper(yaml.SafeDumper):

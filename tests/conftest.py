@@ -1,4 +1,4 @@
-"""Options of the tests."""
+"""The option that all attacks share."""
 
 
 def pytest_addoption(parser):

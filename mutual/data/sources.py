@@ -16,11 +16,12 @@ from mutual.data.decoding import printable
 from mutual.data.idx import find_idx, read_idx
 from mutual.data.listing import IMAGE_SUFFIXES, class_folders, image_files
 from mutual.data.splits import FakeSplit, FileSplit, MemorySplit, Split
-from mutual.recipe import Data, derive_seed
+from mutual.recipe import MAX_CLASSES, Data, derive_seed
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGIT_CLASSES = tuple("0123456789")
 _FOLDER_SIZE = (224, 224)
+MANY_CLASSES = 10_000  # a list that goes beyond, and has fewer than one image for ten classes, must be meant
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 def _image_list(spec: Data) -> Source:
     channels, root = spec.channels or 3, Path(spec.root or "")
-    train, val = (_read_list(root, Path(path or ""), channels, multi_label=spec.multi_label) for path in (spec.train_list, spec.val_list))
+    train, val = (_read_list(root, Path(path or ""), channels, spec) for path in (spec.train_list, spec.val_list))
     if spec.multi_label:
         known, held_out = train.labels.shape[1], val.labels.shape[1]
         if known != held_out:
@@ -160,23 +161,37 @@ def with_unlabelled(train: Split, spec: Data) -> Split:
     return FileSplit([*train.paths, *paths], labels, train.channels)
 
 
-def _read_list(root: Path, file: Path, channels: int, *, multi_label: bool) -> FileSplit:
+def _read_list(root: Path, file: Path, channels: int, spec: Data) -> FileSplit:
     paths: list[Path] = []
-    labels: list[list[float]] = []
-    form, meaning = (r"[01](,[01])*", "flags such as 0,1,1") if multi_label else (r"\d+", "a class number")
+    labels: list[list[int]] = []
+    form, meaning = (r"[01](,[01])*", "flags such as 0,1,1") if spec.multi_label else (r"[0-9]{1,9}", "a class number")
+    largest, largest_line = 0, 1
     for number, line in _lines(file):
         name, _, label = line.rpartition(" ")
         if not name or not re.fullmatch(form, label):
             raise ValueError(f"{file}, line {number}: {line[:80]!r} is not `path label` with {meaning}")
         paths.append(_existing(root / name, file, number))
-        flags = [float(flag) for flag in label.split(",")]
-        if multi_label and labels and len(flags) != len(labels[0]):
+        flags = [int(flag) for flag in label.split(",")]
+        if spec.multi_label and labels and len(flags) != len(labels[0]):
             raise ValueError(f"{file}, line {number}: {len(flags)} flags, the lines before have {len(labels[0])}")
         labels.append(flags)
+        largest, largest_line = max((largest, largest_line), (flags[0], number), key=lambda found: found[0])
     if not paths:
         raise ValueError(f"{file} names no image")
+    if not spec.multi_label:
+        _check_largest(largest, f"{file}, line {largest_line}", len(paths), spec, trained=file == Path(spec.train_list or ""))
     flags_NC = torch.tensor(labels)
-    return FileSplit(paths, flags_NC if multi_label else flags_NC[:, 0].long(), channels)
+    return FileSplit(paths, flags_NC.float() if spec.multi_label else flags_NC[:, 0], channels)
+
+
+def _check_largest(label: int, where: str, num_images: int, spec: Data, *, trained: bool) -> None:
+    """Tells a label that would make a classifier of absurd size of a slip in one line."""
+    if spec.num_classes is not None and label >= spec.num_classes:
+        raise ValueError(f"{where}: label {label} is no class; data.num_classes is {spec.num_classes}, and they are numbered from 0")
+    if label >= MAX_CLASSES:
+        raise ValueError(f"{where}: label {label} is too large; there may be {MAX_CLASSES:,} classes, numbered from 0")
+    if spec.num_classes is None and trained and label >= max(MANY_CLASSES, 10 * num_images):
+        raise ValueError(f"{where}: label {label} in a list of {num_images:,} images; if there are so many classes, set data.num_classes")
 
 
 def _lines(file: Path) -> list[tuple[int, str]]:

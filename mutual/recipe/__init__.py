@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutual.recipe.base import Spec
+from mutual.recipe.base import MAX_CLASSES, Spec
 from mutual.recipe.data import FOLDER_DATASETS, Data, DatasetName, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import (
@@ -32,6 +32,7 @@ __all__ = [
     "ENSEMBLE",
     "FOLDER_DATASETS",
     "LOGITS",
+    "MAX_CLASSES",
     "OBJECTIVES",
     "PEERS_EMA",
     "SELF",

@@ -13,10 +13,35 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True)
 
 
+MAX_CLASSES = 1_000_000
+"""The largest sets of faces that are trained on have some millions of identities, and need a classifier in parts, which is not here."""
+MAX_SIDE = 16_384
+"""Pixels; whole slides are cut into tiles first."""
+MAX_PEERS = 8
+MAX_OBJECTIVES = 128
+"""Twice as many as one for each ordered pair of the most peers and one for each peer."""
+MAX_NAMES = 64
+"""Entries of a list of peers, sources or module paths."""
+MAX_TRANSFORMS = 64
+
 # Strict: YAML has typed the value already, so neither `true` nor "3" passes for a number.
-Positive = Annotated[StrictInt, Field(gt=0)]
-NonNegative = Annotated[StrictInt, Field(ge=0)]
-PositiveFloat = Annotated[StrictFloat, Field(gt=0)]
-NonNegativeFloat = Annotated[StrictFloat, Field(ge=0)]
+# Each has an upper bound that no training meets. What lies beyond would take all memory or time, or overflow: it is a slip of the keyboard.
+Positive = Annotated[StrictInt, Field(gt=0, le=10**9)]
+NonNegative = Annotated[StrictInt, Field(ge=0, le=10**9)]
+Number = Annotated[StrictFloat, Field(ge=-1e6, le=1e6)]
+PositiveFloat = Annotated[StrictFloat, Field(gt=0, le=1e6)]
+NonNegativeFloat = Annotated[StrictFloat, Field(ge=0, le=1e6)]  # its square and a sum of a million squares are finite in float32
 Probability = Annotated[StrictFloat, Field(ge=0, le=1)]
-Size = Positive | tuple[Positive, Positive]
+Temperature = Annotated[StrictFloat, Field(ge=1e-4, le=1e4)]  # logits divided by it, and losses times its square, are finite in float32
+Deviation = Annotated[StrictFloat, Field(ge=1e-6, le=1e6)]  # of pixel values in 0 .. 1, which are divided by it
+Cost = Annotated[StrictFloat, Field(ge=1e-9, le=1e12)]  # microseconds, where it is measured: a million seconds
+Seed = Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
+Epochs = Annotated[StrictInt, Field(gt=0, le=1_000_000)]
+Pixels = Annotated[StrictInt, Field(gt=0, le=MAX_SIDE)]
+Size = Pixels | tuple[Pixels, Pixels]
+BatchSize = Annotated[StrictInt, Field(gt=0, le=1_000_000)]
+MadeUpImages = Annotated[StrictInt, Field(gt=0, le=10_000_000)]  # their numbers and labels are held in memory
+NumClasses = Annotated[StrictInt, Field(gt=0, le=MAX_CLASSES)]
+Workers = Annotated[StrictInt, Field(ge=0, le=1_024)]  # processes
+KernelSize = Annotated[StrictInt, Field(gt=0, le=99)]  # pixels
+Width = Annotated[StrictInt, Field(gt=0, le=65_536)]  # features of a layer that we build

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from mutual.recipe.base import MAX_PEERS
 from mutual.recipe.data import FOLDER_DATASETS, Data
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Ensemble, Objective, SourcedObjective, is_average, peer_of
-from mutual.recipe.errors import Fault, did_you_mean
+from mutual.recipe.errors import Fault, did_you_mean, show
 from mutual.recipe.objectives import DeepMutualLearning
+from mutual.recipe.training import Optimizer, Peer
 
-MAX_PEERS = 8
+MAX_BYTES_OF_A_NAME = 200
+MAX_BATCH_PIXELS = 2**31
+"""Of the images of a micro-batch, 24 GiB of colour in float32: a slip in image_size or batch_size is told before memory is asked for."""
+MAX_FLAGS = 100_000_000
+"""Of made-up images with several labels, which are all held in memory (0.8 GB while they are drawn)."""
 RESERVED_NAMES = ("all", "best", *SOURCE_KINDS, "labels", "mean", "train", "eval")
 _SOFTMAX = (
     "cross_entropy",
@@ -30,20 +38,52 @@ _SOFTMAX = (
 
 def check(recipe: Recipe) -> list[Fault]:
     """Returns the faults that no single section shows."""
-    faults = [*_check_peers(recipe), *_check_objectives(recipe), *_check_data(recipe), *_check_pause(recipe)]
+    if len(recipe.peers) > MAX_PEERS:  # the rest takes time that grows with the number of their pairs
+        return [Fault("peers", f"{len(recipe.peers):,} peers; a group has at most {MAX_PEERS}")]
+    faults = [
+        *_check_names_of_files(recipe),
+        *_check_peers(recipe),
+        *_check_args(recipe),
+        *_check_objectives(recipe),
+        *_check_data(recipe),
+        *_check_pause(recipe),
+    ]
     faults += [*_check_placement(recipe), *_check_exchange(recipe)]
     return list(dict.fromkeys(faults))  # one path may be wrong for learners and sources at once
 
 
+def _check_names_of_files(recipe: Recipe) -> Iterator[Fault]:
+    """File systems take names of 255 bytes; ours put a few more behind those of runs and peers."""
+    for path, name in (("name", recipe.name), *((f"peers.{peer}", peer) for peer in recipe.peers)):
+        if len(name.encode("utf-8", "surrogatepass")) > MAX_BYTES_OF_A_NAME:
+            yield Fault(path, f"{show(name)} is too long for the name of a file; take at most {MAX_BYTES_OF_A_NAME} letters")
+
+
+def _check_args(recipe: Recipe) -> Iterator[Fault]:
+    sections: list[tuple[str, Optimizer | Peer]] = [("optimizer", recipe.optimizer)]
+    sections += [(f"peers.{name}", peer) for name, peer in recipe.peers.items()]
+    sections += [(f"peers.{name}.optimizer", peer.optimizer) for name, peer in recipe.peers.items() if peer.optimizer is not None]
+    for path, section in sections:
+        for key, value in section.args.items():
+            if _holds_nan(value):
+                yield Fault(
+                    f"{path}.args.{key}", "holds .nan, which is no number and equals nothing; a resumed run could not be told from another"
+                )
+
+
+def _holds_nan(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_nan(part) for item in value.items() for part in item)
+    return any(map(_holds_nan, value)) if isinstance(value, list | tuple) else isinstance(value, float) and math.isnan(value)
+
+
 def _check_peers(recipe: Recipe) -> Iterator[Fault]:
-    if len(recipe.peers) > MAX_PEERS:
-        yield Fault("peers", f"{len(recipe.peers)} peers; a group has at most {MAX_PEERS}")
     if not recipe.trainable:
         yield Fault("peers", "every peer is frozen; leave at least one to train")
     for name, peer in recipe.peers.items():
         if name in RESERVED_NAMES or not re.fullmatch(r"[A-Za-z]\w*", name):
             yield Fault(
-                f"peers.{name}", f"{name!r} cannot name a peer; take letters, digits and _, and none of {', '.join(RESERVED_NAMES)}"
+                f"peers.{name}", f"{show(name)} cannot name a peer; take letters, digits and _, and none of {', '.join(RESERVED_NAMES)}"
             )
         if peer.frozen:
             for key in ("optimizer", "schedule"):
@@ -81,7 +121,7 @@ def _check_sources(recipe: Recipe, objective: SourcedObjective, learners: list[s
     yield from _check_repeats(entries, f"{where}.sources")
     for entry in entries:
         if peer_of(entry) not in recipe.peers and entry not in SOURCE_KINDS:
-            yield Fault(f"{where}.sources", f"{entry!r} is no peer{did_you_mean(entry, [*recipe.peers, *SOURCE_KINDS])}")
+            yield Fault(f"{where}.sources", f"{show(entry)} is no peer{did_you_mean(entry, [*recipe.peers, *SOURCE_KINDS])}")
         elif is_average(entry) and recipe.peers[peer_of(entry)].frozen:
             yield Fault(f"{where}.sources", f"{peer_of(entry)!r} is frozen and has no moving average; take {peer_of(entry)!r} itself")
     if SELF in entries and objective.source_at in (None, objective.at):
@@ -118,7 +158,7 @@ def _check_at(recipe: Recipe, at: At, ends: Sequence[str], where: str) -> Iterat
     if isinstance(at, dict):
         for name in at:
             if name not in recipe.peers:
-                yield Fault(where, f"{name!r} is no peer{did_you_mean(name, recipe.peers)}")
+                yield Fault(where, f"{show(name)} is no peer{did_you_mean(name, recipe.peers)}")
         for name in sorted(set(ends) - set(at)):
             yield Fault(where, f"says nothing of peer {name!r}; give its module path too")
 
@@ -127,13 +167,13 @@ def _check_names(recipe: Recipe, names: Sequence[str], where: str) -> Iterator[F
     yield from _check_repeats(names, where)
     for name in names:
         if name not in recipe.peers:
-            yield Fault(where, f"{name!r} is no peer{did_you_mean(name, recipe.peers)}")
+            yield Fault(where, f"{show(name)} is no peer{did_you_mean(name, recipe.peers)}")
 
 
 def _check_repeats(names: Sequence[str], where: str) -> Iterator[Fault]:
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
-            yield Fault(where, f"{name!r} stands there {names.count(name)} times; once is enough")
+            yield Fault(where, f"{show(name)} stands there {names.count(name)} times; once is enough")
 
 
 def _check_data(recipe: Recipe) -> Iterator[Fault]:
@@ -146,9 +186,23 @@ def _check_data(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
     if data.multi_label and data.dataset not in ("image_list", "fake"):
         yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list")
+    yield from _check_sizes(data)
     yield from _check_unlabelled(data)
     for index, objective in enumerate(recipe.objectives):
         yield from _check_labels(objective, f"objectives.{index}", multi_label=data.multi_label)
+
+
+def _check_sizes(data: Data) -> Iterator[Fault]:
+    height, width = data.height_width or (1, 1)
+    for key, batch_size in (("batch_size", data.batch_size), ("eval_batch_size", data.eval_batch_size or 1)):
+        if batch_size * height * width > MAX_BATCH_PIXELS:
+            yield Fault(
+                f"data.{key}", f"{batch_size:,} images of {height:,} x {width:,} pixels are beyond any memory; take fewer or smaller ones"
+            )
+    if data.dataset == "fake" and data.multi_label:
+        for key, number in (("num_train", data.num_train), ("num_val", data.num_val)):
+            if number * (data.num_classes or 1) > MAX_FLAGS:
+                yield Fault(f"data.{key}", f"{number:,} images with {data.num_classes:,} flags each are beyond any memory; take fewer")
 
 
 def _check_unlabelled(data: Data) -> Iterator[Fault]:
@@ -186,7 +240,7 @@ def _check_pause(recipe: Recipe) -> Iterator[Fault]:
         return
     for key, name in (("peer", pause.peer), ("versus", pause.versus)):
         if name not in recipe.trainable:
-            yield Fault(f"train.pause.{key}", f"{name!r} is no trainable peer{did_you_mean(name, recipe.trainable)}")
+            yield Fault(f"train.pause.{key}", f"{show(name)} is no trainable peer{did_you_mean(name, recipe.trainable)}")
     if pause.peer == pause.versus:
         yield Fault("train.pause.versus", "a peer cannot be measured against itself; name the weaker one")
     if recipe.train.update == "alternating":

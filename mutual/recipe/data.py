@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import StrictBool, StrictFloat, StrictInt
+from pydantic import Field, StrictBool
 
-from mutual.recipe.base import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Size, Spec
+from mutual.recipe.base import (
+    MAX_TRANSFORMS,
+    BatchSize,
+    Deviation,
+    MadeUpImages,
+    NonNegativeFloat,
+    Number,
+    NumClasses,
+    Positive,
+    Seed,
+    Size,
+    Spec,
+    Workers,
+)
 from mutual.recipe.transforms import TransformOrName
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder", "image_list", "fake"]
+Transforms = Annotated[list[TransformOrName], Field(max_length=MAX_TRANSFORMS)]
 
 
 class Statistics(Spec):
     """Mean and standard deviation of each channel, of pixel values in 0 .. 1."""
 
-    mean: tuple[StrictFloat, ...]
-    std: tuple[PositiveFloat, ...]
+    mean: tuple[Number, ...]
+    std: tuple[Deviation, ...]
 
 
 class Data(Spec):
@@ -40,30 +54,30 @@ class Data(Spec):
     """Height and width in pixels (one number: square); the default is the data set's own size, 224 for folders and lists."""
     channels: Literal[1, 3] | None = None
     """1 grey, 3 colour; the default is the data set's own."""
-    batch_size: Positive = 64
+    batch_size: BatchSize = 64
     """Images per process and micro-batch."""
-    eval_batch_size: Positive | None = None
+    eval_batch_size: BatchSize | None = None
     """Images per process in evaluation; the default is batch_size."""
-    workers: NonNegative = 0
+    workers: Workers = 0
     """Loader processes for each training process; 0 loads in the training process."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read ends the run (error), or the next readable image of the epoch's order stands in for it (skip);
     evaluation then leaves it out of the scores. Such files are named, once each, and counted."""
     subset: Positive | None = None
     """Train on so many images only: stratified by class, drawn by the recipe's seed or by `subset_seed`."""
-    subset_seed: StrictInt | None = None
+    subset_seed: Seed | None = None
     """Seed of the subset; the default is the recipe's seed."""
-    num_train: Positive = 1024
+    num_train: MadeUpImages = 1024
     """fake: number of training images."""
-    num_val: Positive = 256
+    num_val: MadeUpImages = 256
     """fake: number of validation images."""
-    num_classes: Positive | None = None
+    num_classes: NumClasses | None = None
     """Number of classes; the default is what the data hold (fake: 10)."""
     views: Literal["shared", "per_peer"] = "shared"
     """shared: all peers see the same augmentation of an image; per_peer: one augmentation for each, from one decoding."""
-    augment: list[TransformOrName] | None = None
+    augment: Transforms | None = None
     """Transforms of the training images; the default only brings them to image_size."""
-    preprocess: list[TransformOrName] | None = None
+    preprocess: Transforms | None = None
     """Transforms of the evaluation images; the default brings them to image_size (folders and lists: shorter side, centre crop)."""
     normalize: Literal["auto", "none"] | Statistics = "auto"
     """auto: known statistics of the data set (folders and lists: ImageNet's); none: pixel values in 0 .. 1."""

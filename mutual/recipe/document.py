@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PrivateAttr, StrictInt
+from pydantic import Field, PrivateAttr
 
-from mutual.recipe.base import Spec
+from mutual.recipe.base import MAX_OBJECTIVES, Seed, Spec
 from mutual.recipe.data import Data
 from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, Ensemble, Objective, SourcedObjective
 from mutual.recipe.errors import Fault, Origin, RecipeError
@@ -19,7 +19,7 @@ class Recipe(Spec):
 
     name: str = Field(pattern=r"^[\w][\w.\-]*$")
     """The run's folder in `output`."""
-    seed: StrictInt = 0
+    seed: Seed = 0
     """Where all randomness of the run begins."""
     output: str = "runs"
     """The folder of all runs."""
@@ -30,7 +30,7 @@ class Recipe(Spec):
     data: Data = Data()
     peers: dict[str, Peer] = Field(min_length=1)
     """The models of the group, by name."""
-    objectives: list[AnyObjective] = Field(min_length=1)
+    objectives: list[AnyObjective] = Field(min_length=1, max_length=MAX_OBJECTIVES)
     """What the peers learn: each entry is a loss, with its weight, learners and sources."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool
 
-from mutual.recipe.base import NonNegativeFloat, PositiveFloat, Spec
+from mutual.recipe.base import MAX_NAMES, NonNegativeFloat, PositiveFloat, Spec
 
 LOGITS = "logits"
 ENSEMBLE, EMA, PEERS_EMA, SELF = "ensemble", "ema", "peers_ema", "self"
@@ -18,10 +18,12 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-PeerNames = Annotated[list[str], Field(min_length=1)]
-SourceNames = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
-Path = str | Annotated[list[str], Field(min_length=1)]
-At = Path | dict[str, Path]
+PeerNames = Annotated[list[str], Field(min_length=1, max_length=MAX_NAMES)]
+SourceNames = Annotated[
+    list[str], Field(min_length=1, max_length=MAX_NAMES), BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+]
+Path = str | Annotated[list[str], Field(min_length=1, max_length=MAX_NAMES)]
+At = Path | Annotated[dict[str, Path], Field(max_length=MAX_NAMES)]
 
 
 class WeightSchedule(Spec):

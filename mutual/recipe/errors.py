@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from mutual.recipe.limits import MAX_DIGITS, MAX_FAULTS
+
+_MOST_OF_A_SOURCE = 400  # characters: file names have at most 255, and the user needs them whole
+_MOST_OF_A_PATH = 200  # characters
+_MOST_OF_A_MESSAGE = 1_500  # characters: the longest list of choices has 32 names
 
 
 @dataclass(frozen=True)
@@ -28,11 +38,19 @@ class RecipeError(InputError):
     """
 
     def __init__(self, faults: Iterable[Fault], *, source: str = "") -> None:
-        self.faults = tuple(faults)
+        told = list(islice(faults, MAX_FAULTS + 1))
+        self.faults = tuple(told[:MAX_FAULTS])
         self.source = source
-        super().__init__(
-            "\n".join(": ".join(part for part in (fault.source or source, fault.path, fault.message) if part) for fault in self.faults)
-        )
+        lines = [_line(fault, source) for fault in self.faults]
+        if len(told) > MAX_FAULTS:
+            lines.append(f"there are more mistakes than these {MAX_FAULTS}")
+        super().__init__("\n".join(lines))
+
+
+def _line(fault: Fault, source: str) -> str:
+    places = (_printable(fault.source or source, _MOST_OF_A_SOURCE), _printable(fault.path, _MOST_OF_A_PATH))
+    message = _printable(re.sub(r"\s*\n\s*", " ", fault.message), _MOST_OF_A_MESSAGE)
+    return ": ".join(part for part in (*places, message) if part)
 
 
 @dataclass(frozen=True)
@@ -45,25 +63,67 @@ class Origin:
 
     def error(self, faults: Iterable[Fault]) -> RecipeError:
         """A RecipeError in which each fault names the override that caused it, or else the file."""
-        return RecipeError([replace(fault, source=self._source(fault.path)) for fault in faults], source=self.file)
+        return RecipeError((replace(fault, source=self._source(fault.path)) for fault in faults), source=self.file)
 
     def _source(self, path: str) -> str:
         for key_path, text in reversed(self.overrides):
             if f"{path}.".startswith(f"{key_path}."):
-                return f"override {text}"
+                return override_source(text)
         return self.file
+
+
+def override_source(text: str) -> str:
+    """Returns what the override `text` is called as the source of a fault."""
+    return f"override {_printable(text, 120)}"
+
+
+def show(value: Any, *, most: int = 60) -> str:
+    """Returns `value` on one line of at most `most` characters, in YAML's words for null, true and false."""
+    text = ""
+    for piece in _pieces(value, most):
+        text += piece
+        if len(text) > most:  # the rest, which may be endless, is not spelled out
+            return f"{text[: most - 3]}..."
+    return text
 
 
 def did_you_mean(name: object, choices: Iterable[str], *, most: int = 3) -> str:
     """Returns `; did you mean 'x'?` for the nearest of `choices`, or a list of them when none is near."""
     known = sorted(set(choices))
-    text = str(name)
+    text = name[:100] if isinstance(name, str) else show(name)  # the time to compare grows with the length
     near = difflib.get_close_matches(text, known, n=most, cutoff=0.6)
     if not near and len(text) > 2:
         near = [choice for choice in known if text in choice][:most]
     if near:
-        return f"; did you mean {' or '.join(repr(choice) for choice in near)}?"
+        return f"; did you mean {' or '.join(show(choice) for choice in near)}?"
     if not known:
         return ""
-    shown = ", ".join(known[:32])
+    shown = ", ".join(_printable(choice, 60) for choice in known[:32])
     return f"; choose from {shown}" + (", ..." if len(known) > 32 else "")
+
+
+def _pieces(value: Any, most: int) -> Iterator[str]:
+    if value is None or isinstance(value, bool):
+        yield json.dumps(value)
+    elif isinstance(value, str):
+        yield repr(value[: most + 1])
+    elif isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:  # Python refuses to spell the longest
+        yield f"a number of more than {MAX_DIGITS} digits"
+    elif isinstance(value, Mapping | list | tuple):
+        opening, closing = ("{", "}") if isinstance(value, Mapping) else ("[", "]")
+        yield opening
+        for number, entry in enumerate(value):
+            yield ", " if number else ""
+            yield from _pieces(entry, most)
+            if isinstance(value, Mapping):
+                yield ": "
+                yield from _pieces(value[entry], most)
+        yield closing
+    else:
+        yield _printable(" ".join(repr(value).split()), most + 1)
+
+
+def _printable(text: str, most: int) -> str:
+    """Returns `text` without line breaks, control characters and what no terminal can show, cut to `most` characters."""
+    start = text if len(text) <= most else f"{text[: most - 3]}..."
+    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in start)

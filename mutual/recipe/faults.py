@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 
 from mutual.recipe.base import Spec
-from mutual.recipe.errors import Fault, did_you_mean
+from mutual.recipe.errors import Fault, did_you_mean, show
+from mutual.recipe.limits import MAX_FAULTS
 
 _Path = tuple[str | int, ...]
 _KEY = "[key]"  # pydantic's mark of a key that is wrong itself
@@ -30,19 +31,20 @@ _PHRASES = {
     "model_attributes_type": _NO_MAPPING,
     "list_type": _NO_LIST,
     "tuple_type": _NO_LIST,
-    "greater_than": "{value} must be greater than {gt:g}",
-    "greater_than_equal": "{value} must be at least {ge:g}",
-    "less_than": "{value} must be less than {lt:g}",
-    "less_than_equal": "{value} must be at most {le:g}",
+    "greater_than": "{value} must be greater than {gt}",
+    "greater_than_equal": "{value} must be at least {ge}",
+    "less_than": "{value} must be less than {lt}",
+    "less_than_equal": "{value} must be at most {le}",
     "too_short": "{value} has too few entries; write at least {min_length}",
     "too_long": "{value} has too many entries; write at most {max_length}",
 }
+_MOST_DETAILS = 8 * MAX_FAULTS  # a value of no member of a union gives one for each member
 _NOUNS = {"loss": "loss", "name": "transform"}  # what a section's key chooses
 
 
 def faults_of(error: ValidationError, section: type[Spec], document: Any) -> list[Fault]:
     """Returns one fault for each mistake that `error` found in `document`, which should have been a `section`."""
-    mistakes = [_mistake(_place(section, details["loc"]), details, document) for details in error.errors(include_url=False)]
+    mistakes = [_mistake(section, details, document) for details in error.errors(include_url=False)[:_MOST_DETAILS]]
     # a value fits its kind where the mistake lies deeper, or is none of kind
     fitting = {mistake.path[:length] for mistake in mistakes for length in range(len(mistake.path) + (not mistake.misfit))}
     faults: dict[_Path, Fault] = {}
@@ -50,12 +52,6 @@ def faults_of(error: ValidationError, section: type[Spec], document: Any) -> lis
         if not (mistake.misfit and mistake.path in fitting):
             faults.setdefault(mistake.path, Fault(".".join(map(str, mistake.path)), mistake.message))
     return list(faults.values())
-
-
-def show(value: Any, *, most: int = 60) -> str:
-    """Returns `value` on one short line, in YAML's words for null, true and false."""
-    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 @dataclass(frozen=True)
@@ -68,30 +64,40 @@ class _Mistake:
     """The value is of another kind than this member of a union: told only where it fits no member better."""
 
 
-def _mistake(place: _Place, details: Any, document: Any) -> _Mistake:
-    path, kind, value, context = place.path, details["type"], details["input"], details.get("ctx", {})
+def _mistake(section: type[Spec], details: Any, document: Any) -> _Mistake:
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    wrong_key = kind.startswith("string_") and details["loc"][-1:] == (_KEY,)
+    place = _place(section, details["loc"][:-1] if wrong_key else details["loc"])
+    path, last = place.path, place.path[-1] if place.path else ""
     misfit = place.at_member and (kind.endswith("_type") or (kind == "literal_error" and isinstance(value, dict | list)))
+    if wrong_key:
+        return _Mistake((*path[:-1], show(value)), f"the key {show(value)} is no text; quotes would make it text", misfit)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key = context["discriminator"].strip("'")
         bare_name = isinstance(_value_at(document, path), str)
         return _Mistake(path if bare_name else (*path, key), _tag_message(place, key, value), misfit)
-    if kind == "missing" and isinstance(path[-1], int):  # pydantic's word for a pair with one entry
+    if kind == "missing" and isinstance(last, int):  # pydantic's word for a pair with one entry
         return _Mistake(path[:-1], f"{show(value)} has too few entries; write {len(get_args(place.holder))}", misfit)
-    if details["loc"][-1:] == (_KEY,):
-        return _Mistake((*path[:-1], show(value)), f"the key {show(value)} is no text; quotes would make it text", misfit)
     if kind == "extra_forbidden":
-        message = f"unknown key {path[-1]!r}{did_you_mean(path[-1], place.section.model_fields)}"
+        message = f"unknown key {show(last)}{did_you_mean(last, place.section.model_fields)}"
     elif kind == "literal_error":
         choices = [choice.strip("'") for choice in re.split(r", | or ", context["expected"])]
-        message = f"{show(value)} is no valid {path[-1]}{did_you_mean(value, choices)}"
+        message = f"{show(value)} is no valid {last}{did_you_mean(value, choices)}"
     else:
-        message = _PHRASES.get(kind, "{value}: {otherwise}").format(value=show(value), otherwise=details["msg"], **context)
+        words = {name: _number(bound) for name, bound in context.items()} | {"value": show(value), "otherwise": details["msg"]}
+        message = _PHRASES.get(kind, "{value}: {otherwise}").format_map(words)
     return _Mistake(path, message, misfit)
 
 
-def _tag_message(place: _Place, key: str, section: dict[str, Any]) -> str:
+def _number(bound: Any) -> Any:
+    if isinstance(bound, float):
+        return f"{int(bound):,}" if bound.is_integer() else f"{bound:g}"
+    return f"{bound:,}" if isinstance(bound, int) else bound
+
+
+def _tag_message(place: _Place, key: str, section: Any) -> str:
     choices = [tag for member in _members(place.annotation) for tag in _tags(member)]
-    if key not in section:
+    if not isinstance(section, Mapping) or key not in section:
         return f"required, but not given{did_you_mean('', choices)}"
     return f"{show(section[key])} is no {_NOUNS[key]}{did_you_mean(section[key], choices)}"
 
@@ -121,7 +127,7 @@ def _place(section: type[Spec], location: _Path) -> _Place:
         at_member = len(members) > 1
         if at_member:
             annotation = _member(members, str(part))
-        elif part != _KEY:
+        else:
             holder = members[0]
             path.append(part)
             annotation = _child(holder, part)
@@ -168,6 +174,10 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _value_at(document: Any, path: _Path) -> Any:
+    """What stands at `path`; None where sections are objects or were brought into another form on the way."""
     for part in path:
+        indices = document if isinstance(document, Mapping) else range(len(document)) if isinstance(document, list | tuple) else ()
+        if part not in indices:
+            return None
         document = document[part]
     return document

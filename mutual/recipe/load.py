@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +14,13 @@ from pydantic import ValidationError
 from mutual.recipe.base import Spec
 from mutual.recipe.checks import check
 from mutual.recipe.document import Recipe
-from mutual.recipe.errors import Fault, Origin, RecipeError, did_you_mean
-from mutual.recipe.faults import faults_of, show
+from mutual.recipe.errors import Fault, Origin, RecipeError, did_you_mean, show
+from mutual.recipe.faults import faults_of
+from mutual.recipe.limits import MAX_BYTES, MAX_NEIGHBOURS, Extent, LimitError, measure
 from mutual.recipe.overrides import apply_overrides
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 
+_CERTAINLY_READ_AGAIN = Extent(500, 4096, 16)  # far below the limits, as defaults, escapes and indentation make the text longer
 SectionT = TypeVar("SectionT", bound=Spec)
 
 
@@ -72,7 +75,11 @@ def check_section(section: type[SectionT], document: Mapping[str, Any]) -> Secti
 
 def _read(file: Path) -> str:
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        with file.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)  # the file may be a device, which has no end
+        if len(content) <= MAX_BYTES:
+            return content.decode("utf-8-sig")
+        fault = f"more than {MAX_BYTES:,} bytes; a recipe has fewer"
     except FileNotFoundError:
         fault = f"no such file{_near(file)}" if file.parent.is_dir() else f"no such file; there is no folder {str(file.parent)!r}"
     except IsADirectoryError:
@@ -81,11 +88,14 @@ def _read(file: Path) -> str:
         fault = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
         fault = f"no UTF-8 text (byte {error.start}); save it as UTF-8"
+    except ValueError:
+        fault = "no file can have this name"
     raise RecipeError([Fault("", fault)], source=str(file))
 
 
 def _near(file: Path) -> str:
-    return did_you_mean(file.name, (other.name for pattern in ("*.yaml", "*.yml") for other in file.parent.glob(pattern)))
+    recipes = (other.name for pattern in ("*.yaml", "*.yml") for other in islice(file.parent.glob(pattern), MAX_NEIGHBOURS))
+    return did_you_mean(file.name, recipes)
 
 
 def _sections(document: Any, source: str) -> dict[str, Any]:
@@ -98,11 +108,24 @@ def _sections(document: Any, source: str) -> dict[str, Any]:
 
 def _validate(document: dict[str, Any], origin: Origin) -> Recipe:
     try:
+        extent = measure(document)
         recipe = Recipe.model_validate(document)
+    except LimitError as error:
+        raise origin.error([Fault("", str(error))]) from None
     except ValidationError as error:
         raise origin.error(faults_of(error, Recipe, document)) from None
     faults = check(recipe)
     if faults:
         raise origin.error(faults)
     recipe._origin = origin
+    if extent.beyond(_CERTAINLY_READ_AGAIN):
+        _check_read_again(recipe)
     return recipe
+
+
+def _check_read_again(recipe: Recipe) -> None:
+    """Refuses a recipe that is within the limits as it was given, and beyond them as a run writes it, with every default said."""
+    try:
+        parse_yaml(dump_recipe(recipe))
+    except YamlError as error:
+        raise recipe.error("", f"written out with all its defaults, it cannot be read again: {error}") from error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
-from mutual.recipe.base import NonNegativeFloat, Positive, PositiveFloat, Probability
+from mutual.recipe.base import KernelSize, NonNegativeFloat, PositiveFloat, Probability, Temperature, Width
 from mutual.recipe.edges import Objective, SourcedObjective
 
 
@@ -27,7 +27,7 @@ class KnowledgeDistillation(SourcedObjective):
     """KD (arXiv:1503.02531): T^2 KL(source || learner) of the softened probabilities."""
 
     loss: Literal["kd"]
-    temperature: PositiveFloat = 4.0
+    temperature: Temperature = 4.0
     standardize: StrictBool = False
     """Bring each image's logits to mean 0 and standard deviation 1 first (arXiv:2403.01427)."""
     reduction: Literal["batchmean", "mean"] = "batchmean"
@@ -38,7 +38,7 @@ class SoftLabel(SourcedObjective):
     """Cross-entropy with the source's probabilities in place of the labels."""
 
     loss: Literal["soft_label"]
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
 
 
 class DeepMutualLearning(SourcedObjective):
@@ -50,14 +50,14 @@ class DeepMutualLearning(SourcedObjective):
 
     loss: Literal["dml"]
     form: Literal["js", "kl", "sigmoid"] = "js"
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
 
 
 class DecoupledKD(SourcedObjective):
     """DKD (arXiv:2203.08679): the label's class against the rest (`alpha`), and the rest among themselves (`beta`)."""
 
     loss: Literal["dkd"]
-    temperature: PositiveFloat = 4.0
+    temperature: Temperature = 4.0
     alpha: NonNegativeFloat = 1.0
     beta: NonNegativeFloat = 8.0
 
@@ -68,21 +68,21 @@ class Dist(SourcedObjective):
     loss: Literal["dist"]
     beta: NonNegativeFloat = 1.0
     gamma: NonNegativeFloat = 1.0
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
 
 
 class WeightedSoftLabels(SourcedObjective):
     """WSL (arXiv:2102.00650): soft labels, weighted by how much better the source knows the image than the learner."""
 
     loss: Literal["wsl"]
-    temperature: PositiveFloat = 2.0
+    temperature: Temperature = 2.0
 
 
 class SphericalKD(SourcedObjective):
     """SKD (arXiv:2010.07485): soft labels on normalised logits. It holds its own ground-truth term: leave `cross_entropy` away."""
 
     loss: Literal["skd"]
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
     multiplier: PositiveFloat = 2.0
     """Size of the normalised logits."""
     alpha: Probability = 0.9
@@ -93,7 +93,7 @@ class SemiSupervisedLabelDistillation(SourcedObjective):
     """SSLD (arXiv:2103.05959): the Jensen-Shannon divergence from a teacher, without labels; `data.unlabelled` adds images."""
 
     loss: Literal["ssld"]
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
 
 
 class L1(SourcedObjective):
@@ -125,14 +125,14 @@ class AttentionTransfer(SourcedObjective):
     """AT (arXiv:1612.03928): the difference of normalised spatial attention maps, mean of |activation|^power over the channels."""
 
     loss: Literal["at"]
-    power: PositiveFloat = 2.0
+    power: Annotated[StrictFloat, Field(gt=0, le=16)] = 2.0
 
 
 class Hint(SourcedObjective):
     """FitNets (arXiv:1412.6550): mean squared difference after a learned regressor, a convolution or linear as the shapes ask."""
 
     loss: Literal["hint"]
-    kernel_size: Positive = 1
+    kernel_size: KernelSize = 1
 
 
 class OverHaul(SourcedObjective):
@@ -158,7 +158,7 @@ class AttentionFeatureDistillation(SourcedObjective):
     """AFD (AAAI 2021): every layer of the source taught to every layer of the learner, weighted by learned attention; `at` lists layers."""
 
     loss: Literal["afd"]
-    qk_dim: Positive = 128
+    qk_dim: Width = 128
     """Width of the queries and keys."""
 
 
@@ -166,24 +166,24 @@ class ProjectorEnsemble(SourcedObjective):
     """PEFD (arXiv:2210.15274): one minus the cosine of the source's embedding and the mean of several projections of the learner's."""
 
     loss: Literal["pefd"]
-    num_projectors: Positive = 3
+    num_projectors: Annotated[StrictInt, Field(gt=0, le=64)] = 3
 
 
 class ContrastiveRepresentation(SourcedObjective):
     """CRD (arXiv:1910.10699): the source's embedding of the same image against those of other classes, over all ranks' batches."""
 
     loss: Literal["crd"]
-    dim: Positive = 128
+    dim: Width = 128
     """Width of the space in which both are compared."""
-    temperature: PositiveFloat = 0.07
+    temperature: Temperature = 0.07
 
 
 class MutualContrastive(SourcedObjective):
     """MCL (arXiv:2104.12565): contrast between two peers' embeddings, and the mimicry of the source's similarities."""
 
     loss: Literal["mcl"]
-    dim: Positive = 128
-    temperature: PositiveFloat = 0.1
+    dim: Width = 128
+    temperature: Temperature = 0.1
 
 
 class DiversePeers(SourcedObjective):
@@ -193,8 +193,8 @@ class DiversePeers(SourcedObjective):
     """
 
     loss: Literal["okddip"]
-    dim: Positive = 64
-    temperature: PositiveFloat = 3.0
+    dim: Width = 64
+    temperature: Temperature = 3.0
     own: StrictBool = False
     """Whether the learner's own prediction is in the mixture; attention that may choose it tends to, and then nothing is taught."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mutual.recipe.errors import Fault, RecipeError
-from mutual.recipe.faults import show
+from mutual.recipe.errors import Fault, RecipeError, override_source, show
+from mutual.recipe.limits import MAX_DEPTH, MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDES, Extent, measure
 from mutual.recipe.syntax import YamlError, parse_yaml
 
 
@@ -17,29 +18,44 @@ def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> tuple
     That is the path it names, or the first section on the way that was not there before.
 
     Raises:
-        RecipeError: one fault for each override that is none or finds no place.
+        RecipeError: one fault for each override that is none or finds no place, or one where all together are too many or too large.
     """
+    if len(overrides) > MAX_OVERRIDES:
+        raise RecipeError([Fault("", f"{len(overrides):,} overrides; a recipe takes at most {MAX_OVERRIDES:,}")])
+    if sum(map(len, overrides)) > MAX_OVERRIDE_CHARACTERS:
+        raise RecipeError([Fault("", f"the overrides have more than {MAX_OVERRIDE_CHARACTERS:,} characters; write them into a recipe")])
     applied: list[tuple[str, str]] = []
     faults: list[Fault] = []
+    total = Extent()
     for text in overrides:
         try:
-            applied.append((_apply(document, text), text))
+            path, value = _read(text)
+            total += measure(value)
+            applied.append((_apply(document, path, value), text))
         except RecipeError as error:
-            faults += [replace(fault, source=f"override {text}") for fault in error.faults]
+            faults += [replace(fault, source=override_source(text)) for fault in error.faults]
+        if total.excess() is not None:
+            raise RecipeError([Fault("", f"the overrides together have {total.excess()}")])
     if faults:
         raise RecipeError(faults)
     return tuple(applied)
 
 
-def _apply(document: dict[str, Any], text: str) -> str:
+def _read(text: str) -> tuple[str, Any]:
+    """Returns the key path and the value of the override `text`."""
     path, equals, value = text.partition("=")
-    keys = path.split(".")
-    if not equals or not all(keys):
+    if not equals or not all(path.split(".")):
         raise RecipeError([Fault("", "no override; write key.path=value, such as train.epochs=3")])
+    if path.count(".") >= MAX_DEPTH:
+        raise RecipeError([Fault(path, f"more than {MAX_DEPTH} keys in a path; a recipe has fewer levels")])
     try:
-        parsed = parse_yaml(value)
+        return path, parse_yaml(value)
     except YamlError as error:
         raise RecipeError([Fault(path, f"the value is no YAML: {error}")]) from error
+
+
+def _apply(document: dict[str, Any], path: str, value: Any) -> str:
+    keys = path.split(".")
     holder: Any = document
     created = ""
     for depth, key in enumerate(keys[:-1]):
@@ -49,7 +65,7 @@ def _apply(document: dict[str, Any], text: str) -> str:
             holder[key] = {}
             created = created or here
         holder = holder[place]
-    holder[_place(holder, keys[-1], ".".join(keys[:-1]))] = parsed
+    holder[_place(holder, keys[-1], ".".join(keys[:-1]))] = value
     return created or path
 
 
@@ -58,7 +74,8 @@ def _place(holder: Any, key: str, path: str) -> str | int:
     if isinstance(holder, dict):
         return key
     if not isinstance(holder, list):
-        raise RecipeError([Fault(path, f"{show(holder)} is no mapping and has no key {key!r}")])
-    if not (key.isascii() and key.isdigit() and int(key) < len(holder)):
-        raise RecipeError([Fault(path, f"no entry {key!r} in a list of {len(holder)}; they are numbered from 0")])
-    return int(key)
+        raise RecipeError([Fault(path, f"{show(holder)} is no mapping and has no key {show(key)}")])
+    number = int(key) if re.fullmatch(r"[0-9]{1,9}", key) else len(holder)
+    if number >= len(holder):
+        raise RecipeError([Fault(path, f"no entry {show(key)} in a list of {len(holder)}; they are numbered from 0")])
+    return number

@@ -1,7 +1,8 @@
 """The YAML of recipes: text to plain values and back.
 
 Safe YAML without its traps: a key that stands twice is refused, `4e-5` is a number, a date or `010` is text, and every
-alias gets a copy of its anchor, so that a change to one never shows in the other.
+alias gets a copy of its anchor, so that a change to one never shows in the other. What a text stands for is measured while it
+is composed, and nothing is built of one that is beyond the limits.
 """
 
 from __future__ import annotations
@@ -12,8 +13,13 @@ from typing import Any
 
 import yaml
 
+from mutual.recipe.errors import show
+from mutual.recipe.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, TOO_DEEP, TOO_MANY_DIGITS, Extent
+
 _PREFIX = "tag:yaml.org,2002:"
 _KEPT = {_PREFIX + name for name in ("null", "bool", "merge")}
+_INT_TAG = _PREFIX + "int"
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # no file name, no file and no terminal takes these
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$")
 _FLOAT = re.compile(
     r"(?:[-+]?(?:[0-9][0-9_]*\.[0-9]*|\.[0-9]+|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
@@ -28,8 +34,10 @@ def parse_yaml(text: str) -> Any:
     """Returns the value that `text` says: mappings, lists, text, numbers, true, false and null; None for empty text.
 
     Raises:
-        YamlError: the text is no YAML, has a key twice in one mapping, or uses tags.
+        YamlError: the text is no YAML, has a key twice in one mapping, uses tags, or is beyond a limit.
     """
+    if len(text) > MAX_BYTES:
+        raise YamlError(f"more than {MAX_BYTES:,} characters; a recipe has fewer")
     try:
         return yaml.load(text, _Loader)
     except yaml.reader.ReaderError as error:
@@ -52,12 +60,41 @@ def dump_yaml(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._total = Extent()  # of what has been composed so far
+        self._extents: dict[yaml.Node | None, Extent] = {}  # of each whole node
+
     # One rule for tags, whatever they name: values are typed by how they look.
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
-            raise yaml.composer.ComposerError(None, None, f"a recipe has no tags such as {event.tag}", event.start_mark)  # type: ignore[arg-type]
-        return super().compose_node(parent, index)
+            raise _error(f"a recipe has no tags such as {event.tag}", event.start_mark)
+        self._depth += 1
+        if isinstance(event, yaml.CollectionStartEvent):  # counted before it is entered: a recursion of its own for each
+            self._count(Extent(1, 0, self._depth), event.start_mark)
+        node = super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent):
+            if node not in self._extents:
+                raise _error(f"alias {event.anchor!r} stands inside its own anchor", event.start_mark)
+            self._count(self._extents[node].inside(self._depth - 1), event.start_mark)
+        elif isinstance(node, yaml.CollectionNode):
+            parts = (part for entry in node.value for part in (entry if isinstance(node, yaml.MappingNode) else (entry,)))
+            self._extents[node] = sum((self._extents[part] for part in parts), Extent()).wrapped()
+        self._depth -= 1
+        return node
+
+    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if node.tag == _INT_TAG and len(node.value) > MAX_DIGITS:
+            raise _error(TOO_MANY_DIGITS, node.start_mark)
+        wrong = _NO_TEXT.search(node.value)
+        if wrong is not None:  # an escape: the reader refuses the character itself
+            raise _error(f"character #x{ord(wrong[0]):04x} is not allowed", node.start_mark)
+        self._extents[node] = Extent(1, len(node.value))
+        self._count(self._extents[node], node.start_mark)
+        return node
 
     # Checked here, before merge keys are resolved: a key beside a merged one of the same name is the way to override it.
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
@@ -65,16 +102,37 @@ class _Loader(yaml.SafeLoader):
         lines: dict[str, int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in lines:
-                raise yaml.composer.ComposerError(
-                    None, None, f"key {key.value!r} stands in line {lines[key.value]} already", key.start_mark
-                )
+                raise _error(f"key {show(key.value)} stands in line {lines[key.value]} already", key.start_mark)
             lines[key.value] = key.start_mark.line + 1
         return node
+
+    # Known here already: where a key may begin, the scanner reads a thousand brackets ahead, in a time that grows with their square.
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
+        if self.flow_level >= MAX_DEPTH:
+            raise _error(TOO_DEEP, self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
+
+    # The escape \U takes numbers that are no character's.
+    def scan_flow_scalar_non_spaces(self, double: bool, start_mark: yaml.Mark) -> list[str]:
+        try:
+            return super().scan_flow_scalar_non_spaces(double, start_mark)
+        except (ValueError, OverflowError) as error:
+            raise _error("there is no character of this number", self.get_mark()) from error
+
+    def _count(self, extent: Extent, mark: Any) -> None:
+        self._total += extent
+        excess = self._total.excess()
+        if excess is not None:
+            raise _error(excess, mark)
 
     # Anew for each alias: this is what makes copies of them. An anchor inside itself is an error of the constructor.
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         self.constructed_objects.pop(node, None)
         return super().construct_object(node, deep=True)
+
+
+def _error(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.composer.ComposerError(None, None, problem, mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -93,6 +151,6 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(_PREFIX + "int", _INT, list("-+0123456789"))
+_Loader.add_implicit_resolver(_INT_TAG, _INT, list("-+0123456789"))
 for _style in (_Loader, _Dumper):  # the dumper quotes what either YAML 1.1 or our loader would take for something else than text
     _style.add_implicit_resolver(_PREFIX + "float", _FLOAT, list("-+.0123456789"))

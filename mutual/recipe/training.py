@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictFloat
+from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 
-from mutual.recipe.base import NonNegativeFloat, Positive, PositiveFloat, Spec
+from mutual.recipe.base import MAX_NAMES, Cost, Epochs, NonNegativeFloat, Positive, PositiveFloat, Probability, Spec, Temperature
 
 Precision = Literal["no", "fp16", "bf16"]
 
@@ -18,9 +18,9 @@ class Optimizer(Spec):
     """sgd, adam, adamw, lamb, ... (any optimizer of torch.optim, else of timm)."""
     lr: PositiveFloat = 0.1
     weight_decay: NonNegativeFloat = 0.0
-    momentum: NonNegativeFloat | None = None
+    momentum: Probability | None = None
     nesterov: StrictBool | None = None
-    betas: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
+    betas: tuple[Probability, Probability] | None = None
     eps: NonNegativeFloat | None = None
     decay_norm_and_bias: StrictBool = True
     """false: weight decay leaves out biases and the weights of normalisation layers (every parameter of fewer than two dimensions)."""
@@ -36,11 +36,11 @@ class Schedule(Spec):
     """The rate rises linearly from 0 over so many epochs, before the schedule proper begins."""
     min_lr: NonNegativeFloat = 0.0
     """cosine, linear: the rate that the last update approaches."""
-    step_epochs: PositiveFloat = 30.0
+    step_epochs: Annotated[StrictFloat, Field(ge=1e-3, le=1e6)] = 30.0
     """step: epochs between two drops."""
-    milestones: list[PositiveFloat] = Field(default_factory=list)
+    milestones: list[PositiveFloat] = Field(default_factory=list, max_length=1_000)
     """multistep: epochs at which the rate drops."""
-    gamma: PositiveFloat = 0.1
+    gamma: Annotated[StrictFloat, Field(gt=0, le=1)] = 0.1
     """step, multistep: factor of a drop."""
 
 
@@ -54,12 +54,12 @@ class Exchange(Spec):
     kind: Literal["live", "stale"] = "live"
     folder: str | None = None
     """stale: a folder that all jobs see, or an address that fsspec knows; weights are published there."""
-    trains: list[str] = Field(default_factory=list)
+    trains: list[str] = Field(default_factory=list, max_length=MAX_NAMES)
     """stale: the peers that this job trains; every job names its own. Left out, the processes of one launch are divided into a job for each
     peer, which do not wait for each other."""
     every: Positive = 100
     """stale: updates between two publications, and between two looks at the others'."""
-    reads: list[str] = Field(default_factory=list)
+    reads: list[str] = Field(default_factory=list, max_length=MAX_NAMES)
     """stale: the peers that other jobs train; the resolved recipe of a job says them."""
     dtype: Literal["exact", "bf16", "fp16"] = "exact"
     """live: exact: in the precision they have; bf16, fp16: in half of float32's bytes."""
@@ -85,7 +85,7 @@ class Peer(Spec):
     the ranks that learn from it."""
     ranks: Positive | None = None
     """placement: parallel: so many ranks hold this peer alone; the default is an equal share, or by cost where this cannot be."""
-    cost: PositiveFloat | None = None
+    cost: Cost | None = None
     """placement: parallel: what an image costs in this peer (next to the others), where ranks cannot be shared equally; the default is what
     is measured when the run begins (microseconds), and the run's recipe says it."""
 
@@ -101,7 +101,7 @@ class Pause(Spec):
     """The stronger peer, the one that waits."""
     versus: str
     """The weaker peer."""
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
 
 
 def _yaml_no(value: Any) -> Any:
@@ -111,13 +111,13 @@ def _yaml_no(value: Any) -> Any:
 class Train(Spec):
     """The training loop."""
 
-    epochs: Positive = 20
+    epochs: Epochs = 20
     precision: Annotated[Precision | None, BeforeValidator(_yaml_no)] = None
     """no, fp16 or bf16; the default is what `accelerate launch` was told, and the run's recipe says it."""
-    threads: Positive | None = None
+    threads: Annotated[StrictInt, Field(gt=0, le=1_024)] | None = None
     """CPU threads of a process: sums over more threads differ in their last digits. The default is what the launcher gives; the run's
     recipe says it."""
-    accumulate: Positive = 1
+    accumulate: Annotated[StrictInt, Field(gt=0, le=1_000_000)] = 1
     """Micro-batches in one update."""
     update: Literal["simultaneous", "alternating"] = "simultaneous"
     """simultaneous: all peers step on the same predictions; alternating: each peer steps on its fellows' fresh ones (DML, algorithm 1)."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictFloat
+from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
-from mutual.recipe.base import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Size, Spec
+from mutual.recipe.base import MAX_SIDE, KernelSize, NonNegativeFloat, PositiveFloat, Probability, Size, Spec
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Range = tuple[NonNegativeFloat, NonNegativeFloat]
@@ -44,7 +44,7 @@ class RandomCrop(Spec):
 
     name: Literal["random_crop"]
     size: Size | None = None
-    padding: NonNegative = 4
+    padding: Annotated[StrictInt, Field(ge=0, le=MAX_SIDE)] = 4
     padding_mode: Literal["constant", "edge", "reflect", "symmetric"] = "constant"
 
 
@@ -66,7 +66,7 @@ class Rotation(Spec):
     """Rotate by an angle drawn from -degrees .. degrees."""
 
     name: Literal["rotation"]
-    degrees: NonNegativeFloat
+    degrees: Annotated[StrictFloat, Field(ge=0, le=360)]
     interpolation: Interpolation = "bilinear"
 
 
@@ -74,7 +74,7 @@ class GaussianBlur(Spec):
     """Blur with a Gaussian whose standard deviation (pixels) is drawn from `sigma`, with probability `p`."""
 
     name: Literal["gaussian_blur"]
-    kernel_size: Positive = 3
+    kernel_size: KernelSize = 3
     sigma: Range = (0.1, 2.0)
     p: Probability = 1.0
 
@@ -93,15 +93,15 @@ class TrivialAugment(Spec):
     """TrivialAugmentWide (arXiv:2103.10158)."""
 
     name: Literal["trivial_augment"]
-    num_magnitude_bins: Positive = 31
+    num_magnitude_bins: Annotated[StrictInt, Field(gt=1, le=1_000)] = 31
 
 
 class RandAugment(Spec):
     """RandAugment (arXiv:1909.13719)."""
 
     name: Literal["rand_augment"]
-    num_ops: Positive = 2
-    magnitude: NonNegative = 9
+    num_ops: Annotated[StrictInt, Field(gt=0, le=64)] = 2
+    magnitude: Annotated[StrictInt, Field(ge=0, le=30)] = 9
 
 
 class AutoAugment(Spec):

@@ -215,6 +215,35 @@ def test_names_in_lists_and_folders_need_not_be_utf8(tmp_path):
             build(dataset="image_list", root=str(tmp_path), train_list=str(tmp_path / name), val_list=str(tmp_path / "list.txt"))
 
 
+@pytest.mark.parametrize(
+    ("label", "num_classes", "message"),
+    [
+        ("1000000000", None, r"train.txt, line 2: 'train/cat/0.png 1000000000' is not `path label` with a class number"),
+        ("999999999", None, r"train.txt, line 2: label 999999999 is too large; there may be 1,000,000 classes, numbered from 0"),
+        ("10000", None, r"train.txt, line 2: label 10000 in a list of 3 images; if there are so many classes, set data.num_classes"),
+        ("2", 2, r"train.txt, line 2: label 2 is no class; data.num_classes is 2, and they are numbered from 0"),
+        ("\u0663", None, r"train.txt, line 2: 'train/cat/0.png \u0663' is not `path label` with a class number"),
+    ],
+)
+def test_an_absurd_label_is_told_with_its_line(tmp_path, label, num_classes, message):
+    image_folder(tmp_path)
+    (tmp_path / "train.txt").write_text(f"train/cat/0.png 0\ntrain/cat/0.png {label}\ntrain/cat/0.png 1\n", encoding="utf-8")
+    (tmp_path / "val.txt").write_text("val/cat/0.png 0\n")
+    lists = {"train_list": str(tmp_path / "train.txt"), "val_list": str(tmp_path / "val.txt")}
+    with pytest.raises(ValueError, match=message):
+        build(dataset="image_list", root=str(tmp_path), num_classes=num_classes, **lists)
+
+
+def test_many_classes_may_be_meant(tmp_path):
+    image_folder(tmp_path)
+    (tmp_path / "train.txt").write_text("train/cat/0.png 0\ntrain/cat/0.png 19999\n")
+    (tmp_path / "val.txt").write_text("val/cat/0.png 19999\n")
+    lists = {"train_list": str(tmp_path / "train.txt"), "val_list": str(tmp_path / "val.txt")}
+    data = build(dataset="image_list", root=str(tmp_path), num_classes=20_000, **lists)
+    assert data.info.num_classes == 20_000
+    assert torch.cat([batch.labels for batch in data.eval_batches(world_size=1, rank=0)]).tolist() == [19_999]
+
+
 def test_what_is_wrong_with_a_folder_is_told_at_the_start(tmp_path):
     with pytest.raises(ValueError, match=r"no folder .*train; image_folder needs ROOT/train/CLASS"):
         build(dataset="image_folder", root=str(tmp_path / "nowhere"))

@@ -74,7 +74,7 @@ SCHEMA_MISTAKES = [
     ("data: {image_size: [1, 2, 3]}", "data.image_size: [1, 2, 3] has too many entries; write at most 2"),
     ("data: {image_size: [32, -2]}", "data.image_size.1: -2 must be greater than 0"),
     ("data: {normalize: autoo}", "data.normalize: 'autoo' is no valid normalize; did you mean 'auto'?"),
-    ("data: {normalize: {mean: [0.5], std: [0]}}", "data.normalize.std.0: 0 must be greater than 0"),
+    ("data: {normalize: {mean: [0.5], std: [0]}}", "data.normalize.std.0: 0 must be at least 1e-06"),
     ("data: {augment: resize}", "data.augment: 'resize' is no list"),
     ("data: {augment: [3]}", "data.augment.0: 3 is no mapping"),
     ("data: {augment: [flip]}", "data.augment.0: 'flip' is no transform; did you mean 'horizontal_flip' or 'vertical_flip'?"),
@@ -86,7 +86,7 @@ SCHEMA_MISTAKES = [
     ("objectives: [{loss: [kd]}]", "objectives.1.loss: ['kd'] is no loss; choose from {losses}"),
     ("objectives: [{weight: 1}]", "objectives.1.loss: required, but not given; choose from {losses}"),
     ("objectives: [kd]", "objectives.1: 'kd' is no mapping"),
-    ("objectives: [{loss: kd, temperature: -1}]", "objectives.1.temperature: -1 must be greater than 0"),
+    ("objectives: [{loss: kd, temperature: -1}]", "objectives.1.temperature: -1 must be at least 0.0001"),
     ("objectives: [{loss: cross_entropy, label_smoothing: 2}]", "objectives.1.label_smoothing: 2 must be at most 1"),
     ("objectives: [{loss: kd, reduce: men}]", "objectives.1.reduce: 'men' is no valid reduce; did you mean 'mean'?"),
     ("objectives: [{loss: kd, learners: student}]", "objectives.1.learners: 'student' is no list"),
@@ -191,7 +191,7 @@ def test_a_section_by_itself_is_checked_the_same_way():
     with pytest.raises(RecipeError) as caught:
         check_section(OBJECTIVES["kd"], {"loss": "kd", "temperature": -1, "temp": 3})
     assert str(caught.value).splitlines() == [
-        "temperature: -1 must be greater than 0",
+        "temperature: -1 must be at least 0.0001",
         "temp: unknown key 'temp'; did you mean 'temperature'?",
     ]
 

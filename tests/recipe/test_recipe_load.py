@@ -79,7 +79,7 @@ def test_plain_yaml_is_typed_by_how_it_looks(text, value):
         ("a: 1\nb: [1, 2\n", "line 3, column 1: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'"),
         ("a: b: c", "line 1, column 5: mapping values are not allowed here"),
         ("a: *b", "line 1, column 4: found undefined alias 'b'"),
-        ("a: &a [*a]", "line 1, column 4: found unconstructable recursive node"),
+        ("a: &a [*a]", "line 1, column 8: alias 'a' stands inside its own anchor"),
         ("? [a]\n: 1", "line 1, column 3: while constructing a mapping, found unhashable key"),
         ("a: 1\n---\nb: 2\n", "line 2, column 1: expected a single document in the stream, but found another document"),
         ("a: !!python/object:os.system {}", "line 1, column 4: a recipe has no tags such as tag:yaml.org,2002:python/object:os.system"),

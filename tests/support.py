@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from forks import Job
 from torch import nn
 
 from mutual.data import build_data
@@ -215,6 +218,17 @@ def assert_equal_weights(found, expected, *, tolerance=0.0):
         torch.testing.assert_close(value, expected[key], rtol=tolerance, atol=tolerance, msg=lambda text, key=key: f"{key}: {text}")
 
 
+def digests(folder):
+    """Hashes of everything a run is judged by: weights, last and best, and the metrics without their speeds."""
+    found = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*/*.safetensors"))
+    }
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["train"]["images_per_second"]
+    return {**found, "metrics": lines, "best": json.loads((folder / "best" / "best.json").read_text())}
+
+
 def environment(**extra):
     """The environment of a subprocess: one thread, our modules importable, no launcher's variables."""
     kept = {
@@ -232,35 +246,34 @@ def command(module, *arguments, processes=1):
     return [*launcher, "-m", module, *map(str, arguments)]
 
 
-def run(module, *arguments, processes=1, cwd=ROOT, expect=0, errors="strict", timeout=600, **extra):
-    """Runs a verb to its end, asserts its exit code and returns the finished process."""
-    done = subprocess.run(
-        command(module, *arguments, processes=processes),
-        cwd=cwd,
-        env=environment(**extra),
-        capture_output=True,
-        text=True,
-        errors=errors,
-        timeout=timeout,
-    )
+def run_launched(module, *arguments, processes=1, expect=0, errors="strict", **extra):
+    """What `run` does, by the command line of a user, with torchrun where there are several processes: slower by some seconds."""
+    line, variables = command(module, *arguments, processes=processes), environment(**extra)
+    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, errors=errors, timeout=600)
     assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
+def start(module, *arguments, processes=1, cwd=ROOT, prepare=None, **extra):
+    """Starts `python -m module` in so many processes, forked; `prepare` is called first in the one or in rank 0."""
+    words, variables = [str(argument) for argument in arguments], environment(**extra)
+    return Job(module, words, cwd=cwd, variables=variables, processes=processes, prepare=prepare)
+
+
+def run(module, *arguments, processes=1, cwd=ROOT, expect=0, prepare=None, timeout=600, **extra):
+    """Runs a verb to its end, asserts its exit code and returns it with what it wrote."""
+    job = start(module, *arguments, processes=processes, cwd=cwd, prepare=prepare, **extra)
+    code = job.wait(timeout=timeout)
+    assert code == expect, f"exit code {code}\n{job.stdout}\n{job.stderr}"
+    return job
+
+
 def run_and_kill(module, *arguments, when, number=signal.SIGKILL, processes=1):
     """Starts a verb, sends the signal to all its processes as soon as `when()` is true, and returns its exit code."""
-    process = subprocess.Popen(
-        command(module, *arguments, processes=processes),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    job = start(module, *arguments, processes=processes)
     deadline = time.monotonic() + 120
-    while process.poll() is None and not when():
+    while job.poll() is None and not when():
         assert time.monotonic() < deadline, "the moment to kill never came"
         time.sleep(0.005)
-    if process.poll() is None:
-        os.killpg(process.pid, number)
-    return process.wait(timeout=60)
+    job.kill(number)
+    return job.wait(timeout=60)

@@ -8,7 +8,7 @@ import time
 import pytest
 import yaml
 from PIL import Image
-from support import run, tiny_document
+from support import run_launched, tiny_document
 
 from mutual.data import reading
 from mutual.data.check import main
@@ -148,6 +148,6 @@ def test_a_decoder_that_crashes_or_does_not_end_is_a_finding_about_its_file(root
 def test_it_runs_from_the_command_line_with_names_that_are_not_utf8(root):
     odd = root / "train" / "cat" / os.fsdecode(b"\xff\xfe.png")
     odd.write_bytes(b"no image")
-    done = run("mutual.data.check", root, "--workers", "2", expect=1, PYTHONIOENCODING="utf-8:strict", errors="surrogateescape")
+    done = run_launched("mutual.data.check", root, "--workers", "2", expect=1, PYTHONIOENCODING="utf-8:strict", errors="surrogateescape")
     assert f"{odd} is no image" in done.stdout
     assert done.stderr == ""

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 import yaml
 from PIL import Image
-from support import ROOT, command, environment, run, run_and_kill, tiny_document
+from support import ROOT, command, environment, run, run_and_kill, run_launched, tiny_document
 
 from mutual.data import DataModule
 from mutual.data.plan import epoch_order
@@ -147,7 +147,8 @@ def test_predict_names_the_bad_file_and_passes_over_hidden_ones(tmp_path):
     odd.write_bytes((root / "val" / "class0" / "00.png").read_bytes())
     (root / "val" / "class0" / "._00.png").write_bytes(b"AppleDouble")
     for encoding in ("utf-8:strict", "ascii:strict"):
-        done = run("mutual.predict", tmp_path / "tiny", root / "val" / "class0", PYTHONIOENCODING=encoding, errors="surrogateescape")
+        images = root / "val" / "class0"
+        done = run_launched("mutual.predict", tmp_path / "tiny", images, PYTHONIOENCODING=encoding, errors="surrogateescape")
         assert len(done.stdout.splitlines()) == 6
         assert "._00" not in done.stdout
     os.mkfifo(root / "val" / "class0" / "pipe.png")

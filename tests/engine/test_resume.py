@@ -1,15 +1,15 @@
 """A run that was cut, by a signal or a kill, ends bitwise as the uninterrupted one."""
 
-import hashlib
-import json
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 import safetensors.torch
 import yaml
-from support import ROOT, run, run_and_kill, tiny, tiny_document
+from attacks import die_in_write
+from support import ROOT, digests, run, run_and_kill, run_launched, tiny, tiny_document
 
 RECIPE = tiny_document(
     data={"dataset": "digits", "image_size": 8, "batch_size": 16, "subset": 240, "augment": [{"name": "random_crop", "padding": 1}]},
@@ -42,18 +42,8 @@ def whole(tmp_path_factory):
     """What the uninterrupted run gives."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    return finish(folder / "recipe.yaml", folder)
-
-
-def digests(folder):
-    """Hashes of everything a run is judged by: weights, last and best, and the metrics without their speeds."""
-    found = {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*/*.safetensors"))
-    }
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        del line["train"]["images_per_second"]
-    return {**found, "metrics": lines, "best": json.loads((folder / "best" / "best.json").read_text())}
+    run_launched("mutual.train", folder / "recipe.yaml", f"output={folder}")
+    return digests(folder / "tiny")
 
 
 def finish(recipe_file, output, *extra, processes=1):
@@ -83,7 +73,7 @@ def test_killed_again_and_again_it_ends_bitwise_equal(recipe_file, tmp_path, who
 @pytest.mark.parametrize("write", [4, 7, 13, 22, 30, 37])
 def test_killed_in_the_middle_of_a_write(recipe_file, tmp_path, whole, write):
     """Invariants 7 and 10: half a file is on the disk, of a checkpoint, of weights or of the metrics."""
-    run("killed_in_write", write, recipe_file, f"output={tmp_path}", expect=-signal.SIGKILL)
+    run("mutual.train", recipe_file, f"output={tmp_path}", expect=-signal.SIGKILL, prepare=partial(die_in_write, write))
     assert [path for path in tmp_path.rglob("*") if "unfinished" in path.name]
     assert finish(recipe_file, tmp_path) == whole
 

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from support import ROOT, WORLD, assert_equal_weights, build, command, environment, run, tiny_document, weights
+from support import ROOT, WORLD, assert_equal_weights, build, command, environment, run, run_launched, tiny_document, weights
 
 from mutual.engine.stale import Shelf, StaleExchange, as_job, divided
 from mutual.recipe import RecipeError, load_recipe, parse_recipe
@@ -198,7 +198,7 @@ def test_one_launch_is_divided_into_a_job_for_each_peer(tmp_path):
     """Four processes: two train one peer, two the other; each pair has a run of its own, and reads what the other has published."""
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(stale(tmp_path / "shelf", [])))
     arguments = ["mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path}", "data.batch_size=4"]
-    done = run(*arguments, processes=4)
+    done = run_launched(*arguments, processes=4)
     for mine, other in ("ab", "ba"):
         assert f"tiny_{mine}: {mine} (208 parameters), {other} (as published)" in done.stdout
         resolved = load_recipe(tmp_path / f"tiny_{mine}" / "recipe.yaml")

@@ -1,0 +1,96 @@
+"""What may happen to a training, done to it from inside: a kill in a write, a kill between two changes of its folder, a full disk.
+
+Each function arms the process that calls it; `forks.Job` calls them there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mutual.engine import files
+
+_CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
+_OPENED_TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+def die_in_write(number: int, part: float = 0.5) -> None:
+    """SIGKILL in the `number`-th write of a file (1 is the first), with this part of its content on the disk."""
+
+    def attack(path: Path, content: bytes) -> None:
+        path.write_bytes(content[: round(part * len(content))])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _on_write(lambda count: count == number, attack)
+
+
+def fill_disk(number: int) -> None:
+    """From the `number`-th write of a file on, half of it gets onto the disk, and the system says that there is no space."""
+
+    def attack(path: Path, content: bytes) -> None:
+        path.write_bytes(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    _on_write(lambda count: count >= number, attack)
+
+
+def die_before_change(folder: Path, number: int) -> None:
+    """SIGKILL before the `number`-th change of `folder`: a file opened to be written, moved or removed, a folder made or removed."""
+
+    def attack(count: int, _: str) -> None:
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _on_change(folder, attack)
+
+
+def record(folder: Path, log: Path) -> None:
+    """Writes to `log` a line for each write (`write` and which file) and each change (`change` and which) of the run in `folder`."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    _on_change(folder, lambda _, change: os.write(descriptor, f"change {change}\n".encode()))
+    write_synced = files._write_synced
+
+    def write(path: Path, content: bytes) -> None:
+        os.write(descriptor, f"write {kind_of(path.relative_to(folder))}\n".encode())
+        write_synced(path, content)
+
+    files._write_synced = write
+
+
+def kind_of(path: Path) -> str:
+    """Returns what all files of one kind have in common: the path without the step and without the marks of an unfinished write."""
+    return "/".join(re.sub(r"^\.?unfinished-|\d{3,}", "", part.lstrip(".")) for part in path.parts)
+
+
+def _on_write(struck: Callable[[int], bool], attack: Callable[[Path, bytes], None]) -> None:
+    write_synced, count = files._write_synced, 0
+
+    def write(path: Path, content: bytes) -> None:
+        nonlocal count
+        count += 1
+        if struck(count):
+            attack(path, content)
+        write_synced(path, content)
+
+    files._write_synced = write
+
+
+def _on_change(folder: Path, attack: Callable[[int, str], object]) -> None:
+    count = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event in _CHANGES or (event == "open" and arguments[2] & _OPENED_TO_WRITE):
+            path = arguments[0]
+            inside = isinstance(path, (str, os.PathLike)) and str(folder) in os.fspath(path)
+            if inside or (event in _CHANGES and arguments[-1] >= 0):  # a path within a folder that is open, as rmtree names it
+                count += 1
+                attack(count, f"{event} {path}")
+
+    sys.addaudithook(hook)

@@ -1,0 +1,142 @@
+"""Runs of modules that cost no start: each is forked from a server that has imported everything and has no threads.
+
+A start of Python with torch and all of ours takes seconds of a core, a fork milliseconds. The fork does what `python -m MODULE ...` does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from unittest import mock
+
+from torch.distributed import TCPStore
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pytest", "support", "mutual.engine"])
+_GRACE = 10.0
+"""Seconds that the ranks of a job have after SIGTERM when one of them has failed."""
+
+
+class Job:
+    """A module that runs in one process, or as several ranks under what stands for torchrun.
+
+    As under torchrun, one rank that fails ends the others, and the job's exit code is 1 then; they meet in a store outside of them.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        variables: Mapping[str, str],
+        processes: int = 1,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        """Starts it with `variables` as its environment; `prepare` is called first, on rank 0 alone where there are several."""
+        self._folder = tempfile.TemporaryDirectory()
+        self._output = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        self._store = None if processes == 1 else TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.ranks: list[BaseProcess] = []
+        with mock.patch.dict(os.environ, variables, clear=True):
+            forkserver.ensure_running()
+        for rank in range(processes):
+            own = {**variables, **self._launched(rank, processes)}
+            work = (module, list(arguments), cwd, own, self._output, prepare if rank == 0 else None)
+            self.ranks.append(_CONTEXT.Process(target=_run, args=work))
+            self.ranks[-1].start()
+
+    def poll(self) -> int | None:
+        """Returns the exit code, or None while it runs."""
+        codes = [rank.exitcode for rank in self.ranks]
+        if len(codes) == 1:
+            return codes[0]
+        if any(codes):
+            self._end()
+            return 1
+        return None if None in codes else 0
+
+    def wait(self, timeout: float) -> int:
+        """Returns the exit code, as soon as there is one.
+
+        Raises:
+            TimeoutError: there is none in so many seconds; all is killed then.
+        """
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError(f"still running after {timeout:.0f} s:\n{self.stdout}\n{self.stderr}")
+            time.sleep(0.005)
+        return code
+
+    def kill(self, number: int = signal.SIGKILL, *, rank: int | None = None, alone: bool = False) -> None:
+        """Sends the signal to all ranks or one, and, unless `alone`, to the processes that they have started."""
+        for process in self.ranks if rank is None else [self.ranks[rank]]:
+            _signal(process, number, alone=alone)
+
+    @property
+    def stdout(self) -> str:
+        """What it has printed."""
+        return self._output[0].read_text()
+
+    @property
+    def stderr(self) -> str:
+        """What it has complained."""
+        return self._output[1].read_text()
+
+    def _launched(self, rank: int, processes: int) -> dict[str, str]:
+        if self._store is None:
+            return {}
+        names = ("RANK", "LOCAL_RANK", "ROLE_RANK"), ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE")
+        told = {name: str(value) for group, value in zip(names, (rank, processes), strict=True) for name in group}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self._store.port), "GROUP_RANK": "0"}
+        return {**told, **meeting, "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+
+    def _end(self) -> None:
+        self.kill(signal.SIGTERM, alone=True)
+        deadline = time.monotonic() + _GRACE
+        for rank in self.ranks:
+            rank.join(max(deadline - time.monotonic(), 0))
+            _signal(rank, signal.SIGKILL, alone=False)
+            rank.join()
+
+
+def _signal(rank: BaseProcess, number: int, *, alone: bool) -> None:
+    assert rank.pid is not None, "it was started"
+    if rank.exitcode is not None:
+        return
+    with suppress(ProcessLookupError):  # it has ended just now
+        try:
+            (os.kill if alone else os.killpg)(rank.pid, number)
+        except ProcessLookupError:  # it has no group of its own yet
+            os.kill(rank.pid, number)
+
+
+def _run(
+    module: str, arguments: list[str], cwd: Path, variables: dict[str, str], output: list[Path], prepare: Callable[[], None] | None
+) -> None:
+    multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]  # loaders start their workers as in a process of its own
+    os.setsid()  # a group of its own, so that a signal can reach what it starts
+    for number, path in enumerate(output, start=1):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.path.insert(0, str(cwd))
+    sys.argv = [module, *arguments]
+    if prepare is not None:
+        prepare()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

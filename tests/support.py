@@ -145,6 +145,27 @@ def stopped(num_classes, in_channels):
     return Stopped(num_classes, in_channels)
 
 
+class Measured(TinyNet):
+    """Writes down before each update what memory its process holds and how many files it has open."""
+
+    def __init__(self, num_classes, in_channels, *, log):
+        super().__init__(num_classes, in_channels)
+        self.log = log
+
+    def forward(self, images):
+        if torch.is_grad_enabled():
+            resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+            now = {"bytes": resident_pages * os.sysconf("SC_PAGE_SIZE"), "files": len(list(Path("/proc/self/fd").iterdir()))}
+            with Path(self.log).open("a") as log:
+                log.write(json.dumps(now) + "\n")
+        return super().forward(images)
+
+
+def measured(num_classes, in_channels, **args):
+    """The factory `support:measured`."""
+    return Measured(num_classes, in_channels, **args)
+
+
 def tiny_document(**sections):
     """A recipe of two tiny peers on fake images, as a dict; `sections` replace its own."""
     document = {

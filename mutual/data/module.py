@@ -143,12 +143,19 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
     train = Loaded(train_split, train_transforms(spec, info.image_size), data=spec, views=range(num_views), stand_ins=True, **common)
     val = Loaded(source.val, eval_transforms(spec, info.image_size), data=spec, **common)
     for name, loaded in (("augment", train), ("preprocess", val)):
-        found = tuple(loaded.sample(0).shape)
+        found = _shape_of_first(loaded, name)
         if found != (info.channels, *info.image_size):
             raise ValueError(
                 f"{name} gives images of {found}, wanted are {(info.channels, *info.image_size)}; end it with a crop or a resize"
             )
     return DataModule(spec, info, train, val, seed=seed, fingerprint=fingerprint(info, train_split, source.val))
+
+
+def _shape_of_first(loaded: Loaded, name: str) -> tuple[int, ...]:
+    try:
+        return tuple(loaded.sample(0).shape)
+    except RuntimeError as error:  # torchvision's, for a padding or a kernel that is larger than the image
+        raise ValueError(f"{name} cannot be applied to the first image: {str(error).splitlines()[0]}") from error
 
 
 def build_preprocess(spec: Data, info: DataInfo) -> Pipeline:

@@ -15,7 +15,7 @@ class Spec(BaseModel):
 
 MAX_CLASSES = 1_000_000
 """The largest sets of faces that are trained on have some millions of identities, and need a classifier in parts, which is not here."""
-MAX_SIDE = 16_384
+MAX_SIDE = 8_192
 """Pixels; whole slides are cut into tiles first."""
 MAX_PEERS = 8
 MAX_OBJECTIVES = 128

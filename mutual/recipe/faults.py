@@ -35,6 +35,7 @@ _PHRASES = {
     "greater_than_equal": "{value} must be at least {ge}",
     "less_than": "{value} must be less than {lt}",
     "less_than_equal": "{value} must be at most {le}",
+    "value_error": "{value} {error}",  # of our own validators
     "too_short": "{value} has too few entries; write at least {min_length}",
     "too_long": "{value} has too many entries; write at most {max_length}",
 }

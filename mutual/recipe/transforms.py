@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
+from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt
 
-from mutual.recipe.base import MAX_SIDE, KernelSize, NonNegativeFloat, PositiveFloat, Probability, Size, Spec
+from mutual.recipe.base import KernelSize, NonNegativeFloat, Probability, Size, Spec
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
-Range = tuple[NonNegativeFloat, NonNegativeFloat]
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("must begin with the smaller one")
+    return pair
+
+
+_Ratio = Annotated[StrictFloat, Field(ge=0.1, le=10)]  # a narrower rectangle of a small image has no pixels
+Deviations = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_ordered)]
+Fractions = Annotated[tuple[Probability, Probability], AfterValidator(_ordered)]
+Ratios = Annotated[tuple[_Ratio, _Ratio], AfterValidator(_ordered)]
 
 
 class Resize(Spec):
@@ -34,8 +45,8 @@ class RandomResizedCrop(Spec):
 
     name: Literal["random_resized_crop"]
     size: Size | None = None
-    scale: Range = (0.08, 1.0)
-    ratio: Range = (3 / 4, 4 / 3)
+    scale: Fractions = (0.08, 1.0)
+    ratio: Ratios = (3 / 4, 4 / 3)
     interpolation: Interpolation = "bilinear"
 
 
@@ -44,7 +55,7 @@ class RandomCrop(Spec):
 
     name: Literal["random_crop"]
     size: Size | None = None
-    padding: Annotated[StrictInt, Field(ge=0, le=MAX_SIDE)] = 4
+    padding: Annotated[StrictInt, Field(ge=0, le=512)] = 4
     padding_mode: Literal["constant", "edge", "reflect", "symmetric"] = "constant"
 
 
@@ -75,7 +86,7 @@ class GaussianBlur(Spec):
 
     name: Literal["gaussian_blur"]
     kernel_size: KernelSize = 3
-    sigma: Range = (0.1, 2.0)
+    sigma: Deviations = (0.1, 2.0)
     p: Probability = 1.0
 
 
@@ -116,8 +127,8 @@ class RandomErasing(Spec):
 
     name: Literal["random_erasing"]
     p: Probability = 0.25
-    scale: Range = (0.02, 0.33)
-    ratio: tuple[PositiveFloat, PositiveFloat] = (0.3, 3.3)
+    scale: Fractions = (0.02, 0.33)
+    ratio: Ratios = (0.3, 3.3)
     value: Literal["zero", "random"] = "zero"
 
 

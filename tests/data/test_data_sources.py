@@ -270,6 +270,14 @@ def test_what_is_wrong_with_a_folder_is_told_at_the_start(tmp_path):
         ({"dataset": "digits", "normalize": {"mean": [0, 0], "std": [1, 1]}}, "normalize.mean has 2 values, the images have 1"),
         ({"dataset": "digits", "preprocess": ["horizontal_flip"]}, "preprocess names a random transform"),
         ({"dataset": "digits", "augment": [{"name": "random_crop", "size": 5}]}, r"augment gives images of \(1, 5, 5\)"),
+        (
+            {"dataset": "digits", "augment": [{"name": "random_crop", "padding": 30, "padding_mode": "reflect"}]},
+            "augment cannot be applied to the first image: .*[Pp]adding size should be less than",
+        ),
+        (
+            {"dataset": "digits", "augment": [{"name": "gaussian_blur", "kernel_size": 99}]},
+            "augment cannot be applied to the first image: .*[Pp]adding size should be less than",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_in_a_line(fields, message):

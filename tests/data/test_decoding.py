@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from faults.damage import deep_png, healthy_images, png_chunk
@@ -185,7 +186,12 @@ def test_ycbcr_is_that_of_jpeg():
     y, cb, cr = (uint8(16, 16).astype(np.float64) for _ in range(3))
     expected = np.stack([y + 1.402 * (cr - 128), y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128), y + 1.772 * (cb - 128)], axis=-1)
     image = Image.merge("YCbCr", [Image.fromarray(plane.astype(np.uint8)) for plane in (y, cb, cr)])
-    assert np.abs(decoded(saved(image, "TIFF")) - expected.clip(0, 255)).max() <= 1.01
+    try:
+        found = decoded(saved(image, "TIFF"))
+    except ImageError:
+        assert int(PIL.__version__.partition(".")[0]) < 13, "earlier ones refuse such TIFFs"
+        return
+    assert np.abs(found - expected.clip(0, 255)).max() <= 1.01
 
 
 @pytest.mark.parametrize(("maximum", "form"), [(100, ">u1"), (1023, ">u2"), (65535, ">u2")])

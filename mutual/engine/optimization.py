@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import timm.optim
@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from mutual.group import Peer
 from mutual.recipe import Optimizer, Schedule, did_you_mean
 
-_UNFIT = ("lbfgs", "sparseadam")  # one wants a closure, the other sparse gradients
+_UNFIT = {
+    "lbfgs": "it computes the loss several times in a step",
+    "sparseadam": "its gradients must be sparse",
+    "adahessian": "it needs second derivatives (backward with create_graph)",
+}
+"""Optimizers that no training here can step, and why."""
+_TRIAL_STEPS = 3
 _TORCH = {
     name.lower(): value
     for name, value in vars(torch.optim).items()
-    if inspect.isclass(value)
-    and issubclass(value, torch.optim.Optimizer)
-    and value is not torch.optim.Optimizer
-    and name.lower() not in _UNFIT
+    if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
 }
 
 
@@ -88,13 +91,14 @@ class Optimization:
 
 
 def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Returns the optimizer that `spec` names, of torch.optim or else of timm.
+    """Returns the optimizer that `spec` names, of torch.optim or else of timm, after it has stepped small parameters of the same kinds.
 
     Raises:
-        ValueError: no such optimizer, or an argument that it does not take.
+        ValueError: no such optimizer, an argument that it does not take, or it cannot be built or stepped here.
     """
     name = spec.name.lower()
-    groups = _parameter_groups(spec, parameters)
+    if name in _UNFIT:
+        raise ValueError(f"{spec.name} cannot train a peer: {_UNFIT[name]}; take another, such as adamw")
     given = {key: getattr(spec, key) for key in ("momentum", "nesterov", "betas", "eps") if getattr(spec, key) is not None}
     arguments = {"lr": spec.lr, **given, **spec.args}
     build: Callable[..., torch.optim.Optimizer]
@@ -105,13 +109,35 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
                 raise ValueError(f"{spec.name} takes no {key!r}{did_you_mean(key, known)}")
         build = _TORCH[name]
     elif name in timm.optim.list_optimizers():
-        build = partial(timm.optim.create_optimizer_v2, opt=name)
+
+        def build(groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.Optimizer:
+            return timm.optim.create_optimizer_v2(groups, name, **arguments)
+
     else:
-        raise ValueError(f"{spec.name!r} is no optimizer{did_you_mean(name, [*_TORCH, *timm.optim.list_optimizers()])}")
+        known = {*_TORCH, *timm.optim.list_optimizers()} - set(_UNFIT)
+        raise ValueError(f"{spec.name!r} is no optimizer{did_you_mean(name, known)}")
     try:
-        return build(groups, **arguments)
-    except TypeError as error:
-        raise ValueError(f"{spec.name}: {error}") from error
+        _try_out(lambda groups: build(groups, **arguments), spec, parameters)
+        return build(_parameter_groups(spec, parameters), **arguments)
+    except Exception as error:  # of torch, of timm and of the packages behind it, which raise anything where they cannot work
+        reason = (str(error).strip() or "it says no more").splitlines()[0]
+        kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
+        raise ValueError(f"{spec.name}: {kind}{reason}") from error
+
+
+def _try_out(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], spec: Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Steps an optimizer of small parameters, one of each kind in `parameters`: what cannot step raises here and not in a training."""
+    kinds = {(parameter.dim(), parameter.dtype, parameter.device): None for parameter in parameters}
+    devices = [device for _, _, device in kinds if device.type == "cuda"]
+    # without compiling what an optimizer compiles (kron): the shapes are others
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("ignore")  # the real one says it again
+        small = [nn.Parameter(torch.rand((2,) * dim, dtype=dtype, device=device)) for dim, dtype, device in kinds]
+        optimizer = build(_parameter_groups(spec, small))
+        for _ in range(_TRIAL_STEPS):
+            for parameter in small:
+                parameter.grad = torch.rand_like(parameter)
+            optimizer.step()
 
 
 def build_schedule(spec: Schedule, *, lr: float, updates_per_epoch: int, epochs: int) -> Callable[[int], float]:

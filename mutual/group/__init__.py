@@ -9,7 +9,7 @@ from mutual.group.placement import Placement, asks_costs, parallel, replicated
 from mutual.group.routes import Routes
 from mutual.group.taps import Outputs, TappedModel
 from mutual.group.tensors import flatten, float_buffers, unflatten_
-from mutual.group.world import StopPoll, World, divide_launch, launch_store, leave, lost_connection
+from mutual.group.world import StopPoll, Store, World, divide_launch, launch_store, leave, lost_connection
 
 __all__ = [
     "Edge",
@@ -24,6 +24,7 @@ __all__ = [
     "Placement",
     "Routes",
     "StopPoll",
+    "Store",
     "TappedModel",
     "World",
     "agreed",

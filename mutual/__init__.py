@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mutual.engine import RunResult, fit, load_peer
+    from mutual.engine.fit import RunResult, fit, load_peer
     from mutual.models import create_model
     from mutual.objectives import build_loss
     from mutual.recipe import Recipe, RecipeError, load_recipe

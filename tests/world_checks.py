@@ -45,8 +45,8 @@ assert world.sum(laid_out).equal(2 * (image - 100 * world.rank) + 100)
 assert world.gather(laid_out.transpose(1, 3)).shape == (2, 1, 4, 3, 2)
 
 for source in (0, 1):
-    assert world.broadcast_bytes(b"from %d" % world.rank, source=source) == b"from %d" % source
-assert world.broadcast_bytes(b"", source=1) == b""
+    assert world.broadcast_bytes(b"from %d" % source if world.rank == source else None, source=source) == b"from %d" % source
+assert world.broadcast_bytes(b"" if world.is_main else None) == b""
 
 first, second, both = world.teams([[0], [1], [0, 1]])
 assert (first is None) == (world.rank == 1)

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from mutual.group import Store
 
 POLL = 0.5
 """Seconds between two looks at the store."""

@@ -168,10 +168,10 @@ class StaleExchange:
         """Takes over the others' latest weights; one that cannot be read is skipped with a warning; every process must call it."""
         self._looks += 1
         for name in self._reads:
-            content, complaint = self._newer(name) if self._speaks_for(name) else (b"", "")
+            found, told = self._newer(name) if self._speaks_for(name) else (None, None)
             speaker = self._group.placement.teams[name][0]
-            content = self._world.broadcast_bytes(content, source=speaker)
-            complaint = self._world.broadcast_bytes(complaint.encode(), source=speaker).decode()
+            content = self._world.broadcast_bytes(found, source=speaker)
+            complaint = self._world.broadcast_bytes(told, source=speaker).decode()
             if complaint:
                 self._warn(f"{complaint}; going on with what was read before")
             if content:
@@ -189,19 +189,19 @@ class StaleExchange:
         if self._world.is_main:
             warnings.warn(complaint, stacklevel=3)
 
-    def _newer(self, name: str) -> tuple[bytes, str]:
+    def _newer(self, name: str) -> tuple[bytes, bytes]:
         """Returns what another job has published of a peer since the last look, or nothing and what is wrong with it."""
         assert self._shelf is not None, "only a stale exchange reads"
         try:
             found = self._shelf.latest(name)
             if found is None or self._seen.get(name) == found[0]:
-                return b"", ""
+                return b"", b""
             tensors = safetensors.torch.load(found[1])
             own = self._group.peers[name].model.state_dict()
             shapes = [{key: tuple(tensor.shape) for key, tensor in each.items()} for each in (tensors, own)]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"what peer {name!r} has published is another model's")
         except (ValueError, OSError, SafetensorError) as error:
-            return b"", str(error)
+            return b"", str(error).encode()
         self._seen[name] = found[0]
-        return found[1], ""
+        return found[1], b""

@@ -10,7 +10,7 @@ from mutual.group.probing import unfit
 from mutual.group.routes import Routes
 from mutual.group.taps import Outputs, TappedModel
 from mutual.group.tensors import flatten, float_buffers, unflatten_
-from mutual.group.world import StopPoll, World, divide_launch, launch_store, leave, lost_connection
+from mutual.group.world import StopPoll, Store, World, divide_launch, launch_store, leave, lost_connection
 
 __all__ = [
     "Edge",
@@ -25,6 +25,7 @@ __all__ = [
     "Placement",
     "Routes",
     "StopPoll",
+    "Store",
     "TappedModel",
     "World",
     "agreed",

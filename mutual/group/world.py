@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+from torch.distributed.distributed_c10d import Store as Store
 from torch.nn.parallel import DistributedDataParallel
 
 from mutual.group.tensors import flatten, float_buffers, unflatten_
@@ -173,16 +174,18 @@ class World:
         padded[: len(mine)] = mine
         return [bytes(part[:count].cpu().numpy()) for part, count in zip(self.gather(padded), counts, strict=True)]
 
-    def broadcast_bytes(self, content: bytes, *, source: int) -> bytes:
-        """Returns the bytes of process `source` of all processes; every one must call it, what the others give is not read."""
+    def broadcast_bytes(self, content: bytes | None, *, source: int = 0) -> bytes:
+        """Returns the bytes that process `source` of all gives; every process must call it, the others give None."""
         if self.size == 1:
-            return content
+            return content or b""
         assert self.team is dist.group.WORLD, "a source is counted among all processes"
+        assert (self.rank == source) == (content is not None), "one gives, the others take"
         self._count()
-        length = torch.tensor([len(content)], device=self.device)
+        length = torch.tensor([0 if content is None else len(content)], device=self.device)
         dist.broadcast(length, source)
-        sent = torch.frombuffer(bytearray(content), dtype=torch.uint8) if self.rank == source and content else None
-        whole = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device) if sent is None else sent.to(self.device)
+        whole = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device)
+        if content:
+            whole.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
         dist.broadcast(whole, source)
         return bytes(whole.cpu().numpy())
 

@@ -62,7 +62,7 @@ def _of_split(split: Split) -> dict[str, Any]:
     digest = hashlib.blake2b(labels.numpy().tobytes(), digest_size=16)
     match split:
         case MemorySplit():
-            digest.update(memoryview(split.images.contiguous().numpy()))
+            digest.update(split.images.contiguous().numpy().data)
         case FileSplit():
             folder = os.path.commonpath({path.parent for path in split.paths})
             for path in split.paths:

@@ -83,6 +83,22 @@ def poisoned(num_classes, in_channels):
     return Poisoned(num_classes, in_channels)
 
 
+class Diverging(TinyNet):
+    """Its logits are infinite from the second update on."""
+
+    forwards = 0
+
+    def forward(self, images):
+        logits = super().forward(images)
+        self.forwards += self.training and len(images) > 2  # not when the group is built
+        return logits if self.forwards < 2 else logits * torch.inf
+
+
+def diverging(num_classes, in_channels):
+    """The factory `support:diverging`."""
+    return Diverging(num_classes, in_channels)
+
+
 class Mortal(TinyNet):
     """The process of rank 1 dies in its 20th forward where the environment says so."""
 

@@ -26,18 +26,16 @@ def held(folder: RunFolder, world: World) -> Iterator[None]:
 
     Raises:
         InputError: another training holds it, or there is something in its place that is not ours.
+        OSError: it cannot be made or written to.
     """
     with ExitStack() as stack:
 
         def hold() -> None:
             if not world.is_main:
                 return
-            try:
-                folder.check_ours()
-                stack.enter_context(locked(folder.path))
-                folder.check_ours()  # once more: another training may have been here between
-            except OSError as error:
-                raise InputError(f"{folder.path} cannot be written to ({error.strerror}); give another output=...") from error
+            folder.check_ours()
+            stack.enter_context(locked(folder.path))
+            folder.check_ours()  # once more: another training may have been here between
 
         agreed(world, hold)
         yield

@@ -128,7 +128,7 @@ def test_an_interrupt_while_torch_is_imported_is_a_line(tmp_path, verb):
     ("override", "told"),
     [
         ("output=taken", "a file stands in a folder's place"),
-        ("name=" + 300 * "x", "give a shorter name or path"),
+        ("output=" + 300 * "x", "give a shorter name or path"),
         ("output=/proc/nothing", "check the path"),
     ],
 )

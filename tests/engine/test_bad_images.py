@@ -26,6 +26,9 @@ FIRST = epoch_order(TRAIN, seed=0, epoch=0)[0]
 """Number of the image that the first rank reads first."""
 
 
+FACTORY = ("--factory", "support:double")
+
+
 def dataset(folder, *, bad=(), bad_val=()):
     for part, number, damaged in (("train", TRAIN, bad), ("val", VAL, bad_val)):
         for index in range(number):
@@ -117,14 +120,14 @@ def test_skipped_images_are_named_once_and_counted_and_left_out_of_the_scores(tm
         assert f"note: epoch {epoch}: 2 training images could not be read; the next readable ones" in done.stdout
         assert f"note: epoch {epoch}: 2 validation images could not be read and are left out of the scores" in done.stdout
 
-    refused = run("mutual.evaluate", tmp_path / "tiny", "data.on_bad_image=error", expect=2)
+    refused = run("mutual.evaluate", tmp_path / "tiny", "data.on_bad_image=error", *FACTORY, expect=2)
     assert re.search(r"val/class0/02.png is no image that can be read: .* \(evaluation; mend it", refused.stderr)
     assert "Traceback" not in refused.stderr
-    skipped = run("mutual.evaluate", tmp_path / "tiny", "--json", "data.eval_batch_size=3")
+    skipped = run("mutual.evaluate", tmp_path / "tiny", "--json", "data.eval_batch_size=3", *FACTORY)
     assert "2 validation images could not be read and are left out of the scores" in skipped.stderr
     for name in ("class0/02.png", "class1/07.png"):
         (root / "val" / name).unlink()
-    expected = run("mutual.evaluate", tmp_path / "tiny", "--json")
+    expected = run("mutual.evaluate", tmp_path / "tiny", "--json", *FACTORY)
     assert expected.stderr == ""
     for member, row in json.loads(expected.stdout).items():
         assert json.loads(skipped.stdout)[member] == pytest.approx(row), member
@@ -148,11 +151,11 @@ def test_predict_names_the_bad_file_and_passes_over_hidden_ones(tmp_path):
     (root / "val" / "class0" / "._00.png").write_bytes(b"AppleDouble")
     for encoding in ("utf-8:strict", "ascii:strict"):
         images = root / "val" / "class0"
-        done = run_launched("mutual.predict", tmp_path / "tiny", images, PYTHONIOENCODING=encoding, errors="surrogateescape")
+        done = run_launched("mutual.predict", tmp_path / "tiny", images, *FACTORY, PYTHONIOENCODING=encoding, errors="surrogateescape")
         assert len(done.stdout.splitlines()) == 6
         assert "._00" not in done.stdout
     os.mkfifo(root / "val" / "class0" / "pipe.png")
-    done = run("mutual.predict", tmp_path / "tiny", root / "val" / "class0", expect=2, timeout=120)
+    done = run("mutual.predict", tmp_path / "tiny", root / "val" / "class0", *FACTORY, expect=2, timeout=120)
     assert re.fullmatch(r"mutual: \S+/pipe.png is no image that can be read: it is a pipe\n", done.stderr)
 
 

@@ -178,7 +178,7 @@ def another(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
         return [another(item, definitions) for item in schema.get("prefixItems", [schema.get("items")])]
     if schema["type"] == "object":
         return {"key": another(schema["additionalProperties"], definitions) if isinstance(schema.get("additionalProperties"), dict) else 1}
-    return {"boolean": not schema.get("default"), "integer": 7, "number": 0.3, "string": "text"}[schema["type"]]
+    return {"boolean": not schema.get("default"), "integer": 7, "number": schema.get("minimum", 0.3), "string": "text"}[schema["type"]]
 
 
 FIELDS = [(prefix, section, key) for prefix, section in every_section() for key in section.model_fields]

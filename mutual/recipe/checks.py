@@ -66,9 +66,7 @@ def _check_args(recipe: Recipe) -> Iterator[Fault]:
     for path, section in sections:
         for key, value in section.args.items():
             if _holds_nan(value):
-                yield Fault(
-                    f"{path}.args.{key}", "holds .nan, which is no number and equals nothing; a resumed run could not be told from another"
-                )
+                yield Fault(f"{path}.args.{key}", "holds .nan, which equals nothing, so that no run could be resumed with it")
 
 
 def _holds_nan(value: Any) -> bool:

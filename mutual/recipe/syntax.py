@@ -20,6 +20,7 @@ _PREFIX = "tag:yaml.org,2002:"
 _KEPT = {_PREFIX + name for name in ("null", "bool", "merge")}
 _INT_TAG = _PREFIX + "int"
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # no file name, no file and no terminal takes these
+_BREAK = re.compile("[\n\r\x85\u2028\u2029]")
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$")
 _FLOAT = re.compile(
     r"(?:[-+]?(?:[0-9][0-9_]*\.[0-9]*|\.[0-9]+|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
@@ -136,6 +137,10 @@ def _error(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 
 
 class _Dumper(yaml.SafeDumper):
+    # Other styles write line breaks as they are, and the reader makes others of YAML's rarer ones.
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar(_PREFIX + "str", data, style='"' if _BREAK.search(data) else None)
+
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
@@ -152,5 +157,6 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(_INT_TAG, _INT, list("-+0123456789"))
+_Dumper.add_representer(str, _Dumper.represent_str)
 for _style in (_Loader, _Dumper):  # the dumper quotes what either YAML 1.1 or our loader would take for something else than text
     _style.add_implicit_resolver(_PREFIX + "float", _FLOAT, list("-+.0123456789"))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mutual.recipe import Peer, RecipeError, dump_recipe, load_recipe, parse_recipe
-from mutual.recipe.syntax import YamlError, parse_yaml
+from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
@@ -170,6 +170,14 @@ train: {precision: no, ema: 0.999}
     assert again == recipe
     assert again.model_dump() == recipe.model_dump()
     assert dump_recipe(again) == dump_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    "text", ["\x85\u2028", "a\u2029", "a\n\nb ", " \r\n", "\t", "\ufeffa", "\U0001f600 é", "a \x1b " * 40, "- a: &b", "<<", "=", ""]
+)
+def test_odd_text_survives_a_dump(text):
+    for value in (text, [text], {"key": {text: text}}):
+        assert parse_yaml(dump_yaml(value)) == value
 
 
 def test_dump_says_every_field_in_the_schemas_order():

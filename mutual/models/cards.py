@@ -114,7 +114,7 @@ class ModelCard:
             fields = json.loads(text)
             if not isinstance(fields, dict):
                 raise ValueError("no mapping")
-            known = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+            known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
             return cls(**known)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -149,7 +149,8 @@ def read_model(path: str | Path, *, factories: Collection[str] = ()) -> tuple[nn
         if card is None:
             raise ValueError(f"{path} does not say which model it holds; it was not written by mutual")
         _check_trusted(path, card, factories)
-        model = create_model(card.model, **{"num_classes": card.num_classes, "in_channels": card.in_channels, **card.args})
+        arguments: dict[str, Any] = {"num_classes": card.num_classes, "in_channels": card.in_channels, **card.args}
+        model = create_model(card.model, **arguments)
         load_weights(model, path)
     except ValueError as error:
         raise InputError(str(error)) from error

@@ -92,7 +92,7 @@ def chosen_checkpoint(folder: RunFolder, world: World) -> dict[str, bytes] | Non
     names = agreed(world, read)[0]
     if names is None:
         return None
-    return {name: world.broadcast_bytes(b"" if checkpoint is None else checkpoint.files[name], source=0) for name in names}
+    return {name: world.broadcast_bytes(None if checkpoint is None else checkpoint.files[name]) for name in names}
 
 
 def _check_same(recipe: Recipe, trained: Recipe) -> None:

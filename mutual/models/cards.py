@@ -28,7 +28,7 @@ from torch import nn
 
 from mutual.models.factories import is_factory_name
 from mutual.models.loading import load_weights
-from mutual.models.reading import UNREADABLE, check_file, reason_of
+from mutual.models.reading import DIGEST, UNREADABLE, check_file, digest_of, reason_of
 from mutual.models.zoo import create_model, is_in_zoo
 from mutual.recipe import InputError
 
@@ -125,9 +125,10 @@ class ModelCard:
 
 
 def model_bytes(model: nn.Module, card: ModelCard) -> bytes:
-    """Returns the contents of a safetensors file with the model's weights and buffers and its card."""
+    """Returns the contents of a safetensors file with the model's weights and buffers, its card and a checksum of both."""
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
-    content: bytes = safetensors.torch.save(tensors, metadata={_CARD: card.to_json()})
+    metadata = {_CARD: card.to_json()}
+    content: bytes = safetensors.torch.save(tensors, metadata={**metadata, DIGEST: digest_of(tensors, metadata)})
     return content
 
 

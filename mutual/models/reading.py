@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 _NESTS = ("state_dict", "model", "model_state", "model_state_dict", "ema", "state_dict_ema", "model_ema")
 _DEEPEST = 8
 """So many levels of `_NESTS` are looked through; a file may hold a dict that contains itself."""
+DIGEST = "mutual.sha256"
+"""Where the metadata of a safetensors file of ours have its checksum."""
 UNREADABLE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -73,11 +77,26 @@ def reason_of(error: BaseException, *, most: int = 200) -> str:
     return first if len(first) <= most else f"{first[:most]} ..."
 
 
+def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Returns the sha256 of names, kinds, shapes and bytes of tensors on the CPU, and of what the file says of them beside its digest."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    for key, text in sorted(metadata.items()):
+        digest.update(f"{key} {text}\n".encode() if key != DIGEST else b"")
+    return digest.hexdigest()
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except UNREADABLE as error:
         raise ValueError(f"{path} is no whole safetensors file ({reason_of(error)})") from error
+    if DIGEST in metadata and digest_of(tensors, metadata) != metadata[DIGEST]:
+        raise ValueError(f"{path} is damaged: its contents are not those of its checksum")
     return tensors
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from mutual.models import create_model, load_weights
+from mutual.models import ModelCard, create_model, load_weights, model_bytes
 from mutual.models.reading import read_state
 
 
@@ -193,3 +193,19 @@ def test_a_state_that_the_model_refuses_is_one_line(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "net.pt")
     with pytest.raises(ValueError, match="does not load into the model: KeyError: 'of its own'"):
         load_weights(Picky(2, 2), tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("place", ["tensor", "card"])
+def test_one_bit_of_a_file_of_ours_is_noticed_wherever_it_lies(tmp_path, place):
+    """A teacher's weights are no file of the run that reads them: they carry their own checksum."""
+    net = create_model("small_cnn", num_classes=2, in_channels=1)
+    card = ModelCard("small_cnn", 2, 1, (8, 8), (0.1,), (0.2,), ("cat", "dog"))
+    path = tmp_path / "teacher.safetensors"
+    content = bytearray(model_bytes(net, card))
+    path.write_bytes(content)
+    load_weights(net, path)
+    where = len(content) - 3 if place == "tensor" else content.index(b"dog")
+    content[where] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: its contents are not those of its checksum"):
+        load_weights(net, path)

@@ -8,9 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from PIL import Image
 from support import ROOT, run, tiny_document
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torchvision.io import write_png
 
 import mutual
 from mutual import evaluate, export, predict, train
@@ -119,7 +119,7 @@ def images(tmp_path):
     data = build_data(Data(dataset="digits"), seed=0)
     batch = next(data.eval_batches(world_size=1, rank=0))
     for index in range(4):
-        write_png(batch.images[index], str(tmp_path / f"{index}.png"))
+        Image.fromarray(batch.images[index, 0].numpy()).save(tmp_path / f"{index}.png")
     return tmp_path, batch.labels[:4].tolist()
 
 

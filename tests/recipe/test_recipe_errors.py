@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import re
+from typing import Any, get_args
 
 import pytest
+from pydantic import ValidationError
+from pydantic_core.core_schema import ErrorType
 
-from mutual.recipe import OBJECTIVES, RecipeError, check_section, did_you_mean, parse_recipe
+from mutual.recipe import OBJECTIVES, Peer, Recipe, RecipeError, check_section, did_you_mean, parse_recipe
 from mutual.recipe.checks import RESERVED_NAMES
+from mutual.recipe.faults import faults_of
 from mutual.recipe.syntax import parse_yaml
 
 BASE = {
@@ -202,3 +207,30 @@ def test_did_you_mean_offers_near_names_then_names_that_hold_it_then_all():
     assert did_you_mean("xyz", ["kd", "dml"]) == "; choose from dml, kd"
     assert did_you_mean("xyz", [str(index) for index in range(10, 60)]).endswith("40, 41, ...")
     assert did_you_mean("xyz", []) == ""
+
+
+@pytest.mark.parametrize(
+    "location", [(), ("train",), ("train", "epochs"), ("peers", "a", "[key]"), ("objectives", 0, "kd", "at", "x"), ("data", "augment", 0)]
+)
+@pytest.mark.parametrize("value", [None, {}, [1], "text", Peer(model="x")], ids=repr)
+def test_every_kind_of_pydantics_errors_has_a_line(location, value):
+    known = {
+        "discriminator": "'loss'",
+        "tag": "x",
+        "expected_tags": "y",
+        "expected": "'a' or 'b'",
+        "error": ValueError("wrong"),
+        "value": "v",
+    }
+    for kind in get_args(ErrorType):
+        context: dict[str, Any] = {}
+        while True:  # pydantic says which part of the context is missing
+            try:
+                error = ValidationError.from_exception_data("Recipe", [{"type": kind, "loc": location, "input": value, "ctx": context}])
+                break
+            except TypeError as missing:
+                name, wanted = re.search(r"'(\w+)' required in context|.*", str(missing))[1], str(missing)
+                name = name or re.search(r"'(\w+)'", wanted)[1]
+                context[name] = known.get(name, 3) if name not in context else "text"
+        for fault in faults_of(error, Recipe, {"objectives": ["x"]}):
+            assert fault.message, kind

@@ -8,7 +8,6 @@ are joined by so many GB/s, in both placements.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -47,17 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mutual.recipe import load_recipe
 
         recipes = [load_recipe(path, overrides) for path in paths]
-        from mutual.engine import Link, compare, forecast
+        from mutual.engine import Link, compare, forecast, json_text
 
         if options.predict:
             link = Link(LATENCY, 1e9 * options.bandwidth)
             found = [each for recipe in recipes for each in forecast(recipe, options.predict, link)]
-            say(json.dumps([asdict(each) for each in found]) if options.json else forecast_table(found))
+            say(json_text([asdict(each) for each in found]) if options.json else forecast_table(found))
             return
         if options.placements:
             recipes = [load_recipe(path, [*overrides, f"placement={placement}"]) for path in paths for placement in PLACEMENTS]
         costs = compare(recipes, rounds=options.rounds, predicts=options.placements)
-        say(json.dumps([asdict(cost) for cost in costs]) if options.json else table(costs))
+        say(json_text([asdict(cost) for cost in costs]) if options.json else table(costs))
 
     return run_verb(verb)
 

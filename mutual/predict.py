@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,13 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def verb() -> None:
         from mutual.data import printable
-        from mutual.engine import RunFolder, predict_images
+        from mutual.engine import RunFolder, json_text, predict_images
 
         found = predict_images(RunFolder(options.run), options.images, peer=options.peer, topk=options.topk, factories=options.factory)
         for path, ranked in found:
             if options.json:
                 classes = [{"class": name, "probability": round(probability, 6)} for name, probability in ranked]
-                say(json.dumps({"image": str(path), "classes": classes}))
+                say(json_text({"image": str(path), "classes": classes}))
             else:
                 say(f"{printable(path)}  " + "  ".join(f"{name} {probability:.1%}" for name, probability in ranked))
 

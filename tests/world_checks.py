@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from support import tiny_document
 from torch import nn
 
+from mutual.engine.resolving import Launch
 from mutual.group import World, build_group, expand
 from mutual.group.lessons import Lesson
 from mutual.objectives import build_loss
@@ -98,6 +99,11 @@ if world.rank == 0:
     torch.testing.assert_close(value, alone, msg="the other rank's images without labels are no negatives")
 else:
     assert value == 0
+
+launched = torch.get_num_threads()
+torch.set_num_threads(launched + world.rank)
+assert Launch.of(parse_recipe(CONTRAST), world).threads == launched, "the main process' choice holds for all"
+torch.set_num_threads(launched)
 
 poll = world.stop_poll()
 assert not poll(wanted=world.rank == 1), "the answer comes with the next call"

@@ -54,10 +54,10 @@ class SkippedImages:
         for split, consequence in _CONSEQUENCES.items():
             bad = {path: reason for each in found for path, reason in sorted(each["bad"][split].items())}
             for path in sorted(bad.keys() - self._named):
-                say(f"note: {ImageError(path, bad[path])}")
+                say(str(ImageError(path, bad[path])))
             self._named |= bad.keys()
             if bad:
-                say(f"note: {when}{len(bad)} {consequence}")
+                say(f"{when}{len(bad)} {consequence}")
 
 
 def _compare(found: Sequence[Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import warnings
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutual.engine.files import REPLACED, UNFINISHED, remove, write_folder
+from mutual.engine.files import REPLACED, UNFINISHED, remove, sha256, write_folder
 from mutual.recipe import InputError
 
 MANIFEST = "manifest.json"
@@ -26,10 +25,9 @@ class ForeignFormatError(InputError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: the updates that were done, its files, and the sha256 of its manifest, which names theirs."""
+    """A whole checkpoint: the updates that were done, and its files."""
 
     step: int
-    digest: str
     files: dict[str, bytes]
 
 
@@ -44,7 +42,7 @@ class Checkpoints:
 
     def save(self, step: int, files: Mapping[str, bytes]) -> Path:
         """Writes a checkpoint in one step, then removes those that are older than the last `keep` whole ones."""
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        digests = {name: sha256(content) for name, content in files.items()}
         manifest = {"format": FORMAT, "step": step, "sha256": digests}
         remove(_files_in(self.folder, UNFINISHED), root=self._root)
         path = self.folder / f"step_{step:08d}"
@@ -138,11 +136,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"checkpoint {path} is torn ({type(error).__name__}: {error})") from error
     for name, file in files.items():
-        if hashlib.sha256(file).hexdigest() != digests[name]:
+        if sha256(file) != digests[name]:
             raise ValueError(f"checkpoint {path} is altered: the checksum of {name} does not hold")
     if path.name.removeprefix(REPLACED) != f"step_{step:08d}":
         raise ValueError(f"checkpoint {path} is not of this step: it holds step {step}")
-    return Checkpoint(step, hashlib.sha256(content).hexdigest(), files)
+    return Checkpoint(step, files)
 
 
 def _read_manifest(content: bytes) -> dict[str, Any]:
@@ -175,6 +173,6 @@ def _files_of(path: Path) -> list[Path]:
 
 def _manifest_digest(path: Path) -> str:
     try:
-        return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+        return sha256((path / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return ""

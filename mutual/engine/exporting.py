@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mutual.engine.files import write_file
+from mutual.engine.files import unfinished, write_file
+from mutual.engine.folder import EXPORT_SUFFIXES
 from mutual.models import ModelCard, model_bytes, read_model
 from mutual.recipe import InputError, did_you_mean
 
@@ -30,7 +29,7 @@ def export_model(model: nn.Module, card: ModelCard, folder: Path, name: str, *, 
     for each in formats:
         if each not in FORMATS:
             raise InputError(f"{each!r} is no export format{did_you_mean(each, FORMATS)}")
-    return {each: _export(FORMATS[each], model, card, folder / f"{name}{_SUFFIXES[each]}", each) for each in formats}
+    return {each: _export(FORMATS[each], model, card, folder / f"{name}{EXPORT_SUFFIXES[each]}", each) for each in formats}
 
 
 Reload = Callable[[Tensor], Tensor]
@@ -40,7 +39,7 @@ def _export(
     write: Callable[[nn.Module, ModelCard, Path], Reload], model: nn.Module, card: ModelCard, path: Path, name: str
 ) -> tuple[Path, float]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".unfinished-{path.name}")
+    beside = unfinished(path)
     try:
         reloaded = write(model, card, beside)
         difference = max(_difference(model, reloaded, card, batch) for batch in BATCHES)
@@ -73,7 +72,7 @@ def _write_torch(model: nn.Module, card: ModelCard, path: Path) -> Reload:
     example = torch.zeros(2, card.in_channels, *card.image_size)
     program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     with path.open("wb") as file:  # a stream, because the path's ending is not the one that torch asks for
-        torch.export.save(program, file, extra_files={"card.json": json.dumps(asdict(card))})
+        torch.export.save(program, file, extra_files={"card.json": card.to_json()})
     with path.open("rb") as file:
         reloaded: Reload = torch.export.load(file).module()
     return reloaded
@@ -98,7 +97,7 @@ def _write_onnx(model: nn.Module, card: ModelCard, path: Path) -> Reload:
     )
     assert program is not None
     proto = program.model_proto
-    proto.metadata_props.append(onnx.StringStringEntryProto(key="mutual", value=json.dumps(asdict(card))))
+    proto.metadata_props.append(onnx.StringStringEntryProto(key="mutual", value=card.to_json()))
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -110,4 +109,3 @@ FORMATS: dict[str, Callable[[nn.Module, ModelCard, Path], Reload]] = {
     "torch": _write_torch,
     "onnx": _write_onnx,
 }
-_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}

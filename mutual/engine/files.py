@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -55,7 +56,7 @@ def write_folder(path: Path, files: Mapping[str, bytes], *, root: Path) -> None:
 
 
 def remove(paths: Iterable[Path], *, root: Path) -> None:
-    """Removes files inside the run folder `root`, and then the folders that they leave empty; no other function removes a run's files.
+    """Removes files inside the run folder `root`, and then the folders that they leave empty; no other function removes what was written.
 
     Links are removed, not followed. What is not named stays, and so does its folder.
 
@@ -72,6 +73,11 @@ def remove(paths: Iterable[Path], *, root: Path) -> None:
     for parent in parents:
         if parent != root and not any(parent.iterdir()):
             parent.rmdir()
+
+
+def sha256(content: bytes) -> str:
+    """Returns the checksum by which files are known, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def unfinished(path: Path) -> Path:

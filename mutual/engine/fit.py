@@ -14,7 +14,7 @@ from mutual.engine.evaluation import Scores
 from mutual.engine.folder import BEST, RunFolder
 from mutual.engine.opening import check_data, chosen_checkpoint, held, resumed_recipe
 from mutual.engine.parts import build_parts
-from mutual.engine.resolving import environment_notes, resolved, threads
+from mutual.engine.resolving import Launch, environment_notes, resolved, threads
 from mutual.engine.stale import as_job, divided
 from mutual.engine.trainer import Trainer
 from mutual.group import agreed
@@ -58,10 +58,13 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     environment = start(recipe)
     world = environment.world
     with held(folder, world):
-        begun = resumed_recipe(folder, recipe, world, resume=resume, overwrite=overwrite)
-        recipe = resolved(recipe, begun)
-        with threads(recipe.train.threads or 1):
-            environment = replace(environment, precision=recipe.train.precision or "no")
+        launch = Launch.of(recipe, world)
+        begun = resumed_recipe(folder, recipe, world, launch, resume=resume, overwrite=overwrite)
+        recipe = resolved(recipe, begun, launch)
+        assert recipe.train.precision is not None, "it is resolved"
+        assert recipe.train.threads is not None, "it is resolved"
+        with threads(recipe.train.threads):
+            environment = replace(environment, precision=recipe.train.precision)
             recipe = settled(recipe, environment, begun)
             trainer = _build(recipe, environment, folder, resume=resume)
             try:

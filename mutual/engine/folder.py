@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.checkpoints import Checkpoints
-from mutual.engine.files import MARK, json_text, remove, unfinished, write_file
+from mutual.engine.files import MARK, json_text, remove, sha256, unfinished, write_file
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
@@ -99,7 +98,7 @@ class RunFolder:
         """Marks the folder as ours and writes the resolved recipe, with `notes` that nothing reads, and a checksum."""
         text = dump_recipe(recipe, notes=notes)
         write_file(self.path / MARK, _Mark(peers=list(recipe.peers)).model_dump_json().encode())
-        write_file(self.path / RECIPE, f"{text}{_DIGEST}{_sha256(text.encode())}\n".encode())
+        write_file(self.path / RECIPE, f"{text}{_DIGEST}{sha256(text.encode())}\n".encode())
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
         """Returns the recipe that was trained here, with `overrides` (key.path=value).
@@ -112,8 +111,10 @@ class RunFolder:
             raise InputError(
                 f"{self.path} is no run folder: it holds no {RECIPE}; give the folder that a training wrote, such as runs/NAME"
             )
-        text, _, digest = file.read_bytes().rpartition(_DIGEST.encode())
-        if digest.strip() != _sha256(text).encode():
+        text, mark, digest = file.read_bytes().rpartition(_DIGEST.encode())
+        if not mark:
+            raise InputError(f"{file} has no checksum at its end: it was cut, or is of another version; use that version, or train anew")
+        if digest.strip() != sha256(text).encode():
             raise InputError(f"{file} is not as the run wrote it; undo the change, and give other values as key.path=value")
         return load_recipe(file, overrides)
 
@@ -132,7 +133,9 @@ class RunFolder:
         except FileNotFoundError as error:
             raise InputError(f"{self.path} has no best weights yet: no epoch has been evaluated") from error
         except (ValidationError, NotADirectoryError, IsADirectoryError) as error:
-            raise InputError(f"{self._best_file} is damaged; resume the run, which writes it anew at the next epoch's end") from error
+            raise InputError(
+                f"{self._best_file} is damaged, or of another version; a run that is resumed writes it anew at its next epoch"
+            ) from error
 
     def best_peer(self) -> str:
         """Returns the name of the best peer.
@@ -160,7 +163,7 @@ class RunFolder:
         """
         path = self.weights(kind, peer)
         try:
-            digest = _sha256(path.read_bytes())
+            digest = sha256(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise InputError(f"{path} is missing; resume the run, or take another peer with --peer") from error
         if digest not in self.read_best().sha256.get(f"{kind}/{peer}", []):
@@ -189,7 +192,3 @@ class RunFolder:
                 yield from (path, unfinished(path))
         yield from self.checkpoints().written()
         yield from (path for path in self.path.iterdir() if _EVENTS.fullmatch(path.name))
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

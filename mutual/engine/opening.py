@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -9,15 +10,24 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mutual.data import DataModule, data_changes
+from mutual.engine.files import sha256
 from mutual.engine.folder import RunFolder
 from mutual.engine.lock import locked
-from mutual.engine.resolving import resolved
+from mutual.engine.resolving import Launch, resolved
 from mutual.group import World, agreed
 from mutual.recipe import InputError, Recipe, parse_recipe
 
 FREE_TO_CHANGE = re.compile(
-    r"name|output|checkpoint|placement|exchange|train\.(log_every|progress|accumulate|timeout_seconds)|data\.(batch_size|workers|on_bad_image|root|download|train_list|val_list|unlabelled)|peers\.\w+\.(weights|rank|ranks|cost)"
+    "|".join(
+        (
+            "name|output|checkpoint|placement|exchange",
+            r"train\.(log_every|progress|accumulate|timeout_seconds)",
+            r"data\.(batch_size|workers|on_bad_image|root|download|train_list|val_list|unlabelled)",
+            r"peers\.\w+\.(weights|rank|ranks|cost)",
+        )
+    )
 )
+"""Key paths that a resumed run may change; that an update is of as many images, and frozen weights the same, is checked elsewhere."""
 
 
 @contextmanager
@@ -41,7 +51,7 @@ def held(folder: RunFolder, world: World) -> Iterator[None]:
         yield
 
 
-def resumed_recipe(folder: RunFolder, recipe: Recipe, world: World, *, resume: bool, overwrite: bool) -> Recipe | None:
+def resumed_recipe(folder: RunFolder, recipe: Recipe, world: World, launch: Launch, *, resume: bool, overwrite: bool) -> Recipe | None:
     """Returns the recipe of the run to go on with, or None where one begins; every process must call it.
 
     Raises:
@@ -57,7 +67,7 @@ def resumed_recipe(folder: RunFolder, recipe: Recipe, world: World, *, resume: b
         if not resume or not folder.checkpoints().paths():
             return None
         begun = folder.recipe()
-        _check_same(resolved(recipe, begun), begun)
+        _check_same(resolved(recipe, begun, launch), begun)
         return begun.model_dump(mode="json")
 
     document = agreed(world, look)[0]
@@ -74,12 +84,12 @@ def chosen_checkpoint(folder: RunFolder, world: World) -> dict[str, bytes] | Non
         InputError: a process holds other checkpoints than the main one, or all are damaged; the line says which.
     """
     checkpoints = folder.checkpoints()
-    views = agreed(world, lambda: (socket.gethostname(), checkpoints.listing()))
-    for rank, (host, listing) in enumerate(views):
+    views = agreed(world, lambda: (socket.gethostname(), str(checkpoints.folder), checkpoints.listing()))
+    for rank, (host, place, listing) in enumerate(views):
         for name, digest in listing.items():
-            if views[0][1].get(name) != digest:
+            if views[0][2].get(name) != digest:
                 raise InputError(
-                    f"{checkpoints.folder / name} on rank {rank} ({host}) is not what rank 0 ({views[0][0]}) holds; start rank 0 where the "
+                    f"{place}/{name} on rank {rank} ({host}) is not what rank 0 ({views[0][0]}) holds; start rank 0 where the "
                     "newest checkpoint is, or take this folder away"
                 )
     checkpoint = None
@@ -121,8 +131,12 @@ def check_data(data: DataModule, world: World) -> None:
     Raises:
         InputError: a rank has others; the line says which, and how they differ.
     """
-    views = agreed(world, lambda: (socket.gethostname(), data.fingerprint))
-    for rank, (host, fingerprint) in enumerate(views):
-        if fingerprint != views[0][1]:
-            changes = data_changes(views[0][1], fingerprint, names=("on rank 0", f"on rank {rank}"))
-            raise InputError(f"data: rank {rank} ({host}) reads others than rank 0 ({views[0][0]}): {changes}")
+    own = json.dumps(data.fingerprint)
+    views = agreed(world, lambda: (socket.gethostname(), sha256(own.encode())))
+    if len({digest for _, digest in views}) == 1:
+        return
+    main = json.loads(world.broadcast_bytes(own.encode() if world.is_main else None))
+    changes = agreed(world, lambda: data_changes(main, data.fingerprint, names=("on rank 0", f"on rank {world.rank}")))
+    for rank, (host, digest) in enumerate(views):
+        if digest != views[0][1]:
+            raise InputError(f"data: rank {rank} ({host}) reads others than rank 0 ({views[0][0]}): {changes[rank]}")

@@ -5,43 +5,51 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
 from mutual.engine.environment import launched_precision
-from mutual.group import World
+from mutual.group import World, agreed
 from mutual.recipe import Precision, Recipe
 
 _LIBRARIES = ("mutual", "torch", "torchvision", "accelerate", "timm", "torchmetrics", "numpy")
 
 
-def resolved(recipe: Recipe, begun: Recipe | None) -> Recipe:
+@dataclass(frozen=True)
+class Launch:
+    """What the launcher chose on the main process, and holds for all: mixed precision, and the CPU threads of a process."""
+
+    precision: Precision
+    threads: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, world: World) -> Launch:
+        """Returns the choice of the main process; every process must call it.
+
+        Raises:
+            RecipeError: the launcher was told a precision that peers cannot be trained in.
+        """
+        return cls(*agreed(world, lambda: (launched_precision(recipe), torch.get_num_threads()))[0])
+
+
+def resolved(recipe: Recipe, begun: Recipe | None, launch: Launch) -> Recipe:
     """Returns `recipe` with its precision and its number of threads; a run that is resumed keeps those that it was begun with.
 
     Raises:
         RecipeError: the launcher asks for another mixed precision than the run was begun with.
     """
-    train = recipe.train.model_copy(
-        update={
-            "precision": recipe.train.precision or _precision(recipe, begun),
-            "threads": recipe.train.threads or (begun.train.threads if begun is not None else None) or torch.get_num_threads(),
-        }
-    )
-    return recipe.model_copy(update={"train": train})
-
-
-def _precision(recipe: Recipe, begun: Recipe | None) -> Precision:
-    launched = launched_precision(recipe)
-    kept = None if begun is None else begun.train.precision
-    if kept is None:
-        return launched
-    if launched not in ("no", kept):  # accelerate launch says `no` where nobody chose
+    kept = recipe.train if begun is None else begun.train
+    precision = recipe.train.precision or kept.precision or launch.precision
+    if recipe.train.precision is None and launch.precision not in ("no", precision):  # accelerate launch says `no` where nobody chose
         raise recipe.error(
-            "train.precision", f"the run was begun with {kept!r} and the launcher asks for {launched!r}; give train.precision={kept}"
+            "train.precision",
+            f"the run was begun with {precision!r} and the launcher asks for {launch.precision!r}; give train.precision={precision}",
         )
-    return kept
+    number = recipe.train.threads or kept.threads or launch.threads
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "threads": number})})
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import fsspec
 import safetensors.torch
 from safetensors import SafetensorError
 
+from mutual.engine.files import UNFINISHED
 from mutual.group import Group, World, divide_launch
 from mutual.recipe import Objective, Recipe
 
@@ -79,7 +80,7 @@ class Shelf:
         kept = (name, self._noted(peer))  # a slow reader may still be at the one before
         self._write(name, content)
         self._write(f"{peer}.json", json.dumps({"file": name, "sha256": digest, "step": step}).encode())
-        ours = re.compile(rf"(\.unfinished-)?{re.escape(peer)}-\d{{10}}-[0-9a-f]{{8}}\.safetensors")
+        ours = re.compile(rf"({re.escape(UNFINISHED)})?{re.escape(peer)}-\d{{10}}-[0-9a-f]{{8}}\.safetensors")
         for old in self._files.ls(self._root, detail=False, refresh=True):
             found = old.rpartition("/")[2]
             if ours.fullmatch(found) and found not in kept:
@@ -115,7 +116,7 @@ class Shelf:
         return digest, content
 
     def _write(self, name: str, content: bytes) -> None:
-        beside = f"{self._root}/.unfinished-{name}"
+        beside = f"{self._root}/{UNFINISHED}{name}"
         self._files.pipe_file(beside, content)
         self._files.mv(beside, f"{self._root}/{name}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from mutual.data import data_changes
 from mutual.engine.courier import Courier
 from mutual.engine.evaluation import Scores
+from mutual.engine.files import sha256
 from mutual.engine.meters import NonFiniteLossError, TrainMeter
 from mutual.engine.optimization import Optimization
 from mutual.engine.weights import BestWeights
@@ -155,7 +155,7 @@ class RunState:
     def _frozen_digests(self) -> dict[str, str]:
         refreshed = self._recipe.exchange.reads
         frozen = {name: peer for name, peer in self._group.peers.items() if peer.frozen and name not in refreshed}
-        return self._courier.merged({name: hashlib.sha256(_tensor_bytes(peer.tapped)).hexdigest() for name, peer in frozen.items()})
+        return self._courier.merged({name: sha256(_tensor_bytes(peer.tapped)) for name, peer in frozen.items()})
 
 
 def _average(peer: Peer) -> torch.nn.Module:

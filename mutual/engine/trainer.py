@@ -161,7 +161,7 @@ class Trainer:
         epoch = progress.epoch + 1
         evaluated = epoch % self.recipe.train.eval_every == 0 or epoch == self.recipe.train.epochs
         scores = self._evaluate() if evaluated else None
-        self._skipped_images.report(self._tracker.say, when=f"epoch {epoch}: ")
+        self._skipped_images.report(lambda line: self._tracker.say(f"note: {line}"), when=f"epoch {epoch}: ")
         with self._pace.during("writes the epoch's weights and metrics"):
             self._best.finish_epoch(epoch, scores)
             self._tracker.log_epoch(epoch, progress.update, self._meter.end_epoch(), scores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from mutual.data import DataInfo
 from mutual.engine.courier import Courier
 from mutual.engine.evaluation import Scores
-from mutual.engine.files import write_file
+from mutual.engine.files import sha256, write_file
 from mutual.engine.folder import BEST, LAST, Best, RunFolder
 from mutual.group import Group
 from mutual.models import ModelCard, architecture_args, model_bytes
@@ -47,17 +46,15 @@ class BestWeights:
 
         Every process must call it, with the same scores; None where the epoch was not evaluated.
         """
-        contents = {name: self._courier.bring(name, partial(self._content, name)) for name in self._recipe.trainable}
-        if not self._courier.is_main:
-            return
-        files: dict[tuple[str, str], bytes] = {}
-        for name, content in contents.items():
-            assert content is not None, "the main process is brought all"
-            files[LAST, name] = content
-            if scores is not None and (name not in self._peers or self._merit(scores[name]) > self._merit(self._peers[name])):
-                files[BEST, name] = content
-                self._peers[name] = {"epoch": epoch, **scores[name]}
-        self._write(files)
+        for name in self._recipe.trainable:
+            content = self._courier.bring(name, partial(self._content, name))
+            if content is not None:
+                is_better = scores is not None and self._is_better(name, scores[name])
+                self._write({(kind, name): content for kind in ((LAST, BEST) if is_better else (LAST,))})
+                if scores is not None and is_better:
+                    self._peers[name] = {"epoch": epoch, **scores[name]}
+        if self._courier.is_main:
+            self._write_best({file: [digest] for file, digest in self._sha256.items()})
 
     def check_files(self) -> None:
         """Looks, when a run is resumed, whether the best weights are still those that were written; to be called after `load_state_dict`.
@@ -69,7 +66,7 @@ class BestWeights:
                 self._folder.verified(BEST, name)
             except InputError as error:
                 if not self._is_as_saved(name):
-                    warnings.warn(f"{error}; the best of peer {name!r} begins anew", stacklevel=2)
+                    warnings.warn(f"{error}; the best of peer {name!r} is searched anew from the next evaluation on", stacklevel=2)
                     del self._peers[name]
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,14 +83,16 @@ class BestWeights:
             return _WORST
         return (0.0 if self._metric == "nll" else row[self._metric], -row["nll"])
 
+    def _is_better(self, name: str, row: Mapping[str, float]) -> bool:
+        return name not in self._peers or self._merit(row) > self._merit(self._peers[name])
+
     def _write(self, files: Mapping[tuple[str, str], bytes]) -> None:
         """Writes the files; best.json says their new digests before, so that whenever this is cut, each file has one there."""
         before = self._folder.digests()
-        self._sha256 |= {f"{kind}/{name}": hashlib.sha256(content).hexdigest() for (kind, name), content in files.items()}
-        self._write_best({file: list(dict.fromkeys([*before.get(file, []), digest])) for file, digest in self._sha256.items()})
+        self._sha256 |= {f"{kind}/{name}": sha256(content) for (kind, name), content in files.items()}
+        self._write_best(before | {file: list(dict.fromkeys([*before.get(file, []), digest])) for file, digest in self._sha256.items()})
         for (kind, name), content in files.items():
             write_file(self._folder.weights(kind, name), content)
-        self._write_best({file: [digest] for file, digest in self._sha256.items()})
 
     def _write_best(self, sha256: dict[str, list[str]]) -> None:
         self._folder.write_best(Best(peer=self.best_peer, metric=self._metric, peers=dict(self._peers), sha256=sha256))
@@ -103,7 +102,7 @@ class BestWeights:
             content = self._folder.weights(BEST, name).read_bytes()
         except OSError:
             return False
-        return hashlib.sha256(content).hexdigest() == self._sha256.get(f"{BEST}/{name}")
+        return sha256(content) == self._sha256.get(f"{BEST}/{name}")
 
     def _content(self, name: str) -> bytes:
         spec = self._recipe.peers[name]

@@ -28,11 +28,10 @@ from torch import nn
 
 from mutual.models.factories import is_factory_name
 from mutual.models.loading import load_weights
-from mutual.models.reading import DIGEST, UNREADABLE, check_file, digest_of, reason_of
+from mutual.models.reading import CARD, UNREADABLE, check_file, digest_of, reason_of
 from mutual.models.zoo import create_model, is_in_zoo
 from mutual.recipe import InputError
 
-_CARD = "mutual"
 _LARGEST = 2**24
 """No number in a card's `args` is larger: sizes of layers, not of the machine's memory."""
 _FETCHING = frozenset(["weights", "weights_backbone", "progress", "checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit"])
@@ -127,8 +126,8 @@ class ModelCard:
 def model_bytes(model: nn.Module, card: ModelCard) -> bytes:
     """Returns the contents of a safetensors file with the model's weights and buffers, its card and a checksum of both."""
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
-    metadata = {_CARD: card.to_json()}
-    content: bytes = safetensors.torch.save(tensors, metadata={**metadata, DIGEST: digest_of(tensors, metadata)})
+    text = card.to_json()
+    content: bytes = safetensors.torch.save(tensors, metadata={CARD: f"{digest_of(tensors, text)}\n{text}"})
     return content
 
 
@@ -172,10 +171,10 @@ def read_card(path: str | Path) -> ModelCard | None:
             metadata = file.metadata() or {}
     except UNREADABLE as error:
         raise ValueError(f"{path} is no whole safetensors file ({reason_of(error)})") from error
-    if _CARD not in metadata:
+    if CARD not in metadata:
         return None
     try:
-        return ModelCard.from_json(metadata[_CARD])
+        return ModelCard.from_json(metadata[CARD].rpartition("\n")[2])
     except ValueError as error:
         raise ValueError(f"the card in {path} is damaged, or of another version of mutual ({reason_of(error)})") from error
 

@@ -19,8 +19,9 @@ from torch import Tensor
 _NESTS = ("state_dict", "model", "model_state", "model_state_dict", "ema", "state_dict_ema", "model_ema")
 _DEEPEST = 8
 """So many levels of `_NESTS` are looked through; a file may hold a dict that contains itself."""
-DIGEST = "mutual.sha256"
-"""Where the metadata of a safetensors file of ours have its checksum."""
+CARD = "mutual"
+"""Where the metadata of a safetensors file of ours have its checksum and, in a second line, its card: one entry, as a file would have
+several in any order."""
 UNREADABLE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -77,14 +78,12 @@ def reason_of(error: BaseException, *, most: int = 200) -> str:
     return first if len(first) <= most else f"{first[:most]} ..."
 
 
-def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Returns the sha256 of names, kinds, shapes and bytes of tensors on the CPU, and of what the file says of them beside its digest."""
-    digest = hashlib.sha256()
+def digest_of(tensors: Mapping[str, Tensor], card: str) -> str:
+    """Returns the sha256 of a card and of names, kinds, shapes and bytes of tensors on the CPU, in hexadecimal."""
+    digest = hashlib.sha256(card.encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    for key, text in sorted(metadata.items()):
-        digest.update(f"{key} {text}\n".encode() if key != DIGEST else b"")
     return digest.hexdigest()
 
 
@@ -95,7 +94,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except UNREADABLE as error:
         raise ValueError(f"{path} is no whole safetensors file ({reason_of(error)})") from error
-    if DIGEST in metadata and digest_of(tensors, metadata) != metadata[DIGEST]:
+    digest, newline, card = metadata.get(CARD, "").rpartition("\n")
+    if newline and digest != digest_of(tensors, card):
         raise ValueError(f"{path} is damaged: its contents are not those of its checksum")
     return tensors
 

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 import torchvision.datasets
 
-from mutual.data.decoding import printable
 from mutual.data.idx import find_idx, read_idx
 from mutual.data.listing import IMAGE_SUFFIXES, class_folders, image_files
 from mutual.data.splits import FakeSplit, FileSplit, MemorySplit, Split
-from mutual.recipe import MAX_CLASSES, Data, derive_seed
+from mutual.recipe import MAX_CLASSES, Data, derive_seed, printable
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGIT_CLASSES = tuple("0123456789")

@@ -28,9 +28,9 @@ from torch import nn
 
 from mutual.models.factories import is_factory_name
 from mutual.models.loading import load_weights
-from mutual.models.reading import DIGEST, UNREADABLE, check_file, digest_of, reason_of
+from mutual.models.reading import DIGEST, UNREADABLE, check_file, digest_of
 from mutual.models.zoo import create_model, is_in_zoo
-from mutual.recipe import InputError
+from mutual.recipe import InputError, first_line
 
 _CARD = "mutual"
 _LARGEST = 2**24
@@ -171,13 +171,13 @@ def read_card(path: str | Path) -> ModelCard | None:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except UNREADABLE as error:
-        raise ValueError(f"{path} is no whole safetensors file ({reason_of(error)})") from error
+        raise ValueError(f"{path} is no whole safetensors file ({first_line(error)})") from error
     if _CARD not in metadata:
         return None
     try:
         return ModelCard.from_json(metadata[_CARD])
     except ValueError as error:
-        raise ValueError(f"the card in {path} is damaged, or of another version of mutual ({reason_of(error)})") from error
+        raise ValueError(f"the card in {path} is damaged, or of another version of mutual ({first_line(error)})") from error
 
 
 def _check_trusted(path: str | Path, card: ModelCard, factories: Collection[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mutual.data.batch import Batch, DataInfo, Window
 from mutual.data.fingerprint import fingerprint
-from mutual.data.loading import Failure, Loaded, TrainRequests, eval_requests
+from mutual.data.loading import Failure, Loaded, TrainRequests, TransformError, eval_requests
 from mutual.data.plan import EpochPlan
 from mutual.data.sources import Source, read_source, with_unlabelled
 from mutual.data.splits import Split, stratified_subset, to_channels
@@ -103,7 +103,7 @@ class DataModule:
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
         if isinstance(loaded, Failure):
-            raise loaded.error(epoch)
+            raise loaded.told(epoch, skips=self._spec.on_bad_image == "skip")
         self._bad[split].update((bad.path, bad.reason) for bad in loaded.bad)
         return loaded
 
@@ -160,8 +160,8 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
 def _shape_of_first(loaded: Loaded, name: str) -> tuple[int, ...]:
     try:
         return tuple(loaded.sample(0).shape)
-    except RuntimeError as error:  # torchvision's, for a padding or a kernel that is larger than the image
-        raise ValueError(f"{name} cannot be applied to the first image: {str(error).splitlines()[0]}") from error
+    except TransformError as error:  # a padding or a kernel that is larger than the image, say
+        raise ValueError(f"{name} cannot be applied to the first image: {error}") from error
 
 
 def build_preprocess(spec: Data, info: DataInfo) -> Pipeline:

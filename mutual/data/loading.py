@@ -101,6 +101,7 @@ class Loaded(Dataset[Batch | Failure]):
         self._mixer = _Mixer(data.mixup, data.cutmix, image_size, seed) if data.mixup or data.cutmix else None
         self._skips = data.on_bad_image == "skip"
         self._stand_ins = stand_ins
+        self._order: tuple[int, list[int], list[int]] | None = None
 
     def __getitems__(self, requests: Sequence[Request]) -> list[Batch | Failure]:
         """Loads one batch; torch's loader calls this with what the batch sampler gave."""
@@ -176,15 +177,25 @@ class Loaded(Dataset[Batch | Failure]):
             return self._next_readable(index, epoch, error)
 
     def _next_readable(self, index: int, epoch: int, error: ImageError) -> _Read:
-        order = epoch_order(len(self._split.labels), seed=self._seed, epoch=epoch)
-        place = order.index(index)
-        following = (order[place + 1 :] + order[:place])[:_MOST_IN_A_ROW]
-        for taken in following:
+        order, places = self._order_of(epoch)
+        number = min(len(order) - 1, _MOST_IN_A_ROW)
+        for step in range(1, number + 1):
+            taken = order[(places[index] + step) % len(order)]
             try:
                 return _Read(self._before_draws(taken), taken, error.reason)
             except ImageError:  # it is named where it is asked for itself
                 continue
-        raise ImageError(error.path, f"{error.reason}; nor can the {len(following)} images be read that follow it in the epoch's order")
+        raise ImageError(error.path, f"{error.reason}; nor can the {number} images be read that follow it in the epoch's order")
+
+    def _order_of(self, epoch: int) -> tuple[list[int], list[int]]:
+        """Returns the order of `epoch` and the place of each index in it, which are made once an epoch and not for each bad image."""
+        if self._order is None or self._order[0] != epoch:
+            order = epoch_order(len(self._split.labels), seed=self._seed, epoch=epoch)
+            places = [0] * len(order)
+            for place, index in enumerate(order):
+                places[index] = place
+            self._order = epoch, order, places
+        return self._order[1:]
 
     def _before_draws(self, index: int) -> Tensor:
         image = self._split.image(index)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import RandomCrop
 
+import mutual.data.loading
 from mutual.data import ImageError, build_data, to_inputs
 from mutual.data.loading import TransformError
 from mutual.data.plan import epoch_order
@@ -74,6 +75,16 @@ def test_the_next_readable_image_of_the_epochs_order_stands_in_with_its_own_labe
             assert round(images[place].mean().item() * 255) == taken * 4
             assert labels[place] == taken // 10
             assert (taken != index) == (index in BAD)
+
+
+def test_an_epochs_order_is_drawn_once_for_all_its_bad_images(root, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(mutual.data.loading, "epoch_order", lambda *sizes, **of: drawn.append(of["epoch"]) or epoch_order(*sizes, **of))
+    data = module(root)
+    for epoch in (4, 5):
+        list(data.train_windows(epoch, world_size=1, rank=0, accumulate=1))
+        assert data.take_bad_images()["train"].keys() == {data._train._split.name(index) for index in BAD}
+    assert drawn == [4, 5]
 
 
 @pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4}, {"cutmix": 1.0}])

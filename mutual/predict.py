@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"argument --topk: {options.topk} must be at least 1")
 
     def verb() -> None:
-        from mutual.data import printable
         from mutual.engine import RunFolder, json_text, predict_images
+        from mutual.recipe import printable
 
         found = predict_images(RunFolder(options.run), options.images, peer=options.peer, topk=options.topk, factories=options.factory)
         for path, ranked in found:

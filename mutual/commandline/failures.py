@@ -16,6 +16,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from mutual.recipe import printable_lines
+
 if TYPE_CHECKING:
     from mutual.group import Store
 
@@ -175,5 +177,5 @@ def _connected(timeout: float) -> Store | None:
 
 
 def _print(message: str) -> None:
-    sys.stderr.write(f"mutual: {message}\n")
+    sys.stderr.write(f"mutual: {printable_lines(message)}\n")
     sys.stderr.flush()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mutual.commandline.errors import RunError
 from mutual.commandline.failures import LOST, FailureMonitor, end_process, end_workers
-from mutual.recipe import allow_any_name
+from mutual.recipe import allow_any_name, first_line, printable, printable_lines
 
 _PATHS = {
     errno.ENOTDIR: "a file stands in a folder's place; move it away or give another path",
@@ -105,14 +105,14 @@ def _told(error: BaseException, *, resumes: bool) -> tuple[str, int] | None:
 
 def _told_of_files(error: OSError, again: str) -> tuple[str, int]:
     number = error.errno or 0
-    path = "" if error.filename is None else f"{error.filename}: "
-    reason = error.strerror or str(error) or type(error).__name__
+    path = "" if error.filename is None else f"{printable(error.filename)}: "
+    reason = error.strerror or first_line(error)
     if number in _PATHS:
         return f"{path}{reason}; {_PATHS[number]}", 2
     if number in _PLACES:
         return f"{path}{reason}; {_PLACES[number]}", 2 if error.filename is not None and _is_given(error.filename) else 1
     remedy = f"; {_MACHINE[number]}" if number in _MACHINE else ""
-    return f"{path}{reason}{remedy}{again}".replace("\n", " "), 1
+    return f"{path}{reason}{remedy}{again}", 1
 
 
 def _is_given(name: object) -> bool:
@@ -145,7 +145,7 @@ def _leave() -> None:
 
 def _complain(message: str) -> None:
     if _is_main():
-        sys.stderr.write(f"mutual: {message}\n")
+        sys.stderr.write(f"mutual: {printable_lines(message)}\n")
         sys.stderr.flush()
 
 

@@ -1,7 +1,7 @@
 """Data: the images of a recipe, in counted random order, as batches for the device."""
 
 from mutual.data.batch import BadImage, Batch, DataInfo, Mix, Window, mix, normalize, to_inputs
-from mutual.data.decoding import ImageError, load_image, printable
+from mutual.data.decoding import ImageError, load_image
 from mutual.data.fingerprint import data_changes
 from mutual.data.listing import IMAGE_SUFFIXES, image_files
 from mutual.data.module import DataModule, build_data, build_preprocess
@@ -26,6 +26,5 @@ __all__ = [
     "load_image",
     "mix",
     "normalize",
-    "printable",
     "to_inputs",
 ]

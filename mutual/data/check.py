@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mutual.data.decoding import ImageError, printable
+from mutual.data.decoding import ImageError
 from mutual.data.listing import class_folders, hidden_image_files, image_files
 from mutual.data.reading import examine
 from mutual.data.sources import Source, read_source, with_unlabelled
 from mutual.data.splits import FileSplit, MemorySplit, Split
-from mutual.recipe import Data, InputError, allow_any_name, load_recipe
+from mutual.recipe import Data, InputError, allow_any_name, load_recipe, printable
 
 Classes = dict[str, list[Path]]
 """The files of each class."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import io
-import re
 import stat
 import warnings
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mutual.recipe import InputError
+from mutual.recipe import InputError, printable
 
 MAX_PIXELS = 2**27
 """Larger images are refused before they are decoded: 11,585 pixels squared, for which a process needs up to 2 GB."""
@@ -47,12 +46,14 @@ class ImageError(InputError):
     def __init__(self, path: str | Path, reason: str) -> None:
         self.path = str(path)
         self.reason = reason
-        super().__init__(f"{printable(path)} is no image that can be read: {printable(reason)}")
+        super().__init__(printable(self._told()))
 
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        """Lets it be sent by a worker process."""
+        return type(self), (self.path, self.reason)
 
-def printable(text: object) -> str:
-    """Returns `text` in one line: control characters, which a file's name may hold, are written as escapes."""
-    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda found: repr(found[0])[1:-1], str(text))
+    def _told(self) -> str:
+        return f"{self.path} is no image that can be read: {self.reason}"
 
 
 def load_image(path: Path, channels: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Fingerprint: what a run remembers of its data, so that it notices when it is resumed with others, or begun with others on some rank.
 
 It holds the classes' names and order, size, channels and normalisation of the images, and of each split how many images each class has
-and a digest: of pixels and labels where the images are in memory, of file names and labels where they are in files, whose contents are
-not read.
+and a digest: of pixels and labels where the images are in memory, of labels and of the files' paths below `data.root` or `data.unlabelled`
+where they are in files, whose contents are not read.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ def _of_split(split: Split) -> dict[str, Any]:
         case MemorySplit():
             digest.update(split.images.contiguous().numpy().data)
         case FileSplit():
-            folder = os.path.commonpath({path.parent for path in split.paths})
-            for path in split.paths:
-                digest.update(os.fsencode(path)[len(os.fsencode(folder)) :] + b"\0")
+            for name in split.portable_names():
+                digest.update(os.fsencode(name) + b"\0")
         case _:
             digest.update(repr(split).encode())
     return {"per_class": per_class.tolist(), "digest": digest.hexdigest()}

@@ -15,14 +15,22 @@ from mutual.data.batch import BadImage, Batch, Mix
 from mutual.data.decoding import ImageError
 from mutual.data.plan import Cell, EpochPlan, epoch_order, even_part
 from mutual.data.splits import MemorySplit, Split, to_channels
-from mutual.data.transforms import ShapeError, Transforms
-from mutual.recipe import Data, derive_seed
+from mutual.data.transforms import Pipeline, ShapeError, Transforms
+from mutual.recipe import Data, derive_seed, first_line
 
 _HELD_BYTES = 512 * 2**20
 """Images in memory are brought to their size once where they then take less than this, and in every epoch where they take more."""
 _MOST_IN_A_ROW = 1000
 """So many unreadable images in a row mean that the data are not there, and not that some are damaged."""
-_REMEDY = "; mend it or take it out, `python -m mutual.data.check` finds all such files, or set data.on_bad_image: skip"
+_REMEDY = "; mend it or take it out, `python -m mutual.data.check` finds all such files"
+_SKIP = ", or set data.on_bad_image: skip"
+
+
+class TransformError(ImageError):
+    """A transform does not take an image that was read; `str(error)` is one line that names the file and the reason."""
+
+    def _told(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -43,16 +51,22 @@ class Request:
 class Failure:
     """Why a batch could not be loaded; worker processes send it in place of an exception, which would arrive as a traceback's text."""
 
-    path: str
-    reason: str
-    errno: int | None = None
-    """Set where the disk or the machine failed, and not the image."""
+    error: ImageError | OSError
+    """An OSError where the disk or the machine failed, and not the image."""
 
-    def error(self, epoch: int | None) -> ImageError | OSError:
-        """Returns the exception to raise for it; `epoch` (0 is the first) is None in evaluation."""
-        if self.errno is not None:
-            return OSError(self.errno, self.reason, self.path)
-        return ImageError(self.path, f"{self.reason} ({'evaluation' if epoch is None else f'epoch {epoch + 1}'}{_REMEDY})")
+    def told(self, epoch: int | None, *, skips: bool) -> ImageError | OSError:
+        """Returns the exception to raise for it; `epoch` (0 is the first) is None in evaluation, `skips`: data.on_bad_image is so."""
+        match self.error:
+            case OSError() as error:
+                return OSError(error.errno or errno.EIO, error.strerror or str(error), error.filename)
+            case TransformError(path=path, reason=reason):
+                return TransformError(path, f"{reason} ({_when(epoch)}); add a resize before it, or take the image out")
+            case ImageError(path=path, reason=reason):
+                return ImageError(path, f"{reason} ({_when(epoch)}{_REMEDY}{'' if skips else _SKIP})")
+
+
+def _when(epoch: int | None) -> str:
+    return "evaluation" if epoch is None else f"epoch {epoch + 1}"
 
 
 class Loaded(Dataset[Batch | Failure]):
@@ -87,16 +101,15 @@ class Loaded(Dataset[Batch | Failure]):
         self._mixer = _Mixer(data.mixup, data.cutmix, image_size, seed) if data.mixup or data.cutmix else None
         self._skips = data.on_bad_image == "skip"
         self._stand_ins = stand_ins
+        self._order: tuple[int, list[int], list[int]] | None = None
 
     def __getitems__(self, requests: Sequence[Request]) -> list[Batch | Failure]:
         """Loads one batch; torch's loader calls this with what the batch sampler gave."""
         (request,) = requests
         try:
             return [self._batch(request)]
-        except ImageError as error:
-            return [Failure(error.path, error.reason)]
-        except OSError as error:
-            return [Failure(str(error.filename), str(error.strerror or error), error.errno or errno.EIO)]
+        except (ImageError, OSError) as error:
+            return [Failure(error)]
 
     def sample(self, index: int) -> Tensor:
         """Returns one transformed image, without counted draws; to look at its shape."""
@@ -138,11 +151,19 @@ class Loaded(Dataset[Batch | Failure]):
         return torch.stack([drawn[index] for index in request.indices])
 
     def _drawn_once(self, index: int, image: Tensor) -> Tensor:
+        return self._transformed(index, image, self._transforms.drawn)
+
+    def _transformed(self, index: int, image: Tensor, transform: Pipeline) -> Tensor:
         try:
-            return self._transforms.drawn(image)
-        except ValueError as error:  # a crop that is larger than the image, say
-            height, width = image.shape[-2:]
-            raise ImageError(self._split.name(index), f"the transforms do not take its {width} x {height} pixels: {error}") from error
+            return transform(image)
+        except (ValueError, RuntimeError) as error:  # torchvision's, for a crop or a padding that is larger than the image, say
+            path, reason = self._split.name(index), first_line(error)
+            if "can't allocate memory" in str(error):
+                raise OSError(errno.ENOMEM, "not enough memory to transform the image", path) from error
+            if not isinstance(error, ShapeError):
+                height, width = image.shape[-2:]
+                reason = f"the transforms do not take its {width} x {height} pixels: {reason}"
+            raise TransformError(path, reason) from error
 
     def _read(self, index: int, epoch: int) -> _Read:
         """Returns the image, or with on_bad_image: skip what stands in for it in `epoch`, a function of (seed, epoch, index) alone."""
@@ -156,24 +177,31 @@ class Loaded(Dataset[Batch | Failure]):
             return self._next_readable(index, epoch, error)
 
     def _next_readable(self, index: int, epoch: int, error: ImageError) -> _Read:
-        order = epoch_order(len(self._split.labels), seed=self._seed, epoch=epoch)
-        place = order.index(index)
-        following = (order[place + 1 :] + order[:place])[:_MOST_IN_A_ROW]
-        for taken in following:
+        order, places = self._order_of(epoch)
+        number = min(len(order) - 1, _MOST_IN_A_ROW)
+        for step in range(1, number + 1):
+            taken = order[(places[index] + step) % len(order)]
             try:
                 return _Read(self._before_draws(taken), taken, error.reason)
             except ImageError:  # it is named where it is asked for itself
                 continue
-        raise ImageError(error.path, f"{error.reason}; nor can the {len(following)} images be read that follow it in the epoch's order")
+        raise ImageError(error.path, f"{error.reason}; nor can the {number} images be read that follow it in the epoch's order")
+
+    def _order_of(self, epoch: int) -> tuple[list[int], list[int]]:
+        """Returns the order of `epoch` and the place of each index in it, which are made once an epoch and not for each bad image."""
+        if self._order is None or self._order[0] != epoch:
+            order = epoch_order(len(self._split.labels), seed=self._seed, epoch=epoch)
+            places = [0] * len(order)
+            for place, index in enumerate(order):
+                places[index] = place
+            self._order = epoch, order, places
+        return self._order[1:]
 
     def _before_draws(self, index: int) -> Tensor:
         image = self._split.image(index)
         if self._fixed_done:
             return image
-        try:
-            return self._transforms.fixed(to_channels(image, self._channels))
-        except ShapeError as error:
-            raise ImageError(self._split.name(index), str(error)) from error
+        return self._transformed(index, to_channels(image, self._channels), self._transforms.fixed)
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from mutual.data.batch import Batch, DataInfo, Window
 from mutual.data.fingerprint import fingerprint
-from mutual.data.loading import Failure, Loaded, TrainRequests, eval_requests
+from mutual.data.loading import Failure, Loaded, TrainRequests, TransformError, eval_requests
 from mutual.data.plan import EpochPlan
 from mutual.data.sources import Source, read_source, with_unlabelled
-from mutual.data.splits import stratified_subset, to_channels
+from mutual.data.splits import Split, stratified_subset, to_channels
 from mutual.data.transforms import Pipeline, eval_transforms, train_transforms
 from mutual.data.workers import Loader
 from mutual.recipe import Data, Statistics
@@ -26,12 +27,12 @@ class DataModule:
 
     Attributes:
         info: what the data set is.
-        fingerprint: by which a resumed run, and every rank, knows whether these are the same data.
     """
 
-    def __init__(self, spec: Data, info: DataInfo, train: Loaded, val: Loaded, *, seed: int, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(self, spec: Data, info: DataInfo, train: Loaded, val: Loaded, *, seed: int, read: tuple[Split, Split]) -> None:
+        """Makes batches of `train` and `val`; `read` are both splits as they were read."""
         self.info = info
-        self.fingerprint = fingerprint
+        self._read = read
         self._spec = spec
         self._train = train
         self._val = val
@@ -39,6 +40,11 @@ class DataModule:
         self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainRequests, Loader[Batch | Failure]] | None = None
         self._eval_loader: Loader[Batch | Failure] | None = None
         self._bad: dict[str, dict[str, str]] = {"train": {}, "val": {}}
+
+    @cached_property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """By which a resumed run, and every rank, knows whether these are the same data; takes seconds where there are many."""
+        return fingerprint(self.info, *self._read)
 
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
@@ -97,7 +103,7 @@ class DataModule:
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
         if isinstance(loaded, Failure):
-            raise loaded.error(epoch)
+            raise loaded.told(epoch, skips=self._spec.on_bad_image == "skip")
         self._bad[split].update((bad.path, bad.reason) for bad in loaded.bad)
         return loaded
 
@@ -148,14 +154,14 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
             raise ValueError(
                 f"{name} gives images of {found}, wanted are {(info.channels, *info.image_size)}; end it with a crop or a resize"
             )
-    return DataModule(spec, info, train, val, seed=seed, fingerprint=fingerprint(info, train_split, source.val))
+    return DataModule(spec, info, train, val, seed=seed, read=(train_split, source.val))
 
 
 def _shape_of_first(loaded: Loaded, name: str) -> tuple[int, ...]:
     try:
         return tuple(loaded.sample(0).shape)
-    except RuntimeError as error:  # torchvision's, for a padding or a kernel that is larger than the image
-        raise ValueError(f"{name} cannot be applied to the first image: {str(error).splitlines()[0]}") from error
+    except TransformError as error:  # a padding or a kernel that is larger than the image, say
+        raise ValueError(f"{name} cannot be applied to the first image: {error}") from error
 
 
 def build_preprocess(spec: Data, info: DataInfo) -> Pipeline:

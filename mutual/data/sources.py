@@ -12,11 +12,10 @@ import numpy as np
 import torch
 import torchvision.datasets
 
-from mutual.data.decoding import printable
 from mutual.data.idx import find_idx, read_idx
 from mutual.data.listing import IMAGE_SUFFIXES, class_folders, image_files
 from mutual.data.splits import FakeSplit, FileSplit, MemorySplit, Split
-from mutual.recipe import MAX_CLASSES, Data, derive_seed
+from mutual.recipe import MAX_CLASSES, Data, derive_seed, printable
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGIT_CLASSES = tuple("0123456789")
@@ -106,7 +105,7 @@ def _image_folder(spec: Data) -> Source:
             if not found:
                 raise ValueError(f"{root / part / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         labels = torch.tensor([label for label, found in enumerate(paths) for _ in found])
-        splits.append(FileSplit([path for found in paths for path in found], labels, channels))
+        splits.append(FileSplit([path for found in paths for path in found], [root] * len(labels), labels, channels))
         classes.append(names)
     if classes[0] != classes[1]:
         different = sorted(set(classes[0]) ^ set(classes[1]))
@@ -146,7 +145,7 @@ def with_unlabelled(train: Split, spec: Data) -> Split:
         ValueError: there is no such folder or list, or it holds no image.
     """
     assert isinstance(train, FileSplit), "the recipe's check lets only folders and lists through"
-    place = Path(spec.unlabelled or "")
+    place = root = Path(spec.unlabelled or "")
     if place.is_dir():
         paths = image_files(place)
     elif place.is_file():
@@ -158,7 +157,7 @@ def with_unlabelled(train: Split, spec: Data) -> Split:
     if not paths:
         raise ValueError(f"data.unlabelled: {place} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     labels = torch.cat([train.labels, torch.full((len(paths),), -1)])
-    return FileSplit([*train.paths, *paths], labels, train.channels)
+    return FileSplit([*train.paths, *paths], [*train.roots, *[root] * len(paths)], labels, train.channels)
 
 
 def _read_list(root: Path, file: Path, channels: int, spec: Data) -> FileSplit:
@@ -181,7 +180,7 @@ def _read_list(root: Path, file: Path, channels: int, spec: Data) -> FileSplit:
     if not spec.multi_label:
         _check_largest(largest, f"{file}, line {largest_line}", len(paths), spec, trained=file == Path(spec.train_list or ""))
     flags_NC = torch.tensor(labels)
-    return FileSplit(paths, flags_NC.float() if spec.multi_label else flags_NC[:, 0], channels)
+    return FileSplit(paths, [root] * len(paths), flags_NC.float() if spec.multi_label else flags_NC[:, 0], channels)
 
 
 def _check_largest(label: int, where: str, num_images: int, spec: Data, *, trained: bool) -> None:

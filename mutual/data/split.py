@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutual.data.decoding import printable
 from mutual.data.listing import class_folders, image_files
-from mutual.recipe import InputError, allow_any_name, derive_seed
+from mutual.recipe import InputError, allow_any_name, derive_seed, printable
 
 
 def split_folder(source: Path, destination: Path, *, val: float, seed: int = 0, copy: bool = False) -> dict[str, tuple[int, int]]:

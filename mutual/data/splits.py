@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -63,9 +63,10 @@ class MemorySplit:
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Image files, decoded when they are asked for."""
+    """Image files, decoded when they are asked for; `roots` are the folders below which each was listed."""
 
     paths: Sequence[Path]
+    roots: Sequence[Path]
     labels: Tensor
     channels: int
 
@@ -79,7 +80,17 @@ class FileSplit:
 
     def select(self, indices: Tensor) -> FileSplit:
         """Returns the part of the split at `indices`, in their order."""
-        return FileSplit([self.paths[index] for index in indices.tolist()], self.labels[indices], self.channels)
+        chosen = indices.tolist()
+        return FileSplit(
+            [self.paths[index] for index in chosen], [self.roots[index] for index in chosen], self.labels[indices], self.channels
+        )
+
+    def portable_names(self) -> Iterator[str]:
+        """Yields each file's path below its root, or its mere name where it lies elsewhere: the same wherever data are moved to."""
+        prefixes = {root: (_prefix(root), _prefix(root.absolute())) for root in set(self.roots)}
+        for path, root in zip(self.paths, self.roots, strict=True):
+            prefix, text = prefixes[root][path.is_absolute()], str(path)
+            yield text[len(prefix) :] if text.startswith(prefix) else path.name
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,10 @@ class FakeSplit:
     def select(self, indices: Tensor) -> FakeSplit:
         """Returns the part of the split at `indices`, in their order."""
         return FakeSplit(self.indices[indices], self.labels[indices], self.shape, self.seed)
+
+
+def _prefix(folder: Path) -> str:
+    return "" if folder == Path() else f"{folder}/".replace("//", "/")
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:

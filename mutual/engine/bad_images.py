@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from mutual.data import DataModule, ImageError, printable
+from mutual.data import DataModule, ImageError
 from mutual.group import World
-from mutual.recipe import InputError, Recipe
+from mutual.recipe import InputError, Recipe, printable
 
 Item = TypeVar("Item")
 _CONSEQUENCES = {
@@ -27,7 +27,7 @@ def with_rank(items: Iterable[Item], world: World) -> Iterator[Item]:
     except ImageError as error:
         if world.size == 1:
             raise
-        raise ImageError(error.path, f"{error.reason} (rank {world.rank} of {world.size})") from error
+        raise type(error)(error.path, f"{error.reason} (rank {world.rank} of {world.size})") from error
 
 
 class SkippedImages:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mutual.group import Peer
-from mutual.recipe import Optimizer, Schedule, did_you_mean
+from mutual.recipe import Optimizer, Schedule, did_you_mean, first_line
 
 _UNFIT = {
     "lbfgs": "it computes the loss several times in a step",
@@ -120,8 +120,8 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
         _try_out(lambda groups: build(groups, **arguments), spec, parameters)
         return build(_parameter_groups(spec, parameters), **arguments)
     except Exception as error:  # of torch, of timm and of the packages behind it, which raise anything where they cannot work
-        reason = (str(error).strip() or "it says no more").splitlines()[0]
-        kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
+        name, reason = type(error).__name__, first_line(error)
+        kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {name}: ".removesuffix(f"{reason}: ")
         raise ValueError(f"{spec.name}: {kind}{reason}") from error
 
 

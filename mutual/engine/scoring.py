@@ -22,7 +22,6 @@ from mutual.data import (
     image_files,
     load_image,
     normalize,
-    printable,
 )
 from mutual.engine.bad_images import SkippedImages, with_rank
 from mutual.engine.environment import start, switches_restored
@@ -30,7 +29,7 @@ from mutual.engine.evaluation import ENSEMBLE, Evaluator, Scores
 from mutual.engine.fit import peer_file
 from mutual.engine.folder import RunFolder
 from mutual.models import ModelCard, class_columns, read_model
-from mutual.recipe import InputError
+from mutual.recipe import InputError, printable
 
 ALL = "all"
 _BATCH = 32

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mutual.group.edges import Edge
 from mutual.group.peers import Peer
 from mutual.group.taps import Outputs, TappedModel
-from mutual.recipe import EMA, LOGITS, Recipe, RecipeError, derive_seed
+from mutual.recipe import EMA, LOGITS, Recipe, RecipeError, derive_seed, first_line
 
 _DRAWS = 8
 """So many forwards in training mode must leave a parameter unused before it is taken to be unused in all."""
@@ -60,9 +60,8 @@ def dry_run(
 def unfit(recipe: Recipe, name: str, images: Tensor, error: Exception, *, mode: str = "") -> RecipeError:
     """Returns the error that says why peer `name` cannot take `images`."""
     size = "x".join(str(side) for side in images.shape[1:])
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     kind = "" if isinstance(error, RuntimeError | ValueError | TypeError) else f"{type(error).__name__}: "
-    return recipe.error(f"peers.{name}.model", f"{recipe.peers[name].model} cannot take images of {size}{mode}: {kind}{reason}")
+    return recipe.error(f"peers.{name}.model", f"{recipe.peers[name].model} cannot take images of {size}{mode}: {kind}{first_line(error)}")
 
 
 def _evaluated(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor) -> Outputs:

@@ -28,9 +28,9 @@ from torch import nn
 
 from mutual.models.factories import is_factory_name
 from mutual.models.loading import load_weights
-from mutual.models.reading import CARD, UNREADABLE, check_file, digest_of, reason_of
+from mutual.models.reading import CARD, UNREADABLE, check_file, digest_of
 from mutual.models.zoo import create_model, is_in_zoo
-from mutual.recipe import InputError
+from mutual.recipe import InputError, first_line
 
 _LARGEST = 2**24
 """No number in a card's `args` is larger: sizes of layers, not of the machine's memory."""
@@ -170,13 +170,13 @@ def read_card(path: str | Path) -> ModelCard | None:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except UNREADABLE as error:
-        raise ValueError(f"{path} is no whole safetensors file ({reason_of(error)})") from error
+        raise ValueError(f"{path} is no whole safetensors file ({first_line(error)})") from error
     if CARD not in metadata:
         return None
     try:
         return ModelCard.from_json(metadata[CARD].rpartition("\n")[2])
     except ValueError as error:
-        raise ValueError(f"the card in {path} is damaged, or of another version of mutual ({reason_of(error)})") from error
+        raise ValueError(f"the card in {path} is damaged, or of another version of mutual ({first_line(error)})") from error
 
 
 def _check_trusted(path: str | Path, card: ModelCard, factories: Collection[str]) -> None:

@@ -16,8 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from mutual.models.reading import reason_of
-from mutual.recipe import did_you_mean
+from mutual.recipe import did_you_mean, first_line
 
 Factory = Callable[..., nn.Module]
 
@@ -145,7 +144,7 @@ def _check_arguments(name: str, factory: Factory, arguments: dict[str, Any]) -> 
 
 def _told(error: BaseException, factory: Factory | None) -> str:
     """Returns what was raised, and in user's code where."""
-    reason = reason_of(error)
+    reason = first_line(error)
     kind = "" if isinstance(error, ValueError | AssertionError) and reason != type(error).__name__ else type(error).__name__
     said = ": ".join(dict.fromkeys(part for part in (kind, reason) if part))
     if isinstance(error, SyntaxError):

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mutual.models.reading import read_state, reason_of
+from mutual.models.reading import read_state
+from mutual.recipe import first_line
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _COUNTER = "num_batches_tracked"
@@ -40,7 +41,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     try:
         model.load_state_dict(converted, strict=False)
     except Exception as error:  # a user's model may load its state by code of its own
-        raise ValueError(f"{path} does not load into the model: {type(error).__name__}: {reason_of(error)}") from error
+        raise ValueError(f"{path} does not load into the model: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _unusual(found: Tensor, expected: Tensor) -> str:

@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mutual.recipe import first_line
+
 _NESTS = ("state_dict", "model", "model_state", "model_state_dict", "ema", "state_dict_ema", "model_ema")
 _DEEPEST = 8
 """So many levels of `_NESTS` are looked through; a file may hold a dict that contains itself."""
@@ -71,13 +73,6 @@ def check_file(path: Path) -> None:
     )
 
 
-def reason_of(error: BaseException, *, most: int = 200) -> str:
-    """Returns the first line of what `error` says, or its kind where it says nothing."""
-    lines = str(error).strip().splitlines()
-    first = lines[0].strip() if lines else type(error).__name__
-    return first if len(first) <= most else f"{first[:most]} ..."
-
-
 def digest_of(tensors: Mapping[str, Tensor], card: str) -> str:
     """Returns the sha256 of a card and of names, kinds, shapes and bytes of tensors on the CPU, in hexadecimal."""
     digest = hashlib.sha256(card.encode())
@@ -93,7 +88,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             metadata = file.metadata() or {}
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except UNREADABLE as error:
-        raise ValueError(f"{path} is no whole safetensors file ({reason_of(error)})") from error
+        raise ValueError(f"{path} is no whole safetensors file ({first_line(error)})") from error
     digest, newline, card = metadata.get(CARD, "").rpartition("\n")
     if newline and digest != digest_of(tensors, card):
         raise ValueError(f"{path} is damaged: its contents are not those of its checksum")
@@ -152,7 +147,7 @@ def _why(error: BaseException) -> str:
     wanted = re.search(r"Unsupported global: GLOBAL (\S+)|Unsupported class (\S+)", str(error))
     if wanted is not None:
         return f"it needs the code of {wanted[1] or wanted[2]}, which does not run here; save the model's state_dict() alone"
-    return reason_of(error) if type(error) in _SPEAKING else "it is damaged, or of another kind"
+    return first_line(error) if type(error) in _SPEAKING else "it is damaged, or of another kind"
 
 
 class _Placeholder:

@@ -16,10 +16,9 @@ from mutual.models.factories import Factory, build, users_factory
 from mutual.models.loading import load_weights
 from mutual.models.one import One
 from mutual.models.pplcnet import PPLCNETS
-from mutual.models.reading import reason_of
 from mutual.models.small_cnn import SmallCNN
 from mutual.models.tutorials import TUTORIAL_MODELS
-from mutual.recipe import did_you_mean
+from mutual.recipe import did_you_mean, first_line
 
 MODELS: dict[str, Factory] = {**PPLCNETS, "small_cnn": SmallCNN, "one": One, **TUTORIAL_MODELS}
 PRETRAINED = "pretrained"
@@ -127,7 +126,7 @@ def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
 
 def _unfetched(name: str, error: BaseException) -> ValueError:
     return ValueError(
-        f"the pretrained weights of {name} cannot be fetched ({type(error).__name__}: {reason_of(error)}); run once where there is a "
+        f"the pretrained weights of {name} cannot be fetched ({type(error).__name__}: {first_line(error)}); run once where there is a "
         "network, or give a file: `weights: FILE`"
     )
 

@@ -18,11 +18,11 @@ from mutual.recipe.edges import (
     is_average,
     peer_of,
 )
-from mutual.recipe.errors import Fault, InputError, RecipeError, did_you_mean, show
+from mutual.recipe.errors import Fault, InputError, RecipeError, did_you_mean
 from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
 from mutual.recipe.objectives import OBJECTIVES, AnyObjective
-from mutual.recipe.printing import allow_any_name
 from mutual.recipe.seeds import derive_seed
+from mutual.recipe.text import allow_any_name, first_line, printable, printable_lines, show
 from mutual.recipe.training import CheckpointSpec, Exchange, Optimizer, Pause, Peer, Precision, Schedule, Train
 from mutual.recipe.transforms import Transform
 
@@ -62,9 +62,12 @@ __all__ = [
     "derive_seed",
     "did_you_mean",
     "dump_recipe",
+    "first_line",
     "is_average",
     "load_recipe",
     "parse_recipe",
     "peer_of",
+    "printable",
+    "printable_lines",
     "show",
 ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
 
-from mutual.recipe.limits import MAX_DIGITS, MAX_FAULTS
+from mutual.recipe.limits import MAX_FAULTS
+from mutual.recipe.text import printable, show
 
 _MOST_OF_A_SOURCE = 400  # characters: file names have at most 255, and the user needs them whole
 _MOST_OF_A_PATH = 200  # characters
@@ -48,8 +47,8 @@ class RecipeError(InputError):
 
 
 def _line(fault: Fault, source: str) -> str:
-    places = (_printable(fault.source or source, _MOST_OF_A_SOURCE), _printable(fault.path, _MOST_OF_A_PATH))
-    message = _printable(re.sub(r"\s*\n\s*", " ", fault.message), _MOST_OF_A_MESSAGE)
+    places = (printable(fault.source or source, most=_MOST_OF_A_SOURCE), printable(fault.path, most=_MOST_OF_A_PATH))
+    message = printable(re.sub(r"\s*\n\s*", " ", fault.message), most=_MOST_OF_A_MESSAGE)
     return ": ".join(part for part in (*places, message) if part)
 
 
@@ -74,17 +73,7 @@ class Origin:
 
 def override_source(text: str) -> str:
     """Returns what the override `text` is called as the source of a fault."""
-    return f"override {_printable(text, 120)}"
-
-
-def show(value: Any, *, most: int = 60) -> str:
-    """Returns `value` on one line of at most `most` characters, in YAML's words for null, true and false."""
-    text = ""
-    for piece in _pieces(value, most):
-        text += piece
-        if len(text) > most:  # the rest, which may be endless, is not spelled out
-            return f"{text[: most - 3]}..."
-    return text
+    return f"override {printable(text, most=120)}"
 
 
 def did_you_mean(name: object, choices: Iterable[str], *, most: int = 3) -> str:
@@ -98,32 +87,5 @@ def did_you_mean(name: object, choices: Iterable[str], *, most: int = 3) -> str:
         return f"; did you mean {' or '.join(show(choice) for choice in near)}?"
     if not known:
         return ""
-    shown = ", ".join(_printable(choice, 60) for choice in known[:32])
+    shown = ", ".join(printable(choice, most=60) for choice in known[:32])
     return f"; choose from {shown}" + (", ..." if len(known) > 32 else "")
-
-
-def _pieces(value: Any, most: int) -> Iterator[str]:
-    if value is None or isinstance(value, bool):
-        yield json.dumps(value)
-    elif isinstance(value, str):
-        yield repr(value[: most + 1])
-    elif isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:  # Python refuses to spell the longest
-        yield f"a number of more than {MAX_DIGITS} digits"
-    elif isinstance(value, Mapping | list | tuple):
-        opening, closing = ("{", "}") if isinstance(value, Mapping) else ("[", "]")
-        yield opening
-        for number, entry in enumerate(value):
-            yield ", " if number else ""
-            yield from _pieces(entry, most)
-            if isinstance(value, Mapping):
-                yield ": "
-                yield from _pieces(value[entry], most)
-        yield closing
-    else:
-        yield _printable(" ".join(repr(value).split()), most + 1)
-
-
-def _printable(text: str, most: int) -> str:
-    """Returns `text` without line breaks, control characters and what no terminal can show, cut to `most` characters."""
-    start = text if len(text) <= most else f"{text[: most - 3]}..."
-    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in start)

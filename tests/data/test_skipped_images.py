@@ -3,6 +3,8 @@
 import errno
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import RandomCrop
 
+import mutual.data.loading
 from mutual.data import ImageError, build_data, to_inputs
+from mutual.data.loading import TransformError
 from mutual.data.plan import epoch_order
 from mutual.recipe import Data
 
@@ -70,6 +75,16 @@ def test_the_next_readable_image_of_the_epochs_order_stands_in_with_its_own_labe
             assert round(images[place].mean().item() * 255) == taken * 4
             assert labels[place] == taken // 10
             assert (taken != index) == (index in BAD)
+
+
+def test_an_epochs_order_is_drawn_once_for_all_its_bad_images(root, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(mutual.data.loading, "epoch_order", lambda *sizes, **of: drawn.append(of["epoch"]) or epoch_order(*sizes, **of))
+    data = module(root)
+    for epoch in (4, 5):
+        list(data.train_windows(epoch, world_size=1, rank=0, accumulate=1))
+        assert data.take_bad_images()["train"].keys() == {data._train._split.name(index) for index in BAD}
+    assert drawn == [4, 5]
 
 
 @pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4}, {"cutmix": 1.0}])
@@ -142,11 +157,70 @@ def test_an_image_that_the_transforms_do_not_take_is_named(tmp_path):
     for part in ("train", "val"):
         (tmp_path / part / "a").mkdir(parents=True)
         Image.new("L", (60_000, 1)).save(tmp_path / part / "a" / "strip.png")
-    with pytest.raises(ImageError, match=r"train/a/strip.png .* 60,000 x 1 pixels; with its shorter side brought to 64"):
+    with pytest.raises(ValueError, match=r"train/a/strip.png: .* 60,000 x 1 pixels; with its shorter side brought to 64"):
         module(tmp_path, image_size=64, augment=None, on_bad_image="error")
     crop = [{"name": "random_crop", "size": 8, "padding": 0}]
-    with pytest.raises(ImageError, match=r"train/a/strip.png .*the transforms do not take its 60000 x 1 pixels: "):
+    with pytest.raises(ValueError, match=r"train/a/strip.png: the transforms do not take its 60000 x 1 pixels: "):
         module(tmp_path, augment=crop, preprocess=["resize"], on_bad_image="error")
+
+
+PADDED = {"augment": [{"name": "random_crop", "size": 8, "padding": 4, "padding_mode": "reflect"}]}
+
+
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("augment", "reason"),
+    [(PADDED, "[Pp]adding size should be less"), ({"augment": [{"name": "random_crop", "size": 8, "padding": 0}]}, "crop size")],
+)
+def test_a_transform_that_fails_in_an_epoch_is_told_with_file_and_epoch(root, tmp_path, workers, augment, reason, on_bad_image):
+    shutil.copytree(root, tmp_path / "data")
+    Image.new("L", (3, 3)).save(tmp_path / "data" / "train" / "class1" / "15.png")
+    data = module(tmp_path / "data", workers=workers, on_bad_image="skip", **augment)
+    data._spec = data._spec.model_copy(update={"on_bad_image": on_bad_image})
+    with pytest.raises(TransformError) as caught:
+        list(data.train_windows(4, world_size=1, rank=0, accumulate=1))
+    data.close()
+    assert re.search(
+        rf"train/class1/15.png: the transforms do not take its 3 x 3 pixels: .*{reason}.* \(epoch 5\); "
+        "add a resize before it, or take the image out$",
+        str(caught.value),
+    )
+    assert "data.check" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_where_images_are_skipped_already_it_is_not_proposed(root, tmp_path):
+    shutil.copytree(root, tmp_path / "data")
+    data = module(tmp_path / "data")
+    for path in (tmp_path / "data" / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(ImageError, match=r"nor can the 29 images .*\(epoch 1; mend it or take it out, .*data.check` finds all") as caught:
+        list(data.train_windows(0, world_size=1, rank=0, accumulate=1))
+    assert "on_bad_image" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_little_memory_for_a_transform_is_the_machines_fault(root, workers, monkeypatch):
+    data = module(root, workers=workers)
+
+    def exhausted(image):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(data._train._transforms, "drawn", exhausted)
+    with pytest.raises(OSError, match="not enough memory") as caught:
+        list(data.train_windows(0, world_size=1, rank=0, accumulate=1))
+    assert caught.value.errno == errno.ENOMEM
+    data.close()
+
+
+def test_an_error_without_a_message_is_told_too(root, monkeypatch):
+    def silent(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(RandomCrop, "transform", silent)
+    with pytest.raises(ValueError, match=r"augment cannot be applied to the first image: .*: RuntimeError"):
+        module(root)
 
 
 # --- worker processes

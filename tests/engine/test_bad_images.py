@@ -134,12 +134,17 @@ def test_skipped_images_are_named_once_and_counted_and_left_out_of_the_scores(tm
 
 
 def test_a_run_goes_on_with_skip_where_an_unreadable_image_ended_it(tmp_path):
-    """One that turned up in the second epoch, say."""
-    root = dataset(tmp_path)
+    last = epoch_order(TRAIN, seed=0, epoch=0)[-1]
+    root = dataset(tmp_path, bad=[last])
     file = recipe_of(root, tmp_path, epochs=1)
-    run("mutual.train", file)
-    (root / "train" / "class0" / "05.png").write_bytes(b"")
-    run("mutual.train", file, "--resume", "data.on_bad_image=skip")
+    ended = run("mutual.train", file, "checkpoint.every_steps=1", expect=2)
+    assert f"{last:02}.png is no image that can be read" in ended.stderr
+    steps = sorted(int(place.name.partition("_")[2]) for place in (tmp_path / "tiny" / "checkpoints").glob("step_*"))
+    assert steps[-1] == TRAIN // 4 - 1, "all but the last update were done"
+    done = run("mutual.train", file, "--resume", "data.on_bad_image=skip")
+    assert f"{last:02}.png is no image that can be read" in done.stdout
+    assert "epoch 1: 1 training images could not be read" in done.stdout
+    assert weights(tmp_path).keys() == {"a", "b"}
 
 
 def test_predict_names_the_bad_file_and_passes_over_hidden_ones(tmp_path):

@@ -1,6 +1,7 @@
 """The group: peers, the edges between them, and the world of processes they live in."""
 
-from mutual.group.build import agreed, build_group, create_peer_model
+from mutual.group.agreement import agreed
+from mutual.group.build import build_group, create_peer_model
 from mutual.group.edges import Edge, expand, objective_names
 from mutual.group.exchange import Exchange
 from mutual.group.group import Group, GroupOutput, Moment, joined

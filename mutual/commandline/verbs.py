@@ -11,9 +11,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from mutual.commandline.errors import RunError
 from mutual.commandline.failures import LOST, FailureMonitor, end_process, end_workers
-from mutual.recipe import allow_any_name
+from mutual.recipe import InputError, RunError, allow_any_name
 
 _PATHS = {
     errno.ENOTDIR: "a file stands in a folder's place; move it away or give another path",
@@ -92,8 +91,6 @@ def _told(error: BaseException, *, resumes: bool) -> tuple[str, int] | None:
     again = "; go on with --resume" if resumes else ""
     if isinstance(error, KeyboardInterrupt):
         return (f"interrupted at once; the last checkpoint, if there is one, stands{again}" if resumes else "interrupted"), 1
-    from mutual.recipe import InputError  # not before the verb, so that an interrupt finds us ready
-
     if isinstance(error, InputError):
         return str(error), 2
     if isinstance(error, RunError):

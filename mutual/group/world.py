@@ -69,7 +69,7 @@ class World:
     def teams(self, members: Sequence[Sequence[int]]) -> list[World | None]:
         """Returns a world for each list of ranks that this process is in, else None; every process must call it, with the same lists.
 
-        A list of one rank, too, is a process group of its own.
+        A list of one rank, too, is a process group of its own: a user's model may have SyncBatchNorm, which takes None for all processes.
         """
         made: dict[tuple[int, ...], dist.ProcessGroup | None] = {tuple(range(self.size)): self.team}
         for ranks in map(tuple, members):

@@ -14,8 +14,8 @@ import torch
 import yaml
 from support import ROOT, command, environment, run, tiny_document
 
-from mutual.commandline import RunError, run_verb
-from mutual.recipe import InputError
+from mutual.commandline import run_verb
+from mutual.recipe import InputError, RunError
 
 VERBS = ["train", "evaluate", "predict", "export", "bench"]
 

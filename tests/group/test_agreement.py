@@ -33,7 +33,7 @@ def outcomes(*makes):
     def outcome(rank):
         try:
             return agreed(Threads(rank, meeting, values), makes[rank])
-        except Exception as error:
+        except (InputError, OSError, threading.BrokenBarrierError) as error:
             return error
 
     with ThreadPoolExecutor(2) as pool:

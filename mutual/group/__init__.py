@@ -11,7 +11,7 @@ from mutual.group.probing import unfit
 from mutual.group.routes import Routes
 from mutual.group.taps import Outputs, TappedModel
 from mutual.group.tensors import flatten, float_buffers, unflatten_
-from mutual.group.world import StopPoll, Store, World, divide_launch, launch_store, leave, lost_connection
+from mutual.group.world import StopPoll, Store, World, divide_launch, launch_store, leave, lost_connection, meet
 
 __all__ = [
     "Edge",
@@ -41,6 +41,7 @@ __all__ = [
     "launch_store",
     "leave",
     "lost_connection",
+    "meet",
     "objective_names",
     "parallel",
     "replicated",

@@ -94,3 +94,18 @@ def test_a_diverged_run_is_told_once(tmp_path):
     assert "not finite" in lines[0]
     assert "rank" not in lines[0]
     assert exit_codes(stderr) == {"1"}
+
+
+def test_an_end_that_all_have_waits_for_the_slowest_to_close_its_files(tmp_path):
+    stderr, lines, _ = launched(tmp_path, "peers.a.model=support:poisoned", module="rank_faults", fault="slow close")
+    assert (tmp_path / "moment").exists(), "rank 0 came to the end of it"
+    assert len(lines) == 1, stderr
+    assert "not finite" in lines[0]
+    assert "rank" not in lines[0]
+    assert exit_codes(stderr) == {"1"}
+
+
+def test_a_main_process_whose_output_is_not_read_ends_all(tmp_path):
+    stderr, lines, _ = launched(tmp_path, module="rank_faults", fault="no reader")
+    assert lines == [f"mutual: rank 0 on {os.uname().nodename}: the reader of the output has ended"], stderr
+    assert str(ROOT / "mutual") not in stderr, "no traceback but the launcher's own"

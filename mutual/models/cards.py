@@ -28,7 +28,7 @@ from torch import nn
 
 from mutual.models.factories import is_factory_name
 from mutual.models.loading import load_weights
-from mutual.models.reading import DIGEST, UNREADABLE, check_file, digest_of, reason_of
+from mutual.models.reading import DIGEST, UNREADABLE, check_file, digest_of, is_shortage, reason_of
 from mutual.models.zoo import create_model, is_in_zoo
 from mutual.recipe import InputError
 
@@ -171,6 +171,8 @@ def read_card(path: str | Path) -> ModelCard | None:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except UNREADABLE as error:
+        if is_shortage(error, Path(path)):
+            raise
         raise ValueError(f"{path} is no whole safetensors file ({reason_of(error)})") from error
     if _CARD not in metadata:
         return None

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mutual.commandline import run_verb, say
+from mutual.recipe import load_recipe
 
 if TYPE_CHECKING:
     from mutual.engine import Cost, Forecast
@@ -43,8 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give at least one recipe")
 
     def verb() -> None:
-        from mutual.recipe import load_recipe
-
         recipes = [load_recipe(path, overrides) for path in paths]
         from mutual.engine import Link, compare, forecast, json_text
 

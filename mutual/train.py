@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from mutual.commandline import run_verb, say
+from mutual.recipe import load_recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,8 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def verb() -> None:
         begun = time.perf_counter()
-        from mutual.recipe import load_recipe
-
         recipe = load_recipe(options.recipe, options.overrides)
         from mutual.engine import fit  # torch takes seconds to import, and a wrong recipe is told without
 

@@ -1,4 +1,4 @@
-"""`mutual.train` in which rank 1 alone has a fault: its recipe or its data are not there, or its model raises; the moment is noted."""
+"""`mutual.train` in which rank 1 lacks its recipe or data, or its model raises; or rank 0 closes slowly, or has no reader."""
 
 import os
 import signal
@@ -48,11 +48,37 @@ def faulty(num_classes, in_channels):
     return Faulty(num_classes, in_channels)
 
 
+def end_reader():
+    """Makes of stdout a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.dup2(writing, sys.stdout.fileno())
+    os.close(writing)
+    os.close(reading)
+
+
+def close_slowly():
+    """Lets rank 0 take longer to close its files than the others wait for a process that has failed; the moment is that of its end."""
+    from mutual.engine.tracking import Tracker
+
+    close = Tracker.close
+
+    def closing(tracker):
+        time.sleep(4)
+        close(tracker)
+        note_the_moment()
+
+    Tracker.close = closing
+
+
 if __name__ == "__main__":
     from mutual.train import main
 
     arguments = sys.argv[1:]
-    if on_rank_1():
+    if os.environ["FAULT"] == "slow close" and not on_rank_1():
+        close_slowly()
+    if os.environ["FAULT"] == "no reader" and not on_rank_1():
+        end_reader()
+    if on_rank_1() and os.environ["FAULT"] in ("recipe", "data"):
         note_the_moment()
         match os.environ["FAULT"]:
             case "recipe":

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from mutual.commandline.errors import RunError
 from mutual.commandline.failures import LOST, FailureMonitor, end_process, end_workers
-from mutual.recipe import allow_any_name, first_line, printable, printable_lines
+from mutual.recipe import InputError, RunError, allow_any_name, first_line, printable, printable_lines
 
 _PATHS = {
     errno.ENOTDIR: "a file stands in a folder's place; move it away or give another path",
@@ -40,6 +41,9 @@ _MACHINE = {
 _LESS_MEMORY = "take a smaller data.batch_size (and train.accumulate), a smaller model or precision bf16"
 
 
+_UNREAD = "the reader of the output has ended"
+
+
 def run_verb(verb: Callable[[], None], *, resumes: bool = False) -> int:
     """Runs `verb` and returns its exit code: 0 done, 2 the user's input is wrong, 1 stopped, diverged or the machine's fault.
 
@@ -54,14 +58,16 @@ def run_verb(verb: Callable[[], None], *, resumes: bool = False) -> int:
         monitor = FailureMonitor.of_launch()
         verb()
         _leave()
-    except BrokenPipeError:  # the reader of our output, `head` say, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (Exception, KeyboardInterrupt) as error:
-        told = _told(error, resumes=resumes)
+        unread = isinstance(error, BrokenPipeError) and _is_unread()
+        if unread:  # what is still to be flushed goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        told = (_UNREAD, 1) if unread else _told(error, resumes=resumes)
         if monitor is not None:
             _fail(monitor, error, told)
         end_workers()
+        if unread:  # by `head` say, and one process says no more of it than other programs do
+            return 1
         if told is None:
             raise
         message, code = told
@@ -83,8 +89,23 @@ def _fail(monitor: FailureMonitor, error: BaseException, told: tuple[str, int] |
     """Ends this process, one of several, after the others were told why."""
     for number in (signal.SIGINT, signal.SIGTERM):  # of a launcher that ends all as soon as one has ended
         signal.signal(number, signal.SIG_IGN)
+    if isinstance(error, RunError):  # all have it, and the slowest of them comes to its end before the others go
+        with suppress(RuntimeError):  # one of them has gone nevertheless
+            from mutual.group import meet  # torch takes seconds to import, and one process may not need it
+
+            meet()
     message, code = told if told is not None else ("".join(traceback.format_exception(error)).rstrip(), 1)
     end_process(monitor.report(message, code))
+
+
+def _is_unread() -> bool:
+    """Returns True where stdout leads to another process that no longer reads."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)  # errors and hang-ups are reported whatever is asked for
+    except (OSError, ValueError):  # no file of the system
+        return False
+    return bool(poll.poll(0))
 
 
 def _told(error: BaseException, *, resumes: bool) -> tuple[str, int] | None:
@@ -92,8 +113,6 @@ def _told(error: BaseException, *, resumes: bool) -> tuple[str, int] | None:
     again = "; go on with --resume" if resumes else ""
     if isinstance(error, KeyboardInterrupt):
         return (f"interrupted at once; the last checkpoint, if there is one, stands{again}" if resumes else "interrupted"), 1
-    from mutual.recipe import InputError  # not before the verb, so that an interrupt finds us ready
-
     if isinstance(error, InputError):
         return str(error), 2
     if isinstance(error, RunError):

@@ -84,12 +84,16 @@ def _build(recipe: Recipe, environment: Environment, folder: RunFolder, *, resum
     files = chosen_checkpoint(folder, world) if resume else None
     if files is not None:
         trainer.resume(files)
+    notes = environment_notes(world)
+
+    def begin() -> None:
+        if world.is_main:
+            if not resume:
+                folder.clear()
+            folder.begin(recipe, notes)
+
     world.barrier()
-    if world.is_main:
-        if not resume:
-            folder.clear()
-        folder.begin(recipe, environment_notes(world))
-    world.barrier()
+    agreed(world, begin)
     trainer.open_tracker()
     if world.is_main:
         for (name, path), size in group.exchange.routes.raw_maps.items():

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mutual.commandline import RunError
 from mutual.group import Edge, GroupOutput, World
+from mutual.recipe import RunError
 
 _NEVER = torch.iinfo(torch.int64).max
 

@@ -6,7 +6,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from mutual.commandline import RunError
+from mutual.recipe import RunError
 
 
 class StoppedError(RunError):

@@ -1,6 +1,7 @@
 """The group: peers, the edges between them, and the world of processes they live in."""
 
-from mutual.group.build import agreed, build_group, create_peer_model
+from mutual.group.agreement import agreed
+from mutual.group.build import build_group, create_peer_model
 from mutual.group.edges import Edge, expand, objective_names
 from mutual.group.exchange import Exchange
 from mutual.group.group import Group, GroupOutput, Moment, joined
@@ -10,7 +11,7 @@ from mutual.group.probing import unfit
 from mutual.group.routes import Routes
 from mutual.group.taps import Outputs, TappedModel
 from mutual.group.tensors import flatten, float_buffers, unflatten_
-from mutual.group.world import StopPoll, Store, World, divide_launch, launch_store, leave, lost_connection
+from mutual.group.world import StopPoll, Store, World, divide_launch, launch_store, leave, lost_connection, meet
 
 __all__ = [
     "Edge",
@@ -40,6 +41,7 @@ __all__ = [
     "launch_store",
     "leave",
     "lost_connection",
+    "meet",
     "objective_names",
     "parallel",
     "replicated",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
+from mutual.group.agreement import agreed
 from mutual.group.edges import Edge, Form, Reading, definition_of, expand, tap_paths
 from mutual.group.exchange import Exchange
 from mutual.group.fitting import fit_loss, forms_of, read_forms
@@ -24,9 +25,7 @@ from mutual.group.taps import TappedModel, find_module
 from mutual.group.world import World
 from mutual.models import class_columns, create_model, load_weights, read_card
 from mutual.objectives import Loss
-from mutual.recipe import EMA, LOGITS, Fault, InputError, Recipe, RecipeError, derive_seed, peer_of
-
-_T = TypeVar("_T")
+from mutual.recipe import EMA, LOGITS, Recipe, derive_seed, peer_of
 
 
 def build_group(
@@ -76,24 +75,6 @@ def build_group(
         lesson_exchange=Exchange(lesson_routes, world),
         score_exchange=Exchange(score_routes, world),
     )
-
-
-def agreed(world: World, make: Callable[[], _T]) -> list[_T]:
-    """Returns what `make` gave on every process, as JSON values; where it fails on one, all raise that one's error.
-
-    Raises:
-        RecipeError: what `make` raised, here or elsewhere.
-    """
-    made, fault = None, ""
-    try:
-        made = make()
-    except InputError as error:
-        fault = str(error)
-    answers = world.gather_json([made, fault])
-    for _, message in answers:
-        if message:
-            raise RecipeError([Fault("", message)])
-    return [answer for answer, _ in answers]
 
 
 def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channels: int) -> nn.Module:

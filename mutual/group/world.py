@@ -23,23 +23,9 @@ from torch.distributed.distributed_c10d import Store as Store
 from torch.nn.parallel import DistributedDataParallel
 
 from mutual.group.tensors import flatten, float_buffers, unflatten_
+from mutual.group.traffic import Traffic
 
 _JOB = "MUTUAL_JOB"
-
-
-@dataclass
-class Traffic:
-    """What a process has sent, and how many collectives it has come to.
-
-    Attributes:
-        gradient_bytes: sent to average gradients, as a ring all-reduce of what was reduced sends them.
-        world_calls: collectives of all processes; the same on each of them at the same point of the program.
-        team_calls: since the last of these, collectives of a part of the processes, and messages.
-    """
-
-    gradient_bytes: float = 0.0
-    world_calls: int = 0
-    team_calls: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +55,7 @@ class World:
     def teams(self, members: Sequence[Sequence[int]]) -> list[World | None]:
         """Returns a world for each list of ranks that this process is in, else None; every process must call it, with the same lists.
 
-        A list of one rank, too, is a process group of its own.
+        A list of one rank, too, is a process group of its own: a user's model may have SyncBatchNorm, which takes None for all processes.
         """
         made: dict[tuple[int, ...], dist.ProcessGroup | None] = {tuple(range(self.size)): self.team}
         for ranks in map(tuple, members):
@@ -284,13 +270,20 @@ def divide_launch(name: str, *, rank: int, size: int, timeout: float) -> None:
     os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(size), _JOB: name})
 
 
+def meet() -> bool:
+    """Waits for the other processes; returns False where this one has joined none."""
+    joined = dist.is_available() and dist.is_initialized()
+    if joined:
+        dist.barrier()
+    return joined
+
+
 def leave() -> None:
     """Ends this process' part in the group of processes, after waiting for the others; does nothing where there is none.
 
     Without it, a process that exits first makes the others abort.
     """
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
+    if meet():
         dist.destroy_process_group()
 
 

@@ -28,7 +28,7 @@ from torch import nn
 
 from mutual.models.factories import is_factory_name
 from mutual.models.loading import load_weights
-from mutual.models.reading import CARD, UNREADABLE, check_file, digest_of
+from mutual.models.reading import CARD, UNREADABLE, check_file, digest_of, is_shortage
 from mutual.models.zoo import create_model, is_in_zoo
 from mutual.recipe import InputError, first_line
 
@@ -170,6 +170,8 @@ def read_card(path: str | Path) -> ModelCard | None:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except UNREADABLE as error:
+        if is_shortage(error, Path(path)):
+            raise
         raise ValueError(f"{path} is no whole safetensors file ({first_line(error)})") from error
     if CARD not in metadata:
         return None

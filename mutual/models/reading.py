@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import mmap
 import pickle
 import re
 import struct
@@ -39,10 +41,10 @@ UNREADABLE = (
     AssertionError,
     ArithmeticError,
     ImportError,
-    MemoryError,
 )
-"""What the readers raise at files that are damaged or of another kind."""
-_SPEAKING = (RuntimeError, ValueError, OSError, zipfile.BadZipFile, MemoryError)
+"""What the readers raise at files that are damaged or of another kind; and see `is_shortage`."""
+_SHORTAGES = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE)
+_SPEAKING = (RuntimeError, ValueError, OSError, zipfile.BadZipFile)
 """Those of them whose message says something to who reads it."""
 
 
@@ -51,26 +53,43 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ValueError: the file is missing or unreadable, or holds no tensors by name; one line says which.
+        OSError, MemoryError, RuntimeError: the disk does not answer, or the machine lacks memory; that says nothing of the file.
     """
     check_file(path)
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
 
 
 def check_file(path: Path) -> None:
-    """Raises a ValueError where `path` is no file; where there is nothing it lists the files beside it."""
+    """Raises a ValueError where `path` is no file that can be read; where there is nothing it lists the files beside it.
+
+    An OSError that says nothing of the file goes up as it is: safetensors would call it a file that does not exist.
+    """
     try:
         if path.is_file():
-            if path.stat().st_size == 0:
-                raise ValueError(f"{path} is empty")
+            with path.open("rb") as file:
+                if not file.read(1):
+                    raise ValueError(f"{path} is empty")
             return
         if path.exists():
             raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; give a weights file")
         near = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:5] if path.parent.is_dir() else []
     except OSError as error:
+        if is_shortage(error, path):
+            raise
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     raise ValueError(
         f"no weights file {path}" + (f"; the folder holds {', '.join(near)}" if near else "; train that peer first, or give another path")
     )
+
+
+def is_shortage(error: BaseException, path: Path) -> bool:
+    """Returns True for what a reader of `path` raises where the disk does not answer or the machine lacks what the file rightly needs."""
+    if isinstance(error, OSError):
+        return error.errno in _SHORTAGES
+    wanted = (
+        re.search(r"can't allocate memory.*tried to allocate (\d+)", str(error), re.DOTALL) if isinstance(error, RuntimeError) else None
+    )
+    return wanted is not None and int(wanted[1]) <= path.stat().st_size  # a damaged file may ask for more than it holds
 
 
 def digest_of(tensors: Mapping[str, Tensor], card: str) -> str:
@@ -88,6 +107,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             metadata = file.metadata() or {}
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except UNREADABLE as error:
+        if is_shortage(error, path):
+            raise
         raise ValueError(f"{path} is no whole safetensors file ({first_line(error)})") from error
     digest, newline, card = metadata.get(CARD, "").rpartition("\n")
     if newline and digest != digest_of(tensors, card):
@@ -98,9 +119,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         _check_archive(path)
-        with torch.serialization.safe_globals(list(_PLACEHOLDERS)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+            torch.serialization.safe_globals(list(_PLACEHOLDERS)),
+        ):
+            _check_pickle(whole)
+            # of the older format from memory, where a text cannot be read that is longer than the file
+            content = torch.load(path if zipfile.is_zipfile(path) else whole, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
+        if is_shortage(error, path):
+            raise
         raise ValueError(f"{path} is no torch checkpoint of plain tensors ({_why(error)})") from error
     for _ in range(_DEEPEST):
         nests = [key for key in _NESTS if isinstance(content, dict) and isinstance(content.get(key), dict)]
@@ -125,11 +154,18 @@ def _check_archive(path: Path) -> None:
         entries = archive.infolist()
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):
             raise ValueError("it is a TorchScript program; save the model's state_dict() instead")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("its contents are larger than the file; torch.save compresses nothing")
+        compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its contents are compressed, or larger than the file; torch.save compresses nothing")
         altered = [entry.filename for entry in entries if not _is_whole(archive, entry)]
     if altered and len(altered) < len(entries):  # torch itself does not compare checksums; with an option of it torch.save writes none
         raise ValueError(f"{altered[0]} in it was altered: its checksum is another")
+
+
+def _check_pickle(whole: mmap.mmap) -> None:
+    """Refuses what asks for memory without holding as much: torch lets a pickle call bytearray with any number."""
+    if any(whole.find(b"c%s\nbytearray\n" % module) >= 0 for module in (b"builtins", b"__builtin__")):
+        raise ValueError("it holds a bytearray; save the model's state_dict() alone")
 
 
 def _is_whole(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:

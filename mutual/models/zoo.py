@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import timm
@@ -78,23 +79,21 @@ def _from_timm(name: str, *, num_classes: int, in_channels: int, pretrained: boo
         near = did_you_mean(name, timm.list_models())
         raise ValueError(f"'timm/{name}' is no model of timm{near}")
 
-    def factory(**arguments: Any) -> nn.Module:
-        model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-        return model
-
-    def fetched(**arguments: Any) -> nn.Module:
-        with _patience():
-            model: nn.Module = timm.create_model(name, pretrained=True, **arguments)
-        return model
-
     arguments = {"num_classes": num_classes, "in_chans": in_channels, **args}
+    initial = partial(_timm_model, name, False)
     if not pretrained:
-        return build(f"timm/{name}", factory, **arguments)
+        return build(f"timm/{name}", initial, **arguments)
     try:
-        return build(f"timm/{name}", fetched, **arguments)
+        return build(f"timm/{name}", partial(_timm_model, name, True), **arguments)
     except ValueError as error:
-        build(f"timm/{name}", factory, **arguments)  # raises where the arguments are wrong, and not the network
+        build(f"timm/{name}", initial, **arguments)  # raises where the arguments are wrong, and not the network
         raise _unfetched(f"timm/{name}", error.__cause__ or error) from error
+
+
+def _timm_model(name: str, pretrained: bool, /, **arguments: Any) -> nn.Module:
+    with _patience():
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+    return model
 
 
 def _from_torchvision(name: str, *, num_classes: int, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:

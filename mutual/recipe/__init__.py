@@ -18,7 +18,7 @@ from mutual.recipe.edges import (
     is_average,
     peer_of,
 )
-from mutual.recipe.errors import Fault, InputError, RecipeError, did_you_mean
+from mutual.recipe.errors import Fault, InputError, RecipeError, RunError, did_you_mean
 from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
 from mutual.recipe.objectives import OBJECTIVES, AnyObjective
 from mutual.recipe.seeds import derive_seed
@@ -50,6 +50,7 @@ __all__ = [
     "Precision",
     "Recipe",
     "RecipeError",
+    "RunError",
     "Schedule",
     "SourcedObjective",
     "Spec",

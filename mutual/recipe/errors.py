@@ -30,6 +30,10 @@ class InputError(ValueError):
     """The user's input is wrong; `str(error)` says in a line what, where and what would be right."""
 
 
+class RunError(RuntimeError):
+    """A run ends early although the user's input is right; `str(error)` says in a line why. All processes raise it at the same point."""
+
+
 class RecipeError(InputError):
     """The user's recipe is wrong; `str(error)` has one line for each fault.
 

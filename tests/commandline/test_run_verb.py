@@ -14,8 +14,8 @@ import torch
 import yaml
 from support import ROOT, command, environment, run, tiny_document
 
-from mutual.commandline import RunError, run_verb
-from mutual.recipe import InputError
+from mutual.commandline import run_verb
+from mutual.recipe import InputError, RunError
 
 VERBS = ["train", "evaluate", "predict", "export", "bench"]
 
@@ -63,6 +63,30 @@ def test_a_place_that_the_command_line_names_is_the_users_to_mend(capsys, monkey
     for path, code in (("/x/name/last", 2), ("/xy", 1)):
         assert run_verb(raised(PermissionError(errno.EACCES, "Permission denied", path))) == code
     capsys.readouterr()
+
+
+def test_output_that_is_not_read_ends_a_verb_without_a_line():
+    """As `| head` does; a pipe to something else that breaks is an error like others."""
+    code = """
+import os, sys
+from mutual.commandline import run_verb, say
+
+def verb():
+    if "reader" in sys.argv:
+        for _ in range(10**6):
+            say("a line")
+    raise BrokenPipeError(32, "Broken pipe")
+
+sys.exit(run_verb(verb))
+"""
+    for word, told in (("reader", ""), ("worker", "mutual: Broken pipe\n")):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, word], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        if word == "reader":
+            process.stdout.close()
+        assert process.wait(timeout=60) == 1
+        assert process.stderr.read() == told
 
 
 def test_what_nobody_expected_keeps_its_traceback():

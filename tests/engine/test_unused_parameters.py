@@ -41,4 +41,4 @@ def test_a_parameter_that_is_used_now_and_then_is_one_line_on_several_processes(
     run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path}", "train.epochs=1")
     done = run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path}", "name=two", "train.epochs=1", processes=2, expect=1)
     assert "uses 2 parameters (body.weight, body.bias) in some forwards only" in done.stderr
-    assert done.stderr.count("Traceback") == 1, "torchrun's own"
+    assert "Traceback" not in done.stderr

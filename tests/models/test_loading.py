@@ -1,9 +1,13 @@
 """Other people's weights files: loaded rightly, or refused in one line; never a hang, and nothing in them runs."""
 
 import argparse
+import errno
 import os
 import pathlib
+import pickle
 import random
+import subprocess
+import sys
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
@@ -11,9 +15,10 @@ from collections import Counter, OrderedDict
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from mutual.models import ModelCard, create_model, load_weights, model_bytes
+from mutual.models import ModelCard, create_model, load_weights, model_bytes, read_card
 from mutual.models.reading import read_state
 
 
@@ -148,6 +153,89 @@ def test_programs_and_bombs_are_one_line(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb/data.pkl", bytes(10**7))
     refused(tmp_path / "bomb.pt", "larger than the file")
+
+
+class Huge:
+    """Asks for more memory than there is when it is unpickled."""
+
+    def __reduce__(self):
+        return bytearray, (2**50,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_small_file_that_asks_for_much_memory_is_one_line(tmp_path, zipped):
+    torch.save({**STATE, "huge": Huge()}, tmp_path / "net.pt", _use_new_zipfile_serialization=zipped)
+    refused(tmp_path / "net.pt", "it holds a bytearray")
+
+
+def test_a_text_that_is_longer_than_its_file_takes_no_memory(tmp_path):
+    """Under a limit of memory, as the file's word for it is 4 GB."""
+    head = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {"little_endian": True}]
+    text = b"\x80\x02X" + (2**32 - 1).to_bytes(4, "little") + b"abc."
+    (tmp_path / "net.pt").write_bytes(b"".join(pickle.dumps(each, 2) for each in head) + text)
+    code = f"""
+import pathlib, resource
+from mutual.models.reading import read_state
+used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+read_state(pathlib.Path({str(tmp_path / "net.pt")!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "is no torch checkpoint of plain tensors" in done.stderr.splitlines()[-1]
+
+
+SHORTAGES = [
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.EMFILE, "Too many open files"),
+    MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1000 bytes. Error code 12"),
+]
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: str(error)[:12])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_says_nothing_of_the_file_goes_up_as_it_is(tmp_path, monkeypatch, error, suffix):
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".pt":
+        torch.save(STATE, path)
+    else:
+        save_file(STATE, path)
+
+    def fail(*_arguments, **_options):
+        raise error
+
+    for place in ("torch.load", "safetensors.torch.load_file", "mutual.models.cards.safe_open"):
+        monkeypatch.setattr(place, fail)
+    for read in (read_state, read_card) if suffix == ".safetensors" else (read_state,):
+        with pytest.raises(type(error)) as caught:
+            read(path)
+        assert caught.value is error
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_file_that_cannot_be_opened_for_want_of_descriptors_is_not_called_missing(tmp_path, monkeypatch, suffix):
+    path, opened = tmp_path / f"net{suffix}", pathlib.Path.open
+    path.write_bytes(b"anything")
+    scarce = OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    def fail(self, *arguments, **options):
+        if self == path:
+            raise scarce
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(pathlib.Path, "open", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        read_state(path)
+
+
+def test_memory_that_a_file_asks_for_beyond_its_size_is_its_own_fault(tmp_path, monkeypatch):
+    torch.save(STATE, tmp_path / "net.pt")
+
+    def fail(*_arguments, **_options):
+        torch.zeros(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("torch.load", fail)
+    refused(tmp_path / "net.pt", "is no torch checkpoint of plain tensors")
 
 
 def test_what_is_no_regular_file_is_one_line_and_does_not_hang(tmp_path):

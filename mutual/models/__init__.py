@@ -3,6 +3,7 @@
 from mutual.models.cards import ModelCard, architecture_args, model_bytes, read_card, read_model
 from mutual.models.classes import class_columns
 from mutual.models.loading import load_weights
+from mutual.models.reading import reason_of
 from mutual.models.zoo import MODELS, create_model
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "model_bytes",
     "read_card",
     "read_model",
+    "reason_of",
 ]

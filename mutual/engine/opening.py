@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mutual.data import DataModule, data_changes
-from mutual.engine.folder import RunFolder
+from mutual.engine.folder import RECIPE, RunFolder
 from mutual.engine.lock import locked
 from mutual.engine.resolving import resolved
 from mutual.group import World, agreed
@@ -52,9 +52,11 @@ def resumed_recipe(folder: RunFolder, recipe: Recipe, world: World, *, resume: b
         if not world.is_main:
             return None
         if not (resume or overwrite) and folder.holds_run():
-            what = "a checkpoint" if folder.checkpoints().paths() else "trained weights"
+            what = "a checkpoint" if folder.checkpoints().resumable() else "trained weights"
             raise InputError(f"{folder.path} holds {what}; add --resume to go on, --overwrite to start anew, or give another name=...")
-        if not resume or not folder.checkpoints().paths():
+        # where weights are left without a checkpoint, what is trained anew in their place must be the same run
+        left = folder.checkpoints().resumable() or (folder.holds_run() and (folder.path / RECIPE).exists())
+        if not resume or not left:
             return None
         begun = folder.recipe()
         _check_same(resolved(recipe, begun), begun)
@@ -74,12 +76,12 @@ def chosen_checkpoint(folder: RunFolder, world: World) -> dict[str, bytes] | Non
         InputError: a process holds other checkpoints than the main one, or all are damaged; the line says which.
     """
     checkpoints = folder.checkpoints()
-    views = agreed(world, lambda: (socket.gethostname(), checkpoints.listing()))
-    for rank, (host, listing) in enumerate(views):
+    views = agreed(world, lambda: (socket.gethostname(), str(checkpoints.folder), checkpoints.listing()))
+    for rank, (host, place, listing) in enumerate(views):
         for name, digest in listing.items():
-            if views[0][1].get(name) != digest:
+            if views[0][2].get(name) != digest:
                 raise InputError(
-                    f"{checkpoints.folder / name} on rank {rank} ({host}) is not what rank 0 ({views[0][0]}) holds; start rank 0 where the "
+                    f"{place}/{name} on rank {rank} ({host}) is not what rank 0 ({views[0][0]}) holds; start rank 0 where the "
                     "newest checkpoint is, or take this folder away"
                 )
     checkpoint = None
@@ -92,7 +94,7 @@ def chosen_checkpoint(folder: RunFolder, world: World) -> dict[str, bytes] | Non
     names = agreed(world, read)[0]
     if names is None:
         return None
-    return {name: world.broadcast_bytes(b"" if checkpoint is None else checkpoint.files[name], source=0) for name in names}
+    return {name: world.broadcast_bytes(None if checkpoint is None else checkpoint.files[name]) for name in names}
 
 
 def _check_same(recipe: Recipe, trained: Recipe) -> None:

@@ -56,6 +56,10 @@ class Checkpoints:
         """Returns the folders of all checkpoints, whole or not, oldest first."""
         return _folders(self.folder, "")
 
+    def resumable(self) -> list[Path]:
+        """Returns, oldest first, `paths` and those that were moved aside for a rewrite, which count where it did not get to its end."""
+        return sorted([*_folders(self.folder, REPLACED), *self.paths()], key=_step)
+
     def written(self) -> list[Path]:
         """Returns the files of all checkpoints, of unfinished ones and of those that were moved aside."""
         return [file for prefix in ("", UNFINISHED, REPLACED) for file in _files_in(self.folder, prefix)]
@@ -72,8 +76,7 @@ class Checkpoints:
             InputError: there are checkpoints, and all are damaged.
             OSError: the disk does not answer; that says nothing of the checkpoint.
         """
-        # one that was moved aside for a rewrite counts where the rewrite did not get to its end
-        paths = sorted([*_folders(self.folder, REPLACED), *self.paths()], key=_step)
+        paths = self.resumable()
         for path in reversed(paths):
             try:
                 checkpoint = read_checkpoint(path)

@@ -61,10 +61,12 @@ def remove(paths: Iterable[Path], *, root: Path) -> None:
     Links are removed, not followed. What is not named stays, and so does its folder.
 
     Raises:
-        InputError: `root` does not carry our mark.
+        InputError: `root` does not carry our mark, or a folder inside it is a link.
     """
     if not (root / MARK).is_file():
         raise InputError(f"{root} does not carry the mark of a run ({MARK}): nothing in it is removed")
+    paths = list(paths)
+    check_no_links((path.parent for path in paths), root=root)
     parents: dict[Path, None] = {}
     for path in paths:
         if path.is_symlink() or path.is_file():
@@ -78,6 +80,20 @@ def remove(paths: Iterable[Path], *, root: Path) -> None:
 def sha256(content: bytes) -> str:
     """Returns the checksum by which files are known, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def check_no_links(folders: Iterable[Path], *, root: Path) -> None:
+    """Refuses folders inside the run folder `root` that are links: what they hold may be another run's.
+
+    Raises:
+        InputError: one is; the line says where it leads.
+    """
+    for folder in dict.fromkeys(folders):
+        for each in (folder, *folder.parents):
+            if each == root:
+                break
+            if each.is_symlink():
+                raise InputError(f"{each} is a link to {each.readlink()}, which may be another run's; put the folder itself in its place")
 
 
 def unfinished(path: Path) -> Path:
@@ -113,13 +129,18 @@ def _remove_whole(folder: Path, root: Path) -> None:
 
 def _write_synced(path: Path, content: bytes) -> None:
     try:
-        with path.open("wb") as file:
+        with open(path, "wb", opener=_opened) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         error.filename = error.filename or str(path)  # a write that fails does not say where
         raise
+
+
+def _opened(path: str, flags: int) -> int:
+    """Opens a file to be written, but no other through a link that stands in its place."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _sync_folder(path: Path) -> None:

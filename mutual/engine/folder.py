@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.checkpoints import Checkpoints
-from mutual.engine.files import MARK, json_text, remove, sha256, unfinished, write_file
+from mutual.engine.files import MARK, check_no_links, json_text, remove, sha256, unfinished, write_file
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
@@ -71,23 +72,27 @@ class RunFolder:
         return self.path / kind / f"{peer}.safetensors"
 
     def holds_run(self) -> bool:
-        """True where a training has left something that cost time: checkpoints or weights."""
-        return bool(self.checkpoints().paths()) or any(any((self.path / kind).glob("*.safetensors")) for kind in (BEST, LAST))
+        """True where a training has left something that cost time: checkpoints, weights or what was exported of them."""
+        weights = [self.path / kind for kind in (BEST, LAST)]
+        made = [*((folder, ".safetensors") for folder in weights), *((self.export, suffix) for suffix in EXPORT_SUFFIXES.values())]
+        return bool(self.checkpoints().resumable()) or any(any(folder.glob(f"*{suffix}")) for folder, suffix in made)
 
     def check_ours(self) -> None:
-        """Refuses a folder in which there are files of a run's names without our mark beside them.
+        """Refuses a folder in which there are files of a run's names without our mark beside them, or links in the place of folders.
 
         Raises:
             InputError: there are, or the folder is a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, where the run's folder should be; give another name=... or output=...")
-        foreign = [name for name in _PLACES if (self.path / name).exists()]
+        foreign = [name for name in _PLACES if os.path.lexists(self.path / name)]
         if foreign and not (self.path / MARK).exists():
             raise InputError(
                 f"{self.path} holds {', '.join(foreign)} and not the mark of a run ({MARK}), so that they are left alone; "
                 "give another name=... or output=..."
             )
+        places = [self.path / name for name in (BEST, LAST, "export")]
+        check_no_links([*places, self.checkpoints().folder, *self.checkpoints().resumable()], root=self.path)
 
     def clear(self) -> None:
         """Removes what earlier trainings wrote, and nothing else."""
@@ -161,14 +166,25 @@ class RunFolder:
         Raises:
             InputError: it is missing, or another than the run wrote.
         """
-        path = self.weights(kind, peer)
-        try:
-            digest = sha256(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise InputError(f"{path} is missing; resume the run, or take another peer with --peer") from error
-        if digest not in self.read_best().sha256.get(f"{kind}/{peer}", []):
-            raise InputError(f"{path} is damaged: its checksum is not the one in best.json; bring it back, or train anew")
+        path, digest, before = self.weights(kind, peer), self.digest(kind, peer), None
+        while digest and digest not in self.read_best().sha256.get(f"{kind}/{peer}", []):
+            if digest == before:
+                raise InputError(f"{path} is damaged: its checksum is not the one in best.json; bring it back, or train anew")
+            digest, before = self.digest(kind, peer), digest  # a training may have replaced it, and best.json, between the two looks
+        if not digest:
+            raise InputError(f"{path} is missing; resume the run, or take another peer with --peer")
         return path
+
+    def digest(self, kind: str, peer: str) -> str:
+        """Returns the sha256 of the peer's `best` or `last` weights; empty text where they are missing.
+
+        Raises:
+            OSError: they are there and cannot be read.
+        """
+        try:
+            return sha256(self.weights(kind, peer).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return ""
 
     @property
     def _best_file(self) -> Path:

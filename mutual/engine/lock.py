@@ -19,7 +19,8 @@ from pathlib import Path
 
 from mutual.recipe import InputError
 
-LOCK = ".lock"
+LOCK = ".mutual-run.lock"
+"""A name that no other program takes: what stands there is written over, and removed."""
 _HELD: set[Path] = set()
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -58,7 +59,7 @@ def _acquire(path: Path, folder: Path) -> int:
     """Returns the descriptor of the locked file; closing it, or the end of the process, frees the lock."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             _lock(descriptor, folder)
             if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:

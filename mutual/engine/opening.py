@@ -11,7 +11,7 @@ from typing import Any
 
 from mutual.data import DataModule, data_changes
 from mutual.engine.files import sha256
-from mutual.engine.folder import RunFolder
+from mutual.engine.folder import RECIPE, RunFolder
 from mutual.engine.lock import locked
 from mutual.engine.resolving import Launch, resolved
 from mutual.group import World, agreed
@@ -62,9 +62,11 @@ def resumed_recipe(folder: RunFolder, recipe: Recipe, world: World, launch: Laun
         if not world.is_main:
             return None
         if not (resume or overwrite) and folder.holds_run():
-            what = "a checkpoint" if folder.checkpoints().paths() else "trained weights"
+            what = "a checkpoint" if folder.checkpoints().resumable() else "trained weights"
             raise InputError(f"{folder.path} holds {what}; add --resume to go on, --overwrite to start anew, or give another name=...")
-        if not resume or not folder.checkpoints().paths():
+        # where weights are left without a checkpoint, what is trained anew in their place must be the same run
+        left = folder.checkpoints().resumable() or (folder.holds_run() and (folder.path / RECIPE).exists())
+        if not resume or not left:
             return None
         begun = folder.recipe()
         _check_same(resolved(recipe, begun, launch), begun)

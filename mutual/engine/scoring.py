@@ -29,7 +29,7 @@ from mutual.engine.evaluation import ENSEMBLE, Evaluator, Scores
 from mutual.engine.fit import peer_file
 from mutual.engine.folder import RunFolder
 from mutual.models import ModelCard, class_columns, read_model
-from mutual.recipe import InputError, printable
+from mutual.recipe import Data, InputError, Statistics, first_line, printable
 
 ALL = "all"
 _BATCH = 32
@@ -49,17 +49,18 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
     environment = start(recipe)
     world = environment.world
     try:
-        data = build_data(recipe.data, seed=recipe.seed)
+        data = build_data(_as_trained(recipe.data, next(iter(models.values()))[1]), seed=recipe.seed)
     except (ValueError, OSError) as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
     columns: dict[str, Tensor | slice] = {}
     for name, (model, card) in models.items():
-        model.to(world.device)
         try:
             order = class_columns(card.class_names, info.class_names)
+            _check_images(model, card, info)
         except ValueError as error:
             raise recipe.error("data", f"not what peer {name!r} was trained for: {error}") from error
+        model.to(world.device)
         columns[name] = slice(None) if order is None else torch.tensor(order, device=world.device)
     evaluator = Evaluator(list(models), list(models), num_classes=info.num_classes, device=world.device, multi_label=info.multi_label)
 
@@ -74,6 +75,34 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
         data.close()
     SkippedImages(recipe, data, world, part=(world.rank, world.size)).report(partial(warnings.warn, stacklevel=2))
     return scores
+
+
+def _as_trained(data: Data, card: ModelCard) -> Data:
+    """Returns the recipe's data section with the model's image size, channels and normalisation where it leaves these to the data set.
+
+    Other data than those of the training may have others.
+    """
+    channels = data.channels or card.in_channels
+    update: dict[str, object] = {"image_size": data.image_size or card.image_size, "channels": channels}
+    if data.normalize == "auto" and channels == card.in_channels:
+        update["normalize"] = Statistics.model_construct(mean=card.mean, std=card.std)
+    return data.model_copy(update=update)
+
+
+def _check_images(model: nn.Module, card: ModelCard, info: DataInfo) -> None:
+    """Raises a ValueError where the data's images are of a shape that the model does not take."""
+    if info.channels != card.in_channels:
+        raise ValueError(f"its images have {card.in_channels} channels, data.channels is {info.channels}")
+    if info.multi_label != card.multi_label:
+        raise ValueError(f"its images have {'several labels' if card.multi_label else 'one class'} each")
+    if info.image_size != card.image_size:
+        height, width = info.image_size
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, card.in_channels, height, width))
+        except Exception as error:  # a model's own code says in its own way what it does not take
+            size = " x ".join(map(str, card.image_size))
+            raise ValueError(f"its images are of {size} pixels, and {height} x {width} fail ({first_line(error)})") from error
 
 
 def predict_images(

@@ -50,24 +50,27 @@ class BestWeights:
             content = self._courier.bring(name, partial(self._content, name))
             if content is not None:
                 is_better = scores is not None and self._is_better(name, scores[name])
-                self._write({(kind, name): content for kind in ((LAST, BEST) if is_better else (LAST,))})
                 if scores is not None and is_better:
                     self._peers[name] = {"epoch": epoch, **scores[name]}
+                self._write({(kind, name): content for kind in ((LAST, BEST) if is_better else (LAST,))})
         if self._courier.is_main:
             self._write_best({file: [digest] for file, digest in self._sha256.items()})
 
     def check_files(self) -> None:
-        """Looks, when a run is resumed, whether the best weights are still those that were written; to be called after `load_state_dict`.
+        """Looks, when a run is resumed, which best weights are there; to be called after `load_state_dict`.
 
-        A peer that has lost them is told of, and its best begins anew with the next evaluation.
+        Those of an epoch after the checkpoint are taken over with their scores. A peer that has lost its best weights is told of, and
+        its best begins anew with the next evaluation.
         """
-        for name in list(self._peers) if self._courier.is_main else []:
-            try:
-                self._folder.verified(BEST, name)
-            except InputError as error:
-                if not self._is_as_saved(name):
-                    warnings.warn(f"{error}; the best of peer {name!r} is searched anew from the next evaluation on", stacklevel=2)
-                    del self._peers[name]
+        for name in self._recipe.trainable if self._courier.is_main else []:
+            if not (self._is_as_saved(name) or self._take_over(name)):
+                self._sha256.pop(f"{BEST}/{name}", None)
+                if self._peers.pop(name, None) is not None:
+                    path = self._folder.weights(BEST, name)
+                    warnings.warn(
+                        f"{path} is missing or damaged; the best of peer {name!r} is searched anew from the next evaluation on",
+                        stacklevel=2,
+                    )
 
     def state_dict(self) -> dict[str, Any]:
         """Returns every peer's best scores so far, and the digests of the files."""
@@ -90,19 +93,28 @@ class BestWeights:
         """Writes the files; best.json says their new digests before, so that whenever this is cut, each file has one there."""
         before = self._folder.digests()
         self._sha256 |= {f"{kind}/{name}": sha256(content) for (kind, name), content in files.items()}
-        self._write_best(before | {file: list(dict.fromkeys([*before.get(file, []), digest])) for file, digest in self._sha256.items()})
+        self._write_best(before | {file: [*(old for old in before.get(file, []) if old != new), new] for file, new in self._sha256.items()})
         for (kind, name), content in files.items():
             write_file(self._folder.weights(kind, name), content)
 
-    def _write_best(self, sha256: dict[str, list[str]]) -> None:
-        self._folder.write_best(Best(peer=self.best_peer, metric=self._metric, peers=dict(self._peers), sha256=sha256))
+    def _write_best(self, digests: dict[str, list[str]]) -> None:
+        self._folder.write_best(Best(peer=self.best_peer, metric=self._metric, peers=dict(self._peers), sha256=digests))
 
     def _is_as_saved(self, name: str) -> bool:
+        return self._folder.digest(BEST, name) == self._sha256.get(f"{BEST}/{name}", "")
+
+    def _take_over(self, name: str) -> bool:
+        """Takes over what best.json says of a peer's best weights, where the file is the last that it says."""
         try:
-            content = self._folder.weights(BEST, name).read_bytes()
-        except OSError:
+            best = self._folder.read_best()
+        except InputError:
             return False
-        return sha256(content) == self._sha256.get(f"{BEST}/{name}")
+        digest, row = self._folder.digest(BEST, name), best.peers.get(name, {})
+        if best.sha256.get(f"{BEST}/{name}", [""])[-1] != digest or not {"epoch", "nll", self._metric} <= row.keys():
+            return False
+        self._sha256[f"{BEST}/{name}"] = digest
+        self._peers[name] = {key: math.nan if value is None else value for key, value in row.items()}
+        return True
 
     def _content(self, name: str) -> bytes:
         spec = self._recipe.peers[name]

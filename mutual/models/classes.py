@@ -15,9 +15,15 @@ def class_columns(model: Sequence[str], data: Sequence[str]) -> list[int] | None
     """
     if len(model) != len(data):
         raise ValueError(f"class counts differ: the model has {len(model)}, the data have {len(data)}")
-    if tuple(model) == tuple(data) or _is_numbered(model) or _is_numbered(data):
+    if tuple(model) == tuple(data):
         return None
+    for where, names in (("the model", model), ("the data", data)):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"classes differ, and cannot be told by name: {where} has {twice!r} twice")
     if set(model) != set(data):
+        if _is_numbered(model) or _is_numbered(data):
+            return None
         sides = [_named("the model", set(model) - set(data)), _named("the data", set(data) - set(model))]
         raise ValueError(f"classes differ: {'; '.join(sides)}")
     places = {name: place for place, name in enumerate(model)}

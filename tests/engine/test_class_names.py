@@ -146,3 +146,33 @@ def test_a_teacher_of_other_classes_is_refused(teacher, images, tmp_path, capsys
 def test_a_trainable_peer_cannot_begin_with_classes_in_another_order(teacher, images, tmp_path):
     with pytest.raises(RecipeError, match=r"peers.t.weights: .* has the data's classes in another order"):
         mutual.fit(parse_recipe({**taught(teacher, images, tmp_path, frozen=False), "objectives": [{"loss": "cross_entropy"}]}))
+
+
+def test_other_data_are_brought_to_what_the_model_was_trained_on(run, images, tmp_path, capsys):
+    """Size, channels and normalisation that the recipe leaves to the data set are the model's, not those of the data it is scored on."""
+    accuracy = scores(run, images, capsys)
+    recipe = document(images, tmp_path)
+    for key in ("image_size", "channels"):
+        del recipe["data"][key]
+    folder = RunFolder(shutil.copytree(run, tmp_path / "run"))
+    folder.begin(parse_recipe(recipe), {})
+    assert scores(folder.path, images, capsys) == accuracy
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("data.channels=3", "its images have 1 channels, data.channels is 3"),
+        ("data.image_size=1", "its images are of 8 x 8 pixels, and 1 x 1"),
+    ],
+)
+def test_images_that_a_model_does_not_take_are_a_line(run, monkeypatch, capsys, override, line):
+    def strict(*_):
+        raise RuntimeError("wrong size\nand more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Linear, "forward", strict)
+        assert evaluate.main([str(run), override]) == 2
+    told = capsys.readouterr().err
+    assert f"data: not what peer 'a' was trained for: {line}" in told
+    assert told.count("\n") == 1

@@ -1,5 +1,6 @@
 """Scores against their definitions: NLL, accuracies, calibration, the ensemble, and the peers' agreement."""
 
+import copy
 import itertools
 import json
 import math
@@ -187,3 +188,43 @@ def test_a_best_file_that_was_lost_is_told_when_the_run_is_resumed(folder):
     again.finish_epoch(2, {"a": {"top1": 0.7, "nll": 0.5}, "b": {"top1": 0.1, "nll": 0.5}})
     assert folder.read_best().peers["a"]["epoch"] == 2
     folder.verified("best", "a")
+
+
+def test_best_weights_of_an_epoch_after_the_checkpoint_are_taken_over(folder):
+    """The run was cut after an epoch whose weights are better than those of the checkpoint; they stay, with the scores that are theirs."""
+    best = best_weights(folder)
+    best.finish_epoch(1, {"a": {"top1": 0.5, "nll": 0.5}, "b": {"top1": 0.6, "nll": 0.5}})
+    checkpoint = copy.deepcopy(best.state_dict())
+    for peer in best._group.peers.values():
+        with torch.no_grad():
+            peer.model.head.bias.add_(1)
+    best.finish_epoch(2, {"a": {"top1": 0.9, "nll": 0.5}, "b": {"top1": 0.1, "nll": 0.5}})
+    expected = folder.read_best().peers
+    again = best_weights(folder)
+    again.load_state_dict(checkpoint)
+    again.check_files()
+    again.finish_epoch(2, None)  # nothing is evaluated, and yet what best.json says of the file must hold
+    assert folder.read_best().peers == expected
+    assert again.best_peer == "a"
+    for peer in "ab":
+        folder.verified("best", peer)
+    first = best_weights(folder)  # the checkpoint is of a time before any evaluation
+    first.check_files()
+    assert first.state_dict()["peers"] == expected
+
+
+def test_weights_that_a_training_replaces_meanwhile_are_not_called_damaged(folder, monkeypatch):
+    best = best_weights(folder)
+    best.finish_epoch(1, {"a": {"top1": 0.5, "nll": 0.5}, "b": {"top1": 0.5, "nll": 0.5}})
+    read = RunFolder.digest
+
+    def late(self, kind, peer):
+        digest = read(self, kind, peer)
+        monkeypatch.undo()
+        with torch.no_grad():
+            best._group.peers["a"].model.head.bias.add_(1)
+        best.finish_epoch(2, {"a": {"top1": 0.9, "nll": 0.5}, "b": {"top1": 0.1, "nll": 0.5}})
+        return digest
+
+    monkeypatch.setattr(RunFolder, "digest", late)
+    assert folder.verified("best", "a") == folder.weights("best", "a")

@@ -13,9 +13,9 @@ import yaml
 from support import run, tiny_document
 
 import mutual
-from mutual.engine.files import MARK
+from mutual.engine.files import MARK, replaced
 from mutual.engine.folder import RunFolder
-from mutual.engine.lock import locked
+from mutual.engine.lock import LOCK, locked
 from mutual.recipe import InputError, RecipeError, parse_recipe
 
 DOCUMENT = tiny_document(checkpoint={"every_steps": 2, "keep": 2}, train={"epochs": 2, "progress": False, "log_every": 2})
@@ -261,3 +261,65 @@ def test_ranks_with_other_data_are_told(tmp_path):
     done = run("apart_train", tmp_path / "r.yaml", f"output={tmp_path / 'x'}", processes=2, expect=1, APART_IMAGES="1")
     assert done.stderr.count("reads others than rank 0") == 1
     assert "number of training images: 40 on rank 0, 41 on rank 1" in done.stderr
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/step_00000010", "best"])
+def test_what_a_link_leads_to_is_left_alone(output, tmp_path, place, mode):
+    """As where a run was begun from a link to another one's checkpoints."""
+    other = tmp_path / "other"
+    (output / "tiny" / place).rename(other)
+    (output / "tiny" / place).symlink_to(other)
+    before = contents(other)
+    with pytest.raises(InputError, match=f"{place} is a link to {other}, which may be another run's"):
+        mutual.fit(recipe(output), **mode)
+    assert contents(other) == before
+
+
+def test_links_in_the_place_of_files_that_are_written_are_not_followed(output, tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    for name in (LOCK, ".unfinished-recipe.yaml"):
+        (output / "tiny" / name).symlink_to(mine)
+        with pytest.raises(OSError, match=name):
+            mutual.fit(recipe(output), resume=True)
+        (output / "tiny" / name).unlink(missing_ok=True)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("left", ["moved aside", "weights", "exports"])
+def test_what_is_left_of_a_run_is_not_gone_on_with_as_another(output, left):
+    """A checkpoint that was moved aside when its rewrite was cut is one; and what a run has left without one is not begun anew unasked."""
+    folder = output / "tiny"
+    checkpoint = folder / "checkpoints" / "step_00000010"
+    if left == "moved aside":
+        checkpoint.rename(replaced(checkpoint))
+        shutil.rmtree(folder / "checkpoints" / "step_00000008")
+    else:
+        shutil.rmtree(folder / "checkpoints")
+    if left == "exports":
+        (folder / "best").rename(folder / "export")
+        shutil.rmtree(folder / "last")
+    before = contents(folder)
+    with pytest.raises(InputError, match=f"holds {'a checkpoint' if left == 'moved aside' else 'trained weights'}; add --resume"):
+        mutual.fit(recipe(output))
+    with pytest.raises(InputError, match=r"train.epochs: the run was begun with 2 and cannot go on with 3"):
+        mutual.fit(recipe(output, epochs=3), resume=True)
+    assert contents(folder) == before
+    mutual.fit(recipe(output), resume=True)
+    assert set(contents(folder)) - {str(path) for path in folder.glob("events*")} >= {"best/a.safetensors", "last/b.safetensors"}
+
+
+def test_a_lock_file_of_the_users_own_stays(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / ".lock").write_text("mine")
+    mutual.fit(recipe(tmp_path, epochs=1))
+    assert (tmp_path / "tiny" / ".lock").read_text() == "mine"
+
+
+def test_links_that_lead_nowhere_are_the_users_own(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "best").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="holds best and not the mark"):
+        mutual.fit(recipe(tmp_path))
+    assert not (tmp_path / "gone").exists()

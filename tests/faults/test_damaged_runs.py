@@ -103,6 +103,7 @@ def answer(verb, folder, place, capsys):
     return code, (result, out if verb in ("evaluate", "predict") else None), err
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_file_gives_the_right_answer_or_a_line(place, tmp_path, capsys, verb, damage):
@@ -118,7 +119,10 @@ def test_a_damaged_file_gives_the_right_answer_or_a_line(place, tmp_path, capsys
         folder = shutil.copytree(source, tmp_path / str(number) / "tiny")
         damage(folder / file, [folder / each for each in files])
         code, found, err = answer(verb, folder, place, capsys)
-        if code == 0:
+        if code == 0 and "begins anew" in err:  # best weights that are lost are told of, and the run goes on without them
+            assert file.parts[0] == "best", f"{damage.__name__} {file}: {err}"
+            told += 1
+        elif code == 0:
             assert found == expected, f"{damage.__name__} {file}: another answer, and nobody was told"
         else:
             lines = err.splitlines()

@@ -25,7 +25,7 @@ def test_memory_and_open_files_stay_flat(tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
     run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path}")
     measured = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert len(measured) == UPDATES
+    assert len(measured) >= UPDATES, "there may be trials before the first update"
     early, late = measured[EARLY - SPAN : EARLY], measured[-SPAN:]
     files, more_files = (max(each["files"] for each in span) for span in (early, late))
     assert more_files <= files, f"{files} open files after {EARLY} updates, {more_files} after {UPDATES}"

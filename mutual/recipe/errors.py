@@ -48,8 +48,8 @@ class RecipeError(InputError):
 
 
 def _line(fault: Fault, source: str) -> str:
-    places = (_printable(fault.source or source, _MOST_OF_A_SOURCE), _printable(fault.path, _MOST_OF_A_PATH))
-    message = _printable(re.sub(r"\s*\n\s*", " ", fault.message), _MOST_OF_A_MESSAGE)
+    places = (printable(fault.source or source, _MOST_OF_A_SOURCE), printable(fault.path, _MOST_OF_A_PATH))
+    message = printable(re.sub(r"\s*\n\s*", " ", fault.message), _MOST_OF_A_MESSAGE)
     return ": ".join(part for part in (*places, message) if part)
 
 
@@ -74,7 +74,7 @@ class Origin:
 
 def override_source(text: str) -> str:
     """Returns what the override `text` is called as the source of a fault."""
-    return f"override {_printable(text, 120)}"
+    return f"override {printable(text, 120)}"
 
 
 def show(value: Any, *, most: int = 60) -> str:
@@ -98,7 +98,7 @@ def did_you_mean(name: object, choices: Iterable[str], *, most: int = 3) -> str:
         return f"; did you mean {' or '.join(show(choice) for choice in near)}?"
     if not known:
         return ""
-    shown = ", ".join(_printable(choice, 60) for choice in known[:32])
+    shown = ", ".join(printable(choice, 60) for choice in known[:32])
     return f"; choose from {shown}" + (", ..." if len(known) > 32 else "")
 
 
@@ -120,10 +120,10 @@ def _pieces(value: Any, most: int) -> Iterator[str]:
                 yield from _pieces(value[entry], most)
         yield closing
     else:
-        yield _printable(" ".join(repr(value).split()), most + 1)
+        yield printable(" ".join(repr(value).split()), most + 1)
 
 
-def _printable(text: str, most: int) -> str:
+def printable(text: str, most: int) -> str:
     """Returns `text` without line breaks, control characters and what no terminal can show, cut to `most` characters."""
     start = text if len(text) <= most else f"{text[: most - 3]}..."
     return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in start)

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from mutual.recipe.errors import show
 from mutual.recipe.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, TOO_DEEP, TOO_MANY_DIGITS, Extent
+from mutual.recipe.text import printable, show
 
 _PREFIX = "tag:yaml.org,2002:"
 _KEPT = {_PREFIX + name for name in ("null", "bool", "merge")}
@@ -47,7 +47,7 @@ def parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         assert mark is not None, "each error of the scanner, the parser, the composer and the constructor has a mark"
-        message = ", ".join(part for part in (error.context, error.problem) if part)
+        message = ", ".join(printable(part, most=160) for part in (error.context, error.problem) if part)  # they quote names, however long
         raise YamlError(f"line {mark.line + 1}, column {mark.column + 1}: {message}") from error
 
 

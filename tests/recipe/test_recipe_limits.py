@@ -75,6 +75,8 @@ def lines_of(load) -> list[str]:
         ("seed: 0b" + "1" * 50, None),  # text
         ("seed: 0x" + "f" * 50, f"line 1, column 7: {TOO_MANY_DIGITS}"),
         ("#" * (MAX_BYTES + 1), "more than 131,072 characters; a recipe has fewer"),
+        ("a: *" + "b" * 5_000, f"line 1, column 4: found undefined alias '{'b' * 134}..."),
+        ("a: !" + "b" * 5_000 + " c", f"line 1, column 4: a recipe has no tags such as !{'b' * 127}..."),
         ("a: &a {<<: *a}", "line 1, column 12: alias 'a' stands inside its own anchor"),
         ('a: "x\\0y"', "line 1, column 4: character #x0000 is not allowed"),
         ('a: "\\ud800"', "line 1, column 4: character #xd800 is not allowed"),

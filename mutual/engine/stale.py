@@ -202,6 +202,8 @@ class StaleExchange:
             shapes = [{key: tuple(tensor.shape) for key, tensor in each.items()} for each in (tensors, own)]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"what peer {name!r} has published is another model's")
+            if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in tensors.values()):
+                raise ValueError(f"what peer {name!r} has published is not finite; its training has probably diverged")
         except (ValueError, OSError, SafetensorError) as error:
             return b"", str(error).encode()
         self._seen[name] = found[0]

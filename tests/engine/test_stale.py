@@ -29,6 +29,12 @@ def job(folder, trains):
     return StaleExchange(recipe, group, WORLD), data, group, updater
 
 
+def publish_nan(folder, file):
+    """As a job does whose loss has just diverged."""
+    tensors = {name: torch.full_like(tensor, torch.nan) for name, tensor in safetensors.torch.load_file(file).items()}
+    Shelf(str(folder)).publish("a", safetensors.torch.save(tensors), step=9)
+
+
 def test_a_job_trains_its_own_peers_and_the_others_teach():
     objectives = [{"loss": "cross_entropy", "learners": ["a", "b"]}, {"loss": "dml"}, {"loss": "l2", "learners": ["b"]}]
     recipe = as_job(parse_recipe(stale("x", ["a"], objectives=objectives)))
@@ -72,6 +78,7 @@ def test_an_edge_from_a_peer_that_has_not_spoken_weighs_nothing(tmp_path):
         (lambda folder, file: file.unlink(), "cannot be read"),
         (lambda folder, file: (folder / "a.json").write_text('{"file"'), "the note of peer 'a' cannot be read"),
         (lambda folder, file: Shelf(str(folder)).publish("a", safetensors.torch.save({"x": torch.ones(2)}), step=9), "another model's"),
+        (publish_nan, "what peer 'a' has published is not finite"),
     ],
 )
 def test_a_publication_that_cannot_be_read_is_skipped_with_a_warning(tmp_path, spoil, message):

@@ -1,7 +1,6 @@
 """Every file of a run folder truncated, flipped, emptied, deleted or swapped, under every verb: the right answer, or one line."""
 
 import hashlib
-import itertools
 import json
 import shutil
 
@@ -119,7 +118,7 @@ def test_a_damaged_file_gives_the_right_answer_or_a_line(place, tmp_path, capsys
         folder = shutil.copytree(source, tmp_path / str(number) / "tiny")
         damage(folder / file, [folder / each for each in files])
         code, found, err = answer(verb, folder, place, capsys)
-        if code == 0 and "begins anew" in err:  # best weights that are lost are told of, and the run goes on without them
+        if code == 0 and "is searched anew" in err:  # best weights that are lost are told of, and the run goes on without them
             assert file.parts[0] == "best", f"{damage.__name__} {file}: {err}"
             told += 1
         elif code == 0:
@@ -132,4 +131,4 @@ def test_a_damaged_file_gives_the_right_answer_or_a_line(place, tmp_path, capsys
             assert "Traceback" not in err
             told += 1
     assert told, "some damage was noticed"
-    assert len(list(itertools.islice(files, 8))) >= 7
+    assert len(files) >= 7

@@ -11,8 +11,9 @@ from mutual.recipe.base import MAX_PEERS
 from mutual.recipe.data import FOLDER_DATASETS, Data
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Ensemble, Objective, SourcedObjective, is_average, peer_of
-from mutual.recipe.errors import Fault, did_you_mean, show
+from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.objectives import DeepMutualLearning
+from mutual.recipe.text import show
 from mutual.recipe.training import Optimizer, Peer
 
 MAX_BYTES_OF_A_NAME = 200

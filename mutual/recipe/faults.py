@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 
 from mutual.recipe.base import Spec
-from mutual.recipe.errors import Fault, did_you_mean, show
+from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.limits import MAX_FAULTS
+from mutual.recipe.text import show
 
 _Path = tuple[str | int, ...]
 _KEY = "[key]"  # pydantic's mark of a key that is wrong itself

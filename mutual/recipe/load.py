@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from mutual.recipe.base import Spec
 from mutual.recipe.checks import check
 from mutual.recipe.document import Recipe
-from mutual.recipe.errors import Fault, Origin, RecipeError, did_you_mean, show
+from mutual.recipe.errors import Fault, Origin, RecipeError, did_you_mean
 from mutual.recipe.faults import faults_of
 from mutual.recipe.limits import MAX_BYTES, MAX_NEIGHBOURS, Extent, LimitError, measure
 from mutual.recipe.overrides import apply_overrides
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
+from mutual.recipe.text import show
 
 _CERTAINLY_READ_AGAIN = Extent(500, 4096, 16)  # far below the limits, as defaults, escapes and indentation make the text longer
 SectionT = TypeVar("SectionT", bound=Spec)

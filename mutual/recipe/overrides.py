@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mutual.recipe.errors import Fault, RecipeError, override_source, show
+from mutual.recipe.errors import Fault, RecipeError, override_source
 from mutual.recipe.limits import MAX_DEPTH, MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDES, Extent, measure
 from mutual.recipe.syntax import YamlError, parse_yaml
+from mutual.recipe.text import show
 
 
 def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> tuple[tuple[str, str], ...]:

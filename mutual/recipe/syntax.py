@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from mutual.recipe.errors import show
 from mutual.recipe.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, TOO_DEEP, TOO_MANY_DIGITS, Extent
+from mutual.recipe.text import show
 
 _PREFIX = "tag:yaml.org,2002:"
 _KEPT = {_PREFIX + name for name in ("null", "bool", "merge")}

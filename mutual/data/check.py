@@ -1,6 +1,6 @@
 """Check a data set before it is trained on: `python -m mutual.data.check RECIPE|FOLDER [key.path=value ...] [--workers N] [--json]`.
 
-Exit codes: 0 nothing was found, 1 something was, 2 the recipe or the folder cannot be checked.
+Exit codes: 0 nothing was found, 1 something was, or it was interrupted, 2 the recipe or the folder cannot be checked.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mutual.commandline import run_verb, say
 from mutual.data.decoding import ImageError
 from mutual.data.listing import class_folders, hidden_image_files, image_files
 from mutual.data.reading import examine
 from mutual.data.sources import Source, read_source, with_unlabelled
 from mutual.data.splits import FileSplit, MemorySplit, Split
-from mutual.recipe import Data, InputError, allow_any_name, load_recipe, printable
+from mutual.recipe import Data, InputError, load_recipe, printable
 
 Classes = dict[str, list[Path]]
 """The files of each class."""
@@ -116,7 +117,7 @@ def check_data(spec: Data, *, workers: int) -> Findings:
     try:
         source = read_source(spec)
         train = source.train if spec.unlabelled is None else with_unlabelled(source.train, spec)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise InputError(f"data: {printable(error)}") from error
     if isinstance(train, FileSplit) and isinstance(source.val, FileSplit):
         found = check({"train": {"": list(train.paths)}, "val": {"": list(source.val.paths)}}, workers=workers)
@@ -158,20 +159,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="processes that read (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(arguments)
-    allow_any_name(sys.stdout, sys.stderr)
-    try:
+    found = Findings()
+
+    def verb() -> None:
+        nonlocal found
         if options.data.is_dir():
             found = check_folder(options.data, workers=options.workers)
         else:
             found = check_data(load_recipe(options.data, options.overrides).data, workers=options.workers)
-    except (InputError, OSError) as error:
-        print(f"mutual: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("mutual: interrupted", file=sys.stderr)
-        return 2
-    print(json.dumps(asdict(found)) if options.json else "\n".join(found.lines()))
-    return 1 if found.faults else 0
+        say(json.dumps(asdict(found)) if options.json else "\n".join(found.lines()))
+
+    return run_verb(verb) or (1 if found.faults else 0)
 
 
 if __name__ == "__main__":

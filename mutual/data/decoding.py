@@ -24,6 +24,9 @@ MAX_BYTES = 2**30
 _MAX_SLOW_PIXELS = 2**22
 """The same for the kinds of PPM that Pillow decodes number by number, a few million in a second."""
 
+WRONG_PATHS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR})
+"""Numbers of the OSErrors that are the user's to mend: a path is wrong, or closed to this user."""
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _MODES = frozenset({"1", "L", "P", "PA", "LA", "RGB", "RGBA", "CMYK", "YCbCr"})
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
@@ -85,7 +88,7 @@ def read_file(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise ImageError(path, "it is a link to nothing" if path.is_symlink() else "there is no such file") from error
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in WRONG_PATHS:
             raise ImageError(path, str(error.strerror)) from error
         raise
 

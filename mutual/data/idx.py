@@ -34,7 +34,7 @@ def read_idx(folders: list[Path], name: str, *, dimensions: int) -> Tensor:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             shape, values = _read(cast("IO[bytes]", file), dimensions, most=_most_bytes(path))
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path} is no whole IDX file: {error}") from error
     return torch.from_numpy(np.frombuffer(values, dtype=np.uint8).reshape(shape))
 

@@ -25,7 +25,11 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def _named_as_images(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder):
+    def stop(error: OSError) -> None:  # a folder that cannot be listed would pass for an empty one
+        if not _is_hidden(Path(error.filename), folder):
+            raise error
+
+    for place, _, names in os.walk(folder, onerror=stop):
         for name in names:
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122, a Path for each file takes longer
                 yield Path(place, name)

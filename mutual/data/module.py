@@ -134,6 +134,7 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
 
     Raises:
         ValueError: the data are missing, empty, unreadable or do not fit; one line says where and what would be right.
+        OSError: the disk or the machine failed.
     """
     source = read_source(spec)
     info = _info(spec, source)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torchvision.datasets
 
+from mutual.data.decoding import WRONG_PATHS
 from mutual.data.idx import find_idx, read_idx
 from mutual.data.listing import IMAGE_SUFFIXES, class_folders, image_files
 from mutual.data.splits import FakeSplit, FileSplit, MemorySplit, Split
@@ -36,11 +38,24 @@ class Source:
     std: tuple[float, ...]
 
 
+@contextmanager
+def _of_the_user() -> Iterator[None]:
+    """Makes a ValueError of an OSError that a path of the user's is to blame for, and not the disk or the machine."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in WRONG_PATHS:
+            raise
+        raise ValueError(f"{error.filename}: {error.strerror}; give another path, or allow this user to read it") from error
+
+
+@_of_the_user()
 def read_source(spec: Data) -> Source:
     """Returns the data set that `spec` names.
 
     Raises:
         ValueError: it is missing, empty, unreadable, or its splits do not have the same classes; one line says what to do.
+        OSError: the disk or the machine failed.
     """
     return _SOURCES[spec.dataset](spec)
 
@@ -138,11 +153,13 @@ def _image_list(spec: Data) -> Source:
     return Source(train, val, tuple(map(str, range(known))), channels, _FOLDER_SIZE, *_IMAGENET)
 
 
+@_of_the_user()
 def with_unlabelled(train: Split, spec: Data) -> Split:
     """Returns the training images in files and behind them those of `spec.unlabelled`, whose labels are -1.
 
     Raises:
         ValueError: there is no such folder or list, or it holds no image.
+        OSError: the disk or the machine failed.
     """
     assert isinstance(train, FileSplit), "the recipe's check lets only folders and lists through"
     place = root = Path(spec.unlabelled or "")
@@ -195,12 +212,9 @@ def _check_largest(label: int, where: str, num_images: int, spec: Data, *, train
 
 def _lines(file: Path) -> list[tuple[int, str]]:
     """Returns the lines that are not empty, with their numbers from 1 on."""
-    try:
-        content = file.read_bytes() if file.is_file() else None
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    if content is None:
+    if not file.is_file():
         raise ValueError(f"{file} is no file; it should be a text file with a line for each image")
+    content = file.read_bytes()
     if b"\0" in content:
         raise ValueError(f"{file} is no text file: it holds zero bytes")
     lines = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")  # names of files need not be UTF-8

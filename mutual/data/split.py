@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mutual.commandline import run_verb, say
 from mutual.data.listing import class_folders, image_files
-from mutual.recipe import InputError, allow_any_name, derive_seed, printable
+from mutual.recipe import InputError, derive_seed, printable
 
 
 def split_folder(source: Path, destination: Path, *, val: float, seed: int = 0, copy: bool = False) -> dict[str, tuple[int, int]]:
@@ -100,21 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="which images those are")
     parser.add_argument("--copy", action="store_true", help="copy the files in place of hard links")
     options = parser.parse_args(arguments)
-    allow_any_name(sys.stdout, sys.stderr)
-    try:
+
+    def verb() -> None:
         counts = split_folder(options.source, options.destination, val=options.val, seed=options.seed, copy=options.copy)
-    except InputError as error:
-        print(f"mutual: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"mutual: {printable(options.destination)} could not be made: {printable(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("mutual: interrupted; nothing was made", file=sys.stderr)
-        return 1
-    train, held_out = (sum(count[part] for count in counts.values()) for part in (0, 1))
-    print(f"{printable(options.destination)}: {len(counts)} classes, {train} training and {held_out} validation images")
-    return 0
+        train, held_out = (sum(count[part] for count in counts.values()) for part in (0, 1))
+        say(f"{printable(options.destination)}: {len(counts)} classes, {train} training and {held_out} validation images")
+
+    return run_verb(verb)
 
 
 if __name__ == "__main__":

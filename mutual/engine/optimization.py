@@ -120,8 +120,9 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
         _try_out(lambda groups: build(groups, **arguments), spec, parameters)
         return build(_parameter_groups(spec, parameters), **arguments)
     except Exception as error:  # of torch, of timm and of the packages behind it, which raise anything where they cannot work
-        name, reason = type(error).__name__, first_line(error)
-        kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {name}: ".removesuffix(f"{reason}: ")
+        reason = first_line(error)
+        kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
+        kind = kind.removesuffix(f"{reason}: ")  # of an error that says nothing the kind is the reason
         raise ValueError(f"{spec.name}: {kind}{reason}") from error
 
 

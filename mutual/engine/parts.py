@@ -48,12 +48,13 @@ def build_dataset(recipe: Recipe) -> DataModule:
     """Returns the data of `recipe`.
 
     Raises:
-        RecipeError: they cannot be read.
+        RecipeError: they are missing or do not fit.
+        OSError: the disk or the machine failed.
     """
     num_views = len(recipe.peers) if recipe.data.views == "per_peer" else 1
     try:
         return build_data(recipe.data, seed=recipe.seed, num_views=num_views)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise recipe.error("data", str(error)) from error
 
 

@@ -50,7 +50,7 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
     world = environment.world
     try:
         data = build_data(_as_trained(recipe.data, next(iter(models.values()))[1]), seed=recipe.seed)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
     columns: dict[str, Tensor | slice] = {}

@@ -1,18 +1,22 @@
 """data.check finds what is wrong with a data set, reads in parallel, and outlives a decoder that crashes or does not end."""
 
+import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import yaml
 from PIL import Image
-from support import run_launched, tiny_document
+from support import ROOT, environment, run_launched, tiny_document
 
-from mutual.data import reading
+from mutual.data import check, reading, split
 from mutual.data.check import main
 from mutual.data.reading import examine
+from mutual.recipe import InputError
 
 
 @pytest.fixture
@@ -151,3 +155,36 @@ def test_it_runs_from_the_command_line_with_names_that_are_not_utf8(root):
     done = run_launched("mutual.data.check", root, "--workers", "2", expect=1, PYTHONIOENCODING="utf-8:strict", errors="surrogateescape")
     assert f"{odd} is no image" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_reader_that_has_had_enough_ends_it_without_a_traceback(tmp_path):
+    for index in range(3000):
+        (tmp_path / "cat" / f"{'long' * 10}{index}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / "cat" / f"{'long' * 10}{index}.png").write_bytes(b"")
+    arguments = [sys.executable, "-m", "mutual.data.check", str(tmp_path)]
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 1, "interrupted"),
+        (OSError(errno.EMFILE, "Too many open files", "a\nb"), 1, r"a\nb: Too many open files; allow more open files"),
+        (InputError("a\x1bb holds no image"), 2, r"a\x1bb holds no image"),
+    ],
+)
+@pytest.mark.parametrize("verb", [check, split])
+def test_check_and_split_end_as_every_verb_does(tmp_path, capsys, monkeypatch, verb, error, code, line):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(verb, "check_folder" if verb is check else "split_folder", fail)
+    assert verb.main([str(tmp_path), *([] if verb is check else [str(tmp_path / "out")])]) == code
+    told = capsys.readouterr()
+    assert told.err.startswith(f"mutual: {line}")
+    assert told.err.count("\n") == 1
+    assert told.out == ""

@@ -127,7 +127,7 @@ def test_an_optimizer_of_a_package_that_raises_anything_is_one_line(monkeypatch)
             raise error
 
         monkeypatch.setattr("timm.optim.create_optimizer_v2", broken)
-        with pytest.raises(ValueError, match=rf"^lamb: cannot be used here: {type(error).__name__}: ") as caught:
+        with pytest.raises(ValueError, match=rf"^lamb: cannot be used here: {type(error).__name__}(: |$)") as caught:
             build_optimizer(Optimizer(name="lamb"), list(nn.Linear(2, 2).parameters()))
         assert "\n" not in str(caught.value)
 

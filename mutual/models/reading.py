@@ -131,7 +131,8 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         ):
             _check_pickle(whole)
             # of the older format from memory, where a text cannot be read that is longer than the file
-            content = torch.load(path if zipfile.is_zipfile(path) else whole, map_location="cpu", weights_only=True)
+            source: Any = path if zipfile.is_zipfile(path) else whole
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         if is_shortage(error, path):
             raise

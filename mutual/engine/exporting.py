@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from mutual.engine.files import unfinished, write_file
-from mutual.engine.folder import EXPORT_SUFFIXES
+from mutual.engine.files import json_text, sha256, unfinished, write_file
+from mutual.engine.folder import EXPORT_SUFFIXES, EXPORTED
 from mutual.models import ModelCard, model_bytes, read_model
 from mutual.recipe import InputError, did_you_mean
 
@@ -24,12 +25,17 @@ def export_model(model: nn.Module, card: ModelCard, folder: Path, name: str, *, 
     """Writes `model` (eval mode, CPU) in each of `formats`; returns by format the file and how far its logits are off, relatively.
 
     Raises:
-        InputError: no such format, a package is missing, or the model cannot be exported; nothing wrong is left behind.
+        InputError: no such format, a package is missing, the model cannot be exported, or a file that no export wrote is in the way;
+            nothing wrong is left behind.
     """
     for each in formats:
         if each not in FORMATS:
             raise InputError(f"{each!r} is no export format{did_you_mean(each, FORMATS)}")
-    return {each: _export(FORMATS[each], model, card, folder / f"{name}{EXPORT_SUFFIXES[each]}", each) for each in formats}
+    paths = {each: folder / f"{name}{EXPORT_SUFFIXES[each]}" for each in formats}
+    for path in paths.values():
+        if path.exists() and (not path.is_file() or sha256(path.read_bytes()) not in _exported(folder).get(path.name, [])):
+            raise InputError(f"{path} is there already, and not as an export wrote it; move it away, or give another --output")
+    return {each: _export(FORMATS[each], model, card, path, each) for each, path in paths.items()}
 
 
 Reload = Callable[[Tensor], Tensor]
@@ -47,10 +53,26 @@ def _export(
             raise InputError(
                 f"the {name} export of {card.model} gives other logits than the model (relative difference {difference:.1e}); not kept"
             )
-        write_file(path, beside.read_bytes())
+        content = beside.read_bytes()
+        _record(path, sha256(content))
+        write_file(path, content)
     finally:
         beside.unlink(missing_ok=True)
     return path, difference
+
+
+def _exported(folder: Path) -> dict[str, list[str]]:
+    """Returns by its name the digests that a file had when exports wrote it; none where there is no record, or a damaged one."""
+    try:
+        return TypeAdapter(dict[str, list[str]]).validate_json((folder / EXPORTED).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return {}
+
+
+def _record(path: Path, digest: str) -> None:
+    """Records the digest before the file is written, beside the one that it has, so that a kill leaves it with one that holds."""
+    known = _exported(path.parent)
+    write_file(path.parent / EXPORTED, json_text(known | {path.name: [*known.get(path.name, [])[-1:], digest]}, indent=1).encode())
 
 
 def _difference(model: nn.Module, reloaded: Reload, card: ModelCard, batch: int) -> float:

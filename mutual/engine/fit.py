@@ -52,6 +52,7 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
             ours; or what it holds is damaged. Nothing in it has been changed.
         StoppedError: SIGTERM, SIGUSR1 or SIGINT came; a checkpoint has been written.
         NonFiniteLossError: a loss diverged; the last good checkpoint stays.
+        OSError: the disk is full or does not answer; the last good checkpoint stays.
     """
     recipe = as_job(divided(recipe))
     folder = RunFolder.of(recipe)

@@ -17,6 +17,8 @@ from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
 BEST, LAST = "best", "last"
+EXPORTED = ".mutual-exports.json"
+"""Stands beside exported files, with their digests; an export replaces no other file."""
 EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
 _PLACES = (RECIPE, METRICS, "checkpoints", LAST, BEST, "export")
@@ -198,7 +200,7 @@ class RunFolder:
 
     def _written(self, peers: Sequence[str]) -> Iterator[Path]:
         """Yields the files that trainings and exports of `peers` write here, whether they are there or not."""
-        for path in (self.path / RECIPE, self.path / METRICS, self._best_file):
+        for path in (self.path / RECIPE, self.path / METRICS, self._best_file, self.export / EXPORTED):
             yield from (path, unfinished(path))
         for peer in peers:
             for path in (self.weights(BEST, peer), self.weights(LAST, peer)):

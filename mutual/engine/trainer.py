@@ -74,17 +74,7 @@ class Trainer:
         self._skipped_images = SkippedImages(recipe, data, self.world, part=group.part)
         self._pausing = Pausing(recipe.train.pause, self.world)
         self._pace = Pace(group, self.world, synchronized_forwards=recipe.train.sync_batchnorm)
-        updater = Updater(
-            group,
-            optimizations,
-            self._meter,
-            world=self.world,
-            info=data.info,
-            seed=recipe.seed,
-            updates_per_epoch=self._num_windows,
-            prepare=self._prepare,
-            pausing=self._pausing,
-        )
+        updater = self._new_updater()
         self._update = updater.alternating if recipe.train.update == "alternating" else updater.simultaneous
         info, device = data.info, self.world.device
         self._evaluator = Evaluator(
@@ -151,6 +141,19 @@ class Trainer:
         self._pace.close()
         self._tracker.close()
         self.data.close()
+
+    def _new_updater(self) -> Updater:
+        return Updater(
+            self.group,
+            self.optimizations,
+            self._meter,
+            world=self.world,
+            info=self.data.info,
+            seed=self.recipe.seed,
+            updates_per_epoch=self._num_windows,
+            prepare=self._prepare,
+            pausing=self._pausing,
+        )
 
     def _finish_epoch(self) -> None:
         progress = self.progress

@@ -135,6 +135,24 @@ def test_predict_names_the_classes_of_image_files(folder, images, capsys):
     assert "%" in capsys.readouterr().out
 
 
+def test_an_export_replaces_no_file_but_its_own(folder, tmp_path, capsys):
+    arguments = [str(folder), "--peer", "b", "--output", str(tmp_path)]
+    for _ in range(2):
+        assert export.main(arguments) == 0
+    (tmp_path / "b.safetensors").write_bytes(b"mine")
+    (tmp_path / "a.safetensors").mkdir()
+    for peer in "ab":
+        assert export.main([*arguments, "--peer", peer]) == 2
+        assert "is there already, and not as an export wrote it; move it away, or give another --output" in capsys.readouterr().err
+    assert (tmp_path / "b.safetensors").read_bytes() == b"mine"
+    (tmp_path / ".mutual-exports.json").write_bytes(b"{")
+    (tmp_path / "b.safetensors").unlink()
+    assert export.main(arguments) == 0
+    (tmp_path / "file").write_bytes(b"mine")
+    assert export.main([*arguments[:-1], str(tmp_path / "file")]) == 2
+    assert "is a file; give the folder to write to" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_every_export_gives_the_models_logits(folder, tmp_path, capsys):
     assert export.main([str(folder), "--peer", "b", "--format", "safetensors,torch,onnx", "--output", str(tmp_path)]) == 0

@@ -55,6 +55,7 @@ def start(recipe: Recipe) -> Environment:
             raise recipe.error(
                 "train", f"{backend} holds one model for each engine and cannot train a group; choose DDP in `accelerate config`"
             )
+    _check_rank()
     project = ProjectConfiguration(project_dir=recipe.output, logging_dir=recipe.output)
     on_cpu = not torch.accelerator.is_available()  # unless it is told, Accelerate does not join torchrun's processes on CPUs
     timeout = timedelta(seconds=recipe.train.timeout_seconds)
@@ -105,6 +106,18 @@ def launched_precision(recipe: Recipe) -> Precision:
     if launched == "no":
         return "no"
     raise recipe.error("train.precision", f"the launcher's mixed precision {launched!r} is not one of no, fp16, bf16")
+
+
+def _check_rank() -> None:
+    """Refuses a place in the launch that no process of it waits for: the process would wait for the others without end."""
+    rank, size = (
+        int(value) if (value := os.environ.get(name, "")).isdecimal() else default for name, default in (("RANK", 0), ("WORLD_SIZE", 1))
+    )
+    if rank >= max(size, 1):
+        raise InputError(
+            f"the environment says RANK={rank} and WORLD_SIZE={size}, and ranks count from 0; start through torchrun or accelerate "
+            "launch, or unset both"
+        )
 
 
 def _check_processes(world: World) -> None:

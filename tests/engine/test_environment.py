@@ -9,7 +9,7 @@ from support import tiny_document
 
 import mutual
 from mutual.engine.environment import start, switches_restored
-from mutual.recipe import RecipeError, parse_recipe
+from mutual.recipe import InputError, RecipeError, parse_recipe
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -48,3 +48,10 @@ def test_the_timeout_of_collectives_comes_from_the_recipe():
     for wrong in (0, 1e300):
         with pytest.raises(RecipeError, match=r"train\.timeout_seconds"):
             parse_recipe(tiny_document(train={"timeout_seconds": wrong}))
+
+
+def test_a_rank_beyond_the_launch_is_refused_before_it_waits(monkeypatch):
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="RANK=5 and WORLD_SIZE=2, and ranks count from 0"):
+        start(parse_recipe(tiny_document()))

@@ -184,7 +184,7 @@ def test_timms_weights_without_a_network_are_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"pretrained weights of timm/resnet10t cannot be fetched \(.*weights: FILE") as caught:
-        create_model("timm/resnet10t", num_classes=10, weights="pretrained", cache_dir=str(tmp_path))
+        create_model("timm/resnet10t", num_classes=10, weights="pretrained")
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"timm/resnet10t cannot be built with .*nonsense"):
         create_model("timm/resnet10t", num_classes=10, weights="pretrained", nonsense=1)

@@ -19,9 +19,10 @@ class Hanging(TinyNet):
         self.forwards = {True: 0, False: 0}
 
     def forward(self, images):
-        self.forwards[self.training] += 1
-        if RANK == "1" and ((self.training and self.forwards[True] == MIDDLE) or (not self.training and self.forwards[False] == 2)):
-            time.sleep(SECONDS)
+        if len(images) > 2:  # when the group is built, it is tried out with two
+            self.forwards[self.training] += 1
+            if RANK == "1" and self.forwards[self.training] == (MIDDLE if self.training else 1):
+                time.sleep(SECONDS)
         return super().forward(images)
 
 

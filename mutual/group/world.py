@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -287,9 +288,12 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+_LOST = re.compile(r"gloo|nccl|timed out|connection (closed|reset)", re.IGNORECASE)
+
+
 def lost_connection(error: BaseException) -> bool:
     """Returns True for what a collective raises where another process has ended or does not answer in time."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None)
 
 
 @dataclass(frozen=True)

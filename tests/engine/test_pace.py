@@ -126,4 +126,4 @@ def test_a_rank_that_hangs_for_good_ends_the_run_after_the_recipes_timeout(tmp_p
     lines = [line for line in done.stderr.splitlines() if line.startswith("mutual: ")]
     assert "nothing has gone on" in lines[0], done.stderr
     assert len(lines) == 2, done.stderr
-    assert "another process of the run has ended, or has not answered for train.timeout_seconds" in lines[1]
+    assert "another process of the run has ended, or has not answered for train.timeout_seconds" in lines[1], done.stderr

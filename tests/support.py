@@ -313,4 +313,4 @@ def run_and_kill(module, *arguments, when, number=signal.SIGKILL, processes=1):
         assert time.monotonic() < deadline, "the moment to kill never came"
         time.sleep(0.005)
     job.kill(number)
-    return job.wait(timeout=60)
+    return job.wait(timeout=180)

@@ -67,7 +67,7 @@ class Case:
     def die(self, output, prepare):
         """Trains in `output` until the attack ends it."""
         job = self.start(output, prepare)
-        code = job.wait(60)
+        code = job.wait(180)
         assert code == (-signal.SIGKILL if self.processes == 1 else 1), f"exit code {code}\n{job.stdout}\n{job.stderr}"
 
     def check(self, output):
@@ -107,7 +107,7 @@ def test_killed_at_random_moments(case, tmp_path, is_long):
             job.kill(rank=moments.randrange(case.processes), alone=moments.random() < 0.5)  # loaders may outlive their training a while
             time.sleep(moments.choice([0, 0.01]))
             job.kill()
-            job.wait(60)
+            job.wait(180)
             kills += 1
             gone_on += any(output.glob("tiny/checkpoints/step_*"))
         else:

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mutual.recipe import printable_lines
@@ -156,8 +157,9 @@ class FailureMonitor:
 def end_process(code: int) -> None:
     """Ends this process at once, from whatever thread: its main thread may wait in a collective for one that has gone."""
     end_workers()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()
     os._exit(code)
 
 

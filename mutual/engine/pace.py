@@ -23,6 +23,8 @@ BEHIND = 1.5
 NOTICEABLE = 0.1
 """... and the others wait for it for such a part of their updates."""
 
+_DOING = {LOADING: "waits for its data", COMPUTING: "computes", EVALUATING: "evaluates"}
+
 _T = TypeVar("_T")
 _Mark = float | torch.cuda.Event
 
@@ -112,7 +114,7 @@ class Pace:
 
     def _reach(self, update: int, phase: int, batch: int = 0) -> None:
         self._watch.stage = (self._rounds, update, phase, batch)
-        self._watch.doing = {LOADING: "waits for its data", COMPUTING: "computes", EVALUATING: "evaluates"}[phase]
+        self._watch.doing = _DOING[phase]
 
     def _computing(self, peer: str) -> AbstractContextManager[None]:
         return self._watch.during(f"{'evaluates' if self._watch.stage[2] == EVALUATING else 'computes'} peer {peer!r}")

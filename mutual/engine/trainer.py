@@ -24,7 +24,7 @@ from mutual.engine.stopping import StoppedError, StopSignals
 from mutual.engine.tracking import Tracker
 from mutual.engine.updates import Updater
 from mutual.engine.weights import BestWeights
-from mutual.group import Group, Peer, team_of
+from mutual.group import Group, Peer, agreed, team_of
 from mutual.recipe import Recipe
 
 
@@ -232,11 +232,15 @@ class Trainer:
             self._log()
         self._state.check_weights(self.progress.update)
         files = self._state.files(self.progress, self.scores, self._tracker.lines)
-        if self.world.is_main:
-            with self._pace.during("writes a checkpoint"):
-                self._checkpoints.save(self.progress.update, {name: content for name, content in files.items() if content is not None})
+
+        def write() -> None:
+            if self.world.is_main:
+                with self._pace.during("writes a checkpoint"):
+                    whole = {name: content for name, content in files.items() if content is not None}
+                    self._checkpoints.save(self.progress.update, whole)
+
+        agreed(self.world, write)  # a full disk of the main process ends all
         self._saved = replace(self.progress)
-        self.world.barrier()
 
     def _description(self) -> str:
         info, world = self.data.info, self.world

@@ -67,8 +67,6 @@ class MutualContrastive(nn.Module):
         positive_BN = labels[own, None] == labels[None, :]
         log_BN = F.log_softmax(similarity_BN, dim=1)
         contrast = -((log_BN * positive_BN).sum(dim=1) / positive_BN.sum(dim=1)).mean()
-        if similarity_BN.shape[1] < 2:
-            return contrast
         others_BN = ~_same_image(similarity_BN, first)
         mimicked_BN = (theirs_ND[own] @ theirs_ND.T / self.temperature).detach()
         mine_log, theirs_log = (each[others_BN].view(len(learner), -1).log_softmax(dim=1) for each in (similarity_BN, mimicked_BN))

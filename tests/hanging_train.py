@@ -46,8 +46,8 @@ def hang_once(function, when):
 
 if __name__ == "__main__":
     from mutual.data.loading import Loaded
-    from mutual.engine.checkpoints import Checkpoints
-    from mutual.engine.watch import Watch
+    from mutual.engine.monitoring.watchdog import Watch
+    from mutual.engine.storage.checkpoint_store import Checkpoints
     from mutual.train import main
 
     Watch.PERIOD, Watch.STALL = 0.5, 3.0

@@ -2,7 +2,7 @@
 
 import sys
 
-from mutual.engine.watch import Watch
+from mutual.engine.monitoring.watchdog import Watch
 from mutual.train import main
 
 Watch.PERIOD, Watch.STALL = 0.5, 3.0

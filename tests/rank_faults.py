@@ -58,7 +58,7 @@ def end_reader():
 
 def close_slowly():
     """Lets rank 0 take longer to close its files than the others wait for a process that has failed; the moment is that of its end."""
-    from mutual.engine.tracking import Tracker
+    from mutual.engine.monitoring.tracker import Tracker
 
     close = Tracker.close
 

@@ -17,10 +17,10 @@ from forks import Job
 from torch import nn
 
 from mutual.data import build_data
-from mutual.engine.meters import TrainMeter
-from mutual.engine.optimization import Optimization, build_optimizer
-from mutual.engine.pausing import Pausing
-from mutual.engine.updates import Updater
+from mutual.engine.monitoring.train_metrics import TrainMeter
+from mutual.engine.training.optimization import Optimization, build_optimizer
+from mutual.engine.training.pause import Pausing
+from mutual.engine.training.updates import Updater
 from mutual.group import World, build_group
 from mutual.recipe import parse_recipe
 

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from support import tiny_document
 from torch import nn
 
-from mutual.engine.resolving import Launch
+from mutual.engine.runtime.resolving import Launch
 from mutual.group import World, build_group, expand
-from mutual.group.lessons import Lesson
+from mutual.group.edges.edge_loss import Lesson
 from mutual.objectives import build_loss
 from mutual.recipe import parse_recipe
 

@@ -2,4 +2,7 @@
 
 from mutual.commandline.verbs import run_verb, say
 
-__all__ = ["run_verb", "say"]
+__all__ = [
+    "run_verb",
+    "say",
+]

@@ -8,18 +8,15 @@ from pathlib import Path
 
 from torch import nn
 
+from mutual.engine.codistillation import as_job, divided
 from mutual.engine.costs import settled
-from mutual.engine.environment import Environment, start, switches_restored
-from mutual.engine.evaluation import Scores
-from mutual.engine.folder import BEST, RunFolder
-from mutual.engine.opening import check_data, chosen_checkpoint, held, resumed_recipe
-from mutual.engine.parts import build_parts
-from mutual.engine.resolving import Launch, environment_notes, resolved, threads
-from mutual.engine.stale import as_job, divided
-from mutual.engine.trainer import Trainer
+from mutual.engine.monitoring import Scores
+from mutual.engine.runtime import Environment, Launch, environment_notes, resolved, start, switches_restored, threads
+from mutual.engine.storage import BEST, RunFolder, check_data, chosen_checkpoint, held, peer_file, resumed_recipe
+from mutual.engine.training import Trainer, build_parts
 from mutual.group import agreed
 from mutual.models import read_model
-from mutual.recipe import InputError, Recipe
+from mutual.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -119,17 +116,3 @@ def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None
     """
     model, _ = read_model(peer_file(RunFolder(Path(run)), peer), factories=[] if factory is None else [factory])
     return model
-
-
-def peer_file(folder: RunFolder, peer: str) -> Path:
-    """Returns the file of the best weights of `peer`, which may be `best`, after a look at its checksum.
-
-    Raises:
-        InputError: there is no such run, no such peer in it, no epoch has been evaluated, or the file is not as it was written.
-    """
-    recipe = folder.recipe()
-    best = folder.best_peer()
-    name = best if peer == "best" else peer
-    if name not in recipe.trainable:
-        raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {', '.join(recipe.trainable)}, and `best` is {best}")
-    return folder.verified(BEST, name)

@@ -1,17 +1,24 @@
-"""The group: peers, the edges between them, and the world of processes they live in."""
+"""The group: peers, the edges between them, and the processes they live in."""
 
-from mutual.group.agreement import agreed
-from mutual.group.build import build_group, create_peer_model
+from mutual.group.build import build_group, create_peer_model, unfit
+from mutual.group.communication import (
+    StopPoll,
+    Store,
+    World,
+    agreed,
+    divide_launch,
+    flatten,
+    float_buffers,
+    launch_store,
+    leave,
+    lost_connection,
+    meet,
+    unflatten_,
+)
 from mutual.group.edges import Edge, expand, objective_names
-from mutual.group.exchange import Exchange
+from mutual.group.exchange import Exchange, Placement, Routes, asks_costs, parallel, replicated
 from mutual.group.group import Group, GroupOutput, Moment, joined
-from mutual.group.peers import Frozen, MovingAverage, Peer, team_of
-from mutual.group.placement import Placement, asks_costs, parallel, replicated
-from mutual.group.probing import unfit
-from mutual.group.routes import Routes
-from mutual.group.taps import Outputs, TappedModel
-from mutual.group.tensors import flatten, float_buffers, unflatten_
-from mutual.group.world import StopPoll, Store, World, divide_launch, launch_store, leave, lost_connection, meet
+from mutual.group.peers import Frozen, MovingAverage, Outputs, Peer, TappedModel, team_of
 
 __all__ = [
     "Edge",

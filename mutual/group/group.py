@@ -12,13 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mutual.group.edges import Edge
-from mutual.group.exchange import Exchange, Pending
-from mutual.group.lessons import Lesson
-from mutual.group.peers import Peer
-from mutual.group.placement import Placement
-from mutual.group.routes import scores
-from mutual.group.taps import Outputs
+from mutual.group.edges import Edge, Lesson
+from mutual.group.exchange import Exchange, Pending, Placement, scores
+from mutual.group.peers import Outputs, Peer
 from mutual.recipe import LOGITS, derive_seed, is_average, peer_of
 
 

@@ -6,4 +6,15 @@ from mutual.engine.costs.prediction import Prediction, predict
 from mutual.engine.costs.profiles import Link, Links, PeerProfile
 from mutual.engine.costs.scaling import Forecast, forecast
 
-__all__ = ["Cost", "Forecast", "Link", "Links", "PeerProfile", "Prediction", "compare", "forecast", "predict", "settled"]
+__all__ = [
+    "Cost",
+    "Forecast",
+    "Link",
+    "Links",
+    "PeerProfile",
+    "Prediction",
+    "compare",
+    "forecast",
+    "predict",
+    "settled",
+]

@@ -15,11 +15,9 @@ import torch
 from mutual.engine.costs.memory import saved_bytes, state_bytes
 from mutual.engine.costs.prediction import Prediction, predict
 from mutual.engine.costs.profiles import PeerProfile, measure_links, profile_peers, synchronize
-from mutual.engine.environment import start, switches_restored
-from mutual.engine.meters import TrainMeter
-from mutual.engine.parts import build_parts
-from mutual.engine.pausing import Pausing
-from mutual.engine.updates import Updater
+from mutual.engine.monitoring import TrainMeter
+from mutual.engine.runtime import start, switches_restored
+from mutual.engine.training import Pausing, Updater, build_parts
 from mutual.recipe import Recipe
 
 WARMUP = 3

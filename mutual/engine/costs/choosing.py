@@ -7,8 +7,8 @@ import gc
 from mutual.commandline import say
 from mutual.engine.costs.benchmark import Cost, compare
 from mutual.engine.costs.profiles import profile_peers
-from mutual.engine.environment import Environment
-from mutual.engine.parts import build_dataset
+from mutual.engine.runtime import Environment
+from mutual.engine.training import build_dataset
 from mutual.group import asks_costs
 from mutual.recipe import Recipe
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mutual.data import DataInfo
 from mutual.engine.costs.memory import num_bytes, saved_bytes, state_bytes
-from mutual.engine.environment import Environment
-from mutual.engine.parts import make_optimizer
+from mutual.engine.runtime import Environment
+from mutual.engine.training import make_optimizer
 from mutual.group import Group, World, create_peer_model, team_of, unfit
 from mutual.recipe import Recipe
 

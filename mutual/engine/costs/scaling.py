@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from mutual.engine.costs.prediction import Prediction, predict
 from mutual.engine.costs.profiles import Link, Links, profile_peers
-from mutual.engine.environment import start, switches_restored
-from mutual.engine.parts import build_parts
+from mutual.engine.runtime import start, switches_restored
+from mutual.engine.training import build_parts
 from mutual.group import Routes, parallel, replicated
 from mutual.recipe import Recipe
 

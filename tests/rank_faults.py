@@ -50,10 +50,10 @@ def faulty(num_classes, in_channels):
 
 def end_reader():
     """Makes of stdout a pipe that nobody reads."""
-    reading, writing = os.pipe()
+    output_key, writing = os.pipe()
     os.dup2(writing, sys.stdout.fileno())
     os.close(writing)
-    os.close(reading)
+    os.close(output_key)
 
 
 def close_slowly():

@@ -1,7 +1,7 @@
 """The engine: training loop, evaluation, checkpoints, tracking; it knows Accelerate and no loss by name."""
 
-from mutual.commandline import run_verb, say
-from mutual.engine.costs import Cost, Forecast, Link, compare, forecast
+from mutual.commandline import print_main, run_command
+from mutual.engine.costs import Cost, Link, ScalingPrediction, compare, predict_scaling
 from mutual.engine.evaluation import evaluate_run, predict_images
 from mutual.engine.exporting import export_model
 from mutual.engine.fit import RunResult, fit, load_peer
@@ -10,20 +10,20 @@ from mutual.engine.storage import RunFolder, json_text, peer_file
 
 __all__ = [
     "Cost",
-    "Forecast",
     "Link",
     "RunFolder",
     "RunResult",
+    "ScalingPrediction",
     "Scores",
     "compare",
     "evaluate_run",
     "export_model",
     "fit",
-    "forecast",
     "json_text",
     "load_peer",
     "peer_file",
     "predict_images",
-    "run_verb",
-    "say",
+    "predict_scaling",
+    "print_main",
+    "run_command",
 ]

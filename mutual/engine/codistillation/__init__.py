@@ -1,10 +1,10 @@
 """Codistillation: jobs without a common process group that learn from each other's published weights."""
 
-from mutual.engine.codistillation.jobs import as_job, divided
-from mutual.engine.codistillation.publisher import StaleExchange
+from mutual.engine.codistillation.jobs import restrict_to_job, split_launch
+from mutual.engine.codistillation.weight_exchange import WeightExchange
 
 __all__ = [
-    "StaleExchange",
-    "as_job",
-    "divided",
+    "WeightExchange",
+    "restrict_to_job",
+    "split_launch",
 ]

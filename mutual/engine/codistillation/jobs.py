@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from mutual.group import divide_launch
+from mutual.group import init_job_process_group
 from mutual.recipe import Objective, Recipe
 
 
-def divided(recipe: Recipe) -> Recipe:
+def split_launch(recipe: Recipe) -> Recipe:
     """Returns the recipe of the job that this process is in; every process of the launch must call it.
 
     One launch may train all peers of a stale exchange. Its processes are then divided into a job for each peer, with a run folder
@@ -28,14 +28,14 @@ def divided(recipe: Recipe) -> Recipe:
         )
     number, rank = divmod(rank, size // len(peers))
     try:
-        divide_launch(f"job/{peers[number]}", rank=rank, size=size // len(peers), timeout=recipe.train.timeout_seconds)
+        init_job_process_group(f"job/{peers[number]}", rank=rank, size=size // len(peers), timeout=recipe.train.timeout_seconds)
     except ValueError as error:
         raise recipe.error("exchange.trains", f"{error}; or say which peers this job trains") from error
     update = {"name": f"{recipe.name}_{peers[number]}", "exchange": exchange.model_copy(update={"trains": [peers[number]]})}
     return recipe.model_copy(update=update)
 
 
-def as_job(recipe: Recipe) -> Recipe:
+def restrict_to_job(recipe: Recipe) -> Recipe:
     """Returns what this job trains of a recipe whose exchange is stale: its own peers; the others only teach, from what they publish."""
     exchange = recipe.exchange
     if exchange.kind != "stale":
@@ -44,13 +44,13 @@ def as_job(recipe: Recipe) -> Recipe:
     remote = [name for name in recipe.trainable if name not in trains]
     alone = {"frozen": True, "optimizer": None, "schedule": None}
     peers = {name: peer.model_copy(update=alone) if name in remote else peer for name, peer in recipe.peers.items()}
-    objectives = [kept for objective in recipe.objectives if (kept := _of_job(objective, trains)) is not None]
+    objectives = [kept for objective in recipe.objectives if (kept := _restrict_objective(objective, trains)) is not None]
     reads = [*remote, *(name for name in exchange.reads if name not in remote)]
     update = {"peers": peers, "objectives": objectives, "exchange": exchange.model_copy(update={"reads": reads})}
     return recipe.model_copy(update=update)
 
 
-def _of_job(objective: Objective, trains: tuple[str, ...]) -> Objective | None:
+def _restrict_objective(objective: Objective, trains: tuple[str, ...]) -> Objective | None:
     if objective.learners is None:
         return objective
     learners = [name for name in objective.learners if name in trains]

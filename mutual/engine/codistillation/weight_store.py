@@ -11,7 +11,7 @@ import fsspec
 from mutual.engine.storage import UNFINISHED
 
 
-class Shelf:
+class WeightStore:
     """A folder, or any address that fsspec knows, in which peers' weights are published whole."""
 
     def __init__(self, address: str) -> None:

@@ -42,7 +42,7 @@ class Evaluator:
         info: DataInfo,
         *,
         prepare: Callable[[Tensor], Tensor],
-        counts: bool = True,
+        is_scoring_rank: bool = True,
     ) -> Scores:
         """Returns the scores over the batches of all processes; every process must call it.
 
@@ -52,7 +52,7 @@ class Evaluator:
         for batch in batches:
             images, labels = to_inputs(batch.to(self._device, non_blocking=True), info)
             logits = predict(prepare(images), batch)
-            if counts and batch.count > len(batch.bad):
+            if is_scoring_rank and batch.count > len(batch.bad):
                 self._add(*_readable(logits, labels, batch))
         return self._compute()
 

@@ -25,7 +25,7 @@ from mutual.data import (
 )
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.monitoring import ENSEMBLE, Scores, SkippedImages, with_rank
-from mutual.engine.runtime import start, switches_restored
+from mutual.engine.runtime import init_environment, restore_switches
 from mutual.engine.storage import RunFolder, peer_file
 from mutual.models import ModelCard, class_columns, read_model
 from mutual.recipe import Data, InputError, Statistics, first_line, printable
@@ -34,7 +34,7 @@ ALL = "all"
 _BATCH = 32
 
 
-@switches_restored()
+@restore_switches()
 def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str] = (), factories: Sequence[str] = ()) -> Scores:
     """Returns the scores of the best weights of `peer` (a name, `best` or `all` with their ensemble), each sample counted once.
 
@@ -45,8 +45,8 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
     """
     recipe = folder.recipe(overrides)
     models = _read_models(folder, list(recipe.trainable) if peer == ALL else [peer], factories)
-    environment = start(recipe)
-    world = environment.world
+    environment = init_environment(recipe)
+    comm = environment.comm
     try:
         data = build_data(_as_trained(recipe.data, next(iter(models.values()))[1]), seed=recipe.seed)
     except ValueError as error:
@@ -59,20 +59,20 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
             _check_images(model, card, info)
         except ValueError as error:
             raise recipe.error("data", f"not what peer {name!r} was trained for: {error}") from error
-        model.to(world.device)
-        columns[name] = slice(None) if order is None else torch.tensor(order, device=world.device)
-    evaluator = Evaluator(list(models), list(models), num_classes=info.num_classes, device=world.device, multi_label=info.multi_label)
+        model.to(comm.device)
+        columns[name] = slice(None) if order is None else torch.tensor(order, device=comm.device)
+    evaluator = Evaluator(list(models), list(models), num_classes=info.num_classes, device=comm.device, multi_label=info.multi_label)
 
     def predict(images: Tensor, _: Batch) -> dict[str, Tensor]:
         with environment.autocast():
             return {name: model(images).float()[:, columns[name]] for name, (model, _) in models.items()}
 
-    batches = with_rank(data.eval_batches(world_size=world.size, rank=world.rank), world)
+    batches = with_rank(data.eval_batches(world_size=comm.size, rank=comm.rank), comm)
     try:
         scores = evaluator(predict, batches, info, prepare=lambda images: images)
     finally:
         data.close()
-    SkippedImages(recipe, data, world, part=(world.rank, world.size)).report(partial(warnings.warn, stacklevel=2))
+    SkippedImages(recipe, data, comm, part=(comm.rank, comm.size)).report(partial(warnings.warn, stacklevel=2))
     return scores
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from mutual.data import DataModule, ImageError
-from mutual.group import World
+from mutual.group import Communicator
 from mutual.recipe import InputError, Recipe, printable
 
 Item = TypeVar("Item")
@@ -16,7 +16,7 @@ _CONSEQUENCES = {
 }
 
 
-def with_rank(items: Iterable[Item], world: World) -> Iterator[Item]:
+def with_rank(items: Iterable[Item], comm: Communicator) -> Iterator[Item]:
     """Yields the items; the message of an ImageError among them ends with the rank where there are several.
 
     Raises:
@@ -25,19 +25,19 @@ def with_rank(items: Iterable[Item], world: World) -> Iterator[Item]:
     try:
         yield from items
     except ImageError as error:
-        if world.size == 1:
+        if comm.size == 1:
             raise
-        raise type(error)(error.path, f"{error.reason} (rank {world.rank} of {world.size})") from error
+        raise type(error)(error.path, f"{error.reason} (rank {comm.rank} of {comm.size})") from error
 
 
 class SkippedImages:
     """Names and counts over all processes what data.on_bad_image: skip passed over; otherwise there is nothing to say."""
 
-    def __init__(self, recipe: Recipe, data: DataModule, world: World, *, part: tuple[int, int]) -> None:
+    def __init__(self, recipe: Recipe, data: DataModule, comm: Communicator, *, part: tuple[int, int]) -> None:
         """`part` is which part of each micro-batch this process loads."""
         self._skips = recipe.data.on_bad_image == "skip"
         self._data = data
-        self._world = world
+        self._comm = comm
         self._part = part
         self._named: set[str] = set()
 
@@ -49,7 +49,7 @@ class SkippedImages:
         """
         if not self._skips:
             return
-        found = self._world.gather_json({"part": self._part, "bad": self._data.take_bad_images()})
+        found = self._comm.all_gather_json({"part": self._part, "bad": self._data.take_bad_images()})
         _compare(found)
         for split, consequence in _CONSEQUENCES.items():
             bad = {path: reason for each in found for path, reason in sorted(each["bad"][split].items())}

@@ -50,7 +50,7 @@ class Tracker:
         write_file(self._path, "".join(self.lines).encode())
         accelerator.init_trackers(recipe.name, init_kwargs={"tensorboard": {"purge_step": step + 1 if step else None}})
         if step == 0:
-            self._introduce(accelerator.get_tracker("tensorboard", unwrap=True))
+            self._log_hparams(accelerator.get_tracker("tensorboard", unwrap=True))
 
     def begin_table(self) -> None:
         """Prints the table's heading."""
@@ -71,7 +71,7 @@ class Tracker:
             initial=done,
             desc=f"epoch {epoch + 1}/{self._recipe.train.epochs}",
             unit="step",
-            leave=False,
+            shutdown=False,
             disable=not (self._main and self._recipe.train.progress and sys.stderr.isatty()),
         )
 
@@ -126,7 +126,7 @@ class Tracker:
         if self._main:
             self._accelerator.get_tracker("tensorboard").finish()
 
-    def _introduce(self, writer: SummaryWriter) -> None:
+    def _log_hparams(self, writer: SummaryWriter) -> None:
         writer.add_text("recipe", "```yaml\n" + dump_recipe(self._recipe) + "\n```")
         flat = dict(_flatten(self._recipe.model_dump(mode="json")))
         best = {f"eval_{_columns(self._recipe)[0]}/{name}": 0.0 for name in self._recipe.trainable}

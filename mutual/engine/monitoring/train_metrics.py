@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mutual.group import Edge, GroupOutput, World
+from mutual.group import Communicator, Edge, GroupOutput
 from mutual.recipe import RunError
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -58,18 +58,18 @@ class TrainMetrics:
 class TrainMeter:
     """Collects what each micro-batch gave; nothing is copied from the device before `flush`."""
 
-    def __init__(self, edges: Sequence[Edge], peers: Sequence[str], world: World, *, counts: bool = True) -> None:
-        """Collects for all `edges` and `peers` of the group; `counts` says whether this process counts the images it sees."""
-        self._counts = counts
+    def __init__(self, edges: Sequence[Edge], peers: Sequence[str], comm: Communicator, *, is_scoring_rank: bool = True) -> None:
+        """Collects for all `edges` and `peers` of the group; `is_scoring_rank` says whether this process counts the images it sees."""
+        self._is_scoring_rank = is_scoring_rank
         self._edges = tuple(edges)
         self._peers = tuple(peers)
-        self._world = world
-        self._dtype = torch.float32 if world.device.type == "mps" else torch.float64
+        self._comm = comm
+        self._dtype = torch.float32 if comm.device.type == "mps" else torch.float64
         self.epoch = Totals.zero(len(edges), len(peers))
         self._clear()
 
     def _clear(self) -> None:
-        device = self._world.device
+        device = self._comm.device
         self._edges_E = torch.zeros(len(self._edges), dtype=self._dtype, device=device)
         self._losses_P = torch.zeros(len(self._peers), dtype=self._dtype, device=device)
         self._correct_P = torch.zeros(len(self._peers), dtype=self._dtype, device=device)
@@ -86,8 +86,8 @@ class TrainMeter:
     @torch.no_grad()
     def add(self, output: GroupOutput, labels: Tensor, *, count: int, update: int) -> None:
         """Adds what a micro-batch of `count` real images gave, with its labels `[B]` (-1: unknown) or `[B, C]`."""
-        nothing = torch.zeros((), dtype=self._dtype, device=self._world.device)
-        edges_E = torch.stack([output.values.get(index, nothing).to(self._dtype) for index in range(len(self._edges))])
+        nothing = torch.zeros((), dtype=self._dtype, device=self._comm.device)
+        edges_E = torch.stack([output.edge_losses.get(index, nothing).to(self._dtype) for index in range(len(self._edges))])
         losses_P = torch.stack([output.losses.get(name, nothing).detach().to(self._dtype) for name in self._peers])
         guesses = {name: output.logits[name].argmax(dim=1) for name in output.losses}
         hits = {name: is_correct(guess, labels[:count]).sum() for name, guess in guesses.items()}
@@ -96,11 +96,11 @@ class TrainMeter:
             self._edges_E += edges_E * count
             self._losses_P += losses_P * count
             self._correct_P += correct_P
-            if self._counts:
+            if self._is_scoring_rank:
                 self._labelled += count if labels.is_floating_point() else (labels[:count] >= 0).sum()
             bad_E = torch.where(edges_E.isfinite(), _NEVER, update)
             self._first_bad_E = torch.minimum(self._first_bad_E, bad_E)
-        self._images += count if self._counts else 0
+        self._images += count if self._is_scoring_rank else 0
         self._num_batches += 1
 
     def flush(self) -> TrainMetrics:
@@ -110,8 +110,8 @@ class TrainMeter:
             NonFiniteLossError: some loss since the last flush was not finite.
         """
         counts = torch.stack([torch.full_like(self._labelled, self._images), self._labelled])
-        sums = self._world.sum(torch.cat([self._edges_E, self._losses_P, self._correct_P, counts])).tolist()
-        first_bad = self._world.min(self._first_bad_E).tolist()
+        sums = self._comm.all_reduce_sum(torch.cat([self._edges_E, self._losses_P, self._correct_P, counts])).tolist()
+        first_bad = self._comm.all_reduce_min(self._first_bad_E).tolist()
         self._clear()
         if min(first_bad) != _NEVER:
             edge = self._edges[first_bad.index(min(first_bad))]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mutual.group import World
+from mutual.group import Communicator
 
 LOADING, COMPUTING, EVALUATING = 0, 1, 2
 Place = tuple[int, ...]
@@ -23,17 +23,17 @@ Place = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """A rank's sign of life: which it is (they are counted), from which machine, where its training stands and what it does there."""
 
     number: int
     host: str
     place: Place
-    doing: str = ""
+    activity: str = ""
 
 
 @dataclass
-class Judge:
+class HangDetector:
     """Says which ranks hold the others up, from their beats at one time after another.
 
     Attributes:
@@ -47,7 +47,7 @@ class Judge:
     _heard: dict[int, tuple[int, float]] = field(default_factory=dict)
     _told: bool = False
 
-    def behind(self, beats: Sequence[Beat | None], now: float) -> list[int]:
+    def lagging_ranks(self, beats: Sequence[Heartbeat | None], now: float) -> list[int]:
         """Returns once in a stall the ranks that are behind the others, or if all are equally far, those that are silent."""
         for rank, beat in enumerate(beats):
             if beat is None:
@@ -71,7 +71,7 @@ class Judge:
         return rank not in self._heard or now - self._heard[rank][1] > self.silence
 
 
-class Watch:
+class HangWatchdog:
     """Beats for this process, and on the first two ranks looks at all.
 
     Attributes:
@@ -84,22 +84,22 @@ class Watch:
     STALL = 60.0
     """Seconds without progress on any rank after which one is named."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, comm: Communicator) -> None:
         self.stage: tuple[int, int, int, int] = (0, 0, LOADING, 0)
-        self.doing = "begins"
-        self._world = world
-        self._judge = Judge(self.STALL, silence=3 * self.PERIOD)
+        self.activity = "begins"
+        self._comm = comm
+        self._judge = HangDetector(self.STALL, silence=3 * self.PERIOD)
         self._ended = threading.Event()
-        self._store = world.store("pace")
+        self._store = comm.store("pace")
         if self._store is not None:
             threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     @contextmanager
-    def during(self, doing: str) -> Iterator[None]:
-        """Within it, this process is `doing` something, in words."""
-        before, self.doing = self.doing, doing
+    def during(self, activity: str) -> Iterator[None]:
+        """Within it, this process is `activity` something, in words."""
+        before, self.activity = self.activity, activity
         yield
-        self.doing = before
+        self.activity = before
 
     def close(self) -> None:
         """Ends the thread."""
@@ -111,7 +111,7 @@ class Watch:
             while True:
                 number += 1
                 self._beat(number)
-                if self._world.rank < 2:
+                if self._comm.rank < 2:
                     self._look()
                 if self._ended.wait(self.PERIOD):
                     return
@@ -120,26 +120,30 @@ class Watch:
 
     def _beat(self, number: int) -> None:
         assert self._store is not None, "the thread runs with a store"
-        place = *self.stage, self._world.traffic.world_calls, self._world.traffic.team_calls  # within a stage, what waits has come further
+        place = (
+            *self.stage,
+            self._comm.traffic.global_calls,
+            self._comm.traffic.subgroup_calls,
+        )  # within a stage, what waits has come further
         when = f"{'after' if self.stage[2] == EVALUATING else 'in'} update {self.stage[1] + (self.stage[2] != EVALUATING)}"
-        self._store.set(str(self._world.rank), json.dumps([number, socket.gethostname(), place, f"{self.doing} {when}"]))
+        self._store.set(str(self._comm.rank), json.dumps([number, socket.gethostname(), place, f"{self.activity} {when}"]))
 
     def _look(self) -> None:
         assert self._store is not None, "the thread runs with a store"
-        keys = [str(rank) for rank in range(self._world.size)]
+        keys = [str(rank) for rank in range(self._comm.size)]
         if not self._store.check(keys):
             return
         beats = []
         for content in self._store.multi_get(keys):
-            number, host, place, doing = json.loads(content)
-            beats.append(Beat(number, host, tuple(place), doing))
+            number, host, place, activity = json.loads(content)
+            beats.append(Heartbeat(number, host, tuple(place), activity))
         now = time.monotonic()
-        for rank in self._judge.behind(beats, now):
-            if self._world.rank == 0 or self._judge.is_silent(0, now):
+        for rank in self._judge.lagging_ranks(beats, now):
+            if self._comm.rank == 0 or self._judge.is_silent(0, now):
                 sys.stderr.write(self._told(rank, beats[rank], now))
                 sys.stderr.flush()
 
-    def _told(self, rank: int, beat: Beat, now: float) -> str:
-        state = f"{beat.doing} and gives no sign of life" if self._judge.is_silent(rank, now) else beat.doing
+    def _told(self, rank: int, beat: Heartbeat, now: float) -> str:
+        state = f"{beat.activity} and gives no sign of life" if self._judge.is_silent(rank, now) else beat.activity
         seconds = f"nothing has gone on for {self._judge.stall:.0f} s"
         return f"mutual: warning: {seconds}: rank {rank} on {beat.host} {state}, and the others wait for it\n"

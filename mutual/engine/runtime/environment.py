@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
-from mutual.group import World
+from mutual.group import Communicator
 from mutual.recipe import InputError, Precision, Recipe
 
 _ONE_MODEL_BACKENDS = {
@@ -30,22 +30,22 @@ class Environment:
     """Accelerate's state as this run uses it."""
 
     accelerator: Accelerator
-    world: World
+    comm: Communicator
     precision: Precision
 
     def autocast(self) -> AbstractContextManager[object]:
         """Returns the context in which peers run: mixed precision, or none."""
         if self.precision == "no":
             return nullcontext()
-        return torch.autocast(self.world.device.type, dtype=_DTYPES[self.precision])
+        return torch.autocast(self.comm.device.type, dtype=_DTYPES[self.precision])
 
     def scaler(self) -> torch.amp.GradScaler:
         """Returns a new loss scaler, the identity in other precisions than fp16."""
-        return torch.amp.GradScaler(self.world.device.type, enabled=self.precision == "fp16")
+        return torch.amp.GradScaler(self.comm.device.type, enabled=self.precision == "fp16")
 
 
-def start(recipe: Recipe) -> Environment:
-    """Starts Accelerate for `recipe` as the launcher says, and applies the recipe's numerical switches; see `switches_restored`.
+def init_environment(recipe: Recipe) -> Environment:
+    """Starts Accelerate for `recipe` as the launcher says, and applies the recipe's numerical switches; see `restore_switches`.
 
     Raises:
         InputError: the launcher's backend holds one model only, or the device cannot do what the recipe asks.
@@ -66,19 +66,19 @@ def start(recipe: Recipe) -> Environment:
         )
     except ValueError as error:
         raise InputError(f"Accelerate cannot start: {error}") from error
-    world = World(accelerator.process_index, accelerator.num_processes, accelerator.device, timeout=timeout)
-    _check_device(recipe, world)
-    _check_processes(world)
+    comm = Communicator(accelerator.process_index, accelerator.num_processes, accelerator.device, timeout=timeout)
+    _check_device(recipe, comm)
+    _check_processes(comm)
     if recipe.train.deterministic:
         os.environ.setdefault(_WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    return Environment(accelerator, world, recipe.train.precision or launched_precision(recipe))
+    return Environment(accelerator, comm, recipe.train.precision or launched_precision(recipe))
 
 
 @contextmanager
-def switches_restored() -> Iterator[None]:
-    """Within it, `start` may set the process' numerical switches; afterwards they are as they were."""
+def restore_switches() -> Iterator[None]:
+    """Within it, `init_environment` may set the process' numerical switches; afterwards they are as they were."""
     deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(_WORKSPACE)
     try:
@@ -120,12 +120,12 @@ def _check_rank() -> None:
         )
 
 
-def _check_processes(world: World) -> None:
+def _check_processes(comm: Communicator) -> None:
     """Refuses processes that would each train alone in one run folder, and warns of one process where several were asked for."""
     started = int(os.environ.get("WORLD_SIZE") or "1")
-    if started > world.size:
+    if started > comm.size:
         raise InputError(
-            f"the launcher started {started} processes, but Accelerate joins {world.size}; start them with torchrun or accelerate launch"
+            f"the launcher started {started} processes, but Accelerate joins {comm.size}; start them with torchrun or accelerate launch"
         )
     # `accelerate launch --cpu --num_processes 2` sets a rendezvous address, and then starts one process that has no rank
     if "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
@@ -136,8 +136,8 @@ def _check_processes(world: World) -> None:
         )
 
 
-def _check_device(recipe: Recipe, world: World) -> None:
-    if recipe.train.sync_batchnorm and world.device.type != "cuda":
-        raise recipe.error("train.sync_batchnorm", f"needs GPUs, this run is on {world.device.type}; set it to false")
+def _check_device(recipe: Recipe, comm: Communicator) -> None:
+    if recipe.train.sync_batchnorm and comm.device.type != "cuda":
+        raise recipe.error("train.sync_batchnorm", f"needs GPUs, this run is on {comm.device.type}; set it to false")
     if recipe.train.accumulate == 1 and int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or "1") > 1:
         raise recipe.error("train.accumulate", "the launcher asks for gradient accumulation; say it in the recipe: train.accumulate=N")

@@ -1,4 +1,4 @@
-"""Checkpoints: folders `step_000123` of files with their checksums; the newest whole one is what a run resumes from."""
+"""CheckpointStore: folders `step_000123` of files with their checksums; the newest whole one is what a run resumes from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Checkpoint:
     files: dict[str, bytes]
 
 
-class Checkpoints:
+class CheckpointStore:
     """The checkpoints of the run in the marked folder `root`, of which the last `keep` whole ones stay."""
 
     def __init__(self, root: Path, *, keep: int) -> None:

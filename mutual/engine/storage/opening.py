@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mutual.data import DataModule, data_changes
-from mutual.engine.runtime import Launch, resolved
+from mutual.engine.runtime import LaunchSettings, resolve_launch
 from mutual.engine.storage.files import sha256
 from mutual.engine.storage.lock import locked
 from mutual.engine.storage.run_folder import RECIPE, RunFolder
-from mutual.group import World, agreed
+from mutual.group import Communicator, all_ranks_or_raise
 from mutual.recipe import InputError, Recipe, parse_recipe
 
 FREE_TO_CHANGE = re.compile(
@@ -31,7 +31,7 @@ FREE_TO_CHANGE = re.compile(
 
 
 @contextmanager
-def held(folder: RunFolder, world: World) -> Iterator[None]:
+def exclusive_access(folder: RunFolder, comm: Communicator) -> Iterator[None]:
     """Within it, no other training writes into the run folder; every process must enter it.
 
     Raises:
@@ -41,17 +41,19 @@ def held(folder: RunFolder, world: World) -> Iterator[None]:
     with ExitStack() as stack:
 
         def hold() -> None:
-            if not world.is_main:
+            if not comm.is_main:
                 return
             folder.check_ours()
             stack.enter_context(locked(folder.path))
             folder.check_ours()  # once more: another training may have been here between
 
-        agreed(world, hold)
+        all_ranks_or_raise(comm, hold)
         yield
 
 
-def resumed_recipe(folder: RunFolder, recipe: Recipe, world: World, launch: Launch, *, resume: bool, overwrite: bool) -> Recipe | None:
+def resumed_recipe(
+    folder: RunFolder, recipe: Recipe, comm: Communicator, launch: LaunchSettings, *, resume: bool, overwrite: bool
+) -> Recipe | None:
     """Returns the recipe of the run to go on with, or None where one begins; every process must call it.
 
     Raises:
@@ -59,7 +61,7 @@ def resumed_recipe(folder: RunFolder, recipe: Recipe, world: World, launch: Laun
     """
 
     def look() -> dict[str, Any] | None:
-        if not world.is_main:
+        if not comm.is_main:
             return None
         if not (resume or overwrite) and folder.holds_run():
             what = "a checkpoint" if folder.checkpoints().resumable() else "trained weights"
@@ -68,15 +70,15 @@ def resumed_recipe(folder: RunFolder, recipe: Recipe, world: World, launch: Laun
         left = folder.checkpoints().resumable() or (folder.holds_run() and (folder.path / RECIPE).exists())
         if not resume or not left:
             return None
-        begun = folder.recipe()
-        _check_same(resolved(recipe, begun, launch), begun)
-        return begun.model_dump(mode="json")
+        saved_recipe = folder.recipe()
+        _check_same(resolve_launch(recipe, saved_recipe, launch), saved_recipe)
+        return saved_recipe.model_dump(mode="json")
 
-    document = agreed(world, look)[0]
+    document = all_ranks_or_raise(comm, look)[0]
     return None if document is None else parse_recipe(document, source=str(folder.path))
 
 
-def chosen_checkpoint(folder: RunFolder, world: World) -> dict[str, bytes] | None:
+def select_checkpoint(folder: RunFolder, comm: Communicator) -> dict[str, bytes] | None:
     """Returns the files of the checkpoint to resume from, the same on every process; None where there is none.
 
     The main process chooses and sends it, as the others need not see its disk. Those that do hold checkpoints of this run must hold
@@ -86,7 +88,7 @@ def chosen_checkpoint(folder: RunFolder, world: World) -> dict[str, bytes] | Non
         InputError: a process holds other checkpoints than the main one, or all are damaged; the line says which.
     """
     checkpoints = folder.checkpoints()
-    views = agreed(world, lambda: (socket.gethostname(), str(checkpoints.folder), checkpoints.listing()))
+    views = all_ranks_or_raise(comm, lambda: (socket.gethostname(), str(checkpoints.folder), checkpoints.listing()))
     for rank, (host, place, listing) in enumerate(views):
         for name, digest in listing.items():
             if views[0][2].get(name) != digest:
@@ -98,13 +100,13 @@ def chosen_checkpoint(folder: RunFolder, world: World) -> dict[str, bytes] | Non
 
     def read() -> list[str] | None:
         nonlocal checkpoint
-        checkpoint = checkpoints.latest() if world.is_main else None
+        checkpoint = checkpoints.latest() if comm.is_main else None
         return None if checkpoint is None else list(checkpoint.files)
 
-    names = agreed(world, read)[0]
+    names = all_ranks_or_raise(comm, read)[0]
     if names is None:
         return None
-    return {name: world.broadcast_bytes(None if checkpoint is None else checkpoint.files[name]) for name in names}
+    return {name: comm.broadcast_bytes(None if checkpoint is None else checkpoint.files[name]) for name in names}
 
 
 def _check_same(recipe: Recipe, trained: Recipe) -> None:
@@ -127,18 +129,18 @@ def _differences(old: object, new: object, path: str = "") -> dict[str, tuple[ob
     return found
 
 
-def check_data(data: DataModule, world: World) -> None:
+def check_data(data: DataModule, comm: Communicator) -> None:
     """Refuses ranks that read other data than the main process: the images of an update would not be those that were meant.
 
     Raises:
         InputError: a rank has others; the line says which, and how they differ.
     """
     own = json.dumps(data.fingerprint)
-    views = agreed(world, lambda: (socket.gethostname(), sha256(own.encode())))
+    views = all_ranks_or_raise(comm, lambda: (socket.gethostname(), sha256(own.encode())))
     if len({digest for _, digest in views}) == 1:
         return
-    main = json.loads(world.broadcast_bytes(own.encode() if world.is_main else None))
-    changes = agreed(world, lambda: data_changes(main, data.fingerprint, names=("on rank 0", f"on rank {world.rank}")))
+    main = json.loads(comm.broadcast_bytes(own.encode() if comm.is_main else None))
+    changes = all_ranks_or_raise(comm, lambda: data_changes(main, data.fingerprint, names=("on rank 0", f"on rank {comm.rank}")))
     for rank, (host, digest) in enumerate(views):
         if digest != views[0][1]:
             raise InputError(f"data: rank {rank} ({host}) reads others than rank 0 ({views[0][0]}): {changes[rank]}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
-from mutual.engine.storage.checkpoint_store import Checkpoints
+from mutual.engine.storage.checkpoint_store import CheckpointStore
 from mutual.engine.storage.files import MARK, check_no_links, json_text, remove, sha256, unfinished, write_file
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
@@ -21,7 +21,7 @@ EXPORTED = ".mutual-exports.json"
 """Stands beside exported files, with their digests; an export replaces no other file."""
 EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
-_PLACES = (RECIPE, METRICS, "checkpoints", LAST, BEST, "export")
+_RUN_FILES = (RECIPE, METRICS, "checkpoints", LAST, BEST, "export")
 
 
 _DIGEST = "# sha256 of the lines above: "
@@ -65,9 +65,9 @@ class RunFolder:
         """Folder that `mutual.export` writes to."""
         return self.path / "export"
 
-    def checkpoints(self, *, keep: int = 1) -> Checkpoints:
+    def checkpoints(self, *, keep: int = 1) -> CheckpointStore:
         """The run's checkpoints, of which the last `keep` stay."""
-        return Checkpoints(self.path, keep=keep)
+        return CheckpointStore(self.path, keep=keep)
 
     def weights(self, kind: str, peer: str) -> Path:
         """The peer's weights: its `best` ones, or the `last`, from the end of the last finished epoch."""
@@ -87,7 +87,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, where the run's folder should be; give another name=... or output=...")
-        foreign = [name for name in _PLACES if os.path.lexists(self.path / name)]
+        foreign = [name for name in _RUN_FILES if os.path.lexists(self.path / name)]
         if foreign and not (self.path / MARK).exists():
             raise InputError(
                 f"{self.path} holds {', '.join(foreign)} and not the mark of a run ({MARK}), so that they are left alone; "

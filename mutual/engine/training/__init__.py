@@ -1,15 +1,15 @@
 """Training: the loop, the update, optimizers, and the state that a checkpoint holds."""
 
-from mutual.engine.training.pause import Pausing
-from mutual.engine.training.setup import build_dataset, build_parts, make_optimizer
+from mutual.engine.training.pause import PauseSelector
+from mutual.engine.training.setup import build_dataset, build_training, make_optimizer
+from mutual.engine.training.train_step import TrainStep
 from mutual.engine.training.trainer import Trainer
-from mutual.engine.training.updates import Updater
 
 __all__ = [
-    "Pausing",
+    "PauseSelector",
+    "TrainStep",
     "Trainer",
-    "Updater",
     "build_dataset",
-    "build_parts",
+    "build_training",
     "make_optimizer",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 from mutual.data import DataInfo
 from mutual.engine.monitoring import Scores
 from mutual.engine.storage import BEST, LAST, Best, RunFolder, sha256, write_file
-from mutual.engine.training.collect import Courier
+from mutual.engine.training.peer_collector import PeerCollector
 from mutual.group import Group
 from mutual.models import ModelCard, architecture_args, model_bytes
 from mutual.recipe import InputError, Recipe
@@ -25,12 +25,12 @@ class BestWeights:
     A peer whose metric or NLL is not a finite number is worse than any other.
     """
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, group: Group, info: DataInfo, courier: Courier) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, group: Group, info: DataInfo, collector: PeerCollector) -> None:
         self._recipe = recipe
         self._folder = folder
         self._group = group
         self._info = info
-        self._courier = courier
+        self._collector = collector
         self._metric = recipe.train.best_metric or ("map" if info.multi_label else "top1")
         self._peers: dict[str, dict[str, float]] = {}
         self._sha256: dict[str, str] = {}
@@ -38,7 +38,7 @@ class BestWeights:
     @property
     def best_peer(self) -> str | None:
         """Name of the best peer so far; None before the first evaluation."""
-        return max(self._peers, key=lambda name: self._merit(self._peers[name]), default=None)
+        return max(self._peers, key=lambda name: self._ranking_key(self._peers[name]), default=None)
 
     def finish_epoch(self, epoch: int, scores: Scores | None) -> None:
         """Writes every trainable peer's weights, those that are better than ever after `epoch` as the best too, and best.json.
@@ -46,13 +46,13 @@ class BestWeights:
         Every process must call it, with the same scores; None where the epoch was not evaluated.
         """
         for name in self._recipe.trainable:
-            content = self._courier.bring(name, partial(self._content, name))
+            content = self._collector.collect_to_main(name, partial(self._content, name))
             if content is not None:
                 is_better = scores is not None and self._is_better(name, scores[name])
                 if scores is not None and is_better:
                     self._peers[name] = {"epoch": epoch, **scores[name]}
                 self._write({(kind, name): content for kind in ((LAST, BEST) if is_better else (LAST,))})
-        if self._courier.is_main:
+        if self._collector.is_main:
             self._write_best({file: [digest] for file, digest in self._sha256.items()})
 
     def check_files(self) -> None:
@@ -61,7 +61,7 @@ class BestWeights:
         Those of an epoch after the checkpoint are taken over with their scores. A peer that has lost its best weights is told of, and
         its best begins anew with the next evaluation.
         """
-        for name in self._recipe.trainable if self._courier.is_main else []:
+        for name in self._recipe.trainable if self._collector.is_main else []:
             if not (self._is_as_saved(name) or self._take_over(name)):
                 self._sha256.pop(f"{BEST}/{name}", None)
                 if self._peers.pop(name, None) is not None:
@@ -80,13 +80,13 @@ class BestWeights:
         self._peers = dict(state["peers"])
         self._sha256 = dict(state["sha256"])
 
-    def _merit(self, row: Mapping[str, float]) -> tuple[float, float]:
+    def _ranking_key(self, row: Mapping[str, float]) -> tuple[float, float]:
         if not (math.isfinite(row[self._metric]) and math.isfinite(row["nll"])):
             return _WORST
         return (0.0 if self._metric == "nll" else row[self._metric], -row["nll"])
 
     def _is_better(self, name: str, row: Mapping[str, float]) -> bool:
-        return name not in self._peers or self._merit(row) > self._merit(self._peers[name])
+        return name not in self._peers or self._ranking_key(row) > self._ranking_key(self._peers[name])
 
     def _write(self, files: Mapping[tuple[str, str], bytes]) -> None:
         """Writes the files; best.json says their new digests before, so that whenever this is cut, each file has one there."""
@@ -128,4 +128,4 @@ class BestWeights:
             class_names=self._info.class_names,
             multi_label=self._info.multi_label,
         )
-        return model_bytes(self._group.peers[name].scored_model, card)
+        return model_bytes(self._group.peers[name].eval_model, card)

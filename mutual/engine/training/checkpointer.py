@@ -1,4 +1,4 @@
-"""RunState: what a checkpoint holds, taken from a run's parts and given back to them."""
+"""Checkpointer: what a checkpoint holds, taken from a run's parts and given back to them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mutual.data import data_changes
 from mutual.engine.monitoring import NonFiniteLossError, Scores, TrainMeter
 from mutual.engine.storage import sha256
 from mutual.engine.training.best_weights import BestWeights
-from mutual.engine.training.collect import Courier
-from mutual.engine.training.optimization import Optimization
-from mutual.group import Group, Peer, World, flatten, float_buffers, team_of, unflatten_
+from mutual.engine.training.peer_collector import PeerCollector
+from mutual.engine.training.peer_optimizer import PeerOptimizer
+from mutual.group import Communicator, Group, Peer, flatten, float_buffers, replica_comm, unflatten_
 from mutual.recipe import InputError, Recipe
 
 
@@ -40,30 +40,30 @@ class Restored:
     lines: list[str]
 
 
-class RunState:
+class Checkpointer:
     """Everything that a bitwise resume needs, wherever the peers stand."""
 
     def __init__(
         self,
         recipe: Recipe,
         group: Group,
-        optimizations: Mapping[str, Optimization],
+        optimizers: Mapping[str, PeerOptimizer],
         meter: TrainMeter,
         best: BestWeights,
         *,
-        world: World,
-        courier: Courier,
+        comm: Communicator,
+        collector: PeerCollector,
         window_size: int,
         fingerprint: Mapping[str, Any],
     ) -> None:
         """Looks after the state of these parts; an update is of `window_size` images of the data that have this fingerprint."""
         self._recipe = recipe
         self._group = group
-        self._optimizations = optimizations
+        self._optimizers = optimizers
         self._meter = meter
         self._best = best
-        self._world = world
-        self._courier = courier
+        self._comm = comm
+        self._collector = collector
         self._window_size = window_size
         self._fingerprint = dict(fingerprint)
 
@@ -96,10 +96,10 @@ class RunState:
             peer.tapped.load_state_dict(safetensors.torch.load(files[f"{peer.name}.safetensors"]))
             if peer.average is not None:
                 peer.average.model.load_state_dict(safetensors.torch.load(files[f"{peer.name}.average.safetensors"]))
-            self._optimizations[peer.name].load_state_dict(own["optimization"])
+            self._optimizers[peer.name].load_state_dict(own["optimization"])
             buffers = float_buffers(peer.modules)
             if buffers:
-                unflatten_(buffers, _of_rank(own["buffers"], team_of(peer)).to(self._world.device))
+                unflatten_(buffers, _of_rank(own["buffers"], replica_comm(peer)).to(self._comm.device))
         self._best.check_files()
         return Restored(Progress(**state["progress"]), state["scores"], state["lines"])
 
@@ -118,19 +118,19 @@ class RunState:
         buffers = {}
         for peer in self._group.trainable:
             tensors = float_buffers(peer.modules)
-            buffers[peer.name] = team_of(peer).gather(flatten(tensors)).cpu() if tensors else None
+            buffers[peer.name] = replica_comm(peer).all_gather(flatten(tensors)).cpu() if tensors else None
         files: dict[str, bytes | None] = {"training.pt": _saved(state)}
         for name in self._recipe.trainable:
             for file, make in self._peer_files(name, buffers).items():
-                files[file] = self._courier.bring(name, make)
+                files[file] = self._collector.collect_to_main(name, make)
         return files
 
     def _peer_files(self, name: str, buffers: Mapping[str, Tensor | None]) -> dict[str, Callable[[], bytes]]:
         """Returns by its name how each file of a peer is made; only processes that hold the peer can make it."""
-        peers, optimizations = self._group.peers, self._optimizations
+        peers, optimizers = self._group.peers, self._optimizers
         files: dict[str, Callable[[], bytes]] = {
             f"{name}.safetensors": lambda: _tensor_bytes(peers[name].tapped),
-            f"{name}.pt": lambda: _saved({"optimization": optimizations[name].state_dict(), "buffers": buffers[name]}),
+            f"{name}.pt": lambda: _saved({"optimization": optimizers[name].state_dict(), "buffers": buffers[name]}),
         }
         if self._recipe.train.ema is not None:
             files[f"{name}.average.safetensors"] = lambda: _tensor_bytes(_average(peers[name]))
@@ -145,7 +145,7 @@ class RunState:
         finite = {}
         for peer in self._group.trainable:
             finite[peer.name] = bool(torch.stack([parameter.isfinite().all() for parameter in peer.parameters()]).all().item())
-        for name, all_finite in self._courier.merged(finite).items():
+        for name, all_finite in self._collector.all_gather_dict(finite).items():
             if not all_finite:
                 where = f"step {update}: the weights of peer {name!r}"
                 raise NonFiniteLossError(f"{where} are not finite; lower the learning rate or clip gradients")
@@ -154,7 +154,7 @@ class RunState:
     def _frozen_digests(self) -> dict[str, str]:
         refreshed = self._recipe.exchange.reads
         frozen = {name: peer for name, peer in self._group.peers.items() if peer.frozen and name not in refreshed}
-        return self._courier.merged({name: sha256(_tensor_bytes(peer.tapped)) for name, peer in frozen.items()})
+        return self._collector.all_gather_dict({name: sha256(_tensor_bytes(peer.tapped)) for name, peer in frozen.items()})
 
 
 def _average(peer: Peer) -> torch.nn.Module:
@@ -162,9 +162,9 @@ def _average(peer: Peer) -> torch.nn.Module:
     return peer.average.model
 
 
-def _of_rank(buffers: Tensor, team: World) -> Tensor:
+def _of_rank(buffers: Tensor, comm: Communicator) -> Tensor:
     """Returns this process' row of the buffers `[g, ...]` that g processes saved; their mean where these were not as many."""
-    return buffers[team.rank] if len(buffers) == team.size else buffers.mean(dim=0)
+    return buffers[comm.rank] if len(buffers) == comm.size else buffers.mean(dim=0)
 
 
 def _saved(state: dict[str, Any]) -> bytes:

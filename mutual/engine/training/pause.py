@@ -1,4 +1,4 @@
-"""Pausing: which peer sits an update out because it is too far ahead of another (SwitOKD, arXiv:2209.04996)."""
+"""PauseSelector: which peer sits an update out because it is too far ahead of another (SwitOKD, arXiv:2209.04996)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mutual.group import World
+from mutual.group import Communicator
 from mutual.recipe import Pause
 
 
-class Pausing:
+class PauseSelector:
     """Adds up the distances of an update's micro-batches; with no `spec` nobody ever pauses."""
 
-    def __init__(self, spec: Pause | None, world: World) -> None:
+    def __init__(self, spec: Pause | None, comm: Communicator) -> None:
         self._spec = spec
-        self._world = world
-        self._sums = torch.zeros(3, device=world.device)
+        self._comm = comm
+        self._sums = torch.zeros(3, device=comm.device)
         self._count = 0
         self._decisions: list[bool] = []
 
@@ -36,12 +36,12 @@ class Pausing:
         self._sums += torch.stack(distances)
         self._count += len(truth)
 
-    def decide(self) -> str | None:
+    def select_paused_peer(self) -> str | None:
         """Returns the peer that pauses in this update, by the images of all processes, or None; every process must call it."""
         if self._spec is None:
             return None
         count = torch.tensor([self._count], dtype=self._sums.dtype, device=self._sums.device)
-        *sums, images = self._world.sum(torch.cat([self._sums, count])).tolist()
+        *sums, images = self._comm.all_reduce_sum(torch.cat([self._sums, count])).tolist()
         self._sums.zero_()
         self._count = 0
         gap, ahead, behind = (total / max(images, 1) for total in sums)
@@ -61,7 +61,7 @@ class Pausing:
 def threshold(ahead: float, behind: float) -> float:
     """Returns the widest gap at which the stronger peer still learns (arXiv:2209.04996, the adaptive switching threshold).
 
-    `ahead` and `behind` are the mean L1 distances of the stronger and of the weaker peer's predictions from the labels.
+    `ahead` and `lagging_ranks` are the mean L1 distances of the stronger and of the weaker peer's predictions from the labels.
     """
     ratio = ahead / (ahead + behind) if ahead + behind > 0 else 0.0
     return behind - math.exp(-ratio) * ahead

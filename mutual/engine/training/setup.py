@@ -7,12 +7,12 @@ from torch import nn
 
 from mutual.data import DataModule, build_data
 from mutual.engine.runtime import Environment
-from mutual.engine.training.optimization import Optimization, build_optimizer, build_schedule
-from mutual.group import Group, Peer, agreed, build_group
+from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, build_schedule
+from mutual.group import Group, Peer, all_ranks_or_raise, build_group
 from mutual.recipe import Recipe
 
 
-def build_parts(recipe: Recipe, environment: Environment) -> tuple[DataModule, Group, dict[str, Optimization]]:
+def build_training(recipe: Recipe, environment: Environment) -> tuple[DataModule, Group, dict[str, PeerOptimizer]]:
     """Returns what a training of `recipe` is made of: its data, its peers with their edges, and an optimization for each that learns.
 
     Raises:
@@ -25,23 +25,23 @@ def build_parts(recipe: Recipe, environment: Environment) -> tuple[DataModule, G
         num_classes=info.num_classes,
         in_channels=info.channels,
         image_size=info.image_size,
-        world=environment.world,
+        comm=environment.comm,
         autocast=environment.autocast,
         class_names=info.class_names,
     )
     if recipe.data.views == "per_peer":
         data.make_views([number for number, name in enumerate(recipe.peers) if name in group.peers])
-    updates = data.num_windows(world_size=environment.world.size, accumulate=recipe.train.accumulate)
-    optimizations: dict[str, Optimization] = {}
+    updates = data.num_windows(world_size=environment.comm.size, accumulate=recipe.train.accumulate)
+    optimizers: dict[str, PeerOptimizer] = {}
 
     def optimize() -> None:
-        optimizations.update({peer.name: _build_optimization(recipe, peer, environment, updates) for peer in group.trainable})
+        optimizers.update({peer.name: _build_peer_optimizer(recipe, peer, environment, updates) for peer in group.trainable})
 
-    if group.placement.shared:
+    if group.placement.is_replicated:
         optimize()
     else:  # a mistake in one peer's optimizer is seen on its ranks alone
-        agreed(environment.world, optimize)
-    return data, group, optimizations
+        all_ranks_or_raise(environment.comm, optimize)
+    return data, group, optimizers
 
 
 def build_dataset(recipe: Recipe) -> DataModule:
@@ -71,8 +71,8 @@ def make_optimizer(recipe: Recipe, name: str, parameters: list[nn.Parameter]) ->
         raise recipe.error(path, str(error)) from error
 
 
-def _build_optimization(recipe: Recipe, peer: Peer, environment: Environment, updates_per_epoch: int) -> Optimization:
+def _build_peer_optimizer(recipe: Recipe, peer: Peer, environment: Environment, updates_per_epoch: int) -> PeerOptimizer:
     spec, schedule = recipe.optimizer_of(peer.name), recipe.schedule_of(peer.name)
     optimizer = make_optimizer(recipe, peer.name, peer.parameters())
     learning_rate = build_schedule(schedule, lr=spec.lr, updates_per_epoch=updates_per_epoch, epochs=recipe.train.epochs)
-    return Optimization(peer, optimizer, learning_rate, scaler=environment.scaler(), clip_grad_norm=recipe.train.clip_grad_norm)
+    return PeerOptimizer(peer, optimizer, learning_rate, scaler=environment.scaler(), clip_grad_norm=recipe.train.clip_grad_norm)

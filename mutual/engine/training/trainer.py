@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from mutual.data import Batch, DataModule, Window
-from mutual.engine.codistillation import StaleExchange
+from mutual.engine.codistillation import WeightExchange
 from mutual.engine.evaluation import Evaluator
-from mutual.engine.monitoring import Pace, Scores, SkippedImages, Tracker, TrainMeter, with_rank
+from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tracker, TrainMeter, with_rank
 from mutual.engine.runtime import Environment, StoppedError, StopSignals
 from mutual.engine.storage import RunFolder
 from mutual.engine.training.best_weights import BestWeights
-from mutual.engine.training.checkpointer import Progress, RunState
-from mutual.engine.training.collect import Courier
-from mutual.engine.training.optimization import Optimization
-from mutual.engine.training.pause import Pausing
-from mutual.engine.training.updates import Updater
-from mutual.group import Group, Peer, agreed, team_of
+from mutual.engine.training.checkpointer import Checkpointer, Progress
+from mutual.engine.training.pause import PauseSelector
+from mutual.engine.training.peer_collector import PeerCollector
+from mutual.engine.training.peer_optimizer import PeerOptimizer
+from mutual.engine.training.train_step import TrainStep
+from mutual.group import Group, Peer, all_ranks_or_raise, replica_comm
 from mutual.recipe import Recipe
 
 
@@ -33,46 +33,46 @@ class Trainer:
         environment: Environment,
         data: DataModule,
         group: Group,
-        optimizations: Mapping[str, Optimization],
+        optimizers: Mapping[str, PeerOptimizer],
         folder: RunFolder,
     ) -> None:
         self.recipe = recipe
-        self.world = environment.world
+        self.comm = environment.comm
         self.data = data
         self.group = group
-        self.optimizations = optimizations
+        self.optimizers = optimizers
         self.progress = Progress()
         self.scores: Scores = {}
         self._environment = environment
-        self._plan = {"world_size": self.world.size, "accumulate": recipe.train.accumulate}
+        self._plan = {"world_size": self.comm.size, "accumulate": recipe.train.accumulate}
         self._num_windows = data.num_windows(**self._plan)
-        window_size = self.world.size * recipe.data.batch_size * recipe.train.accumulate
-        self._courier = Courier(self.world, group.placement)
-        self._stale = StaleExchange(recipe, group, self.world)
+        window_size = self.comm.size * recipe.data.batch_size * recipe.train.accumulate
+        self._collector = PeerCollector(self.comm, group.placement)
+        self._stale = WeightExchange(recipe, group, self.comm)
         self._sent = (0.0, 0.0, 0)
         self._checkpoints = folder.checkpoints(keep=recipe.checkpoint.keep)
         self._saved: Progress | None = None
         self._lines: list[str] = []
-        self._best = BestWeights(recipe, folder, group, data.info, self._courier)
+        self._best = BestWeights(recipe, folder, group, data.info, self._collector)
         self._folder = folder
-        self._meter = TrainMeter(group.edges, recipe.trainable, self.world, counts=group.counts)
-        self._state = RunState(
+        self._meter = TrainMeter(group.edges, recipe.trainable, self.comm, is_scoring_rank=group.is_scoring_rank)
+        self._state = Checkpointer(
             recipe,
             group,
-            optimizations,
+            optimizers,
             self._meter,
             self._best,
-            world=self.world,
-            courier=self._courier,
+            comm=self.comm,
+            collector=self._collector,
             window_size=window_size,
             fingerprint=data.fingerprint,
         )
-        self._skipped_images = SkippedImages(recipe, data, self.world, part=group.part)
-        self._pausing = Pausing(recipe.train.pause, self.world)
-        self._pace = Pace(group, self.world, synchronized_forwards=recipe.train.sync_batchnorm)
-        updater = self._new_updater()
-        self._update = updater.alternating if recipe.train.update == "alternating" else updater.simultaneous
-        info, device = data.info, self.world.device
+        self._skipped_images = SkippedImages(recipe, data, self.comm, part=group.shard)
+        self._pause_selector = PauseSelector(recipe.train.pause, self.comm)
+        self._pace = StragglerMonitor(group, self.comm, synchronized_forwards=recipe.train.sync_batchnorm)
+        train_step = self._build_train_step()
+        self._update = train_step.alternating if recipe.train.update == "alternating" else train_step.simultaneous
+        info, device = data.info, self.comm.device
         self._evaluator = Evaluator(
             list(recipe.peers), recipe.trainable, num_classes=info.num_classes, device=device, multi_label=info.multi_label
         )
@@ -84,7 +84,7 @@ class Trainer:
             StoppedError: SIGTERM, SIGUSR1 or SIGINT came; a checkpoint has been written.
             NonFiniteLossError: a loss diverged; the last good checkpoint stays.
         """
-        progress, poll = self.progress, self.world.stop_poll()
+        progress, poll = self.progress, self.comm.stop_poll()
         self._stale.refresh()
         with StopSignals() as signals:
             while progress.epoch < self.recipe.train.epochs:
@@ -138,17 +138,17 @@ class Trainer:
         self._tracker.close()
         self.data.close()
 
-    def _new_updater(self) -> Updater:
-        return Updater(
+    def _build_train_step(self) -> TrainStep:
+        return TrainStep(
             self.group,
-            self.optimizations,
+            self.optimizers,
             self._meter,
-            world=self.world,
+            comm=self.comm,
             info=self.data.info,
             seed=self.recipe.seed,
             updates_per_epoch=self._num_windows,
             prepare=self._prepare,
-            pausing=self._pausing,
+            pause_selector=self._pause_selector,
         )
 
     def _finish_epoch(self) -> None:
@@ -156,7 +156,7 @@ class Trainer:
         if self._meter.pending:
             self._log()
         for peer in self.group.trainable:
-            team_of(peer).average_buffers(peer.modules)
+            replica_comm(peer).average_buffers(peer.modules)
         epoch = progress.epoch + 1
         evaluated = epoch % self.recipe.train.eval_every == 0 or epoch == self.recipe.train.epochs
         scores = self._evaluate() if evaluated else None
@@ -169,39 +169,39 @@ class Trainer:
             self._save()
 
     def _windows(self) -> Iterator[Window]:
-        part, parts = self.group.part
+        part, parts = self.group.shard
         windows = self.data.train_windows(self.progress.epoch, start=self.progress.window, rank=part, parts=parts, **self._plan)
-        return with_rank(windows, self.world)
+        return with_rank(windows, self.comm)
 
     def _evaluate(self) -> Scores:
         self.group.eval()
-        part, parts = self.group.part
-        batches = with_rank(self.data.eval_batches(world_size=self.world.size, rank=part, parts=parts), self.world)
+        part, parts = self.group.shard
+        batches = with_rank(self.data.eval_batches(world_size=self.comm.size, rank=part, parts=parts), self.comm)
         timed = self._pace.evaluated(batches, self.progress.update)
 
         def predict(images: Tensor, batch: Batch) -> dict[str, Tensor]:
             return self.group.predict(images, total=batch.total)
 
-        self.scores = self._evaluator(predict, timed, self.data.info, prepare=self._prepare, counts=self.group.counts)
+        self.scores = self._evaluator(predict, timed, self.data.info, prepare=self._prepare, is_scoring_rank=self.group.is_scoring_rank)
         return self.scores
 
     def _log_due(self) -> bool:
         return (self.progress.update + 1) % self.recipe.train.log_every == 0 or self.progress.window + 1 == self._num_windows
 
     def _log(self) -> None:
-        rates = {f"learning_rate/{name}": optimization.learning_rate for name, optimization in self.optimizations.items()}
-        norms = {f"grad_norm/{name}": each.grad_norm.item() for name, each in self.optimizations.items() if each.grad_norm is not None}
-        others = self._courier.merged(rates | norms) | self._traffic() | self._pausing.flush() | self._pace.flush()
+        rates = {f"learning_rate/{name}": peer_optimizer.learning_rate for name, peer_optimizer in self.optimizers.items()}
+        norms = {f"grad_norm/{name}": each.grad_norm.item() for name, each in self.optimizers.items() if each.grad_norm is not None}
+        others = self._collector.all_gather_dict(rates | norms) | self._traffic() | self._pause_selector.flush() | self._pace.flush()
         self._tracker.log_interval(self.progress.update, self._meter.flush(), others)
 
     def _traffic(self) -> dict[str, float]:
         """Returns the megabytes (10^6 bytes) that a process sent for each update since the last call, mean over the processes."""
-        if self.world.size == 1:
+        if self.comm.size == 1:
             return {}
-        gradients, exchanged, updates = self.world.traffic.gradient_bytes, self.group.exchange.sent_bytes, self.progress.update
+        gradients, exchanged, updates = self.comm.traffic.gradient_bytes, self.group.exchange.sent_bytes, self.progress.update
         before, self._sent = self._sent, (gradients, exchanged, updates)
-        sent = torch.tensor([gradients - before[0], exchanged - before[1]], device=self.world.device)
-        gradient_mb, exchange_mb = (self.world.sum(sent) / (1e6 * self.world.size * max(updates - before[2], 1))).tolist()
+        sent = torch.tensor([gradients - before[0], exchanged - before[1]], device=self.comm.device)
+        gradient_mb, exchange_mb = (self.comm.all_reduce_sum(sent) / (1e6 * self.comm.size * max(updates - before[2], 1))).tolist()
         return {"traffic/gradients_mb": gradient_mb, "traffic/exchange_mb": exchange_mb}
 
     def _checkpoint_due(self) -> bool:
@@ -216,7 +216,7 @@ class Trainer:
 
     def _stop(self, signals: StopSignals) -> None:
         self._save()
-        received = self.world.gather_json(signals.received.name if signals.received is not None else "")
+        received = self.comm.all_gather_json(signals.received.name if signals.received is not None else "")
         cause = next(filter(None, received))
         raise StoppedError(f"stopped by {cause} after step {self.progress.update}; the checkpoint is written, go on with --resume")
 
@@ -230,17 +230,17 @@ class Trainer:
         files = self._state.files(self.progress, self.scores, self._tracker.lines)
 
         def write() -> None:
-            if self.world.is_main:
+            if self.comm.is_main:
                 with self._pace.during("writes a checkpoint"):
                     whole = {name: content for name, content in files.items() if content is not None}
                     self._checkpoints.save(self.progress.update, whole)
 
-        agreed(self.world, write)  # a full disk of the main process ends all
+        all_ranks_or_raise(self.comm, write)  # a full disk of the main process ends all
         self._saved = replace(self.progress)
 
     def _description(self) -> str:
-        info, world = self.data.info, self.world
-        sizes = self._courier.merged({peer.name: _sizes(peer) for peer in self.group.trainable})
+        info, comm = self.data.info, self.comm
+        sizes = self._collector.all_gather_dict({peer.name: _sizes(peer) for peer in self.group.trainable})
         learners = [f"{name} ({sizes[name]}{self._place(name)})" for name in self.recipe.trainable]
         published = self.recipe.exchange.reads
         frozen = [
@@ -248,13 +248,13 @@ class Trainer:
             for name, peer in self.recipe.peers.items()
             if peer.frozen
         ]
-        processes = f"{world.size} process{'es' if world.size > 1 else ''} on {world.device.type}, precision {self._environment.precision}"
+        processes = f"{comm.size} process{'es' if comm.size > 1 else ''} on {comm.device.type}, precision {self._environment.precision}"
         data = f"{info.num_train:,} training and {info.num_val:,} validation images, {info.num_classes} classes"
         return f"{self._folder.path}: {', '.join([*learners, *frozen])}; {data}; {processes}"
 
     def _place(self, name: str) -> str:
         placement = self.group.placement
-        return "" if placement.shared else f", rank {', '.join(map(str, placement.teams[name]))}"
+        return "" if placement.is_replicated else f", rank {', '.join(map(str, placement.replica_ranks[name]))}"
 
     def _prepare(self, images: Tensor) -> Tensor:
         if not self.recipe.train.channels_last:

@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.group.communication import agreed
-from mutual.group.edges import Edge, Form, Reading, definition_of, expand, tap_paths
-from mutual.group.exchange import Exchange
-from mutual.group.build.edge_loss_builder import fit_loss, forms_of, read_forms
+from mutual.group.communication import all_ranks_or_raise
+from mutual.group.edges import Edge, TensorSpec, OutputKey, definition_of, expand, tap_paths
+from mutual.group.exchange import OutputExchange
+from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
 from mutual.group.group import Group
-from mutual.group.edges import Lesson
+from mutual.group.edges import EdgeLoss
 from mutual.group.peers import MovingAverage, Peer
 from mutual.group.exchange import Placement, parallel, replicated
 from mutual.group.build.dry_run import dry_run
-from mutual.group.exchange import Routes, needs_of_scorers
+from mutual.group.exchange import TransferPlan, scoring_requirements
 from mutual.group.edges import weight_factor
 from mutual.group.peers import TappedModel, find_module
-from mutual.group.communication import World
+from mutual.group.communication import Communicator
 from mutual.models import class_columns, create_model, load_weights, read_card
 from mutual.objectives import Loss
 from mutual.recipe import EMA, LOGITS, Recipe, derive_seed, peer_of
@@ -34,11 +34,11 @@ def build_group(
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    world: World,
+    comm: Communicator,
     autocast: Callable[[], AbstractContextManager[object]],
     class_names: Sequence[str] = (),
 ) -> Group:
-    """Builds the peers that this process holds on `world.device`, and the edges by which they learn.
+    """Builds the peers that this process holds on `comm.device`, and the edges by which they learn.
 
     With `class_names`, those of the data, the outputs of a frozen peer whose weights name their classes are read in the data's order.
 
@@ -47,33 +47,33 @@ def build_group(
     """
     edges = expand(recipe)
     builder = _Builder(
-        recipe, edges, world, num_classes=num_classes, in_channels=in_channels, image_size=image_size, class_names=class_names
+        recipe, edges, comm, num_classes=num_classes, in_channels=in_channels, image_size=image_size, class_names=class_names
     )
     placement = builder.place()
-    peers, forms = builder.peers(placement)
-    losses = builder.losses(peers, forms, placement)
+    peers, specs = builder.peers(placement)
+    losses = builder.losses(peers, specs, placement)
     trained = [name for name in recipe.peers if not recipe.peers[name].frozen]
-    teams = dict(zip(trained, world.teams([placement.teams[name] for name in trained]), strict=True))
+    comms = dict(zip(trained, comm.split([placement.replica_ranks[name] for name in trained]), strict=True))
     for peer in peers.values():
-        _place(peer, recipe, world.device, teams.get(peer.name))
+        _place(peer, recipe, comm.device, comms.get(peer.name))
     unlabelled = recipe.data.unlabelled is not None
-    lessons = {}
+    local_losses = {}
     for index, loss in losses.items():
-        edge, team = edges[index], teams[edges[index].learner]
-        assert team is not None, "losses are built for local learners"
+        edge, replicas = edges[index], comms[edges[index].learner]
+        assert replicas is not None, "losses are built for local learners"
         factor = weight_factor(edge.spec, epochs=recipe.train.epochs)
-        lessons[index] = Lesson(edge, loss, factor, world=team, unlabelled=unlabelled)
-    lesson_routes = Routes.of(placement, edges, forms, dtype=recipe.exchange.dtype)
-    score_routes = Routes(placement, needs_of_scorers(placement, list(recipe.peers)), forms)
+        local_losses[index] = EdgeLoss(edge, loss, factor, comm=replicas, unlabelled=unlabelled)
+    loss_plan = TransferPlan.of(placement, edges, specs, dtype=recipe.exchange.dtype)
+    score_plan = TransferPlan(placement, scoring_requirements(placement, list(recipe.peers)), specs)
     return Group(
         peers,
         edges,
-        lessons,
+        local_losses,
         autocast=autocast,
         placement=placement,
-        rank=world.rank,
-        lesson_exchange=Exchange(lesson_routes, world),
-        score_exchange=Exchange(score_routes, world),
+        rank=comm.rank,
+        loss_exchange=OutputExchange(loss_plan, comm),
+        score_exchange=OutputExchange(score_plan, comm),
     )
 
 
@@ -102,7 +102,7 @@ class _Builder:
         self,
         recipe: Recipe,
         edges: list[Edge],
-        world: World,
+        comm: Communicator,
         *,
         num_classes: int,
         in_channels: int,
@@ -111,52 +111,52 @@ class _Builder:
     ) -> None:
         self._recipe = recipe
         self._edges = edges
-        self._world = world
+        self._comm = comm
         self._num_classes = num_classes
         self._class_names = class_names
         self._images = torch.zeros(2, in_channels, *image_size)
 
     def place(self) -> Placement:
         """Returns who holds whom; a peer whose cost the recipe does not say costs 1."""
-        recipe, world = self._recipe, self._world
-        if recipe.placement != "parallel" or world.size == 1:
-            return replicated(recipe, world.size)
-        return parallel(recipe, world.size, {name: peer.cost or 1.0 for name, peer in recipe.peers.items()})
+        recipe, comm = self._recipe, self._comm
+        if recipe.placement != "parallel" or comm.size == 1:
+            return replicated(recipe, comm.size)
+        return parallel(recipe, comm.size, {name: peer.cost or 1.0 for name, peer in recipe.peers.items()})
 
-    def peers(self, placement: Placement) -> tuple[dict[str, Peer], dict[Reading, Form]]:
+    def peers(self, placement: Placement) -> tuple[dict[str, Peer], dict[OutputKey, TensorSpec]]:
         """Returns the peers that this process holds, and by source and output the shapes of all."""
         peers: dict[str, Peer] = {}
-        teams = {name: len(ranks) for name, ranks in placement.teams.items()}
+        num_replicas = {name: len(ranks) for name, ranks in placement.replica_ranks.items()}
 
         def build() -> list[list[Any]]:
-            mine = [name for name in self._recipe.peers if name in placement.local(self._world.rank)]
-            peers.update({name: self._build_peer(name, several=teams[name] > 1) for name in mine})
-            found = dry_run(self._recipe, self._edges, list(peers.values()), self._images, self._num_classes, teams=teams)
-            return [forms_of(found.outputs), found.notes]
+            mine = [name for name in self._recipe.peers if name in placement.peers_on(self._comm.rank)]
+            peers.update({name: self._build_peer(name, several=num_replicas[name] > 1) for name in mine})
+            found = dry_run(self._recipe, self._edges, list(peers.values()), self._images, self._num_classes, num_replicas=num_replicas)
+            return [output_specs(found.outputs), found.notes]
 
-        told = [build()] if placement.shared else agreed(self._world, build)
-        if self._world.is_main:
+        told = [build()] if placement.is_replicated else all_ranks_or_raise(self._comm, build)
+        if self._comm.is_main:
             for note in dict.fromkeys(note for _, notes in told for note in notes):
                 warnings.warn(note, stacklevel=2)
-        return peers, read_forms([form for forms, _ in told for form in forms])
+        return peers, parse_output_specs([form for specs, _ in told for form in specs])
 
-    def losses(self, peers: dict[str, Peer], forms: dict[Reading, Form], placement: Placement) -> dict[int, Loss]:
+    def losses(self, peers: dict[str, Peer], specs: dict[OutputKey, TensorSpec], placement: Placement) -> dict[int, Loss]:
         """Returns by its edge's number the loss of every local learner's edge."""
-        apart = self._recipe.placement == "parallel" and self._world.size > 1
-        heard = agreed(self._world, lambda: self._told(peers)) if apart else [self._told(peers)]
+        apart = self._recipe.placement == "parallel" and self._comm.size > 1
+        heard = all_ranks_or_raise(self._comm, lambda: self._told(peers)) if apart else [self._told(peers)]
         told = {number: value for each in heard for number, value in each.items()}
         losses: dict[int, Loss] = {}
 
         def build() -> None:
             for index, edge in enumerate(self._edges):
                 if edge.learner in peers:
-                    synchronized = self._recipe.train.sync_batchnorm and len(placement.teams[edge.learner]) > 1
-                    losses[index] = fit_loss(
-                        self._recipe, edge, peers[edge.learner], forms, told.get(str(index)), synchronized=synchronized
+                    synchronized = self._recipe.train.sync_batchnorm and len(placement.replica_ranks[edge.learner]) > 1
+                    losses[index] = build_edge_loss(
+                        self._recipe, edge, peers[edge.learner], specs, told.get(str(index)), synchronized=synchronized
                     )
 
         if apart:
-            agreed(self._world, build)
+            all_ranks_or_raise(self._comm, build)
         else:
             build()
         return losses
@@ -224,7 +224,7 @@ def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge])
                 raise recipe.error(f"objectives.{edge.index}.at", f"peer {name!r} ({recipe.peers[name].model}) has {error}") from error
 
 
-def _place(peer: Peer, recipe: Recipe, device: torch.device, team: World | None) -> None:
+def _place(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator | None) -> None:
     train = recipe.train
     modules = [peer.tapped] if peer.average is None else [peer.tapped, peer.average.tapped]
     for module in modules:
@@ -233,5 +233,5 @@ def _place(peer: Peer, recipe: Recipe, device: torch.device, team: World | None)
             module.to(memory_format=torch.channels_last)
     if train.compile:
         peer.tapped.compile()
-    if team is not None:
-        peer.distribute(team)
+    if comm is not None:
+        peer.distribute(comm)

@@ -33,12 +33,12 @@ class DryRun:
 
 
 def dry_run(
-    recipe: Recipe, edges: Iterable[Edge], peers: list[Peer], images: Tensor, num_classes: int, *, teams: Mapping[str, int]
+    recipe: Recipe, edges: Iterable[Edge], peers: list[Peer], images: Tensor, num_classes: int, *, num_replicas: Mapping[str, int]
 ) -> DryRun:
     """Runs every peer and moving average on `images` `[2, C, H, W]`, trainable peers in training mode too, and leaves no trace.
 
     Parameters of a trainable peer that reach none of the outputs that are read are excluded from training: without a gradient they would
-    stay as they are on one process, and DDP would wait for them on several. `teams` says on how many processes each peer is trained.
+    stay as they are on one process, and DDP would wait for them on several. `num_replicas` says on how many processes each peer is trained.
 
     Raises:
         RecipeError: a peer fails, its outputs are no tensors or of other classes, or it has nothing that can be trained.
@@ -52,12 +52,12 @@ def dry_run(
         _check_classes(recipe, peer, found.outputs[peer.name], num_classes)
         if not peer.frozen:
             paths = {LOGITS, *(at for edge in read if edge.learner == peer.name for at in edge.learner_at)}
-            found.notes += _exclude_unused(recipe, peer, paths, images, num_classes, team_size=teams[peer.name])
+            found.notes += _exclude_unused(recipe, peer, paths, images, num_classes, num_replicas=num_replicas[peer.name])
     _check_apart(recipe, peers)
     return found
 
 
-def unfit(recipe: Recipe, name: str, images: Tensor, error: Exception, *, mode: str = "") -> RecipeError:
+def input_mismatch_error(recipe: Recipe, name: str, images: Tensor, error: Exception, *, mode: str = "") -> RecipeError:
     """Returns the error that says why peer `name` cannot take `images`."""
     size = "x".join(str(side) for side in images.shape[1:])
     kind = "" if isinstance(error, RuntimeError | ValueError | TypeError) else f"{type(error).__name__}: "
@@ -70,12 +70,12 @@ def _evaluated(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor) 
         try:
             said = tapped.probe(images)
         except Exception as error:  # the user's model, which may raise anything
-            raise unfit(recipe, peer.name, images, error) from error
+            raise input_mismatch_error(recipe, peer.name, images, error) from error
     _check_tensors(recipe, peer, said)
     return said
 
 
-def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, *, team_size: int) -> list[str]:
+def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, *, num_replicas: int) -> list[str]:
     """Excludes the parameters on which no output at `paths` depends from training; returns what is to be told of it."""
     model = recipe.peers[peer.name].model
     left = {name: parameter for name, parameter in peer.model.named_parameters() if parameter.requires_grad}
@@ -92,10 +92,10 @@ def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor,
     if len(left) == whole:
         raise recipe.error(f"peers.{peer.name}.model", f"no parameter of {model} reaches its outputs; does its forward detach them?")
     sometimes = [name for name in missed if name not in left]
-    if sometimes and team_size > 1:
+    if sometimes and num_replicas > 1:
         raise recipe.error(
             f"peers.{peer.name}.model",
-            f"{model} uses {_named(sometimes)} in some forwards only, and gradients are averaged over {team_size} processes, which wait "
+            f"{model} uses {_named(sometimes)} in some forwards only, and gradients are averaged over {num_replicas} processes, which wait "
             "for all of them; train it on one, or add 0 * parameter.sum() to its logits",
         )
     for parameter in left.values():
@@ -113,11 +113,11 @@ def _used(
 ) -> list[bool]:
     """Returns of each parameter whether an output at `paths` depends on it in a forward in training mode."""
     mode = " in training mode"
-    with _traceless(peer.tapped, seed=derive_seed(recipe.seed, "probe", peer.name, draw)):
+    with _state_restored(peer.tapped, seed=derive_seed(recipe.seed, "probe", peer.name, draw)):
         try:
             outputs: Outputs = peer.tapped(torch.randn_like(images))
         except Exception as error:  # the user's model, which may raise anything
-            raise unfit(recipe, peer.name, images, error, mode=mode) from error
+            raise input_mismatch_error(recipe, peer.name, images, error, mode=mode) from error
         _check_tensors(recipe, peer, outputs, mode=mode)
         _check_classes(recipe, peer, outputs, num_classes, mode=mode)
         roots = [outputs[path].sum() for path in sorted(paths) if outputs[path].requires_grad]
@@ -126,7 +126,7 @@ def _used(
         try:
             gradients = torch.autograd.grad(roots, parameters, allow_unused=True)
         except Exception as error:  # of backward functions that the user wrote, too
-            raise unfit(recipe, peer.name, images, error, mode=" backward") from error
+            raise input_mismatch_error(recipe, peer.name, images, error, mode=" backward") from error
     return [gradient is not None for gradient in gradients]
 
 
@@ -162,7 +162,7 @@ def _check_apart(recipe: Recipe, peers: list[Peer]) -> None:
 
 
 @contextmanager
-def _traceless(module: nn.Module, *, seed: int) -> Iterator[None]:
+def _state_restored(module: nn.Module, *, seed: int) -> Iterator[None]:
     """Within it, `module` is in training mode and draws by `seed`; afterwards its modes, its buffers and the generators are as before."""
     layers = list(module.modules())
     modes = [layer.training for layer in layers]

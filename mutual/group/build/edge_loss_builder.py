@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.group.edges import Edge, Form, Reading, definition_of
+from mutual.group.edges import Edge, TensorSpec, OutputKey, definition_of
 from mutual.group.peers import Peer
 from mutual.group.peers import Outputs
 from mutual.objectives import Loss, build_loss
 from mutual.recipe import ENSEMBLE, LOGITS, Recipe, derive_seed
 
 
-def forms_of(said: dict[str, Outputs]) -> list[Any]:
+def output_specs(said: dict[str, Outputs]) -> list[Any]:
     """Returns the form of every output as JSON: source, output, shape without the batch dimension, precision."""
     return [
         [name, path, list(output.shape[1:]), str(output.dtype).removeprefix("torch.")]
@@ -23,16 +23,16 @@ def forms_of(said: dict[str, Outputs]) -> list[Any]:
     ]
 
 
-def read_forms(forms: list[Any]) -> dict[Reading, Form]:
-    """Returns by source and output the forms that `forms_of` wrote."""
-    return {(name, path): (tuple(shape), getattr(torch, dtype)) for name, path, shape, dtype in forms}
+def parse_output_specs(specs: list[Any]) -> dict[OutputKey, TensorSpec]:
+    """Returns by source and output the forms that `output_specs` wrote."""
+    return {(name, path): (tuple(shape), getattr(torch, dtype)) for name, path, shape, dtype in specs}
 
 
-def fit_loss(
+def build_edge_loss(
     recipe: Recipe,
     edge: Edge,
     learner: Peer,
-    forms: dict[Reading, Form],
+    specs: dict[OutputKey, TensorSpec],
     told: dict[str, list[list[float]]] | None,
     *,
     synchronized: bool = False,
@@ -45,13 +45,13 @@ def fit_loss(
         RecipeError: the shapes cannot meet; one line says both.
     """
     definition, arguments = definition_of(edge), edge.spec.loss_arguments()
-    mine = [forms[edge.learner, at][0] for at in edge.learner_at]
+    mine = [specs[edge.learner, at][0] for at in edge.learner_at]
     theirs = [
-        forms[edge.members[0] if source == ENSEMBLE else source, at][0]
+        specs[edge.members[0] if source == ENSEMBLE else source, at][0]
         for source, paths in zip(edge.sources, edge.source_at, strict=True)
         for at in paths
     ]
-    if not theirs and mine[0] != forms[edge.learner, LOGITS][0]:
+    if not theirs and mine[0] != specs[edge.learner, LOGITS][0]:
         raise recipe.error(f"objectives.{edge.index}.at", f"{edge.learner}.{edge.learner_at[0]} has shape {mine[0]}, which are no logits")
     learner_shape, source_shape = (found if definition.many else found[0] if found else None for found in (mine, theirs))
     from_model = None if told is None else {key: [torch.tensor(values) for values in lists] for key, lists in told.items()}
@@ -65,7 +65,7 @@ def fit_loss(
         if synchronized:
             loss = nn.SyncBatchNorm.convert_sync_batchnorm(loss)
         adapters = learner.tapped.adapters
-        adapters[f"{edge.index}_{len(adapters)}"] = loss.to(torch.promote_types(torch.float32, forms[edge.learner, edge.learner_at[0]][1]))
+        adapters[f"{edge.index}_{len(adapters)}"] = loss.to(torch.promote_types(torch.float32, specs[edge.learner, edge.learner_at[0]][1]))
     return loss
 
 

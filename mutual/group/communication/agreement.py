@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from mutual.group.communication.communicator import World
+from mutual.group.communication.communicator import Communicator
 from mutual.recipe import Fault, InputError, RecipeError
 
 _T = TypeVar("_T")
 
 
-def agreed(world: World, make: Callable[[], _T]) -> list[_T]:
+def all_ranks_or_raise(comm: Communicator, make: Callable[[], _T]) -> list[_T]:
     """Returns what `make` gave on every process, by rank, as JSON values; every process must call it.
 
     Where it fails on some, all raise the error of the first of these: otherwise the rest would wait for it in their next collective.
@@ -26,10 +26,10 @@ def agreed(world: World, make: Callable[[], _T]) -> list[_T]:
         made = make()
     except (InputError, OSError) as raised:
         error = raised
-    answers = world.gather_json([made, None if error is None else _described(error)])
+    answers = comm.all_gather_json([made, None if error is None else _described(error)])
     for rank, (_, fault) in enumerate(answers):
         if fault is not None:
-            if rank == world.rank and error is not None:
+            if rank == comm.rank and error is not None:
                 raise error
             raise _restored(fault) from error
     return [answer for answer, _ in answers]

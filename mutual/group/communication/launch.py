@@ -30,7 +30,7 @@ def launch_store(name: str, *, timeout: float) -> Store | None:
     return PrefixStore(f"mutual/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}", store)
 
 
-def divide_launch(name: str, *, rank: int, size: int, timeout: float) -> None:
+def init_job_process_group(name: str, *, rank: int, size: int, timeout: float) -> None:
     """Makes of this process and those that give the same `name` a launch of their own: `size` processes, of which it is number `rank`.
 
     They meet in the launcher's store, which stays for as long as any of them; their collectives may take `timeout` seconds. What asks the
@@ -47,7 +47,7 @@ def divide_launch(name: str, *, rank: int, size: int, timeout: float) -> None:
     os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(size), JOB: name})
 
 
-def meet() -> bool:
+def wait_for_all() -> bool:
     """Waits for the other processes; returns False where this one has joined none."""
     joined = dist.is_available() and dist.is_initialized()
     if joined:
@@ -55,12 +55,12 @@ def meet() -> bool:
     return joined
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Ends this process' part in the group of processes, after waiting for the others; does nothing where there is none.
 
     Without it, a process that exits first makes the others abort.
     """
-    if meet():
+    if wait_for_all():
         dist.destroy_process_group()
 
 

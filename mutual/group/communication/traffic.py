@@ -16,5 +16,5 @@ class Traffic:
     """
 
     gradient_bytes: float = 0.0
-    world_calls: int = 0
-    team_calls: int = 0
+    global_calls: int = 0
+    subgroup_calls: int = 0

@@ -12,9 +12,9 @@ from mutual.objectives import LOSSES, Definition, Extent
 from mutual.recipe import ENSEMBLE, LOGITS, Objective, Recipe, SourcedObjective, peer_of
 
 Paths = tuple[str, ...]
-Reading = tuple[str, str]
+OutputKey = tuple[str, str]
 """What is read: a peer or a moving average, and which output of it."""
-Form = tuple[tuple[int, ...], torch.dtype]
+TensorSpec = tuple[tuple[int, ...], torch.dtype]
 """An output's shape without the batch dimension, and its precision."""
 
 
@@ -50,15 +50,15 @@ class Edge:
         return "+".join(self.sources) or None
 
     @property
-    def speakers(self) -> list[str]:
+    def required_sources(self) -> list[str]:
         """The peers and moving averages, other than the learner itself, that must have spoken before."""
         spoken = [name for source in self.sources for name in (self.members if source == ENSEMBLE else (source,))]
         return [name for name in dict.fromkeys(spoken) if name != self.learner]
 
     @property
-    def readings(self) -> dict[Reading, Extent]:
+    def required_outputs(self) -> dict[OutputKey, Extent]:
         """What the edge reads of its sources, and how much of it."""
-        found: dict[Reading, Extent] = {}
+        found: dict[OutputKey, Extent] = {}
         extent = LOSSES[self.spec.loss].extent
         for source, paths in zip(self.sources, self.source_at, strict=True):
             if source == ENSEMBLE:

@@ -1,4 +1,4 @@
-"""Lesson: an edge with its loss: which images it reads, what its sources say of them, and the scalar that the learner minimises.
+"""EdgeLoss: an edge with its loss: which images it reads, what its sources say of them, and the scalar that the learner minimises.
 
 Shapes: B images of this process' micro-batch (padding included), R rows of them that the edge reads, K peers, C classes.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mutual.data import even_part
-from mutual.group.communication import World
+from mutual.group.communication import Communicator
 from mutual.group.edges.edge import Edge, distances_key
 from mutual.group.edges.weight_schedule import Factor
 from mutual.group.peers import Outputs
@@ -21,7 +21,7 @@ from mutual.recipe import ENSEMBLE, LOGITS, SourcedObjective, derive_seed
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _LossInputs:
     """What the loss is given: the learner's outputs, the sources' (detached), and the labels, all of the same rows.
 
     `share` is the part of the micro-batch's images that these rows are: the mean is over all images, the others count 0. `measured`: the
@@ -35,15 +35,15 @@ class _Reading:
     measured: bool
 
 
-class Lesson:
+class EdgeLoss:
     """One edge at work."""
 
-    def __init__(self, edge: Edge, loss: Loss, factor: Factor, *, world: World, unlabelled: bool = False) -> None:
+    def __init__(self, edge: Edge, loss: Loss, factor: Factor, *, comm: Communicator, unlabelled: bool = False) -> None:
         """Makes the edge evaluate `loss`, with its weight times `factor` of the epoch; `unlabelled`: some images have no label."""
         self.edge = edge
         self.loss = loss
         self._factor = factor
-        self._world = world
+        self._comm = comm
         self._skips_unlabelled = unlabelled and edge.reads_labels
         self._key = f"{edge.index}.{edge.source}"
 
@@ -52,7 +52,7 @@ class Lesson:
         return self.edge.weight * self._factor(epoch)
 
     def value(
-        self, learner: Outputs, heard: Mapping[str, Outputs], labels: Tensor, *, count: int, draw: int, total: int | None = None
+        self, learner: Outputs, heard: Mapping[str, Outputs], labels: Tensor, *, count: int, seed: int, total: int | None = None
     ) -> Tensor:
         """Returns the loss, the mean over the first `count` images; sources are read in `heard` and detached.
 
@@ -62,18 +62,20 @@ class Lesson:
         real = max(count, 1)
         reads = self.loss.definition
         mine = [learner[at][:real] for at in self.edge.learner_at]
-        reading = self._read(mine, heard, labels[:real])
+        output_key = self._read(mine, heard, labels[:real])
         many = reads.many
-        source, truth, first = reading.source, reading.labels, 0
+        source, truth, first = output_key.source, output_key.labels, 0
         if reads.gathers:
-            source, truth, first = self._gathered(reading, empty=count == 0 or reading.share == 0, total=total)
+            source, truth, first = self._gathered(output_key, empty=count == 0 or output_key.share == 0, total=total)
         if reads.draws:
-            torch.manual_seed(derive_seed(draw, self.edge.learner, self._key))
+            torch.manual_seed(derive_seed(seed, self.edge.learner, self._key))
         theirs = None if not reads.reads_source else source if many else source[0]
-        value: Tensor = self.loss(reading.learner if many else reading.learner[0], theirs, truth, first=first, measured=reading.measured)
-        return value if reading.share == 1 else value * reading.share
+        value: Tensor = self.loss(
+            output_key.learner if many else output_key.learner[0], theirs, truth, first=first, measured=output_key.measured
+        )
+        return value if output_key.share == 1 else value * output_key.share
 
-    def _read(self, mine: list[Tensor], heard: Mapping[str, Outputs], labels: Tensor) -> _Reading:
+    def _read(self, mine: list[Tensor], heard: Mapping[str, Outputs], labels: Tensor) -> _LossInputs:
         rows, share = self._rows(heard, labels)
         truth = (labels.clamp(min=0) if self._skips_unlabelled else labels)[rows]
         source = [
@@ -86,7 +88,7 @@ class Lesson:
             for name, paths in zip(self.edge.sources, self.edge.source_at, strict=True)
             for path in paths
         )
-        return _Reading([output[rows] for output in mine], source, truth, share, measured)
+        return _LossInputs([output[rows] for output in mine], source, truth, share, measured)
 
     def _rows(self, heard: Mapping[str, Outputs], labels: Tensor) -> tuple[slice | Tensor, float]:
         """Returns the rows that the edge reads, those with a label where it needs one and that its gate lets through, and their share.
@@ -115,15 +117,15 @@ class Lesson:
         found, keys = heard[name], [distances_key(path) for path in paths]
         return [found[key][rows][:, rows] if key in found else found[path][rows].detach() for path, key in zip(paths, keys, strict=True)]
 
-    def _gathered(self, reading: _Reading, *, empty: bool, total: int | None) -> tuple[list[Tensor], Tensor, int]:
+    def _gathered(self, output_key: _LossInputs, *, empty: bool, total: int | None) -> tuple[list[Tensor], Tensor, int]:
         """Returns sources and labels of all processes' rows, and where this process' begin; one without images keeps to its padding."""
-        own, parts = [*reading.source, reading.labels], self._world.size
+        own, parts = [*output_key.source, output_key.labels], self._comm.size
         counts = None  # a gate, or missing labels, decide how many rows each process has
         if total is not None and not self._skips_unlabelled and self.edge.spec.gate != "correct":
             bounds = [even_part(total, part, parts) for part in range(parts)]
             counts = [end - begin for begin, end in bounds]
-        rows, first = self._world.gather_rows([tensor[:0] if empty else tensor for tensor in own], counts)
-        return (reading.source, reading.labels, 0) if empty else (rows[:-1], rows[-1], first)
+        rows, first = self._comm.all_gather_rows([tensor[:0] if empty else tensor for tensor in own], counts)
+        return (output_key.source, output_key.labels, 0) if empty else (rows[:-1], rows[-1], first)
 
 
 def _classes(labels: Tensor) -> Tensor:

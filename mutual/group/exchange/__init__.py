@@ -1,17 +1,17 @@
 """Exchange: which rank holds which peer, and what travels between ranks."""
 
-from mutual.group.exchange.exchange import Exchange, Pending
+from mutual.group.exchange.exchange import ExchangeHandle, OutputExchange
 from mutual.group.exchange.placement import Placement, asks_costs, parallel, replicated
-from mutual.group.exchange.transfer_plan import Routes, needs_of_scorers, scores
+from mutual.group.exchange.transfer_plan import TransferPlan, is_scoring_rank, scoring_requirements
 
 __all__ = [
-    "Exchange",
-    "Pending",
+    "ExchangeHandle",
+    "OutputExchange",
     "Placement",
-    "Routes",
+    "TransferPlan",
     "asks_costs",
-    "needs_of_scorers",
+    "is_scoring_rank",
     "parallel",
     "replicated",
-    "scores",
+    "scoring_requirements",
 ]

@@ -9,8 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mutual.group.communication import Swap, World
-from mutual.group.exchange.transfer_plan import Parcel, Routes
+from mutual.group.communication import AllToAllWork, Communicator
+from mutual.group.exchange.transfer_plan import Transfer, TransferPlan
 from mutual.group.peers import Outputs
 
 
@@ -19,13 +19,13 @@ class _Plan:
     """What this rank sends and gets of micro-batches of one size: parcels in the order of the ranks, and by rank how many numbers."""
 
     begin: int
-    sends: list[Parcel]
+    sends: list[Transfer]
     sent: list[int]
-    gets: list[Parcel]
+    gets: list[Transfer]
     received: list[int]
 
 
-class Exchange:
+class OutputExchange:
     """Sends outputs of local peers where they are read, and gets what local learners read of others.
 
     Attributes:
@@ -33,34 +33,38 @@ class Exchange:
         sent_bytes: what this rank has sent so far.
     """
 
-    def __init__(self, routes: Routes, world: World) -> None:
-        self.routes = routes
+    def __init__(self, transfer_plan: TransferPlan, comm: Communicator) -> None:
+        self.transfer_plan = transfer_plan
         self.sent_bytes = 0
-        self._world = world
+        self._comm = comm
         self._plans: dict[int, _Plan] = {}
 
-    def start(self, said: Mapping[str, Outputs], *, size: int) -> Pending:
+    def start(self, said: Mapping[str, Outputs], *, size: int) -> ExchangeHandle:
         """Begins to exchange what local peers `said` of a micro-batch of `size` images over all ranks; every process must call it."""
-        if self.routes.silent:
-            return Pending(self, None, size)
-        plan, dtype = self._plan(size), self.routes.dtype
-        pieces = [parcel.packed(said[parcel.reading[0]][parcel.reading[1]], plan.begin).to(dtype).flatten() for parcel in plan.sends]
-        outgoing = torch.cat(pieces) if pieces else torch.empty(0, dtype=dtype, device=self._world.device)
+        if self.transfer_plan.is_empty:
+            return ExchangeHandle(self, None, size)
+        plan, dtype = self._plan(size), self.transfer_plan.dtype
+        pieces = [
+            transfer.packed(said[transfer.output_key[0]][transfer.output_key[1]], plan.begin).to(dtype).flatten() for transfer in plan.sends
+        ]
+        outgoing = torch.cat(pieces) if pieces else torch.empty(0, dtype=dtype, device=self._comm.device)
         self.sent_bytes += outgoing.numel() * outgoing.element_size()
-        return Pending(self, self._world.swap(outgoing, plan.sent, plan.received), size)
+        return ExchangeHandle(self, self._comm.all_to_all(outgoing, plan.sent, plan.received), size)
 
     def unpacked(self, incoming: Tensor, size: int) -> dict[str, Outputs]:
         """Returns what came in from all ranks as outputs of this rank's rows, by source."""
         parts: dict[tuple[str, str], list[Tensor]] = {}
         place = 0
-        for parcel in self._plan(size).gets:
-            length = prod(parcel.shape)
-            rows = incoming[place : place + length].view(parcel.shape).to(parcel.dtype)
-            parts.setdefault((parcel.reading[0], parcel.key), []).append(rows)
+        for transfer in self._plan(size).gets:
+            length = prod(transfer.shape)
+            rows = incoming[place : place + length].view(transfer.shape).to(transfer.dtype)
+            parts.setdefault((transfer.output_key[0], transfer.key), []).append(rows)
             place += length
         if not parts:  # this rank has no image: its edges read padding, with weight 0
-            missing = self.routes.missing(self._world.rank)
-            parts = {reading: [torch.zeros(1, *shape, dtype=dtype, device=incoming.device)] for reading, (shape, dtype) in missing.items()}
+            missing = self.transfer_plan.missing(self._comm.rank)
+            parts = {
+                output_key: [torch.zeros(1, *shape, dtype=dtype, device=incoming.device)] for output_key, (shape, dtype) in missing.items()
+            }
         heard: dict[str, Outputs] = {}
         for (name, key), rows_of_senders in parts.items():
             heard.setdefault(name, {})[key] = torch.cat(rows_of_senders)
@@ -68,25 +72,25 @@ class Exchange:
 
     def _plan(self, size: int) -> _Plan:
         if size not in self._plans:  # an epoch has micro-batches of two or three sizes
-            rank, ranks, routes = self._world.rank, range(self._world.size), self.routes
+            rank, ranks, transfer_plan = self._comm.rank, range(self._comm.size), self.transfer_plan
             self._plans[size] = _Plan(
-                begin=routes.rows(rank, size)[0],
-                sends=[parcel for receiver in ranks for parcel in routes.parcels(rank, receiver, size)],
-                sent=[routes.num_values(rank, receiver, size) for receiver in ranks],
-                gets=[parcel for sender in ranks for parcel in routes.parcels(sender, rank, size)],
-                received=[routes.num_values(sender, rank, size) for sender in ranks],
+                begin=transfer_plan.rows(rank, size)[0],
+                sends=[transfer for receiver in ranks for transfer in transfer_plan.transfers(rank, receiver, size)],
+                sent=[transfer_plan.num_values(rank, receiver, size) for receiver in ranks],
+                gets=[transfer for sender in ranks for transfer in transfer_plan.transfers(sender, rank, size)],
+                received=[transfer_plan.num_values(sender, rank, size) for sender in ranks],
             )
         return self._plans[size]
 
 
 @dataclass(frozen=True)
-class Pending:
+class ExchangeHandle:
     """An exchange under way, or none where nothing travels."""
 
-    exchange: Exchange
-    swap: Swap | None
+    exchange: OutputExchange
+    work: AllToAllWork | None
     size: int
 
     def wait(self) -> dict[str, Outputs]:
         """Returns by source what peers elsewhere said of this rank's images."""
-        return {} if self.swap is None else self.exchange.unpacked(self.swap.wait(), self.size)
+        return {} if self.work is None else self.exchange.unpacked(self.work.wait(), self.size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mutual.recipe import Recipe, peer_of
 
-Part = tuple[int, int]
+Shard = tuple[int, int]
 """A rank's part of a micro-batch: its number, and how many parts there are."""
 
 
@@ -17,32 +17,32 @@ class Placement:
 
     Attributes:
         world_size: W, all ranks.
-        teams: by peer the ranks that hold it, each computing its own part of every micro-batch.
+        replica_ranks: by peer the ranks that hold it, each computing its own part of every micro-batch.
         voices: by peer the ranks that between them compute every image once, and speak for it where it is not held.
-        shared: every rank holds every peer; nothing travels.
+        is_replicated: every rank holds every peer; nothing travels.
     """
 
     world_size: int
-    teams: dict[str, tuple[int, ...]]
-    voices: dict[str, tuple[int, ...]]
-    shared: bool
+    replica_ranks: dict[str, tuple[int, ...]]
+    sender_ranks: dict[str, tuple[int, ...]]
+    is_replicated: bool
 
-    def local(self, rank: int) -> list[str]:
+    def peers_on(self, rank: int) -> list[str]:
         """Returns the peers that `rank` holds."""
-        return [name for name, ranks in self.teams.items() if rank in ranks]
+        return [name for name, ranks in self.replica_ranks.items() if rank in ranks]
 
-    def part(self, rank: int) -> Part:
+    def shard(self, rank: int) -> Shard:
         """Returns which part of each micro-batch `rank` computes, for all peers that it holds."""
-        if self.shared:
+        if self.is_replicated:
             return rank, self.world_size
-        trained = next(ranks for ranks in self.teams.values() if rank in ranks)
+        trained = next(ranks for ranks in self.replica_ranks.values() if rank in ranks)
         return trained.index(rank), len(trained)
 
 
 def replicated(recipe: Recipe, world_size: int) -> Placement:
     """Returns the placement in which every rank holds every peer."""
     everywhere = {name: tuple(range(world_size)) for name in recipe.peers}
-    return Placement(world_size, everywhere, everywhere, shared=True)
+    return Placement(world_size, everywhere, everywhere, is_replicated=True)
 
 
 def asks_costs(recipe: Recipe, world_size: int) -> bool:
@@ -70,18 +70,18 @@ def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Pla
     owned = _owned(recipe)
     costs = _with_frozen(recipe, owned, costs)
     if len(owned) > world_size:
-        teams = _several_a_rank(recipe, owned, world_size, costs)
+        replica_ranks = _several_a_rank(recipe, owned, world_size, costs)
     else:
         counts = _counts(recipe, owned, world_size, costs)
         begins = [sum(counts[:place]) for place in range(len(counts))]
-        teams = {name: tuple(range(begin, begin + count)) for name, begin, count in zip(owned, begins, counts, strict=True)}
-    voices = dict(teams)
+        replica_ranks = {name: tuple(range(begin, begin + count)) for name, begin, count in zip(owned, begins, counts, strict=True)}
+    sender_ranks = dict(replica_ranks)
     for name in recipe.peers:
-        if name not in teams:
+        if name not in replica_ranks:
             learners = _learners_from(recipe, name)
-            teams[name] = tuple(sorted({rank for learner in learners for rank in teams[learner]}))
-            voices[name] = teams[learners[0]]
-    return Placement(world_size, teams, voices, shared=False)
+            replica_ranks[name] = tuple(sorted({rank for learner in learners for rank in replica_ranks[learner]}))
+            sender_ranks[name] = replica_ranks[learners[0]]
+    return Placement(world_size, replica_ranks, sender_ranks, is_replicated=False)
 
 
 def _owned(recipe: Recipe) -> list[str]:
@@ -108,12 +108,12 @@ def _several_a_rank(recipe: Recipe, owned: Sequence[str], world_size: int, costs
         if recipe.peers[name].ranks is not None:
             raise recipe.error(f"peers.{name}.ranks", f"{len(owned)} peers on {world_size} ranks share them; leave ranks away")
     load = [0.0] * world_size
-    teams = {}
+    replica_ranks = {}
     for name in sorted(owned, key=lambda name: -costs[name]):
         rank = load.index(min(load))
         load[rank] += costs[name]
-        teams[name] = (rank,)
-    return {name: teams[name] for name in owned}
+        replica_ranks[name] = (rank,)
+    return {name: replica_ranks[name] for name in owned}
 
 
 def _counts(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> list[int]:

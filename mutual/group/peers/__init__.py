@@ -1,7 +1,7 @@
 """Peers: models with their taps, frozen or trained, and their moving averages."""
 
 from mutual.group.peers.ema import MovingAverage
-from mutual.group.peers.peer import Frozen, Peer, team_of
+from mutual.group.peers.peer import Frozen, Peer, replica_comm
 from mutual.group.peers.taps import Outputs, TappedModel, find_module
 
 __all__ = [
@@ -11,5 +11,5 @@ __all__ = [
     "Peer",
     "TappedModel",
     "find_module",
-    "team_of",
+    "replica_comm",
 ]

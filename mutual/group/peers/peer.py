@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from mutual.group.communication import World
+from mutual.group.communication import Communicator
 from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.taps import Outputs, TappedModel
 from mutual.recipe import LOGITS
@@ -42,7 +42,7 @@ class Peer:
         name: as in the recipe.
         frozen: it only teaches.
         tapped: the model with its taps; what a checkpoint holds.
-        team: the processes that train it together, once it is distributed.
+        comm: the processes that train it together, once it is distributed.
         runner: what is called in training: `tapped` under DDP, or behind `Frozen`.
         average: the moving average of the model's weights, or None.
     """
@@ -53,9 +53,9 @@ class Peer:
         self.name = name
         self.frozen = frozen
         self.tapped = tapped
-        self.runner: nn.Module = Frozen(tapped) if frozen else tapped
+        self.train_module: nn.Module = Frozen(tapped) if frozen else tapped
         self.average = average
-        self.team: World | None = None
+        self.comm: Communicator | None = None
         self._scored = average.tapped if average is not None and score_average else tapped
 
     @property
@@ -64,7 +64,7 @@ class Peer:
         return self.tapped.model
 
     @property
-    def scored_model(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model whose weights are evaluated, saved and exported: the moving average where there is one, unless it only teaches."""
         return self._scored.model
 
@@ -77,13 +77,13 @@ class Peer:
         """The parameters that this peer's optimizer trains."""
         return [parameter for parameter in self.tapped.parameters() if parameter.requires_grad]
 
-    def distribute(self, team: World) -> None:
+    def distribute(self, comm: Communicator) -> None:
         """Wraps the trainable peer so that gradients, and SyncBatchNorm's statistics, are averaged over the processes that hold it."""
-        self.team = team
+        self.comm = comm
         for layer in self.tapped.modules():
             if isinstance(layer, nn.SyncBatchNorm):
-                layer.process_group = team.team
-        self.runner = team.wrap(self.tapped)
+                layer.process_group = comm.process_group
+        self.train_module = comm.wrap_ddp(self.tapped)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
@@ -92,24 +92,24 @@ class Peer:
         return outputs[LOGITS]
 
     @torch.no_grad()
-    def recall(self, images: Tensor) -> Outputs:
+    def forward_ema(self, images: Tensor) -> Outputs:
         """Returns what the peer's moving average says, in eval mode."""
         assert self.average is not None, "a recipe whose edges read averages has a decay"
         outputs: Outputs = self.average.tapped(images)
         return outputs
 
     @torch.no_grad()
-    def observe(self, images: Tensor) -> Outputs:
+    def forward_without_side_effects(self, images: Tensor) -> Outputs:
         """Returns what the peer says in training mode, leaving no trace: no gradient, no BatchNorm statistics."""
         with _statistics_kept(self.tapped):
-            outputs: Outputs = self.runner(images) if self.frozen else self.tapped(images)
+            outputs: Outputs = self.train_module(images) if self.frozen else self.tapped(images)
         return outputs
 
 
-def team_of(peer: Peer) -> World:
+def replica_comm(peer: Peer) -> Communicator:
     """Returns the processes that train a trainable peer together."""
-    assert peer.team is not None, "a trainable peer is distributed"
-    return peer.team
+    assert peer.comm is not None, "a trainable peer is distributed"
+    return peer.comm
 
 
 @contextmanager

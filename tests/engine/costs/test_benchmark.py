@@ -10,7 +10,7 @@ from support import run, tiny_document
 from mutual import bench
 from mutual.engine import Link, compare
 from mutual.engine.costs import Links, PeerProfile, predict
-from mutual.group import Routes, expand, parallel, replicated
+from mutual.group import TransferPlan, expand, parallel, replicated
 from mutual.recipe import parse_recipe
 
 ALONE = {"peers": {"a": {"model": "support:tiny"}}, "objectives": [{"loss": "cross_entropy"}]}
@@ -77,18 +77,18 @@ def test_both_placements_are_measured_side_by_side(tmp_path):
 PROFILE = PeerProfile(fixed_seconds=1.0, image_seconds=0.5, step_seconds=0.25, gradient_bytes=1000, state_bytes=3000, saved_bytes=10.0)
 
 
-def predicted(size, placement, *, team, world, frozen=False, **sections):
+def predicted(size, placement, *, replicas, all_ranks, frozen=False, **sections):
     """What two such peers, or a student and a teacher, are expected to take on `size` ranks of 4 images each, logits of 4 classes."""
     recipe = parse_recipe(
         tiny_document(**{"peers": {"a": {"model": "support:tiny"}, "b": {"model": "support:tiny", "frozen": frozen}}, **sections})
     )
     placed = replicated(recipe, size) if placement == "replicated" else parallel(recipe, size, {"a": 1.0, "b": 1.0})
-    forms = {(name, "logits"): ((4,), torch.float32) for name in "ab"}
+    specs = {(name, "logits"): ((4,), torch.float32) for name in "ab"}
     return predict(
         placed,
-        Routes.of(placed, expand(recipe), forms, dtype="exact"),
+        TransferPlan.of(placed, expand(recipe), specs, dtype="exact"),
         {"a": PROFILE, "b": PROFILE},
-        Links(team, world),
+        Links(replicas, all_ranks),
         batch_size=4,
         accumulate=2,
     )
@@ -96,25 +96,30 @@ def predicted(size, placement, *, team, world, frozen=False, **sections):
 
 def test_a_prediction_is_the_computation_and_what_the_link_takes():
     """By hand: W = 4 ranks, N = 2 peers, b = 4 images, k = 2 micro-batches, P = 1000 bytes of gradients, 16 bytes of logits an image."""
-    links = {"team": Link(latency=2.0, bandwidth=100.0), "world": Link(latency=3.0, bandwidth=10.0)}
+    links = {"replicas": Link(latency=2.0, bandwidth=100.0), "all_ranks": Link(latency=3.0, bandwidth=10.0)}
     found = predicted(4, "replicated", **links)
     assert found.gradient_bytes == 2 * 2 * 3 / 4 * 1000
     assert found.exchange_bytes == 0
-    assert found.held_bytes == 2 * (3000 + 4 * 10)
+    assert found.memory_bytes == 2 * (3000 + 4 * 10)
     assert found.step_seconds == pytest.approx(2 * (2 * (1 + 4 * 0.5) + 0.25) + 3000 / 100 + 2 * 2.0)
     found = predicted(4, "parallel", **links)
     assert found.gradient_bytes == 2 * 1 / 2 * 1000
     assert found.exchange_bytes == 2 * 8 * 16, "each rank sends what its peer says of 8 images to one rank of the other"
-    assert found.held_bytes == 3000 + 8 * 10
+    assert found.memory_bytes == 3000 + 8 * 10
     assert found.step_seconds == pytest.approx(2 * (1 + 8 * 0.5) + 0.25 + 1000 / 100 + 2.0 + 256 / 10 + 2 * 3.0)
 
 
 def test_a_frozen_peer_is_predicted_beside_its_learner():
     found = predicted(
-        2, "parallel", team=Link(0.0, 1e9), world=Link(0.0, 1e9), frozen=True, objectives=[{"loss": "cross_entropy"}, {"loss": "kd"}]
+        2,
+        "parallel",
+        replicas=Link(0.0, 1e9),
+        all_ranks=Link(0.0, 1e9),
+        frozen=True,
+        objectives=[{"loss": "cross_entropy"}, {"loss": "kd"}],
     )
     assert found.exchange_bytes == 0
-    assert found.held_bytes == 2 * (3000 + 4 * 10)
+    assert found.memory_bytes == 2 * (3000 + 4 * 10)
 
 
 def test_updates_are_forecast_for_more_ranks_than_there_are(tmp_path, capsys):

@@ -13,7 +13,7 @@ from support import WORLD, build, tiny_document
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.storage.run_folder import RunFolder
 from mutual.engine.training.best_weights import BestWeights
-from mutual.engine.training.collect import Courier
+from mutual.engine.training.peer_collector import PeerCollector
 from mutual.recipe import InputError
 
 CPU = torch.device("cpu")
@@ -102,7 +102,7 @@ def test_a_peer_that_does_not_answer_every_image_has_no_scores():
 
 def best_weights(folder, metric=None):
     recipe, data, group, _ = build(tiny_document(train={"epochs": 2, "progress": False, "best_metric": metric}))
-    return BestWeights(recipe, folder, group, data.info, Courier(WORLD, group.placement))
+    return BestWeights(recipe, folder, group, data.info, PeerCollector(WORLD, group.placement))
 
 
 @pytest.fixture

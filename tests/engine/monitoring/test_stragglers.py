@@ -9,40 +9,40 @@ import yaml
 from support import run, tiny_document
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mutual.engine.monitoring.stragglers import rank_behind
-from mutual.engine.monitoring.watchdog import COMPUTING, LOADING, Beat, Judge
+from mutual.engine.monitoring.stragglers import lagging_rank
+from mutual.engine.monitoring.watchdog import COMPUTING, LOADING, HangDetector, Heartbeat
 
 
 def beats(number, *places):
-    return [None if place is None else Beat(number, "node", place) for place in places]
+    return [None if place is None else Heartbeat(number, "node", place) for place in places]
 
 
 def test_a_rank_is_behind_where_it_stands_in_an_earlier_update_or_stage():
-    judge = Judge(stall=60, silence=15)
+    judge = HangDetector(stall=60, silence=15)
     for second in range(0, 60, 5):
-        assert judge.behind(beats(second, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), second) == []
-    assert judge.behind(beats(60, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 60) == [1]
-    assert judge.behind(beats(65, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 65) == [], "once in a stall"
-    assert judge.behind(beats(70, (8, LOADING), (8, LOADING), (8, LOADING)), 70) == []
-    assert judge.behind(beats(131, (8, LOADING), (8, COMPUTING), (8, LOADING)), 131) == []
-    assert judge.behind(beats(192, (8, LOADING), (8, COMPUTING), (8, LOADING)), 192) == [0, 2]
+        assert judge.lagging_ranks(beats(second, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), second) == []
+    assert judge.lagging_ranks(beats(60, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 60) == [1]
+    assert judge.lagging_ranks(beats(65, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 65) == [], "once in a stall"
+    assert judge.lagging_ranks(beats(70, (8, LOADING), (8, LOADING), (8, LOADING)), 70) == []
+    assert judge.lagging_ranks(beats(131, (8, LOADING), (8, COMPUTING), (8, LOADING)), 131) == []
+    assert judge.lagging_ranks(beats(192, (8, LOADING), (8, COMPUTING), (8, LOADING)), 192) == [0, 2]
 
 
 def test_where_all_are_equally_far_a_silent_rank_is_behind_and_else_none():
     """A long evaluation is no stall of anybody."""
-    judge = Judge(stall=60, silence=15)
+    judge = HangDetector(stall=60, silence=15)
     for second in range(0, 100, 5):
-        assert judge.behind(beats(second, (7, LOADING), (7, LOADING)), second) == []
+        assert judge.lagging_ranks(beats(second, (7, LOADING), (7, LOADING)), second) == []
     for second in range(100, 200, 5):
-        found = judge.behind([Beat(second, "node", (8, COMPUTING)), Beat(100, "node", (8, COMPUTING))], second)
+        found = judge.lagging_ranks([Heartbeat(second, "node", (8, COMPUTING)), Heartbeat(100, "node", (8, COMPUTING))], second)
         assert found == ([1] if second == 160 else [])
     assert judge.is_silent(1, 200)
     assert not judge.is_silent(0, 200)
 
 
 def test_nobody_is_judged_before_all_have_spoken():
-    judge = Judge(stall=60, silence=15)
-    assert [judge.behind(beats(second, (0, COMPUTING), None), second) for second in (0, 61, 122)] == [[], [], []]
+    judge = HangDetector(stall=60, silence=15)
+    assert [judge.lagging_ranks(beats(second, (0, COMPUTING), None), second) for second in (0, 61, 122)] == [[], [], []]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_nobody_is_judged_before_all_have_spoken():
 )
 def test_a_rank_falls_behind_where_the_others_wait_a_noticeable_part_of_an_update(busy, update, behind):
     """Half as long again as the rank in the middle, and a tenth of the update; two equally slow ranks of three are the middle."""
-    assert rank_behind(busy, update) == behind
+    assert lagging_rank(busy, update) == behind
 
 
 def written(tmp_path, model, **sections):

@@ -8,7 +8,7 @@ import torch
 from support import tiny_document
 
 import mutual
-from mutual.engine.runtime.environment import start, switches_restored
+from mutual.engine.runtime.environment import init_environment, restore_switches
 from mutual.recipe import InputError, RecipeError, parse_recipe
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -39,14 +39,14 @@ def deterministic():
 
 
 def test_what_the_user_has_set_stays():
-    with switches_restored():
+    with restore_switches():
         torch.use_deterministic_algorithms(True)
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_the_timeout_of_collectives_comes_from_the_recipe():
-    assert start(parse_recipe(tiny_document())).world.timeout == timedelta(seconds=1800), "torch's own"
-    assert start(parse_recipe(tiny_document(train={"timeout_seconds": 90}))).world.timeout == timedelta(seconds=90)
+    assert init_environment(parse_recipe(tiny_document())).comm.timeout == timedelta(seconds=1800), "torch's own"
+    assert init_environment(parse_recipe(tiny_document(train={"timeout_seconds": 90}))).comm.timeout == timedelta(seconds=90)
     for wrong in (0, 1e300):
         with pytest.raises(RecipeError, match=r"train\.timeout_seconds"):
             parse_recipe(tiny_document(train={"timeout_seconds": wrong}))
@@ -56,4 +56,4 @@ def test_a_rank_beyond_the_launch_is_refused_before_it_waits(monkeypatch):
     monkeypatch.setenv("RANK", "5")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="RANK=5 and WORLD_SIZE=2, and ranks count from 0"):
-        start(parse_recipe(tiny_document()))
+        init_environment(parse_recipe(tiny_document()))

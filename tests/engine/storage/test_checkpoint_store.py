@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent: torn and altered ones are found out, the one before is taken, and none that is good is pruned."""
+"""CheckpointStore are whole or absent: torn and altered ones are found out, the one before is taken, and none that is good is pruned."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mutual.engine.storage import files
-from mutual.engine.storage.checkpoint_store import FORMAT, Checkpoints, ForeignFormatError, read_checkpoint
+from mutual.engine.storage.checkpoint_store import FORMAT, CheckpointStore, ForeignFormatError, read_checkpoint
 from mutual.engine.storage.files import MARK, remove, write_file, write_folder
 from mutual.recipe import InputError
 
@@ -21,7 +21,7 @@ def root(tmp_path):
 
 
 def saved(root, *steps, keep=2):
-    kept = Checkpoints(root, keep=keep)
+    kept = CheckpointStore(root, keep=keep)
     for step in steps:
         kept.save(step, {**FILES, "step.pt": str(step).encode()})
     return kept
@@ -136,14 +136,14 @@ def test_a_disk_that_does_not_answer_is_not_taken_for_a_damaged_checkpoint(check
 
 
 def test_no_checkpoint_is_none(root):
-    assert Checkpoints(root, keep=1).latest() is None
+    assert CheckpointStore(root, keep=1).latest() is None
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_pruning_counts_whole_checkpoints_alone(root, damage):
     """The newest is torn, the run goes on from the one before: what it then writes must not be pruned in favour of the torn one."""
     damage(saved(root, 10, 20, 30, keep=3).paths()[-1])
-    checkpoints = Checkpoints(root, keep=1)
+    checkpoints = CheckpointStore(root, keep=1)
     with pytest.warns(UserWarning, match="taking the checkpoint before it"):
         assert checkpoints.latest().step == 20
     checkpoints.save(25, FILES)
@@ -157,15 +157,15 @@ def test_pruning_counts_whole_checkpoints_alone(root, damage):
 def test_nothing_is_pruned_for_a_damaged_checkpoint(root):
     checkpoints = saved(root, 1, 2, keep=2)
     alter_a_byte(checkpoints.paths()[-1])
-    again = Checkpoints(root, keep=2)
+    again = CheckpointStore(root, keep=2)
     again.save(3, FILES)
     assert names(again) == ["step_00000001", "step_00000002", "step_00000003"], "1 and 3 are the two whole ones"
     again.save(4, FILES)
     assert names(again) == ["step_00000003", "step_00000004"]
 
 
-@pytest.mark.parametrize("moment", ["unfinished", "moved aside", "renamed"])
-def test_a_rewritten_step_is_there_at_every_moment(root, monkeypatch, moment):
+@pytest.mark.parametrize("stage", ["unfinished", "moved aside", "renamed"])
+def test_a_rewritten_step_is_there_at_every_moment(root, monkeypatch, stage):
     """Killed anywhere in the second write of a step, one whole checkpoint of it is left."""
     checkpoints = saved(root, 7, keep=1)
 
@@ -177,11 +177,11 @@ def test_a_rewritten_step_is_there_at_every_moment(root, monkeypatch, moment):
     def killed(*_, **__):
         raise Killed
 
-    if moment == "unfinished":
+    if stage == "unfinished":
         monkeypatch.setattr(
             files, "_write_synced", lambda path, content: killed() if path.name == "training.pt" else written(path, content)
         )
-    elif moment == "moved aside":
+    elif stage == "moved aside":
         monkeypatch.setattr(Path, "rename", lambda path, to: killed() if path.name.startswith(".unfinished") else rename(path, to))
     else:
         monkeypatch.setattr(
@@ -190,7 +190,7 @@ def test_a_rewritten_step_is_there_at_every_moment(root, monkeypatch, moment):
     with pytest.raises(Killed):
         checkpoints.save(7, FILES)
     monkeypatch.undo()
-    assert Checkpoints(root, keep=1).latest().step == 7
+    assert CheckpointStore(root, keep=1).latest().step == 7
     saved(root, 7, keep=1)
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step_00000007"], "the next write leaves nothing of it behind"
 

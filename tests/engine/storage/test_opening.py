@@ -136,10 +136,10 @@ def test_a_disk_that_does_not_answer_ends_the_run_and_leaves_it_as_it_is(output,
 
 def test_the_epoch_before_its_checkpoint_is_written_once(tmp_path, monkeypatch):
     """`every_steps` divides the epoch's last step: the checkpoint behind the evaluation is the only one of that step."""
-    from mutual.engine.storage.checkpoint_store import Checkpoints
+    from mutual.engine.storage.checkpoint_store import CheckpointStore
 
-    steps, save = [], Checkpoints.save
-    monkeypatch.setattr(Checkpoints, "save", lambda self, step, files: (steps.append(step), save(self, step, files)))
+    steps, save = [], CheckpointStore.save
+    monkeypatch.setattr(CheckpointStore, "save", lambda self, step, files: (steps.append(step), save(self, step, files)))
     document = {**DOCUMENT, "output": str(tmp_path), "checkpoint": {"every_steps": 5, "keep": 2}}
     mutual.fit(parse_recipe(document))
     assert steps == [5, 10]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from support import WORLD, assert_equal_weights, build, tiny_document, weights
 
-from mutual.engine.training.pause import Pausing, threshold
+from mutual.engine.training.pause import PauseSelector, threshold
 from mutual.recipe import Pause, RecipeError, parse_recipe
 
 LABELS = torch.tensor([0, 1, 2, 3])
@@ -15,10 +15,10 @@ TRUTH = F.one_hot(LABELS, 4).float()
 
 
 def decide(ahead, behind, labels=LABELS, parts=1):
-    pausing = Pausing(Pause(peer="a", versus="b"), WORLD)
+    pause_selector = PauseSelector(Pause(peer="a", versus="b"), WORLD)
     for logits_a, logits_b, truth in zip(ahead.chunk(parts), behind.chunk(parts), labels.chunk(parts), strict=True):
-        pausing.add({"a": logits_a, "b": logits_b}, truth)
-    return pausing.decide()
+        pause_selector.add({"a": logits_a, "b": logits_b}, truth)
+    return pause_selector.select_paused_peer()
 
 
 def test_the_threshold_is_the_papers():
@@ -42,13 +42,13 @@ def test_the_decision_is_the_updates_and_not_a_micro_batchs():
 
 
 def test_the_share_of_paused_updates_is_told_once():
-    pausing = Pausing(Pause(peer="a", versus="b"), WORLD)
-    assert pausing.flush() == {}
+    pause_selector = PauseSelector(Pause(peer="a", versus="b"), WORLD)
+    assert pause_selector.flush() == {}
     for logits in (3 * TRUTH.roll(1, 1), torch.zeros(4, 4)):
-        pausing.add({"a": logits, "b": torch.zeros(4, 4)}, LABELS)
-        pausing.decide()
-    assert pausing.flush() == {"paused/a": 0.5}
-    assert pausing.flush() == {}
+        pause_selector.add({"a": logits, "b": torch.zeros(4, 4)}, LABELS)
+        pause_selector.select_paused_peer()
+    assert pause_selector.flush() == {"paused/a": 0.5}
+    assert pause_selector.flush() == {}
 
 
 def test_images_without_a_label_say_nothing():
@@ -59,13 +59,13 @@ def test_images_without_a_label_say_nothing():
 
 def test_a_paused_peer_stands_still(monkeypatch):
     document = tiny_document(train={"pause": {"peer": "a", "versus": "b"}})
-    _, data, group, updater = build(document)
+    _, data, group, train_step = build(document)
     group.train()
     for verdict, moves in (("a", False), (None, True)):
-        monkeypatch.setattr(updater._pausing, "decide", lambda verdict=verdict: verdict)
+        monkeypatch.setattr(train_step._pause_selector, "select_paused_peer", lambda verdict=verdict: verdict)
         before = {name: value.clone() for name, value in weights(group).items()}
         for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
-            updater.simultaneous(window, update, measure=False)
+            train_step.simultaneous(window, update, measure=False)
         after = weights(group)
         of_a = {name: value for name, value in after.items() if name.startswith("a.")}
         if moves:

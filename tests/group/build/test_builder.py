@@ -34,7 +34,7 @@ def test_each_peer_may_be_read_at_a_path_of_its_own():
     peers = {"a": {"model": "support:double"}, "b": {"model": "support:double", "args": {"width": 4}}}
     objectives = [{"loss": "cross_entropy"}, {"loss": "l2", "at": {"a": "body", "b": "body"}}]
     group = build(tiny_document(peers=peers, objectives=objectives))[2]
-    outputs = {name: group.run(name, torch.zeros(2, 1, 8, 8), draw=0) for name in "ab"}
+    outputs = {name: group.forward_peer(name, torch.zeros(2, 1, 8, 8), seed=0) for name in "ab"}
     assert all("body" in output for output in outputs.values())
 
 

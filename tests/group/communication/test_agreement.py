@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from mutual.group import agreed
+from mutual.group import all_ranks_or_raise
 from mutual.recipe import Fault, InputError, RecipeError
 
 
@@ -20,7 +20,7 @@ class Threads:
     meeting: threading.Barrier
     values: list
 
-    def gather_json(self, value):
+    def all_gather_json(self, value):
         self.values[self.rank] = json.dumps(value)
         self.meeting.wait(timeout=5)
         return [json.loads(each) for each in self.values]
@@ -32,7 +32,7 @@ def outcomes(*makes):
 
     def outcome(rank):
         try:
-            return agreed(Threads(rank, meeting, values), makes[rank])
+            return all_ranks_or_raise(Threads(rank, meeting, values), makes[rank])
         except (InputError, OSError, threading.BrokenBarrierError) as error:
             return error
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from support import assert_equal_weights, build, tiny_document, train_epochs, weights
 
 from mutual.data import to_inputs
-from mutual.group import Moment
+from mutual.group import MicroBatchContext
 from mutual.recipe import RecipeError
 
 CE = {"loss": "cross_entropy"}
@@ -28,8 +28,8 @@ def values(document, *, labels=None, epoch=0.0):
     _, data, group, _ = build(document)
     images, truth = first_batch(data, group)
     truth = truth if labels is None else labels(truth, group, images)
-    output = group.forward(images, truth, Moment(len(images), draw=0, epoch=epoch))
-    found = {(edge.objective, edge.learner, edge.source): output.values[index] for index, edge in enumerate(group.edges)}
+    output = group.forward(images, truth, MicroBatchContext(len(images), seed=0, epoch=epoch))
+    found = {(edge.objective, edge.learner, edge.source): output.edge_losses[index] for index, edge in enumerate(group.edges)}
     return found, output, truth
 
 
@@ -57,17 +57,17 @@ def test_a_moving_average_teaches(update):
     group = train_epochs(document)
     assert [edge.source for edge in group.edges] == [None, None, "a.ema", "b.ema", "b.ema", "a.ema"]
     images = torch.randn(4, 1, 8, 8, dtype=torch.float64)
-    said = {name: group.run(name, images, draw=0)["logits"] for name in "ab"}
-    recalled = {name: group.observe(f"{name}.ema", images, draw=0)["logits"] for name in "ab"}
-    output = group.connect(
+    said = {name: group.forward_peer(name, images, seed=0)["logits"] for name in "ab"}
+    recalled = {name: group.forward_without_side_effects(f"{name}.ema", images, seed=0)["logits"] for name in "ab"}
+    output = group.compute_losses(
         {name: {"logits": logits} for name, logits in said.items()},
         {f"{name}.ema": {"logits": logits} for name, logits in recalled.items()},
         torch.zeros(4, dtype=torch.long),
-        Moment(4, draw=0),
+        MicroBatchContext(4, seed=0),
         learners="ab",
     )
-    torch.testing.assert_close(output.values[2], F.mse_loss(said["a"], recalled["a"]).detach())
-    torch.testing.assert_close(output.values[4], F.l1_loss(said["a"], recalled["b"]).detach())
+    torch.testing.assert_close(output.edge_losses[2], F.mse_loss(said["a"], recalled["a"]).detach())
+    torch.testing.assert_close(output.edge_losses[4], F.l1_loss(said["a"], recalled["b"]).detach())
     assert not torch.equal(said["a"], recalled["a"])
     torch.testing.assert_close(group.peers["a"].predict(images), said["a"].detach())  # evaluate_ema: false
 
@@ -77,10 +77,10 @@ def test_a_warm_average_forgets_the_initial_weights():
     train = {**AVERAGED, "ema": 0.999, "ema_warmup": True}
     document = tiny_document(objectives=[CE, {"loss": "l2", "sources": "ema"}], train=train)
     document["data"] |= {"num_train": 16}
-    _, data, group, updater = build(document)
+    _, data, group, train_step = build(document)
     peer, seen = group.peers["a"], []
     for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
-        updater.simultaneous(window, update, measure=False)
+        train_step.simultaneous(window, update, measure=False)
         seen.append(copy.deepcopy(peer.model.head.weight.detach()))
     torch.testing.assert_close(peer.average.model.head.weight, (seen[0] + seen[1]) / 2)
 
@@ -103,7 +103,7 @@ def test_branches_over_a_shared_trunk_learn_from_their_ensemble():
     assert len(found) == 3
     _, data, group, _ = build(tiny_document(peers={"a": {"model": "one", "args": args}}, objectives=objectives[2:]))
     images, labels = first_batch(data, group)
-    group.forward(images, labels, Moment(len(images), draw=0)).losses["a"].backward()
+    group.forward(images, labels, MicroBatchContext(len(images), seed=0)).losses["a"].backward()
     model = group.peers["a"].model
     assert model.trunk[0].weight.grad.abs().sum() > 0
     assert model.gate[0].weight.grad.abs().sum() == 0, "the ensemble teaches and does not learn from this edge"
@@ -135,9 +135,9 @@ def test_a_source_that_knows_nothing_teaches_nothing_and_breaks_nothing():
     _, data, group, _ = build(document)
     images, _ = first_batch(data, group)
     with torch.no_grad():
-        guessed = group.run("b", images, draw=0)["logits"].argmax(1)
-    output = group.forward(images, (guessed + 1) % 4, Moment(len(images), draw=0))
-    assert output.values[2] == 0
+        guessed = group.forward_peer("b", images, seed=0)["logits"].argmax(1)
+    output = group.forward(images, (guessed + 1) % 4, MicroBatchContext(len(images), seed=0))
+    assert output.edge_losses[2] == 0
     output.losses["a"].backward()
     assert all(parameter.grad is not None for parameter in group.peers["a"].parameters())
 
@@ -165,8 +165,8 @@ def test_a_cut_off_edge_is_not_there():
 )
 def test_a_weight_is_a_function_of_the_epoch(change, expected):
     _, _, group, _ = build(tiny_document(objectives=[CE, {"loss": "dml", "weight": 3, **change}]))
-    lesson = group.lessons[2]
-    assert [lesson.weight(epoch) for epoch in (0, 1, 2)] == pytest.approx([3 * factor for factor in expected])
+    edge_loss = group.local_losses[2]
+    assert [edge_loss.weight(epoch) for epoch in (0, 1, 2)] == pytest.approx([3 * factor for factor in expected])
 
 
 def test_a_scheduled_weight_reaches_the_gradient():
@@ -187,17 +187,17 @@ def test_images_without_a_label_count_nothing_where_labels_are_read():
     document["data"] |= {"dataset": "fake"}
     _, data, group, _ = build(document)
     images, truth = first_batch(data, group)
-    for lesson in group.lessons.values():
-        lesson._skips_unlabelled = lesson.edge.reads_labels
+    for edge_loss in group.local_losses.values():
+        edge_loss._skips_unlabelled = edge_loss.edge.reads_labels
     hidden = hide(truth, group, images)
-    output = group.forward(images, hidden, Moment(len(images), draw=0))
+    output = group.forward(images, hidden, MicroBatchContext(len(images), seed=0))
     known, logits = hidden >= 0, output.logits["a"]
     expected = F.cross_entropy(logits[known], truth[known]) * known.sum() / len(truth)
-    assert output.values[0].item() == pytest.approx(expected.item(), rel=1e-5)
-    everything = group.forward(images, truth, Moment(len(images), draw=0))
+    assert output.edge_losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
+    everything = group.forward(images, truth, MicroBatchContext(len(images), seed=0))
     by_name = {edge.objective: index for index, edge in enumerate(group.edges)}
-    assert output.values[by_name["ssld"]] == everything.values[by_name["ssld"]]
-    assert output.values[by_name["dkd"]] != everything.values[by_name["dkd"]]
+    assert output.edge_losses[by_name["ssld"]] == everything.edge_losses[by_name["ssld"]]
+    assert output.edge_losses[by_name["dkd"]] != everything.edge_losses[by_name["dkd"]]
 
 
 def test_an_ensemble_weighted_by_the_batch_passes_images_without_a_label_over():
@@ -206,14 +206,14 @@ def test_an_ensemble_weighted_by_the_batch_passes_images_without_a_label_over():
     document = tiny_document(peers=THREE, objectives=[CE, {"loss": "l2", "sources": "ensemble", "ensemble": ensemble, "learners": ["a"]}])
     _, _, group, _ = build(document)
     truth = torch.arange(8) % 4
-    lesson = group.lessons[3]
-    lesson._skips_unlabelled = True
+    edge_loss = group.local_losses[3]
+    edge_loss._skips_unlabelled = True
     generator = torch.Generator().manual_seed(0)
     said = {name: {"logits": 3 * torch.randn(len(truth), 4, generator=generator, dtype=torch.float64)} for name in "abc"}
     hidden = torch.where(torch.arange(len(truth)) < 4, truth, -1)
-    found = lesson.value(said["a"], said, hidden, count=len(truth), draw=0)
+    found = edge_loss.value(said["a"], said, hidden, count=len(truth), seed=0)
     first = {name: {"logits": outputs["logits"][:4]} for name, outputs in said.items()}
-    expected = lesson.value(first["a"], first, truth[:4], count=4, draw=0)
+    expected = edge_loss.value(first["a"], first, truth[:4], count=4, seed=0)
     torch.testing.assert_close(found, expected * 4 / len(truth))
 
 
@@ -239,22 +239,24 @@ NORMED = {"a": {"model": "support:double", "args": {"norm": True}}, "b": {"model
 
 def test_adapters_belong_to_the_learner():
     """They are in its optimizer and its checkpoint, and not in the model that is exported."""
-    _, _, group, updater = build(tiny_document(peers=NORMED, objectives=ADAPTERS))
+    _, _, group, train_step = build(tiny_document(peers=NORMED, objectives=ADAPTERS))
     peer = group.peers["a"]
-    adapters = [parameter for lesson in group.lessons.values() if lesson.edge.learner == "a" for parameter in lesson.loss.parameters()]
+    adapters = [
+        parameter for edge_loss in group.local_losses.values() if edge_loss.edge.learner == "a" for parameter in edge_loss.loss.parameters()
+    ]
     assert len(adapters) == 2 + 6 + 3
     trained = {id(parameter) for parameter in peer.parameters()}
     assert {id(parameter) for parameter in adapters} < trained
-    assert trained == {id(p) for group in updater._optimizations["a"].optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for group in train_step._optimizers["a"].optimizer.param_groups for p in group["params"]}
     assert any(name.startswith("adapters.") for name in peer.tapped.state_dict())
-    assert not any("adapter" in name for name in peer.scored_model.state_dict())
+    assert not any("adapter" in name for name in peer.eval_model.state_dict())
 
 
 def test_an_adapters_initial_weights_do_not_depend_on_who_stands_beside():
     def regressors(peers):
         _, _, group, _ = build(tiny_document(peers=peers, objectives=[CE, {"loss": "hint", "at": "body"}]))
-        lessons = [lesson for lesson in group.lessons.values() if lesson.edge.objective == "hint@body"]
-        return {str(lesson.edge): lesson.loss.adapter.regressor.weight for lesson in lessons}
+        local_losses = [edge_loss for edge_loss in group.local_losses.values() if edge_loss.edge.objective == "hint@body"]
+        return {str(edge_loss.edge): edge_loss.loss.adapter.regressor.weight for edge_loss in local_losses}
 
     pair, trio = regressors({name: THREE[name] for name in "ab"}), regressors({name: THREE[name] for name in "cba"})
     for edge, weight in pair.items():

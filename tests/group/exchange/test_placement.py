@@ -6,7 +6,7 @@ from support import tiny_document
 
 from mutual.group import expand
 from mutual.group.exchange.placement import asks_costs, parallel, replicated
-from mutual.group.exchange.transfer_plan import Routes, needs_of_learners
+from mutual.group.exchange.transfer_plan import TransferPlan, learner_requirements
 from mutual.objectives import distances
 from mutual.recipe import RecipeError, parse_recipe
 
@@ -26,7 +26,7 @@ def recipe_of(names="ab", frozen="", ranks=None, own="", cost=None, objectives=(
 
 
 def teams(recipe, size, **costs):
-    return parallel(recipe, size, {**dict.fromkeys(recipe.peers, 1.0), **costs}).teams
+    return parallel(recipe, size, {**dict.fromkeys(recipe.peers, 1.0), **costs}).replica_ranks
 
 
 def test_ranks_that_divide_make_a_mesh_of_neighbours():
@@ -66,15 +66,15 @@ def test_a_frozen_peer_is_held_by_those_who_read_it_or_has_ranks_of_its_own():
     assert teams(recipe_of("abt", frozen="t", objectives=kd), 3, t=5.0) == {"a": (0,), "b": (1, 2), "t": (1, 2)}, "it costs its learner"
     assert teams(recipe_of("at", frozen="t", own="t"), 2) == {"a": (0,), "t": (1,)}
     assert teams(recipe_of("at", frozen="t", own="t"), 4, a=3.0) == {"a": (0, 1, 2), "t": (3,)}
-    assert parallel(recipe_of("abt", frozen="t"), 2, dict.fromkeys("abt", 1.0)).voices["t"] == (0,), "one team speaks for it"
+    assert parallel(recipe_of("abt", frozen="t"), 2, dict.fromkeys("abt", 1.0)).sender_ranks["t"] == (0,), "one team speaks for it"
     assert teams(recipe_of("abt", frozen="t", ranks={"t": 1}, objectives=kd), 3) == {"a": (0,), "b": (1,), "t": (2,)}
 
 
 def test_a_rank_computes_its_part_for_all_peers_that_it_holds():
     placement = parallel(recipe_of("abt", frozen="t"), 4, dict.fromkeys("abt", 1.0))
-    assert [placement.part(rank) for rank in range(4)] == [(0, 2), (1, 2), (0, 2), (1, 2)]
-    assert [placement.local(rank) for rank in (0, 2)] == [["a", "t"], ["b", "t"]]
-    assert [replicated(recipe_of("ab"), 2).part(rank) for rank in range(2)] == [(0, 2), (1, 2)]
+    assert [placement.shard(rank) for rank in range(4)] == [(0, 2), (1, 2), (0, 2), (1, 2)]
+    assert [placement.peers_on(rank) for rank in (0, 2)] == [["a", "t"], ["b", "t"]]
+    assert [replicated(recipe_of("ab"), 2).shard(rank) for rank in range(2)] == [(0, 2), (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def routes_of(size, *objectives, **ranks):
     recipe = recipe_of("ab", ranks=ranks, objectives=[{"loss": "cross_entropy"}, *objectives])
     placement = parallel(recipe, size, {"a": 1.0, "b": 1.0})
     shapes = {"logits": (5,), "body": (6, 2, 2)}
-    forms = {(name, path): (shape, torch.float32) for name in "ab" for path, shape in shapes.items()}
-    return Routes(placement, needs_of_learners(placement, expand(recipe)), forms)
+    specs = {(name, path): (shape, torch.float32) for name in "ab" for path, shape in shapes.items()}
+    return TransferPlan(placement, learner_requirements(placement, expand(recipe)), specs)
 
 
 RKD = {"loss": "rkd_distance", "at": "body"}
@@ -137,24 +137,27 @@ RKD = {"loss": "rkd_distance", "at": "body"}
 )
 def test_an_output_travels_as_the_least_that_its_readers_need(objectives, size, shapes):
     """Distances where these are fewer numbers than the outputs, vectors where all readers average."""
-    assert [(parcel.key, parcel.shape) for parcel in routes_of(2, *objectives).parcels(0, 1, size)] == shapes
+    assert [(transfer.key, transfer.shape) for transfer in routes_of(2, *objectives).transfers(0, 1, size)] == shapes
 
 
 def test_distances_travel_only_from_a_rank_that_has_all_images_of_the_receiver():
-    routes = routes_of(3, RKD, a=1)
-    sent = {pair: [(parcel.key, parcel.rows) for parcel in routes.parcels(*pair, 6)] for pair in ((0, 1), (0, 2), (1, 0), (2, 0), (1, 2))}
+    transfer_plan = routes_of(3, RKD, a=1)
+    sent = {
+        pair: [(transfer.key, transfer.rows) for transfer in transfer_plan.transfers(*pair, 6)]
+        for pair in ((0, 1), (0, 2), (1, 0), (2, 0), (1, 2))
+    }
     assert sent[0, 1] == [("body:distances", (0, 3))]
     assert sent[0, 2] == [("body:distances", (3, 6))]
     assert sent[1, 0] == [("body", (0, 3))]
     assert sent[2, 0] == [("body", (3, 6))]
     assert sent[1, 2] == []
-    assert routes.raw_maps == {("b", "body"): 96}
-    assert routes.sent_bytes(0, 6) == 4 * 2 * 9
-    assert routes.sent_bytes(2, 6) == 4 * 3 * 24
+    assert transfer_plan.full_feature_maps == {("b", "body"): 96}
+    assert transfer_plan.sent_bytes(0, 6) == 4 * 2 * 9
+    assert transfer_plan.sent_bytes(2, 6) == 4 * 3 * 24
 
 
 def test_a_parcel_holds_the_receivers_rows_alone():
-    (parcel,) = routes_of(3, RKD, a=1).parcels(0, 2, 6)
+    (transfer,) = routes_of(3, RKD, a=1).transfers(0, 2, 6)
     output = torch.randn(6, 6, 2, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(parcel.packed(output, 0), torch.cdist(output[3:].flatten(1), output[3:].flatten(1)))
-    assert torch.equal(parcel.packed(output, 0), distances(output[3:]))
+    torch.testing.assert_close(transfer.packed(output, 0), torch.cdist(output[3:].flatten(1), output[3:].flatten(1)))
+    assert torch.equal(transfer.packed(output, 0), distances(output[3:]))

@@ -14,61 +14,61 @@ from torch import Tensor
 
 from mutual.data import Batch, DataInfo, Window, to_inputs
 from mutual.engine.monitoring import TrainMeter
-from mutual.engine.training.optimization import Optimization
-from mutual.engine.training.pause import Pausing
-from mutual.group import Group, GroupOutput, Moment, Outputs, World, joined
+from mutual.engine.training.pause import PauseSelector
+from mutual.engine.training.peer_optimizer import PeerOptimizer
+from mutual.group import Communicator, Group, GroupOutput, MicroBatchContext, Outputs, merge_outputs
 from mutual.recipe import EMA, derive_seed
 
 
-class Updater:
+class TrainStep:
     """Runs updates; `simultaneous` and `alternating` differ in when a peer hears of its fellows' steps."""
 
     def __init__(
         self,
         group: Group,
-        optimizations: Mapping[str, Optimization],
+        optimizers: Mapping[str, PeerOptimizer],
         meter: TrainMeter,
         *,
-        world: World,
+        comm: Communicator,
         info: DataInfo,
         seed: int,
         updates_per_epoch: int,
         prepare: Callable[[Tensor], Tensor],
-        pausing: Pausing,
+        pause_selector: PauseSelector,
     ) -> None:
         self._group = group
-        self._optimizations = optimizations
+        self._optimizers = optimizers
         self._meter = meter
-        self._world = world
+        self._comm = comm
         self._info = info
         self._seed = seed
         self._updates_per_epoch = updates_per_epoch
         self._prepare = prepare
-        self._pausing = pausing
-        self._runners = [peer.runner for peer in group.trainable]
-        self._team_sizes = {peer.name: 1 if peer.team is None else peer.team.size for peer in group.trainable}
+        self._pause_selector = pause_selector
+        self._train_modules = [peer.train_module for peer in group.trainable]
+        self._num_replicas = {peer.name: 1 if peer.comm is None else peer.comm.size for peer in group.trainable}
 
     def simultaneous(self, window: Window, update: int, *, measure: bool) -> None:
         """Every peer learns from the same predictions: one backward over the sum of all losses, then a step for each peer."""
         for index, batch in enumerate(window.batches):
             images, labels = self._inputs(window, index)
             with self._gradients_stay_local(window, index):
-                output = self._group.forward(images, labels, self._moment(window, update, index))
+                output = self._group.forward(images, labels, self._context(window, update, index))
                 scaled = [self._scaled(name, loss, batch, window) for name, loss in output.losses.items()]
                 torch.autograd.backward(scaled)
-            self._pausing.add(output.logits, labels)
+            self._pause_selector.add(output.logits, labels)
             self._meter.add(output, labels, count=batch.count, update=update)
-        paused = self._pausing.decide()
-        for name, optimization in self._optimizations.items():
+        paused = self._pause_selector.select_paused_peer()
+        for name, peer_optimizer in self._optimizers.items():
             if name == paused:
-                optimization.skip()
+                peer_optimizer.skip()
             else:
-                optimization.step(update, measure=measure)
+                peer_optimizer.step(update, measure=measure)
 
-    def look(self, window: Window) -> GroupOutput:
+    def forward_only(self, window: Window) -> GroupOutput:
         """Returns what the window's first micro-batch gives, with its graph; nothing learns from it."""
         images, labels = self._inputs(window, 0)
-        return self._group.forward(images, labels, self._moment(window, 0, 0))
+        return self._group.forward(images, labels, self._context(window, 0, 0))
 
     def alternating(self, window: Window, update: int, *, measure: bool) -> None:
         """Peer by peer, each learns from what its fellows say after their own steps (arXiv:1706.00384, algorithm 1)."""
@@ -77,36 +77,36 @@ class Updater:
         outputs: list[list[GroupOutput]] = [[] for _ in inputs]
         for peer in self._group.trainable:
             for index, (images, labels) in enumerate(inputs):
-                batch, moment = window.batches[index], self._moment(window, update, index)
+                batch, context = window.batches[index], self._context(window, update, index)
                 for source in self._group.sources_of(peer.name):
                     if source not in heard[index]:
-                        heard[index][source] = self._group.observe(source, images, draw=moment.draw)
+                        heard[index][source] = self._group.forward_without_side_effects(source, images, seed=context.seed)
                 with self._gradients_stay_local(window, index):
-                    own = {peer.name: self._group.run(peer.name, images, draw=moment.draw)}
-                    output = self._group.connect(own, heard[index], labels, moment, learners=[peer.name])
+                    own = {peer.name: self._group.forward_peer(peer.name, images, seed=context.seed)}
+                    output = self._group.compute_losses(own, heard[index], labels, context, learners=[peer.name])
                     torch.autograd.backward(self._scaled(peer.name, output.losses[peer.name], batch, window))
                 outputs[index].append(output.detached())
-            self._optimizations[peer.name].step(update, measure=measure)
+            self._optimizers[peer.name].step(update, measure=measure)
             for spoken in heard:
                 for name in (peer.name, f"{peer.name}.{EMA}"):
                     spoken.pop(name, None)
         for index, (_, labels) in enumerate(inputs):
-            self._meter.add(joined(outputs[index]), labels, count=window.batches[index].count, update=update)
+            self._meter.add(merge_outputs(outputs[index]), labels, count=window.batches[index].count, update=update)
 
     def _scaled(self, name: str, loss: Tensor, batch: Batch, window: Window) -> Tensor:
-        share = batch.count * self._team_sizes[name] / window.num_samples
-        return self._optimizations[name].scale(loss * share)
+        share = batch.count * self._num_replicas[name] / window.num_samples
+        return self._optimizers[name].scale(loss * share)
 
     def _inputs(self, window: Window, index: int) -> tuple[Tensor, Tensor]:
-        batch = window.batches[index].to(self._world.device, non_blocking=True)
+        batch = window.batches[index].to(self._comm.device, non_blocking=True)
         images, labels = to_inputs(batch, self._info)
         return self._prepare(images), labels
 
     def _gradients_stay_local(self, window: Window, index: int) -> AbstractContextManager[None]:
         """Within it, gradients synchronise only in a window's last micro-batch."""
-        return nullcontext() if index == len(window.batches) - 1 else self._world.no_sync(self._runners)
+        return nullcontext() if index == len(window.batches) - 1 else self._comm.no_sync(self._train_modules)
 
-    def _moment(self, window: Window, update: int, index: int) -> Moment:
-        draw = derive_seed(self._seed, "draw", update, index, self._group.part[0])
+    def _context(self, window: Window, update: int, index: int) -> MicroBatchContext:
+        seed = derive_seed(self._seed, "draw", update, index, self._group.shard[0])
         batch = window.batches[index]
-        return Moment(batch.count, draw, update / self._updates_per_epoch, batch.total)
+        return MicroBatchContext(batch.count, seed, update / self._updates_per_epoch, batch.total)

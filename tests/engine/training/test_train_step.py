@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from support import assert_equal_weights, build, tiny_document, train_epochs, weights
 
 from mutual.data import to_inputs
-from mutual.group import Moment
+from mutual.group import MicroBatchContext
 from mutual.recipe import parse_recipe
 
 FROZEN_TEACHER = {
@@ -22,13 +22,13 @@ FROZEN_TEACHER = {
 
 def test_a_frozen_peer_never_changes():
     """Invariant 1: parameters, BatchNorm statistics and dropout stay, whatever calls train()."""
-    _, data, group, updater = build(tiny_document(**FROZEN_TEACHER))
+    _, data, group, train_step = build(tiny_document(**FROZEN_TEACHER))
     teacher = group.peers["teacher"]
     before = copy.deepcopy(teacher.model.state_dict())
-    teacher.runner.train()
+    teacher.train_module.train()
     group.train()
     for window in data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1):
-        updater.simultaneous(window, 0, measure=False)
+        train_step.simultaneous(window, 0, measure=False)
     assert not any(module.training for module in teacher.model.modules())
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     for name, value in teacher.model.state_dict().items():
@@ -49,12 +49,12 @@ def test_kd_is_one_trainable_peer_and_a_frozen_one():
     """Invariant 2: step by step the numbers of a plain KD script."""
     document = tiny_document(**FROZEN_TEACHER)
     document["peers"]["student"]["args"]["dropout"] = 0.0
-    _, data, group, updater = build(document)
+    _, data, group, train_step = build(document)
     student, teacher = copy.deepcopy(group.peers["student"].model), copy.deepcopy(group.peers["teacher"].model).eval()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.5, momentum=0.9)
     group.train()
     for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
-        updater.simultaneous(window, update, measure=False)
+        train_step.simultaneous(window, update, measure=False)
         images, labels = to_inputs(window.batches[0], data.info)
         logits, teaching = student(images), teacher(images).detach()
         kl = F.kl_div(F.log_softmax(logits / 4, 1), F.log_softmax(teaching / 4, 1), log_target=True, reduction="batchmean")
@@ -83,7 +83,7 @@ def test_alternating_peers_hear_of_their_fellows_steps(names):
     document = tiny_document(train={"update": "alternating"}, optimizer={"name": "sgd", "lr": 0.5})
     document["peers"] = {name: {"model": "support:double"} for name in names}
     document["data"] |= {"num_train": 8}
-    _, data, group, updater = build(document)
+    _, data, group, train_step = build(document)
     models = {name: copy.deepcopy(group.peers[name].model) for name in names}
     (window,) = data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)
     images, labels = to_inputs(window.batches[0], data.info)
@@ -98,7 +98,7 @@ def test_alternating_peers_hear_of_their_fellows_steps(names):
             for parameter, gradient in zip(learner.parameters(), gradients, strict=True):
                 parameter -= 0.5 * gradient
     group.train()
-    updater.alternating(window, 0, measure=False)
+    train_step.alternating(window, 0, measure=False)
     for name, model in models.items():
         assert_equal_weights(group.peers[name].model.state_dict(), model.state_dict(), tolerance=1e-12)
 
@@ -154,15 +154,15 @@ def test_an_overflow_skips_the_step_of_one_peer_alone():
     """Invariant 8: peer a's scale is driven to overflow; b steps as if a were not there."""
 
     def step(overflow):
-        _, data, group, updater = build(fp16_document(), autocast=fp16_autocast)
-        optimization = updater._optimizations["a"]
+        _, data, group, train_step = build(fp16_document(), autocast=fp16_autocast)
+        peer_optimizer = train_step._optimizers["a"]
         if overflow:
-            optimization.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+            peer_optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
         before = copy.deepcopy(weights(group))
         window = next(iter(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)))
         group.train()
-        updater.simultaneous(window, 0, measure=True)
-        return before, weights(group), {name: value.scaler.get_scale() for name, value in updater._optimizations.items()}
+        train_step.simultaneous(window, 0, measure=True)
+        return before, weights(group), {name: value.scaler.get_scale() for name, value in train_step._optimizers.items()}
 
     before, overflowed, scales = step(overflow=True)
     _, fine, fine_scales = step(overflow=False)
@@ -178,12 +178,12 @@ def test_the_loss_scale_leaves_the_update_as_it_is():
     for scale in (2.0**4, 2.0**10):
         document = fp16_document()
         document["train"] |= {"clip_grad_norm": 0.05, "accumulate": 2}
-        _, data, group, updater = build(document, autocast=fp16_autocast)
-        for optimization in updater._optimizations.values():
-            optimization.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        _, data, group, train_step = build(document, autocast=fp16_autocast)
+        for peer_optimizer in train_step._optimizers.values():
+            peer_optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         group.train()
         for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=2)):
-            updater.simultaneous(window, update, measure=False)
+            train_step.simultaneous(window, update, measure=False)
         results.append(weights(group))
     assert_equal_weights(results[0], results[1], tolerance=2e-3)
 
@@ -202,13 +202,13 @@ def test_more_views_than_one_give_each_peer_its_own():
 def test_a_group_of_n_peers_averages_over_its_sources(num_peers):
     """DML eq. 8: 1 / (K - 1) for each of the other peers."""
     names = "abcdefgh"[:num_peers]
-    _, data, group, updater = build(tiny_document(peers={name: {"model": "support:double"} for name in names}))
+    _, data, group, train_step = build(tiny_document(peers={name: {"model": "support:double"} for name in names}))
     dml = [edge for edge in group.edges if edge.objective == "dml"]
     assert len(dml) == num_peers * (num_peers - 1)
     assert all(edge.weight == 1 / (num_peers - 1) for edge in dml)
     window = next(iter(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)))
     group.train()
-    updater.simultaneous(window, 0, measure=False)
+    train_step.simultaneous(window, 0, measure=False)
     assert parse_recipe(tiny_document()).trainable == ("a", "b")
 
 
@@ -221,11 +221,11 @@ def test_a_peer_that_learns_by_features_alone_does_not_read_its_logits():
     group.train()
     window = next(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1))
     images, labels = to_inputs(window.batches[0], data.info)
-    output = group.forward(images, labels, Moment(count=len(labels), draw=0, total=len(labels)))
+    output = group.forward(images, labels, MicroBatchContext(count=len(labels), seed=0, total=len(labels)))
     assert not output.logits["b"].isfinite().any()
     assert output.losses["b"].isfinite()
     group.peers["b"].model.head.weight.data.zero_()
-    output = group.forward(images, labels, Moment(count=len(labels), draw=0, total=len(labels)))
+    output = group.forward(images, labels, MicroBatchContext(count=len(labels), seed=0, total=len(labels)))
     output.losses["b"].backward()
     gradients = {name: parameter.grad for name, parameter in group.peers["b"].model.named_parameters()}
     assert all(gradient is not None for gradient in gradients.values())

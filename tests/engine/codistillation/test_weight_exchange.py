@@ -12,9 +12,9 @@ import torch
 import yaml
 from support import ROOT, WORLD, assert_equal_weights, build, command, environment, run, run_launched, tiny_document, weights
 
-from mutual.engine.codistillation.jobs import as_job, divided
-from mutual.engine.codistillation.publisher import StaleExchange
-from mutual.engine.codistillation.weight_store import Shelf
+from mutual.engine.codistillation.jobs import restrict_to_job, split_launch
+from mutual.engine.codistillation.weight_exchange import WeightExchange
+from mutual.engine.codistillation.weight_store import WeightStore
 from mutual.recipe import RecipeError, load_recipe, parse_recipe
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -26,46 +26,46 @@ def stale(folder, trains, **sections):
 
 def job(folder, trains):
     """The group of one job and its exchange."""
-    recipe = as_job(parse_recipe(stale(folder, trains)))
-    _, data, group, updater = build(recipe.model_dump())
-    return StaleExchange(recipe, group, WORLD), data, group, updater
+    recipe = restrict_to_job(parse_recipe(stale(folder, trains)))
+    _, data, group, train_step = build(recipe.model_dump())
+    return WeightExchange(recipe, group, WORLD), data, group, train_step
 
 
 def publish_nan(folder, file):
     """As a job does whose loss has just diverged."""
     tensors = {name: torch.full_like(tensor, torch.nan) for name, tensor in safetensors.torch.load_file(file).items()}
-    Shelf(str(folder)).publish("a", safetensors.torch.save(tensors), step=9)
+    WeightStore(str(folder)).publish("a", safetensors.torch.save(tensors), step=9)
 
 
 def test_a_job_trains_its_own_peers_and_the_others_teach():
     objectives = [{"loss": "cross_entropy", "learners": ["a", "b"]}, {"loss": "dml"}, {"loss": "l2", "learners": ["b"]}]
-    recipe = as_job(parse_recipe(stale("x", ["a"], objectives=objectives)))
+    recipe = restrict_to_job(parse_recipe(stale("x", ["a"], objectives=objectives)))
     assert recipe.trainable == ("a",)
     assert recipe.exchange.reads == ["b"]
     assert [objective.loss for objective in recipe.objectives] == ["cross_entropy", "dml"]
-    assert as_job(recipe) == recipe, "a resumed job reads its own resolved recipe"
+    assert restrict_to_job(recipe) == recipe, "a resumed job reads its own resolved recipe"
 
 
 def test_what_is_published_is_taken_over(tmp_path):
     (first, _, group_a, _), (second, _, group_b, _) = job(tmp_path, ["a"]), job(tmp_path, ["b"])
-    assert group_b.silent == {"a"}
+    assert group_b.unavailable_sources == {"a"}
     second(2)
-    assert group_b.silent == {"a"}, "nothing is there yet"
+    assert group_b.unavailable_sources == {"a"}, "nothing is there yet"
     with torch.no_grad():
         group_a.peers["a"].model.head.bias.fill_(7)
     first(1)
     assert not (tmp_path / "a.json").exists(), "not due"
     first(2)
     second(2)
-    assert group_b.silent == set()
+    assert group_b.unavailable_sources == set()
     assert_equal_weights(group_b.peers["a"].model.state_dict(), group_a.peers["a"].model.state_dict())
 
 
 def test_an_edge_from_a_peer_that_has_not_spoken_weighs_nothing(tmp_path):
-    _, data, group, updater = job(tmp_path, ["b"])
+    _, data, group, train_step = job(tmp_path, ["b"])
     alone = tiny_document(peers={"b": {"model": "support:double"}}, objectives=[{"loss": "cross_entropy"}])
     _, _, expected, other = build(alone)
-    for each, group_of in ((updater, group), (other, expected)):
+    for each, group_of in ((train_step, group), (other, expected)):
         group_of.train()
         for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
             each.simultaneous(window, update, measure=False)
@@ -79,7 +79,10 @@ def test_an_edge_from_a_peer_that_has_not_spoken_weighs_nothing(tmp_path):
         (lambda folder, file: file.write_bytes(file.read_bytes()[:-40]), "half-written or altered"),
         (lambda folder, file: file.unlink(), "cannot be read"),
         (lambda folder, file: (folder / "a.json").write_text('{"file"'), "the note of peer 'a' cannot be read"),
-        (lambda folder, file: Shelf(str(folder)).publish("a", safetensors.torch.save({"x": torch.ones(2)}), step=9), "another model's"),
+        (
+            lambda folder, file: WeightStore(str(folder)).publish("a", safetensors.torch.save({"x": torch.ones(2)}), step=9),
+            "another model's",
+        ),
         (publish_nan, "what peer 'a' has published is not finite"),
     ],
 )
@@ -102,7 +105,7 @@ def test_a_publication_that_cannot_be_read_is_skipped_with_a_warning(tmp_path, s
 
 
 def test_the_shelf_keeps_the_last_two_and_any_fsspec_address_serves():
-    shelf = Shelf("memory://shelf")
+    shelf = WeightStore("memory://shelf")
     assert shelf.latest("a") is None
     for step in range(4):
         shelf.publish("a", bytes([step]) * 10, step=step)
@@ -114,7 +117,7 @@ def test_the_shelf_keeps_the_last_two_and_any_fsspec_address_serves():
 
 def test_publishing_removes_nothing_but_what_the_peer_has_published_before(tmp_path):
     """Neither what a peer whose name begins alike has published, nor what the user keeps in the folder."""
-    shelf = Shelf(str(tmp_path))
+    shelf = WeightStore(str(tmp_path))
     for peer in ("a-b", "a"):
         for step in range(3):
             shelf.publish(peer, peer.encode() * 10, step=step)
@@ -150,7 +153,7 @@ def test_a_job_in_which_ranks_hold_different_peers_publishes_them_all_and_reads_
     """Only rank 1 holds the learner of c, and so c itself, which another job trains; without its weights nothing is learned from it."""
     peers = {name: {"model": "support:double"} for name in "abc"}
     objectives = [{"loss": "cross_entropy", "learners": ["a", "c"]}, {"loss": "dml", "learners": ["b"], "sources": ["c"]}]
-    shelf = Shelf(str(tmp_path / "shelf"))
+    shelf = WeightStore(str(tmp_path / "shelf"))
     shelf.publish("c", safetensors.torch.save(build(tiny_document())[2].peers["a"].model.state_dict()), step=1)
     document = stale(tmp_path / "shelf", ["a", "b"], peers=peers, objectives=objectives, placement="parallel")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
@@ -164,7 +167,7 @@ def test_a_job_in_which_ranks_hold_different_peers_publishes_them_all_and_reads_
 
 
 def test_a_job_that_begins_anew_is_read_although_its_steps_are_lower(tmp_path):
-    shelf = Shelf(str(tmp_path))
+    shelf = WeightStore(str(tmp_path))
     for step in (464, 480, 16, 32):
         shelf.publish("a", bytes([step % 256]) * 10, step=step)
         assert shelf.latest("a")[1] == bytes([step % 256]) * 10
@@ -198,8 +201,8 @@ def test_processes_that_cannot_be_divided_among_the_peers_are_told_so(monkeypatc
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match=message):
-        divided(parse_recipe(stale("x", [])))
-    assert divided(parse_recipe(stale("x", ["a"]))).name == "tiny"
+        split_launch(parse_recipe(stale("x", [])))
+    assert split_launch(parse_recipe(stale("x", ["a"]))).name == "tiny"
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from torch import nn
 
 import mutual
 from mutual.engine.monitoring.train_metrics import NonFiniteLossError
-from mutual.engine.training.optimization import build_optimizer, build_schedule
+from mutual.engine.training.peer_optimizer import build_optimizer, build_schedule
 from mutual.recipe import Optimizer, RecipeError, Schedule, parse_recipe
 
 
@@ -133,9 +133,9 @@ def test_an_optimizer_of_a_package_that_raises_anything_is_one_line(monkeypatch)
 
 
 def test_the_trial_moves_no_parameter_of_the_peer():
-    group, updater = build(tiny_document(optimizer={"name": "lamb", "lr": 0.1}))[2:]
+    group, train_step = build(tiny_document(optimizer={"name": "lamb", "lr": 0.1}))[2:]
     plain = build(tiny_document())[2]
-    assert updater is not None
+    assert train_step is not None
     for name, peer in group.peers.items():
         for mine, other in zip(peer.model.parameters(), plain.peers[name].model.parameters(), strict=True):
             assert torch.equal(mine, other)

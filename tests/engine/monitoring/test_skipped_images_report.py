@@ -18,7 +18,7 @@ from support import ROOT, command, environment, run, run_and_kill, run_launched,
 from mutual.data import DataModule
 from mutual.data.plan import epoch_order
 from mutual.engine.monitoring.skipped_images import SkippedImages
-from mutual.group import World
+from mutual.group import Communicator
 from mutual.recipe import InputError, parse_recipe
 
 TRAIN, VAL = 24, 10
@@ -184,12 +184,12 @@ def test_workers_end_when_their_training_process_is_killed(tmp_path):
     assert left == []
 
 
-class Several(World):
+class Several(Communicator):
     """A world whose other processes have found what the test says."""
 
     others = ()
 
-    def gather_json(self, value):
+    def all_gather_json(self, value):
         return [json.loads(json.dumps(value)), *self.others]
 
 
@@ -202,10 +202,10 @@ class Data:
 
 def skipped(others, *, part):
     recipe = parse_recipe(tiny_document(data={"dataset": "fake", "on_bad_image": "skip"}))
-    world = Several(0, len(others) + 1, torch.device("cpu"))
-    object.__setattr__(world, "others", others)
+    comm = Several(0, len(others) + 1, torch.device("cpu"))
+    object.__setattr__(comm, "others", others)
     data: DataModule = Data()  # type: ignore[assignment]
-    return SkippedImages(recipe, data, world, part=part)
+    return SkippedImages(recipe, data, comm, part=part)
 
 
 def found(part, *, train=(), val=()):

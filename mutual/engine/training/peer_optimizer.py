@@ -29,7 +29,7 @@ _TORCH = {
 }
 
 
-class Optimization:
+class PeerOptimizer:
     """Everything that turns one peer's gradients into its next weights."""
 
     def __init__(

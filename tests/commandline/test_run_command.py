@@ -14,17 +14,17 @@ import torch
 import yaml
 from support import ROOT, command, environment, run, tiny_document
 
-from mutual.commandline import run_verb
+from mutual.commandline import run_command
 from mutual.recipe import InputError, RunError
 
 VERBS = ["train", "evaluate", "predict", "export", "bench"]
 
 
 def raised(error):
-    def verb():
+    def command():
         raise error
 
-    return verb
+    return command
 
 
 @pytest.mark.parametrize(
@@ -50,18 +50,18 @@ def raised(error):
     ],
 )  # fmt: skip
 def test_what_can_be_mended_is_a_line(capsys, error, code, line):
-    assert run_verb(raised(error), resumes=True) == code
+    assert run_command(raised(error), resumes=True) == code
     told = capsys.readouterr().err
     assert told.startswith(f"mutual: {line}")
     assert told.count("\n") == 1
-    run_verb(raised(error))
+    run_command(raised(error))
     assert "--resume" not in capsys.readouterr().err, "only a training can be gone on with"
 
 
 def test_a_place_that_the_command_line_names_is_the_users_to_mend(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", "recipe.yaml", "output=/x"])
     for path, code in (("/x/name/last", 2), ("/xy", 1)):
-        assert run_verb(raised(PermissionError(errno.EACCES, "Permission denied", path))) == code
+        assert run_command(raised(PermissionError(errno.EACCES, "Permission denied", path))) == code
     capsys.readouterr()
 
 
@@ -69,15 +69,15 @@ def test_output_that_is_not_read_ends_a_verb_without_a_line():
     """As `| head` does; a pipe to something else that breaks is an error like others."""
     code = """
 import os, sys
-from mutual.commandline import run_verb, say
+from mutual.commandline import print_main, run_command
 
-def verb():
+def command():
     if "reader" in sys.argv:
         for _ in range(10**6):
-            say("a line")
+            print_main("a line")
     raise BrokenPipeError(32, "Broken pipe")
 
-sys.exit(run_verb(verb))
+sys.exit(run_command(command))
 """
     for word, told in (("reader", ""), ("worker", "mutual: Broken pipe\n")):
         process = subprocess.Popen(
@@ -91,32 +91,32 @@ sys.exit(run_verb(verb))
 
 def test_what_nobody_expected_keeps_its_traceback():
     with pytest.raises(KeyError):
-        run_verb(raised(KeyError("a bug")))
+        run_command(raised(KeyError("a bug")))
 
 
 def test_a_warning_is_printed_once(capsys, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
-    def verb():
+    def command():
         for number in range(3):
             with warnings.catch_warnings():  # which makes Python forget what it has shown
                 warnings.simplefilter("always")
                 warnings.warn("the disk is slow", stacklevel=1)
                 warnings.warn(f"number {number}", stacklevel=1)
 
-    assert run_verb(verb) == 0
+    assert run_command(command) == 0
     assert capsys.readouterr().err.splitlines() == [
         "mutual: warning: the disk is slow",
         *(f"mutual: warning: number {number}" for number in range(3)),
     ]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_and_a_wrong_recipe_import_no_torch(verb):
-    words = {"train": ["no.yaml"], "bench": ["no.yaml"]}.get(verb)
+@pytest.mark.parametrize("command", VERBS)
+def test_help_and_a_wrong_recipe_import_no_torch(command):
+    words = {"train": ["no.yaml"], "bench": ["no.yaml"]}.get(command)
     code = f"""
 import sys
-from mutual.{verb} import main
+from mutual.{command} import main
 try:
     main(["--help"])
 except SystemExit as error:
@@ -128,12 +128,12 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, env=environment(), capture_output=True)
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "export"])
-def test_an_interrupt_while_torch_is_imported_is_a_line(tmp_path, verb):
+@pytest.mark.parametrize("name", ["train", "evaluate", "export"])
+def test_an_interrupt_while_torch_is_imported_is_a_line(tmp_path, name):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tiny_document()))
     process = subprocess.Popen(
-        command(f"mutual.{verb}", recipe if verb == "train" else tmp_path),
+        command(f"mutual.{name}", recipe if name == "train" else tmp_path),
         cwd=tmp_path,
         env=environment(),
         stderr=subprocess.PIPE,
@@ -148,7 +148,7 @@ def test_an_interrupt_while_torch_is_imported_is_a_line(tmp_path, verb):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     lines = {"train": "mutual: interrupted at once; the last checkpoint, if there is one, stands; go on with --resume\n"}
-    assert (process.returncode, told) == (1, lines.get(verb, "mutual: interrupted\n"))
+    assert (process.returncode, told) == (1, lines.get(name, "mutual: interrupted\n"))
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,11 @@ from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.distributed_c10d import Store as Store
 from torch.nn.parallel import DistributedDataParallel
 
+from mutual.group.communication.errors import describe_error, restore_error
 from mutual.group.communication.launch import JOB, launch_store
 from mutual.group.communication.tensors import flatten, float_buffers, unflatten_
 from mutual.group.communication.traffic import Traffic
+from mutual.recipe import InputError
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,32 @@ class Communicator:
     def all_gather_json(self, value: object) -> list[Any]:
         """Returns a JSON value of every process, by rank; every process must call it."""
         return [json.loads(content) for content in self.all_gather_bytes(json.dumps(value).encode())]
+
+    @contextmanager
+    def raise_together(self) -> Iterator[None]:
+        """Raises an error of one process on all of them: without it the others would wait in their next collective.
+
+        Collective: all ranks must enter it, and no rank communicates within it. Where several fail, the error of the lowest rank is raised.
+
+        Raises:
+            InputError: it was raised within, on some rank; a RecipeError stays one.
+            OSError: likewise, with its number and path.
+
+        Example:
+            >>> comm = Communicator(rank=0, size=1, device=torch.device("cpu"))
+            >>> with comm.raise_together():
+            ...     content = Path("recipe.yaml").read_text() if comm.is_main else None
+        """
+        error = None
+        try:
+            yield
+        except (InputError, OSError) as raised:
+            error = raised
+        for rank, fault in enumerate(self.all_gather_json(None if error is None else describe_error(error))):
+            if fault is not None:
+                if rank == self.rank and error is not None:
+                    raise error
+                raise restore_error(fault) from error
 
     def all_to_all(self, outgoing: Tensor, sent: Sequence[int], received: Sequence[int]) -> AllToAllWork:
         """Sends `sent[r]` of the numbers in `outgoing` `[sum(sent)]` to every process r and gets `received[r]` of it; begins at once."""

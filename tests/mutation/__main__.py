@@ -34,7 +34,7 @@ def main() -> int:
     print(f"{len(chosen)} mutants", flush=True)
     settings.register_profile("mutation", database=None, deadline=None, derandomize=True)
     settings.load_profile("mutation")
-    runner = Runner(chosen, jobs=arguments.jobs, budget=arguments.budget)
+    runner = Runner(chosen, jobs=arguments.jobs, budget=arguments.budget, record=arguments.record)
     line = [*arguments.tests, "-s", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "tmp_path_retention_policy=none"]
     pytest.main([*line, "-m", arguments.marked], plugins=[runner])
     return _report(runner.outcomes)
@@ -48,6 +48,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, metavar="N", help="so many mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of that draw")
     parser.add_argument("--only", default="", metavar="TEXT", help="mutants whose 'path:line function: change' has this text")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keeps there which lines each test executes, for the next run")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--budget", type=float, default=60, metavar="SECONDS", help="of tests for one mutant, the quickest first")
     return parser.parse_args()

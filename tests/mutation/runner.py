@@ -37,7 +37,7 @@ class Test:
 
     number: int
     seconds: float
-    lines: dict[str, frozenset[int]]
+    lines: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,12 @@ class Outcome:
 class Runner:
     """A pytest plugin that runs mutants in place of the tests."""
 
-    def __init__(self, mutants: Sequence[tuple[ast.Module, Mutant]], *, jobs: int, budget: float) -> None:
-        """Each mutant gets tests of at most `budget` seconds together, the quickest first."""
+    def __init__(self, mutants: Sequence[tuple[ast.Module, Mutant]], *, jobs: int, budget: float, record: Path | None) -> None:
+        """Each mutant gets tests of at most `budget` seconds together, the quickest first; what they execute is kept in `record`."""
         self.mutants = mutants
         self.jobs = jobs
         self.budget = budget
+        self.record = record
         self.outcomes: list[Outcome] = []
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -65,7 +66,7 @@ class Runner:
             importlib.import_module(_module_name(module))
         gc.collect()
         gc.freeze()
-        tests = self._record(session.items)
+        tests = self._tests(session.items)
         print(f"{len(tests)} of {len(session.items)} tests pass, in {sum(test.seconds for test in tests):.0f} s", flush=True)
         work = []
         for tree, mutant in self.mutants:
@@ -84,16 +85,22 @@ class Runner:
                 print(f"{number} of {len(work)}", flush=True)
         return True
 
-    def _record(self, items: Sequence[pytest.Item]) -> list[Test]:
+    def _tests(self, items: Sequence[pytest.Item]) -> list[Test]:
+        """Returns the tests that pass, from the record and, where it lacks them, from a run of each."""
+        known = {} if self.record is None or not self.record.exists() else json.loads(self.record.read_text())
         with tempfile.TemporaryDirectory() as folder:
-            runs = [_Recording(number, item, Path(folder)) for number, item in enumerate(items)]
-            tests = []
-            for run, code in _run_forks([(run, 300.0) for run in runs], self.jobs):
+            runs = [_Recording(item, Path(folder) / str(number)) for number, item in enumerate(items) if item.nodeid not in known]
+            for done, (run, code) in enumerate(_run_forks([(run, 120.0) for run in runs], self.jobs), start=1):
                 if code == 0:
-                    tests.append(run.result())
+                    known[run.item.nodeid] = run.result()
                 else:
                     print(f"left out, as it does not pass here: {run.item.nodeid}", flush=True)
-        return sorted(tests, key=lambda test: test.number)
+                if done % 50 == 0:
+                    print(f"recorded {done} of {len(runs)}", flush=True)
+        if self.record is not None:
+            self.record.write_text(json.dumps(known))
+        numbers = {item.nodeid: number for number, item in enumerate(items)}
+        return [Test(numbers[name], **known[name]) for name in numbers if name in known]
 
     def _reaching(self, tests: Sequence[Test], mutant: Mutant) -> list[Test]:
         wanted, path = set(mutant.lines), str(mutant.path)
@@ -110,23 +117,24 @@ class Runner:
 class _Recording:
     """Runs one test under a trace of our own modules."""
 
-    def __init__(self, number: int, item: pytest.Item, folder: Path) -> None:
-        self.number, self.item, self.folder = number, item, folder
+    def __init__(self, item: pytest.Item, folder: Path) -> None:
+        self.item, self.folder = item, folder
 
     def __call__(self) -> int:
+        self.folder.mkdir()
         _fork_ranks_here(self._traced)
         start = time.monotonic()
         failed = self._traced(_failures, [self.item])
-        (self.folder / f"{self.number}.seconds").write_text(str(time.monotonic() - start))
+        (self.folder / "seconds").write_text(str(time.monotonic() - start))
         return int(failed)
 
-    def result(self) -> Test:
+    def result(self) -> dict[str, Any]:
         lines: dict[str, set[int]] = defaultdict(set)
-        for path in self.folder.glob(f"{self.number}.*.json"):
+        for path in self.folder.glob("*.json"):
             for name, found in json.loads(path.read_text()).items():
                 lines[name] |= set(found)
-        seconds = float((self.folder / f"{self.number}.seconds").read_text())
-        return Test(self.number, seconds, {name: frozenset(found) for name, found in lines.items()})
+        seconds = float((self.folder / "seconds").read_text())
+        return {"seconds": seconds, "lines": {name: sorted(found) for name, found in lines.items()}}
 
     def _traced(self, work: Callable[..., Any], *arguments: Any) -> Any:
         prefix = f"{ROOT / 'mutual'}{os.sep}"
@@ -150,7 +158,7 @@ class _Recording:
         finally:
             sys.settrace(None)
             relative = {str(Path(name).relative_to(ROOT)): sorted(found) for name, found in lines.items()}
-            (self.folder / f"{self.number}.{os.getpid()}.json").write_text(json.dumps(relative))
+            (self.folder / f"{os.getpid()}.json").write_text(json.dumps(relative))
 
 
 class _MutantRun:

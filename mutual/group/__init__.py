@@ -15,9 +15,9 @@ from mutual.group.communication import (
     unflatten_,
     wait_for_all,
 )
-from mutual.group.edges import Edge, expand, objective_names
+from mutual.group.edges import Edge, MicroBatchContext, expand, objective_names
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, asks_costs, parallel, replicated
-from mutual.group.group import Group, GroupOutput, MicroBatchContext, merge_outputs
+from mutual.group.group import Group, GroupOutput, merge_outputs
 from mutual.group.peers import Frozen, MovingAverage, Outputs, Peer, TappedModel, replica_comm
 
 __all__ = [

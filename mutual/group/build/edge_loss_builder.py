@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.group.edges import Edge, TensorSpec, OutputKey, definition_of
+from mutual.group.edges import Edge, TensorSpec, OutputKey
 from mutual.group.peers import Peer
 from mutual.group.peers import Outputs
 from mutual.objectives import Loss, build_loss
@@ -44,7 +44,7 @@ def build_edge_loss(
     Raises:
         RecipeError: the shapes cannot meet; one line says both.
     """
-    definition, arguments = definition_of(edge), edge.spec.loss_arguments()
+    definition, arguments = edge.loss_spec, edge.spec.loss_arguments()
     mine = [specs[edge.learner, at][0] for at in edge.learner_at]
     theirs = [
         specs[edge.members[0] if source == ENSEMBLE else source, at][0]

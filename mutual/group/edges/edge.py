@@ -45,6 +45,11 @@ class Edge:
     weight: float
 
     @property
+    def loss_spec(self) -> Definition:
+        """What the edge's loss reads."""
+        return LOSSES[self.spec.loss]
+
+    @property
     def source(self) -> str | None:
         """The source in a word, or None for the labels."""
         return "+".join(self.sources) or None
@@ -59,7 +64,7 @@ class Edge:
     def required_outputs(self) -> dict[OutputKey, Extent]:
         """What the edge reads of its sources, and how much of it."""
         found: dict[OutputKey, Extent] = {}
-        extent = LOSSES[self.spec.loss].extent
+        extent = self.loss_spec.extent
         for source, paths in zip(self.sources, self.source_at, strict=True):
             if source == ENSEMBLE:
                 found |= {(member, LOGITS): Extent.WHOLE for member in self.members}
@@ -74,7 +79,7 @@ class Edge:
         """True where an image without a label has nothing to say: the loss, the ensemble or the gate reads it."""
         ensemble = self.spec.ensemble if isinstance(self.spec, SourcedObjective) else None
         weighed = ensemble is not None and ensemble.weighting != "mean"
-        return LOSSES[self.spec.loss].reads_labels or weighed or self.spec.gate == "correct"
+        return self.loss_spec.reads_labels or weighed or self.spec.gate == "correct"
 
     def __str__(self) -> str:
         return f"{self.objective} ({self.learner} <- {self.source or 'labels'})"
@@ -155,11 +160,6 @@ def _joint_pair(
     if any(paths == (LOGITS,) or len(paths) != 1 for paths in (mine, *theirs.values())):
         raise recipe.error(f"{where}.at", f"{objective.loss} reads one embedding beside the logits; give its module path")
     return tuple(theirs), (LOGITS, *mine), tuple((LOGITS, *paths) for paths in theirs.values())
-
-
-def definition_of(edge: Edge) -> Definition:
-    """Returns what the edge's loss reads."""
-    return LOSSES[edge.spec.loss]
 
 
 def _name(objective: Objective) -> str:

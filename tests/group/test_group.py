@@ -33,7 +33,7 @@ def forward(group, data):
     group.train()
     window = next(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1))
     images, labels = to_inputs(window.batches[0], data.info)
-    return group.forward(images, labels, MicroBatchContext(count=len(labels), seed=0, total=17))
+    return group.forward(images, labels, MicroBatchContext(num_valid=len(labels), seed=0, global_batch_size=17))
 
 
 @pytest.mark.parametrize("objectives", [[{"loss": "cross_entropy"}], [{"loss": "cross_entropy"}, {"loss": "dml"}]])

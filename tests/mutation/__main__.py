@@ -49,6 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of that draw")
     parser.add_argument("--only", default="", metavar="TEXT", help="mutants whose 'path:line function: change' has this text")
     parser.add_argument("--record", type=Path, metavar="FILE", help="keeps there which lines each test executes, for the next run")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="only those mutants that the output in FILE shows")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--budget", type=float, default=60, metavar="SECONDS", help="of tests for one mutant, the quickest first")
     return parser.parse_args()
@@ -57,11 +58,13 @@ def _arguments() -> argparse.Namespace:
 def _choose(arguments: argparse.Namespace) -> list[tuple[ast.Module, Mutant]]:
     equivalents = yaml.safe_load((Path(__file__).parent / "equivalent.yaml").read_text())
     files = [file for path in arguments.paths for file in (sorted(path.resolve().rglob("*.py")) if path.is_dir() else [path.resolve()])]
+    again = None if arguments.again is None else arguments.again.read_text()
     found = []
     for file in files:
         path, tree = file.relative_to(ROOT), ast.parse(file.read_text())
         for mutant in find_mutants(path, tree):
-            if not any(_is_listed(entry, mutant) for entry in equivalents) and arguments.only in _shown(mutant):
+            asked = arguments.only in _shown(mutant) and (again is None or f"): {_shown(mutant)}\n" in again)
+            if asked and not any(_is_listed(entry, mutant) for entry in equivalents):
                 found.append((tree, mutant))
     if arguments.sample is not None and arguments.sample < len(found):
         kept = sorted(random.Random(arguments.seed).sample(range(len(found)), arguments.sample))

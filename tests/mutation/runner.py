@@ -53,7 +53,7 @@ class Runner:
     """A pytest plugin that runs mutants in place of the tests."""
 
     def __init__(self, mutants: Sequence[tuple[ast.Module, Mutant]], *, jobs: int, budget: float, record: Path | None) -> None:
-        """Each mutant gets tests of at most `budget` seconds together, the quickest first; what they execute is kept in `record`."""
+        """Each mutant gets tests of at most `budget` seconds together; what they execute is kept in `record`."""
         self.mutants = mutants
         self.jobs = jobs
         self.budget = budget
@@ -70,7 +70,7 @@ class Runner:
         print(f"{len(tests)} of {len(session.items)} tests pass, in {sum(test.seconds for test in tests):.0f} s", flush=True)
         work = []
         for tree, mutant in self.mutants:
-            chosen = self._reaching(tests, mutant)
+            chosen = self._reaching(tests, mutant, session.items)
             if chosen:
                 limit = 10 + 5 * sum(test.seconds for test in chosen)
                 work.append((_MutantRun(tree, mutant, [session.items[test.number] for test in chosen]), limit))
@@ -102,11 +102,19 @@ class Runner:
         numbers = {item.nodeid: number for number, item in enumerate(items)}
         return [Test(numbers[name], **known[name]) for name in numbers if name in known]
 
-    def _reaching(self, tests: Sequence[Test], mutant: Mutant) -> list[Test]:
+    def _reaching(self, tests: Sequence[Test], mutant: Mutant, items: Sequence[pytest.Item]) -> list[Test]:
+        """Returns the tests that execute the mutant's lines: first those of its module, then those of its package, the quickest first."""
         wanted, path = set(mutant.lines), str(mutant.path)
         reaching = [test for test in tests if not wanted.isdisjoint(test.lines.get(path, ()))]
+        folder = Path("tests", *mutant.path.parts[1:-1])
+        mirror = folder / f"test_{mutant.path.name}"
+
+        def order(test: Test) -> tuple[bool, bool, float]:
+            file = items[test.number].path.relative_to(ROOT)
+            return file != mirror, file.parent != folder, test.seconds
+
         chosen, seconds = [], 0.0
-        for test in sorted(reaching, key=lambda test: test.seconds):
+        for test in sorted(reaching, key=order):
             seconds += test.seconds
             if chosen and seconds > self.budget:
                 break

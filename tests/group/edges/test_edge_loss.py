@@ -245,10 +245,7 @@ def test_adapters_belong_to_the_learner():
     _, _, group, train_step = build(tiny_document(peers=NORMED, objectives=ADAPTERS))
     peer = group.peers["a"]
     adapters = [
-        parameter
-        for edge_loss in group.local_losses.values()
-        if edge_loss.edge.learner == "a"
-        for parameter in edge_loss.loss.parameters()
+        parameter for edge_loss in group.local_losses.values() if edge_loss.edge.learner == "a" for parameter in edge_loss.loss.parameters()
     ]
     assert len(adapters) == 2 + 6 + 3
     trained = {id(parameter) for parameter in peer.parameters()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from mutual.data.decoding import MAX_PIXELS
-from mutual.recipe import FOLDER_DATASETS, Data
+from mutual.recipe import Data
 from mutual.recipe import transforms as specs
 
 Pipeline = Callable[[Tensor], Tensor]
@@ -56,7 +56,7 @@ def eval_transforms(data: Data, image_size: tuple[int, int]) -> Transforms:
 
 
 def _chosen(data: Data, named: Sequence[specs.Transform] | None, image_size: tuple[int, int], *, crop: float) -> list[specs.Transform]:
-    if data.dataset not in FOLDER_DATASETS:  # images of one size: brought to image_size before anything else
+    if not data.kind.in_files:  # images of one size: brought to image_size before anything else
         resized = named and isinstance(named[0], specs.Resize | specs.RandomResizedCrop)
         return [*([] if resized else [specs.Resize(name="resize")]), *(named or [])]
     if named is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, StrictBool
 
@@ -22,7 +23,39 @@ from mutual.recipe.base import (
 )
 from mutual.recipe.transforms import TransformOrName
 
-DatasetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder", "image_list", "fake"]
+
+@dataclass(frozen=True)
+class DatasetKind:
+    """What a recipe must, and may, say of a data set.
+
+    Attributes:
+        needs_root: it is read from the folder `data.root`.
+        needs_lists: `data.train_list` and `data.val_list` name its images.
+        in_files: its images are files of the user's own, of any size.
+        multi_label: an image may have several labels.
+    """
+
+    needs_root: bool = False
+    needs_lists: bool = False
+    in_files: bool = False
+    multi_label: bool = False
+
+
+DATASETS: dict[str, DatasetKind] = {
+    "digits": DatasetKind(),
+    "mnist": DatasetKind(needs_root=True),
+    "fashion_mnist": DatasetKind(needs_root=True),
+    "cifar10": DatasetKind(needs_root=True),
+    "cifar100": DatasetKind(needs_root=True),
+    "image_folder": DatasetKind(needs_root=True, in_files=True),
+    "image_list": DatasetKind(needs_root=True, needs_lists=True, in_files=True, multi_label=True),
+    "fake": DatasetKind(multi_label=True),
+}
+"""Each data set by its name; `mutual.data.sources` reads them."""
+if TYPE_CHECKING:
+    DatasetName = str
+else:
+    DatasetName = Literal[tuple(DATASETS)]
 Transforms = Annotated[list[TransformOrName], Field(max_length=MAX_TRANSFORMS)]
 
 
@@ -30,13 +63,16 @@ class Statistics(Spec):
     """Mean and standard deviation of each channel, of pixel values in 0 .. 1."""
 
     mean: tuple[Number, ...]
+    """Mean of each channel."""
     std: tuple[Deviation, ...]
+    """Standard deviation of each channel."""
 
 
 class Data(Spec):
     """Where the images come from and what happens to them before they reach the peers."""
 
     dataset: DatasetName = "digits"
+    """Name of the data set. image_folder and image_list are files of your own; fake are random images."""
     root: str | None = None
     """Folder of the data: for image_folder it holds train/ and val/, for image_list the images that the lists name."""
     download: StrictBool = False
@@ -87,9 +123,11 @@ class Data(Spec):
     """CutMix (arXiv:1905.04899): the Beta distribution's alpha; 0 is off. With mixup on too, a fair coin chooses for each pair."""
 
     @property
+    def kind(self) -> DatasetKind:
+        """What holds for every recipe with this data set."""
+        return DATASETS[self.dataset]
+
+    @property
     def height_width(self) -> tuple[int, int] | None:
         """Image size as (height, width), or None where the data set's own holds."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
-
-
-FOLDER_DATASETS: tuple[DatasetName, ...] = ("image_folder", "image_list")

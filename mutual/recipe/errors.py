@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from mutual.recipe.limits import MAX_FAULTS
-from mutual.recipe.text import printable, show
+from mutual.recipe.text import format_value, printable
 
 _MOST_OF_A_SOURCE = 400  # characters: file names have at most 255, and the user needs them whole
 _MOST_OF_A_PATH = 200  # characters
@@ -83,12 +83,12 @@ def override_source(text: str) -> str:
 def did_you_mean(name: object, choices: Iterable[str], *, most: int = 3) -> str:
     """Returns `; did you mean 'x'?` for the nearest of `choices`, or a list of them when none is near."""
     known = sorted(set(choices))
-    text = name[:100] if isinstance(name, str) else show(name)  # the time to compare grows with the length
+    text = name[:100] if isinstance(name, str) else format_value(name)  # the time to compare grows with the length
     near = difflib.get_close_matches(text, known, n=most, cutoff=0.6)
     if not near and len(text) > 2:
         near = [choice for choice in known if text in choice][:most]
     if near:
-        return f"; did you mean {' or '.join(show(choice) for choice in near)}?"
+        return f"; did you mean {' or '.join(format_value(choice) for choice in near)}?"
     if not known:
         return ""
     shown = ", ".join(printable(choice, most=60) for choice in known[:32])

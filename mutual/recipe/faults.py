@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mutual.recipe.base import Spec
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.limits import MAX_FAULTS
-from mutual.recipe.text import show
+from mutual.recipe.text import format_value
 
 _Path = tuple[str | int, ...]
 _KEY = "[key]"  # pydantic's mark of a key that is wrong itself
@@ -73,20 +73,20 @@ def _mistake(section: type[Spec], details: Any, document: Any) -> _Mistake:
     path, last = place.path, place.path[-1] if place.path else ""
     misfit = place.at_member and (kind.endswith("_type") or (kind == "literal_error" and isinstance(value, dict | list)))
     if wrong_key:
-        return _Mistake((*path[:-1], show(value)), f"the key {show(value)} is no text; quotes would make it text", misfit)
+        return _Mistake((*path[:-1], format_value(value)), f"the key {format_value(value)} is no text; quotes would make it text", misfit)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key = context["discriminator"].strip("'")
         bare_name = isinstance(_value_at(document, path), str)
         return _Mistake(path if bare_name else (*path, key), _tag_message(place, key, value), misfit)
     if kind == "missing" and isinstance(last, int):  # pydantic's word for a pair with one entry
-        return _Mistake(path[:-1], f"{show(value)} has too few entries; write {len(get_args(place.holder))}", misfit)
+        return _Mistake(path[:-1], f"{format_value(value)} has too few entries; write {len(get_args(place.holder))}", misfit)
     if kind == "extra_forbidden":
-        message = f"unknown key {show(last)}{did_you_mean(last, place.section.model_fields)}"
+        message = f"unknown key {format_value(last)}{did_you_mean(last, place.section.model_fields)}"
     elif kind == "literal_error":
         choices = [choice.strip("'") for choice in re.split(r", | or ", context["expected"])]
-        message = f"{show(value)} is no valid {last}{did_you_mean(value, choices)}"
+        message = f"{format_value(value)} is no valid {last}{did_you_mean(value, choices)}"
     else:
-        words = {name: _number(bound) for name, bound in context.items()} | {"value": show(value), "otherwise": details["msg"]}
+        words = {name: _number(bound) for name, bound in context.items()} | {"value": format_value(value), "otherwise": details["msg"]}
         message = _PHRASES.get(kind, "{value}: {otherwise}").format_map(words)
     return _Mistake(path, message, misfit)
 
@@ -101,7 +101,7 @@ def _tag_message(place: _Place, key: str, section: Any) -> str:
     choices = [tag for member in _members(place.annotation) for tag in _tags(member)]
     if not isinstance(section, Mapping) or key not in section:
         return f"required, but not given{did_you_mean('', choices)}"
-    return f"{show(section[key])} is no {_NOUNS[key]}{did_you_mean(section[key], choices)}"
+    return f"{format_value(section[key])} is no {_NOUNS[key]}{did_you_mean(section[key], choices)}"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mutual.recipe.faults import faults_of
 from mutual.recipe.limits import MAX_BYTES, MAX_NEIGHBOURS, Extent, LimitError, measure
 from mutual.recipe.overrides import apply_overrides
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
-from mutual.recipe.text import show
+from mutual.recipe.text import format_value
 
 _CERTAINLY_READ_AGAIN = Extent(500, 4096, 16)  # far below the limits, as defaults, escapes and indentation make the text longer
 SectionT = TypeVar("SectionT", bound=Spec)
@@ -102,7 +102,7 @@ def _near(file: Path) -> str:
 def _sections(document: Any, source: str) -> dict[str, Any]:
     """Returns the sections of a recipe, without the `x-...` that only hold anchors."""
     if not isinstance(document, Mapping):
-        fault = "empty" if document is None else f"{show(document)} is no mapping"
+        fault = "empty" if document is None else f"{format_value(document)} is no mapping"
         raise RecipeError([Fault("", f"{fault}; a recipe has at least name, peers and objectives")], source=source)
     return {key: value for key, value in document.items() if not str(key).startswith("x-")}
 

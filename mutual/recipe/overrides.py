@@ -10,7 +10,7 @@ from typing import Any
 from mutual.recipe.errors import Fault, RecipeError, override_source
 from mutual.recipe.limits import MAX_DEPTH, MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDES, Extent, measure
 from mutual.recipe.syntax import YamlError, parse_yaml
-from mutual.recipe.text import show
+from mutual.recipe.text import format_value
 
 
 def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -75,8 +75,8 @@ def _place(holder: Any, key: str, path: str) -> str | int:
     if isinstance(holder, dict):
         return key
     if not isinstance(holder, list):
-        raise RecipeError([Fault(path, f"{show(holder)} is no mapping and has no key {show(key)}")])
+        raise RecipeError([Fault(path, f"{format_value(holder)} is no mapping and has no key {format_value(key)}")])
     number = int(key) if re.fullmatch(r"[0-9]{1,9}", key) else len(holder)
     if number >= len(holder):
-        raise RecipeError([Fault(path, f"no entry {show(key)} in a list of {len(holder)}; they are numbered from 0")])
+        raise RecipeError([Fault(path, f"no entry {format_value(key)} in a list of {len(holder)}; they are numbered from 0")])
     return number

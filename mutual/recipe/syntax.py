@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mutual.recipe.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, TOO_DEEP, TOO_MANY_DIGITS, Extent
-from mutual.recipe.text import printable, show
+from mutual.recipe.text import format_value, printable
 
 _PREFIX = "tag:yaml.org,2002:"
 _KEPT = {_PREFIX + name for name in ("null", "bool", "merge")}
@@ -103,7 +103,7 @@ class _Loader(yaml.SafeLoader):
         lines: dict[str, int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in lines:
-                raise _error(f"key {show(key.value)} stands in line {lines[key.value]} already", key.start_mark)
+                raise _error(f"key {format_value(key.value)} stands in line {lines[key.value]} already", key.start_mark)
             lines[key.value] = key.start_mark.line + 1
         return node
 

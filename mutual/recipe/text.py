@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from mutual.recipe.limits import MAX_DIGITS
 
 
-def show(value: Any, *, most: int = 60) -> str:
+def format_value(value: Any, *, most: int = 60) -> str:
     """Returns `value` on one line of at most `most` characters, in YAML's words for null, true and false."""
     text = ""
     for piece in _pieces(value, most):

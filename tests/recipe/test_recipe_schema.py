@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from mutual.recipe import OBJECTIVES
 from mutual.recipe.schema import json_schema
 from mutual.recipe.syntax import parse_yaml
 
@@ -37,7 +39,34 @@ def test_shipped_schema_is_what_the_command_prints_without_a_warning():
 def test_every_section_is_described_and_refuses_unknown_keys():
     for name, section in json_schema()["$defs"].items():
         assert section["description"], name
-        assert section["additionalProperties"] is False, name
+        assert section.get("additionalProperties") is False or name in ("Objective", "DistillationObjective"), name  # shared by sections
+
+
+def test_every_field_is_described():
+    for name, section in {**json_schema()["$defs"], "Recipe": json_schema()}.items():
+        for key, field in section["properties"].items():
+            assert "description" in field or "const" in field, f"{name}.{key}"
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_losss_own_fields_and_those_it_shares_are_all_of_its_fields(name):
+    section = json_schema()["$defs"][OBJECTIVES[name].__name__]
+    (shared,) = (json_schema()["$defs"][base["$ref"].rpartition("/")[2]] for base in section["allOf"])
+    (pattern,) = section["patternProperties"]
+    assert {key for key in shared["properties"] if re.search(pattern, key)} == set(shared["properties"])
+    assert [key for key in OBJECTIVES[name].model_fields if not re.search(pattern, key)] == list(section["properties"])
+    assert {*shared["properties"], *section["properties"]} == set(OBJECTIVES[name].model_fields)
+
+
+@pytest.mark.parametrize("recipe", [pytest.param(path, id=path.stem) for path in sorted((REPOSITORY / "recipes").rglob("*.yaml"))])
+def test_validator_takes_every_recipe_and_refuses_unknown_keys_in_each_of_its_objectives(recipe):
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json.loads(SHIPPED.read_text(encoding="utf-8")))
+    document = parse_yaml(recipe.read_text(encoding="utf-8"))
+    assert list(validator.iter_errors(document)) == []
+    for objective in document["objectives"]:
+        for wrong in ({"wieght": 1.0}, {"weight": "heavy"}):
+            assert not validator.is_valid({**document, "objectives": [{**objective, **wrong}]})
 
 
 def test_bare_names_are_those_of_transforms_without_required_arguments():

@@ -5,8 +5,10 @@ from mutual.data.decoding import ImageError, load_image
 from mutual.data.fingerprint import data_changes
 from mutual.data.listing import IMAGE_SUFFIXES, image_files
 from mutual.data.module import DataModule, build_data, build_preprocess
-from mutual.data.plan import even_part
+from mutual.data.plan import shard_bounds
 from mutual.data.transforms import ShapeError
+
+even_part = shard_bounds  # its former name, for the group
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -26,5 +28,6 @@ __all__ = [
     "load_image",
     "mix",
     "normalize",
+    "shard_bounds",
     "to_inputs",
 ]

@@ -51,7 +51,7 @@ DATASETS: dict[str, DatasetKind] = {
     "image_list": DatasetKind(needs_root=True, needs_lists=True, in_files=True, multi_label=True),
     "fake": DatasetKind(multi_label=True),
 }
-"""Each data set by its name; `mutual.data.sources` reads them."""
+"""Each data set by its name; `mutual.data.datasets` reads them."""
 if TYPE_CHECKING:
     DatasetName = str
 else:

@@ -25,18 +25,32 @@ _CERTAINLY_READ_AGAIN = Extent(500, 4096, 16)  # far below the limits, as defaul
 SectionT = TypeVar("SectionT", bound=Spec)
 
 
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Returns the recipe in the YAML file `path`, changed by `overrides` of the form `key.path=value`.
+def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Returns a checked recipe.
+
+    Args:
+        recipe: a YAML file, or what such a file says as a dict, which is left as it is. Errors call a dict `recipe`.
+        overrides: changes of the form `key.path=value`.
 
     Raises:
         RecipeError: whatever is wrong with the file, the recipe or the overrides, all of it in one line each.
+
+    Example:
+        >>> document = {"name": "demo", "peers": {"a": {"model": "small_cnn"}}, "objectives": [{"loss": "cross_entropy"}]}
+        >>> load_recipe(document, ["train.epochs=3"]).train.epochs
+        3
+        >>> load_recipe({**document, "seed": "zero"})
+        Traceback (most recent call last):
+        mutual.recipe.errors.RecipeError: recipe: seed: 'zero' is no whole number
     """
-    file = os.fspath(path)
-    try:
-        document = _sections(parse_yaml(_read(Path(file))), file)
-    except YamlError as error:
-        raise RecipeError([Fault("", str(error))], source=file) from error
-    return _validate(document, Origin(file, apply_overrides(document, overrides)))
+    if isinstance(recipe, str | os.PathLike):
+        source = os.fspath(recipe)
+        document = _parse(Path(source))
+    else:
+        source = "recipe"
+        document = _copy(recipe, source)
+    document = _sections(document, source)
+    return _validate(document, Origin(source, apply_overrides(document, overrides)))
 
 
 def parse_recipe(document: Mapping[str, Any], *, source: str = "") -> Recipe:
@@ -72,6 +86,28 @@ def check_section(section: type[SectionT], document: Mapping[str, Any]) -> Secti
         return section.model_validate(document)
     except ValidationError as error:
         raise RecipeError(faults_of(error, section, document)) from None
+
+
+def _parse(file: Path) -> Any:
+    try:
+        return parse_yaml(_read(file))
+    except YamlError as error:
+        raise RecipeError([Fault("", str(error))], source=str(file)) from error
+
+
+def _copy(document: Any, source: str) -> Any:
+    """Returns a copy that overrides may change: its mappings and lists are new ones."""
+    try:
+        measure(document)  # it may hold itself
+    except LimitError as error:
+        raise RecipeError([Fault("", str(error))], source=source) from None
+    return _copied(document)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(entry) for key, entry in value.items()}
+    return [_copied(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _read(file: Path) -> str:

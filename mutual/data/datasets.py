@@ -21,21 +21,16 @@ from mutual.recipe import MAX_CLASSES, Data, derive_seed, printable
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGIT_CLASSES = tuple("0123456789")
-_FOLDER_SIZE = (224, 224)
 MANY_CLASSES = 10_000  # a list that goes beyond, and has fewer than one image for ten classes, must be meant
 
 
 @dataclass(frozen=True)
 class DatasetSplits:
-    """Both splits of a data set, and the statistics of its pixel values in 0 .. 1, by channel."""
+    """Both splits of a data set, and the names of its classes."""
 
     train: Split
     val: Split
     class_names: tuple[str, ...]
-    channels: int
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @contextmanager
@@ -71,10 +66,10 @@ def _digits(spec: Data) -> DatasetSplits:
     held_out = index_in_class % 5 == 4  # a fixed stratified fifth
     everything = MemorySplit(images, labels)
     train, val = (everything.select(mask.nonzero().flatten()) for mask in (~held_out, held_out))
-    return DatasetSplits(train, val, _DIGIT_CLASSES, 1, (8, 8), (0.3052,), (0.376,))
+    return DatasetSplits(train, val, _DIGIT_CLASSES)
 
 
-def _mnist_like(name: str, classes: tuple[str, ...], mean: float, std: float) -> Callable[[Data], DatasetSplits]:
+def _mnist_like(name: str, classes: tuple[str, ...]) -> Callable[[Data], DatasetSplits]:
     def read(spec: Data) -> DatasetSplits:
         root = Path(spec.root or "")
         folders = [root, root / name / "raw", root / "raw"]
@@ -89,12 +84,12 @@ def _mnist_like(name: str, classes: tuple[str, ...], mean: float, std: float) ->
             if int(labels.max()) >= len(classes):
                 raise ValueError(f"{root}: the {prefix} labels go up to {int(labels.max())}, {name} has {len(classes)} classes")
             splits.append(MemorySplit(images[:, None], labels.long()))
-        return DatasetSplits(splits[0], splits[1], classes, 1, (28, 28), (mean,), (std,))
+        return DatasetSplits(splits[0], splits[1], classes)
 
     return read
 
 
-def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Data], DatasetSplits]:
+def _cifar(name: str) -> Callable[[Data], DatasetSplits]:
     def read(spec: Data) -> DatasetSplits:
         dataset = getattr(torchvision.datasets, name)
         try:
@@ -102,16 +97,13 @@ def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Callab
         except RuntimeError as error:
             raise ValueError(f"{spec.root} holds no whole {name} ({error}); set data.download: true") from error
         splits = [MemorySplit(torch.from_numpy(each.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(each.targets)) for each in sets]
-        return DatasetSplits(splits[0], splits[1], tuple(sets[0].classes), 3, (32, 32), mean, std)
+        return DatasetSplits(splits[0], splits[1], tuple(sets[0].classes))
 
     return read
 
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
 def _image_folder(spec: Data) -> DatasetSplits:
-    root, channels = Path(spec.root or ""), spec.channels or 3
+    root, channels = Path(spec.root or ""), spec.channels or spec.kind.channels
     splits, classes = [], []
     for side in ("train", "val"):
         names = _class_folders(root / side)
@@ -125,7 +117,7 @@ def _image_folder(spec: Data) -> DatasetSplits:
     if classes[0] != classes[1]:
         different = sorted(set(classes[0]) ^ set(classes[1]))
         raise ValueError(f"{root}: train and val do not have the same classes; only in one of them: {', '.join(different[:5])}")
-    return DatasetSplits(splits[0], splits[1], tuple(classes[0]), channels, _FOLDER_SIZE, *_IMAGENET)
+    return DatasetSplits(splits[0], splits[1], tuple(classes[0]))
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -138,19 +130,19 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _image_list(spec: Data) -> DatasetSplits:
-    channels, root = spec.channels or 3, Path(spec.root or "")
+    channels, root = spec.channels or spec.kind.channels, Path(spec.root or "")
     train, val = (_read_list(root, Path(path or ""), channels, spec) for path in (spec.train_list, spec.val_list))
     if spec.multi_label:
         known, held_out = train.labels.shape[1], val.labels.shape[1]
         if known != held_out:
             raise ValueError(f"{spec.val_list} has {held_out} flags a line, {spec.train_list} has {known}; the classes differ")
-        return DatasetSplits(train, val, tuple(map(str, range(known))), channels, _FOLDER_SIZE, *_IMAGENET)
+        return DatasetSplits(train, val, tuple(map(str, range(known))))
     known, held_out = int(train.labels.max()) + 1, int(val.labels.max()) + 1
     if held_out > known:
         raise ValueError(
             f"{spec.val_list} has the label {held_out - 1}, the largest in {spec.train_list} is {known - 1}; the classes differ"
         )
-    return DatasetSplits(train, val, tuple(map(str, range(known))), channels, _FOLDER_SIZE, *_IMAGENET)
+    return DatasetSplits(train, val, tuple(map(str, range(known))))
 
 
 @_blame_user_paths()
@@ -228,7 +220,8 @@ def _existing(path: Path, file: Path, number: int) -> Path:
 
 
 def _fake(spec: Data) -> DatasetSplits:
-    channels, size, classes = spec.channels or 3, spec.height_width or (32, 32), spec.num_classes or 10
+    channels, size = spec.channels or spec.kind.channels, spec.height_width or spec.kind.image_size
+    classes = spec.num_classes or 10
 
     def split(num_images: int, seed: int) -> FakeSplit:
         generator = torch.Generator().manual_seed(derive_seed(seed, "fake labels"))
@@ -237,15 +230,15 @@ def _fake(spec: Data) -> DatasetSplits:
         return FakeSplit(torch.arange(num_images), labels, (channels, *size), seed)
 
     names = tuple(map(str, range(classes)))
-    return DatasetSplits(split(spec.num_train, 0), split(spec.num_val, 1), names, channels, size, (0.5,) * channels, (0.29,) * channels)
+    return DatasetSplits(split(spec.num_train, 0), split(spec.num_val, 1), names)
 
 
 READERS: dict[str, Callable[[Data], DatasetSplits]] = {
     "digits": _digits,
-    "mnist": _mnist_like("MNIST", _DIGIT_CLASSES, 0.1307, 0.3081),
-    "fashion_mnist": _mnist_like("FashionMNIST", FASHION_CLASSES, 0.2860, 0.3530),
-    "cifar10": _cifar("CIFAR10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": _cifar("CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "mnist": _mnist_like("MNIST", _DIGIT_CLASSES),
+    "fashion_mnist": _mnist_like("FashionMNIST", FASHION_CLASSES),
+    "cifar10": _cifar("CIFAR10"),
+    "cifar100": _cifar("CIFAR100"),
     "image_folder": _image_folder,
     "image_list": _image_list,
     "fake": _fake,

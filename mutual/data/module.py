@@ -187,9 +187,8 @@ def _info(spec: Data, splits: DatasetSplits) -> DataInfo:
     if num_classes < num_found:
         raise ValueError(f"class counts differ: num_classes is {num_classes}, the labels of {spec.dataset} go up to {num_found - 1}")
     names = splits.class_names[:num_classes] + tuple(map(str, range(len(splits.class_names), num_classes)))
-    channels = spec.channels or splits.channels
-    mean, std = _statistics(spec, splits, channels)
-    size = spec.height_width or splits.image_size
+    channels, size = spec.channels or spec.kind.channels, spec.height_width or spec.kind.image_size
+    mean, std = _statistics(spec, channels)
     return DataInfo(num_classes, names, channels, size, mean, std, len(splits.train.labels), len(splits.val.labels), spec.multi_label)
 
 
@@ -197,7 +196,7 @@ def _num_classes(labels: Tensor) -> int:
     return labels.shape[1] if labels.dim() == 2 else 1 + int(labels.max())
 
 
-def _statistics(spec: Data, splits: DatasetSplits, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(spec: Data, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if isinstance(spec.normalize, Statistics):
         for key, values in (("mean", spec.normalize.mean), ("std", spec.normalize.std)):
             if len(values) != channels:
@@ -205,11 +204,12 @@ def _statistics(spec: Data, splits: DatasetSplits, channels: int) -> tuple[tuple
         return spec.normalize.mean, spec.normalize.std
     if spec.normalize == "none":
         return (0.0,) * channels, (1.0,) * channels
-    if len(splits.mean) == channels:
-        return splits.mean, splits.std
+    known = spec.kind
+    if len(known.mean) == channels:
+        return known.mean, known.std
     if channels == 3:
-        return splits.mean * 3, splits.std * 3
-    mean, std = (sum(weight * value for weight, value in zip(_LUMA, values, strict=True)) for values in (splits.mean, splits.std))
+        return known.mean * 3, known.std * 3
+    mean, std = (sum(weight * value for weight, value in zip(_LUMA, values, strict=True)) for values in (known.mean, known.std))
     return (mean,), (std,)
 
 

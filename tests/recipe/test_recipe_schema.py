@@ -15,6 +15,7 @@ from mutual.recipe.schema import json_schema
 from mutual.recipe.syntax import parse_yaml
 
 REPOSITORY = Path(__file__).parents[2]
+SCHEMA = json_schema()
 SHIPPED = REPOSITORY / "recipes" / "recipe.schema.json"
 GOOD = """\
 x-peer: &peer {model: pplcnet_x0_25}
@@ -37,21 +38,21 @@ def test_shipped_schema_is_what_the_command_prints_without_a_warning():
 
 
 def test_every_section_is_described_and_refuses_unknown_keys():
-    for name, section in json_schema()["$defs"].items():
+    for name, section in SCHEMA["$defs"].items():
         assert section["description"], name
         assert section.get("additionalProperties") is False or name in ("Objective", "DistillationObjective"), name  # shared by sections
 
 
 def test_every_field_is_described():
-    for name, section in {**json_schema()["$defs"], "Recipe": json_schema()}.items():
+    for name, section in {**SCHEMA["$defs"], "Recipe": SCHEMA}.items():
         for key, field in section["properties"].items():
             assert "description" in field or "const" in field, f"{name}.{key}"
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_losss_own_fields_and_those_it_shares_are_all_of_its_fields(name):
-    section = json_schema()["$defs"][OBJECTIVES[name].__name__]
-    (shared,) = (json_schema()["$defs"][base["$ref"].rpartition("/")[2]] for base in section["allOf"])
+    section = SCHEMA["$defs"][OBJECTIVES[name].__name__]
+    (shared,) = (SCHEMA["$defs"][base["$ref"].rpartition("/")[2]] for base in section["allOf"])
     (pattern,) = section["patternProperties"]
     assert {key for key in shared["properties"] if re.search(pattern, key)} == set(shared["properties"])
     assert [key for key in OBJECTIVES[name].model_fields if not re.search(pattern, key)] == list(section["properties"])
@@ -61,7 +62,7 @@ def test_a_losss_own_fields_and_those_it_shares_are_all_of_its_fields(name):
 @pytest.mark.parametrize("recipe", [pytest.param(path, id=path.stem) for path in sorted((REPOSITORY / "recipes").rglob("*.yaml"))])
 def test_validator_takes_every_recipe_and_refuses_unknown_keys_in_each_of_its_objectives(recipe):
     jsonschema = pytest.importorskip("jsonschema")
-    validator = jsonschema.Draft202012Validator(json.loads(SHIPPED.read_text(encoding="utf-8")))
+    validator = jsonschema.Draft202012Validator(SCHEMA)
     document = parse_yaml(recipe.read_text(encoding="utf-8"))
     assert list(validator.iter_errors(document)) == []
     for objective in document["objectives"]:
@@ -70,17 +71,16 @@ def test_validator_takes_every_recipe_and_refuses_unknown_keys_in_each_of_its_ob
 
 
 def test_bare_names_are_those_of_transforms_without_required_arguments():
-    array = json_schema()["$defs"]["Data"]["properties"]["augment"]["anyOf"][0]
+    array = SCHEMA["$defs"]["Data"]["properties"]["augment"]["anyOf"][0]
     bare = array["items"]["anyOf"][0]["enum"]
     assert "resize" in bare
     assert "rotation" not in bare
 
 
 def test_anchors_have_a_place_and_other_unknown_sections_have_none():
-    schema = json_schema()
-    assert list(schema["patternProperties"]) == ["^x-"]
-    assert schema["additionalProperties"] is False
-    assert schema["required"] == ["name", "peers", "objectives"]
+    assert list(SCHEMA["patternProperties"]) == ["^x-"]
+    assert SCHEMA["additionalProperties"] is False
+    assert SCHEMA["required"] == ["name", "peers", "objectives"]
 
 
 def test_validator_takes_good_recipes_and_refuses_bad_ones():

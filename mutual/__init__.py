@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from mutual.recipe import Recipe, RecipeError, load_recipe
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "RecipeError", "RunResult", "build_loss", "create_model", "fit", "load_peer", "load_recipe"]
+__all__ = [
+    "Recipe",
+    "RecipeError",
+    "RunResult",
+    "build_loss",
+    "create_model",
+    "fit",
+    "load_peer",
+    "load_recipe",
+]
 
 _HOMES = {
     "Recipe": "mutual.recipe",

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mutual.commandline import run_verb, say
+from mutual.commandline import print_main, run_command
 from mutual.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from mutual.engine import Cost, Forecast
+    from mutual.engine import Cost, ScalingPrediction
 
 PLACEMENTS = ("replicated", "parallel")
 LATENCY = 20e-6
@@ -43,21 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not paths:
         parser.error("give at least one recipe")
 
-    def verb() -> None:
+    def command() -> None:
         recipes = [load_recipe(path, overrides) for path in paths]
-        from mutual.engine import Link, compare, forecast, json_text
+        from mutual.engine import Link, compare, json_text, predict_scaling
 
         if options.predict:
             link = Link(LATENCY, 1e9 * options.bandwidth)
-            found = [each for recipe in recipes for each in forecast(recipe, options.predict, link)]
-            say(json_text([asdict(each) for each in found]) if options.json else forecast_table(found))
+            found = [each for recipe in recipes for each in predict_scaling(recipe, options.predict, link)]
+            print_main(json_text([asdict(each) for each in found]) if options.json else scaling_table(found))
             return
         if options.placements:
             recipes = [load_recipe(path, [*overrides, f"placement={placement}"]) for path in paths for placement in PLACEMENTS]
         costs = compare(recipes, rounds=options.rounds, predicts=options.placements)
-        say(json_text([asdict(cost) for cost in costs]) if options.json else table(costs))
+        print_main(json_text([asdict(cost) for cost in costs]) if options.json else table(costs))
 
-    return run_verb(verb)
+    return run_command(command)
 
 
 def table(costs: Sequence[Cost]) -> str:
@@ -75,7 +75,7 @@ def table(costs: Sequence[Cost]) -> str:
     return "\n".join(lines)
 
 
-def forecast_table(forecasts: Sequence[Forecast]) -> str:
+def scaling_table(forecasts: Sequence[ScalingPrediction]) -> str:
     """Returns predictions as lines: a number of ranks and a placement a line, times in milliseconds, memory and traffic in MB."""
     width = max(len(each.name) for each in forecasts)
     lines = [
@@ -84,9 +84,9 @@ def forecast_table(forecasts: Sequence[Forecast]) -> str:
     for each in forecasts:
         if each.placement == PLACEMENTS[0]:
             first = each.prediction.step_seconds
-        told, milliseconds = each.prediction, 1e3 * each.prediction.step_seconds
-        step = f"{each.processes:6} {each.placement:>10} {milliseconds:9.1f} {told.step_seconds / first:6.2f}"
-        traffic = f"{told.held_bytes / 1e6:9.1f} {told.gradient_bytes / 1e6:13.3f} {told.exchange_bytes / 1e6:12.4f}"
+        prediction, milliseconds = each.prediction, 1e3 * each.prediction.step_seconds
+        step = f"{each.processes:6} {each.placement:>10} {milliseconds:9.1f} {prediction.step_seconds / first:6.2f}"
+        traffic = f"{prediction.memory_bytes / 1e6:9.1f} {prediction.gradient_bytes / 1e6:13.3f} {prediction.exchange_bytes / 1e6:12.4f}"
         lines.append(f"{each.name:{width}} {step} {traffic}")
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mutual.commandline import run_verb, say
+from mutual.commandline import print_main, run_command
 
 if TYPE_CHECKING:
     from mutual.engine import Scores
@@ -28,13 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(arguments)
 
-    def verb() -> None:
+    def command() -> None:
         from mutual.engine import RunFolder, evaluate_run, json_text
 
         scores = evaluate_run(RunFolder(options.run), peer=options.peer, overrides=options.overrides, factories=options.factory)
-        say(json_text(scores) if options.json else table(scores))
+        print_main(json_text(scores) if options.json else table(scores))
 
-    return run_verb(verb)
+    return run_command(command)
 
 
 def table(scores: Scores) -> str:

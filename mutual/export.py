@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutual.commandline import run_verb, say
+from mutual.commandline import print_main, run_command
 from mutual.recipe import InputError
 
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write; the default is RUN/export")
     options = parser.parse_args(arguments)
 
-    def verb() -> None:
+    def command() -> None:
         from mutual.engine import RunFolder, export_model, peer_file
         from mutual.models import read_model
 
@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model, card = read_model(file, factories=options.factory)
         written = export_model(model, card, options.output or folder.export, file.stem, formats=options.format.split(","))
         for path, difference in written.values():
-            say(f"{path}  {path.stat().st_size / 1e6:.2f} MB, reloaded: logits agree within {difference:.0e}")
+            print_main(f"{path}  {path.stat().st_size / 1e6:.2f} MB, reloaded: logits agree within {difference:.0e}")
 
-    return run_verb(verb)
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutual.commandline import run_verb, say
+from mutual.commandline import print_main, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.topk < 1:
         parser.error(f"argument --topk: {options.topk} must be at least 1")
 
-    def verb() -> None:
+    def command() -> None:
         from mutual.engine import RunFolder, json_text, predict_images
         from mutual.recipe import printable
 
@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path, ranked in found:
             if options.json:
                 classes = [{"class": name, "probability": round(probability, 6)} for name, probability in ranked]
-                say(json_text({"image": str(path), "classes": classes}))
+                print_main(json_text({"image": str(path), "classes": classes}))
             else:
-                say(f"{printable(path)}  " + "  ".join(f"{name} {probability:.1%}" for name, probability in ranked))
+                print_main(f"{printable(path)}  " + "  ".join(f"{name} {probability:.1%}" for name, probability in ranked))
 
-    return run_verb(verb)
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from mutual.commandline import run_verb, say
+from mutual.commandline import print_main, run_command
 from mutual.recipe import load_recipe
 
 
@@ -21,15 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mode.add_argument("--overwrite", action="store_true", help="remove what an earlier run of this name left")
     options = parser.parse_intermixed_args(arguments)
 
-    def verb() -> None:
-        begun = time.perf_counter()
+    def command() -> None:
+        start_time = time.perf_counter()
         recipe = load_recipe(options.recipe, options.overrides)
         from mutual.engine import fit  # torch takes seconds to import, and a wrong recipe is told without
 
         result = fit(recipe, resume=options.resume, overwrite=options.overwrite)
-        say(f"done in {time.perf_counter() - begun:.0f} s: the best peer is {result.best_peer!r}, in {result.folder / 'best'}")
+        print_main(f"done in {time.perf_counter() - start_time:.0f} s: the best peer is {result.best_peer!r}, in {result.folder / 'best'}")
 
-    return run_verb(verb, resumes=True)
+    return run_command(command, resumes=True)
 
 
 if __name__ == "__main__":

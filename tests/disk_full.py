@@ -5,7 +5,7 @@ import sys
 from attacks import fill_disk
 
 import mutual
-from mutual.engine import files
+from mutual.engine.storage import files
 
 number, *arguments = sys.argv[1:]
 write_synced = files._write_synced

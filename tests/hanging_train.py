@@ -46,13 +46,13 @@ def hang_once(function, when):
 
 if __name__ == "__main__":
     from mutual.data.loading import TransformedDataset
-    from mutual.engine.checkpoints import Checkpoints
-    from mutual.engine.watch import Watch
+    from mutual.engine.monitoring.watchdog import HangWatchdog
+    from mutual.engine.storage.checkpoint_store import CheckpointStore
     from mutual.train import main
 
-    Watch.PERIOD, Watch.STALL = 0.5, 3.0
+    HangWatchdog.PERIOD, HangWatchdog.STALL = 0.5, 3.0
     if RANK == "0":
-        Checkpoints.save = hang_once(Checkpoints.save, 1)
+        CheckpointStore.save = hang_once(CheckpointStore.save, 1)
     else:
         TransformedDataset.__getitems__ = hang_once(TransformedDataset.__getitems__, MIDDLE // 2)
     sys.exit(main())

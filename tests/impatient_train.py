@@ -2,10 +2,10 @@
 
 import sys
 
-from mutual.engine.watch import Watch
+from mutual.engine.monitoring.watchdog import HangWatchdog
 from mutual.train import main
 
-Watch.PERIOD, Watch.STALL = 0.5, 3.0
+HangWatchdog.PERIOD, HangWatchdog.STALL = 0.5, 3.0
 
 if __name__ == "__main__":
     sys.exit(main())

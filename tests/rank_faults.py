@@ -50,15 +50,15 @@ def faulty(num_classes, in_channels):
 
 def end_reader():
     """Makes of stdout a pipe that nobody reads."""
-    reading, writing = os.pipe()
+    output_key, writing = os.pipe()
     os.dup2(writing, sys.stdout.fileno())
     os.close(writing)
-    os.close(reading)
+    os.close(output_key)
 
 
 def close_slowly():
     """Lets rank 0 take longer to close its files than the others wait for a process that has failed; the moment is that of its end."""
-    from mutual.engine.tracking import Tracker
+    from mutual.engine.monitoring.tracker import Tracker
 
     close = Tracker.close
 

@@ -17,15 +17,15 @@ from forks import Job
 from torch import nn
 
 from mutual.data import build_data
-from mutual.engine.meters import TrainMeter
-from mutual.engine.optimization import Optimization, build_optimizer
-from mutual.engine.pausing import Pausing
-from mutual.engine.updates import Updater
-from mutual.group import World, build_group
+from mutual.engine.monitoring.train_metrics import TrainMeter
+from mutual.engine.training.pause import PauseSelector
+from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer
+from mutual.engine.training.train_step import TrainStep
+from mutual.group import Communicator, build_group
 from mutual.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[1]
-WORLD = World(0, 1, torch.device("cpu"))
+WORLD = Communicator(0, 1, torch.device("cpu"))
 
 
 class TinyNet(nn.Module):
@@ -196,16 +196,16 @@ def tiny_document(**sections):
     return {**document, **sections}
 
 
-def build(document, *, world=WORLD, autocast=nullcontext):
+def build(document, *, comm=WORLD, autocast=nullcontext):
     """Builds the group of a recipe, its data, and an updater with one optimization for each trainable peer."""
     recipe = parse_recipe(document)
     data = build_data(recipe.data, seed=recipe.seed, num_views=len(recipe.peers) if recipe.data.views == "per_peer" else 1)
     info = data.info
     group = build_group(
-        recipe, num_classes=info.num_classes, in_channels=info.channels, image_size=info.image_size, world=world, autocast=autocast
+        recipe, num_classes=info.num_classes, in_channels=info.channels, image_size=info.image_size, comm=comm, autocast=autocast
     )
-    optimizations = {
-        peer.name: Optimization(
+    optimizers = {
+        peer.name: PeerOptimizer(
             peer,
             build_optimizer(recipe.optimizer_of(peer.name), peer.parameters()),
             lambda update, name=peer.name: recipe.optimizer_of(name).lr,
@@ -214,25 +214,25 @@ def build(document, *, world=WORLD, autocast=nullcontext):
         )
         for peer in group.trainable
     }
-    meter = TrainMeter(group.edges, recipe.trainable, world, counts=group.counts)
-    updater = Updater(
+    meter = TrainMeter(group.edges, recipe.trainable, comm, is_scoring_rank=group.is_scoring_rank)
+    train_step = TrainStep(
         group,
-        optimizations,
+        optimizers,
         meter,
-        world=world,
+        comm=comm,
         info=info,
         seed=recipe.seed,
-        updates_per_epoch=data.num_windows(world_size=world.size, accumulate=recipe.train.accumulate),
+        updates_per_epoch=data.num_windows(world_size=comm.size, accumulate=recipe.train.accumulate),
         prepare=lambda images: images,
-        pausing=Pausing(recipe.train.pause, world),
+        pause_selector=PauseSelector(recipe.train.pause, comm),
     )
-    return recipe, data, group, updater
+    return recipe, data, group, train_step
 
 
 def train_epochs(document, *, epochs=1):
     """Trains in this process without a run folder and returns the group."""
-    recipe, data, group, updater = build(document)
-    step = updater.alternating if recipe.train.update == "alternating" else updater.simultaneous
+    recipe, data, group, train_step = build(document)
+    step = train_step.alternating if recipe.train.update == "alternating" else train_step.simultaneous
     update = 0
     group.train()
     for epoch in range(epochs):

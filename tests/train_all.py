@@ -3,7 +3,7 @@
 import sys
 
 import mutual
-from mutual.engine import run_verb
+from mutual.engine import run_command
 
 
 def main():
@@ -12,4 +12,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb(main))
+    sys.exit(run_command(main))

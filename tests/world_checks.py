@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from support import tiny_document
 from torch import nn
 
-from mutual.engine.resolving import Launch
-from mutual.group import World, build_group, expand
-from mutual.group.lessons import Lesson
+from mutual.engine.runtime.launch_settings import LaunchSettings
+from mutual.group import Communicator, build_group, expand
+from mutual.group.edges.edge_loss import EdgeLoss
 from mutual.objectives import build_loss
 from mutual.recipe import parse_recipe
 
@@ -23,50 +23,50 @@ CONTRAST = {
 }
 
 accelerator = Accelerator(cpu=True)
-world = World(accelerator.process_index, accelerator.num_processes, accelerator.device)
-assert world.size == 2
-mine = torch.tensor([float(world.rank), 10.0])
+comm = Communicator(accelerator.process_index, accelerator.num_processes, accelerator.device)
+assert comm.size == 2
+mine = torch.tensor([float(comm.rank), 10.0])
 
-assert world.sum(mine).tolist() == [1.0, 20.0]
-assert world.min(mine).tolist() == [0.0, 10.0]
-assert world.gather(mine).tolist() == [[0.0, 10.0], [1.0, 10.0]]
-assert mine.tolist() == [float(world.rank), 10.0], "collectives leave their input alone"
+assert comm.all_reduce_sum(mine).tolist() == [1.0, 20.0]
+assert comm.all_reduce_min(mine).tolist() == [0.0, 10.0]
+assert comm.all_gather(mine).tolist() == [[0.0, 10.0], [1.0, 10.0]]
+assert mine.tolist() == [float(comm.rank), 10.0], "collectives leave their input alone"
 
-ragged = torch.full((2 - world.rank, 3), float(world.rank))
-(rows, places), first = world.gather_rows([ragged, torch.arange(2 - world.rank)])
+ragged = torch.full((2 - comm.rank, 3), float(comm.rank))
+(rows, places), first = comm.all_gather_rows([ragged, torch.arange(2 - comm.rank)])
 assert rows[:, 0].tolist() == [0.0, 0.0, 1.0]
 assert places.tolist() == [0, 1, 0]
-assert first == 2 * world.rank
-assert world.gather_rows([ragged[:0]])[0][0].shape == (0, 3), "nothing anywhere is nothing"
+assert first == 2 * comm.rank
+assert comm.all_gather_rows([ragged[:0]])[0][0].shape == (0, 3), "nothing anywhere is nothing"
 
-image = torch.arange(24.0).reshape(1, 2, 3, 4) + 100 * world.rank
-laid_out = image.to(memory_format=torch.channels_last) if world.rank == 0 else image
-assert world.gather(laid_out).equal(torch.stack([image - 100 * world.rank, image - 100 * world.rank + 100])), "whatever the strides"
-assert world.sum(laid_out).equal(2 * (image - 100 * world.rank) + 100)
-assert world.gather(laid_out.transpose(1, 3)).shape == (2, 1, 4, 3, 2)
+image = torch.arange(24.0).reshape(1, 2, 3, 4) + 100 * comm.rank
+laid_out = image.to(memory_format=torch.channels_last) if comm.rank == 0 else image
+assert comm.all_gather(laid_out).equal(torch.stack([image - 100 * comm.rank, image - 100 * comm.rank + 100])), "whatever the strides"
+assert comm.all_reduce_sum(laid_out).equal(2 * (image - 100 * comm.rank) + 100)
+assert comm.all_gather(laid_out.transpose(1, 3)).shape == (2, 1, 4, 3, 2)
 
 for source in (0, 1):
-    assert world.broadcast_bytes(b"from %d" % source if world.rank == source else None, source=source) == b"from %d" % source
-assert world.broadcast_bytes(b"" if world.is_main else None) == b""
+    assert comm.broadcast_bytes(b"from %d" % source if comm.rank == source else None, source=source) == b"from %d" % source
+assert comm.broadcast_bytes(b"" if comm.is_main else None) == b""
 
-first, second, both = world.teams([[0], [1], [0, 1]])
-assert (first is None) == (world.rank == 1)
-assert (second is None) == (world.rank == 0)
+first, second, both = comm.split([[0], [1], [0, 1]])
+assert (first is None) == (comm.rank == 1)
+assert (second is None) == (comm.rank == 0)
 alone = first or second
 assert alone.team is not None, "one rank of several has a process group of its own: torch takes None for all"
 assert (alone.size, dist.get_world_size(alone.team)) == (1, 1)
-assert dist.get_process_group_ranks(alone.team) == [world.rank]
+assert dist.get_process_group_ranks(alone.team) == [comm.rank]
 assert dist.get_world_size(both.team) == 2
-assert World(0, 1, torch.device("cpu")).team is None
-(pair,) = World(world.rank, 2, world.device, timeout=timedelta(seconds=77)).teams([[1, 0]])
-assert pair.team._get_backend(world.device).options._timeout == timedelta(seconds=77)
+assert Communicator(0, 1, torch.device("cpu")).team is None
+(pair,) = Communicator(comm.rank, 2, comm.device, timeout=timedelta(seconds=77)).split([[1, 0]])
+assert pair.team._get_backend(comm.device).options._timeout == timedelta(seconds=77)
 
 normed = {"model": "support:tiny", "args": {"norm": True}}
 for placement, members, layer in (("parallel", 1, nn.BatchNorm2d), ("replicated", 2, nn.SyncBatchNorm)):
     document = tiny_document(peers={"a": normed, "b": normed}, placement=placement, train={"sync_batchnorm": True})
     document["objectives"].append({"loss": "hint", "at": "body"})
     with patch.object(nn.parallel.DistributedDataParallel, "_passing_sync_batchnorm_handle"):  # which refuses CPUs
-        group = build_group(parse_recipe(document), num_classes=4, in_channels=1, image_size=(8, 8), world=world, autocast=nullcontext)
+        group = build_group(parse_recipe(document), num_classes=4, in_channels=1, image_size=(8, 8), comm=comm, autocast=nullcontext)
     assert len(group.peers) == members
     for peer in group.peers.values():
         assert type(peer.model.norm) is layer, "statistics of one rank need no other, and those of other peers must not get in"
@@ -75,42 +75,42 @@ for placement, members, layer in (("parallel", 1, nn.BatchNorm2d), ("replicated"
                 assert dist.get_world_size(each.process_group) == members
 
 norm = nn.BatchNorm1d(3)
-norm.running_mean.fill_(world.rank)
+norm.running_mean.fill_(comm.rank)
 norm.num_batches_tracked.fill_(7)
-world.average_buffers([norm])
+comm.average_buffers([norm])
 assert norm.running_mean.tolist() == [0.5] * 3
 assert norm.num_batches_tracked == 7
 
-model = world.wrap(nn.Linear(2, 1, bias=False))
-with world.no_sync([model]):
-    model(torch.full((1, 2), world.rank + 1.0)).sum().backward()
-assert model.module.weight.grad.tolist() == [[world.rank + 1.0] * 2], "gradients stay local"
-model(torch.full((1, 2), world.rank + 1.0)).sum().backward()
+model = comm.wrap_ddp(nn.Linear(2, 1, bias=False))
+with comm.no_sync([model]):
+    model(torch.full((1, 2), comm.rank + 1.0)).sum().backward()
+assert model.module.weight.grad.tolist() == [[comm.rank + 1.0] * 2], "gradients stay local"
+model(torch.full((1, 2), comm.rank + 1.0)).sum().backward()
 assert model.module.weight.grad.tolist() == [[3.0] * 2], "the mean over the ranks of twice 1 and twice 2"
 
-reading = [torch.randn(3, 4), torch.randn(3, 4)]
+output_key = [torch.randn(3, 4), torch.randn(3, 4)]
 edge = next(edge for edge in expand(parse_recipe(CONTRAST)) if edge.spec.loss == "crd")
-lesson = Lesson(edge, build_loss("crd", learner_shape=(4,), source_shape=(4,)), lambda epoch: 1.0, world=world, unlabelled=True)
-spoken = {"a": {"logits": reading[0]}, "b": {"logits": reading[1]}}
-labels = torch.tensor([0, 1, 0]) if world.rank == 0 else torch.tensor([-1, -1, -1])
-value = lesson.value(spoken["a"], spoken, labels, count=3, draw=0)
-if world.rank == 0:
-    alone = lesson.loss(reading[0], reading[1], labels)
+edge_loss = EdgeLoss(edge, build_loss("crd", learner_shape=(4,), source_shape=(4,)), lambda epoch: 1.0, comm=comm, unlabelled=True)
+spoken = {"a": {"logits": output_key[0]}, "b": {"logits": output_key[1]}}
+labels = torch.tensor([0, 1, 0]) if comm.rank == 0 else torch.tensor([-1, -1, -1])
+value = edge_loss.value(spoken["a"], spoken, labels, count=3, seed=0)
+if comm.rank == 0:
+    alone = edge_loss.loss(output_key[0], output_key[1], labels)
     torch.testing.assert_close(value, alone, msg="the other rank's images without labels are no negatives")
 else:
     assert value == 0
 
 launched = torch.get_num_threads()
-torch.set_num_threads(launched + world.rank)
-assert Launch.of(parse_recipe(CONTRAST), world).threads == launched, "the main process' choice holds for all"
+torch.set_num_threads(launched + comm.rank)
+assert LaunchSettings.of(parse_recipe(CONTRAST), comm).threads == launched, "the main process' choice holds for all"
 torch.set_num_threads(launched)
 
-poll = world.stop_poll()
-assert not poll(wanted=world.rank == 1), "the answer comes with the next call"
+poll = comm.stop_poll()
+assert not poll(wanted=comm.rank == 1), "the answer comes with the next call"
 assert poll(wanted=False)
 assert not poll(wanted=False)
 assert not poll.drain()
 
-world.barrier()
+comm.barrier()
 print("world checks hold")  # noqa: T201
 accelerator.end_training()

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 POLL = 0.5
 """Seconds between two looks at the store."""
-GRACE = 2.0
+EXIT_DELAY = 2.0
 """Seconds that a process which sees another's failure leaves its main thread for one of its own."""
-PATIENCE = 6.0
+REPORT_TIMEOUT = 6.0
 """Seconds after which nobody waits any longer for what others have to say."""
 LOST = "another process of the run has ended, or has not answered for train.timeout_seconds"
 """What a process says that fails because another one has; not printed where that one says more."""
-_FIRST, _KNOWN, _PRINTED = "first", "known", "printed"
+_FIRST, _ACKNOWLEDGED, _PRINTED = "first", "known", "printed"
 
 
 class FailureMonitor:
@@ -41,7 +41,7 @@ class FailureMonitor:
         self._rank = rank
         self._size = size
         self._store: Store | None = None
-        self._known = False
+        self._acknowledged = False
         self._lock = threading.Lock()
         self._failing = threading.Event()
         self._ended = threading.Event()
@@ -64,7 +64,7 @@ class FailureMonitor:
     def report(self, message: str, code: int) -> int:
         """Posts what ends this process with exit code `code`; returns the code to end with when all that is known has been printed."""
         self._failing.set()
-        store = self._store or _connected(PATIENCE)
+        store = self._store or _connected(REPORT_TIMEOUT)
         try:
             if store is None:
                 raise ConnectionError
@@ -76,13 +76,13 @@ class FailureMonitor:
     def _report(self, store: Store, message: str, code: int) -> int:
         store.set(f"failed/{self._rank}", json.dumps([socket.gethostname(), message]))
         first = store.compare_set(_FIRST, "", f"{self._rank} {code}").decode()
-        self._know(store)
+        self._acknowledge(store)
         if first != f"{self._rank} {code}":
             if not self._printed(store):
                 _print(f"rank {self._rank} on {socket.gethostname()}: {message}")
             return int(first.split()[1]) if message.startswith(LOST) else code
-        deadline = time.monotonic() + PATIENCE
-        while store.add(_KNOWN, 0) < self._size and time.monotonic() < deadline:
+        deadline = time.monotonic() + REPORT_TIMEOUT
+        while store.add(_ACKNOWLEDGED, 0) < self._size and time.monotonic() < deadline:
             time.sleep(0.05)
         for line in self._lines(store):
             _print(line)
@@ -108,15 +108,15 @@ class FailureMonitor:
             lines.append(f"rank {rank} on {host}{others}: {message}")
         return lines
 
-    def _know(self, store: Store) -> None:
+    def _acknowledge(self, store: Store) -> None:
         """Counts this process, once, among those that know of the failure."""
         with self._lock:
-            if not self._known:
-                store.add(_KNOWN, 1)
-            self._known = True
+            if not self._acknowledged:
+                store.add(_ACKNOWLEDGED, 1)
+            self._acknowledged = True
 
     def _printed(self, store: Store) -> bool:
-        deadline = time.monotonic() + 2 * PATIENCE
+        deadline = time.monotonic() + 2 * REPORT_TIMEOUT
         while not store.check([_PRINTED]):
             if time.monotonic() > deadline:
                 return False
@@ -135,17 +135,17 @@ class FailureMonitor:
                 if store.check([_FIRST]):
                     self._follow(store)
         except (RuntimeError, OSError):
-            if not self._ended.wait(2 * GRACE) and not self._failing.is_set():
+            if not self._ended.wait(2 * EXIT_DELAY) and not self._failing.is_set():
                 if os.environ.get("LOCAL_RANK", "0") == "0":
                     _print(f"rank {self._rank} on {socket.gethostname()}: the launcher or the process that kept its store has ended")
                 end_process(1)
 
     def _follow(self, store: Store) -> None:
         """Ends this process as another one has failed, unless its own main thread fails just now and does so itself."""
-        if self._failing.wait(GRACE) or self._ended.is_set():
+        if self._failing.wait(EXIT_DELAY) or self._ended.is_set():
             self._ended.wait()
             return
-        self._know(store)
+        self._acknowledge(store)
         rank, code = store.get(_FIRST).decode().split()
         if not self._printed(store) and store.compare_set(_PRINTED, "", str(self._rank)).decode() == str(self._rank):
             host, message = json.loads(store.get(f"failed/{rank}"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mutual.commandline import run_verb, say
+from mutual.commandline import print_main, run_command
 from mutual.data.datasets import DatasetSplits, read_splits, with_unlabelled
 from mutual.data.decoding import ImageError
 from mutual.data.listing import class_folders, hidden_image_files, image_files
@@ -164,15 +164,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     found = Findings()
 
-    def verb() -> None:
+    def command() -> None:
         nonlocal found
         if options.data.is_dir():
             found = check_folder(options.data, workers=options.workers)
         else:
             found = check_data(load_recipe(options.data, options.overrides).data, workers=options.workers)
-        say(json.dumps(asdict(found)) if options.json else "\n".join(found.lines()))
+        print_main(json.dumps(asdict(found)) if options.json else "\n".join(found.lines()))
 
-    return run_verb(verb) or (1 if found.faults else 0)
+    return run_command(command) or (1 if found.faults else 0)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutual.commandline import run_verb, say
+from mutual.commandline import print_main, run_command
 from mutual.data.listing import class_folders, image_files
 from mutual.recipe import InputError, derive_seed, printable
 
@@ -102,12 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--copy", action="store_true", help="copy the files in place of hard links")
     options = parser.parse_args(arguments)
 
-    def verb() -> None:
+    def command() -> None:
         counts = split_folder(options.source, options.destination, val=options.val, seed=options.seed, copy=options.copy)
         train, held_out = (sum(count[part] for count in counts.values()) for part in (0, 1))
-        say(f"{printable(options.destination)}: {len(counts)} classes, {train} training and {held_out} validation images")
+        print_main(f"{printable(options.destination)}: {len(counts)} classes, {train} training and {held_out} validation images")
 
-    return run_verb(verb)
+    return run_command(command)
 
 
 if __name__ == "__main__":

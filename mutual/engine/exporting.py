@@ -10,8 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from mutual.engine.files import json_text, sha256, unfinished, write_file
-from mutual.engine.folder import EXPORT_SUFFIXES, EXPORTED
+from mutual.engine.storage import EXPORT_SUFFIXES, EXPORTED, json_text, sha256, unfinished, write_file
 from mutual.models import ModelCard, model_bytes, read_model
 from mutual.recipe import InputError, did_you_mean
 

@@ -8,18 +8,23 @@ from pathlib import Path
 
 from torch import nn
 
-from mutual.engine.costs import settled
-from mutual.engine.environment import Environment, start, switches_restored
-from mutual.engine.evaluation import Scores
-from mutual.engine.folder import BEST, RunFolder
-from mutual.engine.opening import check_data, chosen_checkpoint, held, resumed_recipe
-from mutual.engine.parts import build_parts
-from mutual.engine.resolving import Launch, environment_notes, resolved, threads
-from mutual.engine.stale import as_job, divided
-from mutual.engine.trainer import Trainer
-from mutual.group import agreed
+from mutual.engine.codistillation import restrict_to_job, split_launch
+from mutual.engine.costs import resolve_placement
+from mutual.engine.monitoring import Scores
+from mutual.engine.runtime import (
+    Environment,
+    LaunchSettings,
+    environment_notes,
+    init_environment,
+    resolve_launch,
+    restore_switches,
+    torch_threads,
+)
+from mutual.engine.storage import BEST, RunFolder, check_data, exclusive_access, peer_file, resumed_recipe, select_checkpoint
+from mutual.engine.training import Trainer, build_training
+from mutual.group import all_ranks_or_raise
 from mutual.models import read_model
-from mutual.recipe import InputError, Recipe
+from mutual.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class RunResult:
     metrics: Scores
 
 
-@switches_restored()
+@restore_switches()
 def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunResult:
     """Trains `recipe` and returns what came of it.
 
@@ -54,50 +59,50 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
         NonFiniteLossError: a loss diverged; the last good checkpoint stays.
         OSError: the disk is full or does not answer; the last good checkpoint stays.
     """
-    recipe = as_job(divided(recipe))
+    recipe = restrict_to_job(split_launch(recipe))
     folder = RunFolder.of(recipe)
-    environment = start(recipe)
-    world = environment.world
-    with held(folder, world):
-        launch = Launch.of(recipe, world)
-        begun = resumed_recipe(folder, recipe, world, launch, resume=resume, overwrite=overwrite)
-        recipe = resolved(recipe, begun, launch)
+    environment = init_environment(recipe)
+    comm = environment.comm
+    with exclusive_access(folder, comm):
+        launch = LaunchSettings.of(recipe, comm)
+        saved_recipe = resumed_recipe(folder, recipe, comm, launch, resume=resume, overwrite=overwrite)
+        recipe = resolve_launch(recipe, saved_recipe, launch)
         assert recipe.train.precision is not None, "it is resolved"
         assert recipe.train.threads is not None, "it is resolved"
-        with threads(recipe.train.threads):
+        with torch_threads(recipe.train.threads):
             environment = replace(environment, precision=recipe.train.precision)
-            recipe = settled(recipe, environment, begun)
+            recipe = resolve_placement(recipe, environment, saved_recipe)
             trainer = _build(recipe, environment, folder, resume=resume)
             try:
                 trainer.run()
             finally:
                 trainer.close()
-        best = agreed(world, lambda: _best_peer(folder) if world.is_main else "")[0]
+        best = all_ranks_or_raise(comm, lambda: _best_peer(folder) if comm.is_main else "")[0]
     return RunResult(folder.path, best, trainer.scores)
 
 
 def _build(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool) -> Trainer:
     """Returns the trainer at the point where the run stands; the first thing that writes into the run folder."""
-    world = environment.world
-    data, group, optimizations = build_parts(recipe, environment)
-    check_data(data, world)
-    trainer = Trainer(recipe, environment, data, group, optimizations, folder)
-    files = chosen_checkpoint(folder, world) if resume else None
+    comm = environment.comm
+    data, group, optimizers = build_training(recipe, environment)
+    check_data(data, comm)
+    trainer = Trainer(recipe, environment, data, group, optimizers, folder)
+    files = select_checkpoint(folder, comm) if resume else None
     if files is not None:
         trainer.resume(files)
-    notes = environment_notes(world)
+    notes = environment_notes(comm)
 
     def begin() -> None:
-        if world.is_main:
+        if comm.is_main:
             if not resume:
                 folder.clear()
             folder.begin(recipe, notes)
 
-    world.barrier()
-    agreed(world, begin)
+    comm.barrier()
+    all_ranks_or_raise(comm, begin)
     trainer.open_tracker()
-    if world.is_main:
-        for (name, path), size in group.exchange.routes.raw_maps.items():
+    if comm.is_main:
+        for (name, path), size in group.exchange.transfer_plan.full_feature_maps.items():
             warnings.warn(f"{name}.{path} travels as feature maps, {size:,} bytes an image; a vector (`fc:input`) is smaller", stacklevel=2)
     return trainer
 
@@ -119,17 +124,3 @@ def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None
     """
     model, _ = read_model(peer_file(RunFolder(Path(run)), peer), factories=[] if factory is None else [factory])
     return model
-
-
-def peer_file(folder: RunFolder, peer: str) -> Path:
-    """Returns the file of the best weights of `peer`, which may be `best`, after a look at its checksum.
-
-    Raises:
-        InputError: there is no such run, no such peer in it, no epoch has been evaluated, or the file is not as it was written.
-    """
-    recipe = folder.recipe()
-    best = folder.best_peer()
-    name = best if peer == "best" else peer
-    if name not in recipe.trainable:
-        raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {', '.join(recipe.trainable)}, and `best` is {best}")
-    return folder.verified(BEST, name)

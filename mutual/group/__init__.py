@@ -1,51 +1,58 @@
-"""The group: peers, the edges between them, and the world of processes they live in."""
+"""The group: peers, the edges between them, and the processes they live in."""
 
-from mutual.group.agreement import agreed
-from mutual.group.build import build_group, create_peer_model
+from mutual.group.build import build_group, create_peer_model, input_mismatch_error
+from mutual.group.communication import (
+    Communicator,
+    StopPoll,
+    Store,
+    all_ranks_or_raise,
+    flatten,
+    float_buffers,
+    init_job_process_group,
+    launch_store,
+    lost_connection,
+    shutdown,
+    unflatten_,
+    wait_for_all,
+)
 from mutual.group.edges import Edge, expand, objective_names
-from mutual.group.exchange import Exchange
-from mutual.group.group import Group, GroupOutput, Moment, joined
-from mutual.group.peers import Frozen, MovingAverage, Peer, team_of
-from mutual.group.placement import Placement, asks_costs, parallel, replicated
-from mutual.group.probing import unfit
-from mutual.group.routes import Routes
-from mutual.group.taps import Outputs, TappedModel
-from mutual.group.tensors import flatten, float_buffers, unflatten_
-from mutual.group.world import StopPoll, Store, World, divide_launch, launch_store, leave, lost_connection, meet
+from mutual.group.exchange import OutputExchange, Placement, TransferPlan, asks_costs, parallel, replicated
+from mutual.group.group import Group, GroupOutput, MicroBatchContext, merge_outputs
+from mutual.group.peers import Frozen, MovingAverage, Outputs, Peer, TappedModel, replica_comm
 
 __all__ = [
+    "Communicator",
     "Edge",
-    "Exchange",
     "Frozen",
     "Group",
     "GroupOutput",
-    "Moment",
+    "MicroBatchContext",
     "MovingAverage",
+    "OutputExchange",
     "Outputs",
     "Peer",
     "Placement",
-    "Routes",
     "StopPoll",
     "Store",
     "TappedModel",
-    "World",
-    "agreed",
+    "TransferPlan",
+    "all_ranks_or_raise",
     "asks_costs",
     "build_group",
     "create_peer_model",
-    "divide_launch",
     "expand",
     "flatten",
     "float_buffers",
-    "joined",
+    "init_job_process_group",
+    "input_mismatch_error",
     "launch_store",
-    "leave",
     "lost_connection",
-    "meet",
+    "merge_outputs",
     "objective_names",
     "parallel",
+    "replica_comm",
     "replicated",
-    "team_of",
-    "unfit",
+    "shutdown",
     "unflatten_",
+    "wait_for_all",
 ]

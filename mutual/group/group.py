@@ -12,18 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mutual.group.edges import Edge
-from mutual.group.exchange import Exchange, Pending
-from mutual.group.lessons import Lesson
-from mutual.group.peers import Peer
-from mutual.group.placement import Placement
-from mutual.group.routes import scores
-from mutual.group.taps import Outputs
+from mutual.group.edges import Edge, EdgeLoss
+from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
+from mutual.group.peers import Outputs, Peer
 from mutual.recipe import LOGITS, derive_seed, is_average, peer_of
 
 
 @dataclass(frozen=True)
-class Moment:
+class MicroBatchContext:
     """Where a micro-batch stands in a training.
 
     Attributes:
@@ -35,7 +31,7 @@ class Moment:
     """
 
     count: int
-    draw: int
+    seed: int
     epoch: float = 0.0
     total: int = 0
 
@@ -46,25 +42,25 @@ class GroupOutput:
 
     Attributes:
         losses: for each learner the weighted sum of its edges' losses, a scalar (mean over the real images), with its graph.
-        values: by its index, each asked edge's loss, unweighted and detached.
+        edge_losses: by its index, each asked edge's loss, unweighted and detached.
         logits: for each peer that was run its detached logits `[B, C]`, float32, real images only.
     """
 
     losses: dict[str, Tensor]
-    values: dict[int, Tensor]
+    edge_losses: dict[int, Tensor]
     logits: dict[str, Tensor]
 
     def detached(self) -> GroupOutput:
         """Returns the same without the graphs."""
-        return GroupOutput({name: loss.detach() for name, loss in self.losses.items()}, self.values, self.logits)
+        return GroupOutput({name: loss.detach() for name, loss in self.losses.items()}, self.edge_losses, self.logits)
 
 
-def joined(outputs: Iterable[GroupOutput]) -> GroupOutput:
+def merge_outputs(outputs: Iterable[GroupOutput]) -> GroupOutput:
     """Returns what several learners' turns at one micro-batch gave together."""
     whole = GroupOutput({}, {}, {})
     for output in outputs:
         whole.losses.update(output.losses)
-        whole.values.update(output.values)
+        whole.edge_losses.update(output.edge_losses)
         whole.logits.update(output.logits)
     return whole
 
@@ -78,9 +74,9 @@ class Group:
         lessons: by its edge's number what each local learner learns.
         trainable: the peers that are trained here.
         placement: who holds whom.
-        part: which part of each micro-batch this process computes.
+        shard: which part of each micro-batch this process computes.
         silent: sources that have nothing to say yet; their edges weigh nothing.
-        counts: True where this process counts images and scores peers: those that do see every image once.
+        is_scoring_rank: True where this process counts images and scores peers: those that do see every image once.
         around_run: each peer's forward of an update runs inside what this gives; for a stopwatch.
         around_peer: whatever a peer, by its name, computes is inside what this gives.
     """
@@ -89,49 +85,49 @@ class Group:
         self,
         peers: Mapping[str, Peer],
         edges: Sequence[Edge],
-        lessons: Mapping[int, Lesson],
+        local_losses: Mapping[int, EdgeLoss],
         *,
         autocast: Callable[[], AbstractContextManager[object]],
         placement: Placement,
         rank: int,
-        lesson_exchange: Exchange,
-        score_exchange: Exchange,
+        loss_exchange: OutputExchange,
+        score_exchange: OutputExchange,
     ) -> None:
         self.peers = dict(peers)
         self.edges = tuple(edges)
-        self.lessons = dict(lessons)
+        self.local_losses = dict(local_losses)
         self.placement = placement
-        self.part = placement.part(rank)
-        self.counts = scores(placement, rank)
-        self.silent: set[str] = set()
-        self.around_run: Callable[[], AbstractContextManager[object]] = nullcontext
-        self.around_peer: Callable[[str], AbstractContextManager[object]] = nullcontext
-        self.exchange = lesson_exchange
+        self.shard = placement.shard(rank)
+        self.is_scoring_rank = is_scoring_rank(placement, rank)
+        self.unavailable_sources: set[str] = set()
+        self.forward_context: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.peer_context: Callable[[str], AbstractContextManager[object]] = nullcontext
+        self.exchange = loss_exchange
         self._autocast = autocast
         self._view_of = {name: view for view, name in enumerate(self.peers)}
         self._score_exchange = score_exchange
-        local = [lesson.edge for lesson in self.lessons.values()]
+        local = [edge_loss.edge for edge_loss in self.local_losses.values()]
         learning = {edge.learner for edge in local}
         self._features_only = learning - {edge.learner for edge in local if LOGITS in edge.learner_at}
-        heard = dict.fromkeys(name for edge in edges for name in edge.speakers if is_average(name))
+        heard = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_average(name))
         self._averages = [name for name in heard if peer_of(name) in self.peers]
         self.trainable = [peer for peer in self.peers.values() if peer.name in learning]
 
     def sources_of(self, learner: str) -> list[str]:
         """Returns the peers and moving averages that `learner` learns from, itself left out."""
-        return list(dict.fromkeys(name for edge in self.edges if edge.learner == learner for name in edge.speakers))
+        return list(dict.fromkeys(name for edge in self.edges if edge.learner == learner for name in edge.required_sources))
 
     def train(self) -> None:
         """Puts trainable peers in training mode; frozen ones stay in eval."""
         for peer in self.peers.values():
-            peer.runner.train()
+            peer.train_module.train()
 
     def eval(self) -> None:
         """Puts every peer in evaluation mode."""
         for peer in self.peers.values():
-            peer.runner.eval()
+            peer.train_module.eval()
 
-    def forward(self, images: Tensor, labels: Tensor, moment: Moment) -> GroupOutput:
+    def forward(self, images: Tensor, labels: Tensor, context: MicroBatchContext) -> GroupOutput:
         """Runs every peer once on `images` `[B, ...]` (or one view for each peer, `[P, B, ...]`) and then every edge.
 
         Every process must call it, as outputs travel between them.
@@ -139,36 +135,36 @@ class Group:
         Args:
             images: float images on the peers' device.
             labels: class indices `[B]` (-1: none is known) or probabilities `[B, C]`.
-            moment: where this micro-batch stands in the training.
+            context: where this micro-batch stands in the training.
         """
-        outputs = {name: self.run(name, images, draw=moment.draw) for name in self.peers}
-        heard = outputs | {name: self.observe(name, images, draw=moment.draw) for name in self._averages}
-        pending = self.exchange.start(heard, size=moment.total)
-        return self.connect(outputs, heard, labels, moment, learners=[peer.name for peer in self.trainable], pending=pending)
+        outputs = {name: self.forward_peer(name, images, seed=context.seed) for name in self.peers}
+        heard = outputs | {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
+        pending = self.exchange.start(heard, size=context.total)
+        return self.compute_losses(outputs, heard, labels, context, learners=[peer.name for peer in self.trainable], pending=pending)
 
-    def run(self, name: str, images: Tensor, *, draw: int) -> Outputs:
+    def forward_peer(self, name: str, images: Tensor, *, seed: int) -> Outputs:
         """Returns what the peer says of its view, with the graph if it is trainable."""
-        torch.manual_seed(derive_seed(draw, name))
-        with self.around_peer(name), self.around_run(), self._autocast():
-            outputs: Outputs = self.peers[name].runner(self.view(name, images))
+        torch.manual_seed(derive_seed(seed, name))
+        with self.peer_context(name), self.forward_context(), self._autocast():
+            outputs: Outputs = self.peers[name].train_module(self.view(name, images))
         return outputs
 
-    def observe(self, name: str, images: Tensor, *, draw: int) -> Outputs:
+    def forward_without_side_effects(self, name: str, images: Tensor, *, seed: int) -> Outputs:
         """Returns what a peer says of its view in training mode, or its moving average in eval mode; without graph or trace."""
         peer, view = self.peers[peer_of(name)], self.view(peer_of(name), images)
-        torch.manual_seed(derive_seed(draw, name))
-        with self.around_peer(name), self._autocast():
-            return peer.recall(view) if is_average(name) else peer.observe(view)
+        torch.manual_seed(derive_seed(seed, name))
+        with self.peer_context(name), self._autocast():
+            return peer.forward_ema(view) if is_average(name) else peer.forward_without_side_effects(view)
 
-    def connect(
+    def compute_losses(
         self,
         outputs: Mapping[str, Outputs],
         fixed: Mapping[str, Outputs],
         labels: Tensor,
-        moment: Moment,
+        context: MicroBatchContext,
         *,
         learners: Iterable[str],
-        pending: Pending | None = None,
+        pending: ExchangeHandle | None = None,
     ) -> GroupOutput:
         """Evaluates the edges of `learners`: each reads its learner in `outputs` and its sources, detached, in `fixed`.
 
@@ -177,23 +173,23 @@ class Group:
         losses: dict[str, Tensor] = {}
         values: dict[int, Tensor] = {}
         wanted = set(learners)
-        mine = [(index, lesson) for index, lesson in self.lessons.items() if lesson.edge.learner in wanted]
+        mine = [(index, edge_loss) for index, edge_loss in self.local_losses.items() if edge_loss.edge.learner in wanted]
         heard = dict(fixed)
-        for index, lesson in sorted(mine, key=lambda item: not fixed.keys() >= set(item[1].edge.speakers)):
-            learner = lesson.edge.learner
-            if pending is not None and not heard.keys() >= set(lesson.edge.speakers):
+        for index, edge_loss in sorted(mine, key=lambda item: not fixed.keys() >= set(item[1].edge.required_sources)):
+            learner = edge_loss.edge.learner
+            if pending is not None and not heard.keys() >= set(edge_loss.edge.required_sources):
                 heard |= pending.wait()
                 pending = None
             said = {**heard, learner: outputs[learner]}
-            value = lesson.value(outputs[learner], said, labels, count=moment.count, draw=moment.draw, total=moment.total)
-            weight = 0.0 if self.silent.intersection(lesson.edge.speakers) else lesson.weight(moment.epoch)
+            value = edge_loss.value(outputs[learner], said, labels, count=context.count, seed=context.seed, total=context.total)
+            weight = 0.0 if self.unavailable_sources.intersection(edge_loss.edge.required_sources) else edge_loss.weight(context.epoch)
             losses[learner] = losses.get(learner, 0) + weight * value
             values[index] = value.detach()
         if pending is not None:
             pending.wait()
         for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
             losses[name] = losses[name] + outputs[name][LOGITS].flatten()[:0].sum()  # no value is read: logits may overflow in fp16
-        logits = {name: output[LOGITS][: moment.count].detach().float() for name, output in outputs.items()}
+        logits = {name: output[LOGITS][: context.count].detach().float() for name, output in outputs.items()}
         return GroupOutput(losses, values, logits)
 
     @torch.no_grad()
@@ -205,7 +201,7 @@ class Group:
         """
         said = {}
         for name, peer in self.peers.items():
-            with self.around_peer(name), self._autocast():
+            with self.peer_context(name), self._autocast():
                 said[name] = {LOGITS: peer.predict(images).float()}
         heard = said | self._score_exchange.start(said, size=total).wait()
         return {name: outputs[LOGITS] for name, outputs in heard.items()}

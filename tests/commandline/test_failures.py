@@ -16,7 +16,7 @@ def launched(tmp_path, *arguments, module="mutual.train", model="support:tiny", 
     document = tiny_document(peers={name: {"model": model} for name in "ab"}, train={"epochs": 200, "progress": False})
     document["data"]["workers"] = workers
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
-    moment = tmp_path / "moment"
+    context = tmp_path / "moment"
     for attempt in ("first", "second"):  # once in some dozens of runs, torch crashes in a process whose peer has gone (SIGSEGV)
         done = run_launched(
             module,
@@ -25,12 +25,12 @@ def launched(tmp_path, *arguments, module="mutual.train", model="support:tiny", 
             *arguments,
             processes=2,
             expect=1,
-            MOMENT=str(moment),
+            MOMENT=str(context),
             FAULT=fault,
         )  # torchrun's own code is 1
         if "exitcode: -11" not in done.stderr:
             break
-    seconds = time.time() - float(moment.read_text()) if moment.exists() else 0
+    seconds = time.time() - float(context.read_text()) if context.exists() else 0
     return done.stderr, [line for line in done.stderr.splitlines() if line.startswith("mutual: ")], seconds
 
 

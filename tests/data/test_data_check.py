@@ -177,13 +177,13 @@ def test_a_reader_that_has_had_enough_ends_it_without_a_traceback(tmp_path):
         (InputError("a\x1bb holds no image"), 2, r"a\x1bb holds no image"),
     ],
 )
-@pytest.mark.parametrize("verb", [check, split])
-def test_check_and_split_end_as_every_verb_does(tmp_path, capsys, monkeypatch, verb, error, code, line):
+@pytest.mark.parametrize("command", [check, split])
+def test_check_and_split_end_as_every_verb_does(tmp_path, capsys, monkeypatch, command, error, code, line):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(verb, "check_folder" if verb is check else "split_folder", fail)
-    assert verb.main([str(tmp_path), *([] if verb is check else [str(tmp_path / "out")])]) == code
+    monkeypatch.setattr(command, "check_folder" if command is check else "split_folder", fail)
+    assert command.main([str(tmp_path), *([] if command is check else [str(tmp_path / "out")])]) == code
     told = capsys.readouterr()
     assert told.err.startswith(f"mutual: {line}")
     assert told.err.count("\n") == 1

@@ -13,7 +13,7 @@ from support import tiny_document
 
 import mutual
 from mutual import evaluate, train
-from mutual.engine.folder import RunFolder
+from mutual.engine.storage.run_folder import RunFolder
 from mutual.models import model_bytes, read_model
 from mutual.recipe import RecipeError, parse_recipe
 

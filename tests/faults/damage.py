@@ -88,56 +88,56 @@ def healthy_images():
 
 def damaged_image(sources, number):
     """The name and the bytes of damaged file `number`: one of `sources` in turn, damaged in one way or several."""
-    draw = random.Random(number)
+    seed = random.Random(number)
     name = sorted(sources)[number % len(sources)]
     content = bytearray(sources[name])
-    for _ in range(draw.choice((1, 1, 1, 2, 4))):
-        _DAMAGES[draw.randrange(len(_DAMAGES))](draw, content, name)
+    for _ in range(seed.choice((1, 1, 1, 2, 4))):
+        _DAMAGES[seed.randrange(len(_DAMAGES))](seed, content, name)
     return name, bytes(content)
 
 
-def _flip(draw, content, _):
+def _flip(seed, content, _):
     if content:
-        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        content[seed.randrange(len(content))] ^= 1 << seed.randrange(8)
 
 
-def _flip_in_header(draw, content, _):
+def _flip_in_header(seed, content, _):
     if content:
-        content[draw.randrange(min(len(content), 200))] ^= 1 << draw.randrange(8)
+        content[seed.randrange(min(len(content), 200))] ^= 1 << seed.randrange(8)
 
 
-def _overwrite(draw, content, _):
+def _overwrite(seed, content, _):
     if content:
-        place = draw.randrange(min(len(content), draw.choice((64, 256, len(content)))))
-        value = draw.choice((b"\x00", b"\xff", b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80", draw.randbytes(8)))
+        place = seed.randrange(min(len(content), seed.choice((64, 256, len(content)))))
+        value = seed.choice((b"\x00", b"\xff", b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80", seed.randbytes(8)))
         content[place : place + len(value)] = value
 
 
-def _truncate(draw, content, _):
-    del content[draw.randrange(len(content) + 1) :]
+def _truncate(seed, content, _):
+    del content[seed.randrange(len(content) + 1) :]
 
 
-def _delete(draw, content, _):
-    begin = draw.randrange(len(content) + 1)
-    del content[begin : begin + draw.randrange(1, 200)]
+def _delete(seed, content, _):
+    begin = seed.randrange(len(content) + 1)
+    del content[begin : begin + seed.randrange(1, 200)]
 
 
-def _insert(draw, content, _):
-    place = draw.randrange(len(content) + 1)
-    content[place:place] = draw.randbytes(draw.randrange(1, 100))
+def _insert(seed, content, _):
+    place = seed.randrange(len(content) + 1)
+    content[place:place] = seed.randbytes(seed.randrange(1, 100))
 
 
-def _zero(draw, content, _):
-    begin = draw.randrange(len(content) + 1)
-    end = min(begin + draw.randrange(1, 400), len(content))
+def _zero(seed, content, _):
+    begin = seed.randrange(len(content) + 1)
+    end = min(begin + seed.randrange(1, 400), len(content))
     content[begin:end] = bytes(end - begin)
 
 
-def _swap(draw, content, _):
+def _swap(seed, content, _):
     """Two spans of equal length change places."""
-    length = draw.randrange(1, max(len(content) // 4, 2))
+    length = seed.randrange(1, max(len(content) // 4, 2))
     if len(content) >= 2 * length:
-        first, second = sorted(draw.sample(range(len(content) - length + 1), 2)) if len(content) > length else (0, 0)
+        first, second = sorted(seed.sample(range(len(content) - length + 1), 2)) if len(content) > length else (0, 0)
         if second >= first + length:
             content[first : first + length], content[second : second + length] = (
                 content[second : second + length],
@@ -145,16 +145,16 @@ def _swap(draw, content, _):
             )
 
 
-def _repeat(draw, content, _):
-    begin = draw.randrange(len(content) + 1)
-    span = content[begin : begin + draw.randrange(1, 500)]
-    content[begin:begin] = span * draw.randrange(1, 4)
+def _repeat(seed, content, _):
+    begin = seed.randrange(len(content) + 1)
+    span = content[begin : begin + seed.randrange(1, 500)]
+    content[begin:begin] = span * seed.randrange(1, 4)
 
 
-def _alter_chunks(draw, content, name):
+def _alter_chunks(seed, content, name):
     """Swaps, drops or changes chunks of a PNG, with checksums that are right; other formats get a flip."""
     if not name.endswith(".png") or content[:8] != b"\x89PNG\r\n\x1a\n":
-        return _flip(draw, content, name)
+        return _flip(seed, content, name)
     chunks, place = [], 8
     while place + 12 <= len(content):
         length = int.from_bytes(content[place : place + 4], "big")
@@ -162,9 +162,9 @@ def _alter_chunks(draw, content, name):
         place += 12 + length
     if not chunks:
         return None
-    for _ in range(draw.randrange(1, 4)):
-        index, other = draw.randrange(len(chunks)), draw.randrange(len(chunks))
-        match draw.randrange(5):
+    for _ in range(seed.randrange(1, 4)):
+        index, other = seed.randrange(len(chunks)), seed.randrange(len(chunks))
+        match seed.randrange(5):
             case 0:
                 chunks[index], chunks[other] = chunks[other], chunks[index]
             case 1:
@@ -173,7 +173,7 @@ def _alter_chunks(draw, content, name):
                 del chunks[index]
             case _:
                 if chunks[index][1]:
-                    chunks[index][1][draw.randrange(len(chunks[index][1]))] = draw.randrange(256)
+                    chunks[index][1][seed.randrange(len(chunks[index][1]))] = seed.randrange(256)
     content[8:] = b"".join(png_chunk(kind, bytes(data)) for kind, data in chunks)
     return None
 

@@ -49,56 +49,56 @@ snippets = st.sampled_from(SNIPPETS)
 
 
 @st.composite
-def mutants(draw: st.DrawFn, text: str) -> bytes:
+def mutants(seed: st.DrawFn, text: str) -> bytes:
     """One to three changes of `text`, the earlier ones of the tree, the later ones of lines and of bytes."""
-    if draw(st.booleans()):
-        text = draw(_changed_tree(text))
-    if draw(st.booleans()):
-        text = draw(_changed_lines(text))
-    if draw(st.integers(0, 9)) == 0:
-        text = draw(st.sampled_from(DOCUMENTS))(text)
+    if seed(st.booleans()):
+        text = seed(_changed_tree(text))
+    if seed(st.booleans()):
+        text = seed(_changed_lines(text))
+    if seed(st.integers(0, 9)) == 0:
+        text = seed(st.sampled_from(DOCUMENTS))(text)
     content = text.encode("utf-8", "surrogatepass")
-    return draw(_changed_bytes(content)) if draw(st.booleans()) else content
+    return seed(_changed_bytes(content)) if seed(st.booleans()) else content
 
 
 @st.composite
-def overrides(draw: st.DrawFn, paths: list[str]) -> list[str]:
+def overrides(seed: st.DrawFn, paths: list[str]) -> list[str]:
     """One override mostly, of a path that there is, one like it, or none; sometimes several, and rarely very many."""
     chosen = []
-    for _ in range(draw(st.sampled_from([1, 1, 1, 1, 1, 2, 3]))):
-        path = draw(st.sampled_from(paths))
-        match draw(st.integers(0, 7)):
+    for _ in range(seed(st.sampled_from([1, 1, 1, 1, 1, 2, 3]))):
+        path = seed(st.sampled_from(paths))
+        match seed(st.integers(0, 7)):
             case 0:
-                path = ".".join(draw(st.permutations(path.split("."))))
+                path = ".".join(seed(st.permutations(path.split("."))))
             case 1:
-                path += "." + draw(snippets)
+                path += "." + seed(snippets)
             case 2:
-                path = path.rpartition(".")[0] + "." + draw(st.sampled_from(["99999999999999999999", "-1", "0", "00", "\u0663", *KEYS]))
+                path = path.rpartition(".")[0] + "." + seed(st.sampled_from(["99999999999999999999", "-1", "0", "00", "\u0663", *KEYS]))
             case 3:
-                path = draw(st.sampled_from(["", ".", "a." * 200 + "a", "a." * 30 + "a", path[:-1], path + ".x" * 31]))
-        chosen.append(draw(st.sampled_from(["", "=", "=="])) if draw(st.integers(0, 20)) == 0 else f"{path}={draw(snippets)}")
-    return chosen * draw(st.sampled_from([1] * 20 + [10, 2000]))
+                path = seed(st.sampled_from(["", ".", "a." * 200 + "a", "a." * 30 + "a", path[:-1], path + ".x" * 31]))
+        chosen.append(seed(st.sampled_from(["", "=", "=="])) if seed(st.integers(0, 20)) == 0 else f"{path}={seed(snippets)}")
+    return chosen * seed(st.sampled_from([1] * 20 + [10, 2000]))
 
 
 @st.composite
-def _changed_bytes(draw: st.DrawFn, content: bytes) -> bytes:
-    place = draw(st.integers(0, max(len(content) - 1, 0)))
-    match draw(st.integers(0, 3)):
+def _changed_bytes(seed: st.DrawFn, content: bytes) -> bytes:
+    place = seed(st.integers(0, max(len(content) - 1, 0)))
+    match seed(st.integers(0, 3)):
         case 0:
-            return content[:place] + bytes([content[place] ^ (1 << draw(st.integers(0, 7)))] if content else []) + content[place + 1 :]
+            return content[:place] + bytes([content[place] ^ (1 << seed(st.integers(0, 7)))] if content else []) + content[place + 1 :]
         case 1:
-            return content[:place] + content[place + draw(st.integers(1, 40)) :]
+            return content[:place] + content[place + seed(st.integers(1, 40)) :]
         case 2:
-            return content[:place] + draw(st.sampled_from(CHARACTERS)).encode("utf-8", "surrogatepass") + content[place:]
+            return content[:place] + seed(st.sampled_from(CHARACTERS)).encode("utf-8", "surrogatepass") + content[place:]
         case _:
-            return content[:place] + draw(st.binary(min_size=1, max_size=4)) + content[place:]
+            return content[:place] + seed(st.binary(min_size=1, max_size=4)) + content[place:]
 
 
 @st.composite
-def _changed_lines(draw: st.DrawFn, text: str) -> str:
+def _changed_lines(seed: st.DrawFn, text: str) -> str:
     lines = text.split("\n")
-    place, other = draw(st.integers(0, len(lines) - 1)), draw(st.integers(0, len(lines) - 1))
-    match draw(st.integers(0, 6)):
+    place, other = seed(st.integers(0, len(lines) - 1)), seed(st.integers(0, len(lines) - 1))
+    match seed(st.integers(0, 6)):
         case 0:
             del lines[place]
         case 1:
@@ -106,47 +106,47 @@ def _changed_lines(draw: st.DrawFn, text: str) -> str:
         case 2:
             lines[place], lines[other] = lines[other], lines[place]
         case 3:
-            lines[place] = " " * draw(st.integers(0, 6)) + lines[place].lstrip()
+            lines[place] = " " * seed(st.integers(0, 6)) + lines[place].lstrip()
         case 4:
             head, colon, _ = lines[place].partition(": ")
-            lines[place] = head + colon + draw(snippets)
+            lines[place] = head + colon + seed(snippets)
         case 5:
-            lines[place] += draw(snippets)
+            lines[place] += seed(snippets)
         case _:
             lines[place] = lines[place].replace(
-                draw(st.sampled_from([":", ",", "{", "}", "[", "]", "-", " "])), draw(st.sampled_from(CHARACTERS))
+                seed(st.sampled_from([":", ",", "{", "}", "[", "]", "-", " "])), seed(st.sampled_from(CHARACTERS))
             )
     return "\n".join(lines)
 
 
 @st.composite
-def _changed_tree(draw: st.DrawFn, text: str) -> str:
+def _changed_tree(seed: st.DrawFn, text: str) -> str:
     document = copy.deepcopy(_document(text))
     written: list[str] = []  # snippets stand for themselves, as YAML has no value for most of them
-    for _ in range(draw(st.integers(1, 3))):
-        holder, key = draw(st.sampled_from(_places(document)))
-        match draw(st.integers(0, 7)):
+    for _ in range(seed(st.integers(1, 3))):
+        holder, key = seed(st.sampled_from(_places(document)))
+        match seed(st.integers(0, 7)):
             case 0:
                 del holder[key]
             case 1:
-                holder[key] = draw(st.sampled_from([[holder[key]], {"a": holder[key]}, [[holder[key]] * 3], str(holder[key])]))
+                holder[key] = seed(st.sampled_from([[holder[key]], {"a": holder[key]}, [[holder[key]] * 3], str(holder[key])]))
             case 2 if isinstance(holder, dict):
-                holder[draw(st.sampled_from([*KEYS, f"{key}s", str(key)[:-1], key]))] = holder.pop(key)
+                holder[seed(st.sampled_from([*KEYS, f"{key}s", str(key)[:-1], key]))] = holder.pop(key)
             case 3:  # the same object twice: an alias, or one inside itself
-                other, place = draw(st.sampled_from(_places(document)))
+                other, place = seed(st.sampled_from(_places(document)))
                 other[place] = holder
             case 4:
-                other, place = draw(st.sampled_from(_places(document)))
+                other, place = seed(st.sampled_from(_places(document)))
                 other[place] = copy.deepcopy(holder[key])
             case 5 if isinstance(holder, list):
-                holder.extend([copy.deepcopy(holder[key])] * draw(st.sampled_from([1, 8, 200])))
+                holder.extend([copy.deepcopy(holder[key])] * seed(st.sampled_from([1, 8, 200])))
             case _:
-                written.append(draw(snippets))
+                written.append(seed(snippets))
                 holder[key] = f"WRITTEN{len(written)}."
         if not _places(document):
             break
     text = yaml.safe_dump(
-        document, sort_keys=False, allow_unicode=draw(st.booleans()), default_flow_style=draw(st.sampled_from([None, True, False]))
+        document, sort_keys=False, allow_unicode=seed(st.booleans()), default_flow_style=seed(st.sampled_from([None, True, False]))
     )
     for number, snippet in enumerate(written, start=1):
         text = text.replace(f"WRITTEN{number}.", snippet)

@@ -95,29 +95,29 @@ def made_a_folder(path, _):
 DAMAGES = [truncated, flipped, emptied, deleted, swapped, made_a_folder]
 
 
-def answer(verb, folder, place, capsys):
+def answer(command, folder, place, capsys):
     capsys.readouterr()
-    code, result = VERBS[verb](folder, place)
+    code, result = VERBS[command](folder, place)
     out, err = capsys.readouterr()
-    return code, (result, out if verb in ("evaluate", "predict") else None), err
+    return code, (result, out if command in ("evaluate", "predict") else None), err
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("command", VERBS)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_file_gives_the_right_answer_or_a_line(place, tmp_path, capsys, verb, damage):
-    source = place / "cut" / "tiny" if verb == "resume" else place / "tiny"
+def test_a_damaged_file_gives_the_right_answer_or_a_line(place, tmp_path, capsys, command, damage):
+    source = place / "cut" / "tiny" if command == "resume" else place / "tiny"
     shutil.copytree(source, tmp_path / "whole" / "tiny")
-    code, expected, _ = answer(verb, tmp_path / "whole" / "tiny", place, capsys)
+    code, expected, _ = answer(command, tmp_path / "whole" / "tiny", place, capsys)
     assert code == 0
     files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
-    if verb != "resume":
+    if command != "resume":
         files = [file for file in files if file.parts[0] != "checkpoints"]
     told = 0
     for number, file in enumerate(files):
         folder = shutil.copytree(source, tmp_path / str(number) / "tiny")
         damage(folder / file, [folder / each for each in files])
-        code, found, err = answer(verb, folder, place, capsys)
+        code, found, err = answer(command, folder, place, capsys)
         if code == 0 and "is searched anew" in err:  # best weights that are lost are told of, and the run goes on without them
             assert file.parts[0] == "best", f"{damage.__name__} {file}: {err}"
             told += 1

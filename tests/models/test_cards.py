@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mutual import evaluate, export, load_peer, predict
-from mutual.engine.folder import Best, RunFolder
+from mutual.engine.storage.run_folder import Best, RunFolder
 from mutual.models import ModelCard, architecture_args, create_model, model_bytes, read_card, read_model
 from mutual.recipe import InputError, parse_recipe
 
@@ -158,16 +158,16 @@ def test_the_verbs_run_a_users_model_at_the_users_word_alone(attack, capsys):
         (attack / mark).unlink()
     Image.new("L", (2, 2)).save(attack / "0.png")
     commands = [(evaluate, [folder]), (predict, [folder, str(attack / "0.png")]), (export, [folder])]
-    for verb, arguments in commands:
-        assert verb.main(arguments) == 2
+    for command, arguments in commands:
+        assert command.main(arguments) == 2
         assert "trained with the model 'evil_module:net'; to run that code add --factory evil_module:net\n" in capsys.readouterr().err
-        assert verb.main([*arguments, "--factory", "evil_module:other"]) == 2
+        assert command.main([*arguments, "--factory", "evil_module:other"]) == 2
         assert "given: evil_module:other" in capsys.readouterr().err
     with pytest.raises(InputError, match="add --factory evil_module:net"):
         load_peer(folder)
     assert not (attack / "ran").exists()
-    for verb, arguments in commands:
-        assert verb.main([*arguments, "--factory", "evil_module:net"]) == 0, capsys.readouterr().err
+    for command, arguments in commands:
+        assert command.main([*arguments, "--factory", "evil_module:net"]) == 0, capsys.readouterr().err
     assert load_peer(folder, factory="evil_module:net")(torch.zeros(1, 1, 2, 2)).shape == (1, 10)
     assert (attack / "ran").exists()
 

@@ -204,5 +204,5 @@ def test_sigmoid_dml_is_half_of_both_bernoulli_divergences_of_every_class():
 
 def test_the_mean_reduction_divides_by_the_classes_too():
     learner, source = rand(4, 5), rand(4, 5, seed=1)
-    whole, divided = (build_loss("kd", reduction=reduction)(learner, source) for reduction in ("batchmean", "mean"))
-    torch.testing.assert_close(divided, whole / 5)
+    whole, split_launch = (build_loss("kd", reduction=reduction)(learner, source) for reduction in ("batchmean", "mean"))
+    torch.testing.assert_close(split_launch, whole / 5)

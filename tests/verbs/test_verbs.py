@@ -170,7 +170,7 @@ def test_every_export_gives_the_models_logits(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("verb", "arguments", "message"),
+    ("command", "arguments", "message"),
     [
         (evaluate, ["RUN", "--peer", "c"], "trained no peer 'c'; it trained a, b"),
         (evaluate, ["nowhere"], "nowhere is no run folder"),
@@ -181,8 +181,8 @@ def test_every_export_gives_the_models_logits(folder, tmp_path, capsys):
         (train, ["RUN/recipe.yaml", "train.epoch=3"], "train.epoch.*did you mean 'epochs'"),
     ],
 )
-def test_wrong_input_gets_a_line_and_exit_code_2(folder, capsys, verb, arguments, message):
-    assert verb.main([argument.replace("RUN", str(folder)) for argument in arguments]) == 2
+def test_wrong_input_gets_a_line_and_exit_code_2(folder, capsys, command, arguments, message):
+    assert command.main([argument.replace("RUN", str(folder)) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert re.search(message, error), error

@@ -1,9 +1,20 @@
 """Costs: what an update of a recipe takes in time, memory and traffic, measured and predicted, and what follows for its placement."""
 
 from mutual.engine.costs.benchmark import Cost, compare
-from mutual.engine.costs.choosing import settled
+from mutual.engine.costs.choosing import resolve_placement
 from mutual.engine.costs.prediction import Prediction, predict
 from mutual.engine.costs.profiles import Link, Links, PeerProfile
-from mutual.engine.costs.scaling import Forecast, forecast
+from mutual.engine.costs.scaling import ScalingPrediction, predict_scaling
 
-__all__ = ["Cost", "Forecast", "Link", "Links", "PeerProfile", "Prediction", "compare", "forecast", "predict", "settled"]
+__all__ = [
+    "Cost",
+    "Link",
+    "Links",
+    "PeerProfile",
+    "Prediction",
+    "ScalingPrediction",
+    "compare",
+    "predict",
+    "predict_scaling",
+    "resolve_placement",
+]

@@ -15,11 +15,9 @@ import torch
 from mutual.engine.costs.memory import saved_bytes, state_bytes
 from mutual.engine.costs.prediction import Prediction, predict
 from mutual.engine.costs.profiles import PeerProfile, measure_links, profile_peers, synchronize
-from mutual.engine.environment import start, switches_restored
-from mutual.engine.meters import TrainMeter
-from mutual.engine.parts import build_parts
-from mutual.engine.pausing import Pausing
-from mutual.engine.updates import Updater
+from mutual.engine.monitoring import TrainMeter
+from mutual.engine.runtime import init_environment, restore_switches
+from mutual.engine.training import PauseSelector, TrainStep, build_training
 from mutual.recipe import Recipe
 
 WARMUP = 3
@@ -55,7 +53,7 @@ class Cost:
     predicted: Prediction | None = None
 
 
-@switches_restored()
+@restore_switches()
 def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = False) -> list[Cost]:
     """Returns the cost of each recipe, in their order; the same data and micro-batch are given to every round of a recipe.
 
@@ -109,52 +107,52 @@ class _Bench:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self._environment = environment = start(recipe)
-        world, accumulate = environment.world, recipe.train.accumulate
-        data, self._group, self._optimizations = build_parts(recipe, environment)
-        self.world = world
+        self._environment = environment = init_environment(recipe)
+        comm, accumulate = environment.comm, recipe.train.accumulate
+        data, self._group, self._optimizers = build_training(recipe, environment)
+        self.comm = comm
         self._info = data.info
         self._updates = 0
-        part, parts = self._group.part
-        self._window = next(data.train_windows(0, world_size=world.size, rank=part, parts=parts, accumulate=accumulate))
+        part, parts = self._group.shard
+        self._window = next(data.train_windows(0, world_size=comm.size, rank=part, parts=parts, accumulate=accumulate))
         data.close()
-        self._updater = Updater(
+        self._train_step = TrainStep(
             self._group,
-            self._optimizations,
-            TrainMeter(self._group.edges, recipe.trainable, world, counts=self._group.counts),
-            world=world,
+            self._optimizers,
+            TrainMeter(self._group.edges, recipe.trainable, comm, is_scoring_rank=self._group.is_scoring_rank),
+            comm=comm,
             info=data.info,
             seed=recipe.seed,
-            updates_per_epoch=data.num_windows(world_size=world.size, accumulate=accumulate),
+            updates_per_epoch=data.num_windows(world_size=comm.size, accumulate=accumulate),
             prepare=lambda images: images,
-            pausing=Pausing(recipe.train.pause, world),
+            pause_selector=PauseSelector(recipe.train.pause, comm),
         )
-        self._run = self._updater.alternating if recipe.train.update == "alternating" else self._updater.simultaneous
+        self._run = self._train_step.alternating if recipe.train.update == "alternating" else self._train_step.simultaneous
         self._group.train()
 
     def update(self, number: int) -> float:
         """Returns the seconds that an update took on the slowest process."""
-        self.world.barrier()
-        synchronize(self.world.device)
+        self.comm.barrier()
+        synchronize(self.comm.device)
         begin = time.perf_counter()
         self._run(self._window, number, measure=False)
-        synchronize(self.world.device)
+        synchronize(self.comm.device)
         elapsed = torch.tensor([time.perf_counter() - begin], dtype=torch.float64)
         self._updates += 1
-        return float(self.world.gather(elapsed.to(self.world.device)).max())
+        return float(self.comm.all_gather(elapsed.to(self.comm.device)).max())
 
     def traffic(self) -> tuple[float, float]:
         """Returns the bytes that a process has sent for each update, mean over the processes: for gradients, for outputs."""
-        sent = torch.tensor([self.world.traffic.gradient_bytes, self._group.exchange.sent_bytes], device=self.world.device)
-        gradients, exchanged = (self.world.sum(sent) / (self.world.size * self._updates)).tolist()
+        sent = torch.tensor([self.comm.traffic.gradient_bytes, self._group.exchange.sent_bytes], device=self.comm.device)
+        gradients, exchanged = (self.comm.all_reduce_sum(sent) / (self.comm.size * self._updates)).tolist()
         return gradients, exchanged
 
     def memory(self) -> tuple[int, int]:
         """Returns the bytes of the state and of what one micro-batch's forwards save for the backward."""
         parameters = [parameter for peer in self._group.peers.values() for parameter in peer.tapped.parameters()]
-        saved = saved_bytes(lambda: self._updater.look(self._window), parameters)
-        mine = torch.tensor([self._state_bytes(), saved], device=self.world.device)
-        state, saved = max(self.world.gather(mine).tolist(), key=sum)
+        saved = saved_bytes(lambda: self._train_step.forward_only(self._window), parameters)
+        mine = torch.tensor([self._state_bytes(), saved], device=self.comm.device)
+        state, saved = max(self.comm.all_gather(mine).tolist(), key=sum)
         return state, saved
 
     def profiles(self) -> dict[str, PeerProfile]:
@@ -163,14 +161,14 @@ class _Bench:
 
     def prediction(self, profiles: Mapping[str, PeerProfile]) -> Prediction:
         """Returns what an update was to be expected to take; every process must call it."""
-        links = measure_links(self._group, self.world)
+        links = measure_links(self._group, self.comm)
         plan = {"batch_size": self.recipe.data.batch_size, "accumulate": self.recipe.train.accumulate}
-        return predict(self._group.placement, self._group.exchange.routes, profiles, links, **plan)
+        return predict(self._group.placement, self._group.exchange.transfer_plan, profiles, links, **plan)
 
     def _state_bytes(self) -> int:
         total = 0
         for name, peer in self._group.peers.items():
             modules = [peer.tapped] if peer.average is None else [peer.tapped, peer.average.tapped]
-            optimization = self._optimizations.get(name)
-            total += state_bytes(modules, None if optimization is None else optimization.optimizer)
+            peer_optimizer = self._optimizers.get(name)
+            total += state_bytes(modules, None if peer_optimizer is None else peer_optimizer.optimizer)
         return total

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 
-from mutual.commandline import say
+from mutual.commandline import print_main
 from mutual.engine.costs.benchmark import Cost, compare
 from mutual.engine.costs.profiles import profile_peers
-from mutual.engine.environment import Environment
-from mutual.engine.parts import build_dataset
+from mutual.engine.runtime import Environment
+from mutual.engine.training import build_dataset
 from mutual.group import asks_costs
 from mutual.recipe import Recipe
 
@@ -16,20 +16,19 @@ ROUNDS = 5
 PLACEMENTS = ("replicated", "parallel")
 
 
-def settled(recipe: Recipe, environment: Environment, begun: Recipe | None = None) -> Recipe:
+def resolve_placement(recipe: Recipe, environment: Environment, saved_recipe: Recipe | None = None) -> Recipe:
     """Returns `recipe` as it can be built: `auto` is replaced by the placement with the shorter updates, missing costs by measured ones.
 
-    Every process must call it; all settle on the same. What `begun`, the recipe of the run that is resumed, says holds on, so that the
-    same ranks train the same peers.
+    Collective: all ranks obtain the same recipe. When resuming, unresolved values come from `saved_recipe`.
 
     Raises:
         RecipeError: the recipe cannot be built.
     """
-    if begun is not None:
-        recipe = _as_begun(recipe, begun)
-    if environment.world.size == 1:
+    if saved_recipe is not None:
+        recipe = _as_begun(recipe, saved_recipe)
+    if environment.comm.size == 1:
         return _placed(recipe, "replicated") if recipe.placement == "auto" else recipe
-    if recipe.placement != "replicated" and asks_costs(recipe, environment.world.size):
+    if recipe.placement != "replicated" and asks_costs(recipe, environment.comm.size):
         recipe = _with_costs(recipe, environment)
     if recipe.placement != "auto":
         return recipe
@@ -37,19 +36,21 @@ def settled(recipe: Recipe, environment: Environment, begun: Recipe | None = Non
     costs = compare(both, rounds=ROUNDS, predicts=True)
     gc.collect()  # what was measured is held by reference cycles, and its memory is wanted
     for cost in costs:
-        say(_told(cost))
+        print_main(_describe(cost))
     fastest = min(range(len(costs)), key=lambda index: costs[index].step_seconds)
-    say(f"placement: {costs[fastest].placement}")
+    print_main(f"placement: {costs[fastest].placement}")
     return both[fastest]
 
 
-def _as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
+def _as_begun(recipe: Recipe, saved_recipe: Recipe) -> Recipe:
     peers = {
-        name: peer if peer.cost is not None or name not in begun.peers else peer.model_copy(update={"cost": begun.peers[name].cost})
+        name: peer
+        if peer.cost is not None or name not in saved_recipe.peers
+        else peer.model_copy(update={"cost": saved_recipe.peers[name].cost})
         for name, peer in recipe.peers.items()
     }
     recipe = recipe.model_copy(update={"peers": peers})
-    return _placed(recipe, begun.placement) if recipe.placement == "auto" else recipe
+    return _placed(recipe, saved_recipe.placement) if recipe.placement == "auto" else recipe
 
 
 def _placed(recipe: Recipe, placement: str) -> Recipe:
@@ -66,18 +67,18 @@ def _with_costs(recipe: Recipe, environment: Environment) -> Recipe:
     profiles = profile_peers(recipe, environment, data.info)
     images = recipe.data.batch_size
     costs = {name: float(f"{1e6 * profile.seconds(images) / images:.3g}") for name, profile in profiles.items()}
-    say("costs, microseconds an image: " + ", ".join(f"{name} {cost:g}" for name, cost in costs.items()))
+    print_main("costs, microseconds an image: " + ", ".join(f"{name} {cost:g}" for name, cost in costs.items()))
     return recipe.model_copy(update={"peers": {name: peer.model_copy(update={"cost": costs[name]}) for name, peer in recipe.peers.items()}})
 
 
-def _told(cost: Cost) -> str:
+def _describe(cost: Cost) -> str:
     """Returns a line on what was measured, and in brackets what was predicted from the peers and the link alone."""
-    foreseen = cost.predicted
-    assert foreseen is not None, "asked for"
+    predicted = cost.predicted
+    assert predicted is not None, "asked for"
     held = (cost.state_bytes + cost.saved_bytes) / 1e6
     sent = (cost.gradient_bytes + cost.exchange_bytes) / 1e6
     return (
-        f"placement {cost.placement}: {1e3 * cost.step_seconds:.1f} ms an update ({1e3 * foreseen.step_seconds:.1f} predicted); "
-        f"a process holds {held:.1f} MB ({foreseen.held_bytes / 1e6:.1f}) "
-        f"and sends {sent:.3f} MB ({(foreseen.gradient_bytes + foreseen.exchange_bytes) / 1e6:.3f})"
+        f"placement {cost.placement}: {1e3 * cost.step_seconds:.1f} ms an update ({1e3 * predicted.step_seconds:.1f} predicted); "
+        f"a process holds {held:.1f} MB ({predicted.memory_bytes / 1e6:.1f}) "
+        f"and sends {sent:.3f} MB ({(predicted.gradient_bytes + predicted.exchange_bytes) / 1e6:.3f})"
     )

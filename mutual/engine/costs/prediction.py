@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mutual.engine.costs.profiles import Links, PeerProfile
-from mutual.group import Placement, Routes
+from mutual.group import Placement, TransferPlan
 
 BUCKET_BYTES = 25 * 2**20
 """DDP averages gradients in buckets of so many bytes, each a message of its own."""
@@ -28,19 +28,25 @@ class Prediction:
     """
 
     step_seconds: float
-    held_bytes: float
+    memory_bytes: float
     gradient_bytes: float
     exchange_bytes: float
 
 
 def predict(
-    placement: Placement, routes: Routes, profiles: Mapping[str, PeerProfile], links: Links, *, batch_size: int, accumulate: int
+    placement: Placement,
+    transfer_plan: TransferPlan,
+    profiles: Mapping[str, PeerProfile],
+    links: Links,
+    *,
+    batch_size: int,
+    accumulate: int,
 ) -> Prediction:
     """Returns what an update of `accumulate` micro-batches of `batch_size` images a process takes where peers are placed so."""
-    ranks = [_rank(placement, routes, profiles, links, rank, batch_size, accumulate) for rank in range(placement.world_size)]
+    ranks = [_rank(placement, transfer_plan, profiles, links, rank, batch_size, accumulate) for rank in range(placement.world_size)]
     return Prediction(
         step_seconds=max(rank.step_seconds for rank in ranks),
-        held_bytes=max(rank.held_bytes for rank in ranks),
+        memory_bytes=max(rank.memory_bytes for rank in ranks),
         gradient_bytes=sum(rank.gradient_bytes for rank in ranks) / len(ranks),
         exchange_bytes=sum(rank.exchange_bytes for rank in ranks) / len(ranks),
     )
@@ -48,7 +54,7 @@ def predict(
 
 def _rank(
     placement: Placement,
-    routes: Routes,
+    transfer_plan: TransferPlan,
     profiles: Mapping[str, PeerProfile],
     links: Links,
     rank: int,
@@ -56,18 +62,18 @@ def _rank(
     accumulate: int,
 ) -> Prediction:
     size = batch_size * placement.world_size
-    first, last = routes.rows(rank, size)
+    first, last = transfer_plan.rows(rank, size)
     images = last - first
     seconds, held, gradients = 0.0, 0.0, 0.0
-    for name in placement.local(rank):
-        peer, team = profiles[name], len(placement.teams[name])
+    for name in placement.peers_on(rank):
+        peer, num_replicas = profiles[name], len(placement.replica_ranks[name])
         seconds += accumulate * peer.seconds(images) + peer.step_seconds
         held += peer.state_bytes + images * peer.saved_bytes
-        if team > 1 and peer.gradient_bytes:
-            sent = 2 * (team - 1) / team * peer.gradient_bytes
+        if num_replicas > 1 and peer.gradient_bytes:
+            sent = 2 * (num_replicas - 1) / num_replicas * peer.gradient_bytes
             gradients += sent
-            seconds += links.team.seconds(sent, messages=1 + peer.gradient_bytes // BUCKET_BYTES)
-    exchanged = accumulate * routes.sent_bytes(rank, size)
-    if not routes.silent:
-        seconds += links.world.seconds(exchanged, messages=accumulate)
+            seconds += links.replicas.seconds(sent, messages=1 + peer.gradient_bytes // BUCKET_BYTES)
+    exchanged = accumulate * transfer_plan.sent_bytes(rank, size)
+    if not transfer_plan.is_empty:
+        seconds += links.all_ranks.seconds(exchanged, messages=accumulate)
     return Prediction(seconds, held, gradients, exchanged)

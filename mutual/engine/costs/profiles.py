@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mutual.data import DataInfo
 from mutual.engine.costs.memory import num_bytes, saved_bytes, state_bytes
-from mutual.engine.environment import Environment
-from mutual.engine.parts import make_optimizer
-from mutual.group import Group, World, create_peer_model, team_of, unfit
+from mutual.engine.runtime import Environment
+from mutual.engine.training import make_optimizer
+from mutual.group import Communicator, Group, create_peer_model, input_mismatch_error, replica_comm
 from mutual.recipe import Recipe
 
 ROUNDS = 5
@@ -65,13 +65,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Links:
-    """What joins the ranks that train one peer together (the slowest such team's), and all ranks.
+    """What joins the ranks that train one peer together (of the slowest such group), and all ranks.
 
     Neighbouring ranks train one peer: where these stand on one machine, its gradients never leave it.
     """
 
-    team: Link
-    world: Link
+    replicas: Link
+    all_ranks: Link
 
 
 def profile_peers(recipe: Recipe, environment: Environment, info: DataInfo) -> dict[str, PeerProfile]:
@@ -85,27 +85,27 @@ def profile_peers(recipe: Recipe, environment: Environment, info: DataInfo) -> d
     return {name: _profile(recipe, environment, info, name) for name in recipe.peers}
 
 
-def measure_links(group: Group, world: World) -> Links:
+def measure_links(group: Group, comm: Communicator) -> Links:
     """Returns the links as a sum over the processes finds them; every process must call it."""
-    mine = [_measured_link(team_of(peer)) for peer in group.trainable]
+    mine = [_measured_link(replica_comm(peer)) for peer in group.trainable]
     slowest = [max([link.latency for link in mine], default=0.0), min([link.bandwidth for link in mine], default=math.inf)]
-    latencies, bandwidths = zip(*world.gather_json(slowest), strict=True)
-    return Links(team=Link(max(latencies), min(bandwidths)), world=_measured_link(world))
+    latencies, bandwidths = zip(*comm.all_gather_json(slowest), strict=True)
+    return Links(replicas=Link(max(latencies), min(bandwidths)), all_ranks=_measured_link(comm))
 
 
-def _measured_link(world: World) -> Link:
-    if world.size == 1:
+def _measured_link(comm: Communicator) -> Link:
+    if comm.size == 1:
         return Link(0.0, math.inf)
-    small, large = (torch.zeros(numbers, device=world.device) for numbers in (1, _PROBE_NUMBERS))
-    latency = _seconds(lambda: world.sum(small), world)
-    seconds = _seconds(lambda: world.sum(large), world)
-    sent = 2 * (world.size - 1) / world.size * num_bytes([large])
+    small, large = (torch.zeros(numbers, device=comm.device) for numbers in (1, _PROBE_NUMBERS))
+    latency = _seconds(lambda: comm.all_reduce_sum(small), comm)
+    seconds = _seconds(lambda: comm.all_reduce_sum(large), comm)
+    sent = 2 * (comm.size - 1) / comm.size * num_bytes([large])
     return Link(latency, sent / max(seconds - latency, 1e-9))
 
 
 def _profile(recipe: Recipe, environment: Environment, info: DataInfo, name: str) -> PeerProfile:
-    world, frozen = environment.world, recipe.peers[name].frozen
-    model = create_peer_model(recipe, name, num_classes=info.num_classes, in_channels=info.channels).to(world.device)
+    comm, frozen = environment.comm, recipe.peers[name].frozen
+    model = create_peer_model(recipe, name, num_classes=info.num_classes, in_channels=info.channels).to(comm.device)
     if recipe.train.channels_last:
         model.to(memory_format=torch.channels_last)
     model.train(not frozen).requires_grad_(not frozen)
@@ -123,14 +123,14 @@ def _profile(recipe: Recipe, environment: Environment, info: DataInfo, name: str
             loss.backward()
 
     number = max(recipe.data.batch_size, 2)  # BatchNorm asks for two in training
-    small = torch.rand(number, info.channels, *info.image_size, device=world.device)
+    small = torch.rand(number, info.channels, *info.image_size, device=comm.device)
     large = torch.cat([small, small])
     try:
         forward(small)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise unfit(recipe, name, small, error) from error
-    times = [_seconds(partial(update, images), world) for images in (small, large)]
-    step = 0.0 if optimizer is None else _seconds(optimizer.step, world)
+        raise input_mismatch_error(recipe, name, small, error) from error
+    times = [_seconds(partial(update, images), comm) for images in (small, large)]
+    step = 0.0 if optimizer is None else _seconds(optimizer.step, comm)
     image_seconds = min(max(times[1] - times[0], 0.0), times[1] / 2) / len(small)
     return PeerProfile(
         fixed_seconds=max(times[0] - len(small) * image_seconds, 0.0),
@@ -142,18 +142,18 @@ def _profile(recipe: Recipe, environment: Environment, info: DataInfo, name: str
     )
 
 
-def _seconds(run: Callable[[], object], world: World) -> float:
+def _seconds(run: Callable[[], object], comm: Communicator) -> float:
     """Returns the median seconds of `run` on the slowest process; all begin together."""
     times = []
     for _ in range(ROUNDS + 1):
-        world.barrier()
-        synchronize(world.device)
+        comm.barrier()
+        synchronize(comm.device)
         begin = time.perf_counter()
         run()
-        synchronize(world.device)
+        synchronize(comm.device)
         times.append(time.perf_counter() - begin)
-    mine = torch.tensor([statistics.median(times[1:])], dtype=torch.float32, device=world.device)  # the first warms up
-    return float(world.gather(mine).max())
+    mine = torch.tensor([statistics.median(times[1:])], dtype=torch.float32, device=comm.device)  # the first warms up
+    return float(comm.all_gather(mine).max())
 
 
 def synchronize(device: torch.device) -> None:

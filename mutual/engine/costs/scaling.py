@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from mutual.engine.costs.prediction import Prediction, predict
 from mutual.engine.costs.profiles import Link, Links, profile_peers
-from mutual.engine.environment import start, switches_restored
-from mutual.engine.parts import build_parts
-from mutual.group import Routes, parallel, replicated
+from mutual.engine.runtime import init_environment, restore_switches
+from mutual.engine.training import build_training
+from mutual.group import TransferPlan, parallel, replicated
 from mutual.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Forecast:
+class ScalingPrediction:
     """A prediction for a recipe, so many processes and one placement."""
 
     name: str
@@ -23,26 +23,26 @@ class Forecast:
     prediction: Prediction
 
 
-@switches_restored()
-def forecast(recipe: Recipe, processes: Sequence[int], link: Link) -> list[Forecast]:
+@restore_switches()
+def predict_scaling(recipe: Recipe, processes: Sequence[int], link: Link) -> list[ScalingPrediction]:
     """Returns for each number of processes, joined by `link`, what an update takes replicated and parallel.
 
     Raises:
         RecipeError: the recipe cannot be built, or its peers cannot be placed on so many processes.
     """
     alone = recipe.model_copy(update={"placement": "replicated"})
-    environment = start(alone)
-    data, group, _ = build_parts(alone, environment)
+    environment = init_environment(alone)
+    data, group, _ = build_training(alone, environment)
     data.close()
     profiles = profile_peers(alone, environment, data.info)
     costs = {name: profile.seconds(recipe.data.batch_size) for name, profile in profiles.items()}
     found = []
     for number in processes:
         for kind, placement in (("replicated", replicated(recipe, number)), ("parallel", parallel(recipe, number, costs))):
-            routes = Routes.of(placement, group.edges, group.exchange.routes.forms, dtype=recipe.exchange.dtype)
+            transfer_plan = TransferPlan.of(placement, group.edges, group.exchange.transfer_plan.specs, dtype=recipe.exchange.dtype)
             train = recipe.train
             prediction = predict(
-                placement, routes, profiles, Links(link, link), batch_size=recipe.data.batch_size, accumulate=train.accumulate
+                placement, transfer_plan, profiles, Links(link, link), batch_size=recipe.data.batch_size, accumulate=train.accumulate
             )
-            found.append(Forecast(recipe.name, number, kind, prediction))
+            found.append(ScalingPrediction(recipe.name, number, kind, prediction))
     return found

@@ -1,0 +1,104 @@
+"""Evaluation: every peer and their ensemble scored, each sample counted once over all ranks.
+
+Images of one class: top-1, top-5, NLL and ECE; of several labels: mAP and NLL. Shapes: M members, B images, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mutual.data import Batch, DataInfo, to_inputs
+from mutual.engine.evaluation.task_metrics import mean_metric, task_metrics
+from mutual.engine.monitoring import ENSEMBLE, Scores
+
+
+class Evaluator:
+    """Scores peers on the validation batches."""
+
+    def __init__(
+        self, peers: Sequence[str], ensemble: Sequence[str], *, num_classes: int, device: torch.device, multi_label: bool = False
+    ) -> None:
+        """Scores each of `peers`, and the mean of the probabilities of those in `ensemble` if they are two or more."""
+        self._peers = tuple(peers)
+        self._ensemble = tuple(ensemble) if len(ensemble) > 1 else ()
+        self._task = task_metrics(num_classes, multi_label=multi_label)
+        members = [*peers, *([ENSEMBLE] if self._ensemble else [])]
+        self._device = device
+        self._metrics = {member: {name: metric.to(device) for name, metric in self._task.metrics().items()} for member in members}
+        self._pairs: dict[str, Metric] = {name: mean_metric().to(device) for name in ("agreement", "kl")}
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        predict: Callable[[Tensor, Batch], dict[str, Tensor]],
+        batches: Iterable[Batch],
+        info: DataInfo,
+        *,
+        prepare: Callable[[Tensor], Tensor],
+        is_scoring_rank: bool = True,
+    ) -> Scores:
+        """Returns the scores over the batches of all processes; every process must call it.
+
+        `predict` gives every peer's float32 logits `[B, C]` of a batch's prepared images; accuracies and mAP are fractions, NLL is in
+        nats. A process that does not count computes its peers for others and adds nothing.
+        """
+        for batch in batches:
+            images, labels = to_inputs(batch.to(self._device, non_blocking=True), info)
+            logits = predict(prepare(images), batch)
+            if is_scoring_rank and batch.count > len(batch.bad):
+                self._add(*_readable(logits, labels, batch))
+        return self._compute()
+
+    def _add(self, logits: dict[str, Tensor], labels: Tensor) -> None:
+        log_probabilities = {name: self._task.log_probabilities(logits[name]) for name in self._peers}
+        if self._ensemble:
+            stacked = torch.stack([log_probabilities[name] for name in self._ensemble])
+            log_probabilities[ENSEMBLE] = stacked.logsumexp(dim=0) - math.log(len(self._ensemble))
+        for member, log_probability in log_probabilities.items():
+            metrics = self._metrics[member]
+            metrics["nll"].update(self._task.nll(log_probability, labels))
+            for name in metrics.keys() - {"nll"}:
+                metrics[name].update(self._task.probabilities(log_probability), labels)
+        if len(self._peers) > 1:
+            predictions = [self._task.predictions(logits[name]) for name in self._peers]
+            agreement = torch.stack([(a == b).float().mean() for a, b in combinations(predictions, 2)]).mean()
+            divergence = self._task.divergence(torch.stack([logits[name] for name in self._peers]))
+            self._pairs["agreement"].update(agreement, weight=len(labels))
+            self._pairs["kl"].update(divergence, weight=len(labels))
+
+    def _compute(self) -> Scores:
+        scores = {member: _known(_read(metrics)) for member, metrics in self._metrics.items()}
+        if len(self._peers) > 1:
+            scores["pairs"] = _read(self._pairs)
+        return scores
+
+
+def _readable(logits: dict[str, Tensor], labels: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Returns the rows of the images that could be read."""
+    if not batch.bad:
+        return logits, labels
+    bad = {each.place for each in batch.bad}
+    rows = torch.tensor([row for row in range(len(labels)) if row not in bad], dtype=torch.int64, device=labels.device)
+    return {name: each[rows] for name, each in logits.items()}, labels[rows]
+
+
+def _known(row: dict[str, float]) -> dict[str, float]:
+    """Returns the scores of a member; one whose NLL is not a number for some image has none, as its guesses there mean nothing."""
+    return dict.fromkeys(row, math.nan) if math.isnan(row["nll"]) else row
+
+
+def _read(metrics: dict[str, Metric]) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # a rank without samples has not updated
+        warnings.filterwarnings("ignore", message="Average precision score for one or more classes")  # a class that no image has
+        values = {name: float(metric.compute()) for name, metric in metrics.items()}
+    for metric in metrics.values():
+        metric.reset()
+    return values

@@ -1,0 +1,113 @@
+"""What predictions mean and how they are scored: one class an image, or several labels."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MultilabelAveragePrecision
+
+from mutual.objectives import pairwise_kl
+
+
+class TaskMetrics(Protocol):
+    """What predictions mean: one class an image, or several labels."""
+
+    def metrics(self) -> dict[str, Metric]:
+        """Returns new metrics of one member; `nll` is fed losses, the others probabilities and labels."""
+        ...
+
+    def log_probabilities(self, logits_BC: Tensor) -> Tensor:
+        """Returns the logarithms of probabilities, of which an ensemble takes the mean."""
+        ...
+
+    def probabilities(self, log_probability: Tensor) -> Tensor:
+        """Returns the probabilities `[B, C]`."""
+        ...
+
+    def nll(self, log_probability: Tensor, labels: Tensor) -> Tensor:
+        """Returns the negative log-likelihood `[B]` in nats."""
+        ...
+
+    def predictions(self, logits_BC: Tensor) -> Tensor:
+        """Returns what the peer decides for."""
+        ...
+
+    def divergence(self, logits_MBC: Tensor) -> Tensor:
+        """Returns the mean KL divergence of all ordered pairs of peers, a scalar in nats."""
+        ...
+
+
+class _Multiclass:
+    """Each image has one class: softmax."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
+
+    def metrics(self) -> dict[str, Metric]:
+        metrics: dict[str, Metric] = {"top1": MulticlassAccuracy(self._num_classes, average="micro", validate_args=False)}
+        if self._num_classes > 5:
+            metrics["top5"] = MulticlassAccuracy(self._num_classes, top_k=5, average="micro", validate_args=False)
+        calibration = MulticlassCalibrationError(self._num_classes, n_bins=15, validate_args=False)
+        return {**metrics, "nll": mean_metric(), "ece": calibration}
+
+    def log_probabilities(self, logits_BC: Tensor) -> Tensor:
+        return F.log_softmax(logits_BC, dim=1)
+
+    def probabilities(self, log_probability: Tensor) -> Tensor:
+        return log_probability.exp()
+
+    def nll(self, log_probability: Tensor, labels: Tensor) -> Tensor:
+        return F.nll_loss(log_probability, labels, reduction="none")
+
+    def predictions(self, logits_BC: Tensor) -> Tensor:
+        return logits_BC.argmax(dim=1)
+
+    def divergence(self, logits_MBC: Tensor) -> Tensor:
+        members = len(logits_MBC)
+        return pairwise_kl(logits_MBC).fill_diagonal_(0).sum() / (members * (members - 1))
+
+
+class _Multilabel:
+    """Each image has any number of labels: a sigmoid for each class; NLL is the mean over the classes."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
+
+    def metrics(self) -> dict[str, Metric]:
+        return {
+            "map": MultilabelAveragePrecision(self._num_classes, average="macro", validate_args=False),
+            "nll": mean_metric(),
+        }
+
+    def log_probabilities(self, logits_BC: Tensor) -> Tensor:
+        return torch.stack([F.logsigmoid(logits_BC), F.logsigmoid(-logits_BC)])  # of yes, of no
+
+    def probabilities(self, log_probability: Tensor) -> Tensor:
+        return log_probability[0].exp()
+
+    def nll(self, log_probability: Tensor, labels: Tensor) -> Tensor:
+        return -torch.where(labels > 0.5, log_probability[0], log_probability[1]).mean(dim=1)
+
+    def predictions(self, logits_BC: Tensor) -> Tensor:
+        return logits_BC > 0
+
+    def divergence(self, logits_MBC: Tensor) -> Tensor:
+        both = [self.log_probabilities(logits) for logits in logits_MBC]
+        kl = [(p.exp() * (p - q)).sum(dim=(0, 2)).mean() for p, q in permutations(both, 2)]
+        return torch.stack(kl).mean()
+
+
+def mean_metric() -> MeanMetric:
+    """Returns a mean that is not a number where one of its values is not; by default torchmetrics leaves such values out."""
+    return MeanMetric(nan_strategy=math.nan)  # with "disable" it forgets the weights (torchmetrics 1.9)
+
+
+def task_metrics(num_classes: int, *, multi_label: bool) -> TaskMetrics:
+    """Returns how predictions of `num_classes` classes are scored."""
+    return _Multilabel(num_classes) if multi_label else _Multiclass(num_classes)

@@ -1,0 +1,18 @@
+"""Monitoring: training metrics, the tracker, slow and hanging ranks, skipped images; it observes and never trains."""
+
+from mutual.engine.monitoring.scores import ENSEMBLE, Scores
+from mutual.engine.monitoring.skipped_images import SkippedImages, with_rank
+from mutual.engine.monitoring.stragglers import StragglerMonitor
+from mutual.engine.monitoring.tracker import Tracker
+from mutual.engine.monitoring.train_metrics import NonFiniteLossError, TrainMeter
+
+__all__ = [
+    "ENSEMBLE",
+    "NonFiniteLossError",
+    "Scores",
+    "SkippedImages",
+    "StragglerMonitor",
+    "Tracker",
+    "TrainMeter",
+    "with_rank",
+]

@@ -1,0 +1,181 @@
+"""Tracking: TensorBoard through Accelerate's tracker, `metrics.jsonl` for scripts, a bar and a table for the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+from tqdm import tqdm
+
+from mutual.engine.monitoring.scores import ENSEMBLE, Scores
+from mutual.engine.monitoring.train_metrics import TrainMetrics
+from mutual.engine.storage import json_text, write_file
+from mutual.recipe import Recipe, dump_recipe
+
+COPIES_KL = 1e-6
+"""Peers whose mean pairwise KL divergence (nats) is under this have nothing left to teach each other."""
+_CHARTS = ("train_loss", "train_top1", "eval_top1", "eval_map", "eval_nll", "eval_ece", "learning_rate", "grad_norm")
+
+
+class Tracker:
+    """What the main process tells the world about a run; on other processes it is silent.
+
+    Attributes:
+        lines: those of metrics.jsonl so far, on the main process.
+    """
+
+    def __init__(
+        self, recipe: Recipe, accelerator: Accelerator, folder: Path, *, step: int, lines: Sequence[str], updates_per_epoch: int
+    ) -> None:
+        """Begins, or goes on at `step` with the `lines` of metrics.jsonl so far: what was written beyond them is taken back."""
+        self._recipe = recipe
+        self._accelerator = accelerator
+        self._path = folder / "metrics.jsonl"
+        self._updates_per_epoch = updates_per_epoch
+        self._main = accelerator.is_main_process
+        self.lines = list(lines)
+        self._clock = time.perf_counter()
+        self._images = 0.0
+        self._seconds = 0.0
+        self._bar: tqdm[Any] | None = None
+        if not self._main:
+            return
+        write_file(self._path, "".join(self.lines).encode())
+        accelerator.init_trackers(recipe.name, init_kwargs={"tensorboard": {"purge_step": step + 1 if step else None}})
+        if step == 0:
+            self._log_hparams(accelerator.get_tracker("tensorboard", unwrap=True))
+
+    def begin_table(self) -> None:
+        """Prints the table's heading."""
+        for line in table_head(self._recipe):
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """Prints a line on the terminal, above the bar."""
+        if self._main:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    def begin_epoch(self, epoch: int, *, done: int) -> None:
+        """Opens the bar of `epoch` (0 is the first) with `done` updates behind it."""
+        self._clock = time.perf_counter()
+        self._bar = tqdm(
+            total=self._updates_per_epoch,
+            initial=done,
+            desc=f"epoch {epoch + 1}/{self._recipe.train.epochs}",
+            unit="step",
+            shutdown=False,
+            disable=not (self._main and self._recipe.train.progress and sys.stderr.isatty()),
+        )
+
+    def advance(self) -> None:
+        """Moves the bar by one update."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def log_interval(self, step: int, metrics: TrainMetrics, others: Mapping[str, float]) -> None:
+        """Logs the training metrics of the updates since the last call, which ended with `step` updates done, and `others`."""
+        seconds = time.perf_counter() - self._clock
+        self._clock = time.perf_counter()
+        self._seconds += seconds
+        self._images += metrics.images
+        values = {f"train_loss/{peer}": value for peer, value in metrics.loss.items()}
+        values |= {f"train_top1/{peer}": value for peer, value in metrics.top1.items()}
+        values |= {f"objective/{name}": value for name, value in metrics.objectives.items()}
+        values |= {"speed/images_per_second": metrics.images / seconds, **others}
+        if not self._main:
+            return
+        self._accelerator.log(values, step=step)
+
+    def log_epoch(self, epoch: int, step: int, train: TrainMetrics, scores: Scores | None) -> None:
+        """Logs a finished epoch (1 is the first) in TensorBoard, in metrics.jsonl and as a line of the table."""
+        if self._bar is not None:
+            self._bar.close()
+        speed = self._images / self._seconds if self._seconds else 0.0
+        self._images = self._seconds = 0.0
+        if not self._main:
+            return
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "step": step,
+            "train": {"images_per_second": round(speed, 1), "loss": train.loss, "top1": train.top1, "objectives": train.objectives},
+        }
+        if scores is not None:
+            record["eval"] = scores
+            values = {f"eval_{metric}/{member}": value for member, row in scores.items() for metric, value in row.items()}
+            self._accelerator.log(values, step=step)
+        self.lines.append(json_text(record) + "\n")
+        write_file(self._path, "".join(self.lines).encode())
+        self.say(table_line(self._recipe, epoch, speed, train, scores))
+        evaluations = [json.loads(line).get("eval") for line in self.lines]
+        divergences = [each["pairs"]["kl"] for each in evaluations if each is not None and each.get("pairs", {}).get("kl") is not None]
+        if scores is not None and len(divergences) > 1 and max(divergences[-2:]) < COPIES_KL:  # once may be a collapse that passes
+            self.say(f"note: the peers have become copies of each other (mean pairwise KL {divergences[-1]:.1e}): nothing is left to teach")
+
+    def close(self) -> None:
+        """Writes out and closes TensorBoard's file."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._main:
+            self._accelerator.get_tracker("tensorboard").finish()
+
+    def _log_hparams(self, writer: SummaryWriter) -> None:
+        writer.add_text("recipe", "```yaml\n" + dump_recipe(self._recipe) + "\n```")
+        flat = dict(_flatten(self._recipe.model_dump(mode="json")))
+        best = {f"eval_{_columns(self._recipe)[0]}/{name}": 0.0 for name in self._recipe.trainable}
+        for summary in hparams(flat, best):
+            writer.file_writer.add_summary(summary)
+        members = [*self._recipe.peers, ENSEMBLE]
+        charts = {name: ["Multiline", [f"{name}/{member}" for member in members]] for name in _CHARTS}
+        writer.add_custom_scalars({"peers": charts})
+
+
+def table_head(recipe: Recipe) -> list[str]:
+    """Returns the two heading lines of the terminal's table."""
+    columns = _columns(recipe)
+    unit = " ".join(f"{name:>7}" for name in ("loss", *columns))
+    heads, units = [f"{name:^{len(unit)}}" for name in recipe.trainable], [unit] * len(recipe.trainable)
+    if len(recipe.trainable) > 1:
+        heads.append(f"{ENSEMBLE:^15}")
+        units.append(f"{columns[0]:>7} {columns[1]:>7}")
+    return [f"  epoch | {' | '.join(heads)} | images/s", f"        | {' | '.join(units)} |"]
+
+
+def table_line(recipe: Recipe, epoch: int, speed: float, train: TrainMetrics, scores: Scores | None) -> str:
+    """Returns the terminal's line of an epoch: training loss, then evaluation, of every trainable peer."""
+    columns = _columns(recipe)
+    cells = [f"{_short(train.loss[name])} {_cells((scores or {}).get(name), columns)}" for name in recipe.trainable]
+    if len(recipe.trainable) > 1:
+        cells.append(_cells((scores or {}).get(ENSEMBLE), columns[:2]))
+    return f"{epoch:>3}/{recipe.train.epochs:<3} | {' | '.join(cells)} | {speed:8.0f}"
+
+
+def _columns(recipe: Recipe) -> tuple[str, ...]:
+    return ("map", "nll") if recipe.data.multi_label else ("top1", "nll", "ece")
+
+
+def _cells(row: dict[str, float] | None, columns: Sequence[str]) -> str:
+    if row is None:
+        return " " * (8 * len(columns) - 1)
+    return " ".join(f"{row[name]:7.2%}" if name in ("top1", "map") else _short(row[name]) for name in columns)
+
+
+def _short(value: float) -> str:
+    return f"{value:7.4f}" if abs(value) < 10 else f"{value:7.6g}"
+
+
+def _flatten(value: Any, path: str = "") -> Iterable[tuple[str, str | int | float | bool]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flatten(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, (str, int, float, bool)):
+        yield path, value
+    elif value is not None:
+        yield path, json.dumps(value)

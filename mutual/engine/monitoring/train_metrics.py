@@ -1,0 +1,155 @@
+"""Meters of training: sums on the device, brought together and read once a logging interval.
+
+Shapes: E edges, P trainable peers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mutual.group import Communicator, Edge, GroupOutput
+from mutual.recipe import RunError
+
+_NEVER = torch.iinfo(torch.int64).max
+
+
+class NonFiniteLossError(RunError):
+    """A loss became infinite or not a number; the message names the peer, the objective and the step."""
+
+
+@dataclass
+class Totals:
+    """Sums over images: the edges' losses, unweighted, the peers' weighted losses, and the peers' hits among the `labelled` images."""
+
+    edges: list[float]
+    losses: list[float]
+    correct: list[float]
+    images: float = 0.0
+    labelled: float = 0.0
+
+    @classmethod
+    def zero(cls, num_edges: int, num_peers: int) -> Totals:
+        """Sums over no images."""
+        return cls([0.0] * num_edges, [0.0] * num_peers, [0.0] * num_peers)
+
+    def add(self, other: Totals) -> None:
+        """Adds another interval's sums."""
+        for name in ("edges", "losses", "correct"):
+            setattr(self, name, [mine + theirs for mine, theirs in zip(getattr(self, name), getattr(other, name), strict=True)])
+        self.images += other.images
+        self.labelled += other.labelled
+
+
+@dataclass(frozen=True)
+class TrainMetrics:
+    """Means over the images of an interval: by peer its weighted loss and top-1 fraction, by objective its loss."""
+
+    images: float
+    loss: dict[str, float]
+    top1: dict[str, float]
+    objectives: dict[str, float] = field(default_factory=dict)
+
+
+class TrainMeter:
+    """Collects what each micro-batch gave; nothing is copied from the device before `flush`."""
+
+    def __init__(self, edges: Sequence[Edge], peers: Sequence[str], comm: Communicator, *, is_scoring_rank: bool = True) -> None:
+        """Collects for all `edges` and `peers` of the group; `is_scoring_rank` says whether this process counts the images it sees."""
+        self._is_scoring_rank = is_scoring_rank
+        self._edges = tuple(edges)
+        self._peers = tuple(peers)
+        self._comm = comm
+        self._dtype = torch.float32 if comm.device.type == "mps" else torch.float64
+        self.epoch = Totals.zero(len(edges), len(peers))
+        self._clear()
+
+    def _clear(self) -> None:
+        device = self._comm.device
+        self._edges_E = torch.zeros(len(self._edges), dtype=self._dtype, device=device)
+        self._losses_P = torch.zeros(len(self._peers), dtype=self._dtype, device=device)
+        self._correct_P = torch.zeros(len(self._peers), dtype=self._dtype, device=device)
+        self._labelled = torch.zeros((), dtype=self._dtype, device=device)
+        self._first_bad_E = torch.full((len(self._edges),), _NEVER, device=device)
+        self._images = 0
+        self._num_batches = 0
+
+    @property
+    def pending(self) -> bool:
+        """True if something was added since the last flush; the same on every process."""
+        return self._num_batches > 0
+
+    @torch.no_grad()
+    def add(self, output: GroupOutput, labels: Tensor, *, count: int, update: int) -> None:
+        """Adds what a micro-batch of `count` real images gave, with its labels `[B]` (-1: unknown) or `[B, C]`."""
+        nothing = torch.zeros((), dtype=self._dtype, device=self._comm.device)
+        edges_E = torch.stack([output.edge_losses.get(index, nothing).to(self._dtype) for index in range(len(self._edges))])
+        losses_P = torch.stack([output.losses.get(name, nothing).detach().to(self._dtype) for name in self._peers])
+        guesses = {name: output.logits[name].argmax(dim=1) for name in output.losses}
+        hits = {name: is_correct(guess, labels[:count]).sum() for name, guess in guesses.items()}
+        correct_P = torch.stack([hits.get(name, nothing).to(self._dtype) for name in self._peers])
+        if count:  # a rank whose part of a short window is empty computed on padding
+            self._edges_E += edges_E * count
+            self._losses_P += losses_P * count
+            self._correct_P += correct_P
+            if self._is_scoring_rank:
+                self._labelled += count if labels.is_floating_point() else (labels[:count] >= 0).sum()
+            bad_E = torch.where(edges_E.isfinite(), _NEVER, update)
+            self._first_bad_E = torch.minimum(self._first_bad_E, bad_E)
+        self._images += count if self._is_scoring_rank else 0
+        self._num_batches += 1
+
+    def flush(self) -> TrainMetrics:
+        """Returns the means since the last flush over all processes, and adds them to the epoch's; every process must call it.
+
+        Raises:
+            NonFiniteLossError: some loss since the last flush was not finite.
+        """
+        counts = torch.stack([torch.full_like(self._labelled, self._images), self._labelled])
+        sums = self._comm.all_reduce_sum(torch.cat([self._edges_E, self._losses_P, self._correct_P, counts])).tolist()
+        first_bad = self._comm.all_reduce_min(self._first_bad_E).tolist()
+        self._clear()
+        if min(first_bad) != _NEVER:
+            edge = self._edges[first_bad.index(min(first_bad))]
+            raise NonFiniteLossError(
+                f"step {min(first_bad) + 1}: the loss of peer {edge.learner!r} in objective {edge} is not finite; "
+                "lower the learning rate, clip gradients (train.clip_grad_norm) or take precision bf16 or no"
+            )
+        first, second = len(self._edges), len(self._edges) + len(self._peers)
+        interval = Totals(sums[:first], sums[first:second], sums[second:-2], *sums[-2:])
+        self.epoch.add(interval)
+        return self._means(interval)
+
+    def end_epoch(self) -> TrainMetrics:
+        """Returns the means of the epoch, which must have been flushed, and begins the next."""
+        metrics = self._means(self.epoch)
+        self.epoch = Totals.zero(len(self._edges), len(self._peers))
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the epoch's sums so far (flushed)."""
+        return asdict(self.epoch)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+        self.epoch = Totals(**state)
+
+    def _means(self, totals: Totals) -> TrainMetrics:
+        images, labelled = max(totals.images, 1), max(totals.labelled, 1)
+        objectives: dict[str, list[float]] = {}
+        for edge, total in zip(self._edges, totals.edges, strict=True):
+            objectives.setdefault(edge.objective, []).append(total / images)
+        loss = {name: total / images for name, total in zip(self._peers, totals.losses, strict=True)}
+        top1 = {name: correct / labelled for name, correct in zip(self._peers, totals.correct, strict=True)}
+        return TrainMetrics(totals.images, loss, top1, {name: sum(means) / len(means) for name, means in objectives.items()})
+
+
+def is_correct(guess_B: Tensor, labels: Tensor) -> Tensor:
+    """Returns `[B]` where the guessed class is the label, or a likeliest one where labels are probabilities or flags `[B, C]`."""
+    if not labels.is_floating_point():
+        return guess_B == labels
+    return labels.gather(1, guess_B[:, None])[:, 0] == labels.amax(dim=1)

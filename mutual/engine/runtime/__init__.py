@@ -1,0 +1,17 @@
+"""Runtime: how a process begins and ends: launcher, device, precision, torch_threads, signals."""
+
+from mutual.engine.runtime.environment import Environment, init_environment, restore_switches
+from mutual.engine.runtime.launch_settings import LaunchSettings, environment_notes, resolve_launch, torch_threads
+from mutual.engine.runtime.stop_signals import StoppedError, StopSignals
+
+__all__ = [
+    "Environment",
+    "LaunchSettings",
+    "StopSignals",
+    "StoppedError",
+    "environment_notes",
+    "init_environment",
+    "resolve_launch",
+    "restore_switches",
+    "torch_threads",
+]

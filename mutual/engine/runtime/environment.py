@@ -1,0 +1,143 @@
+"""Environment: what the launcher gave: processes, device, precision, trackers; what cannot hold a group is refused here."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+
+from mutual.group import Communicator
+from mutual.recipe import InputError, Precision, Recipe
+
+_ONE_MODEL_BACKENDS = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Accelerate's state as this run uses it."""
+
+    accelerator: Accelerator
+    comm: Communicator
+    precision: Precision
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Returns the context in which peers run: mixed precision, or none."""
+        if self.precision == "no":
+            return nullcontext()
+        return torch.autocast(self.comm.device.type, dtype=_DTYPES[self.precision])
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Returns a new loss scaler, the identity in other precisions than fp16."""
+        return torch.amp.GradScaler(self.comm.device.type, enabled=self.precision == "fp16")
+
+
+def init_environment(recipe: Recipe) -> Environment:
+    """Starts Accelerate for `recipe` as the launcher says, and applies the recipe's numerical switches; see `restore_switches`.
+
+    Raises:
+        InputError: the launcher's backend holds one model only, or the device cannot do what the recipe asks.
+    """
+    for variable, backend in _ONE_MODEL_BACKENDS.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise recipe.error(
+                "train", f"{backend} holds one model for each engine and cannot train a group; choose DDP in `accelerate config`"
+            )
+    _check_rank()
+    project = ProjectConfiguration(project_dir=recipe.output, logging_dir=recipe.output)
+    on_cpu = not torch.accelerator.is_available()  # unless it is told, Accelerate does not join torchrun's processes on CPUs
+    timeout = timedelta(seconds=recipe.train.timeout_seconds)
+    groups = InitProcessGroupKwargs(timeout=timeout)
+    try:
+        accelerator = Accelerator(
+            cpu=on_cpu, mixed_precision="no", log_with="tensorboard", project_config=project, kwargs_handlers=[groups]
+        )
+    except ValueError as error:
+        raise InputError(f"Accelerate cannot start: {error}") from error
+    comm = Communicator(accelerator.process_index, accelerator.num_processes, accelerator.device, timeout=timeout)
+    _check_device(recipe, comm)
+    _check_processes(comm)
+    if recipe.train.deterministic:
+        os.environ.setdefault(_WORKSPACE, ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    return Environment(accelerator, comm, recipe.train.precision or launched_precision(recipe))
+
+
+@contextmanager
+def restore_switches() -> Iterator[None]:
+    """Within it, `init_environment` may set the process' numerical switches; afterwards they are as they were."""
+    deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(_WORKSPACE)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)
+        else:
+            os.environ[_WORKSPACE] = workspace
+
+
+def launched_precision(recipe: Recipe) -> Precision:
+    """Returns what `accelerate launch` was told, or else `no`.
+
+    Raises:
+        RecipeError: it was told a precision that peers cannot be trained in.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if launched == "fp16":
+        return "fp16"
+    if launched == "bf16":
+        return "bf16"
+    if launched == "no":
+        return "no"
+    raise recipe.error("train.precision", f"the launcher's mixed precision {launched!r} is not one of no, fp16, bf16")
+
+
+def _check_rank() -> None:
+    """Refuses a place in the launch that no process of it waits for: the process would wait for the others without end."""
+    rank, size = (
+        int(value) if (value := os.environ.get(name, "")).isdecimal() else default for name, default in (("RANK", 0), ("WORLD_SIZE", 1))
+    )
+    if rank >= max(size, 1):
+        raise InputError(
+            f"the environment says RANK={rank} and WORLD_SIZE={size}, and ranks count from 0; start through torchrun or accelerate "
+            "launch, or unset both"
+        )
+
+
+def _check_processes(comm: Communicator) -> None:
+    """Refuses processes that would each train alone in one run folder, and warns of one process where several were asked for."""
+    started = int(os.environ.get("WORLD_SIZE") or "1")
+    if started > comm.size:
+        raise InputError(
+            f"the launcher started {started} processes, but Accelerate joins {comm.size}; start them with torchrun or accelerate launch"
+        )
+    # `accelerate launch --cpu --num_processes 2` sets a rendezvous address, and then starts one process that has no rank
+    if "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
+        warnings.warn(
+            "the launcher was asked for several processes, but this run is 1; on CPUs start them with "
+            "`torchrun --nproc_per_node N -m mutual.train ...`",
+            stacklevel=3,
+        )
+
+
+def _check_device(recipe: Recipe, comm: Communicator) -> None:
+    if recipe.train.sync_batchnorm and comm.device.type != "cuda":
+        raise recipe.error("train.sync_batchnorm", f"needs GPUs, this run is on {comm.device.type}; set it to false")
+    if recipe.train.accumulate == 1 and int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or "1") > 1:
+        raise recipe.error("train.accumulate", "the launcher asks for gradient accumulation; say it in the recipe: train.accumulate=N")

@@ -1,0 +1,181 @@
+"""CheckpointStore: folders `step_000123` of files with their checksums; the newest whole one is what a run resumes from."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mutual.engine.storage.files import REPLACED, UNFINISHED, remove, sha256, write_folder
+from mutual.recipe import InputError
+
+MANIFEST = "manifest.json"
+FORMAT = 3
+_NAME = re.compile(r"step_\d{8,}")
+_SUFFIXES = (".json", ".pt", ".safetensors")
+
+
+class ForeignFormatError(InputError):
+    """A checkpoint of another version of this package: whole, and not to be thrown away."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: the updates that were done, and its files."""
+
+    step: int
+    files: dict[str, bytes]
+
+
+class CheckpointStore:
+    """The checkpoints of the run in the marked folder `root`, of which the last `keep` whole ones stay."""
+
+    def __init__(self, root: Path, *, keep: int) -> None:
+        self.folder = root / "checkpoints"
+        self.keep = keep
+        self._root = root
+        self._whole: set[Path] = set()
+
+    def save(self, step: int, files: Mapping[str, bytes]) -> Path:
+        """Writes a checkpoint in one step, then removes those that are older than the last `keep` whole ones."""
+        digests = {name: sha256(content) for name, content in files.items()}
+        manifest = {"format": FORMAT, "step": step, "sha256": digests}
+        remove(_files_in(self.folder, UNFINISHED), root=self._root)
+        path = self.folder / f"step_{step:08d}"
+        self._whole.discard(path)
+        write_folder(path, {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}, root=self._root)
+        self._whole.add(path)
+        self._prune(newest=path)
+        return path
+
+    def paths(self) -> list[Path]:
+        """Returns the folders of all checkpoints, whole or not, oldest first."""
+        return _folders(self.folder, "")
+
+    def resumable(self) -> list[Path]:
+        """Returns, oldest first, `paths` and those that were moved aside for a rewrite, which count where it did not get to its end."""
+        return sorted([*_folders(self.folder, REPLACED), *self.paths()], key=_step)
+
+    def written(self) -> list[Path]:
+        """Returns the files of all checkpoints, of unfinished ones and of those that were moved aside."""
+        return [file for prefix in ("", UNFINISHED, REPLACED) for file in _files_in(self.folder, prefix)]
+
+    def listing(self) -> dict[str, str]:
+        """Returns by its name the sha256 of each checkpoint's manifest; empty text where it cannot be read."""
+        return {path.name: _manifest_digest(path) for path in self.paths()}
+
+    def latest(self) -> Checkpoint | None:
+        """Returns the newest checkpoint whose checksums hold, or None where there is none at all; warns of each that is damaged.
+
+        Raises:
+            ForeignFormatError: the newest one was written by another version.
+            InputError: there are checkpoints, and all are damaged.
+            OSError: the disk does not answer; that says nothing of the checkpoint.
+        """
+        paths = self.resumable()
+        for path in reversed(paths):
+            try:
+                checkpoint = read_checkpoint(path)
+            except ForeignFormatError:
+                raise
+            except ValueError as error:
+                warnings.warn(f"{error}; taking the checkpoint before it", stacklevel=2)
+                continue
+            self._whole.add(path)
+            return checkpoint
+        if paths:
+            raise InputError(
+                f"none of the {len(paths)} checkpoints in {self.folder} is whole, so the run cannot be resumed; nothing was changed. "
+                "Bring one back, or begin anew with --overwrite"
+            )
+        return None
+
+    def _prune(self, *, newest: Path) -> None:
+        """Removes what is older than the last `keep` whole checkpoints; as long as there are fewer of these, nothing."""
+        older = [path for path in self.paths() if _step(path) < _step(newest)]
+        kept = [newest]
+        for path in reversed(older):
+            if len(kept) < self.keep and self._is_whole(path):
+                kept.append(path)
+        if len(kept) == self.keep:
+            for path in older:
+                if _step(path) < _step(kept[-1]):
+                    self._whole.discard(path)
+                    remove(_files_of(path), root=self._root)
+
+    def _is_whole(self, path: Path) -> bool:
+        if path not in self._whole:
+            try:
+                read_checkpoint(path)
+            except (ValueError, OSError):
+                return False
+            self._whole.add(path)
+        return True
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Returns the checkpoint at `path`.
+
+    Raises:
+        ForeignFormatError: another version wrote it.
+        ValueError: a file is missing, torn or altered.
+        OSError: a file is there and cannot be read.
+    """
+    try:
+        content = (path / MANIFEST).read_bytes()
+        manifest = _read_manifest(content)
+        if manifest["format"] != FORMAT:
+            raise ForeignFormatError(
+                f"checkpoint {path} has format {manifest['format']}, this version reads {FORMAT}; resume it with the version that wrote it"
+            )
+        step, digests = int(manifest["step"]), dict(manifest["sha256"])
+        files = {name: (path / name).read_bytes() for name in digests}
+    except ForeignFormatError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"checkpoint {path} is torn ({type(error).__name__}: {error})") from error
+    for name, file in files.items():
+        if sha256(file) != digests[name]:
+            raise ValueError(f"checkpoint {path} is altered: the checksum of {name} does not hold")
+    if path.name.removeprefix(REPLACED) != f"step_{step:08d}":
+        raise ValueError(f"checkpoint {path} is not of this step: it holds step {step}")
+    return Checkpoint(step, files)
+
+
+def _read_manifest(content: bytes) -> dict[str, Any]:
+    manifest = json.loads(content)
+    if any(Path(name).name != name for name in manifest["sha256"]):
+        raise ValueError("it names files elsewhere")
+    return dict(manifest)
+
+
+def _folders(folder: Path, prefix: str) -> list[Path]:
+    """Returns the folders of checkpoints, oldest first; one without a file of ours is somebody else's."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.name.startswith(prefix) and _NAME.fullmatch(path.name.removeprefix(prefix))]
+    return sorted((path for path in found if path.is_dir() and _files_of(path)), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("_")[2])
+
+
+def _files_in(folder: Path, prefix: str) -> list[Path]:
+    return [file for path in _folders(folder, prefix) for file in _files_of(path)]
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Returns the files of a checkpoint's folder, by the endings that we write."""
+    return [file for file in path.iterdir() if file.suffix in _SUFFIXES]
+
+
+def _manifest_digest(path: Path) -> str:
+    try:
+        return sha256((path / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return ""

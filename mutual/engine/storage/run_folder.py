@@ -1,0 +1,226 @@
+"""RunFolder: what a training leaves on disk, and the one place that knows its layout."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+
+from mutual.engine.storage.checkpoint_store import CheckpointStore
+from mutual.engine.storage.files import MARK, check_no_links, json_text, remove, sha256, unfinished, write_file
+from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
+
+RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
+BEST, LAST = "best", "last"
+EXPORTED = ".mutual-exports.json"
+"""Stands beside exported files, with their digests; an export replaces no other file."""
+EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
+_EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
+_RUN_FILES = (RECIPE, METRICS, "checkpoints", LAST, BEST, "export")
+
+
+_DIGEST = "# sha256 of the lines above: "
+
+
+class _Mark(BaseModel):
+    """What stands in the file that makes a folder ours: the peers whose weights we write into it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    peers: list[Annotated[StrictStr, Field(pattern=r"^[A-Za-z]\w*$")]]
+
+
+class Best(BaseModel):
+    """best.json: the best peer, by which metric, every peer's best scores, and the sha256 of the weights files.
+
+    A file that is being replaced has two digests, its own before and after, so that a kill leaves it with one that holds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    peer: StrictStr | None
+    metric: StrictStr
+    peers: dict[str, dict[str, int | float | None]]
+    sha256: dict[str, list[StrictStr]]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> RunFolder:
+        """The folder in which `recipe` trains."""
+        return cls(Path(recipe.output) / recipe.name)
+
+    @property
+    def export(self) -> Path:
+        """Folder that `mutual.export` writes to."""
+        return self.path / "export"
+
+    def checkpoints(self, *, keep: int = 1) -> CheckpointStore:
+        """The run's checkpoints, of which the last `keep` stay."""
+        return CheckpointStore(self.path, keep=keep)
+
+    def weights(self, kind: str, peer: str) -> Path:
+        """The peer's weights: its `best` ones, or the `last`, from the end of the last finished epoch."""
+        return self.path / kind / f"{peer}.safetensors"
+
+    def holds_run(self) -> bool:
+        """True where a training has left something that cost time: checkpoints, weights or what was exported of them."""
+        weights = [self.path / kind for kind in (BEST, LAST)]
+        made = [*((folder, ".safetensors") for folder in weights), *((self.export, suffix) for suffix in EXPORT_SUFFIXES.values())]
+        return bool(self.checkpoints().resumable()) or any(any(folder.glob(f"*{suffix}")) for folder, suffix in made)
+
+    def check_ours(self) -> None:
+        """Refuses a folder in which there are files of a run's names without our mark beside them, or links in the place of folders.
+
+        Raises:
+            InputError: there are, or the folder is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file, where the run's folder should be; give another name=... or output=...")
+        foreign = [name for name in _RUN_FILES if os.path.lexists(self.path / name)]
+        if foreign and not (self.path / MARK).exists():
+            raise InputError(
+                f"{self.path} holds {', '.join(foreign)} and not the mark of a run ({MARK}), so that they are left alone; "
+                "give another name=... or output=..."
+            )
+        places = [self.path / name for name in (BEST, LAST, "export")]
+        check_no_links([*places, self.checkpoints().folder, *self.checkpoints().resumable()], root=self.path)
+
+    def clear(self) -> None:
+        """Removes what earlier trainings wrote, and nothing else."""
+        if (self.path / MARK).exists():
+            remove(self._written(self._mark().peers), root=self.path)
+
+    def begin(self, recipe: Recipe, notes: dict[str, Any]) -> None:
+        """Marks the folder as ours and writes the resolved recipe, with `notes` that nothing reads, and a checksum."""
+        text = dump_recipe(recipe, notes=notes)
+        write_file(self.path / MARK, _Mark(peers=list(recipe.peers)).model_dump_json().encode())
+        write_file(self.path / RECIPE, f"{text}{_DIGEST}{sha256(text.encode())}\n".encode())
+
+    def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
+        """Returns the recipe that was trained here, with `overrides` (key.path=value).
+
+        Raises:
+            InputError: this is no run folder, or its recipe was changed.
+        """
+        file = self.path / RECIPE
+        if not file.is_file():
+            raise InputError(
+                f"{self.path} is no run folder: it holds no {RECIPE}; give the folder that a training wrote, such as runs/NAME"
+            )
+        text, mark, digest = file.read_bytes().rpartition(_DIGEST.encode())
+        if not mark:
+            raise InputError(f"{file} has no checksum at its end: it was cut, or is of another version; use that version, or train anew")
+        if digest.strip() != sha256(text).encode():
+            raise InputError(f"{file} is not as the run wrote it; undo the change, and give other values as key.path=value")
+        return load_recipe(file, overrides)
+
+    def write_best(self, best: Best) -> None:
+        """Writes which peer is best, by which metric, every peer's best scores and the digests of the weights."""
+        write_file(self._best_file, json_text(best.model_dump(), indent=1).encode())
+
+    def read_best(self) -> Best:
+        """Returns what `write_best` wrote.
+
+        Raises:
+            InputError: there is none yet, or it is damaged.
+        """
+        try:
+            return Best.model_validate_json(self._best_file.read_bytes())
+        except FileNotFoundError as error:
+            raise InputError(f"{self.path} has no best weights yet: no epoch has been evaluated") from error
+        except (ValidationError, NotADirectoryError, IsADirectoryError) as error:
+            raise InputError(
+                f"{self._best_file} is damaged, or of another version; a run that is resumed writes it anew at its next epoch"
+            ) from error
+
+    def best_peer(self) -> str:
+        """Returns the name of the best peer.
+
+        Raises:
+            InputError: no epoch has been evaluated, or no peer's best weights are left.
+        """
+        peer = self.read_best().peer
+        if peer is None:
+            raise InputError(f"{self.path} has no best weights yet: no epoch has been evaluated since they were lost or the run began")
+        return peer
+
+    def digests(self) -> dict[str, list[str]]:
+        """Returns by file the digests that best.json has for the weights; none where it is missing or damaged."""
+        try:
+            return self.read_best().sha256
+        except InputError:
+            return {}
+
+    def verified(self, kind: str, peer: str) -> Path:
+        """Returns the file of the peer's `best` or `last` weights, which is as best.json says.
+
+        Raises:
+            InputError: it is missing, or another than the run wrote.
+        """
+        path, digest, before = self.weights(kind, peer), self.digest(kind, peer), None
+        while digest and digest not in self.read_best().sha256.get(f"{kind}/{peer}", []):
+            if digest == before:
+                raise InputError(f"{path} is damaged: its checksum is not the one in best.json; bring it back, or train anew")
+            digest, before = self.digest(kind, peer), digest  # a training may have replaced it, and best.json, between the two looks
+        if not digest:
+            raise InputError(f"{path} is missing; resume the run, or take another peer with --peer")
+        return path
+
+    def digest(self, kind: str, peer: str) -> str:
+        """Returns the sha256 of the peer's `best` or `last` weights; empty text where they are missing.
+
+        Raises:
+            OSError: they are there and cannot be read.
+        """
+        try:
+            return sha256(self.weights(kind, peer).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return ""
+
+    @property
+    def _best_file(self) -> Path:
+        return self.path / BEST / "best.json"
+
+    def _mark(self) -> _Mark:
+        try:
+            return _Mark.model_validate_json((self.path / MARK).read_bytes())
+        except ValidationError as error:
+            raise InputError(f"{self.path / MARK} is damaged; the folder is left alone: give another name=... or output=...") from error
+
+    def _written(self, peers: Sequence[str]) -> Iterator[Path]:
+        """Yields the files that trainings and exports of `peers` write here, whether they are there or not."""
+        for path in (self.path / RECIPE, self.path / METRICS, self._best_file, self.export / EXPORTED):
+            yield from (path, unfinished(path))
+        for peer in peers:
+            for path in (self.weights(BEST, peer), self.weights(LAST, peer)):
+                yield from (path, unfinished(path))
+            for suffix in EXPORT_SUFFIXES.values():
+                path = self.export / f"{peer}{suffix}"
+                yield from (path, unfinished(path))
+        yield from self.checkpoints().written()
+        yield from (path for path in self.path.iterdir() if _EVENTS.fullmatch(path.name))
+
+
+def peer_file(folder: RunFolder, peer: str) -> Path:
+    """Returns the file of the best weights of `peer`, which may be `best`, after a look at its checksum.
+
+    Raises:
+        InputError: there is no such run, no such peer in it, no epoch has been evaluated, or the file is not as it was written.
+    """
+    recipe = folder.recipe()
+    best = folder.best_peer()
+    name = best if peer == "best" else peer
+    if name not in recipe.trainable:
+        raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {', '.join(recipe.trainable)}, and `best` is {best}")
+    return folder.verified(BEST, name)

@@ -1,0 +1,131 @@
+"""BestWeights: each peer's last and best weights as files, and which peer is best."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from mutual.data import DataInfo
+from mutual.engine.monitoring import Scores
+from mutual.engine.storage import BEST, LAST, Best, RunFolder, sha256, write_file
+from mutual.engine.training.peer_collector import PeerCollector
+from mutual.group import Group
+from mutual.models import ModelCard, architecture_args, model_bytes
+from mutual.recipe import InputError, Recipe
+
+_WORST = (-math.inf, -math.inf)
+
+
+class BestWeights:
+    """Writes `last/`, `best/` and best.json of the trainable peers; among equal metrics the lower NLL wins.
+
+    A peer whose metric or NLL is not a finite number is worse than any other.
+    """
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, group: Group, info: DataInfo, collector: PeerCollector) -> None:
+        self._recipe = recipe
+        self._folder = folder
+        self._group = group
+        self._info = info
+        self._collector = collector
+        self._metric = recipe.train.best_metric or ("map" if info.multi_label else "top1")
+        self._peers: dict[str, dict[str, float]] = {}
+        self._sha256: dict[str, str] = {}
+
+    @property
+    def best_peer(self) -> str | None:
+        """Name of the best peer so far; None before the first evaluation."""
+        return max(self._peers, key=lambda name: self._ranking_key(self._peers[name]), default=None)
+
+    def finish_epoch(self, epoch: int, scores: Scores | None) -> None:
+        """Writes every trainable peer's weights, those that are better than ever after `epoch` as the best too, and best.json.
+
+        Every process must call it, with the same scores; None where the epoch was not evaluated.
+        """
+        for name in self._recipe.trainable:
+            content = self._collector.collect_to_main(name, partial(self._content, name))
+            if content is not None:
+                is_better = scores is not None and self._is_better(name, scores[name])
+                if scores is not None and is_better:
+                    self._peers[name] = {"epoch": epoch, **scores[name]}
+                self._write({(kind, name): content for kind in ((LAST, BEST) if is_better else (LAST,))})
+        if self._collector.is_main:
+            self._write_best({file: [digest] for file, digest in self._sha256.items()})
+
+    def check_files(self) -> None:
+        """Looks, when a run is resumed, which best weights are there; to be called after `load_state_dict`.
+
+        Those of an epoch after the checkpoint are taken over with their scores. A peer that has lost its best weights is told of, and
+        its best begins anew with the next evaluation.
+        """
+        for name in self._recipe.trainable if self._collector.is_main else []:
+            if not (self._is_as_saved(name) or self._take_over(name)):
+                self._sha256.pop(f"{BEST}/{name}", None)
+                if self._peers.pop(name, None) is not None:
+                    path = self._folder.weights(BEST, name)
+                    warnings.warn(
+                        f"{path} is missing or damaged; the best of peer {name!r} is searched anew from the next evaluation on",
+                        stacklevel=2,
+                    )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns every peer's best scores so far, and the digests of the files."""
+        return {"peers": self._peers, "sha256": self._sha256}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+        self._peers = dict(state["peers"])
+        self._sha256 = dict(state["sha256"])
+
+    def _ranking_key(self, row: Mapping[str, float]) -> tuple[float, float]:
+        if not (math.isfinite(row[self._metric]) and math.isfinite(row["nll"])):
+            return _WORST
+        return (0.0 if self._metric == "nll" else row[self._metric], -row["nll"])
+
+    def _is_better(self, name: str, row: Mapping[str, float]) -> bool:
+        return name not in self._peers or self._ranking_key(row) > self._ranking_key(self._peers[name])
+
+    def _write(self, files: Mapping[tuple[str, str], bytes]) -> None:
+        """Writes the files; best.json says their new digests before, so that whenever this is cut, each file has one there."""
+        before = self._folder.digests()
+        self._sha256 |= {f"{kind}/{name}": sha256(content) for (kind, name), content in files.items()}
+        self._write_best(before | {file: [*(old for old in before.get(file, []) if old != new), new] for file, new in self._sha256.items()})
+        for (kind, name), content in files.items():
+            write_file(self._folder.weights(kind, name), content)
+
+    def _write_best(self, digests: dict[str, list[str]]) -> None:
+        self._folder.write_best(Best(peer=self.best_peer, metric=self._metric, peers=dict(self._peers), sha256=digests))
+
+    def _is_as_saved(self, name: str) -> bool:
+        return self._folder.digest(BEST, name) == self._sha256.get(f"{BEST}/{name}", "")
+
+    def _take_over(self, name: str) -> bool:
+        """Takes over what best.json says of a peer's best weights, where the file is the last that it says."""
+        try:
+            best = self._folder.read_best()
+        except InputError:
+            return False
+        digest, row = self._folder.digest(BEST, name), best.peers.get(name, {})
+        if best.sha256.get(f"{BEST}/{name}", [""])[-1] != digest or not {"epoch", "nll", self._metric} <= row.keys():
+            return False
+        self._sha256[f"{BEST}/{name}"] = digest
+        self._peers[name] = {key: math.nan if value is None else value for key, value in row.items()}
+        return True
+
+    def _content(self, name: str) -> bytes:
+        spec = self._recipe.peers[name]
+        card = ModelCard(
+            model=spec.model,
+            args=architecture_args(spec.model, spec.args),
+            num_classes=self._info.num_classes,
+            in_channels=self._info.channels,
+            image_size=self._info.image_size,
+            mean=self._info.mean,
+            std=self._info.std,
+            class_names=self._info.class_names,
+            multi_label=self._info.multi_label,
+        )
+        return model_bytes(self._group.peers[name].eval_model, card)

@@ -1,0 +1,179 @@
+"""Checkpointer: what a checkpoint holds, taken from a run's parts and given back to them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mutual.data import data_changes
+from mutual.engine.monitoring import NonFiniteLossError, Scores, TrainMeter
+from mutual.engine.storage import sha256
+from mutual.engine.training.best_weights import BestWeights
+from mutual.engine.training.peer_collector import PeerCollector
+from mutual.engine.training.peer_optimizer import PeerOptimizer
+from mutual.group import Communicator, Group, Peer, flatten, float_buffers, replica_comm, unflatten_
+from mutual.recipe import InputError, Recipe
+
+
+@dataclass
+class Progress:
+    """How far a training is: the epoch under way, its windows that are done, and all updates that are done."""
+
+    epoch: int = 0
+    window: int = 0
+    update: int = 0
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a checkpoint says to the loop: how far the run is, its last evaluation, and the lines of its metrics.jsonl so far."""
+
+    progress: Progress
+    scores: Scores
+    lines: list[str]
+
+
+class Checkpointer:
+    """Everything that a bitwise resume needs, wherever the peers stand."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        group: Group,
+        optimizers: Mapping[str, PeerOptimizer],
+        meter: TrainMeter,
+        best: BestWeights,
+        *,
+        comm: Communicator,
+        collector: PeerCollector,
+        window_size: int,
+        fingerprint: Mapping[str, Any],
+    ) -> None:
+        """Looks after the state of these parts; an update is of `window_size` images of the data that have this fingerprint."""
+        self._recipe = recipe
+        self._group = group
+        self._optimizers = optimizers
+        self._meter = meter
+        self._best = best
+        self._comm = comm
+        self._collector = collector
+        self._window_size = window_size
+        self._fingerprint = dict(fingerprint)
+
+    def restore(self, files: Mapping[str, bytes]) -> Restored:
+        """Takes over the state that a checkpoint holds, and returns what of it belongs to the loop.
+
+        Raises:
+            InputError: its updates are of another number of images, the data or a frozen peer's weights are others now.
+        """
+        state = torch.load(io.BytesIO(files["training.pt"]), map_location="cpu", weights_only=True)
+        if state["window_size"] != self._window_size:
+            raise InputError(
+                f"the checkpoint's updates are of {state['window_size']} images (batch_size x processes x accumulate), this run's of "
+                f"{self._window_size}; start as many processes as before, or set data.batch_size so that they agree"
+            )
+        if state["data"] != self._fingerprint:
+            changes = data_changes(state["data"], self._fingerprint)
+            raise self._recipe.error(
+                "data", f"these are not the data that the run was begun with: {changes}; give them back, or --overwrite"
+            )
+        for name, digest in self._frozen_digests().items():
+            if digest != state["frozen"][name]:
+                raise self._recipe.error(
+                    f"peers.{name}.weights", "these are not the weights that the run was begun with; give the old file"
+                )
+        self._meter.load_state_dict(state["meter"])
+        self._best.load_state_dict(state["best"])
+        for peer in self._group.trainable:
+            own = torch.load(io.BytesIO(files[f"{peer.name}.pt"]), map_location="cpu", weights_only=True)
+            peer.tapped.load_state_dict(safetensors.torch.load(files[f"{peer.name}.safetensors"]))
+            if peer.average is not None:
+                peer.average.model.load_state_dict(safetensors.torch.load(files[f"{peer.name}.average.safetensors"]))
+            self._optimizers[peer.name].load_state_dict(own["optimization"])
+            buffers = float_buffers(peer.modules)
+            if buffers:
+                unflatten_(buffers, _of_rank(own["buffers"], replica_comm(peer)).to(self._comm.device))
+        self._best.check_files()
+        return Restored(Progress(**state["progress"]), state["scores"], state["lines"])
+
+    def files(self, progress: Progress, scores: Scores, lines: Sequence[str]) -> dict[str, bytes | None]:
+        """Returns on the main process the contents of a checkpoint; every process must call it."""
+        state = {
+            "window_size": self._window_size,
+            "progress": asdict(progress),
+            "scores": scores,
+            "lines": list(lines),
+            "data": self._fingerprint,
+            "meter": self._meter.state_dict(),
+            "best": self._best.state_dict(),
+            "frozen": self._frozen_digests(),
+        }
+        buffers = {}
+        for peer in self._group.trainable:
+            tensors = float_buffers(peer.modules)
+            buffers[peer.name] = replica_comm(peer).all_gather(flatten(tensors)).cpu() if tensors else None
+        files: dict[str, bytes | None] = {"training.pt": _saved(state)}
+        for name in self._recipe.trainable:
+            for file, make in self._peer_files(name, buffers).items():
+                files[file] = self._collector.collect_to_main(name, make)
+        return files
+
+    def _peer_files(self, name: str, buffers: Mapping[str, Tensor | None]) -> dict[str, Callable[[], bytes]]:
+        """Returns by its name how each file of a peer is made; only processes that hold the peer can make it."""
+        peers, optimizers = self._group.peers, self._optimizers
+        files: dict[str, Callable[[], bytes]] = {
+            f"{name}.safetensors": lambda: _tensor_bytes(peers[name].tapped),
+            f"{name}.pt": lambda: _saved({"optimization": optimizers[name].state_dict(), "buffers": buffers[name]}),
+        }
+        if self._recipe.train.ema is not None:
+            files[f"{name}.average.safetensors"] = lambda: _tensor_bytes(_average(peers[name]))
+        return files
+
+    def check_weights(self, update: int) -> None:
+        """Looks whether a gradient that was not finite has reached the weights, although every loss so far was.
+
+        Raises:
+            NonFiniteLossError: it has.
+        """
+        finite = {}
+        for peer in self._group.trainable:
+            finite[peer.name] = bool(torch.stack([parameter.isfinite().all() for parameter in peer.parameters()]).all().item())
+        for name, all_finite in self._collector.all_gather_dict(finite).items():
+            if not all_finite:
+                where = f"step {update}: the weights of peer {name!r}"
+                raise NonFiniteLossError(f"{where} are not finite; lower the learning rate or clip gradients")
+
+    @cache  # noqa: B019 - frozen weights never change, and a run lives as long as its process
+    def _frozen_digests(self) -> dict[str, str]:
+        refreshed = self._recipe.exchange.reads
+        frozen = {name: peer for name, peer in self._group.peers.items() if peer.frozen and name not in refreshed}
+        return self._collector.all_gather_dict({name: sha256(_tensor_bytes(peer.tapped)) for name, peer in frozen.items()})
+
+
+def _average(peer: Peer) -> torch.nn.Module:
+    assert peer.average is not None, "the recipe has a decay"
+    return peer.average.model
+
+
+def _of_rank(buffers: Tensor, comm: Communicator) -> Tensor:
+    """Returns this process' row of the buffers `[g, ...]` that g processes saved; their mean where these were not as many."""
+    return buffers[comm.rank] if len(buffers) == comm.size else buffers.mean(dim=0)
+
+
+def _saved(state: dict[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    return stream.getvalue()
+
+
+def _tensor_bytes(module: torch.nn.Module) -> bytes:
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    content: bytes = safetensors.torch.save(tensors)
+    return content

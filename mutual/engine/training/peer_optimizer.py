@@ -1,0 +1,177 @@
+"""Optimization: one peer's optimizer with its schedule, loss scaler, clipping and moving average."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import timm.optim
+import torch
+from torch import Tensor, nn
+
+from mutual.group import Peer
+from mutual.recipe import Optimizer, Schedule, did_you_mean, first_line
+
+_UNFIT = {
+    "lbfgs": "it computes the loss several times in a step",
+    "sparseadam": "its gradients must be sparse",
+    "adahessian": "it needs second derivatives (backward with create_graph)",
+}
+"""Optimizers that no training here can step, and why."""
+_TRIAL_STEPS = 3
+_TORCH = {
+    name.lower(): value
+    for name, value in vars(torch.optim).items()
+    if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+}
+
+
+class PeerOptimizer:
+    """Everything that turns one peer's gradients into its next weights."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        optimizer: torch.optim.Optimizer,
+        learning_rate: Callable[[int], float],
+        *,
+        scaler: torch.amp.GradScaler,
+        clip_grad_norm: float | None = None,
+    ) -> None:
+        self.peer = peer
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.grad_norm: Tensor | None = None
+        self._learning_rate = learning_rate
+        self._clip = math.inf if clip_grad_norm is None else clip_grad_norm
+        self._parameters = peer.parameters()
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """Returns the loss times this peer's own fp16 loss scale (1 in other precisions)."""
+        return self.scaler.scale(loss)
+
+    def step(self, update: int, *, measure: bool = False) -> None:
+        """Unscales, clips, steps with the learning rate of `update` (0 is the first) and clears the gradients.
+
+        An overflow skips this peer's step and halves its scale; no other peer notices. With `measure`, or where the norm is
+        clipped, `grad_norm` is the norm before clipping, a scalar on the device.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(update)
+        self.scaler.unscale_(self.optimizer)
+        if measure or self._clip < math.inf:
+            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.peer.average is not None:
+            self.peer.average.update(self.peer.model, update=update)
+
+    def skip(self) -> None:
+        """Lets an update pass: the gradients are cleared, and nothing else moves."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a bitwise resume needs besides the weights."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Returns the optimizer that `spec` names, of torch.optim or else of timm, after it has stepped small parameters of the same kinds.
+
+    Raises:
+        ValueError: no such optimizer, an argument that it does not take, or it cannot be built or stepped here.
+    """
+    name = spec.name.lower()
+    if name in _UNFIT:
+        raise ValueError(f"{spec.name} cannot train a peer: {_UNFIT[name]}; take another, such as adamw")
+    given = {key: getattr(spec, key) for key in ("momentum", "nesterov", "betas", "eps") if getattr(spec, key) is not None}
+    arguments = {"lr": spec.lr, **given, **spec.args}
+    build: Callable[..., torch.optim.Optimizer]
+    if name in _TORCH:
+        known = set(inspect.signature(_TORCH[name]).parameters) - {"params"}
+        for key in arguments:
+            if key not in known:
+                raise ValueError(f"{spec.name} takes no {key!r}{did_you_mean(key, known)}")
+        build = _TORCH[name]
+    elif name in timm.optim.list_optimizers():
+
+        def build(groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.Optimizer:
+            return timm.optim.create_optimizer_v2(groups, name, **arguments)
+
+    else:
+        known = {*_TORCH, *timm.optim.list_optimizers()} - set(_UNFIT)
+        raise ValueError(f"{spec.name!r} is no optimizer{did_you_mean(name, known)}")
+    try:
+        _try_out(lambda groups: build(groups, **arguments), spec, parameters)
+        return build(_parameter_groups(spec, parameters), **arguments)
+    except Exception as error:  # of torch, of timm and of the packages behind it, which raise anything where they cannot work
+        reason = first_line(error)
+        kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
+        kind = kind.removesuffix(f"{reason}: ")  # of an error that says nothing the kind is the reason
+        raise ValueError(f"{spec.name}: {kind}{reason}") from error
+
+
+def _try_out(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], spec: Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Steps an optimizer of small parameters, one of each kind in `parameters`: what cannot step raises here and not in a training."""
+    kinds = {(parameter.dim(), parameter.dtype, parameter.device): None for parameter in parameters}
+    devices = [device for _, _, device in kinds if device.type == "cuda"]
+    # without compiling what an optimizer compiles (kron): the shapes are others
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("ignore")  # the real one says it again
+        small = [nn.Parameter(torch.rand((2,) * dim, dtype=dtype, device=device)) for dim, dtype, device in kinds]
+        optimizer = build(_parameter_groups(spec, small))
+        for _ in range(_TRIAL_STEPS):
+            for parameter in small:
+                parameter.grad = torch.rand_like(parameter)
+            optimizer.step()
+
+
+def build_schedule(spec: Schedule, *, lr: float, updates_per_epoch: int, epochs: int) -> Callable[[int], float]:
+    """Returns the learning rate as a pure function of the update (0 is the first).
+
+    During warm-up, update t of w has lr * (t + 1) / w, so that no update is lost to a rate of zero.
+    """
+    warmup = round(spec.warmup_epochs * updates_per_epoch)
+    total = max(epochs * updates_per_epoch, warmup + 1)
+    floor = min(spec.min_lr, lr)
+
+    def after_warmup(update: int) -> float:
+        done = (update - warmup) / (total - warmup)
+        epoch = update / updates_per_epoch
+        match spec.name:
+            case "constant":
+                return lr
+            case "cosine":
+                return floor + (lr - floor) * (1 + math.cos(math.pi * done)) / 2
+            case "linear":
+                return floor + (lr - floor) * (1 - done)
+            case "step":
+                return lr * spec.gamma ** math.floor(epoch / spec.step_epochs)
+            case "multistep":
+                return lr * spec.gamma ** sum(epoch >= milestone for milestone in spec.milestones)
+
+    return lambda update: lr * (update + 1) / warmup if update < warmup else after_warmup(update)
+
+
+def _parameter_groups(spec: Optimizer, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    if spec.decay_norm_and_bias or spec.weight_decay == 0:
+        return [{"params": parameters, "weight_decay": spec.weight_decay}]
+    decayed = [parameter for parameter in parameters if parameter.dim() >= 2]
+    exempt = [parameter for parameter in parameters if parameter.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

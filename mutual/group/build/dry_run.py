@@ -1,0 +1,191 @@
+"""dry_run: what peers say of two images before they are trained, and which of their parameters can learn from it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mutual.group.edges import Edge
+from mutual.group.peers import Peer
+from mutual.group.peers import Outputs, TappedModel
+from mutual.recipe import EMA, LOGITS, Recipe, RecipeError, derive_seed, first_line
+
+_DRAWS = 8
+"""So many forwards in training mode must leave a parameter unused before it is taken to be unused in all."""
+
+
+@dataclass
+class DryRun:
+    """What a dry run found.
+
+    Attributes:
+        outputs: by peer or moving average what it says of two images in eval mode.
+        notes: what the user should be told of the peers.
+    """
+
+    outputs: dict[str, Outputs] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def dry_run(
+    recipe: Recipe, edges: Iterable[Edge], peers: list[Peer], images: Tensor, num_classes: int, *, num_replicas: Mapping[str, int]
+) -> DryRun:
+    """Runs every peer and moving average on `images` `[2, C, H, W]`, trainable peers in training mode too, and leaves no trace.
+
+    Parameters of a trainable peer that reach none of the outputs that are read are excluded from training: without a gradient they would
+    stay as they are on one process, and DDP would wait for them on several. `num_replicas` says on how many processes each peer is trained.
+
+    Raises:
+        RecipeError: a peer fails, its outputs are no tensors or of other classes, or it has nothing that can be trained.
+    """
+    found = DryRun()
+    read = list(edges)
+    for peer in peers:
+        found.outputs[peer.name] = _evaluated(recipe, peer, peer.tapped, images)
+        if peer.average is not None:
+            found.outputs[f"{peer.name}.{EMA}"] = _evaluated(recipe, peer, peer.average.tapped, images)
+        _check_classes(recipe, peer, found.outputs[peer.name], num_classes)
+        if not peer.frozen:
+            paths = {LOGITS, *(at for edge in read if edge.learner == peer.name for at in edge.learner_at)}
+            found.notes += _exclude_unused(recipe, peer, paths, images, num_classes, num_replicas=num_replicas[peer.name])
+    _check_apart(recipe, peers)
+    return found
+
+
+def input_mismatch_error(recipe: Recipe, name: str, images: Tensor, error: Exception, *, mode: str = "") -> RecipeError:
+    """Returns the error that says why peer `name` cannot take `images`."""
+    size = "x".join(str(side) for side in images.shape[1:])
+    kind = "" if isinstance(error, RuntimeError | ValueError | TypeError) else f"{type(error).__name__}: "
+    return recipe.error(f"peers.{name}.model", f"{recipe.peers[name].model} cannot take images of {size}{mode}: {kind}{first_line(error)}")
+
+
+def _evaluated(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor) -> Outputs:
+    tapped.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            said = tapped.probe(images)
+        except Exception as error:  # the user's model, which may raise anything
+            raise input_mismatch_error(recipe, peer.name, images, error) from error
+    _check_tensors(recipe, peer, said)
+    return said
+
+
+def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, *, num_replicas: int) -> list[str]:
+    """Excludes the parameters on which no output at `paths` depends from training; returns what is to be told of it."""
+    model = recipe.peers[peer.name].model
+    left = {name: parameter for name, parameter in peer.model.named_parameters() if parameter.requires_grad}
+    if not left:
+        raise recipe.error(f"peers.{peer.name}.model", f"{model} has no parameter to train; a peer that only teaches is frozen: true")
+    whole = len(left)
+    missed: dict[str, nn.Parameter] = {}
+    for draw in range(_DRAWS):
+        used = _used(recipe, peer, paths, images, num_classes, list(left.values()), draw=draw)
+        left = {name: parameter for (name, parameter), is_used in zip(left.items(), used, strict=True) if not is_used}
+        missed = missed or left
+        if not left:
+            break
+    if len(left) == whole:
+        raise recipe.error(f"peers.{peer.name}.model", f"no parameter of {model} reaches its outputs; does its forward detach them?")
+    sometimes = [name for name in missed if name not in left]
+    if sometimes and num_replicas > 1:
+        raise recipe.error(
+            f"peers.{peer.name}.model",
+            f"{model} uses {_named(sometimes)} in some forwards only, and gradients are averaged over {num_replicas} processes, which wait "
+            "for all of them; train it on one, or add 0 * parameter.sum() to its logits",
+        )
+    for parameter in left.values():
+        parameter.requires_grad_(False)
+    if not left:
+        return []
+    return [
+        f"peers.{peer.name}.model: no output of {model} that is read depends on {_named(list(left))}, in {_DRAWS} forwards in training "
+        "mode; taken to be unused in all, excluded from training"
+    ]
+
+
+def _used(
+    recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, parameters: list[nn.Parameter], *, draw: int
+) -> list[bool]:
+    """Returns of each parameter whether an output at `paths` depends on it in a forward in training mode."""
+    mode = " in training mode"
+    with _state_restored(peer.tapped, seed=derive_seed(recipe.seed, "probe", peer.name, draw)):
+        try:
+            outputs: Outputs = peer.tapped(torch.randn_like(images))
+        except Exception as error:  # the user's model, which may raise anything
+            raise input_mismatch_error(recipe, peer.name, images, error, mode=mode) from error
+        _check_tensors(recipe, peer, outputs, mode=mode)
+        _check_classes(recipe, peer, outputs, num_classes, mode=mode)
+        roots = [outputs[path].sum() for path in sorted(paths) if outputs[path].requires_grad]
+        if not roots:
+            return [False] * len(parameters)
+        try:
+            gradients = torch.autograd.grad(roots, parameters, allow_unused=True)
+        except Exception as error:  # of backward functions that the user wrote, too
+            raise input_mismatch_error(recipe, peer.name, images, error, mode=" backward") from error
+    return [gradient is not None for gradient in gradients]
+
+
+def _check_tensors(recipe: Recipe, peer: Peer, outputs: Mapping[str, object], *, mode: str = "") -> None:
+    for at, output in outputs.items():
+        if not isinstance(output, Tensor):
+            kind = type(output).__name__
+            raise recipe.error(
+                f"peers.{peer.name}.model", f"output {at!r} of {recipe.peers[peer.name].model} is a {kind}{mode}, not a tensor"
+            )
+
+
+def _check_classes(recipe: Recipe, peer: Peer, outputs: Outputs, num_classes: int, *, mode: str = "") -> None:
+    found, model = tuple(outputs[LOGITS].shape), recipe.peers[peer.name].model
+    if found != (2, num_classes):
+        raise recipe.error(
+            f"peers.{peer.name}.model",
+            f"class counts differ: {model} gives logits of shape {found[1:]}{mode}, the data have {num_classes} classes",
+        )
+
+
+def _check_apart(recipe: Recipe, peers: list[Peer]) -> None:
+    """Refuses peers that have a parameter in common, as two models of a factory that returns the same one twice."""
+    owners: dict[int, str] = {}
+    for peer in peers:
+        for name, parameter in peer.model.named_parameters():
+            other = owners.setdefault(id(parameter), peer.name)
+            if other != peer.name:
+                raise recipe.error(
+                    f"peers.{peer.name}.model",
+                    f"{name} is also a parameter of peer {other!r}: {recipe.peers[peer.name].model} must build a new model at every call",
+                )
+
+
+@contextmanager
+def _state_restored(module: nn.Module, *, seed: int) -> Iterator[None]:
+    """Within it, `module` is in training mode and draws by `seed`; afterwards its modes, its buffers and the generators are as before."""
+    layers = list(module.modules())
+    modes = [layer.training for layer in layers]
+    buffers = [(layer, name, buffer, buffer.clone()) for layer in layers for name, buffer in layer._buffers.items() if buffer is not None]
+    python_state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        module.train()
+        for layer in layers:
+            if isinstance(layer, nn.SyncBatchNorm):
+                layer.eval()  # in training mode it asks for GPUs and the other processes
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            for layer, mode in zip(layers, modes, strict=True):
+                layer.training = mode
+            with torch.no_grad():
+                for layer, name, buffer, value in buffers:
+                    layer._buffers[name] = buffer.copy_(value)
+
+
+def _named(names: list[str]) -> str:
+    plural = "s" if len(names) > 1 else ""
+    return f"{len(names)} parameter{plural} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

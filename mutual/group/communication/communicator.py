@@ -1,0 +1,312 @@
+"""Communicator: the processes of a run, or a subgroup of them, and the only door to torch.distributed.
+
+With one process every method is the identity, so that no caller asks how many there are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+from torch.distributed.distributed_c10d import Store as Store
+from torch.nn.parallel import DistributedDataParallel
+
+from mutual.group.communication.errors import describe_error, restore_error
+from mutual.group.communication.launch import JOB, launch_store
+from mutual.group.communication.tensors import flatten, float_buffers, unflatten_
+from mutual.group.communication.traffic import Traffic
+from mutual.recipe import InputError
+
+
+@dataclass(frozen=True)
+class Communicator:
+    """This process' place among `size` processes, and the device it computes on.
+
+    Attributes:
+        rank: its number among them.
+        size: how many they are.
+        device: where it computes.
+        process_group: that of these processes, also where they are all or one of many; None only where no others were started.
+        traffic: what this process has sent, in all worlds that it is in.
+        timeout: a collective may take so long.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    process_group: dist.ProcessGroup | None = None
+    traffic: Traffic = field(default_factory=Traffic, compare=False)
+    timeout: timedelta = timedelta(minutes=30)
+
+    def __post_init__(self) -> None:
+        if self.process_group is None and self.size > 1:  # None would mean all processes in one place of torch, and this one alone in ours
+            object.__setattr__(self, "process_group", dist.group.WORLD)
+
+    def split(self, members: Sequence[Sequence[int]]) -> list[Communicator | None]:
+        """Returns a world for each list of ranks that this process is in, else None; every process must call it, with the same lists.
+
+        A list of one rank, too, is a process group of its own: a user's model may have SyncBatchNorm, which takes None for all processes.
+        """
+        made: dict[tuple[int, ...], dist.ProcessGroup | None] = {tuple(range(self.size)): self.process_group}
+        for ranks in map(tuple, members):
+            if ranks not in made:
+                group = dist.new_group(list(ranks), timeout=self.timeout)
+                made[ranks] = group if isinstance(group, dist.ProcessGroup) else None
+        return [self._subgroup(ranks, made[ranks]) if self.rank in ranks else None for ranks in map(tuple, members)]
+
+    def _subgroup(self, ranks: tuple[int, ...], group: dist.ProcessGroup | None) -> Communicator:
+        return replace(self, rank=ranks.index(self.rank), size=len(ranks), process_group=group)
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes files and prints."""
+        return self.rank == 0
+
+    def wrap_ddp(self, module: nn.Module) -> nn.Module:
+        """Returns `module` with its gradients averaged over the processes (DDP); frozen modules are not for this.
+
+        Buffers are not broadcast: `average_buffers` brings them together where they are read.
+        """
+        if self.size == 1:
+            return module
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        with warnings.catch_warnings():  # torch 2.15 deprecates the name for one that 2.6 does not have
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            wrapped = DistributedDataParallel(
+                module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, process_group=self.process_group
+            )
+        wrapped.register_comm_hook(self, lambda comm, bucket: _reduce_and_count(comm, bucket))  # torch refuses annotations as text
+        return wrapped
+
+    @contextmanager
+    def no_sync(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """Within it, backward leaves the gradients of the wrapped `modules` local."""
+        with ExitStack() as stack:
+            for module in modules:
+                if isinstance(module, DistributedDataParallel):
+                    stack.enter_context(module.no_sync())
+            yield
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Returns the sum over the processes; every process must call it."""
+        return self._reduce(tensor, dist.ReduceOp.SUM)
+
+    def all_reduce_min(self, tensor: Tensor) -> Tensor:
+        """Returns the element-wise minimum over the processes; every process must call it."""
+        return self._reduce(tensor, dist.ReduceOp.MIN)
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Returns `[W, ...]`: `tensor` of every process, by rank; every process must call it."""
+        if self.size == 1:
+            return tensor[None]
+        self._count()
+        parts = [tensor.new_empty(tensor.shape) for _ in range(self.size)]  # empty_like would keep strides that others may not have
+        dist.all_gather(parts, tensor.contiguous(), group=self.process_group)
+        return torch.stack(parts)
+
+    def all_gather_rows(self, tensors: Sequence[Tensor], counts: Sequence[int] | None = None) -> tuple[list[Tensor], int]:
+        """Returns the rows of every process' `tensors`, by rank, and where this process' rows begin; every process must call it.
+
+        The tensors of one process have equally many rows. The processes may differ in how many; where they know each other's `counts`,
+        these need not be asked for.
+        """
+        if self.size == 1:
+            return list(tensors), 0
+        num_rows = len(tensors[0])
+        if counts is None:
+            counts = self.all_gather(torch.tensor([num_rows], device=self.device)).flatten().tolist()
+        if max(counts) == 0:
+            return list(tensors), 0
+        rows = []
+        for tensor in tensors:
+            padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
+            padded[:num_rows] = tensor
+            rows.append(torch.cat([part[:count] for part, count in zip(self.all_gather(padded), counts, strict=True)]))
+        return rows, sum(counts[: self.rank])
+
+    def send(self, content: bytes, *, to: int) -> None:
+        """Sends bytes to process `to`, which must call `receive`."""
+        self.traffic.subgroup_calls += 1
+        mine = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
+        dist.send(torch.tensor([len(content)], device=self.device), to)
+        dist.send(mine, to)
+
+    def receive(self, *, source: int) -> bytes:
+        """Returns the bytes that process `source` sends."""
+        self.traffic.subgroup_calls += 1
+        length = torch.zeros(1, dtype=torch.int64, device=self.device)
+        dist.recv(length, source)
+        content = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device)
+        dist.recv(content, source)
+        return bytes(content.cpu().numpy())
+
+    def all_gather_bytes(self, content: bytes) -> list[bytes]:
+        """Returns the bytes of every process, by rank; every process must call it."""
+        if self.size == 1:
+            return [content]
+        mine = torch.frombuffer(bytearray(content) or bytearray(1), dtype=torch.uint8)[: len(content)].to(self.device)
+        counts = self.all_gather(torch.tensor([len(content)], device=self.device)).flatten().tolist()
+        padded = mine.new_zeros(max(counts))
+        padded[: len(mine)] = mine
+        return [bytes(part[:count].cpu().numpy()) for part, count in zip(self.all_gather(padded), counts, strict=True)]
+
+    def broadcast_bytes(self, content: bytes | None, *, source: int = 0) -> bytes:
+        """Returns the bytes that process `source` of all gives; every process must call it, the others give None."""
+        if self.size == 1:
+            return content or b""
+        assert self.process_group is dist.group.WORLD, "a source is counted among all processes"
+        assert (self.rank == source) == (content is not None), "one gives, the others take"
+        self._count()
+        length = torch.tensor([0 if content is None else len(content)], device=self.device)
+        dist.broadcast(length, source)
+        whole = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device)
+        if content:
+            whole.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        dist.broadcast(whole, source)
+        return bytes(whole.cpu().numpy())
+
+    def all_gather_json(self, value: object) -> list[Any]:
+        """Returns a JSON value of every process, by rank; every process must call it."""
+        return [json.loads(content) for content in self.all_gather_bytes(json.dumps(value).encode())]
+
+    @contextmanager
+    def raise_together(self) -> Iterator[None]:
+        """Raises an error of one process on all of them: without it the others would wait in their next collective.
+
+        Collective: all ranks must enter it, and no rank communicates within it. Where several fail, the error of the lowest rank is raised.
+
+        Raises:
+            InputError: it was raised within, on some rank; a RecipeError stays one.
+            OSError: likewise, with its number and path.
+
+        Example:
+            >>> comm = Communicator(rank=0, size=1, device=torch.device("cpu"))
+            >>> with comm.raise_together():
+            ...     content = Path("recipe.yaml").read_text() if comm.is_main else None
+        """
+        error = None
+        try:
+            yield
+        except (InputError, OSError) as raised:
+            error = raised
+        for rank, fault in enumerate(self.all_gather_json(None if error is None else describe_error(error))):
+            if fault is not None:
+                if rank == self.rank and error is not None:
+                    raise error
+                raise restore_error(fault) from error
+
+    def all_to_all(self, outgoing: Tensor, sent: Sequence[int], received: Sequence[int]) -> AllToAllWork:
+        """Sends `sent[r]` of the numbers in `outgoing` `[sum(sent)]` to every process r and gets `received[r]` of it; begins at once."""
+        self._count()
+        incoming = outgoing.new_empty(sum(received))
+        work = dist.all_to_all_single(incoming, outgoing, list(received), list(sent), group=self.process_group, async_op=True)
+        assert work is not None
+        return AllToAllWork(work, outgoing, incoming)
+
+    def average_buffers(self, modules: Iterable[nn.Module]) -> None:
+        """Sets floating-point buffers (BatchNorm statistics) to their mean over the processes; every process must call it."""
+        buffers = float_buffers(modules)
+        if self.size == 1 or not buffers:
+            return
+        mean = self.all_reduce_sum(flatten(buffers)) / self.size
+        unflatten_(buffers, mean)
+
+    def store(self, name: str) -> Store | None:
+        """Returns a key-value store that all processes share, for keys of `name`, which any thread may use; None for one process."""
+        if self.size == 1:
+            return None
+        own = launch_store(f"{os.environ.get(JOB, '')}/{name}", timeout=60)
+        return PrefixStore(f"mutual/{name}", _get_default_store()) if own is None else own
+
+    def barrier(self) -> None:
+        """Waits until every process is here."""
+        if self.size > 1:
+            self._count()
+            dist.barrier(group=self.process_group)
+
+    def stop_poll(self) -> StopPoll:
+        """Returns a poll by which the processes agree to stop at the same update."""
+        group = dist.new_group(backend="gloo", timeout=self.timeout) if self.size > 1 else None
+        assert not isinstance(group, int), "every process is in the group"
+        return StopPoll(group, self._count)
+
+    def _reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        if self.size == 1:
+            return tensor
+        self._count()
+        result = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result, operation, group=self.process_group)
+        return result
+
+    def _count(self) -> None:
+        """Counts a collective that this process has come to."""
+        if self.process_group is dist.group.WORLD:
+            self.traffic.global_calls += 1
+            self.traffic.subgroup_calls = 0
+        else:
+            self.traffic.subgroup_calls += 1
+
+
+def _reduce_and_count(comm: Communicator, bucket: Any) -> torch.futures.Future[Tensor]:
+    comm._count()
+    comm.traffic.gradient_bytes += 2 * (comm.size - 1) / comm.size * bucket.buffer().nbytes
+    return allreduce_hook(comm.process_group, bucket)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class AllToAllWork:
+    """An exchange under way; it holds what is being sent."""
+
+    work: dist.Work
+    outgoing: Tensor
+    incoming: Tensor
+
+    def wait(self) -> Tensor:
+        """Returns what came in, in the order of the ranks."""
+        self.work.wait()
+        return self.incoming
+
+
+class StopPoll:
+    """Says on every process at the same call whether some process wants to stop.
+
+    The answer to a call's question comes with the next call, so that no process ever waits for the slowest one.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None, count: Callable[[], None]) -> None:
+        """Asks the processes of `group`, or this one alone; `count` is called at each collective."""
+        self._group = group
+        self._count = count
+        self._pending: tuple[dist.Work, Tensor] | None = None
+
+    def __call__(self, wanted: bool) -> bool:
+        """Posts this process' wish and returns the processes' joint wish, as of the call before."""
+        if self._group is None:
+            return wanted
+        self._count()
+        answer = self.drain()
+        flag = torch.tensor([int(wanted)])
+        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert work is not None
+        self._pending = (work, flag)
+        return answer
+
+    def drain(self) -> bool:
+        """Returns the joint wish as of the last call, after waiting for it."""
+        if self._pending is None:
+            return False
+        work, flag = self._pending
+        work.wait()
+        self._pending = None
+        return bool(flag.item())

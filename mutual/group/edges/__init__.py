@@ -1,0 +1,18 @@
+"""Edges: who learns what from whom, with which loss and weight."""
+
+from mutual.group.edges.edge import Edge, OutputKey, TensorSpec, definition_of, distances_key, expand, objective_names, tap_paths
+from mutual.group.edges.edge_loss import EdgeLoss
+from mutual.group.edges.weight_schedule import weight_factor
+
+__all__ = [
+    "Edge",
+    "EdgeLoss",
+    "OutputKey",
+    "TensorSpec",
+    "definition_of",
+    "distances_key",
+    "expand",
+    "objective_names",
+    "tap_paths",
+    "weight_factor",
+]

@@ -1,0 +1,174 @@
+"""Edges: the objectives of a recipe, spread out into directed pairs `learner <- source`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mutual.objectives import LOSSES, Definition, Extent
+from mutual.recipe import ENSEMBLE, LOGITS, Objective, Recipe, SourcedObjective, peer_of
+
+Paths = tuple[str, ...]
+OutputKey = tuple[str, str]
+"""What is read: a peer or a moving average, and which output of it."""
+TensorSpec = tuple[tuple[int, ...], torch.dtype]
+"""An output's shape without the batch dimension, and its precision."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One learner's loss against one source, or against the labels where there is none.
+
+    Attributes:
+        index: the objective's place in the recipe.
+        objective: the objective's name in logs.
+        spec: the objective itself.
+        learner: the peer that learns.
+        sources: a peer, a moving average ("a.ema") or "ensemble"; several where the loss reads them jointly, none for the labels.
+        learner_at: the outputs that the loss reads of the learner.
+        source_at: for each source the outputs that it reads of it.
+        members: the peers in the ensemble.
+        weight: the objective's weight, divided by the number of the learner's sources where the objective averages over them.
+    """
+
+    index: int
+    objective: str
+    spec: Objective
+    learner: str
+    sources: tuple[str, ...]
+    learner_at: Paths
+    source_at: tuple[Paths, ...]
+    members: tuple[str, ...]
+    weight: float
+
+    @property
+    def source(self) -> str | None:
+        """The source in a word, or None for the labels."""
+        return "+".join(self.sources) or None
+
+    @property
+    def required_sources(self) -> list[str]:
+        """The peers and moving averages, other than the learner itself, that must have spoken before."""
+        spoken = [name for source in self.sources for name in (self.members if source == ENSEMBLE else (source,))]
+        return [name for name in dict.fromkeys(spoken) if name != self.learner]
+
+    @property
+    def required_outputs(self) -> dict[OutputKey, Extent]:
+        """What the edge reads of its sources, and how much of it."""
+        found: dict[OutputKey, Extent] = {}
+        extent = LOSSES[self.spec.loss].extent
+        for source, paths in zip(self.sources, self.source_at, strict=True):
+            if source == ENSEMBLE:
+                found |= {(member, LOGITS): Extent.WHOLE for member in self.members}
+                continue
+            found |= {(source, path): extent for path in paths if found.get((source, path)) is not Extent.WHOLE}
+            if self.spec.gate == "correct":
+                found[source, LOGITS] = Extent.WHOLE
+        return found
+
+    @property
+    def reads_labels(self) -> bool:
+        """True where an image without a label has nothing to say: the loss, the ensemble or the gate reads it."""
+        ensemble = self.spec.ensemble if isinstance(self.spec, SourcedObjective) else None
+        weighed = ensemble is not None and ensemble.weighting != "mean"
+        return LOSSES[self.spec.loss].reads_labels or weighed or self.spec.gate == "correct"
+
+    def __str__(self) -> str:
+        return f"{self.objective} ({self.learner} <- {self.source or 'labels'})"
+
+
+def expand(recipe: Recipe) -> list[Edge]:
+    """Returns the edges of all objectives whose gate is not cut off, in the recipe's order, then the learners', then the sources'.
+
+    Raises:
+        RecipeError: learner and source list different numbers of outputs, or a joint loss is asked for one source at a time.
+    """
+    edges = []
+    for index, (name, objective) in enumerate(zip(objective_names(recipe), recipe.objectives, strict=True)):
+        if objective.gate == "cutoff":
+            continue
+        for learner in recipe.learners_of(objective):
+            weight, members = objective.weight, recipe.members_of(objective, learner)
+            pairs = list(_pairs(recipe, index, objective, learner))
+            sources = recipe.sources_of(objective, learner)
+            if isinstance(objective, SourcedObjective) and objective.reduce == "mean" and not LOSSES[objective.loss].joint:
+                weight /= len(sources)
+            edges += [Edge(index, name, objective, learner, *pair, members, weight) for pair in pairs]
+    return edges
+
+
+def objective_names(recipe: Recipe) -> list[str]:
+    """Returns a name for each objective: its loss, `loss@output` where it reads a feature, numbered where two would be equal."""
+    names = [_name(objective) for objective in recipe.objectives]
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        seen[name] += 1
+        numbered.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return numbered
+
+
+def tap_paths(edges: Sequence[Edge], speaker: str) -> list[str]:
+    """Returns the module paths of a peer, or of a moving average, that some edge reads."""
+    ends = [path for edge in edges if edge.learner == speaker for path in edge.learner_at]
+    ends += [
+        path for edge in edges for source, paths in zip(edge.sources, edge.source_at, strict=True) if source == speaker for path in paths
+    ]
+    return [path for path in dict.fromkeys(ends) if path != LOGITS]
+
+
+def _pairs(recipe: Recipe, index: int, objective: Objective, learner: str) -> list[tuple[tuple[str, ...], Paths, tuple[Paths, ...]]]:
+    """Returns sources, learner's outputs and sources' outputs of each edge of `learner` in an objective."""
+    reads, mine = LOSSES[objective.loss], objective.at_of(learner)
+    if not isinstance(objective, SourcedObjective):
+        return [((), (path,), ()) for path in mine]
+    sources = recipe.sources_of(objective, learner)
+    theirs = {source: (LOGITS,) if source == ENSEMBLE else objective.source_at_of(peer_of(source)) for source in sources}
+    if reads.joint:
+        return [_joint_pair(recipe, index, objective, mine, theirs)]
+    if reads.many:
+        return [((source,), mine, (paths,)) for source, paths in theirs.items()]
+    for source, paths in theirs.items():
+        if len(paths) not in (1, len(mine)):
+            raise recipe.error(
+                f"objectives.{index}.at",
+                f"{learner} has {len(mine)} outputs there and {source} has {len(paths)}; {objective.loss} needs pairs, or one source",
+            )
+    return [
+        ((source,), (a,), ((b,),))
+        for source, paths in theirs.items()
+        for a, b in zip(mine, paths if len(paths) > 1 else paths * len(mine), strict=True)
+    ]
+
+
+def _joint_pair(
+    recipe: Recipe, index: int, objective: SourcedObjective, mine: Paths, theirs: dict[str, Paths]
+) -> tuple[tuple[str, ...], Paths, tuple[Paths, ...]]:
+    where = f"objectives.{index}"
+    if ENSEMBLE in theirs:
+        raise recipe.error(f"{where}.sources", f"{objective.loss} makes its own mixture of peers; name peers")
+    if objective.gate == "correct":
+        raise recipe.error(f"{where}.gate", f"{objective.loss} reads its sources together; 'correct' is for one source at a time")
+    if any(paths == (LOGITS,) or len(paths) != 1 for paths in (mine, *theirs.values())):
+        raise recipe.error(f"{where}.at", f"{objective.loss} reads one embedding beside the logits; give its module path")
+    return tuple(theirs), (LOGITS, *mine), tuple((LOGITS, *paths) for paths in theirs.values())
+
+
+def definition_of(edge: Edge) -> Definition:
+    """Returns what the edge's loss reads."""
+    return LOSSES[edge.spec.loss]
+
+
+def _name(objective: Objective) -> str:
+    paths = objective.at.values() if isinstance(objective.at, dict) else [objective.at]
+    words = dict.fromkeys(path if isinstance(path, str) else ",".join(path) for path in paths)
+    at = "-".join(words)
+    return objective.loss if at == LOGITS else f"{objective.loss}@{at}"
+
+
+def distances_key(path: str) -> str:
+    """Returns the name under which the distances between the images' outputs at `path` arrive."""
+    return f"{path}:distances"

@@ -1,0 +1,143 @@
+"""Placement: which ranks train which peer, and which part of each micro-batch a rank computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mutual.recipe import Recipe, peer_of
+
+Shard = tuple[int, int]
+"""A rank's part of a micro-batch: its number, and how many parts there are."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Who owns whom.
+
+    Attributes:
+        world_size: W, all ranks.
+        replica_ranks: by peer the ranks that hold it, each computing its own part of every micro-batch.
+        voices: by peer the ranks that between them compute every image once, and speak for it where it is not held.
+        is_replicated: every rank holds every peer; nothing travels.
+    """
+
+    world_size: int
+    replica_ranks: dict[str, tuple[int, ...]]
+    sender_ranks: dict[str, tuple[int, ...]]
+    is_replicated: bool
+
+    def peers_on(self, rank: int) -> list[str]:
+        """Returns the peers that `rank` holds."""
+        return [name for name, ranks in self.replica_ranks.items() if rank in ranks]
+
+    def shard(self, rank: int) -> Shard:
+        """Returns which part of each micro-batch `rank` computes, for all peers that it holds."""
+        if self.is_replicated:
+            return rank, self.world_size
+        trained = next(ranks for ranks in self.replica_ranks.values() if rank in ranks)
+        return trained.index(rank), len(trained)
+
+
+def replicated(recipe: Recipe, world_size: int) -> Placement:
+    """Returns the placement in which every rank holds every peer."""
+    everywhere = {name: tuple(range(world_size)) for name in recipe.peers}
+    return Placement(world_size, everywhere, everywhere, is_replicated=True)
+
+
+def asks_costs(recipe: Recipe, world_size: int) -> bool:
+    """Returns True where it depends on what peers cost who gets how many of `world_size` ranks in parallel, and one's cost is not said."""
+    if all(peer.cost is not None for peer in recipe.peers.values()):
+        return False
+    owned = _owned(recipe)
+    free = [name for name in owned if recipe.peers[name].ranks is None]
+    if len(owned) > world_size:
+        return True
+    left = world_size - sum(recipe.peers[name].ranks or 0 for name in owned)
+    return len(free) < left and not _is_even(recipe, free, left)
+
+
+def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Placement:
+    """Returns the placement in which each rank trains one peer, or some where there are more peers than ranks.
+
+    Where W ranks and N peers divide, each peer has W / N neighbouring ranks; where not, the costlier peer has more of them, or peers
+    share ranks, the costlier ones alone. A frozen peer without ranks of its own is held by the ranks that learn from it; with them, it has
+    as many as it costs. `costs` are those of an image, in any unit.
+
+    Raises:
+        RecipeError: the ranks that peers ask for do not fit the world.
+    """
+    owned = _owned(recipe)
+    costs = _with_frozen(recipe, owned, costs)
+    if len(owned) > world_size:
+        replica_ranks = _several_a_rank(recipe, owned, world_size, costs)
+    else:
+        counts = _counts(recipe, owned, world_size, costs)
+        begins = [sum(counts[:place]) for place in range(len(counts))]
+        replica_ranks = {name: tuple(range(begin, begin + count)) for name, begin, count in zip(owned, begins, counts, strict=True)}
+    sender_ranks = dict(replica_ranks)
+    for name in recipe.peers:
+        if name not in replica_ranks:
+            learners = _learners_from(recipe, name)
+            replica_ranks[name] = tuple(sorted({rank for learner in learners for rank in replica_ranks[learner]}))
+            sender_ranks[name] = replica_ranks[learners[0]]
+    return Placement(world_size, replica_ranks, sender_ranks, is_replicated=False)
+
+
+def _owned(recipe: Recipe) -> list[str]:
+    """Returns the peers that have ranks to themselves."""
+    return [name for name, peer in recipe.peers.items() if not peer.frozen or peer.rank == "own" or peer.ranks is not None]
+
+
+def _is_even(recipe: Recipe, free: Sequence[str], left: int) -> bool:
+    """Returns True where `left` ranks are shared equally among the peers that ask for no number, whatever they cost: all are trained."""
+    return bool(free) and left % len(free) == 0 and not any(recipe.peers[name].frozen for name in free)
+
+
+def _with_frozen(recipe: Recipe, owned: Sequence[str], costs: Mapping[str, float]) -> dict[str, float]:
+    """Returns what each owned peer costs with the frozen ones that stand beside it."""
+    total = {name: costs[name] for name in owned}
+    for name in recipe.peers:
+        for learner in _learners_from(recipe, name) if name not in total else ():
+            total[learner] += costs[name]
+    return total
+
+
+def _several_a_rank(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
+    for name in owned:
+        if recipe.peers[name].ranks is not None:
+            raise recipe.error(f"peers.{name}.ranks", f"{len(owned)} peers on {world_size} ranks share them; leave ranks away")
+    load = [0.0] * world_size
+    replica_ranks = {}
+    for name in sorted(owned, key=lambda name: -costs[name]):
+        rank = load.index(min(load))
+        load[rank] += costs[name]
+        replica_ranks[name] = (rank,)
+    return {name: replica_ranks[name] for name in owned}
+
+
+def _counts(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> list[int]:
+    asked = {name: recipe.peers[name].ranks for name in owned}
+    fixed = sum(count for count in asked.values() if count is not None)
+    free = [name for name in owned if asked[name] is None]
+    left = world_size - fixed
+    if left < len(free) or (not free and left):
+        raise recipe.error(
+            "peers", f"their ranks do not fit: {fixed} are asked for, {len(free)} peers ask for none, the run has {world_size}"
+        )
+    shares = dict.fromkeys(free, 1)
+    even = _is_even(recipe, free, left)
+    for _ in range(left - len(free)):  # each next rank goes to the peer that computes longest
+        slowest = max(free, key=lambda name: -shares[name] if even else costs[name] / shares[name])
+        shares[slowest] += 1
+    return [shares[name] if asked[name] is None else asked[name] or 0 for name in owned]
+
+
+def _learners_from(recipe: Recipe, source: str) -> list[str]:
+    found = []
+    for objective in recipe.objectives:
+        for learner in recipe.learners_of(objective):
+            taught = {peer_of(name) for name in recipe.sources_of(objective, learner)} | set(recipe.members_of(objective, learner))
+            if source in taught:
+                found.append(learner)
+    return found or list(recipe.trainable)

@@ -1,0 +1,129 @@
+"""A rank that falls behind is named: by its times where it is slow, by what the others see where it does not move."""
+
+import re
+import socket
+
+import pytest
+import torch
+import yaml
+from support import run, tiny_document
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mutual.engine.monitoring.stragglers import lagging_rank
+from mutual.engine.monitoring.watchdog import COMPUTING, LOADING, HangDetector, Heartbeat
+
+
+def beats(number, *places):
+    return [None if place is None else Heartbeat(number, "node", place) for place in places]
+
+
+def test_a_rank_is_behind_where_it_stands_in_an_earlier_update_or_stage():
+    judge = HangDetector(stall=60, silence=15)
+    for second in range(0, 60, 5):
+        assert judge.lagging_ranks(beats(second, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), second) == []
+    assert judge.lagging_ranks(beats(60, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 60) == [1]
+    assert judge.lagging_ranks(beats(65, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 65) == [], "once in a stall"
+    assert judge.lagging_ranks(beats(70, (8, LOADING), (8, LOADING), (8, LOADING)), 70) == []
+    assert judge.lagging_ranks(beats(131, (8, LOADING), (8, COMPUTING), (8, LOADING)), 131) == []
+    assert judge.lagging_ranks(beats(192, (8, LOADING), (8, COMPUTING), (8, LOADING)), 192) == [0, 2]
+
+
+def test_where_all_are_equally_far_a_silent_rank_is_behind_and_else_none():
+    """A long evaluation is no stall of anybody."""
+    judge = HangDetector(stall=60, silence=15)
+    for second in range(0, 100, 5):
+        assert judge.lagging_ranks(beats(second, (7, LOADING), (7, LOADING)), second) == []
+    for second in range(100, 200, 5):
+        found = judge.lagging_ranks([Heartbeat(second, "node", (8, COMPUTING)), Heartbeat(100, "node", (8, COMPUTING))], second)
+        assert found == ([1] if second == 160 else [])
+    assert judge.is_silent(1, 200)
+    assert not judge.is_silent(0, 200)
+
+
+def test_nobody_is_judged_before_all_have_spoken():
+    judge = HangDetector(stall=60, silence=15)
+    assert [judge.lagging_ranks(beats(second, (0, COMPUTING), None), second) for second in (0, 61, 122)] == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("busy", "update", "behind"),
+    [
+        ([1.0, 1.1, 0.9, 1.0], 3.0, None),
+        ([1.0, 1.0, 2.0, 1.0], 3.0, 2),
+        ([1.0, 1.4], 2.0, None),
+        ([2.0, 1.0], 3.0, 0),
+        ([0.01, 0.02], 3.0, None),
+        ([2.0, 2.0, 1.0], 3.0, None),
+    ],
+)
+def test_a_rank_falls_behind_where_the_others_wait_a_noticeable_part_of_an_update(busy, update, behind):
+    """Half as long again as the rank in the middle, and a tenth of the update; two equally slow ranks of three are the middle."""
+    assert lagging_rank(busy, update) == behind
+
+
+def written(tmp_path, model, **sections):
+    document = tiny_document(peers={name: {"model": f"support:{model}"} for name in "ab"}, **sections)
+    document["train"] = {"epochs": 3, "progress": False, "log_every": 2}
+    document["data"] |= {"batch_size": 4}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    return tmp_path / "recipe.yaml"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["replicated", "parallel"])
+def test_a_slow_rank_is_named_once_with_what_it_costs(tmp_path, placement):
+    done = run("mutual.train", written(tmp_path, "slow", placement=placement), f"output={tmp_path}", processes=2)
+    lines = [line for line in done.stderr.splitlines() if "falls behind" in line]
+    who = "rank 1 (b)" if placement == "parallel" else "rank 1"
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith(f"mutual: warning: {who} falls behind: the others wait ")
+    charts = EventAccumulator(str(tmp_path / "tiny")).Reload()
+    slowest, middle = ([event.value for event in charts.Scalars(f"pace/{name}_rank_ms")] for name in ("slowest", "middle"))
+    forwards = 1 if placement == "parallel" else 2
+    assert min(slowest) >= 50 * forwards
+    assert torch.tensor(middle[1:]).median() < 50
+
+
+@pytest.mark.slow
+def test_a_rank_that_does_not_move_is_named_while_the_others_wait(tmp_path):
+    done = run("impatient_train", written(tmp_path, "stopped"), f"output={tmp_path}", processes=2)
+    lines = [line for line in done.stderr.splitlines() if "nothing has gone on" in line]
+    assert len(lines) == 1, done.stderr
+    assert "nothing has gone on for 3 s: rank 1 on " in lines[0]
+    assert "gives no sign of life, and the others wait for it" in lines[0]
+    assert (tmp_path / "tiny" / "best" / "best.json").exists(), "it went on, and so did the run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["replicated", "parallel"])
+def test_a_rank_that_hangs_is_named_with_what_it_hangs_in(tmp_path, placement):
+    """In the loader, a forward, an evaluation and a checkpoint (tests/hanging_train.py), one after another; each is told once."""
+    recipe = written(tmp_path, "tiny", placement=placement)
+    arguments = [recipe, f"output={tmp_path}", "peers.b.model=hanging_train:hanging", "train.epochs=2"]
+    done = run("hanging_train", *arguments, processes=2)
+    told = [
+        re.fullmatch(r"mutual: warning: nothing has gone on for 3 s: (.*), and the others wait for it", line) for line in lines_of(done)
+    ]
+    host = socket.gethostname()
+    assert [match[1] for match in told if match] == [
+        f"rank 1 on {host} waits for its data in update 4",
+        f"rank 1 on {host} evaluates peer 'b' after update 5",
+        f"rank 0 on {host} writes a checkpoint after update 5",
+        f"rank 1 on {host} computes peer 'b' in update 8",
+    ], done.stderr
+
+
+def lines_of(done):
+    return [line for line in done.stderr.splitlines() if "nothing has gone on" in line]
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_for_good_ends_the_run_after_the_recipes_timeout(tmp_path):
+    """It is named, and then the others give up waiting."""
+    recipe = written(tmp_path, "tiny")
+    arguments = [recipe, f"output={tmp_path}", "peers.b.model=hanging_train:hanging", "train.timeout_seconds=5"]
+    done = run("hanging_train", *arguments, processes=2, expect=1, SECONDS="100")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("mutual: ")]
+    assert "nothing has gone on" in lines[0], done.stderr
+    assert len(lines) == 2, done.stderr
+    assert "another process of the run has ended, or has not answered for train.timeout_seconds" in lines[1], done.stderr

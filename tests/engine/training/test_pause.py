@@ -1,0 +1,88 @@
+"""SwitOKD's pause: the stronger peer sits updates out in which the weaker one is too far behind."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import WORLD, assert_equal_weights, build, tiny_document, weights
+
+from mutual.engine.training.pause import PauseSelector, threshold
+from mutual.recipe import Pause, RecipeError, parse_recipe
+
+LABELS = torch.tensor([0, 1, 2, 3])
+TRUTH = F.one_hot(LABELS, 4).float()
+
+
+def decide(ahead, behind, labels=LABELS, parts=1):
+    pause_selector = PauseSelector(Pause(peer="a", versus="b"), WORLD)
+    for logits_a, logits_b, truth in zip(ahead.chunk(parts), behind.chunk(parts), labels.chunk(parts), strict=True):
+        pause_selector.add({"a": logits_a, "b": logits_b}, truth)
+    return pause_selector.select_paused_peer()
+
+
+def test_the_threshold_is_the_papers():
+    assert threshold(0.4, 1.2) == pytest.approx(1.2 - math.exp(-0.4 / 1.6) * 0.4)
+    assert threshold(0.0, 0.0) == 0
+
+
+def test_a_peer_close_to_the_other_learns_and_one_far_ahead_waits():
+    generator = torch.Generator().manual_seed(0)
+    behind = torch.randn(4, 4, generator=generator)
+    assert decide(behind + 0.1 * TRUTH, behind) is None
+    far = torch.randn(4, 4, generator=generator) + 2 * TRUTH
+    p, q = far.softmax(1), behind.softmax(1)
+    gap, ahead_error, behind_error = ((x - y).abs().sum(1).mean().item() for x, y in ((p, q), (p, TRUTH), (q, TRUTH)))
+    assert (decide(far, behind) == "a") == (gap > threshold(ahead_error, behind_error)) == (gap > 1)
+
+
+def test_the_decision_is_the_updates_and_not_a_micro_batchs():
+    far, behind = 3 * TRUTH.roll(1, 1), torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    assert decide(far, behind) == decide(far, behind, parts=4) == "a"
+
+
+def test_the_share_of_paused_updates_is_told_once():
+    pause_selector = PauseSelector(Pause(peer="a", versus="b"), WORLD)
+    assert pause_selector.flush() == {}
+    for logits in (3 * TRUTH.roll(1, 1), torch.zeros(4, 4)):
+        pause_selector.add({"a": logits, "b": torch.zeros(4, 4)}, LABELS)
+        pause_selector.select_paused_peer()
+    assert pause_selector.flush() == {"paused/a": 0.5}
+    assert pause_selector.flush() == {}
+
+
+def test_images_without_a_label_say_nothing():
+    far, behind = 3 * TRUTH.roll(1, 1), torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0, 1, -1, -1])
+    assert decide(far, behind, labels) == decide(far[:2], behind[:2], labels[:2])
+
+
+def test_a_paused_peer_stands_still(monkeypatch):
+    document = tiny_document(train={"pause": {"peer": "a", "versus": "b"}})
+    _, data, group, train_step = build(document)
+    group.train()
+    for verdict, moves in (("a", False), (None, True)):
+        monkeypatch.setattr(train_step._pause_selector, "select_paused_peer", lambda verdict=verdict: verdict)
+        before = {name: value.clone() for name, value in weights(group).items()}
+        for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
+            train_step.simultaneous(window, update, measure=False)
+        after = weights(group)
+        of_a = {name: value for name, value in after.items() if name.startswith("a.")}
+        if moves:
+            assert not torch.equal(of_a["a.head.weight"], before["a.head.weight"])
+        else:
+            assert_equal_weights(of_a, {name: before[name] for name in of_a})
+        assert not torch.equal(after["b.head.weight"], before["b.head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"pause": {"peer": "c", "versus": "a"}}, "train.pause.peer: 'c' is no trainable peer; choose from a, b"),
+        ({"pause": {"peer": "a", "versus": "a"}}, "train.pause.versus: a peer cannot be measured against itself"),
+        ({"pause": {"peer": "a", "versus": "b"}, "update": "alternating"}, "train.pause: needs all peers' predictions at once"),
+    ],
+)
+def test_a_wrong_pause_is_told_in_a_line(train, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(tiny_document(train=train))

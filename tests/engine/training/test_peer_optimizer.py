@@ -1,0 +1,152 @@
+"""Schedules in closed form, optimizers by name, weight decay where it is wanted."""
+
+import io
+import math
+
+import pytest
+import timm.optim
+import torch
+from support import build, tiny_document
+from torch import nn
+
+import mutual
+from mutual.engine.monitoring.train_metrics import NonFiniteLossError
+from mutual.engine.training.peer_optimizer import build_optimizer, build_schedule
+from mutual.recipe import Optimizer, RecipeError, Schedule, parse_recipe
+
+
+def rates(epochs=10, per_epoch=4, lr=0.5, **fields):
+    schedule = build_schedule(Schedule(**fields), lr=lr, updates_per_epoch=per_epoch, epochs=epochs)
+    return [schedule(update) for update in range(epochs * per_epoch)]
+
+
+def test_cosine_after_warmup():
+    found = rates(name="cosine", warmup_epochs=2, min_lr=0.1)
+    assert found[:8] == pytest.approx([0.5 * (update + 1) / 8 for update in range(8)])
+    assert found[8] == 0.5
+    assert found[24] == pytest.approx(0.1 + 0.4 * (1 + math.cos(math.pi / 2)) / 2)
+    assert found[-1] > 0.1
+
+
+def test_linear_step_multistep_constant():
+    assert rates(name="constant") == [0.5] * 40
+    assert rates(name="linear") == pytest.approx([0.5 * (1 - update / 40) for update in range(40)])
+    assert rates(name="step", step_epochs=4, gamma=0.1) == pytest.approx([0.5] * 16 + [0.05] * 16 + [0.005] * 8)
+    assert rates(name="multistep", milestones=[2, 9], gamma=0.5) == pytest.approx([0.5] * 8 + [0.25] * 28 + [0.125] * 4)
+
+
+def test_cosine_equals_torchs_own():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    expected = []
+    for _ in range(40):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates(name="cosine") == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("AdamW", torch.optim.AdamW), ("lamb", timm.optim.Lamb)])
+def test_optimizers_of_torch_and_timm_by_name(name, kind):
+    parameters = list(nn.Linear(2, 2).parameters())
+    optimizer = build_optimizer(Optimizer(name=name, lr=0.1), parameters)
+    assert isinstance(optimizer, kind)
+    before = parameters[0].detach().clone()
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert not torch.equal(before, parameters[0])
+
+
+def test_weight_decay_leaves_out_norm_and_bias_on_request():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    optimizer = build_optimizer(Optimizer(weight_decay=0.1, decay_norm_and_bias=False), list(model.parameters()))
+    decay = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert decay[id(model[0].weight)] == 0.1
+    assert {decay[id(parameter)] for parameter in (model[0].bias, model[1].weight, model[1].bias)} == {0.0}
+    assert len(decay) == 4
+
+
+TORCHS = [name.lower() for name, value in vars(torch.optim).items() if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)]
+NAMES = sorted({*TORCHS, *timm.optim.list_optimizers()} - {"optimizer"})
+
+
+@torch.compiler.set_stance("force_eager")
+def test_every_optimizer_of_torch_and_timm_trains_or_is_told_in_a_line():
+    """Those that need another machine or package (bnb..., fused...) and those that no training can step are refused when they are built."""
+    refused = {}
+    for name in NAMES:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 4))
+        state = torch.get_rng_state()
+        try:
+            optimizer = build_optimizer(Optimizer(name=name, lr=0.001), list(model.parameters()))
+        except ValueError as error:
+            refused[name] = str(error)
+            continue
+        assert torch.equal(torch.get_rng_state(), state), f"{name}: the trial drew from the training's generator"
+        for _ in range(3):
+            loss = model(torch.randn(8, 1, 4, 4)).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert loss.isfinite(), name
+        assert all(parameter.isfinite().all() for parameter in model.parameters()), name
+        saved = io.BytesIO()
+        torch.save(optimizer.state_dict(), saved)
+        optimizer.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
+    assert len(NAMES) - len(refused) > 50
+    assert not [line for line in refused.values() if "\n" in line]
+    assert {"lbfgs", "sparseadam", "adahessian"} <= set(refused)
+    assert all(name in ("lbfgs", "sparseadam", "adahessian", "muon") or name.startswith(("bnb", "fused")) for name in refused), refused
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "lbfgs"}, "lbfgs cannot train a peer: it computes the loss several times in a step"),
+        ({"name": "SparseAdam"}, "SparseAdam cannot train a peer: its gradients must be sparse"),
+        ({"name": "adahessian"}, "adahessian cannot train a peer: it needs second derivatives"),
+        ({"name": "adam", "args": {"capturable": True}}, "adam: cannot be used here: AssertionError: If capturable=True"),
+        ({"name": "lamb", "args": {"opt": "sgd"}}, "lamb: .*multiple values for argument 'opt'"),
+        ({"name": "adamw", "args": {"foreach": True, "fused": True}}, "adamw: cannot be used here: RuntimeError: `fused` and `foreach`"),
+        ({"name": "adam", "betas": [1.0, 0.9]}, "adam: Invalid beta parameter"),
+    ],
+)
+def test_an_optimizer_that_cannot_step_is_one_line_before_the_training(spec, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build_optimizer(Optimizer(**spec), list(nn.Linear(2, 2).parameters()))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_optimizer_of_a_package_that_raises_anything_is_one_line(monkeypatch):
+    for error in (ImportError("no apex"), AssertionError(), RuntimeError("two\nlines"), KeyError("x"), SystemError("gone")):
+
+        def broken(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr("timm.optim.create_optimizer_v2", broken)
+        with pytest.raises(ValueError, match=rf"^lamb: cannot be used here: {type(error).__name__}(: |$)") as caught:
+            build_optimizer(Optimizer(name="lamb"), list(nn.Linear(2, 2).parameters()))
+        assert "\n" not in str(caught.value)
+
+
+def test_the_trial_moves_no_parameter_of_the_peer():
+    group, train_step = build(tiny_document(optimizer={"name": "lamb", "lr": 0.1}))[2:]
+    plain = build(tiny_document())[2]
+    assert train_step is not None
+    for name, peer in group.peers.items():
+        for mine, other in zip(peer.model.parameters(), plain.peers[name].model.parameters(), strict=True):
+            assert torch.equal(mine, other)
+            assert mine.grad is None
+
+
+@pytest.mark.parametrize("model", ["support:tiny", "support:double"])
+@pytest.mark.parametrize("optimizer", [{"name": "sgd", "lr": 1e38}, {"name": "adamw", "lr": 1e38}, {"name": "lamb", "lr": 1e300}])
+def test_an_absurd_learning_rate_ends_in_a_line(tmp_path, model, optimizer):
+    peers = {name: {"model": model} for name in "ab"}
+    document = tiny_document(peers=peers, optimizer={**optimizer, "weight_decay": 0.1}, output=str(tmp_path))
+    with pytest.raises((NonFiniteLossError, RecipeError)) as caught:
+        mutual.fit(parse_recipe(document))
+    assert "\n" not in str(caught.value)

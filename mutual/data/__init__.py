@@ -8,8 +8,6 @@ from mutual.data.module import DataModule, build_data, build_preprocess
 from mutual.data.plan import shard_bounds
 from mutual.data.transforms import ShapeError
 
-even_part = shard_bounds  # its former name, for the group
-
 __all__ = [
     "IMAGE_SUFFIXES",
     "BadImage",
@@ -23,7 +21,6 @@ __all__ = [
     "build_data",
     "build_preprocess",
     "data_changes",
-    "even_part",
     "image_files",
     "load_image",
     "mix",

@@ -52,8 +52,6 @@ class BadImage:
     reason: str
     row: int
 
-    place = property(lambda self: self.row)
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -74,9 +72,6 @@ class Batch:
     global_batch_size: int
     mix: Mix | None = None
     bad: tuple[BadImage, ...] = ()
-
-    count = property(lambda self: self.num_valid)
-    total = property(lambda self: self.global_batch_size)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """Returns the batch on `device`."""

@@ -59,17 +59,17 @@ class DataModule:
         return self._plan(world_size, accumulate).num_windows
 
     def train_windows(
-        self, epoch: int, *, start: int = 0, world_size: int, rank: int, accumulate: int, parts: int | None = None
+        self, epoch: int, *, start: int = 0, world_size: int, rank: int, accumulate: int, num_shards: int | None = None
     ) -> Iterator[Window]:
-        """Yields a part's windows of `epoch` from number `start` on; cut and begun again there, they are the same bit for bit.
+        """Yields a shard's windows of `epoch` from number `start` on; interrupted and started again there, they are the same bit for bit.
 
-        There is a part for each of `world_size` ranks, or there are `parts`; `rank` is the part's number.
+        There is a shard for each of `world_size` ranks, or there are `num_shards`; `rank` is the shard's number.
 
         Raises:
             ImageError: an image cannot be read, and data.on_bad_image is `error`.
             OSError: the disk or the machine failed.
         """
-        requests, loader = self._loader_of(world_size, (rank, parts or world_size), accumulate)
+        requests, loader = self._loader_of(world_size, (rank, num_shards or world_size), accumulate)
         requests.epoch, requests.start = epoch, start
         if start >= requests.plan.num_windows:
             return
@@ -77,17 +77,17 @@ class DataModule:
         for window in range(start, requests.plan.num_windows):
             yield Window(requests.plan.size(window), [next(batches) for _ in requests.plan.micro_sizes(window)])
 
-    def eval_batches(self, *, world_size: int, rank: int, parts: int | None = None) -> Iterator[Batch]:
-        """Yields a part's share of the validation images, round by round; over all parts each is there exactly once.
+    def eval_batches(self, *, world_size: int, rank: int, num_shards: int | None = None) -> Iterator[Batch]:
+        """Yields a shard of the validation images, round by round; over all shards each is there exactly once.
 
-        A round without an image for this part has a filler in it, and count 0.
+        A round without an image for this shard has a padding image in it, and `num_valid` 0.
 
         Raises:
             ImageError: an image cannot be read.
             OSError: the disk or the machine failed.
         """
         size = self._spec.eval_batch_size or self._spec.batch_size
-        requests = eval_requests(self.info.num_val, size, world_size=world_size, shard_index=rank, num_shards=parts or world_size)
+        requests = eval_requests(self.info.num_val, size, world_size=world_size, shard_index=rank, num_shards=num_shards or world_size)
         self._eval_loader = loader = self._loader(self._val, requests, persistent=False)
         for loaded in loader:
             yield self._checked(loaded, "val", None)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mutual.group.edges import Edge, EdgeLoss
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
 from mutual.group.peers import Outputs, Peer
-from mutual.recipe import LOGITS, derive_seed, is_average, peer_of
+from mutual.recipe import LOGITS, derive_seed, is_ema, peer_of
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Group:
         local = [edge_loss.edge for edge_loss in self.local_losses.values()]
         learning = {edge.learner for edge in local}
         self._features_only = learning - {edge.learner for edge in local if LOGITS in edge.learner_at}
-        heard = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_average(name))
+        heard = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_ema(name))
         self._averages = [name for name in heard if peer_of(name) in self.peers]
         self.trainable = [peer for peer in self.peers.values() if peer.name in learning]
 
@@ -154,7 +154,7 @@ class Group:
         peer, view = self.peers[peer_of(name)], self.view(peer_of(name), images)
         torch.manual_seed(derive_seed(seed, name))
         with self.peer_context(name), self._autocast():
-            return peer.forward_ema(view) if is_average(name) else peer.forward_without_side_effects(view)
+            return peer.forward_ema(view) if is_ema(name) else peer.forward_without_side_effects(view)
 
     def compute_losses(
         self,

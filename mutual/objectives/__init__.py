@@ -7,13 +7,9 @@ from mutual.objectives.response import pairwise_kl
 from mutual.objectives.shapes import Shape, to_vector, vector_width
 from mutual.objectives.spec import LossSpec, SourcePayload
 
-Definition, Extent = LossSpec, SourcePayload
-
 __all__ = [
     "ENSEMBLES",
     "LOSSES",
-    "Definition",
-    "Extent",
     "Loss",
     "LossSpec",
     "Output",

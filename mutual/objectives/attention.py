@@ -87,7 +87,7 @@ class DiversePeersLoss(nn.Module):
         self.own = own
         self.query = nn.Linear(vector_width(learner_shape[1]), dim, bias=False)
         self.key = nn.ModuleList(nn.Linear(vector_width(shape), dim, bias=False) for shape in embeddings)
-        self.register_load_state_dict_pre_hook(_rename_state)
+        self.register_load_state_dict_pre_hook(_rename_state)  # type: ignore[no-untyped-call]
 
     def forward(self, learner: list[Tensor], source: list[Tensor]) -> Tensor:
         """Returns the loss; `learner` is [logits, embedding], `source` the same of every source in turn."""

@@ -39,12 +39,18 @@ class Loss(nn.Module):
 
     def __init__(self, spec: LossSpec, arguments: dict[str, Any], adapter: nn.Module | None = None) -> None:
         super().__init__()
-        self.spec = self.definition = spec
+        self.spec = spec
         self.arguments = arguments
         self.adapter = adapter
 
     def forward(
-        self, learner: Output, source: Output | None = None, labels: Tensor | None = None, *, first: int = 0, measured: bool = False
+        self,
+        learner: Output,
+        source: Output | None = None,
+        labels: Tensor | None = None,
+        *,
+        row_offset: int = 0,
+        source_is_distances: bool = False,
     ) -> Tensor:
         """Returns the scalar loss of `learner` `[B, ...]`; what the loss does not read may be None.
 
@@ -52,12 +58,12 @@ class Loss(nn.Module):
         `source_is_distances`, the source of a loss that reads distances alone is these, `[B, B]`.
         """
         spec = self.spec
-        values: dict[str, Any] = {"learner": upcast(learner), "labels": labels, "row_offset": first}
+        values: dict[str, Any] = {"learner": upcast(learner), "labels": labels, "row_offset": row_offset}
         with torch.autocast(_device_type(learner), enabled=False):
             if spec.reads_source:
                 assert source is not None, "this loss reads a source"
                 values["source"] = upcast(_detach(source))
-                if spec.payload is SourcePayload.DISTANCES and not measured:
+                if spec.payload is SourcePayload.DISTANCES and not source_is_distances:
                     values["source"] = relation.distances(values["source"])
             if spec.reads_labels:
                 assert labels is not None, "this loss reads labels"

@@ -70,11 +70,3 @@ class LossSpec:
     def gathers(self) -> bool:
         """Whether source and labels are those of all processes."""
         return "row_offset" in self.inputs
-
-    # the names that the group still uses
-    make = property(lambda self: self.function)
-    trained = property(lambda self: self.has_adapter)
-    many = property(lambda self: self.multi_output)
-    joint = property(lambda self: self.multi_source)
-    draws = property(lambda self: self.is_stochastic)
-    extent = property(lambda self: self.payload)

@@ -26,8 +26,6 @@ from mutual.recipe.text import allow_any_name, first_line, format_value, printab
 from mutual.recipe.training import CheckpointSpec, Exchange, Optimizer, Pause, Peer, Precision, Schedule, Train
 from mutual.recipe.transforms import Transform
 
-SourcedObjective, is_average = DistillationObjective, is_ema  # their former names, for the group
-
 __all__ = [
     "DATASETS",
     "EMA",
@@ -56,7 +54,6 @@ __all__ = [
     "RecipeError",
     "RunError",
     "Schedule",
-    "SourcedObjective",
     "Spec",
     "Statistics",
     "Train",
@@ -69,7 +66,6 @@ __all__ = [
     "dump_recipe",
     "first_line",
     "format_value",
-    "is_average",
     "is_ema",
     "load_recipe",
     "parse_recipe",

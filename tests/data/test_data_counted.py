@@ -123,7 +123,7 @@ def test_the_first_of_many_views_is_the_shared_one():
 def test_evaluation_counts_every_image_once(world_size):
     data = module()
     for parts in (world_size, 1, 2):
-        of_part = [list(data.eval_batches(world_size=world_size, rank=part, parts=parts)) for part in range(parts)]
+        of_part = [list(data.eval_batches(world_size=world_size, rank=part, num_shards=parts)) for part in range(parts)]
         rounds = list(zip(*of_part, strict=True))  # equally many for every part
         assert all(len(batch.labels) == len(batch.images) == max(batch.num_valid, 1) for batches in rounds for batch in batches)
         alone = list(module(batch_size=1000).eval_batches(world_size=1, rank=0))

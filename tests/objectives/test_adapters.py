@@ -138,7 +138,7 @@ def test_mcl_is_contrast_and_mimicry():
 def test_contrast_over_gathered_images_is_contrast_over_one_batch(name):
     learner, source, labels = rand(4, 6), rand(4, 5, seed=1), torch.tensor([0, 1, 0, 2])
     loss = trained(name, learner, source)
-    halves = [loss(learner[:1], source, labels, first=0), loss(learner[1:], source, labels, first=1)]
+    halves = [loss(learner[:1], source, labels, row_offset=0), loss(learner[1:], source, labels, row_offset=1)]
     torch.testing.assert_close((halves[0] + 3 * halves[1]) / 4, loss(learner, source, labels))
 
 

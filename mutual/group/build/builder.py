@@ -10,19 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.group.communication import all_ranks_or_raise
-from mutual.group.edges import Edge, TensorSpec, OutputKey, definition_of, expand, tap_paths
-from mutual.group.exchange import OutputExchange
-from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
-from mutual.group.group import Group
-from mutual.group.edges import EdgeLoss
-from mutual.group.peers import MovingAverage, Peer
-from mutual.group.exchange import Placement, parallel, replicated
 from mutual.group.build.dry_run import dry_run
-from mutual.group.exchange import TransferPlan, scoring_requirements
-from mutual.group.edges import weight_factor
-from mutual.group.peers import TappedModel, find_module
-from mutual.group.communication import Communicator
+from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
+from mutual.group.communication import Communicator, all_ranks_or_raise
+from mutual.group.edges import Edge, EdgeLoss, OutputKey, TensorSpec, expand, tap_paths, weight_factor
+from mutual.group.exchange import OutputExchange, Placement, TransferPlan, parallel, replicated, scoring_requirements
+from mutual.group.group import Group
+from mutual.group.peers import MovingAverage, Peer, TappedModel, find_module
 from mutual.models import class_columns, create_model, load_weights, read_card
 from mutual.objectives import Loss
 from mutual.recipe import EMA, LOGITS, Recipe, derive_seed, peer_of
@@ -165,7 +159,7 @@ class _Builder:
         """Returns by its edge's number what a loss must know of its source's model, of the sources that are held here."""
         told = {}
         for index, edge in enumerate(self._edges):
-            from_model, source = definition_of(edge).from_model, peer_of(edge.sources[0]) if edge.sources else ""
+            from_model, source = edge.loss_spec.from_model, peer_of(edge.sources[0]) if edge.sources else ""
             if from_model is not None and source in peers:
                 try:
                     made = from_model(peers[source].model, list(edge.source_at[0]))

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.group.edges import Edge, TensorSpec, OutputKey, definition_of
-from mutual.group.peers import Peer
-from mutual.group.peers import Outputs
+from mutual.group.edges import Edge, OutputKey, TensorSpec
+from mutual.group.peers import Outputs, Peer
 from mutual.objectives import Loss, build_loss
 from mutual.recipe import ENSEMBLE, LOGITS, Recipe, derive_seed
 
@@ -44,7 +43,7 @@ def build_edge_loss(
     Raises:
         RecipeError: the shapes cannot meet; one line says both.
     """
-    definition, arguments = definition_of(edge), edge.spec.loss_arguments()
+    definition, arguments = edge.loss_spec, edge.spec.loss_arguments()
     mine = [specs[edge.learner, at][0] for at in edge.learner_at]
     theirs = [
         specs[edge.members[0] if source == ENSEMBLE else source, at][0]
@@ -53,7 +52,7 @@ def build_edge_loss(
     ]
     if not theirs and mine[0] != specs[edge.learner, LOGITS][0]:
         raise recipe.error(f"objectives.{edge.index}.at", f"{edge.learner}.{edge.learner_at[0]} has shape {mine[0]}, which are no logits")
-    learner_shape, source_shape = (found if definition.many else found[0] if found else None for found in (mine, theirs))
+    learner_shape, source_shape = (found if definition.multi_output else found[0] if found else None for found in (mine, theirs))
     from_model = None if told is None else {key: [torch.tensor(values) for values in lists] for key, lists in told.items()}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -61,7 +60,7 @@ def build_edge_loss(
             loss = build_loss(edge.spec.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=from_model, **arguments)
     except ValueError as error:
         raise recipe.error(f"objectives.{edge.index}.at", f"{_shapes_of(edge, [mine, theirs])}; {edge.objective} {error}") from error
-    if definition.trained:
+    if definition.has_adapter:
         if synchronized:
             loss = nn.SyncBatchNorm.convert_sync_batchnorm(loss)
         adapters = learner.tapped.adapters

@@ -1,6 +1,6 @@
 """Edges: who learns what from whom, with which loss and weight."""
 
-from mutual.group.edges.edge import Edge, OutputKey, TensorSpec, definition_of, distances_key, expand, objective_names, tap_paths
+from mutual.group.edges.edge import Edge, OutputKey, TensorSpec, distances_key, expand, objective_names, tap_paths
 from mutual.group.edges.edge_loss import EdgeLoss
 from mutual.group.edges.weight_schedule import weight_factor
 
@@ -9,7 +9,6 @@ __all__ = [
     "EdgeLoss",
     "OutputKey",
     "TensorSpec",
-    "definition_of",
     "distances_key",
     "expand",
     "objective_names",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mutual.objectives import LOSSES, Definition, Extent
-from mutual.recipe import ENSEMBLE, LOGITS, Objective, Recipe, SourcedObjective, peer_of
+from mutual.objectives import LOSSES, LossSpec, SourcePayload
+from mutual.recipe import ENSEMBLE, LOGITS, DistillationObjective, Objective, Recipe, peer_of
 
 Paths = tuple[str, ...]
 OutputKey = tuple[str, str]
@@ -45,6 +45,11 @@ class Edge:
     weight: float
 
     @property
+    def loss_spec(self) -> LossSpec:
+        """What the loss reads."""
+        return LOSSES[self.spec.loss]
+
+    @property
     def source(self) -> str | None:
         """The source in a word, or None for the labels."""
         return "+".join(self.sources) or None
@@ -56,25 +61,25 @@ class Edge:
         return [name for name in dict.fromkeys(spoken) if name != self.learner]
 
     @property
-    def required_outputs(self) -> dict[OutputKey, Extent]:
+    def required_outputs(self) -> dict[OutputKey, SourcePayload]:
         """What the edge reads of its sources, and how much of it."""
-        found: dict[OutputKey, Extent] = {}
-        extent = LOSSES[self.spec.loss].extent
+        found: dict[OutputKey, SourcePayload] = {}
+        payload = self.loss_spec.payload
         for source, paths in zip(self.sources, self.source_at, strict=True):
             if source == ENSEMBLE:
-                found |= {(member, LOGITS): Extent.WHOLE for member in self.members}
+                found |= {(member, LOGITS): SourcePayload.WHOLE for member in self.members}
                 continue
-            found |= {(source, path): extent for path in paths if found.get((source, path)) is not Extent.WHOLE}
+            found |= {(source, path): payload for path in paths if found.get((source, path)) is not SourcePayload.WHOLE}
             if self.spec.gate == "correct":
-                found[source, LOGITS] = Extent.WHOLE
+                found[source, LOGITS] = SourcePayload.WHOLE
         return found
 
     @property
     def reads_labels(self) -> bool:
         """True where an image without a label has nothing to say: the loss, the ensemble or the gate reads it."""
-        ensemble = self.spec.ensemble if isinstance(self.spec, SourcedObjective) else None
+        ensemble = self.spec.ensemble if isinstance(self.spec, DistillationObjective) else None
         weighed = ensemble is not None and ensemble.weighting != "mean"
-        return LOSSES[self.spec.loss].reads_labels or weighed or self.spec.gate == "correct"
+        return self.loss_spec.reads_labels or weighed or self.spec.gate == "correct"
 
     def __str__(self) -> str:
         return f"{self.objective} ({self.learner} <- {self.source or 'labels'})"
@@ -94,7 +99,7 @@ def expand(recipe: Recipe) -> list[Edge]:
             weight, members = objective.weight, recipe.members_of(objective, learner)
             pairs = list(_pairs(recipe, index, objective, learner))
             sources = recipe.sources_of(objective, learner)
-            if isinstance(objective, SourcedObjective) and objective.reduce == "mean" and not LOSSES[objective.loss].joint:
+            if isinstance(objective, DistillationObjective) and objective.reduce == "mean" and not LOSSES[objective.loss].multi_source:
                 weight /= len(sources)
             edges += [Edge(index, name, objective, learner, *pair, members, weight) for pair in pairs]
     return edges
@@ -123,13 +128,13 @@ def tap_paths(edges: Sequence[Edge], speaker: str) -> list[str]:
 def _pairs(recipe: Recipe, index: int, objective: Objective, learner: str) -> list[tuple[tuple[str, ...], Paths, tuple[Paths, ...]]]:
     """Returns sources, learner's outputs and sources' outputs of each edge of `learner` in an objective."""
     reads, mine = LOSSES[objective.loss], objective.at_of(learner)
-    if not isinstance(objective, SourcedObjective):
+    if not isinstance(objective, DistillationObjective):
         return [((), (path,), ()) for path in mine]
     sources = recipe.sources_of(objective, learner)
     theirs = {source: (LOGITS,) if source == ENSEMBLE else objective.source_at_of(peer_of(source)) for source in sources}
-    if reads.joint:
+    if reads.multi_source:
         return [_joint_pair(recipe, index, objective, mine, theirs)]
-    if reads.many:
+    if reads.multi_output:
         return [((source,), mine, (paths,)) for source, paths in theirs.items()]
     for source, paths in theirs.items():
         if len(paths) not in (1, len(mine)):
@@ -145,7 +150,7 @@ def _pairs(recipe: Recipe, index: int, objective: Objective, learner: str) -> li
 
 
 def _joint_pair(
-    recipe: Recipe, index: int, objective: SourcedObjective, mine: Paths, theirs: dict[str, Paths]
+    recipe: Recipe, index: int, objective: DistillationObjective, mine: Paths, theirs: dict[str, Paths]
 ) -> tuple[tuple[str, ...], Paths, tuple[Paths, ...]]:
     where = f"objectives.{index}"
     if ENSEMBLE in theirs:
@@ -155,11 +160,6 @@ def _joint_pair(
     if any(paths == (LOGITS,) or len(paths) != 1 for paths in (mine, *theirs.values())):
         raise recipe.error(f"{where}.at", f"{objective.loss} reads one embedding beside the logits; give its module path")
     return tuple(theirs), (LOGITS, *mine), tuple((LOGITS, *paths) for paths in theirs.values())
-
-
-def definition_of(edge: Edge) -> Definition:
-    """Returns what the edge's loss reads."""
-    return LOSSES[edge.spec.loss]
 
 
 def _name(objective: Objective) -> str:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mutual.data import even_part
+from mutual.data import shard_bounds
 from mutual.group.communication import Communicator
 from mutual.group.edges.edge import Edge, distances_key
 from mutual.group.edges.weight_schedule import Factor
 from mutual.group.peers import Outputs
 from mutual.objectives import ENSEMBLES, Loss
-from mutual.recipe import ENSEMBLE, LOGITS, SourcedObjective, derive_seed
+from mutual.recipe import ENSEMBLE, LOGITS, DistillationObjective, derive_seed
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,18 @@ class EdgeLoss:
         between them, or are asked.
         """
         real = max(count, 1)
-        reads = self.loss.definition
+        reads = self.loss.spec
         mine = [learner[at][:real] for at in self.edge.learner_at]
         output_key = self._read(mine, heard, labels[:real])
-        many = reads.many
+        many = reads.multi_output
         source, truth, first = output_key.source, output_key.labels, 0
         if reads.gathers:
             source, truth, first = self._gathered(output_key, empty=count == 0 or output_key.share == 0, total=total)
-        if reads.draws:
+        if reads.is_stochastic:
             torch.manual_seed(derive_seed(seed, self.edge.learner, self._key))
         theirs = None if not reads.reads_source else source if many else source[0]
         value: Tensor = self.loss(
-            output_key.learner if many else output_key.learner[0], theirs, truth, first=first, measured=output_key.measured
+            output_key.learner if many else output_key.learner[0], theirs, truth, row_offset=first, source_is_distances=output_key.measured
         )
         return value if output_key.share == 1 else value * output_key.share
 
@@ -110,7 +110,7 @@ class EdgeLoss:
     def _said(self, name: str, paths: tuple[str, ...], heard: Mapping[str, Outputs], rows: slice | Tensor, truth: Tensor) -> list[Tensor]:
         """Returns what the edge reads of a source for `rows`, detached; the distances between them where these have come in its place."""
         if name == ENSEMBLE:
-            assert isinstance(self.edge.spec, SourcedObjective)
+            assert isinstance(self.edge.spec, DistillationObjective)
             weighting = "mean" if self.edge.spec.ensemble is None else self.edge.spec.ensemble.weighting
             logits_KBC = torch.stack([heard[member][LOGITS][rows].detach().float() for member in self.edge.members])
             return [ENSEMBLES[weighting](logits_KBC, truth)]
@@ -122,7 +122,7 @@ class EdgeLoss:
         own, parts = [*output_key.source, output_key.labels], self._comm.size
         counts = None  # a gate, or missing labels, decide how many rows each process has
         if total is not None and not self._skips_unlabelled and self.edge.spec.gate != "correct":
-            bounds = [even_part(total, part, parts) for part in range(parts)]
+            bounds = [shard_bounds(total, part, parts) for part in range(parts)]
             counts = [end - begin for begin, end in bounds]
         rows, first = self._comm.all_gather_rows([tensor[:0] if empty else tensor for tensor in own], counts)
         return (output_key.source, output_key.labels, 0) if empty else (rows[:-1], rows[-1], first)

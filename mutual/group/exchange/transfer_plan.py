@@ -13,14 +13,14 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mutual.data import even_part
+from mutual.data import shard_bounds
 from mutual.group.edges import Edge, OutputKey, TensorSpec, distances_key
 from mutual.group.exchange.placement import Placement
-from mutual.objectives import Extent, distances, to_vector, vector_width
+from mutual.objectives import SourcePayload, distances, to_vector, vector_width
 from mutual.recipe import LOGITS, peer_of
 
 _WIRE = {"exact": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-RequiredOutputs = Mapping[OutputKey, Extent]
+RequiredOutputs = Mapping[OutputKey, SourcePayload]
 """How much a rank reads of each output of peers that it does not hold."""
 
 
@@ -33,7 +33,7 @@ class Transfer:
         key: the receiver finds it under this name.
         rows: which rows of the micro-batch it is of, first and one behind the last.
         shape: its shape, rows included.
-        extent: how much of the output it is.
+        payload: how much of the output it is.
         dtype: its precision where it is read.
     """
 
@@ -41,15 +41,15 @@ class Transfer:
     key: str
     rows: tuple[int, int]
     shape: tuple[int, ...]
-    extent: Extent
+    payload: SourcePayload
     dtype: torch.dtype
 
     def packed(self, output: Tensor, begin: int) -> Tensor:
         """Returns what travels of the sender's `output`, whose first row is row `begin` of the micro-batch."""
         rows = output[self.rows[0] - begin : self.rows[1] - begin].detach()
-        if self.extent is Extent.DISTANCES:
+        if self.payload is SourcePayload.DISTANCES:
             return distances(rows.to(self.dtype))
-        return to_vector(rows) if self.extent is Extent.VECTOR else rows
+        return to_vector(rows) if self.payload is SourcePayload.VECTOR else rows
 
 
 class TransferPlan:
@@ -108,14 +108,14 @@ class TransferPlan:
     def missing(self, rank: int) -> dict[OutputKey, TensorSpec]:
         """Returns what `rank` reads of peers that it does not hold; what is read as vectors in the form of vectors."""
         found = {}
-        for output_key, extent in self._requirements[rank].items():
+        for output_key, payload in self._requirements[rank].items():
             shape, dtype = self.specs[output_key]
-            found[output_key] = ((vector_width(shape),) if extent is Extent.VECTOR else shape), dtype
+            found[output_key] = ((vector_width(shape),) if payload is SourcePayload.VECTOR else shape), dtype
         return found
 
     def rows(self, rank: int, size: int) -> tuple[int, int]:
         """Returns which rows `rank` computes of a micro-batch of `size` images over all ranks, first and one behind the last."""
-        return even_part(size, *self._placement.shard(rank))
+        return shard_bounds(size, *self._placement.shard(rank))
 
     def transfers(self, sender: int, receiver: int, size: int) -> Iterator[Transfer]:
         """Yields what `sender` sends to `receiver` of a micro-batch of `size` images over all ranks."""
@@ -123,13 +123,13 @@ class TransferPlan:
         rows = max(mine[0], theirs[0]), min(mine[1], theirs[1])
         count = rows[1] - rows[0]
         for output_key in self._output_keys.get((sender, receiver), ()) if count > 0 else ():
-            extent, path, (shape, dtype) = self._requirements[receiver][output_key], output_key[1], self.specs[output_key]
-            if extent is Extent.DISTANCES and rows == theirs and count < prod(shape):
-                yield Transfer(output_key, distances_key(path), rows, (count, count), extent, torch.promote_types(dtype, torch.float32))
-            elif extent is Extent.VECTOR:
-                yield Transfer(output_key, path, rows, (count, vector_width(shape)), extent, dtype)
+            payload, path, (shape, dtype) = self._requirements[receiver][output_key], output_key[1], self.specs[output_key]
+            if payload is SourcePayload.DISTANCES and rows == theirs and count < prod(shape):
+                yield Transfer(output_key, distances_key(path), rows, (count, count), payload, torch.promote_types(dtype, torch.float32))
+            elif payload is SourcePayload.VECTOR:
+                yield Transfer(output_key, path, rows, (count, vector_width(shape)), payload, dtype)
             else:
-                yield Transfer(output_key, path, rows, (count, *shape), Extent.WHOLE, dtype)
+                yield Transfer(output_key, path, rows, (count, *shape), SourcePayload.WHOLE, dtype)
 
     def num_values(self, sender: int, receiver: int, size: int) -> int:
         """Returns how many numbers `sender` sends to `receiver`."""
@@ -141,28 +141,28 @@ class TransferPlan:
 
     def _is_whole(self, output_key: OutputKey, receiver: int) -> bool:
         """Returns True where a reading of `receiver` travels whole: its edges read all, or distances across what several ranks compute."""
-        extent = self._requirements[receiver][output_key]
+        payload = self._requirements[receiver][output_key]
         (_, spoken), (_, parts) = (
             self._placement.shard(rank) for rank in (self._placement.sender_ranks[peer_of(output_key[0])][0], receiver)
         )
-        return extent is Extent.WHOLE or (extent is Extent.DISTANCES and spoken not in (1, parts))
+        return payload is SourcePayload.WHOLE or (payload is SourcePayload.DISTANCES and spoken not in (1, parts))
 
 
 def learner_requirements(placement: Placement, edges: Sequence[Edge]) -> list[RequiredOutputs]:
     """Returns for each rank what the edges of its learners read of peers that it does not hold."""
     requirements = []
     for rank in range(placement.world_size):
-        found: dict[OutputKey, Extent] = {}
+        found: dict[OutputKey, SourcePayload] = {}
         for edge in edges:
-            for output_key, extent in edge.required_outputs.items() if rank in placement.replica_ranks[edge.learner] else ():
-                found[output_key] = max(found.get(output_key, extent), extent)
+            for output_key, payload in edge.required_outputs.items() if rank in placement.replica_ranks[edge.learner] else ():
+                found[output_key] = max(found.get(output_key, payload), payload)
         requirements.append(_elsewhere(placement, rank, found))
     return requirements
 
 
 def scoring_requirements(placement: Placement, peers: Sequence[str]) -> list[RequiredOutputs]:
     """Returns for each rank the logits that it needs to score all peers: the ranks of the first peer's team do."""
-    logits = {(name, LOGITS): Extent.WHOLE for name in peers}
+    logits = {(name, LOGITS): SourcePayload.WHOLE for name in peers}
     return [_elsewhere(placement, rank, logits) if is_scoring_rank(placement, rank) else {} for rank in range(placement.world_size)]
 
 
@@ -173,7 +173,7 @@ def is_scoring_rank(placement: Placement, rank: int) -> bool:
 
 def _elsewhere(placement: Placement, rank: int, requirements: RequiredOutputs) -> RequiredOutputs:
     return {
-        output_key: extent for output_key, extent in requirements.items() if rank not in placement.replica_ranks[peer_of(output_key[0])]
+        output_key: payload for output_key, payload in requirements.items() if rank not in placement.replica_ranks[peer_of(output_key[0])]
     }
 
 

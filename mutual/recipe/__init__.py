@@ -23,7 +23,7 @@ from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_re
 from mutual.recipe.objectives import OBJECTIVES, AnyObjective
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
-from mutual.recipe.training import CheckpointSpec, Exchange, Optimizer, Pause, Peer, Precision, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Precision, Schedule, Train
 from mutual.recipe.transforms import Transform
 
 __all__ = [
@@ -42,13 +42,13 @@ __all__ = [
     "DatasetName",
     "DistillationObjective",
     "Ensemble",
-    "Exchange",
+    "ExchangeSpec",
     "Fault",
     "InputError",
     "Objective",
     "Optimizer",
     "Pause",
-    "Peer",
+    "PeerSpec",
     "Precision",
     "Recipe",
     "RecipeError",

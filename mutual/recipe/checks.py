@@ -14,7 +14,7 @@ from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Dis
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.objectives import DeepMutualLearning
 from mutual.recipe.text import format_value
-from mutual.recipe.training import Optimizer, Peer
+from mutual.recipe.training import Optimizer, PeerSpec
 
 MAX_BYTES_OF_A_NAME = 200
 MAX_BATCH_PIXELS = 2**31
@@ -48,7 +48,7 @@ def _check_names_of_files(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _check_args(recipe: Recipe) -> Iterator[Fault]:
-    sections: list[tuple[str, Optimizer | Peer]] = [("optimizer", recipe.optimizer)]
+    sections: list[tuple[str, Optimizer | PeerSpec]] = [("optimizer", recipe.optimizer)]
     sections += [(f"peers.{name}", peer) for name, peer in recipe.peers.items()]
     sections += [(f"peers.{name}.optimizer", peer.optimizer) for name, peer in recipe.peers.items() if peer.optimizer is not None]
     for path, section in sections:
@@ -59,7 +59,7 @@ def _check_args(recipe: Recipe) -> Iterator[Fault]:
 
 def _holds_nan(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(_holds_nan(part) for item in value.items() for part in item)
+        return any(_holds_nan(each) for item in value.items() for each in item)
     return any(map(_holds_nan, value)) if isinstance(value, list | tuple) else isinstance(value, float) and math.isnan(value)
 
 
@@ -97,9 +97,9 @@ def _check_objectives(recipe: Recipe) -> Iterator[Fault]:
             yield Fault(
                 f"{where}.schedule.until_epoch", f"{schedule.until_epoch:g} must be greater than from_epoch, {schedule.from_epoch:g}"
             )
-    open_to = {name for objective in recipe.objectives if objective.gate != "cutoff" for name in recipe.learners_of(objective)}
+    trained = {name for objective in recipe.objectives if objective.gate != "cutoff" for name in recipe.learners_of(objective)}
     for name in recipe.trainable:
-        if name not in open_to:
+        if name not in trained:
             yield Fault(f"peers.{name}", f"no objective trains {name!r}; name it among some learners or set frozen: true")
 
 
@@ -114,8 +114,8 @@ def _check_sources(recipe: Recipe, objective: DistillationObjective, learners: l
     if SELF in entries and objective.source_at in (None, objective.at):
         yield Fault(f"{where}.source_at", f"'{SELF}' needs source_at, another output of the learner than {objective.at!r}")
     yield from _check_ensemble(recipe, objective, learners, where)
-    taught = [source for learner in learners for source in recipe.sources_of(objective, learner)]
-    if recipe.train.ema is None and any(is_ema(source) for source in taught):
+    sources = [source for learner in learners for source in recipe.sources_of(objective, learner)]
+    if recipe.train.ema is None and any(is_ema(source) for source in sources):
         yield Fault("train.ema", f"{where} learns from moving averages; give their decay, for instance 0.99")
     for learner in learners:
         if learner in entries:
@@ -123,7 +123,7 @@ def _check_sources(recipe: Recipe, objective: DistillationObjective, learners: l
             yield Fault(f"{where}.sources", f"an edge from {learner!r} to itself teaches nothing; other peers: {others}")
         elif not recipe.sources_of(objective, learner):
             yield Fault(where, f"{objective.loss} needs a source and {learner!r} has no other peer; add a peer or drop this objective")
-    peers = [peer_of(source) for source in taught if peer_of(source) in recipe.peers]
+    peers = [peer_of(source) for source in sources if peer_of(source) in recipe.peers]
     at, key = (objective.at, "at") if objective.source_at is None else (objective.source_at, "source_at")
     yield from _check_at(recipe, at, peers, f"{where}.{key}")
 
@@ -187,9 +187,9 @@ def _check_sizes(data: Data) -> Iterator[Fault]:
                 f"data.{key}", f"{batch_size:,} images of {height:,} x {width:,} pixels are beyond any memory; take fewer or smaller ones"
             )
     if data.dataset == "fake" and data.multi_label:
-        for key, number in (("num_train", data.num_train), ("num_val", data.num_val)):
-            if number * (data.num_classes or 1) > MAX_FLAGS:
-                yield Fault(f"data.{key}", f"{number:,} images with {data.num_classes:,} flags each are beyond any memory; take fewer")
+        for key, num_images in (("num_train", data.num_train), ("num_val", data.num_val)):
+            if num_images * (data.num_classes or 1) > MAX_FLAGS:
+                yield Fault(f"data.{key}", f"{num_images:,} images with {data.num_classes:,} flags each are beyond any memory; take fewer")
 
 
 def _check_unlabelled(data: Data) -> Iterator[Fault]:
@@ -265,9 +265,9 @@ def _check_placement(recipe: Recipe) -> Iterator[Fault]:
                 yield Fault(f"peers.{name}.{key}", "every rank holds all peers; set placement: parallel")
         if peer.rank is not None and not peer.frozen:
             yield Fault(f"peers.{name}.rank", f"{name!r} is trained and has ranks of its own anyway; ranks says how many")
-    unsaid = [name for name, peer in recipe.peers.items() if peer.cost is None]
-    if 0 < len(unsaid) < len(recipe.peers):
-        yield Fault(f"peers.{unsaid[0]}.cost", "say what every peer costs, or of none, so that all are measured")
+    without_cost = [name for name, peer in recipe.peers.items() if peer.cost is None]
+    if 0 < len(without_cost) < len(recipe.peers):
+        yield Fault(f"peers.{without_cost[0]}.cost", "say what every peer costs, or of none, so that all are measured")
     if recipe.placement == "replicated":
         return
     if recipe.train.update == "alternating":

@@ -11,7 +11,7 @@ from mutual.recipe.data import Data
 from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, Objective
 from mutual.recipe.errors import Fault, Origin, RecipeError
 from mutual.recipe.objectives import AnyObjective
-from mutual.recipe.training import CheckpointSpec, Exchange, Optimizer, Peer, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, PeerSpec, Schedule, Train
 
 
 class Recipe(Spec):
@@ -26,11 +26,11 @@ class Recipe(Spec):
     placement: Literal["replicated", "parallel", "auto"] = "replicated"
     """replicated: every rank holds all peers; parallel: each rank trains one peer (or a few, where there are more peers than ranks), and
     predictions travel in place of gradients; auto: measures both for a few updates and takes the faster."""
-    exchange: Exchange = Exchange()
+    exchange: ExchangeSpec = ExchangeSpec()
     """How peers of different ranks or jobs learn from each other."""
     data: Data = Data()
     """The images."""
-    peers: dict[str, Peer] = Field(min_length=1)
+    peers: dict[str, PeerSpec] = Field(min_length=1)
     """The models of the group, by name."""
     objectives: list[AnyObjective] = Field(min_length=1, max_length=MAX_OBJECTIVES)
     """What the peers learn: each entry is a loss, with its weight, learners and sources."""
@@ -71,8 +71,8 @@ class Recipe(Spec):
             return others
         averages = tuple(f"{name}.{EMA}" for name in others if not self.peers[name].frozen)
         kinds = {EMA: (f"{learner}.{EMA}",), PEERS_EMA: averages, SELF: (learner,)}
-        found = [source for entry in objective.sources for source in kinds.get(entry, (entry,))]
-        return tuple(dict.fromkeys(found))
+        sources = [source for entry in objective.sources for source in kinds.get(entry, (entry,))]
+        return tuple(dict.fromkeys(sources))
 
     def members_of(self, objective: Objective, learner: str) -> tuple[str, ...]:
         """The peers whose logits make the ensemble that `learner` learns from in `objective`; empty where there is none."""

@@ -6,7 +6,7 @@ from mutual.recipe.base import Spec
 from mutual.recipe.data import Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
-from mutual.recipe.training import CheckpointSpec, Exchange, Optimizer, Pause, Peer, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Schedule, Train
 
 EXAMPLES: dict[type[Spec], str] = {
     Recipe: """\
@@ -57,7 +57,7 @@ cutmix: 0.0
 mean: [0.485, 0.456, 0.406]
 std: [0.229, 0.224, 0.225]
 """,
-    Peer: """\
+    PeerSpec: """\
 model: torchvision/resnet18
 args: {zero_init_residual: true}
 weights: pretrained
@@ -137,7 +137,7 @@ peer: teacher
 versus: student
 temperature: 1.0
 """,
-    Exchange: """\
+    ExchangeSpec: """\
 kind: stale
 folder: s3://bucket/weights
 trains: [a]

@@ -16,12 +16,12 @@ from mutual.recipe.checks import check
 from mutual.recipe.document import Recipe
 from mutual.recipe.errors import Fault, Origin, RecipeError, did_you_mean
 from mutual.recipe.faults import faults_of
-from mutual.recipe.limits import MAX_BYTES, MAX_NEIGHBOURS, Extent, LimitError, measure
+from mutual.recipe.limits import MAX_BYTES, MAX_CANDIDATES, Extent, LimitError, measure
 from mutual.recipe.overrides import apply_overrides
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 from mutual.recipe.text import format_value
 
-_CERTAINLY_READ_AGAIN = Extent(500, 4096, 16)  # far below the limits, as defaults, escapes and indentation make the text longer
+_SURELY_READABLE = Extent(500, 4096, 16)  # far below the limits, as defaults, escapes and indentation make the text longer
 SectionT = TypeVar("SectionT", bound=Spec)
 
 
@@ -101,13 +101,13 @@ def _copy(document: Any, source: str) -> Any:
         measure(document)  # it may hold itself
     except LimitError as error:
         raise RecipeError([Fault("", str(error))], source=source) from None
-    return _copied(document)
+    return _copy_containers(document)
 
 
-def _copied(value: Any) -> Any:
+def _copy_containers(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _copied(entry) for key, entry in value.items()}
-    return [_copied(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {key: _copy_containers(entry) for key, entry in value.items()}
+    return [_copy_containers(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _read(file: Path) -> str:
@@ -118,9 +118,9 @@ def _read(file: Path) -> str:
             return content.decode("utf-8-sig")
         fault = f"more than {MAX_BYTES:,} bytes; a recipe has fewer"
     except FileNotFoundError:
-        fault = f"no such file{_near(file)}" if file.parent.is_dir() else f"no such file; there is no folder {str(file.parent)!r}"
+        fault = f"no such file{_similar_files(file)}" if file.parent.is_dir() else f"no such file; there is no folder {str(file.parent)!r}"
     except IsADirectoryError:
-        fault = f"a folder, not a recipe{_near(file / 'recipe.yaml')}"
+        fault = f"a folder, not a recipe{_similar_files(file / 'recipe.yaml')}"
     except OSError as error:
         fault = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
@@ -130,8 +130,8 @@ def _read(file: Path) -> str:
     raise RecipeError([Fault("", fault)], source=str(file))
 
 
-def _near(file: Path) -> str:
-    recipes = (other.name for pattern in ("*.yaml", "*.yml") for other in islice(file.parent.glob(pattern), MAX_NEIGHBOURS))
+def _similar_files(file: Path) -> str:
+    recipes = (other.name for pattern in ("*.yaml", "*.yml") for other in islice(file.parent.glob(pattern), MAX_CANDIDATES))
     return did_you_mean(file.name, recipes)
 
 
@@ -155,7 +155,7 @@ def _validate(document: dict[str, Any], origin: Origin) -> Recipe:
     if faults:
         raise origin.error(faults)
     recipe._origin = origin
-    if extent.beyond(_CERTAINLY_READ_AGAIN):
+    if extent.beyond(_SURELY_READABLE):
         _check_read_again(recipe)
     return recipe
 

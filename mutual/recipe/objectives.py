@@ -251,13 +251,13 @@ class RkdAngle(DistillationObjective):
 
 def _sections() -> dict[str, type[Objective]]:
     """Returns every section of this module by the name of its loss."""
-    found: dict[str, type[Objective]] = {}
+    sections: dict[str, type[Objective]] = {}
     for section in globals().values():
         if isinstance(section, type) and issubclass(section, Objective) and section.__module__ == __name__:
             (name,) = get_args(section.model_fields["loss"].annotation)
-            assert name not in found, f"two sections are for the loss {name!r}"
-            found[name] = section
-    return found
+            assert name not in sections, f"two sections are for the loss {name!r}"
+            sections[name] = section
+    return sections
 
 
 OBJECTIVES = _sections()

@@ -51,7 +51,7 @@ class Schedule(Spec):
     """step, multistep: factor of a drop."""
 
 
-class Exchange(Spec):
+class ExchangeSpec(Spec):
     """How peers hear of each other where they do not stand on one rank.
 
     live: between the ranks of a job, where `placement` is parallel. stale: between jobs that have no process group in common,
@@ -73,7 +73,7 @@ class Exchange(Spec):
     """live: exact: in the precision they have; bf16, fp16: in half of float32's bytes."""
 
 
-class Peer(Spec):
+class PeerSpec(Spec):
     """One model of the group."""
 
     model: str

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import mutual.recipe.load
-from mutual.recipe import Peer, RecipeError, dump_recipe, load_recipe, parse_recipe
+from mutual.recipe import PeerSpec, RecipeError, dump_recipe, load_recipe, parse_recipe
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 
 REPOSITORY = Path(__file__).parents[2]
@@ -204,7 +204,7 @@ def test_args_that_no_file_can_hold_are_refused_when_dumped():
 
 
 def test_sections_may_be_objects_in_python():
-    peers = {"a": Peer(model="pplcnet_x0_25"), "b": {"model": "pplcnet_x0_25"}}
+    peers = {"a": PeerSpec(model="pplcnet_x0_25"), "b": {"model": "pplcnet_x0_25"}}
     assert parse_recipe({**parse_yaml(BASE), "peers": peers}) == parse_recipe(parse_yaml(BASE))
 
 

@@ -12,28 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mutual.group.edges import Edge, EdgeLoss
+from mutual.group.edges import Edge, EdgeLoss, MicroBatchContext, Selections
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
 from mutual.group.peers import Outputs, Peer
 from mutual.recipe import LOGITS, derive_seed, is_ema, peer_of
-
-
-@dataclass(frozen=True)
-class MicroBatchContext:
-    """Where a micro-batch stands in a training.
-
-    Attributes:
-        count: so many of its images are real, the rest is padding that no loss reads; with 0 the losses are of padding and the caller
-            gives them weight 0.
-        draw: seed of its random draws; each peer's (dropout) depend on it and on the peer's name alone.
-        epoch: how many epochs are done, fractions count; weights may change with it.
-        total: so many images the micro-batch has over all processes.
-    """
-
-    count: int
-    seed: int
-    epoch: float = 0.0
-    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,9 +23,9 @@ class GroupOutput:
     """What one micro-batch gave.
 
     Attributes:
-        losses: for each learner the weighted sum of its edges' losses, a scalar (mean over the real images), with its graph.
-        edge_losses: by its index, each asked edge's loss, unweighted and detached.
-        logits: for each peer that was run its detached logits `[B, C]`, float32, real images only.
+        losses: for each learner the weighted sum of its edges' losses, a scalar (mean over the valid images), with its graph.
+        edge_losses: by the edge's index its loss, unweighted and detached.
+        logits: for each peer that was run its detached logits `[B, C]`, float32, valid images only.
     """
 
     losses: dict[str, Tensor]
@@ -56,29 +38,43 @@ class GroupOutput:
 
 
 def merge_outputs(outputs: Iterable[GroupOutput]) -> GroupOutput:
-    """Returns what several learners' turns at one micro-batch gave together."""
-    whole = GroupOutput({}, {}, {})
+    """Returns the outputs of several learners for one micro-batch as one."""
+    merged = GroupOutput({}, {}, {})
     for output in outputs:
-        whole.losses.update(output.losses)
-        whole.edge_losses.update(output.edge_losses)
-        whole.logits.update(output.logits)
-    return whole
+        merged.losses.update(output.losses)
+        merged.edge_losses.update(output.edge_losses)
+        merged.logits.update(output.logits)
+    return merged
 
 
 class Group:
-    """N peers and the directed edges between them, as one process holds them.
+    """The peers that this process holds, and the edges between all peers.
 
     Attributes:
         peers: the peers that this process holds, by name.
         edges: all edges of the group, in the order in which their losses are numbered.
-        lessons: by its edge's number what each local learner learns.
+        local_losses: by the edge's index the losses of the learners that this process holds.
         trainable: the peers that are trained here.
-        placement: who holds whom.
-        shard: which part of each micro-batch this process computes.
-        silent: sources that have nothing to say yet; their edges weigh nothing.
-        is_scoring_rank: True where this process counts images and scores peers: those that do see every image once.
-        around_run: each peer's forward of an update runs inside what this gives; for a stopwatch.
-        around_peer: whatever a peer, by its name, computes is inside what this gives.
+        placement: which ranks hold which peers.
+        shard: which shard of each micro-batch this process computes: its index, and the number of shards.
+        is_scoring_rank: True where this process counts images and scores peers; those ranks together see every image once.
+        exchange: what sends outputs between ranks for the losses.
+        unavailable_sources: sources whose outputs mean nothing yet; their edges weigh 0.
+        forward_context: each peer's forward of an update runs inside this context; for timing.
+        peer_context: whatever a peer, by its name, computes runs inside this context.
+
+    Example:
+        >>> import torch
+        >>> from mutual.group import Communicator, MicroBatchContext, build_group
+        >>> from mutual.recipe import parse_recipe
+        >>> recipe = parse_recipe({"peers": {"a": {"model": "small_cnn"}, "b": {"model": "small_cnn"}},
+        ...                        "objectives": [{"loss": "cross_entropy"}, {"loss": "dml"}]})
+        >>> comm = Communicator(rank=0, size=1, device=torch.device("cpu"))
+        >>> group = build_group(recipe, comm, num_classes=10, in_channels=1, image_size=(28, 28))
+        >>> images, labels = torch.rand(4, 1, 28, 28), torch.tensor([3, 1, 4, 1])
+        >>> output = group.forward(images, labels, MicroBatchContext(num_valid=4, seed=0))
+        >>> sorted(output.losses), len(output.edge_losses), output.logits["a"].shape
+        (['a', 'b'], 4, torch.Size([4, 10]))
     """
 
     def __init__(
@@ -103,22 +99,26 @@ class Group:
         self.forward_context: Callable[[], AbstractContextManager[object]] = nullcontext
         self.peer_context: Callable[[str], AbstractContextManager[object]] = nullcontext
         self.exchange = loss_exchange
+        self._score_exchange = score_exchange
         self._autocast = autocast
         self._view_of = {name: view for view, name in enumerate(self.peers)}
-        self._score_exchange = score_exchange
+        required = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_ema(name))
+        self._averages = [name for name in required if peer_of(name) in self.peers]
         local = [edge_loss.edge for edge_loss in self.local_losses.values()]
         learning = {edge.learner for edge in local}
-        self._features_only = learning - {edge.learner for edge in local if LOGITS in edge.learner_at}
-        heard = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_ema(name))
-        self._averages = [name for name in heard if peer_of(name) in self.peers]
         self.trainable = [peer for peer in self.peers.values() if peer.name in learning]
+        self._features_only = learning - {edge.learner for edge in local if LOGITS in edge.learner_at}
+        sources_here = {*self.peers, *self._averages}
+        self._has_local_sources = {
+            index for index, each in self.local_losses.items() if sources_here.issuperset(each.edge.required_sources)
+        }
 
     def sources_of(self, learner: str) -> list[str]:
         """Returns the peers and moving averages that `learner` learns from, itself left out."""
         return list(dict.fromkeys(name for edge in self.edges if edge.learner == learner for name in edge.required_sources))
 
     def train(self) -> None:
-        """Puts trainable peers in training mode; frozen ones stay in eval."""
+        """Puts trainable peers in training mode; frozen ones stay in eval mode."""
         for peer in self.peers.values():
             peer.train_module.train()
 
@@ -128,29 +128,31 @@ class Group:
             peer.train_module.eval()
 
     def forward(self, images: Tensor, labels: Tensor, context: MicroBatchContext) -> GroupOutput:
-        """Runs every peer once on `images` `[B, ...]` (or one view for each peer, `[P, B, ...]`) and then every edge.
+        """Runs every peer once and computes the losses of all edges.
 
-        Every process must call it, as outputs travel between them.
+        Collective: all ranks must call it, as outputs travel between them.
 
         Args:
-            images: float images on the peers' device.
-            labels: class indices `[B]` (-1: none is known) or probabilities `[B, C]`.
-            context: where this micro-batch stands in the training.
+            images: float images `[B, ...]` on the peers' device, or one view for each peer of this process, `[P, B, ...]`.
+            labels: class indices `[B]` (-1: no label) or probabilities `[B, C]`.
+            context: what else is known of the micro-batch.
         """
         outputs = {name: self.forward_peer(name, images, seed=context.seed) for name in self.peers}
-        heard = outputs | {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
-        pending = self.exchange.start(heard, size=context.total)
-        return self.compute_losses(outputs, heard, labels, context, learners=[peer.name for peer in self.trainable], pending=pending)
+        averages = {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
+        source_outputs = outputs | averages
+        handle = self.exchange.start(source_outputs, size=context.global_batch_size)
+        learners = [peer.name for peer in self.trainable]
+        return self.compute_losses(outputs, source_outputs, labels, context, learners=learners, handle=handle)
 
     def forward_peer(self, name: str, images: Tensor, *, seed: int) -> Outputs:
-        """Returns what the peer says of its view, with the graph if it is trainable."""
+        """Returns the peer's outputs for its view of `images`, with their graph if the peer is trainable."""
         torch.manual_seed(derive_seed(seed, name))
         with self.peer_context(name), self.forward_context(), self._autocast():
             outputs: Outputs = self.peers[name].train_module(self.view(name, images))
         return outputs
 
     def forward_without_side_effects(self, name: str, images: Tensor, *, seed: int) -> Outputs:
-        """Returns what a peer says of its view in training mode, or its moving average in eval mode; without graph or trace."""
+        """Returns the outputs of a peer in training mode, or of its moving average in eval mode; no graph, no BatchNorm statistics."""
         peer, view = self.peers[peer_of(name)], self.view(peer_of(name), images)
         torch.manual_seed(derive_seed(seed, name))
         with self.peer_context(name), self._autocast():
@@ -159,53 +161,69 @@ class Group:
     def compute_losses(
         self,
         outputs: Mapping[str, Outputs],
-        fixed: Mapping[str, Outputs],
+        source_outputs: Mapping[str, Outputs],
         labels: Tensor,
         context: MicroBatchContext,
         *,
         learners: Iterable[str],
-        pending: ExchangeHandle | None = None,
+        handle: ExchangeHandle | None = None,
     ) -> GroupOutput:
-        """Evaluates the edges of `learners`: each reads its learner in `outputs` and its sources, detached, in `fixed`.
+        """Computes the losses of all edges of `learners` from their outputs and the detached source outputs.
 
-        Edges whose sources are not there yet come last, when what is `pending` has arrived.
+        Edges whose sources are still in flight are evaluated last.
+
+        Args:
+            outputs: outputs of the learners, with their graph.
+            source_outputs: outputs of the sources; a learner's own replace them where it is its own source.
+            labels: as in `forward`.
+            context: as in `forward`.
+            learners: the peers whose losses are wanted.
+            handle: the exchange that brings the other sources' outputs.
         """
-        losses: dict[str, Tensor] = {}
-        values: dict[int, Tensor] = {}
         wanted = set(learners)
-        mine = [(index, edge_loss) for index, edge_loss in self.local_losses.items() if edge_loss.edge.learner in wanted]
-        heard = dict(fixed)
-        for index, edge_loss in sorted(mine, key=lambda item: not fixed.keys() >= set(item[1].edge.required_sources)):
+        local_losses = {index: each for index, each in self.local_losses.items() if each.edge.learner in wanted}
+        selections = Selections(labels[: max(context.num_valid, 1)])
+        losses: dict[str, Tensor] = {}
+        edge_losses: dict[int, Tensor] = {}
+
+        def add(index: int, sources: Mapping[str, Outputs]) -> None:
+            edge_loss = local_losses[index]
             learner = edge_loss.edge.learner
-            if pending is not None and not heard.keys() >= set(edge_loss.edge.required_sources):
-                heard |= pending.wait()
-                pending = None
-            said = {**heard, learner: outputs[learner]}
-            value = edge_loss.value(outputs[learner], said, labels, count=context.count, seed=context.seed, total=context.total)
-            weight = 0.0 if self.unavailable_sources.intersection(edge_loss.edge.required_sources) else edge_loss.weight(context.epoch)
-            losses[learner] = losses.get(learner, 0) + weight * value
-            values[index] = value.detach()
-        if pending is not None:
-            pending.wait()
+            loss = edge_loss.forward(outputs[learner], {**sources, learner: outputs[learner]}, selections, context)
+            is_unavailable = not self.unavailable_sources.isdisjoint(edge_loss.edge.required_sources)
+            losses[learner] = losses.get(learner, 0) + (0.0 if is_unavailable else edge_loss.weight(context.epoch)) * loss
+            edge_losses[index] = loss.detach()
+
+        for index in local_losses:
+            if index in self._has_local_sources:
+                add(index, source_outputs)
+        if handle is not None:
+            source_outputs = {**source_outputs, **handle.wait()}
+        for index in local_losses:
+            if index not in self._has_local_sources:
+                add(index, source_outputs)
         for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
             losses[name] = losses[name] + outputs[name][LOGITS].flatten()[:0].sum()  # no value is read: logits may overflow in fp16
-        logits = {name: output[LOGITS][: context.count].detach().float() for name, output in outputs.items()}
-        return GroupOutput(losses, values, logits)
+        logits = {name: output[LOGITS][: context.num_valid].detach().float() for name, output in outputs.items()}
+        return GroupOutput(losses, edge_losses, logits)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, total: int) -> dict[str, Tensor]:
-        """Returns every peer's logits `[B, C]` in float32, by the weights that are scored; call `eval()` before.
+    def predict(self, images: Tensor, *, global_batch_size: int) -> dict[str, Tensor]:
+        """Returns every peer's logits `[B, C]` in float32, by the weights that are evaluated; call `eval()` before.
 
-        `total` is the number of images of this round over all processes, each of which must call it; where this one does not
-        score, what comes back is of its own peers alone.
+        Collective: all ranks must call it. Where this process does not score, only its own peers' logits are returned.
+
+        Args:
+            images: as in `forward`, one view for all peers.
+            global_batch_size: images of this batch over all processes.
         """
-        said = {}
+        outputs = {}
         for name, peer in self.peers.items():
             with self.peer_context(name), self._autocast():
-                said[name] = {LOGITS: peer.predict(images).float()}
-        heard = said | self._score_exchange.start(said, size=total).wait()
-        return {name: outputs[LOGITS] for name, outputs in heard.items()}
+                outputs[name] = {LOGITS: peer.predict(images).float()}
+        everyone = outputs | self._score_exchange.start(outputs, size=global_batch_size).wait()
+        return {name: each[LOGITS] for name, each in everyone.items()}
 
     def view(self, name: str, images: Tensor) -> Tensor:
-        """Returns the peer's own view `[B, C, H, W]` of images that may hold one view for each peer of this process."""
+        """Returns the peer's view `[B, C, H, W]` of `images`, which may hold one view for each peer of this process."""
         return images[self._view_of[name]] if images.dim() == 5 else images

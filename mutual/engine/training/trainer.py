@@ -180,7 +180,7 @@ class Trainer:
         timed = self._pace.evaluated(batches, self.progress.update)
 
         def predict(images: Tensor, batch: Batch) -> dict[str, Tensor]:
-            return self.group.predict(images, total=batch.global_batch_size)
+            return self.group.predict(images, global_batch_size=batch.global_batch_size)
 
         self.scores = self._evaluator(predict, timed, self.data.info, prepare=self._prepare, is_scoring_rank=self.group.is_scoring_rank)
         return self.scores

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mutual.group.build.dry_run import dry_run
 from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
-from mutual.group.communication import Communicator, all_ranks_or_raise
+from mutual.group.communication import Communicator
 from mutual.group.edges import Edge, EdgeLoss, OutputKey, TensorSpec, expand, tap_paths, weight_factor
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, parallel, replicated, scoring_requirements
 from mutual.group.group import Group
@@ -24,32 +24,39 @@ from mutual.recipe import EMA, LOGITS, Recipe, derive_seed, peer_of
 
 def build_group(
     recipe: Recipe,
+    comm: Communicator,
     *,
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    comm: Communicator,
-    autocast: Callable[[], AbstractContextManager[object]],
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     class_names: Sequence[str] = (),
 ) -> Group:
-    """Builds the peers that this process holds on `comm.device`, and the edges by which they learn.
+    """Builds the peers that this process holds, and the edges by which they learn.
 
-    With `class_names`, those of the data, the outputs of a frozen peer whose weights name their classes are read in the data's order.
+    Collective: all ranks must call it.
+
+    Args:
+        recipe: the peers and objectives.
+        comm: all processes; the peers are put on its device.
+        num_classes: classes of the data.
+        in_channels: channels of the images.
+        image_size: height and width of the images.
+        autocast: gives the context in which peers run.
+        class_names: the data's classes; if given, the outputs of a frozen peer whose weights name their classes are read in this order.
 
     Raises:
-        RecipeError: a model, its arguments, its weights file, a module path or a shape is wrong; on every process alike.
+        RecipeError: a model, its arguments, its weights file, a module path or a shape is wrong; on all ranks alike.
     """
     edges = expand(recipe)
-    builder = _Builder(
-        recipe, edges, comm, num_classes=num_classes, in_channels=in_channels, image_size=image_size, class_names=class_names
-    )
-    placement = builder.place()
-    peers, specs = builder.peers(placement)
-    losses = builder.losses(peers, specs, placement)
+    data = _DataSpec(num_classes, tuple(class_names), torch.zeros(2, in_channels, *image_size))
+    placement = _place_peers(recipe, comm.size)
+    peers, specs = _build_peers(recipe, edges, comm, placement, data)
+    losses = _build_losses(recipe, edges, comm, placement, peers, specs)
     trained = [name for name in recipe.peers if not recipe.peers[name].frozen]
     comms = dict(zip(trained, comm.split([placement.replica_ranks[name] for name in trained]), strict=True))
     for peer in peers.values():
-        _place(peer, recipe, comm.device, comms.get(peer.name))
+        _set_up(peer, recipe, comm.device, comms.get(peer.name))
     unlabelled = recipe.data.unlabelled is not None
     local_losses = {}
     for index, loss in losses.items():
@@ -89,104 +96,99 @@ def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channel
     return model
 
 
-class _Builder:
-    """Builds what one process holds, and learns from the others what it must know of the rest."""
+@dataclass(frozen=True)
+class _DataSpec:
+    """What peers are built for; `images` `[2, C, H, W]` are what a dry run gives them."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        edges: list[Edge],
-        comm: Communicator,
-        *,
-        num_classes: int,
-        in_channels: int,
-        image_size: tuple[int, int],
-        class_names: Sequence[str],
-    ) -> None:
-        self._recipe = recipe
-        self._edges = edges
-        self._comm = comm
-        self._num_classes = num_classes
-        self._class_names = class_names
-        self._images = torch.zeros(2, in_channels, *image_size)
+    num_classes: int
+    class_names: tuple[str, ...]
+    images: Tensor
 
-    def place(self) -> Placement:
-        """Returns who holds whom; a peer whose cost the recipe does not say costs 1."""
-        recipe, comm = self._recipe, self._comm
-        if recipe.placement != "parallel" or comm.size == 1:
-            return replicated(recipe, comm.size)
-        return parallel(recipe, comm.size, {name: peer.cost or 1.0 for name, peer in recipe.peers.items()})
 
-    def peers(self, placement: Placement) -> tuple[dict[str, Peer], dict[OutputKey, TensorSpec]]:
-        """Returns the peers that this process holds, and by source and output the shapes of all."""
-        peers: dict[str, Peer] = {}
-        num_replicas = {name: len(ranks) for name, ranks in placement.replica_ranks.items()}
+def _place_peers(recipe: Recipe, world_size: int) -> Placement:
+    """Returns which ranks hold which peers; a peer without a cost in the recipe costs 1."""
+    if recipe.placement != "parallel" or world_size == 1:
+        return replicated(recipe, world_size)
+    return parallel(recipe, world_size, {name: peer.cost or 1.0 for name, peer in recipe.peers.items()})
 
-        def build() -> list[list[Any]]:
-            mine = [name for name in self._recipe.peers if name in placement.peers_on(self._comm.rank)]
-            peers.update({name: self._build_peer(name, several=num_replicas[name] > 1) for name in mine})
-            found = dry_run(self._recipe, self._edges, list(peers.values()), self._images, self._num_classes, num_replicas=num_replicas)
-            return [output_specs(found.outputs), found.notes]
 
-        told = [build()] if placement.is_replicated else all_ranks_or_raise(self._comm, build)
-        if self._comm.is_main:
-            for note in dict.fromkeys(note for _, notes in told for note in notes):
-                warnings.warn(note, stacklevel=2)
-        return peers, parse_output_specs([form for specs, _ in told for form in specs])
+def _build_peers(
+    recipe: Recipe, edges: list[Edge], comm: Communicator, placement: Placement, data: _DataSpec
+) -> tuple[dict[str, Peer], dict[OutputKey, TensorSpec]]:
+    """Returns the peers that this process holds, and the specs of every output of all peers."""
+    peers_here = placement.peers_on(comm.rank)
+    num_replicas = {name: len(ranks) for name, ranks in placement.replica_ranks.items()}
+    with comm.raise_together():
+        peers = {
+            name: _build_peer(recipe, edges, data, name, is_replicated=num_replicas[name] > 1)
+            for name in recipe.peers
+            if name in peers_here
+        }
+        result = dry_run(recipe, edges, list(peers.values()), data.images, data.num_classes, num_replicas=num_replicas)
+    results = comm.all_gather_json([output_specs(result.outputs), result.notes])
+    if comm.is_main:
+        for note in dict.fromkeys(note for _, notes in results for note in notes):
+            warnings.warn(note, stacklevel=3)
+    return peers, parse_output_specs([spec for specs, _ in results for spec in specs])
 
-    def losses(self, peers: dict[str, Peer], specs: dict[OutputKey, TensorSpec], placement: Placement) -> dict[int, Loss]:
-        """Returns by its edge's number the loss of every local learner's edge."""
-        apart = self._recipe.placement == "parallel" and self._comm.size > 1
-        heard = all_ranks_or_raise(self._comm, lambda: self._told(peers)) if apart else [self._told(peers)]
-        told = {number: value for each in heard for number, value in each.items()}
-        losses: dict[int, Loss] = {}
 
-        def build() -> None:
-            for index, edge in enumerate(self._edges):
-                if edge.learner in peers:
-                    synchronized = self._recipe.train.sync_batchnorm and len(placement.replica_ranks[edge.learner]) > 1
-                    losses[index] = build_edge_loss(
-                        self._recipe, edge, peers[edge.learner], specs, told.get(str(index)), synchronized=synchronized
-                    )
+def _build_losses(
+    recipe: Recipe,
+    edges: list[Edge],
+    comm: Communicator,
+    placement: Placement,
+    peers: dict[str, Peer],
+    specs: dict[OutputKey, TensorSpec],
+) -> dict[int, Loss]:
+    """Returns by the edge's index the loss of every local learner's edge."""
+    with comm.raise_together():
+        statistics_here = _source_statistics(recipe, edges, peers)
+    statistics = {index: each for some in comm.all_gather_json(statistics_here) for index, each in some.items()}
+    with comm.raise_together():
+        return {
+            index: build_edge_loss(
+                recipe,
+                edge,
+                peers[edge.learner],
+                specs,
+                statistics.get(str(index)),
+                synchronized=recipe.train.sync_batchnorm and len(placement.replica_ranks[edge.learner]) > 1,
+            )
+            for index, edge in enumerate(edges)
+            if edge.learner in peers
+        }
 
-        if apart:
-            all_ranks_or_raise(self._comm, build)
-        else:
-            build()
-        return losses
 
-    def _told(self, peers: dict[str, Peer]) -> dict[str, dict[str, list[list[float]]]]:
-        """Returns by its edge's number what a loss must know of its source's model, of the sources that are held here."""
-        told = {}
-        for index, edge in enumerate(self._edges):
-            from_model, source = edge.loss_spec.from_model, peer_of(edge.sources[0]) if edge.sources else ""
-            if from_model is not None and source in peers:
-                try:
-                    made = from_model(peers[source].model, list(edge.source_at[0]))
-                except ValueError as error:
-                    raise self._recipe.error(f"objectives.{edge.index}.at", str(error)) from error
-                told[str(index)] = {key: [tensor.tolist() for tensor in tensors] for key, tensors in made.items()}
-        return told
-
-    def _create(self, name: str) -> nn.Module:
-        return create_peer_model(self._recipe, name, num_classes=self._num_classes, in_channels=self._images.shape[1])
-
-    def _build_peer(self, name: str, *, several: bool) -> Peer:
-        """Builds a peer that `several` processes train together, or one."""
-        spec, train = self._recipe.peers[name], self._recipe.train
-        model = self._create(name)
-        paths, average_paths = tap_paths(self._edges, name), tap_paths(self._edges, f"{name}.{EMA}")
-        _check_paths(self._recipe, model, name, self._edges)
-        if train.sync_batchnorm and several and not spec.frozen:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        average = None
-        if train.ema is not None and not spec.frozen:
+def _source_statistics(recipe: Recipe, edges: list[Edge], peers: dict[str, Peer]) -> dict[str, dict[str, list[list[float]]]]:
+    """Returns by the edge's index what a loss must know of its source's model, for the sources that this process holds."""
+    statistics = {}
+    for index, edge in enumerate(edges):
+        from_model, source = edge.loss_spec.from_model, peer_of(edge.sources[0]) if edge.sources else ""
+        if from_model is not None and source in peers:
             try:
-                average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
-            except Exception as error:  # copying runs the user's model's code
-                raise self._recipe.error("train.ema", f"{spec.model} cannot be copied: {type(error).__name__}: {error}") from error
-        tapped = TappedModel(model, paths, columns=_class_columns(self._recipe, name, self._class_names))
-        return Peer(name, tapped, frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
+                tensors_by_name = from_model(peers[source].model, list(edge.source_at[0]))
+            except ValueError as error:
+                raise recipe.error(f"objectives.{edge.index}.at", str(error)) from error
+            statistics[str(index)] = {name: [tensor.tolist() for tensor in tensors] for name, tensors in tensors_by_name.items()}
+    return statistics
+
+
+def _build_peer(recipe: Recipe, edges: list[Edge], data: _DataSpec, name: str, *, is_replicated: bool) -> Peer:
+    """Returns peer `name`; `is_replicated`: several processes train it together."""
+    spec, train = recipe.peers[name], recipe.train
+    model = create_peer_model(recipe, name, num_classes=data.num_classes, in_channels=data.images.shape[1])
+    paths, average_paths = tap_paths(edges, name), tap_paths(edges, f"{name}.{EMA}")
+    _check_paths(recipe, model, name, edges)
+    if train.sync_batchnorm and is_replicated and not spec.frozen:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    average = None
+    if train.ema is not None and not spec.frozen:
+        try:
+            average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
+        except Exception as error:  # copying runs the user's model's code
+            raise recipe.error("train.ema", f"{spec.model} cannot be copied: {type(error).__name__}: {error}") from error
+    tapped = TappedModel(model, paths, columns=_class_columns(recipe, name, data.class_names))
+    return Peer(name, tapped, frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
 
 
 def _class_columns(recipe: Recipe, name: str, class_names: Sequence[str]) -> list[int] | None:
@@ -208,9 +210,9 @@ def _class_columns(recipe: Recipe, name: str, class_names: Sequence[str]) -> lis
 
 def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge]) -> None:
     for edge in edges:
-        mine = edge.learner_at if edge.learner == name else ()
-        theirs = [path for source, paths in zip(edge.sources, edge.source_at, strict=True) if peer_of(source) == name for path in paths]
-        for at in (*mine, *theirs):
+        learner_at = edge.learner_at if edge.learner == name else ()
+        source_at = [path for source, paths in zip(edge.sources, edge.source_at, strict=True) if peer_of(source) == name for path in paths]
+        for at in (*learner_at, *source_at):
             try:
                 if at != LOGITS:
                     find_module(model, at)
@@ -218,14 +220,13 @@ def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge])
                 raise recipe.error(f"objectives.{edge.index}.at", f"peer {name!r} ({recipe.peers[name].model}) has {error}") from error
 
 
-def _place(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator | None) -> None:
-    train = recipe.train
-    modules = [peer.tapped] if peer.average is None else [peer.tapped, peer.average.tapped]
-    for module in modules:
+def _set_up(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator | None) -> None:
+    """Moves a peer to its device and into its memory format, compiles it and, if it is trained, averages its gradients over `comm`."""
+    for module in peer.modules:
         module.to(device)
-        if train.channels_last:
+        if recipe.train.channels_last:
             module.to(memory_format=torch.channels_last)
-    if train.compile:
+    if recipe.train.compile:
         peer.tapped.compile()
     if comm is not None:
         peer.distribute(comm)

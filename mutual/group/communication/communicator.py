@@ -111,9 +111,11 @@ class Communicator:
         if self.size == 1:
             return tensor[None]
         self._count()
-        parts = [tensor.new_empty(tensor.shape) for _ in range(self.size)]  # empty_like would keep strides that others may not have
-        dist.all_gather(parts, tensor.contiguous(), group=self.process_group)
-        return torch.stack(parts)
+        tensors_by_rank = [
+            tensor.new_empty(tensor.shape) for _ in range(self.size)
+        ]  # empty_like would keep strides that others may not have
+        dist.all_gather(tensors_by_rank, tensor.contiguous(), group=self.process_group)
+        return torch.stack(tensors_by_rank)
 
     def all_gather_rows(self, tensors: Sequence[Tensor], counts: Sequence[int] | None = None) -> tuple[list[Tensor], int]:
         """Returns the rows of every process' `tensors`, by rank, and where this process' rows begin; every process must call it.
@@ -132,15 +134,15 @@ class Communicator:
         for tensor in tensors:
             padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
             padded[:num_rows] = tensor
-            rows.append(torch.cat([part[:count] for part, count in zip(self.all_gather(padded), counts, strict=True)]))
+            rows.append(torch.cat([rows_of_rank[:count] for rows_of_rank, count in zip(self.all_gather(padded), counts, strict=True)]))
         return rows, sum(counts[: self.rank])
 
     def send(self, content: bytes, *, to: int) -> None:
         """Sends bytes to process `to`, which must call `receive`."""
         self.traffic.subgroup_calls += 1
-        mine = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
+        payload = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
         dist.send(torch.tensor([len(content)], device=self.device), to)
-        dist.send(mine, to)
+        dist.send(payload, to)
 
     def receive(self, *, source: int) -> bytes:
         """Returns the bytes that process `source` sends."""
@@ -155,11 +157,11 @@ class Communicator:
         """Returns the bytes of every process, by rank; every process must call it."""
         if self.size == 1:
             return [content]
-        mine = torch.frombuffer(bytearray(content) or bytearray(1), dtype=torch.uint8)[: len(content)].to(self.device)
+        payload = torch.frombuffer(bytearray(content) or bytearray(1), dtype=torch.uint8)[: len(content)].to(self.device)
         counts = self.all_gather(torch.tensor([len(content)], device=self.device)).flatten().tolist()
-        padded = mine.new_zeros(max(counts))
-        padded[: len(mine)] = mine
-        return [bytes(part[:count].cpu().numpy()) for part, count in zip(self.all_gather(padded), counts, strict=True)]
+        padded = payload.new_zeros(max(counts))
+        padded[: len(payload)] = payload
+        return [bytes(rows_of_rank[:count].cpu().numpy()) for rows_of_rank, count in zip(self.all_gather(padded), counts, strict=True)]
 
     def broadcast_bytes(self, content: bytes | None, *, source: int = 0) -> bytes:
         """Returns the bytes that process `source` of all gives; every process must call it, the others give None."""
@@ -170,11 +172,11 @@ class Communicator:
         self._count()
         length = torch.tensor([0 if content is None else len(content)], device=self.device)
         dist.broadcast(length, source)
-        whole = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device)
+        payload = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device)
         if content:
-            whole.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        dist.broadcast(whole, source)
-        return bytes(whole.cpu().numpy())
+            payload.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        dist.broadcast(payload, source)
+        return bytes(payload.cpu().numpy())
 
     def all_gather_json(self, value: object) -> list[Any]:
         """Returns a JSON value of every process, by rank; every process must call it."""

@@ -70,8 +70,8 @@ class Peer:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The trained module, and the averaged model where there is one."""
-        return [self.tapped] if self.average is None else [self.tapped, self.average.model]
+        """The trained module, and the averaged one where there is one."""
+        return [self.tapped] if self.average is None else [self.tapped, self.average.tapped]
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that this peer's optimizer trains."""

@@ -221,11 +221,11 @@ def test_a_peer_that_learns_by_features_alone_does_not_read_its_logits():
     group.train()
     window = next(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1))
     images, labels = to_inputs(window.batches[0], data.info)
-    output = group.forward(images, labels, MicroBatchContext(count=len(labels), seed=0, total=len(labels)))
+    output = group.forward(images, labels, MicroBatchContext(len(labels), seed=0, global_batch_size=len(labels)))
     assert not output.logits["b"].isfinite().any()
     assert output.losses["b"].isfinite()
     group.peers["b"].model.head.weight.data.zero_()
-    output = group.forward(images, labels, MicroBatchContext(count=len(labels), seed=0, total=len(labels)))
+    output = group.forward(images, labels, MicroBatchContext(len(labels), seed=0, global_batch_size=len(labels)))
     output.losses["b"].backward()
     gradients = {name: parameter.grad for name, parameter in group.peers["b"].model.named_parameters()}
     assert all(gradient is not None for gradient in gradients.values())

@@ -1,4 +1,4 @@
-"""Edges at work: where sources come from, which images an edge reads, what its weight is, and whose the adapters are."""
+"""Edge losses: where sources come from, which images an edge reads, what its weight is, and whose the adapters are."""
 
 import copy
 import math
@@ -10,6 +10,7 @@ from support import assert_equal_weights, build, tiny_document, train_epochs, we
 
 from mutual.data import to_inputs
 from mutual.group import MicroBatchContext
+from mutual.group.edges.selection import Selections, Selector
 from mutual.recipe import RecipeError
 
 CE = {"loss": "cross_entropy"}
@@ -23,30 +24,32 @@ def first_batch(data, group):
     return to_inputs(window.batches[0], data.info)
 
 
-def values(document, *, labels=None, epoch=0.0):
+def losses_of(document, *, labels=None, epoch=0.0):
     """Each edge's loss on the first batch by (objective, learner, source), the peers' logits, and the labels."""
     _, data, group, _ = build(document)
-    images, truth = first_batch(data, group)
-    truth = truth if labels is None else labels(truth, group, images)
-    output = group.forward(images, truth, MicroBatchContext(len(images), seed=0, epoch=epoch))
-    found = {(edge.objective, edge.learner, edge.source): output.edge_losses[index] for index, edge in enumerate(group.edges)}
-    return found, output, truth
+    images, targets = first_batch(data, group)
+    targets = targets if labels is None else labels(targets, group, images)
+    output = group.forward(images, targets, MicroBatchContext(len(images), seed=0, epoch=epoch))
+    edge_losses = {(edge.objective, edge.learner, edge.source): output.edge_losses[index] for index, edge in enumerate(group.edges)}
+    return edge_losses, output, targets
 
 
 def test_an_ensemble_is_the_mean_of_the_other_peers_logits():
-    found, output, _ = values(tiny_document(peers=THREE, objectives=[CE, {"loss": "kd", "sources": "ensemble"}]))
+    edge_losses, output, _ = losses_of(tiny_document(peers=THREE, objectives=[CE, {"loss": "kd", "sources": "ensemble"}]))
     mean = torch.stack([output.logits[name] for name in "bc"]).mean(dim=0)
     expected = 16 * F.kl_div(F.log_softmax(output.logits["a"] / 4, 1), F.log_softmax(mean / 4, 1), reduction="batchmean", log_target=True)
-    assert found["kd", "a", "ensemble"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert edge_losses["kd", "a", "ensemble"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_an_ensemble_may_hold_the_learner_and_choose_its_members():
     ensemble = {"own": True, "members": ["a", "b"]}
-    found, output, _ = values(tiny_document(peers=THREE, objectives=[CE, {"loss": "l2", "sources": "ensemble", "ensemble": ensemble}]))
+    edge_losses, output, _ = losses_of(
+        tiny_document(peers=THREE, objectives=[CE, {"loss": "l2", "sources": "ensemble", "ensemble": ensemble}])
+    )
     for name in "abc":
         members = {"a": "ab", "b": "ab", "c": "ab"}[name]
         mean = torch.stack([output.logits[member] for member in members]).mean(dim=0)
-        assert found["l2", name, "ensemble"].item() == pytest.approx(F.mse_loss(output.logits[name], mean).item(), rel=1e-5)
+        assert edge_losses["l2", name, "ensemble"].item() == pytest.approx(F.mse_loss(output.logits[name], mean).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
@@ -57,19 +60,19 @@ def test_a_moving_average_teaches(update):
     group = train_epochs(document)
     assert [edge.source for edge in group.edges] == [None, None, "a.ema", "b.ema", "b.ema", "a.ema"]
     images = torch.randn(4, 1, 8, 8, dtype=torch.float64)
-    said = {name: group.forward_peer(name, images, seed=0)["logits"] for name in "ab"}
-    recalled = {name: group.forward_without_side_effects(f"{name}.ema", images, seed=0)["logits"] for name in "ab"}
+    logits_by_peer = {name: group.forward_peer(name, images, seed=0)["logits"] for name in "ab"}
+    average_logits = {name: group.forward_without_side_effects(f"{name}.ema", images, seed=0)["logits"] for name in "ab"}
     output = group.compute_losses(
-        {name: {"logits": logits} for name, logits in said.items()},
-        {f"{name}.ema": {"logits": logits} for name, logits in recalled.items()},
+        {name: {"logits": logits} for name, logits in logits_by_peer.items()},
+        {f"{name}.ema": {"logits": logits} for name, logits in average_logits.items()},
         torch.zeros(4, dtype=torch.long),
         MicroBatchContext(4, seed=0),
         learners="ab",
     )
-    torch.testing.assert_close(output.edge_losses[2], F.mse_loss(said["a"], recalled["a"]).detach())
-    torch.testing.assert_close(output.edge_losses[4], F.l1_loss(said["a"], recalled["b"]).detach())
-    assert not torch.equal(said["a"], recalled["a"])
-    torch.testing.assert_close(group.peers["a"].predict(images), said["a"].detach())  # evaluate_ema: false
+    torch.testing.assert_close(output.edge_losses[2], F.mse_loss(logits_by_peer["a"], average_logits["a"]).detach())
+    torch.testing.assert_close(output.edge_losses[4], F.l1_loss(logits_by_peer["a"], average_logits["b"]).detach())
+    assert not torch.equal(logits_by_peer["a"], average_logits["a"])
+    torch.testing.assert_close(group.peers["a"].predict(images), logits_by_peer["a"].detach())  # evaluate_ema: false
 
 
 def test_a_warm_average_forgets_the_initial_weights():
@@ -99,8 +102,8 @@ def test_branches_over_a_shared_trunk_learn_from_their_ensemble():
         {"loss": "kd", "sources": "self", "at": ["branches.0", "branches.1"], "source_at": "logits", "temperature": 3},
     ]
     args = {"branches": 2, "trunk": [4], "widths": [6], "strides": [2, 2]}
-    found, _, _ = values(tiny_document(peers={"a": {"model": "one", "args": args}}, objectives=objectives))
-    assert len(found) == 3
+    edge_losses, _, _ = losses_of(tiny_document(peers={"a": {"model": "one", "args": args}}, objectives=objectives))
+    assert len(edge_losses) == 3
     _, data, group, _ = build(tiny_document(peers={"a": {"model": "one", "args": args}}, objectives=objectives[2:]))
     images, labels = first_batch(data, group)
     group.forward(images, labels, MicroBatchContext(len(images), seed=0)).losses["a"].backward()
@@ -110,8 +113,8 @@ def test_branches_over_a_shared_trunk_learn_from_their_ensemble():
 
 
 def test_ground_truth_may_be_read_at_another_head():
-    found, _, _ = values(tiny_document(objectives=[CE, {"loss": "cross_entropy", "at": "head"}]))
-    assert found["cross_entropy@head", "a", None] == found["cross_entropy", "a", None]
+    edge_losses, _, _ = losses_of(tiny_document(objectives=[CE, {"loss": "cross_entropy", "at": "head"}]))
+    assert edge_losses["cross_entropy@head", "a", None] == edge_losses["cross_entropy", "a", None]
 
 
 def test_one_edge_for_each_listed_layer():
@@ -121,16 +124,16 @@ def test_one_edge_for_each_listed_layer():
 
 
 def test_the_correct_gate_reads_images_that_the_source_knows():
-    found, output, labels = values(tiny_document(objectives=[CE, {"loss": "dml", "gate": "correct"}]))
+    edge_losses, output, labels = losses_of(tiny_document(objectives=[CE, {"loss": "dml", "gate": "correct"}]))
     known = output.logits["b"].argmax(1) == labels
     assert 0 < known.sum() < len(labels)
     log = [F.log_softmax(output.logits[name][known].double(), 1) for name in "ab"]
     each = ((log[0].exp() - log[1].exp()) * (log[0] - log[1])).sum(1) / 2
-    assert found["dml", "a", "b"].item() == pytest.approx((each.sum() / len(labels)).item(), rel=1e-5)
+    assert edge_losses["dml", "a", "b"].item() == pytest.approx((each.sum() / len(labels)).item(), rel=1e-5)
 
 
 def test_a_source_that_knows_nothing_teaches_nothing_and_breaks_nothing():
-    """All labels are ones that the source does not say: the value is 0, and the graph still reaches every parameter."""
+    """No label is the one that the source predicts: the loss is 0, and the graph still reaches every parameter."""
     document = tiny_document(objectives=[CE, {"loss": "hint", "at": "body", "gate": "correct"}])
     _, data, group, _ = build(document)
     images, _ = first_batch(data, group)
@@ -180,21 +183,21 @@ def test_a_scheduled_weight_reaches_the_gradient():
 
 
 def test_images_without_a_label_count_nothing_where_labels_are_read():
-    def hide(truth, group, images):
-        return torch.where(torch.arange(len(truth)) % 2 == 0, truth, -1)
+    def hide(targets, group, images):
+        return torch.where(torch.arange(len(targets)) % 2 == 0, targets, -1)
 
     document = tiny_document(objectives=[CE, {"loss": "dkd"}, {"loss": "ssld"}])
     document["data"] |= {"dataset": "fake"}
     _, data, group, _ = build(document)
-    images, truth = first_batch(data, group)
+    images, targets = first_batch(data, group)
     for edge_loss in group.local_losses.values():
-        edge_loss._skips_unlabelled = edge_loss.edge.reads_labels
-    hidden = hide(truth, group, images)
+        edge_loss._selector = Selector.of(edge_loss.edge, unlabelled=True)
+    hidden = hide(targets, group, images)
     output = group.forward(images, hidden, MicroBatchContext(len(images), seed=0))
     known, logits = hidden >= 0, output.logits["a"]
-    expected = F.cross_entropy(logits[known], truth[known]) * known.sum() / len(truth)
+    expected = F.cross_entropy(logits[known], targets[known]) * known.sum() / len(targets)
     assert output.edge_losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
-    everything = group.forward(images, truth, MicroBatchContext(len(images), seed=0))
+    everything = group.forward(images, targets, MicroBatchContext(len(images), seed=0))
     by_name = {edge.objective: index for index, edge in enumerate(group.edges)}
     assert output.edge_losses[by_name["ssld"]] == everything.edge_losses[by_name["ssld"]]
     assert output.edge_losses[by_name["dkd"]] != everything.edge_losses[by_name["dkd"]]
@@ -205,16 +208,16 @@ def test_an_ensemble_weighted_by_the_batch_passes_images_without_a_label_over():
     ensemble = {"weighting": "linear", "own": True}
     document = tiny_document(peers=THREE, objectives=[CE, {"loss": "l2", "sources": "ensemble", "ensemble": ensemble, "learners": ["a"]}])
     _, _, group, _ = build(document)
-    truth = torch.arange(8) % 4
+    targets = torch.arange(8) % 4
     edge_loss = group.local_losses[3]
-    edge_loss._skips_unlabelled = True
+    edge_loss._selector = Selector.of(edge_loss.edge, unlabelled=True)
     generator = torch.Generator().manual_seed(0)
-    said = {name: {"logits": 3 * torch.randn(len(truth), 4, generator=generator, dtype=torch.float64)} for name in "abc"}
-    hidden = torch.where(torch.arange(len(truth)) < 4, truth, -1)
-    found = edge_loss.value(said["a"], said, hidden, count=len(truth), seed=0)
-    first = {name: {"logits": outputs["logits"][:4]} for name, outputs in said.items()}
-    expected = edge_loss.value(first["a"], first, truth[:4], count=4, seed=0)
-    torch.testing.assert_close(found, expected * 4 / len(truth))
+    outputs = {name: {"logits": 3 * torch.randn(len(targets), 4, generator=generator, dtype=torch.float64)} for name in "abc"}
+    hidden = torch.where(torch.arange(len(targets)) < 4, targets, -1)
+    actual = edge_loss.forward(outputs["a"], outputs, Selections(hidden), MicroBatchContext(len(targets), seed=0))
+    labelled = {name: {"logits": each["logits"][:4]} for name, each in outputs.items()}
+    expected = edge_loss.forward(labelled["a"], labelled, Selections(targets[:4]), MicroBatchContext(4, seed=0))
+    torch.testing.assert_close(actual, expected * 4 / len(targets))
 
 
 def test_a_single_loss_keeps_its_weight():
@@ -227,10 +230,10 @@ def test_a_single_loss_keeps_its_weight():
 def test_every_term_of_a_loss_counts():
     """The reference keeps the first value of a loss with several terms: there RKD's angles never reach the sum."""
     terms = [{"loss": "rkd_distance", "weight": 2}, {"loss": "rkd_angle", "weight": 3}]
-    found, output, _ = values(tiny_document(objectives=[CE, *terms]))
-    expected = found["cross_entropy", "a", None] + 2 * found["rkd_distance", "a", "b"] + 3 * found["rkd_angle", "a", "b"]
+    edge_losses, output, _ = losses_of(tiny_document(objectives=[CE, *terms]))
+    expected = edge_losses["cross_entropy", "a", None] + 2 * edge_losses["rkd_distance", "a", "b"] + 3 * edge_losses["rkd_angle", "a", "b"]
     torch.testing.assert_close(output.losses["a"].detach(), expected)
-    assert found["rkd_angle", "a", "b"] > 0
+    assert edge_losses["rkd_angle", "a", "b"] > 0
 
 
 ADAPTERS = [CE, {"loss": "hint", "at": "body"}, {"loss": "mgd", "at": "stem"}, {"loss": "ofd", "at": ["norm"]}]
@@ -298,7 +301,7 @@ def test_accumulation_is_exact_with_adapters_gates_and_ensembles(update):
         ({"loss": "cross_entropy", "at": "body"}, r"a.body has shape \(4, 2, 2\), which are no logits"),
     ],
 )
-def test_shapes_that_cannot_meet_are_told_in_a_line(objective, message):
+def test_shapes_that_do_not_fit_are_one_line(objective, message):
     with pytest.raises(RecipeError, match=message) as caught:
         build(tiny_document(objectives=[CE, objective]))
     assert len(str(caught.value).splitlines()) == 1

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mutual.group.edges import Edge
-from mutual.group.peers import Peer
-from mutual.group.peers import Outputs, TappedModel
+from mutual.group.peers import Outputs, Peer, TappedModel
 from mutual.recipe import EMA, LOGITS, Recipe, RecipeError, derive_seed, first_line
 
 _DRAWS = 8

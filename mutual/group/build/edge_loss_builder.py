@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.group.edges import Edge, TensorSpec, OutputKey
-from mutual.group.peers import Peer
-from mutual.group.peers import Outputs
+from mutual.group.edges import Edge, OutputKey, TensorSpec
+from mutual.group.peers import Outputs, Peer
 from mutual.objectives import Loss, build_loss
 from mutual.recipe import ENSEMBLE, LOGITS, Recipe, derive_seed
 
@@ -58,20 +57,30 @@ def build_edge_loss(
         for at in paths
     ]
     if not source_shapes and learner_shapes[0] != specs[OutputKey(edge.learner, LOGITS)][0]:
-        raise recipe.error(f"objectives.{edge.index}.at", f"{edge.learner}.{edge.learner_at[0]} has shape {learner_shapes[0]}, which are no logits")
-    learner_shape, source_shape = (shapes if loss_spec.many else shapes[0] if shapes else None for shapes in (learner_shapes, source_shapes))
-    from_model = None if source_statistics is None else {key: [torch.tensor(values) for values in lists] for key, lists in source_statistics.items()}
+        raise recipe.error(
+            f"objectives.{edge.index}.at", f"{edge.learner}.{edge.learner_at[0]} has shape {learner_shapes[0]}, which are no logits"
+        )
+    learner_shape, source_shape = (
+        shapes if loss_spec.multi_output else shapes[0] if shapes else None for shapes in (learner_shapes, source_shapes)
+    )
+    from_model = (
+        None if source_statistics is None else {key: [torch.tensor(values) for values in lists] for key, lists in source_statistics.items()}
+    )
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(recipe.seed, "adapter", edge.index, edge.learner, edge.source or "", *edge.learner_at))
             loss = build_loss(edge.spec.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=from_model, **arguments)
     except ValueError as error:
-        raise recipe.error(f"objectives.{edge.index}.at", f"{_shapes_of(edge, [learner_shapes, source_shapes])}; {edge.objective} {error}") from error
-    if loss_spec.trained:
+        raise recipe.error(
+            f"objectives.{edge.index}.at", f"{_shapes_of(edge, [learner_shapes, source_shapes])}; {edge.objective} {error}"
+        ) from error
+    if loss_spec.has_adapter:
         if synchronized:
             loss = nn.SyncBatchNorm.convert_sync_batchnorm(loss)
         adapters = learner.tapped.adapters
-        adapters[f"{edge.index}_{len(adapters)}"] = loss.to(torch.promote_types(torch.float32, specs[OutputKey(edge.learner, edge.learner_at[0])][1]))
+        adapters[f"{edge.index}_{len(adapters)}"] = loss.to(
+            torch.promote_types(torch.float32, specs[OutputKey(edge.learner, edge.learner_at[0])][1])
+        )
     return loss
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from mutual.objectives import LOSSES, Definition, Extent
-from mutual.recipe import ENSEMBLE, LOGITS, Objective, Recipe, SourcedObjective, peer_of
+from mutual.objectives import LOSSES, LossSpec, SourcePayload
+from mutual.recipe import ENSEMBLE, LOGITS, DistillationObjective, Objective, Recipe, peer_of
 
 Paths = tuple[str, ...]
 TensorSpec = tuple[tuple[int, ...], torch.dtype]
@@ -51,7 +51,7 @@ class Edge:
     weight: float
 
     @property
-    def loss_spec(self) -> Definition:
+    def loss_spec(self) -> LossSpec:
         """What the edge's loss reads."""
         return LOSSES[self.spec.loss]
 
@@ -67,24 +67,24 @@ class Edge:
         return [name for name in dict.fromkeys(names) if name != self.learner]
 
     @property
-    def required_outputs(self) -> dict[OutputKey, Extent]:
+    def required_outputs(self) -> dict[OutputKey, SourcePayload]:
         """The outputs that the loss reads of its sources, and how much of each."""
-        required: dict[OutputKey, Extent] = {}
-        extent = self.loss_spec.extent
+        required: dict[OutputKey, SourcePayload] = {}
+        payload = self.loss_spec.payload
         for source, paths in zip(self.sources, self.source_at, strict=True):
             if source == ENSEMBLE:
-                required |= {OutputKey(member, LOGITS): Extent.WHOLE for member in self.members}
+                required |= {OutputKey(member, LOGITS): SourcePayload.WHOLE for member in self.members}
                 continue
             keys = [OutputKey(source, path) for path in paths]
-            required |= {key: extent for key in keys if required.get(key) is not Extent.WHOLE}
+            required |= {key: payload for key in keys if required.get(key) is not SourcePayload.WHOLE}
             if self.spec.gate == "correct":
-                required[OutputKey(source, LOGITS)] = Extent.WHOLE
+                required[OutputKey(source, LOGITS)] = SourcePayload.WHOLE
         return required
 
     @property
     def reads_labels(self) -> bool:
         """True if the loss, the ensemble or the gate reads labels, so that images without one are skipped."""
-        ensemble = self.spec.ensemble if isinstance(self.spec, SourcedObjective) else None
+        ensemble = self.spec.ensemble if isinstance(self.spec, DistillationObjective) else None
         is_weighted = ensemble is not None and ensemble.weighting != "mean"
         return self.loss_spec.reads_labels or is_weighted or self.spec.gate == "correct"
 
@@ -106,7 +106,7 @@ def expand(recipe: Recipe) -> list[Edge]:
             weight, members = objective.weight, recipe.members_of(objective, learner)
             pairs = list(_pairs(recipe, index, objective, learner))
             sources = recipe.sources_of(objective, learner)
-            if isinstance(objective, SourcedObjective) and objective.reduce == "mean" and not LOSSES[objective.loss].joint:
+            if isinstance(objective, DistillationObjective) and objective.reduce == "mean" and not LOSSES[objective.loss].multi_source:
                 weight /= len(sources)
             edges += [Edge(index, name, objective, learner, *pair, members, weight) for pair in pairs]
     return edges
@@ -133,13 +133,13 @@ def tap_paths(edges: Sequence[Edge], name: str) -> list[str]:
 def _pairs(recipe: Recipe, index: int, objective: Objective, learner: str) -> list[tuple[tuple[str, ...], Paths, tuple[Paths, ...]]]:
     """Returns sources, learner's outputs and sources' outputs of each edge of `learner` in an objective."""
     loss_spec, learner_at = LOSSES[objective.loss], objective.at_of(learner)
-    if not isinstance(objective, SourcedObjective):
+    if not isinstance(objective, DistillationObjective):
         return [((), (path,), ()) for path in learner_at]
     sources = recipe.sources_of(objective, learner)
     source_at = {source: (LOGITS,) if source == ENSEMBLE else objective.source_at_of(peer_of(source)) for source in sources}
-    if loss_spec.joint:
+    if loss_spec.multi_source:
         return [_joint_pair(recipe, index, objective, learner_at, source_at)]
-    if loss_spec.many:
+    if loss_spec.multi_output:
         return [((source,), learner_at, (paths,)) for source, paths in source_at.items()]
     for source, paths in source_at.items():
         if len(paths) not in (1, len(learner_at)):
@@ -155,7 +155,7 @@ def _pairs(recipe: Recipe, index: int, objective: Objective, learner: str) -> li
 
 
 def _joint_pair(
-    recipe: Recipe, index: int, objective: SourcedObjective, learner_at: Paths, source_at: dict[str, Paths]
+    recipe: Recipe, index: int, objective: DistillationObjective, learner_at: Paths, source_at: dict[str, Paths]
 ) -> tuple[tuple[str, ...], Paths, tuple[Paths, ...]]:
     path = f"objectives.{index}"
     if ENSEMBLE in source_at:

@@ -13,15 +13,15 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mutual.data import even_part
+from mutual.data import shard_bounds
 from mutual.group.edges import Edge, OutputKey, TensorSpec, distances_key
 from mutual.group.exchange.placement import Placement
 from mutual.group.peers import Outputs
-from mutual.objectives import Extent, distances, to_vector, vector_width
+from mutual.objectives import SourcePayload, distances, to_vector, vector_width
 from mutual.recipe import LOGITS, peer_of
 
 _WIRE = {"exact": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-RequiredOutputs = Mapping[OutputKey, Extent]
+RequiredOutputs = Mapping[OutputKey, SourcePayload]
 """How much a rank reads of each output of peers that it does not hold."""
 
 
@@ -34,7 +34,7 @@ class Transfer:
         arrives_as: under which key the receiver finds it.
         rows: first row of the micro-batch that it holds, and one after the last.
         shape: its shape, rows included.
-        extent: how much of the output it is.
+        payload: how much of the output it is.
         dtype: its dtype where it is read.
     """
 
@@ -42,16 +42,16 @@ class Transfer:
     arrives_as: OutputKey
     rows: tuple[int, int]
     shape: tuple[int, ...]
-    extent: Extent
+    payload: SourcePayload
     dtype: torch.dtype
 
     def pack(self, outputs: Mapping[str, Outputs], first_row: int) -> Tensor:
         """Returns what is sent of the sender's `outputs`, which begin with row `first_row` of the micro-batch."""
         output = outputs[self.output_key.source][self.output_key.path]
         rows = output[self.rows[0] - first_row : self.rows[1] - first_row].detach()
-        if self.extent is Extent.DISTANCES:
+        if self.payload is SourcePayload.DISTANCES:
             return distances(rows.to(self.dtype))
-        return to_vector(rows) if self.extent is Extent.VECTOR else rows
+        return to_vector(rows) if self.payload is SourcePayload.VECTOR else rows
 
 
 class TransferPlan:
@@ -108,14 +108,14 @@ class TransferPlan:
     def missing(self, rank: int) -> dict[OutputKey, TensorSpec]:
         """Returns shape and dtype of what `rank` receives for one image, of every output that it reads and does not hold."""
         received = {}
-        for key, extent in self._requirements[rank].items():
+        for key, payload in self._requirements[rank].items():
             shape, dtype = self.specs[key]
-            received[key] = ((vector_width(shape),) if extent is Extent.VECTOR else shape), dtype
+            received[key] = ((vector_width(shape),) if payload is SourcePayload.VECTOR else shape), dtype
         return received
 
     def rows(self, rank: int, size: int) -> tuple[int, int]:
         """Returns the first row that `rank` computes of a micro-batch of `size` images over all ranks, and one after the last."""
-        return even_part(size, *self._placement.shard(rank))
+        return shard_bounds(size, *self._placement.shard(rank))
 
     def transfers(self, sender: int, receiver: int, size: int) -> Iterator[Transfer]:
         """Yields the transfers from `sender` to `receiver` for a micro-batch of `size` images over all ranks."""
@@ -123,14 +123,14 @@ class TransferPlan:
         rows = max(sender_rows[0], receiver_rows[0]), min(sender_rows[1], receiver_rows[1])
         num_rows = rows[1] - rows[0]
         for key in self._output_keys.get((sender, receiver), ()) if num_rows > 0 else ():
-            extent, (shape, dtype) = self._requirements[receiver][key], self.specs[key]
-            if extent is Extent.DISTANCES and rows == receiver_rows and num_rows < prod(shape):
+            payload, (shape, dtype) = self._requirements[receiver][key], self.specs[key]
+            if payload is SourcePayload.DISTANCES and rows == receiver_rows and num_rows < prod(shape):
                 arrives_as, wide = OutputKey(key.source, distances_key(key.path)), torch.promote_types(dtype, torch.float32)
-                yield Transfer(key, arrives_as, rows, (num_rows, num_rows), extent, wide)
-            elif extent is Extent.VECTOR:
-                yield Transfer(key, key, rows, (num_rows, vector_width(shape)), extent, dtype)
+                yield Transfer(key, arrives_as, rows, (num_rows, num_rows), payload, wide)
+            elif payload is SourcePayload.VECTOR:
+                yield Transfer(key, key, rows, (num_rows, vector_width(shape)), payload, dtype)
             else:
-                yield Transfer(key, key, rows, (num_rows, *shape), Extent.WHOLE, dtype)
+                yield Transfer(key, key, rows, (num_rows, *shape), SourcePayload.WHOLE, dtype)
 
     def num_values(self, sender: int, receiver: int, size: int) -> int:
         """Returns the number of elements that `sender` sends to `receiver`."""
@@ -142,27 +142,27 @@ class TransferPlan:
 
     def _is_whole(self, key: OutputKey, receiver: int) -> bool:
         """Returns True if `receiver` gets the whole output: its edges read all of it, or distances between rows of several senders."""
-        extent = self._requirements[receiver][key]
+        payload = self._requirements[receiver][key]
         sender = self._placement.sender_ranks[peer_of(key.source)][0]
         (_, num_sender_shards), (_, num_receiver_shards) = self._placement.shard(sender), self._placement.shard(receiver)
-        return extent is Extent.WHOLE or (extent is Extent.DISTANCES and num_sender_shards not in (1, num_receiver_shards))
+        return payload is SourcePayload.WHOLE or (payload is SourcePayload.DISTANCES and num_sender_shards not in (1, num_receiver_shards))
 
 
 def learner_requirements(placement: Placement, edges: Sequence[Edge]) -> list[RequiredOutputs]:
     """Returns for each rank the outputs that its learners' edges read of peers that it does not hold."""
     requirements = []
     for rank in range(placement.world_size):
-        required: dict[OutputKey, Extent] = {}
+        required: dict[OutputKey, SourcePayload] = {}
         for edge in edges:
-            for key, extent in edge.required_outputs.items() if rank in placement.replica_ranks[edge.learner] else ():
-                required[key] = max(required.get(key, extent), extent)
+            for key, payload in edge.required_outputs.items() if rank in placement.replica_ranks[edge.learner] else ():
+                required[key] = max(required.get(key, payload), payload)
         requirements.append(_elsewhere(placement, rank, required))
     return requirements
 
 
 def scoring_requirements(placement: Placement, peers: Sequence[str]) -> list[RequiredOutputs]:
     """Returns for each rank the logits that it needs to score all peers; the ranks of the first peer score."""
-    logits = {OutputKey(name, LOGITS): Extent.WHOLE for name in peers}
+    logits = {OutputKey(name, LOGITS): SourcePayload.WHOLE for name in peers}
     return [_elsewhere(placement, rank, logits) if is_scoring_rank(placement, rank) else {} for rank in range(placement.world_size)]
 
 
@@ -172,7 +172,7 @@ def is_scoring_rank(placement: Placement, rank: int) -> bool:
 
 
 def _elsewhere(placement: Placement, rank: int, requirements: RequiredOutputs) -> RequiredOutputs:
-    return {key: extent for key, extent in requirements.items() if rank not in placement.replica_ranks[peer_of(key.source)]}
+    return {key: payload for key, payload in requirements.items() if rank not in placement.replica_ranks[peer_of(key.source)]}
 
 
 def _is_sent(placement: Placement, peer: str, sender: int, receiver: int) -> bool:

@@ -45,7 +45,7 @@ def hang_once(function, when):
 
 
 if __name__ == "__main__":
-    from mutual.data.loading import Loaded
+    from mutual.data.loading import TransformedDataset
     from mutual.engine.monitoring.watchdog import HangWatchdog
     from mutual.engine.storage.checkpoint_store import CheckpointStore
     from mutual.train import main
@@ -54,5 +54,5 @@ if __name__ == "__main__":
     if RANK == "0":
         CheckpointStore.save = hang_once(CheckpointStore.save, 1)
     else:
-        Loaded.__getitems__ = hang_once(Loaded.__getitems__, MIDDLE // 2)
+        TransformedDataset.__getitems__ = hang_once(TransformedDataset.__getitems__, MIDDLE // 2)
     sys.exit(main())

@@ -5,7 +5,7 @@ from mutual.data.decoding import ImageError, load_image
 from mutual.data.fingerprint import data_changes
 from mutual.data.listing import IMAGE_SUFFIXES, image_files
 from mutual.data.module import DataModule, build_data, build_preprocess
-from mutual.data.plan import even_part
+from mutual.data.plan import shard_bounds
 from mutual.data.transforms import ShapeError
 
 __all__ = [
@@ -21,10 +21,10 @@ __all__ = [
     "build_data",
     "build_preprocess",
     "data_changes",
-    "even_part",
     "image_files",
     "load_image",
     "mix",
     "normalize",
+    "shard_bounds",
     "to_inputs",
 ]

@@ -34,23 +34,23 @@ class Mix:
     """How each of B images is mixed with a partner (MixUp, CutMix).
 
     Attributes:
-        partner_B: the partner's place among the batch's B + X images.
-        own_B: the share of the image itself, in 0 .. 1.
+        partner_B: the partner's row among the batch's B + X images.
+        lam_B: lambda, the weight of the image itself, in 0 .. 1.
         box_B4: top, left, bottom, right of the partner's pasted box in pixels; an empty box means that the images are blended.
     """
 
     partner_B: Tensor
-    own_B: Tensor
+    lam_B: Tensor
     box_B4: Tensor
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """An image that could not be read, and its place among the real images of its batch."""
+    """An image that could not be read, and its row in its batch."""
 
     path: str
     reason: str
-    place: int
+    row: int
 
 
 @dataclass(frozen=True)
@@ -60,30 +60,30 @@ class Batch:
     Attributes:
         images: uint8 `[B + X, C, H, W]`, or with views `[V, B + X, C, H, W]`.
         labels: class indices `[B + X]`, -1 where none is known, or flags (float32) `[B + X, C]` of several labels each.
-        count: so many images, the first ones, are real; the rest of B is padding.
-        total: real images of this micro-batch over all ranks.
+        num_valid: number of valid images, the first ones; the rest of B is padding.
+        global_batch_size: valid images of this micro-batch over all ranks.
         mix: how the first B are mixed, or None.
-        bad: the real images that could not be read: in training others stand in their places, in evaluation their places are blank.
+        bad: the valid images that could not be read: in training their rows hold substitutes, in evaluation they are blank.
     """
 
     images: Tensor
     labels: Tensor
-    count: int
-    total: int
+    num_valid: int
+    global_batch_size: int
     mix: Mix | None = None
     bad: tuple[BadImage, ...] = ()
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """Returns the batch on `device`."""
         mix = self.mix and Mix(
-            *(part.to(device, non_blocking=non_blocking) for part in (self.mix.partner_B, self.mix.own_B, self.mix.box_B4))
+            *(tensor.to(device, non_blocking=non_blocking) for tensor in (self.mix.partner_B, self.mix.lam_B, self.mix.box_B4))
         )
-        images, labels = (part.to(device, non_blocking=non_blocking) for part in (self.images, self.labels))
+        images, labels = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.images, self.labels))
         return replace(self, images=images, labels=labels, mix=mix)
 
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory; the loader calls it where there is a GPU."""
-        mix = self.mix and Mix(self.mix.partner_B.pin_memory(), self.mix.own_B.pin_memory(), self.mix.box_B4.pin_memory())
+        mix = self.mix and Mix(self.mix.partner_B.pin_memory(), self.mix.lam_B.pin_memory(), self.mix.box_B4.pin_memory())
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory(), mix=mix)
 
 
@@ -93,7 +93,7 @@ class Window:
 
     Attributes:
         num_samples: samples over all ranks, the update's divisor.
-        batches: this rank's part of each micro-batch.
+        batches: this rank's shard of each micro-batch.
     """
 
     num_samples: int
@@ -127,9 +127,9 @@ def mix(images: Tensor, labels: Tensor, how: Mix, *, num_classes: int) -> tuple[
     top, left, bottom, right = (how.box_B4[:, side, None, None] for side in range(4))
     inside = ((rows >= top) & (rows < bottom) & (columns >= left) & (columns < right))[:, None]
     boxed = (bottom > top)[:, None]
-    share = how.own_B[:, None, None, None]
-    blended = share * own + (1 - share) * partner
+    lam = how.lam_B[:, None, None, None]
+    blended = lam * own + (1 - lam) * partner
     mixed = torch.where(boxed, torch.where(inside, partner, own), blended)
     one_hot = labels if labels.is_floating_point() else F.one_hot(labels, num_classes).to(images.dtype)
-    share = how.own_B[:, None]
-    return mixed, share * one_hot[:size] + (1 - share) * one_hot[how.partner_B]
+    lam = how.lam_B[:, None]
+    return mixed, lam * one_hot[:size] + (1 - lam) * one_hot[how.partner_B]

@@ -17,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mutual.commandline import print_main, run_command
+from mutual.data.datasets import DatasetSplits, read_splits, with_unlabelled
 from mutual.data.decoding import ImageError
 from mutual.data.listing import class_folders, hidden_image_files, image_files
 from mutual.data.reading import examine
-from mutual.data.sources import Source, read_source, with_unlabelled
 from mutual.data.splits import FileSplit, MemorySplit, Split
 from mutual.recipe import Data, InputError, load_recipe, printable
 
@@ -64,21 +64,21 @@ class Findings:
         return [*found, f"{self.images} images: {counts}; {len(self.one_sided)} classes of one side only, {len(self.empty)} empty"]
 
 
-def check(parts: dict[str, Classes], *, workers: int) -> Findings:
-    """Reads every file of the parts (`train`, `val`, or others) and returns what was found."""
-    places: dict[Path, set[str]] = {}
-    for part, classes in parts.items():
+def check(sides: dict[str, Classes], *, workers: int) -> Findings:
+    """Reads every file of the sides (`train`, `val`, or others) and returns what was found."""
+    sides_of: dict[Path, set[str]] = {}
+    for side, classes in sides.items():
         for path in (path for paths in classes.values() for path in paths):
-            places.setdefault(path, set()).add(part)  # lists may name a file in both
-    found = Findings(images=len(places))
-    digests: dict[str, dict[str, list[Path]]] = {part: {} for part in parts}
-    with tqdm(total=len(places), desc="reading", unit="image", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        for each in examine(list(places), workers=workers):
+            sides_of.setdefault(path, set()).add(side)  # lists may name a file in both
+    found = Findings(images=len(sides_of))
+    digests: dict[str, dict[str, list[Path]]] = {side: {} for side in sides}
+    with tqdm(total=len(sides_of), desc="reading", unit="image", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+        for each in examine(list(sides_of), workers=workers):
             bar.update()
             if each.reason:
                 found.bad[str(each.path)] = each.reason
-            for part in places[each.path] if each.digest else ():
-                digests[part].setdefault(each.digest, []).append(each.path)
+            for side in sides_of[each.path] if each.digest else ():
+                digests[side].setdefault(each.digest, []).append(each.path)
     for digest in digests.get("train", {}).keys() & digests.get("val", {}).keys():
         found.duplicates |= {str(path): str(min(digests["train"][digest])) for path in digests["val"][digest]}
     return found
@@ -92,16 +92,19 @@ def check_folder(folder: Path, *, workers: int) -> Findings:
     """
     if not folder.is_dir():
         raise InputError(f"no folder or recipe {printable(folder)}")
-    sides = [side for side in ("train", "val") if (folder / side).is_dir()]
-    parts = {side: {place.name: image_files(place) for place in class_folders(folder / side)} for side in sides}
-    if not parts:
-        parts = {"": {place.name: image_files(place) for place in class_folders(folder)} or {"": image_files(folder)}}
-    if not any(paths for classes in parts.values() for paths in classes.values()):
+    sides = {
+        side: {child.name: image_files(child) for child in class_folders(folder / side)}
+        for side in ("train", "val")
+        if (folder / side).is_dir()
+    }
+    if not sides:
+        sides = {"": {child.name: image_files(child) for child in class_folders(folder)} or {"": image_files(folder)}}
+    if not any(paths for classes in sides.values() for paths in classes.values()):
         raise InputError(f"{printable(folder)} holds no image")
-    found = check(parts, workers=workers)
-    found.empty = [str(folder / side / name) for side, classes in parts.items() for name, paths in classes.items() if not paths]
-    if len(parts) == 2:
-        found.one_sided = _one_sided(set(parts["train"]), set(parts["val"]))
+    found = check(sides, workers=workers)
+    found.empty = [str(folder / side / name) for side, classes in sides.items() for name, paths in classes.items() if not paths]
+    if len(sides) == 2:
+        found.one_sided = _one_sided(set(sides["train"]), set(sides["val"]))
     found.hidden = [str(path) for path in hidden_image_files(folder)]
     return found
 
@@ -115,15 +118,15 @@ def check_data(spec: Data, *, workers: int) -> Findings:
     if spec.dataset == "image_folder" and spec.unlabelled is None:
         return check_folder(Path(spec.root or ""), workers=workers)
     try:
-        source = read_source(spec)
-        train = source.train if spec.unlabelled is None else with_unlabelled(source.train, spec)
+        splits = read_splits(spec)
+        train = splits.train if spec.unlabelled is None else with_unlabelled(splits.train, spec)
     except ValueError as error:
         raise InputError(f"data: {printable(error)}") from error
-    if isinstance(train, FileSplit) and isinstance(source.val, FileSplit):
-        found = check({"train": {"": list(train.paths)}, "val": {"": list(source.val.paths)}}, workers=workers)
+    if isinstance(train, FileSplit) and isinstance(splits.val, FileSplit):
+        found = check({"train": {"": list(train.paths)}, "val": {"": list(splits.val.paths)}}, workers=workers)
     else:
-        found = Findings(len(source.train.labels) + len(source.val.labels), duplicates=_duplicates_in_memory(source.train, source.val))
-    found.one_sided = _one_sided(*(_classes_of(split, source) for split in (source.train, source.val)))
+        found = Findings(len(splits.train.labels) + len(splits.val.labels), duplicates=_duplicates_in_memory(splits.train, splits.val))
+    found.one_sided = _one_sided(*(_classes_of(split, splits) for split in (splits.train, splits.val)))
     return found
 
 
@@ -131,10 +134,10 @@ def _one_sided(train: set[str], val: set[str]) -> dict[str, str]:
     return {name: "train" if name in train else "val" for name in train ^ val}
 
 
-def _classes_of(split: Split, source: Source) -> set[str]:
+def _classes_of(split: Split, splits: DatasetSplits) -> set[str]:
     labels = split.labels
     present = labels.sum(dim=0).nonzero() if labels.dim() == 2 else labels.unique()
-    return {source.class_names[label] for label in present.flatten().tolist()}
+    return {splits.class_names[label] for label in present.flatten().tolist()}
 
 
 def _duplicates_in_memory(train: Split, val: Split) -> dict[str, str]:

@@ -49,13 +49,13 @@ class ImageError(InputError):
     def __init__(self, path: str | Path, reason: str) -> None:
         self.path = str(path)
         self.reason = reason
-        super().__init__(printable(self._told()))
+        super().__init__(printable(self._describe()))
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
         """Lets it be sent by a worker process."""
         return type(self), (self.path, self.reason)
 
-    def _told(self) -> str:
+    def _describe(self) -> str:
         return f"{self.path} is no image that can be read: {self.reason}"
 
 

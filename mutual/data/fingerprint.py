@@ -15,7 +15,7 @@ from typing import Any
 
 from mutual.data.batch import DataInfo
 from mutual.data.splits import FileSplit, MemorySplit, Split
-from mutual.recipe import show
+from mutual.recipe import format_value
 
 
 def fingerprint(info: DataInfo, train: Split, val: Split) -> dict[str, Any]:
@@ -51,9 +51,9 @@ _WORDS = {
 
 def _change(what: str, before: Any, now: Any, names: tuple[str, str]) -> str:
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        places = [index for index, (old, new) in enumerate(zip(before, now, strict=True)) if old != new]
-        what, before, now = f"{what}, number {places[0]}", before[places[0]], now[places[0]]
-    return f"{what}: {show(before)} {names[0]}, {show(now)} {names[1]}"
+        differing = [index for index, (old, new) in enumerate(zip(before, now, strict=True)) if old != new]
+        what, before, now = f"{what}, number {differing[0]}", before[differing[0]], now[differing[0]]
+    return f"{what}: {format_value(before)} {names[0]}, {format_value(now)} {names[1]}"
 
 
 def _of_split(split: Split) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from mutual.data.batch import Batch, DataInfo, Window
+from mutual.data.datasets import DatasetSplits, read_splits, with_unlabelled
 from mutual.data.fingerprint import fingerprint
-from mutual.data.loading import Failure, Loaded, TrainRequests, TransformError, eval_requests
+from mutual.data.images import TransformError
+from mutual.data.loading import Failure, TransformedDataset
 from mutual.data.plan import EpochPlan
-from mutual.data.sources import Source, read_source, with_unlabelled
+from mutual.data.requests import TrainBatchSampler, eval_requests
 from mutual.data.splits import Split, stratified_subset, to_channels
 from mutual.data.transforms import Pipeline, eval_transforms, train_transforms
 from mutual.data.workers import Loader
@@ -29,7 +31,9 @@ class DataModule:
         info: what the data set is.
     """
 
-    def __init__(self, spec: Data, info: DataInfo, train: Loaded, val: Loaded, *, seed: int, read: tuple[Split, Split]) -> None:
+    def __init__(
+        self, spec: Data, info: DataInfo, train: TransformedDataset, val: TransformedDataset, *, seed: int, read: tuple[Split, Split]
+    ) -> None:
         """Makes batches of `train` and `val`; `read` are both splits as they were read."""
         self.info = info
         self._read = read
@@ -37,7 +41,7 @@ class DataModule:
         self._train = train
         self._val = val
         self._seed = seed
-        self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainRequests, Loader[Batch | Failure]] | None = None
+        self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainBatchSampler, Loader[Batch | Failure]] | None = None
         self._eval_loader: Loader[Batch | Failure] | None = None
         self._bad: dict[str, dict[str, str]] = {"train": {}, "val": {}}
 
@@ -55,17 +59,17 @@ class DataModule:
         return self._plan(world_size, accumulate).num_windows
 
     def train_windows(
-        self, epoch: int, *, start: int = 0, world_size: int, rank: int, accumulate: int, parts: int | None = None
+        self, epoch: int, *, start: int = 0, world_size: int, rank: int, accumulate: int, num_shards: int | None = None
     ) -> Iterator[Window]:
-        """Yields a part's windows of `epoch` from number `start` on; cut and begun again there, they are the same bit for bit.
+        """Yields a shard's windows of `epoch` from number `start` on; interrupted and started again there, they are the same bit for bit.
 
-        There is a part for each of `world_size` ranks, or there are `parts`; `rank` is the part's number.
+        There is a shard for each of `world_size` ranks, or there are `num_shards`; `rank` is the shard's number.
 
         Raises:
             ImageError: an image cannot be read, and data.on_bad_image is `error`.
             OSError: the disk or the machine failed.
         """
-        requests, loader = self._loader_of(world_size, (rank, parts or world_size), accumulate)
+        requests, loader = self._loader_of(world_size, (rank, num_shards or world_size), accumulate)
         requests.epoch, requests.start = epoch, start
         if start >= requests.plan.num_windows:
             return
@@ -73,17 +77,17 @@ class DataModule:
         for window in range(start, requests.plan.num_windows):
             yield Window(requests.plan.size(window), [next(batches) for _ in requests.plan.micro_sizes(window)])
 
-    def eval_batches(self, *, world_size: int, rank: int, parts: int | None = None) -> Iterator[Batch]:
-        """Yields a part's share of the validation images, round by round; over all parts each is there exactly once.
+    def eval_batches(self, *, world_size: int, rank: int, num_shards: int | None = None) -> Iterator[Batch]:
+        """Yields a shard of the validation images, round by round; over all shards each is there exactly once.
 
-        A round without an image for this part has a filler in it, and count 0.
+        A round without an image for this shard has a padding image in it, and `num_valid` 0.
 
         Raises:
             ImageError: an image cannot be read.
             OSError: the disk or the machine failed.
         """
         size = self._spec.eval_batch_size or self._spec.batch_size
-        requests = eval_requests(self.info.num_val, size, world_size=world_size, part=(rank, parts or world_size))
+        requests = eval_requests(self.info.num_val, size, world_size=world_size, shard_index=rank, num_shards=num_shards or world_size)
         self._eval_loader = loader = self._loader(self._val, requests, persistent=False)
         for loaded in loader:
             yield self._checked(loaded, "val", None)
@@ -103,25 +107,25 @@ class DataModule:
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
         if isinstance(loaded, Failure):
-            raise loaded.told(epoch, skips=self._spec.on_bad_image == "skip")
+            raise loaded.exception(epoch, skips=self._spec.on_bad_image == "skip")
         self._bad[split].update((bad.path, bad.reason) for bad in loaded.bad)
         return loaded
 
     def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
         return EpochPlan(self.info.num_train, self._spec.batch_size, world_size, accumulate, self._seed)
 
-    def _loader_of(self, world_size: int, part: tuple[int, int], accumulate: int) -> tuple[TrainRequests, Loader[Batch | Failure]]:
-        key = (world_size, part, accumulate)
+    def _loader_of(self, world_size: int, shard: tuple[int, int], accumulate: int) -> tuple[TrainBatchSampler, Loader[Batch | Failure]]:
+        key = (world_size, shard, accumulate)
         if self._train_loader is None or self._train_loader[0] != key:
             mixed = bool(self._spec.mixup or self._spec.cutmix)
-            requests = TrainRequests(self._plan(world_size, accumulate), part=part, mixed=mixed)
+            requests = TrainBatchSampler(self._plan(world_size, accumulate), shard_index=shard[0], num_shards=shard[1], mixed=mixed)
             if self._train_loader is not None:
                 self._train_loader[2].close()
             self._train_loader = key, requests, self._loader(self._train, requests, persistent=True)
         return self._train_loader[1:]
 
-    def _loader(self, loaded: Loaded, requests: Any, *, persistent: bool) -> Loader[Batch | Failure]:
-        return Loader(loaded, requests, workers=self._spec.workers, persistent=persistent, collate=_only)
+    def _loader(self, dataset: TransformedDataset, requests: Any, *, persistent: bool) -> Loader[Batch | Failure]:
+        return Loader(dataset, requests, workers=self._spec.workers, persistent=persistent, collate=_only)
 
 
 def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
@@ -136,9 +140,9 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
         ValueError: the data are missing, empty, unreadable or do not fit; one line says where and what would be right.
         OSError: the disk or the machine failed.
     """
-    source = read_source(spec)
-    info = _info(spec, source)
-    train_split = source.train
+    splits = read_splits(spec)
+    info = _info(spec, splits)
+    train_split = splits.train
     if spec.subset is not None:
         chosen = stratified_subset(train_split.labels, spec.subset, seed=seed if spec.subset_seed is None else spec.subset_seed)
         train_split = train_split.select(chosen)
@@ -147,20 +151,22 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
         train_split = with_unlabelled(train_split, spec)
         info = replace(info, num_train=len(train_split.labels))
     common: dict[str, Any] = {"channels": info.channels, "image_size": info.image_size, "seed": seed}
-    train = Loaded(train_split, train_transforms(spec, info.image_size), data=spec, views=range(num_views), stand_ins=True, **common)
-    val = Loaded(source.val, eval_transforms(spec, info.image_size), data=spec, **common)
-    for name, loaded in (("augment", train), ("preprocess", val)):
-        found = _shape_of_first(loaded, name)
-        if found != (info.channels, *info.image_size):
+    train = TransformedDataset(
+        train_split, train_transforms(spec, info.image_size), data=spec, views=range(num_views), substitute=True, **common
+    )
+    val = TransformedDataset(splits.val, eval_transforms(spec, info.image_size), data=spec, **common)
+    for name, dataset in (("augment", train), ("preprocess", val)):
+        shape = _shape_of_first(dataset, name)
+        if shape != (info.channels, *info.image_size):
             raise ValueError(
-                f"{name} gives images of {found}, wanted are {(info.channels, *info.image_size)}; end it with a crop or a resize"
+                f"{name} gives images of {shape}, wanted are {(info.channels, *info.image_size)}; end it with a crop or a resize"
             )
-    return DataModule(spec, info, train, val, seed=seed, read=(train_split, source.val))
+    return DataModule(spec, info, train, val, seed=seed, read=(train_split, splits.val))
 
 
-def _shape_of_first(loaded: Loaded, name: str) -> tuple[int, ...]:
+def _shape_of_first(dataset: TransformedDataset, name: str) -> tuple[int, ...]:
     try:
-        return tuple(loaded.sample(0).shape)
+        return tuple(dataset.sample(0).shape)
     except TransformError as error:  # a padding or a kernel that is larger than the image, say
         raise ValueError(f"{name} cannot be applied to the first image: {error}") from error
 
@@ -175,23 +181,22 @@ def build_preprocess(spec: Data, info: DataInfo) -> Pipeline:
     return preprocess
 
 
-def _info(spec: Data, source: Source) -> DataInfo:
-    found = max(_num_classes(split.labels) for split in (source.train, source.val))
-    num_classes = max(found, len(source.class_names)) if spec.num_classes is None else spec.num_classes
-    if num_classes < found:
-        raise ValueError(f"class counts differ: num_classes is {num_classes}, the labels of {spec.dataset} go up to {found - 1}")
-    names = source.class_names[:num_classes] + tuple(map(str, range(len(source.class_names), num_classes)))
-    channels = spec.channels or source.channels
-    mean, std = _statistics(spec, source, channels)
-    size = spec.height_width or source.image_size
-    return DataInfo(num_classes, names, channels, size, mean, std, len(source.train.labels), len(source.val.labels), spec.multi_label)
+def _info(spec: Data, splits: DatasetSplits) -> DataInfo:
+    num_found = max(_num_classes(split.labels) for split in (splits.train, splits.val))
+    num_classes = max(num_found, len(splits.class_names)) if spec.num_classes is None else spec.num_classes
+    if num_classes < num_found:
+        raise ValueError(f"class counts differ: num_classes is {num_classes}, the labels of {spec.dataset} go up to {num_found - 1}")
+    names = splits.class_names[:num_classes] + tuple(map(str, range(len(splits.class_names), num_classes)))
+    channels, size = spec.channels or spec.kind.channels, spec.height_width or spec.kind.image_size
+    mean, std = _statistics(spec, channels)
+    return DataInfo(num_classes, names, channels, size, mean, std, len(splits.train.labels), len(splits.val.labels), spec.multi_label)
 
 
 def _num_classes(labels: Tensor) -> int:
     return labels.shape[1] if labels.dim() == 2 else 1 + int(labels.max())
 
 
-def _statistics(spec: Data, source: Source, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(spec: Data, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if isinstance(spec.normalize, Statistics):
         for key, values in (("mean", spec.normalize.mean), ("std", spec.normalize.std)):
             if len(values) != channels:
@@ -199,11 +204,12 @@ def _statistics(spec: Data, source: Source, channels: int) -> tuple[tuple[float,
         return spec.normalize.mean, spec.normalize.std
     if spec.normalize == "none":
         return (0.0,) * channels, (1.0,) * channels
-    if len(source.mean) == channels:
-        return source.mean, source.std
+    known = spec.kind
+    if len(known.mean) == channels:
+        return known.mean, known.std
     if channels == 3:
-        return source.mean * 3, source.std * 3
-    mean, std = (sum(weight * value for weight, value in zip(_LUMA, values, strict=True)) for values in (source.mean, source.std))
+        return known.mean * 3, known.std * 3
+    mean, std = (sum(weight * value for weight, value in zip(_LUMA, values, strict=True)) for values in (known.mean, known.std))
     return (mean,), (std,)
 
 

@@ -1,8 +1,8 @@
 """EpochPlan: which samples each rank computes in each micro-batch, as a pure function of (seed, epoch).
 
 A window is what one update learns from: the next W * b * k samples of the epoch's order (W ranks, batch size b, k micro-batches), the last
-one what is left. It is split evenly into micro-batches, and these evenly into parts, so that everyone has the same number of micro-batches
-in every window. Where every rank trains every peer there are W parts; a peer that has ranks of its own has as many parts as these.
+one what is left. It is split evenly into micro-batches, and these evenly into shards, so that everyone has the same number of micro-batches
+in every window. Where every rank trains every peer there are W shards; a peer that has ranks of its own has as many shards as these.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from mutual.recipe import derive_seed
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One part's micro-batch: positions `[begin, end)` in the epoch's order; `filler` stands in where the cell is empty.
+class MicroBatchSlice:
+    """One shard's part of a micro-batch: positions `[begin, end)` in the epoch's order.
 
-    `total` counts the samples of the micro-batch over all parts.
+    Attributes:
+        begin: first position.
+        end: last position, exclusive.
+        padding_index: the position that is loaded as padding where the slice is empty.
+        global_batch_size: samples of the micro-batch over all shards.
     """
 
     begin: int
     end: int
-    filler: int
-    total: int
+    padding_index: int
+    global_batch_size: int
 
 
 @dataclass(frozen=True)
@@ -59,19 +63,20 @@ class EpochPlan:
     def micro_sizes(self, window: int) -> list[int]:
         """Returns how many samples each micro-batch of the window has over all ranks."""
         size = self.size(window)
-        number = math.ceil(size / (self.batch_size * self.world_size))
-        return [end - begin for begin, end in (even_part(size, index, number) for index in range(number))]
+        num_micro_batches = math.ceil(size / (self.batch_size * self.world_size))
+        bounds = [shard_bounds(size, index, num_micro_batches) for index in range(num_micro_batches)]
+        return [end - begin for begin, end in bounds]
 
-    def cells(self, window: int, part: int, parts: int | None = None) -> list[Cell]:
-        """Returns one part's micro-batches of a window, of `parts` (the default is one for each rank)."""
+    def micro_batches(self, window: int, shard_index: int, num_shards: int | None = None) -> list[MicroBatchSlice]:
+        """Returns one shard's micro-batches of a window, of `num_shards` (the default is one for each rank)."""
         start = window * self.window_size
-        cells = []
+        slices = []
         begin = start
         for size in self.micro_sizes(window):
-            first, last = even_part(size, part, parts or self.world_size)
-            cells.append(Cell(begin + first, begin + last, filler=start, total=size))
+            first, last = shard_bounds(size, shard_index, num_shards or self.world_size)
+            slices.append(MicroBatchSlice(begin + first, begin + last, padding_index=start, global_batch_size=size))
             begin += size
-        return cells
+        return slices
 
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> list[int]:
@@ -81,8 +86,8 @@ def epoch_order(num_samples: int, *, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def even_part(size: int, part: int, parts: int) -> tuple[int, int]:
-    """Returns where part number `part` begins and ends when `size` things are cut into `parts`, the larger ones first."""
-    base, larger = divmod(size, parts)
-    begin, end = (index * base + min(index, larger) for index in (part, part + 1))
+def shard_bounds(size: int, shard_index: int, num_shards: int) -> tuple[int, int]:
+    """Returns where shard number `shard_index` begins and ends when `size` samples are split evenly, the larger shards first."""
+    base, remainder = divmod(size, num_shards)
+    begin, end = (index * base + min(index, remainder) for index in (shard_index, shard_index + 1))
     return begin, end

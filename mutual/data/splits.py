@@ -1,4 +1,4 @@
-"""Splits: the images and labels of one part of a data set, in memory, in files or made up."""
+"""Splits: the images and labels of one side of a data set, in memory, in files or made up."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def stratified_subset(labels: Tensor, size: int, *, seed: int) -> Tensor:
-    """Returns `size` sorted indices in which every class has its share of `labels` (largest remainders), drawn by `seed`.
+    """Returns `size` sorted random indices in which every class is as frequent as in `labels` (largest remainders).
 
     Where images have several labels, each combination of them is a class.
 
@@ -145,8 +145,8 @@ def stratified_subset(labels: Tensor, size: int, *, seed: int) -> Tensor:
     by_remainder = (exact - quota).argsort(descending=True, stable=True)
     quota[by_remainder[: size - int(quota.sum())]] += 1
     generator = torch.Generator().manual_seed(derive_seed(seed, "subset"))
-    parts = []
-    for label, wanted in zip(classes.tolist(), quota.tolist(), strict=True):
+    chosen = []
+    for label, num_chosen in zip(classes.tolist(), quota.tolist(), strict=True):
         members = (labels == label).nonzero().flatten()
-        parts.append(members[torch.randperm(len(members), generator=generator)[:wanted]])
-    return torch.cat(parts).sort().values
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:num_chosen]])
+    return torch.cat(chosen).sort().values

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from mutual.data.decoding import MAX_PIXELS
-from mutual.recipe import FOLDER_DATASETS, Data
+from mutual.recipe import Data
 from mutual.recipe import transforms as specs
 
 Pipeline = Callable[[Tensor], Tensor]
@@ -24,18 +24,18 @@ _DETERMINISTIC = (specs.Resize, specs.CenterCrop)
 
 
 class Transforms:
-    """A pipeline in two parts: what is the same in every epoch, and what is drawn anew."""
+    """A pipeline in two stages: a deterministic one, and a random one that begins at the first random transform."""
 
     def __init__(self, chosen: Sequence[specs.Transform], image_size: tuple[int, int]) -> None:
-        first_random = next((place for place, spec in enumerate(chosen) if not isinstance(spec, _DETERMINISTIC)), len(chosen))
+        first_random = next((index for index, spec in enumerate(chosen) if not isinstance(spec, _DETERMINISTIC)), len(chosen))
         built = [_BUILDERS[type(spec)](spec, image_size) for spec in chosen]
-        self.fixed: Pipeline = nn.Sequential(*built[:first_random])
-        self.drawn: Pipeline = nn.Sequential(*built[first_random:])
+        self.deterministic: Pipeline = nn.Sequential(*built[:first_random])
+        self.random: Pipeline = nn.Sequential(*built[first_random:])
         self.is_random = first_random < len(chosen)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Returns the transformed image, drawing from torch's default generator."""
-        return self.drawn(self.fixed(image))
+        return self.random(self.deterministic(image))
 
 
 def train_transforms(data: Data, image_size: tuple[int, int]) -> Transforms:
@@ -56,7 +56,7 @@ def eval_transforms(data: Data, image_size: tuple[int, int]) -> Transforms:
 
 
 def _chosen(data: Data, named: Sequence[specs.Transform] | None, image_size: tuple[int, int], *, crop: float) -> list[specs.Transform]:
-    if data.dataset not in FOLDER_DATASETS:  # images of one size: brought to image_size before anything else
+    if not data.kind.in_files:  # images of one size: brought to image_size before anything else
         resized = named and isinstance(named[0], specs.Resize | specs.RandomResizedCrop)
         return [*([] if resized else [specs.Resize(name="resize")]), *(named or [])]
     if named is not None:

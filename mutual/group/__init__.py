@@ -16,7 +16,7 @@ from mutual.group.communication import (
     wait_for_all,
 )
 from mutual.group.edges import Edge, MicroBatchContext, expand, objective_names
-from mutual.group.exchange import OutputExchange, Placement, TransferPlan, asks_costs, parallel, replicated
+from mutual.group.exchange import OutputExchange, Placement, TransferPlan, needs_costs, parallel, replicated
 from mutual.group.group import Group, GroupOutput, merge_outputs
 from mutual.group.peers import Frozen, MovingAverage, Outputs, Peer, TappedModel, replica_comm
 
@@ -37,7 +37,6 @@ __all__ = [
     "TappedModel",
     "TransferPlan",
     "all_ranks_or_raise",
-    "asks_costs",
     "build_group",
     "create_peer_model",
     "expand",
@@ -48,6 +47,7 @@ __all__ = [
     "launch_store",
     "lost_connection",
     "merge_outputs",
+    "needs_costs",
     "objective_names",
     "parallel",
     "replica_comm",

@@ -15,7 +15,7 @@ from torch import Tensor
 from mutual.group.edges import Edge, EdgeLoss, MicroBatchContext, Selections
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
 from mutual.group.peers import Outputs, Peer
-from mutual.recipe import LOGITS, derive_seed, is_average, peer_of
+from mutual.recipe import LOGITS, derive_seed, is_ema, peer_of
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Group:
         >>> import torch
         >>> from mutual.group import Communicator, MicroBatchContext, build_group
         >>> from mutual.recipe import parse_recipe
-        >>> recipe = parse_recipe({"peers": {"a": {"model": "small_cnn"}, "b": {"model": "small_cnn"}},
-        ...                        "objectives": [{"loss": "cross_entropy"}, {"loss": "dml"}]})
+        >>> peers = {name: {"model": "small_cnn"} for name in "ab"}
+        >>> recipe = parse_recipe({"name": "pair", "peers": peers, "objectives": [{"loss": "cross_entropy"}, {"loss": "dml"}]})
         >>> comm = Communicator(rank=0, size=1, device=torch.device("cpu"))
         >>> group = build_group(recipe, comm, num_classes=10, in_channels=1, image_size=(28, 28))
         >>> images, labels = torch.rand(4, 1, 28, 28), torch.tensor([3, 1, 4, 1])
@@ -102,7 +102,7 @@ class Group:
         self._score_exchange = score_exchange
         self._autocast = autocast
         self._view_of = {name: view for view, name in enumerate(self.peers)}
-        required = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_average(name))
+        required = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_ema(name))
         self._averages = [name for name in required if peer_of(name) in self.peers]
         local = [edge_loss.edge for edge_loss in self.local_losses.values()]
         learning = {edge.learner for edge in local}
@@ -156,7 +156,7 @@ class Group:
         peer, view = self.peers[peer_of(name)], self.view(peer_of(name), images)
         torch.manual_seed(derive_seed(seed, name))
         with self.peer_context(name), self._autocast():
-            return peer.forward_ema(view) if is_average(name) else peer.forward_without_side_effects(view)
+            return peer.forward_ema(view) if is_ema(name) else peer.forward_without_side_effects(view)
 
     def compute_losses(
         self,

@@ -1,20 +1,22 @@
 """Losses: what an edge computes from its learner's output, its source's output and the labels."""
 
 from mutual.objectives.ensembles import ENSEMBLES
-from mutual.objectives.registry import LOSSES, Definition, Loss, Output, build_loss
+from mutual.objectives.registry import LOSSES, Loss, Output, build_loss, class_indices
 from mutual.objectives.relation import distances
 from mutual.objectives.response import pairwise_kl
-from mutual.objectives.shapes import Extent, Shape, to_vector, vector_width
+from mutual.objectives.shapes import Shape, to_vector, vector_width
+from mutual.objectives.spec import LossSpec, SourcePayload
 
 __all__ = [
     "ENSEMBLES",
     "LOSSES",
-    "Definition",
-    "Extent",
     "Loss",
+    "LossSpec",
     "Output",
     "Shape",
+    "SourcePayload",
     "build_loss",
+    "class_indices",
     "distances",
     "pairwise_kl",
     "to_vector",

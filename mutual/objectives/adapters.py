@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mutual.objectives.shapes import Shape, feature_maps, resized, size_of, to_vector, vector_width
+from mutual.objectives.spec import LossSpec, SourcePayload
 
 
-class Hint(nn.Module):
+class HintLoss(nn.Module):
     """FitNets' hint (arXiv:1412.6550, eq. 3): mean squared difference between the regressed learner and the source.
 
     The regressor is a convolution of `kernel_size` between feature maps (the learner's are brought to the source's height and width),
@@ -42,7 +43,7 @@ class Hint(nn.Module):
         return F.mse_loss(self.regressor(learner), source)
 
 
-class MaskedGeneration(nn.Module):
+class MaskedGenerationLoss(nn.Module):
     """MGD (arXiv:2205.01529, section 3): the source's feature map, generated from the learner's with some channels masked.
 
     alpha_mgd times the mean squared difference, over all elements as in PaddleClas. Each channel of each image is masked with
@@ -54,7 +55,7 @@ class MaskedGeneration(nn.Module):
         feature_maps(learner_shape, source_shape)
         if learner_shape[1:] != source_shape[1:]:
             raise ValueError("needs equal heights and widths: take layers that agree in them")
-        self.alpha, self.masked = alpha_mgd, lambda_mgd
+        self.alpha, self.mask_probability = alpha_mgd, lambda_mgd
         channels = source_shape[0]
         self.align = nn.Identity() if learner_shape[0] == channels else nn.Conv2d(learner_shape[0], channels, 1)
         first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
@@ -63,12 +64,12 @@ class MaskedGeneration(nn.Module):
     def forward(self, learner_BCHW: Tensor, source_BCHW: Tensor) -> Tensor:
         """Returns the loss; draws one number for each image and channel of the source."""
         aligned = self.align(learner_BCHW)
-        kept = torch.rand(*source_BCHW.shape[:2], 1, 1, device=aligned.device) >= self.masked
+        kept = torch.rand(*source_BCHW.shape[:2], 1, 1, device=aligned.device) >= self.mask_probability
         generated = self.generation(aligned * kept)
         return self.alpha * F.mse_loss(generated, source_BCHW)
 
 
-class ProjectorEnsemble(nn.Module):
+class ProjectorEnsembleLoss(nn.Module):
     """PEFD (arXiv:2210.15274, section 3): one minus the cosine of the source's vector and the mean of several projections of the learner's.
 
     A projector is a linear layer and a ReLU; feature maps are averaged over their positions first.
@@ -86,7 +87,7 @@ class ProjectorEnsemble(nn.Module):
         return (1 - F.cosine_similarity(projected, to_vector(source), dim=1)).mean()
 
 
-class OverHaul(nn.Module):
+class OverhaulLoss(nn.Module):
     """OFD (arXiv:1904.01866, section 3): partial L2 distance, summed over feature maps before ReLU, mean over the images.
 
     The source passes its margin ReLU, max(x, m) with a margin m < 0 for each channel; positions where the source is not positive
@@ -99,7 +100,7 @@ class OverHaul(nn.Module):
         feature_maps(*learner_shape, *source_shape)
         if [shape[1:] for shape in learner_shape] != [shape[1:] for shape in source_shape]:
             raise ValueError("needs layers that agree in height and width")
-        widths = [(mine[0], theirs[0]) for mine, theirs in zip(learner_shape, source_shape, strict=True)]
+        widths = [(learner[0], source[0]) for learner, source in zip(learner_shape, source_shape, strict=True)]
         self.adapters = nn.ModuleList(nn.Sequential(nn.Conv2d(*width, 1, bias=False), SafeBatchNorm2d(width[1])) for width in widths)
         for layer, (_, width) in enumerate(widths):
             margin = torch.full((width,), margin_of_normal(0.0, 1.0)) if margins is None else margins[layer]
@@ -110,17 +111,17 @@ class OverHaul(nn.Module):
     def forward(self, learner: list[Tensor], source: list[Tensor]) -> Tensor:
         """Returns the loss over the layers, each `[B, C, H, W]`."""
         total = torch.zeros((), device=learner[0].device)
-        for layer, (adapter, mine, theirs) in enumerate(zip(self.adapters, learner, source, strict=True)):
+        for layer, (adapter, learner_x, source_x) in enumerate(zip(self.adapters, learner, source, strict=True)):
             margin = self.get_buffer(f"margin{layer}")[:, None, None]
-            distance = partial_l2(adapter(mine), torch.maximum(theirs, margin))
+            distance = partial_l2(adapter(learner_x), torch.maximum(source_x, margin))
             total = total + distance / 2 ** (len(self.adapters) - 1 - layer)
         return total
 
 
 def partial_l2(learner: Tensor, target: Tensor) -> Tensor:
     """Returns the squared difference summed over all elements, mean over the images, without those where learner <= target <= 0."""
-    counts = (learner > target) | (target > 0)
-    return ((learner - target).pow(2) * counts).sum() / len(learner)
+    mask = (learner > target) | (target > 0)
+    return ((learner - target).pow(2) * mask).sum() / len(learner)
 
 
 def margin_of_normal(mean: float, deviation: float) -> float:
@@ -144,16 +145,16 @@ def margins_of(model: nn.Module, paths: list[str]) -> dict[str, list[Tensor]]:
 
 
 def _margin(model: nn.Module, path: str) -> Tensor:
-    for place in (path, path.rpartition(".")[0]):
-        layers = [layer for layer in model.get_submodule(place).modules() if isinstance(layer, _BatchNorm) and layer.affine]
+    for module_path in (path, path.rpartition(".")[0]):
+        layers = [layer for layer in model.get_submodule(module_path).modules() if isinstance(layer, _BatchNorm) and layer.affine]
         if layers:
             pairs = zip(layers[-1].bias.tolist(), layers[-1].weight.abs().tolist(), strict=True)
             return torch.tensor([margin_of_normal(mean, deviation) for mean, deviation in pairs])
     raise ValueError(f"ofd takes its margin from the source's BatchNorm, and there is none at {path!r}; take another layer or another loss")
 
 
-class _LoneRow:
-    """Mixed into a BatchNorm: a lone value of a channel has no variance and is normalised by the running statistics."""
+class _SingleValueBatchNorm:
+    """BatchNorm mixin: a channel with a single value has no variance and is normalised by the running statistics."""
 
     def forward(self: _BatchNorm, input: Tensor) -> Tensor:  # type: ignore[misc]
         """Returns the normalised rows or feature maps."""
@@ -162,9 +163,17 @@ class _LoneRow:
         return _BatchNorm.forward(self, input)
 
 
-class SafeBatchNorm1d(_LoneRow, nn.BatchNorm1d):
+class SafeBatchNorm1d(_SingleValueBatchNorm, nn.BatchNorm1d):
     """BatchNorm of rows `[B, C]` that takes a single row, too."""
 
 
-class SafeBatchNorm2d(_LoneRow, nn.BatchNorm2d):
+class SafeBatchNorm2d(_SingleValueBatchNorm, nn.BatchNorm2d):
     """BatchNorm of feature maps `[B, C, H, W]` that takes a single position, too."""
+
+
+LOSSES = {
+    "hint": LossSpec(HintLoss),
+    "ofd": LossSpec(OverhaulLoss, multi_output=True, from_model=margins_of),
+    "mgd": LossSpec(MaskedGenerationLoss, is_stochastic=True),
+    "pefd": LossSpec(ProjectorEnsembleLoss, payload=SourcePayload.VECTOR),
+}

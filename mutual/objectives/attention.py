@@ -1,9 +1,11 @@
-"""Losses in which attention decides who teaches whom: over layers (AFD) or over peers (OKDDip).
+"""Losses weighted by attention: over layers (AFD) or over peers (OKDDip).
 
 Shapes: B images, S learner layers, T source layers, K peers, C classes, D width of queries and keys. Sources arrive detached.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from mutual.objectives.adapters import SafeBatchNorm1d
 from mutual.objectives.shapes import Shape, feature_maps, size_of, to_vector, vector_width
+from mutual.objectives.spec import LossSpec, SourcePayload
 
 
 class _LinearNorm(nn.Module):
@@ -25,7 +28,7 @@ class _LinearNorm(nn.Module):
         return self.bn(self.linear(rows))
 
 
-class AttentionFeature(nn.Module):
+class AttentionFeatureLoss(nn.Module):
     """AFD (Ji et al., AAAI 2021): every layer of the source taught to every layer of the learner, weighted by attention.
 
     The attention of a source's layer (query, of its channels' means) over the learner's layers (keys) weighs the mean squared
@@ -67,12 +70,12 @@ class AttentionFeature(nn.Module):
         return torch.softmax(logits_BTS / self.width**0.5, dim=2)
 
 
-class DiversePeers(nn.Module):
+class DiversePeersLoss(nn.Module):
     """OKDDip's first level (arXiv:1912.00350, section 3): T^2 KL(mixture || learner), the mixture of all peers' predictions by attention.
 
-    The learner asks with a projection of its embedding, each other peer (with `own` the learner, too) answers with a projection of
-    its own; the softmax of their products weighs the predictions. The gradient trains the projections and, through its
-    prediction, the learner; embeddings are only read.
+    The query is a projection of the learner's embedding, the keys are projections of those of the other peers (with `own` the learner's,
+    too); the softmax of their products weighs the predictions. The gradient trains the projections and, through its prediction, the
+    learner; embeddings are detached.
     """
 
     def __init__(
@@ -82,22 +85,36 @@ class DiversePeers(nn.Module):
         embeddings = [*learner_shape[1:] * own, *source_shape[1::2]]
         self.temperature = temperature
         self.own = own
-        self.ask = nn.Linear(vector_width(learner_shape[1]), dim, bias=False)
-        self.answer = nn.ModuleList(nn.Linear(vector_width(shape), dim, bias=False) for shape in embeddings)
+        self.query = nn.Linear(vector_width(learner_shape[1]), dim, bias=False)
+        self.key = nn.ModuleList(nn.Linear(vector_width(shape), dim, bias=False) for shape in embeddings)
+        self.register_load_state_dict_pre_hook(_rename_state)  # type: ignore[no-untyped-call]
 
     def forward(self, learner: list[Tensor], source: list[Tensor]) -> Tensor:
         """Returns the loss; `learner` is [logits, embedding], `source` the same of every source in turn."""
-        mine = [output.detach() for output in learner]
-        peers = mine * self.own + source
+        detached = [output.detach() for output in learner]
+        peers = detached * self.own + source
         logits, embeddings = peers[::2], [to_vector(output) for output in peers[1::2]]
-        question_BD = self.ask(to_vector(mine[1]))
-        answers_BKD = torch.stack([layer(embedding) for layer, embedding in zip(self.answer, embeddings, strict=True)], dim=1)
-        weight_BK = torch.softmax(torch.einsum("bd,bkd->bk", question_BD, answers_BKD), dim=1)
+        query_BD = self.query(to_vector(detached[1]))
+        key_BKD = torch.stack([layer(embedding) for layer, embedding in zip(self.key, embeddings, strict=True)], dim=1)
+        weight_BK = torch.softmax(torch.einsum("bd,bkd->bk", query_BD, key_BKD), dim=1)
         prediction_BKC = torch.stack([F.softmax(each / self.temperature, dim=1) for each in logits], dim=1)
         mixture_BC = (weight_BK[:, :, None] * prediction_BKC).sum(dim=1)
         learner_log = F.log_softmax(learner[0] / self.temperature, dim=1)
         return F.kl_div(learner_log, mixture_BC, reduction="batchmean") * self.temperature**2
 
 
+def _rename_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Lets checkpoints be read that have OKDDip's projections under their former names."""
+    for old, new in (("ask.", "query."), ("answer.", "key.")):
+        for name in [name for name in state if name.startswith(prefix + old)]:
+            state[prefix + new + name.removeprefix(prefix + old)] = state.pop(name)
+
+
 def _unit(energy_BHW: Tensor) -> Tensor:
     return F.normalize(energy_BHW.flatten(1), dim=1)
+
+
+LOSSES = {
+    "afd": LossSpec(AttentionFeatureLoss, multi_output=True),
+    "okddip": LossSpec(DiversePeersLoss, multi_output=True, multi_source=True, payload=SourcePayload.VECTOR),
+}

@@ -1,6 +1,6 @@
 """Contrastive losses between two peers' embeddings. Their negatives are the batches of all ranks: nothing outlives a step.
 
-Shapes: B images of this process, N images of all processes (the B are those from `first` on), D width. Sources arrive detached.
+Shapes: B images of this process, N images of all processes (the B begin at `row_offset`), D width. Sources arrive detached.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mutual.objectives.shapes import Shape, to_vector, vector_width
+from mutual.objectives.spec import Input, LossSpec, SourcePayload
 
 
 class _Heads(nn.Module):
@@ -24,7 +25,7 @@ class _Heads(nn.Module):
         return F.normalize(self.learner(to_vector(learner)), dim=1), F.normalize(self.source(to_vector(source)), dim=1)
 
 
-class ContrastiveRepresentation(nn.Module):
+class ContrastiveRepresentationLoss(nn.Module):
     """CRD (arXiv:1910.10699, section 3) as InfoNCE: the source's embedding of the same image against those of images of other classes.
 
     The paper draws thousands of negatives from a memory of the whole training set; here they are the batches of all ranks, so
@@ -36,18 +37,18 @@ class ContrastiveRepresentation(nn.Module):
         self.temperature = temperature
         self.heads = _Heads(learner_shape, source_shape, dim)
 
-    def forward(self, learner: Tensor, source: Tensor, labels: Tensor, first: int) -> Tensor:
-        """Returns the loss of `learner` `[B, ...]` against `source` `[N, ...]` with its `labels` `[N]`."""
-        mine_BD, theirs_ND = self.heads(learner, source)
-        similarity_BN = mine_BD @ theirs_ND.T / self.temperature
-        same_image_BN = _same_image(similarity_BN, first)
-        own = labels[first : first + len(learner)]
-        also_own_BN = (own[:, None] == labels[None, :]) & ~same_image_BN
+    def forward(self, learner: Tensor, source: Tensor, classes_N: Tensor, row_offset: int) -> Tensor:
+        """Returns the loss of `learner` `[B, ...]` against `source` `[N, ...]` with the class indices of all images."""
+        learner_BD, source_ND = self.heads(learner, source)
+        similarity_BN = learner_BD @ source_ND.T / self.temperature
+        same_image_BN = _same_image(similarity_BN, row_offset)
+        own = classes_N[row_offset : row_offset + len(learner)]
+        also_own_BN = (own[:, None] == classes_N[None, :]) & ~same_image_BN
         log_BN = F.log_softmax(similarity_BN.masked_fill(also_own_BN, -torch.inf), dim=1)
         return -log_BN[same_image_BN].mean()
 
 
-class MutualContrastive(nn.Module):
+class MutualContrastiveLoss(nn.Module):
     """MCL between two peers (arXiv:2104.12565): interactive contrast, and mimicry of the source's own contrast.
 
     The learner's embedding is drawn to the source's embeddings of its class, the same image's among them, and away from the others;
@@ -59,20 +60,27 @@ class MutualContrastive(nn.Module):
         self.temperature = temperature
         self.heads = _Heads(learner_shape, source_shape, dim)
 
-    def forward(self, learner: Tensor, source: Tensor, labels: Tensor, first: int) -> Tensor:
-        """Returns the loss of `learner` `[B, ...]` against `source` `[N, ...]` with its `labels` `[N]`."""
-        mine_BD, theirs_ND = self.heads(learner, source)
-        similarity_BN = mine_BD @ theirs_ND.T / self.temperature
-        own = slice(first, first + len(learner))
-        positive_BN = labels[own, None] == labels[None, :]
+    def forward(self, learner: Tensor, source: Tensor, classes_N: Tensor, row_offset: int) -> Tensor:
+        """Returns the loss of `learner` `[B, ...]` against `source` `[N, ...]` with the class indices of all images."""
+        learner_BD, source_ND = self.heads(learner, source)
+        similarity_BN = learner_BD @ source_ND.T / self.temperature
+        own = slice(row_offset, row_offset + len(learner))
+        positive_BN = classes_N[own, None] == classes_N[None, :]
         log_BN = F.log_softmax(similarity_BN, dim=1)
         contrast = -((log_BN * positive_BN).sum(dim=1) / positive_BN.sum(dim=1)).mean()
-        others_BN = ~_same_image(similarity_BN, first)
-        mimicked_BN = (theirs_ND[own] @ theirs_ND.T / self.temperature).detach()
-        mine_log, theirs_log = (each[others_BN].view(len(learner), -1).log_softmax(dim=1) for each in (similarity_BN, mimicked_BN))
-        return contrast + F.kl_div(mine_log, theirs_log, reduction="batchmean", log_target=True)
+        others_BN = ~_same_image(similarity_BN, row_offset)
+        mimicked_BN = (source_ND[own] @ source_ND.T / self.temperature).detach()
+        learner_log, source_log = (each[others_BN].view(len(learner), -1).log_softmax(dim=1) for each in (similarity_BN, mimicked_BN))
+        return contrast + F.kl_div(learner_log, source_log, reduction="batchmean", log_target=True)
 
 
-def _same_image(similarity_BN: Tensor, first: int) -> Tensor:
-    places = torch.arange(similarity_BN.shape[1], device=similarity_BN.device)
-    return places[None, :] == first + torch.arange(len(similarity_BN), device=similarity_BN.device)[:, None]
+def _same_image(similarity_BN: Tensor, row_offset: int) -> Tensor:
+    rows = torch.arange(similarity_BN.shape[1], device=similarity_BN.device)
+    return rows[None, :] == row_offset + torch.arange(len(similarity_BN), device=similarity_BN.device)[:, None]
+
+
+_INPUTS: tuple[Input, ...] = ("learner", "source", "classes", "row_offset")
+LOSSES = {
+    "crd": LossSpec(ContrastiveRepresentationLoss, _INPUTS, payload=SourcePayload.VECTOR),
+    "mcl": LossSpec(MutualContrastiveLoss, _INPUTS, payload=SourcePayload.VECTOR),
+}

@@ -31,16 +31,16 @@ def linear(logits_KBC: Tensor, labels: Tensor) -> Tensor:
 
     The problem is convex; it is searched by exponentiated gradients from equal weights, and the best point on the way is taken.
     """
-    truth_BC = labels if labels.is_floating_point() else F.one_hot(labels, logits_KBC.shape[2]).to(logits_KBC.dtype)
+    target_BC = labels if labels.is_floating_point() else F.one_hot(labels, logits_KBC.shape[2]).to(logits_KBC.dtype)
     log_weight_K = logits_KBC.new_zeros(len(logits_KBC))
     best_loss, best_K = logits_KBC.new_full((), torch.inf), log_weight_K
     for step in range(_STEPS):
         weight_K = log_weight_K.softmax(dim=0)
         combined_BC = torch.einsum("k,kbc->bc", weight_K, logits_KBC)
-        loss = F.cross_entropy(combined_BC, truth_BC)
+        loss = F.cross_entropy(combined_BC, target_BC)
         best_K = torch.where(loss < best_loss, weight_K, best_K)
         best_loss = torch.minimum(loss, best_loss)
-        gradient_K = ((combined_BC.softmax(dim=1) - truth_BC) * logits_KBC).sum(dim=2).mean(dim=1)
+        gradient_K = ((combined_BC.softmax(dim=1) - target_BC) * logits_KBC).sum(dim=2).mean(dim=1)
         size = (gradient_K - gradient_K.mean()).abs().max().clamp(min=1e-12)
         log_weight_K = log_weight_K - gradient_K / size * (2 / (step + 1) ** 0.5)
     return torch.einsum("k,kbc->bc", best_K, logits_KBC)

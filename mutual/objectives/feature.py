@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from mutual.objectives.shapes import resized, size_of
+from mutual.objectives.shapes import feature_maps, resized, size_of
+from mutual.objectives.spec import LossSpec
 
 
 def l1(learner: Tensor, source: Tensor) -> Tensor:
@@ -40,3 +41,12 @@ def attention_transfer(learner_BCHW: Tensor, source_BCHW: Tensor, *, power: floa
     maps = [output.abs().pow(power).mean(dim=1, keepdim=True) for output in (learner_BCHW, source_BCHW)]
     learner, source = resized(maps[0], size_of(source_BCHW)), maps[1]
     return F.mse_loss(F.normalize(learner.flatten(1), dim=1), F.normalize(source.flatten(1), dim=1))
+
+
+LOSSES = {
+    "l1": LossSpec(l1),
+    "l2": LossSpec(l2),
+    "smooth_l1": LossSpec(smooth_l1),
+    "cosine": LossSpec(cosine),
+    "at": LossSpec(attention_transfer, check=feature_maps),
+}

@@ -2,128 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mutual.objectives import adapters, attention, contrast, feature, relation, response
-from mutual.objectives.shapes import Check, Extent, Shape, any_shapes, equal_shapes, feature_maps
+from mutual.objectives.shapes import Shape
+from mutual.objectives.spec import LossSpec, SourcePayload
 from mutual.recipe import OBJECTIVES, check_section, did_you_mean
 
 Output = Tensor | list[Tensor]
-"""What a loss reads of one end: one output `[B, ...]`, or several for a loss with `many`."""
+"""What a loss reads of one end: one output `[B, ...]`, or several for a loss with `multi_output`."""
 
 
-@dataclass(frozen=True)
-class Definition:
-    """What a loss is and what it reads.
-
-    Attributes:
-        make: a function of the outputs and its arguments, or with `trained` a module class that is told both shapes.
-        trained: it has a trainable part, an adapter, which belongs to the learner.
-        reads_source: it compares with a source.
-        reads_labels: it is told the labels, too.
-        check: what it asks of the two shapes; trained losses check in their constructor.
-        many: it reads all outputs that `at` lists together.
-        joint: it reads all sources of a learner together, and of each end its logits besides `at`.
-        draws: it draws random numbers.
-        extent: how much of a source's output it reads.
-        gathers: its sources (and labels) are those of all processes, and it is told where this process' begin.
-        from_model: makes further arguments from the source's model and the paths that the loss reads of it.
-    """
-
-    make: Callable[..., Any]
-    trained: bool = False
-    reads_source: bool = True
-    reads_labels: bool = False
-    check: Check = any_shapes
-    many: bool = False
-    joint: bool = False
-    draws: bool = False
-    extent: Extent = Extent.WHOLE
-    gathers: bool = False
-    from_model: Callable[[nn.Module, list[str]], dict[str, Any]] | None = None
+def _merge(*tables: Mapping[str, LossSpec]) -> dict[str, LossSpec]:
+    merged: dict[str, LossSpec] = {}
+    for name, spec in (entry for table in tables for entry in table.items()):
+        assert name not in merged, f"two losses are called {name!r}"
+        merged[name] = spec
+    return merged
 
 
-def _on_logits(make: Callable[..., Tensor], *, reads_labels: bool = False) -> Definition:
-    return Definition(make, reads_labels=reads_labels, check=equal_shapes)
-
-
-LOSSES: dict[str, Definition] = {
-    "cross_entropy": Definition(response.cross_entropy, reads_source=False, reads_labels=True),
-    "bce": Definition(response.bce, reads_source=False, reads_labels=True),
-    "kd": _on_logits(response.kd),
-    "soft_label": _on_logits(response.soft_label),
-    "dml": _on_logits(response.dml),
-    "dkd": _on_logits(response.dkd, reads_labels=True),
-    "dist": _on_logits(response.dist),
-    "wsl": _on_logits(response.wsl, reads_labels=True),
-    "skd": _on_logits(response.skd, reads_labels=True),
-    "ssld": _on_logits(response.ssld),
-    "l1": Definition(feature.l1, check=equal_shapes),
-    "l2": Definition(feature.l2, check=equal_shapes),
-    "smooth_l1": Definition(feature.smooth_l1, check=equal_shapes),
-    "cosine": Definition(feature.cosine, check=equal_shapes),
-    "at": Definition(feature.attention_transfer, check=feature_maps),
-    "hint": Definition(adapters.Hint, trained=True),
-    "ofd": Definition(adapters.OverHaul, trained=True, many=True, from_model=adapters.margins_of),
-    "mgd": Definition(adapters.MaskedGeneration, trained=True, draws=True),
-    "afd": Definition(attention.AttentionFeature, trained=True, many=True),
-    "pefd": Definition(adapters.ProjectorEnsemble, trained=True, extent=Extent.VECTOR),
-    "crd": Definition(contrast.ContrastiveRepresentation, trained=True, reads_labels=True, extent=Extent.VECTOR, gathers=True),
-    "mcl": Definition(contrast.MutualContrastive, trained=True, reads_labels=True, extent=Extent.VECTOR, gathers=True),
-    "okddip": Definition(attention.DiversePeers, trained=True, many=True, joint=True, extent=Extent.VECTOR),
-    "rkd_distance": Definition(relation.rkd_distance, extent=Extent.DISTANCES),
-    "rkd_angle": Definition(relation.rkd_angle, extent=Extent.DISTANCES),
-}
+LOSSES = _merge(response.LOSSES, feature.LOSSES, adapters.LOSSES, attention.LOSSES, contrast.LOSSES, relation.LOSSES)
 
 
 class Loss(nn.Module):
     """One end-to-end rule for all losses: the source is detached, and the mathematics runs in float32 at least.
 
     Attributes:
-        definition: what the loss reads.
+        spec: what the loss reads.
         arguments: those of its section in a recipe.
         adapter: its trainable part, or None.
     """
 
-    def __init__(self, definition: Definition, arguments: dict[str, Any], adapter: nn.Module | None = None) -> None:
+    def __init__(self, spec: LossSpec, arguments: dict[str, Any], adapter: nn.Module | None = None) -> None:
         super().__init__()
-        self.definition = definition
+        self.spec = spec
         self.arguments = arguments
         self.adapter = adapter
 
     def forward(
-        self, learner: Output, source: Output | None = None, labels: Tensor | None = None, *, first: int = 0, measured: bool = False
+        self,
+        learner: Output,
+        source: Output | None = None,
+        labels: Tensor | None = None,
+        *,
+        row_offset: int = 0,
+        source_is_distances: bool = False,
     ) -> Tensor:
         """Returns the scalar loss of `learner` `[B, ...]`; what the loss does not read may be None.
 
-        Where the loss gathers, `source` and `labels` are those of all processes, and the learner's begin at `first`. Where it reads
-        distances alone and they are `measured`, `source` is these, `[B, B]`.
+        Where the loss gathers, `source` and `labels` are those of all processes, and the learner's rows begin at `row_offset`. With
+        `source_is_distances`, the source of a loss that reads distances alone is these, `[B, B]`.
         """
-        reads = self.definition
-        inputs: list[Any] = [_exact(learner)]
-        if reads.reads_source:
-            assert source is not None, "this loss reads a source"
-            inputs.append(_exact([each.detach() for each in source] if isinstance(source, list) else source.detach()))
-        if reads.reads_labels:
-            assert labels is not None, "this loss reads labels"
-            inputs.append(labels)
-        if reads.gathers:
-            inputs[-1] = _classes(inputs[-1])
-            inputs.append(first)
+        spec = self.spec
+        values: dict[str, Any] = {"learner": upcast(learner), "labels": labels, "row_offset": row_offset}
         with torch.autocast(_device_type(learner), enabled=False):
-            if reads.extent is Extent.DISTANCES and not measured:
-                inputs[1] = relation.distances(inputs[1])
-            value: Tensor = reads.make(*inputs, **self.arguments) if self.adapter is None else self.adapter(*inputs)
-        return value
+            if spec.reads_source:
+                assert source is not None, "this loss reads a source"
+                values["source"] = upcast(_detach(source))
+                if spec.payload is SourcePayload.DISTANCES and not source_is_distances:
+                    values["source"] = relation.distances(values["source"])
+            if spec.reads_labels:
+                assert labels is not None, "this loss reads labels"
+                values["classes"] = class_indices(labels) if "classes" in spec.inputs else None
+            inputs = [values[name] for name in spec.inputs]
+            loss: Tensor = self.adapter(*inputs) if self.adapter is not None else spec.function(*inputs, **self.arguments)
+        return loss
 
     def extra_repr(self) -> str:
         """Returns what `print(loss)` shows."""
-        return ", ".join([self.definition.make.__name__, *(f"{key}={value}" for key, value in self.arguments.items())])
+        return ", ".join([self.spec.function.__name__, *(f"{key}={value}" for key, value in self.arguments.items())])
 
 
 def build_loss(
@@ -141,7 +92,7 @@ def build_loss(
         learner_shape: shape of the learner's output without the batch dimension (of each, where the loss reads several); losses with a
             trainable part need it.
         source_shape: the same of the source's output.
-        from_model: what the definition's `from_model` returned.
+        from_model: what the LossSpec's `from_model` returned.
         arguments: the loss's own.
 
     Raises:
@@ -149,27 +100,37 @@ def build_loss(
     """
     if name not in LOSSES:
         raise ValueError(f"{name!r} is no loss{did_you_mean(name, LOSSES)}")
-    given = check_section(OBJECTIVES[name], {"loss": name, **arguments}).loss_arguments()
-    definition = LOSSES[name]
-    shapes = learner_shape, source_shape
-    if definition.trained:
+    spec = LOSSES[name]
+    arguments = check_section(OBJECTIVES[name], {"loss": name, **arguments}).loss_arguments()
+    if spec.has_adapter:
         if learner_shape is None or source_shape is None:
             raise ValueError(f"{name} has a trainable part: give learner_shape and source_shape, without the batch dimension")
-        return Loss(definition, given, definition.make(*map(_plain, shapes), **given, **(from_model or {})))
+        adapter = spec.function(_to_tuple(learner_shape), _to_tuple(source_shape), **arguments, **(from_model or {}))
+        return Loss(spec, arguments, adapter)
     if learner_shape is not None and source_shape is not None:
-        definition.check(*map(_plain, shapes))
-    return Loss(definition, given)
+        spec.check(_to_tuple(learner_shape), _to_tuple(source_shape))
+    return Loss(spec, arguments)
 
 
-def _plain(shape: Any) -> Any:
-    """Returns a shape as a tuple, and a list of shapes as a list of tuples."""
-    return [tuple(each) for each in shape] if shape and not isinstance(shape[0], int) else tuple(shape)
+def class_indices(labels: Tensor) -> Tensor:
+    """Returns class indices `[B]` of labels: themselves, or the likeliest class of probabilities `[B, C]`."""
+    return labels.argmax(dim=1) if labels.is_floating_point() else labels
 
 
-def _exact(output: Output) -> Output:
+def upcast(output: Output) -> Output:
+    """Returns `output` in float32, or as it is where it is more precise."""
     if isinstance(output, list):
         return [_at_least_float32(each) for each in output]
     return _at_least_float32(output)
+
+
+def _detach(output: Output) -> Output:
+    return [each.detach() for each in output] if isinstance(output, list) else output.detach()
+
+
+def _to_tuple(shape: Any) -> Any:
+    """Returns a shape as a tuple, and a list of shapes as a list of tuples."""
+    return [tuple(each) for each in shape] if shape and not isinstance(shape[0], int) else tuple(shape)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
@@ -178,7 +139,3 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 
 def _device_type(output: Output) -> str:
     return (output[0] if isinstance(output, list) else output).device.type
-
-
-def _classes(labels: Tensor) -> Tensor:
-    return labels.argmax(dim=1) if labels.is_floating_point() else labels

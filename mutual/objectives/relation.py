@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mutual.objectives.shapes import any_shapes
+from mutual.objectives.spec import LossSpec, SourcePayload
+
 _SHORTEST = 1e-6
 """No two images are nearer; as in the reference."""
 
@@ -51,3 +54,9 @@ def _cosines_of(distance_BB: Tensor) -> Tensor:
     product_BBB = distance_BB[:, :, None] * distance_BB[:, None, :]
     cosine_BBB = (square_BB[:, :, None] + square_BB[:, None, :] - square_BB[None, :, :]) / (2 * product_BBB)
     return torch.where(product_BBB > 0, cosine_BBB, 0.0)
+
+
+LOSSES = {
+    "rkd_distance": LossSpec(rkd_distance, check=any_shapes, payload=SourcePayload.DISTANCES),
+    "rkd_angle": LossSpec(rkd_angle, check=any_shapes, payload=SourcePayload.DISTANCES),
+}

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mutual.objectives.spec import LossSpec
+
 
 def cross_entropy(learner_BC: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy with the labels: class indices `[B]`, or probabilities `[B, C]` where images were mixed.
@@ -71,13 +73,13 @@ def dml(learner_BC: Tensor, source_BC: Tensor, *, form: str = "js", temperature:
 
 
 def dkd(
-    learner_BC: Tensor, source_BC: Tensor, labels: Tensor, *, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0
+    learner_BC: Tensor, source_BC: Tensor, classes_B: Tensor, *, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0
 ) -> Tensor:
     """Decoupled KD (arXiv:2203.08679, eq. 7), times T^2: alpha TCKD + beta NCKD.
 
     TCKD is the KL divergence of the two-way split "the label's class or another"; NCKD that of the other classes among themselves.
     """
-    is_label_BC = _is_label(labels, learner_BC)
+    is_label_BC = F.one_hot(classes_B, learner_BC.shape[1]).bool()
     learner_log, source_log = (F.log_softmax(logits / temperature, dim=1) for logits in (learner_BC, source_BC))
     learner_split, source_split = (_log_label_or_other(log, is_label_BC) for log in (learner_log, source_log))
     tckd = F.kl_div(learner_split, source_split, reduction="batchmean", log_target=True)
@@ -147,11 +149,6 @@ def _standardized(logits_BC: Tensor) -> Tensor:
     return (logits_BC - logits_BC.mean(dim=1, keepdim=True)) / (deviation + 1e-7)
 
 
-def _is_label(labels: Tensor, logits_BC: Tensor) -> Tensor:
-    classes = labels.argmax(dim=1) if labels.is_floating_point() else labels
-    return F.one_hot(classes, logits_BC.shape[1]).bool()
-
-
 def _log_label_or_other(log_BC: Tensor, is_label_BC: Tensor) -> Tensor:
     other_B = log_BC[~is_label_BC].view(len(log_BC), -1).logsumexp(dim=1)
     return torch.stack([log_BC[is_label_BC], other_B], dim=1)
@@ -162,3 +159,17 @@ def _pearson_distance(a: Tensor, b: Tensor) -> Tensor:
     centred_a, centred_b = (rows - rows.mean(dim=1, keepdim=True) for rows in (a, b))
     correlation = (centred_a * centred_b).sum(dim=1) / (centred_a.norm(dim=1) * centred_b.norm(dim=1) + 1e-8)  # as the reference damps it
     return 1 - correlation.mean()
+
+
+LOSSES = {
+    "cross_entropy": LossSpec(cross_entropy, ("learner", "labels")),
+    "bce": LossSpec(bce, ("learner", "labels")),
+    "kd": LossSpec(kd),
+    "soft_label": LossSpec(soft_label),
+    "dml": LossSpec(dml),
+    "dkd": LossSpec(dkd, ("learner", "source", "classes")),
+    "dist": LossSpec(dist),
+    "wsl": LossSpec(wsl, ("learner", "source", "labels")),
+    "skd": LossSpec(skd, ("learner", "source", "labels")),
+    "ssld": LossSpec(ssld),
+}

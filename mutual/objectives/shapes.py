@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
 
 import torch.nn.functional as F
 from torch import Tensor
 
 Shape = tuple[int, ...]
 Check = Callable[[Shape, Shape], None]
-
-
-class Extent(IntEnum):
-    """How much of a source's output a loss reads; who has more can make the lesser of it."""
-
-    DISTANCES = 0
-    """The distances between the images, `[B, B]`."""
-    VECTOR = 1
-    """Of feature maps the mean over the positions, `[B, D]`."""
-    WHOLE = 2
 
 
 def any_shapes(learner: Shape, source: Shape) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mutual.recipe.base import MAX_CLASSES, Spec
-from mutual.recipe.data import FOLDER_DATASETS, Data, DatasetName, Statistics
+from mutual.recipe.data import DATASETS, Data, DatasetKind, DatasetName, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import (
     EMA,
@@ -11,25 +11,25 @@ from mutual.recipe.edges import (
     LOGITS,
     PEERS_EMA,
     SELF,
+    DistillationObjective,
     Ensemble,
     Objective,
-    SourcedObjective,
     WeightSchedule,
-    is_average,
+    is_ema,
     peer_of,
 )
 from mutual.recipe.errors import Fault, InputError, RecipeError, RunError, did_you_mean
 from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
 from mutual.recipe.objectives import OBJECTIVES, AnyObjective
 from mutual.recipe.seeds import derive_seed
-from mutual.recipe.text import allow_any_name, first_line, printable, printable_lines, show
-from mutual.recipe.training import CheckpointSpec, Exchange, Optimizer, Pause, Peer, Precision, Schedule, Train
+from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Precision, Schedule, Train
 from mutual.recipe.transforms import Transform
 
 __all__ = [
+    "DATASETS",
     "EMA",
     "ENSEMBLE",
-    "FOLDER_DATASETS",
     "LOGITS",
     "MAX_CLASSES",
     "OBJECTIVES",
@@ -38,21 +38,22 @@ __all__ = [
     "AnyObjective",
     "CheckpointSpec",
     "Data",
+    "DatasetKind",
     "DatasetName",
+    "DistillationObjective",
     "Ensemble",
-    "Exchange",
+    "ExchangeSpec",
     "Fault",
     "InputError",
     "Objective",
     "Optimizer",
     "Pause",
-    "Peer",
+    "PeerSpec",
     "Precision",
     "Recipe",
     "RecipeError",
     "RunError",
     "Schedule",
-    "SourcedObjective",
     "Spec",
     "Statistics",
     "Train",
@@ -64,11 +65,11 @@ __all__ = [
     "did_you_mean",
     "dump_recipe",
     "first_line",
-    "is_average",
+    "format_value",
+    "is_ema",
     "load_recipe",
     "parse_recipe",
     "peer_of",
     "printable",
     "printable_lines",
-    "show",
 ]

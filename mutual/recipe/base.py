@@ -10,7 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
 class Spec(BaseModel):
     """A section of a recipe; docstrings under the fields become the descriptions that editors show."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True)
+    # deferred: a section is built once, with the recipe that holds it
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True, defer_build=True
+    )
 
 
 MAX_CLASSES = 1_000_000

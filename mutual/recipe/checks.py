@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mutual.recipe.base import MAX_PEERS
-from mutual.recipe.data import FOLDER_DATASETS, Data
+from mutual.recipe.data import DATASETS, Data
 from mutual.recipe.document import Recipe
-from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Ensemble, Objective, SourcedObjective, is_average, peer_of
+from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, DistillationObjective, Ensemble, Objective, is_ema, peer_of
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.objectives import DeepMutualLearning
-from mutual.recipe.text import show
-from mutual.recipe.training import Optimizer, Peer
+from mutual.recipe.text import format_value
+from mutual.recipe.training import Optimizer, PeerSpec
 
 MAX_BYTES_OF_A_NAME = 200
 MAX_BATCH_PIXELS = 2**31
@@ -22,19 +22,6 @@ MAX_BATCH_PIXELS = 2**31
 MAX_FLAGS = 100_000_000
 """Of made-up images with several labels, which are all held in memory (0.8 GB while they are drawn)."""
 RESERVED_NAMES = ("all", "best", *SOURCE_KINDS, "labels", "mean", "train", "eval")
-_SOFTMAX = (
-    "cross_entropy",
-    "kd",
-    "soft_label",
-    "dkd",
-    "dist",
-    "wsl",
-    "skd",
-    "ssld",
-    "okddip",
-    "crd",
-    "mcl",
-)  # they read one class an image
 
 
 def check(recipe: Recipe) -> list[Fault]:
@@ -57,11 +44,11 @@ def _check_names_of_files(recipe: Recipe) -> Iterator[Fault]:
     """File systems take names of 255 bytes; ours put a few more behind those of runs and peers."""
     for path, name in (("name", recipe.name), *((f"peers.{peer}", peer) for peer in recipe.peers)):
         if len(name.encode("utf-8", "surrogatepass")) > MAX_BYTES_OF_A_NAME:
-            yield Fault(path, f"{show(name)} is too long for the name of a file; take at most {MAX_BYTES_OF_A_NAME} letters")
+            yield Fault(path, f"{format_value(name)} is too long for the name of a file; take at most {MAX_BYTES_OF_A_NAME} letters")
 
 
 def _check_args(recipe: Recipe) -> Iterator[Fault]:
-    sections: list[tuple[str, Optimizer | Peer]] = [("optimizer", recipe.optimizer)]
+    sections: list[tuple[str, Optimizer | PeerSpec]] = [("optimizer", recipe.optimizer)]
     sections += [(f"peers.{name}", peer) for name, peer in recipe.peers.items()]
     sections += [(f"peers.{name}.optimizer", peer.optimizer) for name, peer in recipe.peers.items() if peer.optimizer is not None]
     for path, section in sections:
@@ -72,7 +59,7 @@ def _check_args(recipe: Recipe) -> Iterator[Fault]:
 
 def _holds_nan(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(_holds_nan(part) for item in value.items() for part in item)
+        return any(_holds_nan(each) for item in value.items() for each in item)
     return any(map(_holds_nan, value)) if isinstance(value, list | tuple) else isinstance(value, float) and math.isnan(value)
 
 
@@ -82,7 +69,8 @@ def _check_peers(recipe: Recipe) -> Iterator[Fault]:
     for name, peer in recipe.peers.items():
         if name in RESERVED_NAMES or not re.fullmatch(r"[A-Za-z]\w*", name):
             yield Fault(
-                f"peers.{name}", f"{show(name)} cannot name a peer; take letters, digits and _, and none of {', '.join(RESERVED_NAMES)}"
+                f"peers.{name}",
+                f"{format_value(name)} cannot name a peer; take letters, digits and _, and none of {', '.join(RESERVED_NAMES)}",
             )
         if peer.frozen:
             for key in ("optimizer", "schedule"):
@@ -100,7 +88,7 @@ def _check_objectives(recipe: Recipe) -> Iterator[Fault]:
                 yield Fault(f"{where}.learners", f"{learner!r} is frozen and cannot learn; trainable peers: {trainable}")
         learners = [name for name in dict.fromkeys(recipe.learners_of(objective)) if name in recipe.peers]
         yield from _check_at(recipe, objective.at, learners, f"{where}.at")
-        if isinstance(objective, SourcedObjective):
+        if isinstance(objective, DistillationObjective):
             yield from _check_sources(recipe, objective, learners, where)
         elif objective.gate == "correct":
             yield Fault(f"{where}.gate", f"'correct' asks whether a source is right, and {objective.loss} has no source")
@@ -109,25 +97,25 @@ def _check_objectives(recipe: Recipe) -> Iterator[Fault]:
             yield Fault(
                 f"{where}.schedule.until_epoch", f"{schedule.until_epoch:g} must be greater than from_epoch, {schedule.from_epoch:g}"
             )
-    open_to = {name for objective in recipe.objectives if objective.gate != "cutoff" for name in recipe.learners_of(objective)}
+    trained = {name for objective in recipe.objectives if objective.gate != "cutoff" for name in recipe.learners_of(objective)}
     for name in recipe.trainable:
-        if name not in open_to:
+        if name not in trained:
             yield Fault(f"peers.{name}", f"no objective trains {name!r}; name it among some learners or set frozen: true")
 
 
-def _check_sources(recipe: Recipe, objective: SourcedObjective, learners: list[str], where: str) -> Iterator[Fault]:
+def _check_sources(recipe: Recipe, objective: DistillationObjective, learners: list[str], where: str) -> Iterator[Fault]:
     entries = objective.sources or ()
     yield from _check_repeats(entries, f"{where}.sources")
     for entry in entries:
         if peer_of(entry) not in recipe.peers and entry not in SOURCE_KINDS:
-            yield Fault(f"{where}.sources", f"{show(entry)} is no peer{did_you_mean(entry, [*recipe.peers, *SOURCE_KINDS])}")
-        elif is_average(entry) and recipe.peers[peer_of(entry)].frozen:
+            yield Fault(f"{where}.sources", f"{format_value(entry)} is no peer{did_you_mean(entry, [*recipe.peers, *SOURCE_KINDS])}")
+        elif is_ema(entry) and recipe.peers[peer_of(entry)].frozen:
             yield Fault(f"{where}.sources", f"{peer_of(entry)!r} is frozen and has no moving average; take {peer_of(entry)!r} itself")
     if SELF in entries and objective.source_at in (None, objective.at):
         yield Fault(f"{where}.source_at", f"'{SELF}' needs source_at, another output of the learner than {objective.at!r}")
     yield from _check_ensemble(recipe, objective, learners, where)
-    taught = [source for learner in learners for source in recipe.sources_of(objective, learner)]
-    if recipe.train.ema is None and any(is_average(source) for source in taught):
+    sources = [source for learner in learners for source in recipe.sources_of(objective, learner)]
+    if recipe.train.ema is None and any(is_ema(source) for source in sources):
         yield Fault("train.ema", f"{where} learns from moving averages; give their decay, for instance 0.99")
     for learner in learners:
         if learner in entries:
@@ -135,12 +123,12 @@ def _check_sources(recipe: Recipe, objective: SourcedObjective, learners: list[s
             yield Fault(f"{where}.sources", f"an edge from {learner!r} to itself teaches nothing; other peers: {others}")
         elif not recipe.sources_of(objective, learner):
             yield Fault(where, f"{objective.loss} needs a source and {learner!r} has no other peer; add a peer or drop this objective")
-    peers = [peer_of(source) for source in taught if peer_of(source) in recipe.peers]
+    peers = [peer_of(source) for source in sources if peer_of(source) in recipe.peers]
     at, key = (objective.at, "at") if objective.source_at is None else (objective.source_at, "source_at")
     yield from _check_at(recipe, at, peers, f"{where}.{key}")
 
 
-def _check_ensemble(recipe: Recipe, objective: SourcedObjective, learners: list[str], where: str) -> Iterator[Fault]:
+def _check_ensemble(recipe: Recipe, objective: DistillationObjective, learners: list[str], where: str) -> Iterator[Fault]:
     if ENSEMBLE not in (objective.sources or ()):
         if objective.ensemble is not None:
             yield Fault(f"{where}.ensemble", f"nothing reads it; write sources: {ENSEMBLE}")
@@ -157,7 +145,7 @@ def _check_at(recipe: Recipe, at: At, ends: Sequence[str], where: str) -> Iterat
     if isinstance(at, dict):
         for name in at:
             if name not in recipe.peers:
-                yield Fault(where, f"{show(name)} is no peer{did_you_mean(name, recipe.peers)}")
+                yield Fault(where, f"{format_value(name)} is no peer{did_you_mean(name, recipe.peers)}")
         for name in sorted(set(ends) - set(at)):
             yield Fault(where, f"says nothing of peer {name!r}; give its module path too")
 
@@ -166,24 +154,24 @@ def _check_names(recipe: Recipe, names: Sequence[str], where: str) -> Iterator[F
     yield from _check_repeats(names, where)
     for name in names:
         if name not in recipe.peers:
-            yield Fault(where, f"{show(name)} is no peer{did_you_mean(name, recipe.peers)}")
+            yield Fault(where, f"{format_value(name)} is no peer{did_you_mean(name, recipe.peers)}")
 
 
 def _check_repeats(names: Sequence[str], where: str) -> Iterator[Fault]:
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
-            yield Fault(where, f"{show(name)} stands there {names.count(name)} times; once is enough")
+            yield Fault(where, f"{format_value(name)} stands there {names.count(name)} times; once is enough")
 
 
 def _check_data(recipe: Recipe) -> Iterator[Fault]:
     data = recipe.data
-    if data.dataset == "image_list":
+    if data.kind.needs_lists:
         for key in ("train_list", "val_list"):
             if getattr(data, key) is None:
-                yield Fault(f"data.{key}", "image_list needs a text file with a line `path label` for each image")
-    if data.dataset in ("image_folder", "image_list", "mnist", "fashion_mnist", "cifar10", "cifar100") and data.root is None:
+                yield Fault(f"data.{key}", f"{data.dataset} needs a text file with a line `path label` for each image")
+    if data.kind.needs_root and data.root is None:
         yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
-    if data.multi_label and data.dataset not in ("image_list", "fake"):
+    if data.multi_label and not data.kind.multi_label:
         yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list")
     yield from _check_sizes(data)
     yield from _check_unlabelled(data)
@@ -199,15 +187,16 @@ def _check_sizes(data: Data) -> Iterator[Fault]:
                 f"data.{key}", f"{batch_size:,} images of {height:,} x {width:,} pixels are beyond any memory; take fewer or smaller ones"
             )
     if data.dataset == "fake" and data.multi_label:
-        for key, number in (("num_train", data.num_train), ("num_val", data.num_val)):
-            if number * (data.num_classes or 1) > MAX_FLAGS:
-                yield Fault(f"data.{key}", f"{number:,} images with {data.num_classes:,} flags each are beyond any memory; take fewer")
+        for key, num_images in (("num_train", data.num_train), ("num_val", data.num_val)):
+            if num_images * (data.num_classes or 1) > MAX_FLAGS:
+                yield Fault(f"data.{key}", f"{num_images:,} images with {data.num_classes:,} flags each are beyond any memory; take fewer")
 
 
 def _check_unlabelled(data: Data) -> Iterator[Fault]:
     if data.unlabelled is not None:
-        if data.dataset not in FOLDER_DATASETS:
-            yield Fault("data.unlabelled", f"needs labelled images in files ({' or '.join(FOLDER_DATASETS)}), not {data.dataset}")
+        if not data.kind.in_files:
+            in_files = " or ".join(name for name, kind in DATASETS.items() if kind.in_files)
+            yield Fault("data.unlabelled", f"needs labelled images in files ({in_files}), not {data.dataset}")
         for key in ("mixup", "cutmix"):
             if getattr(data, key):
                 yield Fault(f"data.{key}", "mixes labels, and data.unlabelled has none; set it to 0")
@@ -218,10 +207,12 @@ def _check_unlabelled(data: Data) -> Iterator[Fault]:
 def _check_labels(objective: Objective, where: str, *, multi_label: bool) -> Iterator[Fault]:
     sigmoid = isinstance(objective, DeepMutualLearning) and objective.form == "sigmoid"
     if not multi_label:
-        if objective.loss == "bce":
-            yield Fault(f"{where}.loss", "bce is for images with several labels each (data.multi_label); cross_entropy is for one")
+        if objective.label_type == "multi":
+            yield Fault(
+                f"{where}.loss", f"{objective.loss} is for images with several labels each (data.multi_label); cross_entropy is for one"
+            )
         return
-    if objective.loss in _SOFTMAX:
+    if objective.label_type == "single":
         yield Fault(
             f"{where}.loss", f"{objective.loss} needs one class an image; for several take bce, dml with form: sigmoid, or a feature loss"
         )
@@ -229,7 +220,7 @@ def _check_labels(objective: Objective, where: str, *, multi_label: bool) -> Ite
         yield Fault(f"{where}.form", f"{objective.form!r} needs one class an image; data.multi_label takes 'sigmoid'")
     if objective.gate == "correct":
         yield Fault(f"{where}.gate", "'correct' needs one class an image")
-    if isinstance(objective, SourcedObjective) and objective.ensemble is not None and objective.ensemble.weighting != "mean":
+    if isinstance(objective, DistillationObjective) and objective.ensemble is not None and objective.ensemble.weighting != "mean":
         yield Fault(f"{where}.ensemble.weighting", f"{objective.ensemble.weighting!r} needs one class an image; take 'mean'")
 
 
@@ -239,7 +230,7 @@ def _check_pause(recipe: Recipe) -> Iterator[Fault]:
         return
     for key, name in (("peer", pause.peer), ("versus", pause.versus)):
         if name not in recipe.trainable:
-            yield Fault(f"train.pause.{key}", f"{show(name)} is no trainable peer{did_you_mean(name, recipe.trainable)}")
+            yield Fault(f"train.pause.{key}", f"{format_value(name)} is no trainable peer{did_you_mean(name, recipe.trainable)}")
     if pause.peer == pause.versus:
         yield Fault("train.pause.versus", "a peer cannot be measured against itself; name the weaker one")
     if recipe.train.update == "alternating":
@@ -262,8 +253,8 @@ def _check_exchange(recipe: Recipe) -> Iterator[Fault]:
         if name in recipe.peers and recipe.peers[name].frozen:
             yield Fault("exchange.trains", f"{name!r} is frozen and cannot learn")
     for index, objective in enumerate(recipe.objectives):
-        sources = objective.sources or () if isinstance(objective, SourcedObjective) else ()
-        if any(source == PEERS_EMA or (is_average(source) and peer_of(source) not in exchange.trains) for source in sources):
+        sources = objective.sources or () if isinstance(objective, DistillationObjective) else ()
+        if any(source == PEERS_EMA or (is_ema(source) and peer_of(source) not in exchange.trains) for source in sources):
             yield Fault(f"objectives.{index}.sources", "other jobs publish one set of weights for each peer, not its moving average")
 
 
@@ -274,9 +265,9 @@ def _check_placement(recipe: Recipe) -> Iterator[Fault]:
                 yield Fault(f"peers.{name}.{key}", "every rank holds all peers; set placement: parallel")
         if peer.rank is not None and not peer.frozen:
             yield Fault(f"peers.{name}.rank", f"{name!r} is trained and has ranks of its own anyway; ranks says how many")
-    unsaid = [name for name, peer in recipe.peers.items() if peer.cost is None]
-    if 0 < len(unsaid) < len(recipe.peers):
-        yield Fault(f"peers.{unsaid[0]}.cost", "say what every peer costs, or of none, so that all are measured")
+    without_cost = [name for name, peer in recipe.peers.items() if peer.cost is None]
+    if 0 < len(without_cost) < len(recipe.peers):
+        yield Fault(f"peers.{without_cost[0]}.cost", "say what every peer costs, or of none, so that all are measured")
     if recipe.placement == "replicated":
         return
     if recipe.train.update == "alternating":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, StrictBool
 
@@ -22,7 +23,48 @@ from mutual.recipe.base import (
 )
 from mutual.recipe.transforms import TransformOrName
 
-DatasetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder", "image_list", "fake"]
+
+@dataclass(frozen=True)
+class DatasetKind:
+    """What a recipe must, and may, say of a data set, and what holds where it does not say otherwise.
+
+    Attributes:
+        channels: 1 grey, 3 colour.
+        image_size: height and width in pixels.
+        mean: mean of each channel, of pixel values in 0 .. 1.
+        std: standard deviation of each channel.
+        needs_root: it is read from the folder `data.root`.
+        needs_lists: `data.train_list` and `data.val_list` name its images.
+        in_files: its images are files of the user's own, of any size.
+        multi_label: an image may have several labels.
+    """
+
+    channels: Literal[1, 3]
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    needs_root: bool = False
+    needs_lists: bool = False
+    in_files: bool = False
+    multi_label: bool = False
+
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation
+DATASETS: dict[str, DatasetKind] = {
+    "digits": DatasetKind(1, (8, 8), (0.3052,), (0.376,)),
+    "mnist": DatasetKind(1, (28, 28), (0.1307,), (0.3081,), needs_root=True),
+    "fashion_mnist": DatasetKind(1, (28, 28), (0.2860,), (0.3530,), needs_root=True),
+    "cifar10": DatasetKind(3, (32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), needs_root=True),
+    "cifar100": DatasetKind(3, (32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), needs_root=True),
+    "image_folder": DatasetKind(3, (224, 224), *_IMAGENET, needs_root=True, in_files=True),
+    "image_list": DatasetKind(3, (224, 224), *_IMAGENET, needs_root=True, needs_lists=True, in_files=True, multi_label=True),
+    "fake": DatasetKind(3, (32, 32), (0.5,), (0.29,), multi_label=True),
+}
+"""Each data set by its name; `mutual.data.datasets` reads them."""
+if TYPE_CHECKING:
+    DatasetName = str
+else:
+    DatasetName = Literal[tuple(DATASETS)]
 Transforms = Annotated[list[TransformOrName], Field(max_length=MAX_TRANSFORMS)]
 
 
@@ -30,13 +72,16 @@ class Statistics(Spec):
     """Mean and standard deviation of each channel, of pixel values in 0 .. 1."""
 
     mean: tuple[Number, ...]
+    """Mean of each channel."""
     std: tuple[Deviation, ...]
+    """Standard deviation of each channel."""
 
 
 class Data(Spec):
     """Where the images come from and what happens to them before they reach the peers."""
 
     dataset: DatasetName = "digits"
+    """Name of the data set. image_folder and image_list are files of your own; fake are random images."""
     root: str | None = None
     """Folder of the data: for image_folder it holds train/ and val/, for image_list the images that the lists name."""
     download: StrictBool = False
@@ -76,20 +121,26 @@ class Data(Spec):
     views: Literal["shared", "per_peer"] = "shared"
     """shared: all peers see the same augmentation of an image; per_peer: one augmentation for each, from one decoding."""
     augment: Transforms | None = None
-    """Transforms of the training images; the default only brings them to image_size."""
+    """Transforms of the training images, in their order. The default only brings them to image_size, as `preprocess` does, but with the
+    whole of each image in the crop. Images of data sets that are no files are resized to image_size first, unless a resize or a
+    random_resized_crop begins the list."""
     preprocess: Transforms | None = None
-    """Transforms of the evaluation images; the default brings them to image_size (folders and lists: shorter side, centre crop)."""
+    """Transforms of the evaluation images: resize and center_crop only. The default brings them to image_size: folders and lists by a
+    resize of the shorter side to image_size / 0.875 (of both sides where they differ) and a centre crop, other data sets by a resize."""
     normalize: Literal["auto", "none"] | Statistics = "auto"
-    """auto: known statistics of the data set (folders and lists: ImageNet's); none: pixel values in 0 .. 1."""
+    """What is subtracted from pixel values in 0 .. 1, and what they are then divided by. auto: the statistics of the data set (see the
+    table of data sets; folders and lists have ImageNet's), brought to the number of channels; none: pixel values stay in 0 .. 1."""
     mixup: NonNegativeFloat = 0.0
     """MixUp (arXiv:1710.09412): the Beta distribution's alpha; 0 is off."""
     cutmix: NonNegativeFloat = 0.0
     """CutMix (arXiv:1905.04899): the Beta distribution's alpha; 0 is off. With mixup on too, a fair coin chooses for each pair."""
 
     @property
+    def kind(self) -> DatasetKind:
+        """What holds for every recipe with this data set."""
+        return DATASETS[self.dataset]
+
+    @property
     def height_width(self) -> tuple[int, int] | None:
         """Image size as (height, width), or None where the data set's own holds."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
-
-
-FOLDER_DATASETS: tuple[DatasetName, ...] = ("image_folder", "image_list")

@@ -8,10 +8,10 @@ from pydantic import Field, PrivateAttr
 
 from mutual.recipe.base import MAX_OBJECTIVES, Seed, Spec
 from mutual.recipe.data import Data
-from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, Ensemble, Objective, SourcedObjective
+from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, Objective
 from mutual.recipe.errors import Fault, Origin, RecipeError
 from mutual.recipe.objectives import AnyObjective
-from mutual.recipe.training import CheckpointSpec, Exchange, Optimizer, Peer, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, PeerSpec, Schedule, Train
 
 
 class Recipe(Spec):
@@ -26,16 +26,22 @@ class Recipe(Spec):
     placement: Literal["replicated", "parallel", "auto"] = "replicated"
     """replicated: every rank holds all peers; parallel: each rank trains one peer (or a few, where there are more peers than ranks), and
     predictions travel in place of gradients; auto: measures both for a few updates and takes the faster."""
-    exchange: Exchange = Exchange()
+    exchange: ExchangeSpec = ExchangeSpec()
+    """How peers of different ranks or jobs learn from each other."""
     data: Data = Data()
-    peers: dict[str, Peer] = Field(min_length=1)
+    """The images."""
+    peers: dict[str, PeerSpec] = Field(min_length=1)
     """The models of the group, by name."""
     objectives: list[AnyObjective] = Field(min_length=1, max_length=MAX_OBJECTIVES)
     """What the peers learn: each entry is a loss, with its weight, learners and sources."""
     optimizer: Optimizer = Optimizer()
+    """The optimizer of every trainable peer that names none of its own."""
     schedule: Schedule = Schedule()
+    """The learning rate's schedule of every trainable peer that names none of its own."""
     train: Train = Train()
+    """How long and in which way the peers are trained."""
     checkpoint: CheckpointSpec = CheckpointSpec()
+    """When checkpoints are written."""
 
     _origin: Origin = PrivateAttr(default=Origin())
 
@@ -58,19 +64,19 @@ class Recipe(Spec):
 
     def sources_of(self, objective: Objective, learner: str) -> tuple[str, ...]:
         """What `learner` learns from in `objective`: peers, moving averages (`NAME.ema`) or `ensemble`; empty for ground truth."""
-        if not isinstance(objective, SourcedObjective):
+        if not isinstance(objective, DistillationObjective):
             return ()
         others = tuple(name for name in self.peers if name != learner)
         if objective.sources is None:
             return others
         averages = tuple(f"{name}.{EMA}" for name in others if not self.peers[name].frozen)
         kinds = {EMA: (f"{learner}.{EMA}",), PEERS_EMA: averages, SELF: (learner,)}
-        found = [source for entry in objective.sources for source in kinds.get(entry, (entry,))]
-        return tuple(dict.fromkeys(found))
+        sources = [source for entry in objective.sources for source in kinds.get(entry, (entry,))]
+        return tuple(dict.fromkeys(sources))
 
     def members_of(self, objective: Objective, learner: str) -> tuple[str, ...]:
         """The peers whose logits make the ensemble that `learner` learns from in `objective`; empty where there is none."""
-        if not isinstance(objective, SourcedObjective) or ENSEMBLE not in (objective.sources or ()):
+        if not isinstance(objective, DistillationObjective) or ENSEMBLE not in (objective.sources or ()):
             return ()
         ensemble = objective.ensemble or Ensemble()
         members = tuple(self.peers) if ensemble.members is None else tuple(ensemble.members)

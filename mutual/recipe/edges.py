@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool
 
@@ -34,11 +34,15 @@ class WeightSchedule(Spec):
     """
 
     name: Literal["constant", "linear", "cosine", "ramp_up"] = "linear"
+    """Form of the change."""
     from_epoch: NonNegativeFloat = 0.0
+    """Epoch at which the change begins."""
     until_epoch: PositiveFloat | None = None
-    """The default is the end of the training."""
+    """Epoch at which it ends; the default is the end of the training."""
     start: NonNegativeFloat = 0.0
+    """Factor at from_epoch (not for constant)."""
     end: NonNegativeFloat = 1.0
+    """Factor from until_epoch on (not for constant)."""
 
 
 class Ensemble(Spec):
@@ -50,6 +54,7 @@ class Ensemble(Spec):
     """
 
     weighting: Literal["mean", "naive", "linear", "min_logit"] = "mean"
+    """How the members' logits are combined."""
     members: PeerNames | None = None
     """Peers in the ensemble; the default is all."""
     own: StrictBool = False
@@ -59,8 +64,14 @@ class Ensemble(Spec):
 class Objective(Spec):
     """What all objectives share: a loss, its weight, its learners and the output it reads."""
 
+    label_type: ClassVar[Literal["any", "single", "multi"]] = "any"
+    """The data that the loss is for. single: one class an image, for it reads class indices or a softmax over the classes; multi: several
+    labels an image."""
+
     loss: str
+    """The loss, by its name."""
     weight: NonNegativeFloat = 1.0
+    """Factor of the loss in the learner's sum of losses."""
     schedule: WeightSchedule | None = None
     """How the weight changes over the epochs."""
     learners: PeerNames | None = None
@@ -76,7 +87,7 @@ class Objective(Spec):
 
     def loss_arguments(self) -> dict[str, Any]:
         """The arguments that belong to the loss itself (temperature and the like)."""
-        shared = set(SourcedObjective.model_fields)
+        shared = set(DistillationObjective.model_fields)
         return {name: value for name, value in self if name not in shared}
 
     def at_of(self, peer: str) -> tuple[str, ...]:
@@ -84,7 +95,7 @@ class Objective(Spec):
         return _paths(self.at, peer)
 
 
-class SourcedObjective(Objective):
+class DistillationObjective(Objective):
     """An objective whose learners learn from other peers."""
 
     sources: SourceNames | None = None
@@ -107,7 +118,7 @@ def peer_of(source: str) -> str:
     return re.sub(r"\.ema$", "", source)
 
 
-def is_average(source: str) -> bool:
+def is_ema(source: str) -> bool:
     """Returns True where `source` is a peer's moving average."""
     return source.endswith(f".{EMA}")
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from mutual.recipe.limits import MAX_FAULTS
-from mutual.recipe.text import printable, show
+from mutual.recipe.text import format_value, printable
 
-_MOST_OF_A_SOURCE = 400  # characters: file names have at most 255, and the user needs them whole
-_MOST_OF_A_PATH = 200  # characters
-_MOST_OF_A_MESSAGE = 1_500  # characters: the longest list of choices has 32 names
+_MAX_SOURCE = 400  # characters: file names have at most 255, and the user needs them whole
+_MAX_PATH = 200  # characters
+_MAX_MESSAGE = 1_500  # characters: the longest list of choices has 32 names
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,19 @@ class RecipeError(InputError):
     """
 
     def __init__(self, faults: Iterable[Fault], *, source: str = "") -> None:
-        told = list(islice(faults, MAX_FAULTS + 1))
-        self.faults = tuple(told[:MAX_FAULTS])
+        listed = list(islice(faults, MAX_FAULTS + 1))
+        self.faults = tuple(listed[:MAX_FAULTS])
         self.source = source
         lines = [_line(fault, source) for fault in self.faults]
-        if len(told) > MAX_FAULTS:
+        if len(listed) > MAX_FAULTS:
             lines.append(f"there are more mistakes than these {MAX_FAULTS}")
         super().__init__("\n".join(lines))
 
 
 def _line(fault: Fault, source: str) -> str:
-    places = (printable(fault.source or source, most=_MOST_OF_A_SOURCE), printable(fault.path, most=_MOST_OF_A_PATH))
-    message = printable(re.sub(r"\s*\n\s*", " ", fault.message), most=_MOST_OF_A_MESSAGE)
-    return ": ".join(part for part in (*places, message) if part)
+    prefixes = (printable(fault.source or source, max_length=_MAX_SOURCE), printable(fault.path, max_length=_MAX_PATH))
+    message = printable(re.sub(r"\s*\n\s*", " ", fault.message), max_length=_MAX_MESSAGE)
+    return ": ".join(part for part in (*prefixes, message) if part)
 
 
 @dataclass(frozen=True)
@@ -77,19 +77,19 @@ class Origin:
 
 def override_source(text: str) -> str:
     """Returns what the override `text` is called as the source of a fault."""
-    return f"override {printable(text, most=120)}"
+    return f"override {printable(text, max_length=120)}"
 
 
-def did_you_mean(name: object, choices: Iterable[str], *, most: int = 3) -> str:
+def did_you_mean(name: object, choices: Iterable[str], *, num_near: int = 3) -> str:
     """Returns `; did you mean 'x'?` for the nearest of `choices`, or a list of them when none is near."""
     known = sorted(set(choices))
-    text = name[:100] if isinstance(name, str) else show(name)  # the time to compare grows with the length
-    near = difflib.get_close_matches(text, known, n=most, cutoff=0.6)
+    text = name[:100] if isinstance(name, str) else format_value(name)  # the time to compare grows with the length
+    near = difflib.get_close_matches(text, known, n=num_near, cutoff=0.6)
     if not near and len(text) > 2:
-        near = [choice for choice in known if text in choice][:most]
+        near = [choice for choice in known if text in choice][:num_near]
     if near:
-        return f"; did you mean {' or '.join(show(choice) for choice in near)}?"
+        return f"; did you mean {' or '.join(format_value(choice) for choice in near)}?"
     if not known:
         return ""
-    shown = ", ".join(printable(choice, most=60) for choice in known[:32])
+    shown = ", ".join(printable(choice, max_length=60) for choice in known[:32])
     return f"; choose from {shown}" + (", ..." if len(known) > 32 else "")

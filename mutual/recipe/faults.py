@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mutual.recipe.base import Spec
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.limits import MAX_FAULTS
-from mutual.recipe.text import show
+from mutual.recipe.text import format_value
 
 _Path = tuple[str | int, ...]
 _KEY = "[key]"  # pydantic's mark of a key that is wrong itself
@@ -69,24 +69,24 @@ class _Mistake:
 def _mistake(section: type[Spec], details: Any, document: Any) -> _Mistake:
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     wrong_key = kind.startswith("string_") and details["loc"][-1:] == (_KEY,)
-    place = _place(section, details["loc"][:-1] if wrong_key else details["loc"])
-    path, last = place.path, place.path[-1] if place.path else ""
-    misfit = place.at_member and (kind.endswith("_type") or (kind == "literal_error" and isinstance(value, dict | list)))
+    location = _locate(section, details["loc"][:-1] if wrong_key else details["loc"])
+    path, last = location.path, location.path[-1] if location.path else ""
+    misfit = location.at_member and (kind.endswith("_type") or (kind == "literal_error" and isinstance(value, dict | list)))
     if wrong_key:
-        return _Mistake((*path[:-1], show(value)), f"the key {show(value)} is no text; quotes would make it text", misfit)
+        return _Mistake((*path[:-1], format_value(value)), f"the key {format_value(value)} is no text; quotes would make it text", misfit)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key = context["discriminator"].strip("'")
         bare_name = isinstance(_value_at(document, path), str)
-        return _Mistake(path if bare_name else (*path, key), _tag_message(place, key, value), misfit)
+        return _Mistake(path if bare_name else (*path, key), _tag_message(location, key, value), misfit)
     if kind == "missing" and isinstance(last, int):  # pydantic's word for a pair with one entry
-        return _Mistake(path[:-1], f"{show(value)} has too few entries; write {len(get_args(place.holder))}", misfit)
+        return _Mistake(path[:-1], f"{format_value(value)} has too few entries; write {len(get_args(location.holder))}", misfit)
     if kind == "extra_forbidden":
-        message = f"unknown key {show(last)}{did_you_mean(last, place.section.model_fields)}"
+        message = f"unknown key {format_value(last)}{did_you_mean(last, location.section.model_fields)}"
     elif kind == "literal_error":
         choices = [choice.strip("'") for choice in re.split(r", | or ", context["expected"])]
-        message = f"{show(value)} is no valid {last}{did_you_mean(value, choices)}"
+        message = f"{format_value(value)} is no valid {last}{did_you_mean(value, choices)}"
     else:
-        words = {name: _number(bound) for name, bound in context.items()} | {"value": show(value), "otherwise": details["msg"]}
+        words = {name: _number(bound) for name, bound in context.items()} | {"value": format_value(value), "otherwise": details["msg"]}
         message = _PHRASES.get(kind, "{value}: {otherwise}").format_map(words)
     return _Mistake(path, message, misfit)
 
@@ -97,15 +97,15 @@ def _number(bound: Any) -> Any:
     return f"{bound:,}" if isinstance(bound, int) else bound
 
 
-def _tag_message(place: _Place, key: str, section: Any) -> str:
-    choices = [tag for member in _members(place.annotation) for tag in _tags(member)]
+def _tag_message(location: _Location, key: str, section: Any) -> str:
+    choices = [tag for member in _members(location.annotation) for tag in _tags(member)]
     if not isinstance(section, Mapping) or key not in section:
         return f"required, but not given{did_you_mean('', choices)}"
-    return f"{show(section[key])} is no {_NOUNS[key]}{did_you_mean(section[key], choices)}"
+    return f"{format_value(section[key])} is no {_NOUNS[key]}{did_you_mean(section[key], choices)}"
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Location:
     """Where in the schema a mistake stands."""
 
     path: _Path
@@ -119,22 +119,22 @@ class _Place:
     """The location ends at a member of a union."""
 
 
-def _place(section: type[Spec], location: _Path) -> _Place:
+def _locate(section: type[Spec], loc: _Path) -> _Location:
     path: list[str | int] = []
     annotation: Any = section
     holder: Any = section
     at_member = False
-    for part in location:
+    for step in loc:
         members = _members(annotation)
         at_member = len(members) > 1
         if at_member:
-            annotation = _member(members, str(part))
+            annotation = _member(members, str(step))
         else:
             holder = members[0]
-            path.append(part)
-            annotation = _child(holder, part)
+            path.append(step)
+            annotation = _child(holder, step)
             section = holder if _is_section(holder) else section
-    return _Place(tuple(path), annotation, holder, section, at_member)
+    return _Location(tuple(path), annotation, holder, section, at_member)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -163,9 +163,9 @@ def _tags(member: Any) -> tuple[str, ...]:
     return tuple(tag for key in keys for tag in get_args(key.annotation))
 
 
-def _child(holder: Any, part: str | int) -> Any:
+def _child(holder: Any, key: str | int) -> Any:
     if _is_section(holder):
-        return holder.model_fields[part].annotation if part in holder.model_fields else Any
+        return holder.model_fields[key].annotation if key in holder.model_fields else Any
     arguments = get_args(holder)
     return arguments[-1 if get_origin(holder) is dict else 0] if arguments else Any
 
@@ -177,9 +177,9 @@ def _is_section(annotation: Any) -> bool:
 
 def _value_at(document: Any, path: _Path) -> Any:
     """What stands at `path`; None where sections are objects or were brought into another form on the way."""
-    for part in path:
+    for key in path:
         indices = document if isinstance(document, Mapping) else range(len(document)) if isinstance(document, list | tuple) else ()
-        if part not in indices:
+        if key not in indices:
             return None
-        document = document[part]
+        document = document[key]
     return document

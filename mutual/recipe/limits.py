@@ -25,7 +25,7 @@ MAX_OVERRIDE_CHARACTERS = 32 * 1024
 """Of all overrides together: each may be beyond a limit by itself, and all of them are told."""
 MAX_FAULTS = 50
 """Mistakes that are told of one recipe; where there are more, it is another file that was given."""
-MAX_NEIGHBOURS = 1_000
+MAX_CANDIDATES = 1_000
 """Files beside a recipe that is not there, of which the one with the nearest name is told."""
 
 TOO_DEEP = f"more than {MAX_DEPTH} levels of lists and mappings inside each other; a recipe has fewer"
@@ -90,8 +90,8 @@ def measure(value: Any) -> Extent:
 def _extents(value: Any, depth: int) -> Iterator[Extent]:
     if isinstance(value, Mapping | list | tuple):
         yield Extent(1, 0, depth + 1)
-        for part in (part for item in value.items() for part in item) if isinstance(value, Mapping) else value:
-            yield from _extents(part, depth + 1)
+        for entry in (entry for item in value.items() for entry in item) if isinstance(value, Mapping) else value:
+            yield from _extents(entry, depth + 1)
         return
     if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
         raise LimitError(TOO_MANY_DIGITS)

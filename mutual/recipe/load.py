@@ -16,27 +16,41 @@ from mutual.recipe.checks import check
 from mutual.recipe.document import Recipe
 from mutual.recipe.errors import Fault, Origin, RecipeError, did_you_mean
 from mutual.recipe.faults import faults_of
-from mutual.recipe.limits import MAX_BYTES, MAX_NEIGHBOURS, Extent, LimitError, measure
+from mutual.recipe.limits import MAX_BYTES, MAX_CANDIDATES, Extent, LimitError, measure
 from mutual.recipe.overrides import apply_overrides
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
-from mutual.recipe.text import show
+from mutual.recipe.text import format_value
 
-_CERTAINLY_READ_AGAIN = Extent(500, 4096, 16)  # far below the limits, as defaults, escapes and indentation make the text longer
+_SURELY_READABLE = Extent(500, 4096, 16)  # far below the limits, as defaults, escapes and indentation make the text longer
 SectionT = TypeVar("SectionT", bound=Spec)
 
 
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Returns the recipe in the YAML file `path`, changed by `overrides` of the form `key.path=value`.
+def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Returns a checked recipe.
+
+    Args:
+        recipe: a YAML file, or what such a file says as a dict, which is left as it is. Errors call a dict `recipe`.
+        overrides: changes of the form `key.path=value`.
 
     Raises:
         RecipeError: whatever is wrong with the file, the recipe or the overrides, all of it in one line each.
+
+    Example:
+        >>> document = {"name": "demo", "peers": {"a": {"model": "small_cnn"}}, "objectives": [{"loss": "cross_entropy"}]}
+        >>> load_recipe(document, ["train.epochs=3"]).train.epochs
+        3
+        >>> load_recipe({**document, "seed": "zero"})
+        Traceback (most recent call last):
+        mutual.recipe.errors.RecipeError: recipe: seed: 'zero' is no whole number
     """
-    file = os.fspath(path)
-    try:
-        document = _sections(parse_yaml(_read(Path(file))), file)
-    except YamlError as error:
-        raise RecipeError([Fault("", str(error))], source=file) from error
-    return _validate(document, Origin(file, apply_overrides(document, overrides)))
+    if isinstance(recipe, str | os.PathLike):
+        source = os.fspath(recipe)
+        document = _parse(Path(source))
+    else:
+        source = "recipe"
+        document = _copy(recipe, source)
+    document = _sections(document, source)
+    return _validate(document, Origin(source, apply_overrides(document, overrides)))
 
 
 def parse_recipe(document: Mapping[str, Any], *, source: str = "") -> Recipe:
@@ -74,6 +88,28 @@ def check_section(section: type[SectionT], document: Mapping[str, Any]) -> Secti
         raise RecipeError(faults_of(error, section, document)) from None
 
 
+def _parse(file: Path) -> Any:
+    try:
+        return parse_yaml(_read(file))
+    except YamlError as error:
+        raise RecipeError([Fault("", str(error))], source=str(file)) from error
+
+
+def _copy(document: Any, source: str) -> Any:
+    """Returns a copy that overrides may change: its mappings and lists are new ones."""
+    try:
+        measure(document)  # it may hold itself
+    except LimitError as error:
+        raise RecipeError([Fault("", str(error))], source=source) from None
+    return _copy_containers(document)
+
+
+def _copy_containers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy_containers(entry) for key, entry in value.items()}
+    return [_copy_containers(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
 def _read(file: Path) -> str:
     try:
         with file.open("rb") as stream:
@@ -82,9 +118,9 @@ def _read(file: Path) -> str:
             return content.decode("utf-8-sig")
         fault = f"more than {MAX_BYTES:,} bytes; a recipe has fewer"
     except FileNotFoundError:
-        fault = f"no such file{_near(file)}" if file.parent.is_dir() else f"no such file; there is no folder {str(file.parent)!r}"
+        fault = f"no such file{_similar_files(file)}" if file.parent.is_dir() else f"no such file; there is no folder {str(file.parent)!r}"
     except IsADirectoryError:
-        fault = f"a folder, not a recipe{_near(file / 'recipe.yaml')}"
+        fault = f"a folder, not a recipe{_similar_files(file / 'recipe.yaml')}"
     except OSError as error:
         fault = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
@@ -94,15 +130,15 @@ def _read(file: Path) -> str:
     raise RecipeError([Fault("", fault)], source=str(file))
 
 
-def _near(file: Path) -> str:
-    recipes = (other.name for pattern in ("*.yaml", "*.yml") for other in islice(file.parent.glob(pattern), MAX_NEIGHBOURS))
+def _similar_files(file: Path) -> str:
+    recipes = (other.name for pattern in ("*.yaml", "*.yml") for other in islice(file.parent.glob(pattern), MAX_CANDIDATES))
     return did_you_mean(file.name, recipes)
 
 
 def _sections(document: Any, source: str) -> dict[str, Any]:
     """Returns the sections of a recipe, without the `x-...` that only hold anchors."""
     if not isinstance(document, Mapping):
-        fault = "empty" if document is None else f"{show(document)} is no mapping"
+        fault = "empty" if document is None else f"{format_value(document)} is no mapping"
         raise RecipeError([Fault("", f"{fault}; a recipe has at least name, peers and objectives")], source=source)
     return {key: value for key, value in document.items() if not str(key).startswith("x-")}
 
@@ -119,7 +155,7 @@ def _validate(document: dict[str, Any], origin: Origin) -> Recipe:
     if faults:
         raise origin.error(faults)
     recipe._origin = origin
-    if extent.beyond(_CERTAINLY_READ_AGAIN):
+    if extent.beyond(_SURELY_READABLE):
         _check_read_again(recipe)
     return recipe
 

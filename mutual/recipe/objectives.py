@@ -1,47 +1,57 @@
-"""The `objectives` of a recipe: one typed section for each loss; an objective expands into directed edges."""
+"""The `objectives` of a recipe: one typed section for each loss; an objective expands into directed edges.
+
+A new section here needs no entry elsewhere: `OBJECTIVES` collects them.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from mutual.recipe.base import KernelSize, NonNegativeFloat, PositiveFloat, Probability, Temperature, Width
-from mutual.recipe.edges import Objective, SourcedObjective
+from mutual.recipe.edges import DistillationObjective, Objective
 
 
 class CrossEntropy(Objective):
     """Ground truth: cross-entropy with the labels, hard or mixed."""
 
+    label_type = "single"
     loss: Literal["cross_entropy"]
     label_smoothing: Probability = 0.0
+    """Fraction of the label's probability that is spread evenly over all classes (arXiv:1512.00567)."""
 
 
 class BinaryCrossEntropy(Objective):
     """Ground truth of images with several labels each (`data.multi_label`): binary cross-entropy, the mean over the classes."""
 
+    label_type = "multi"
     loss: Literal["bce"]
 
 
-class KnowledgeDistillation(SourcedObjective):
+class KnowledgeDistillation(DistillationObjective):
     """KD (arXiv:1503.02531): T^2 KL(source || learner) of the softened probabilities."""
 
+    label_type = "single"
     loss: Literal["kd"]
     temperature: Temperature = 4.0
+    """Divides the logits before the softmax; the loss is multiplied by its square."""
     standardize: StrictBool = False
     """Bring each image's logits to mean 0 and standard deviation 1 first (arXiv:2403.01427)."""
     reduction: Literal["batchmean", "mean"] = "batchmean"
     """batchmean: the mean over the images (the KL divergence); mean: divided by the number of classes too, as some tutorials do."""
 
 
-class SoftLabel(SourcedObjective):
+class SoftLabel(DistillationObjective):
     """Cross-entropy with the source's probabilities in place of the labels."""
 
+    label_type = "single"
     loss: Literal["soft_label"]
     temperature: Temperature = 1.0
+    """Divides the logits before the softmax; the loss is multiplied by its square."""
 
 
-class DeepMutualLearning(SourcedObjective):
+class DeepMutualLearning(DistillationObjective):
     """DML (arXiv:1706.00384): the divergence of two peers' predictions.
 
     `js` is half the Jeffreys divergence, as PaddleClas computes it; `kl` is the paper's; `sigmoid` is `js` for each class by itself, for
@@ -50,92 +60,111 @@ class DeepMutualLearning(SourcedObjective):
 
     loss: Literal["dml"]
     form: Literal["js", "kl", "sigmoid"] = "js"
+    """Which divergence."""
     temperature: Temperature = 1.0
+    """Divides the logits before the softmax (or sigmoid); the loss is multiplied by its square."""
 
 
-class DecoupledKD(SourcedObjective):
+class DecoupledKD(DistillationObjective):
     """DKD (arXiv:2203.08679): the label's class against the rest (`alpha`), and the rest among themselves (`beta`)."""
 
+    label_type = "single"
     loss: Literal["dkd"]
     temperature: Temperature = 4.0
+    """Divides the logits before the softmax; the loss is multiplied by its square."""
     alpha: NonNegativeFloat = 1.0
+    """Weight of the label's class against the rest."""
     beta: NonNegativeFloat = 8.0
+    """Weight of the rest among themselves."""
 
 
-class Dist(SourcedObjective):
+class Dist(DistillationObjective):
     """DIST (arXiv:2205.10536): Pearson's correlation between classes (`beta`) and within classes (`gamma`)."""
 
+    label_type = "single"
     loss: Literal["dist"]
     beta: NonNegativeFloat = 1.0
+    """Weight of the relations between classes."""
     gamma: NonNegativeFloat = 1.0
+    """Weight of the relations within a class."""
     temperature: Temperature = 1.0
+    """Divides the logits before the softmax; the loss is multiplied by its square."""
 
 
-class WeightedSoftLabels(SourcedObjective):
+class WeightedSoftLabels(DistillationObjective):
     """WSL (arXiv:2102.00650): soft labels, weighted by how much better the source knows the image than the learner."""
 
+    label_type = "single"
     loss: Literal["wsl"]
     temperature: Temperature = 2.0
+    """Divides the logits before the softmax; the loss is multiplied by its square."""
 
 
-class SphericalKD(SourcedObjective):
+class SphericalKD(DistillationObjective):
     """SKD (arXiv:2010.07485): soft labels on normalised logits. It holds its own ground-truth term: leave `cross_entropy` away."""
 
+    label_type = "single"
     loss: Literal["skd"]
     temperature: Temperature = 1.0
+    """Divides the logits before the softmax; the loss is multiplied by its square."""
     multiplier: PositiveFloat = 2.0
     """Size of the normalised logits."""
     alpha: Probability = 0.9
-    """Share of the source; 1 - alpha is the labels'."""
+    """Weight of the source; 1 - alpha is the labels'."""
 
 
-class SemiSupervisedLabelDistillation(SourcedObjective):
+class SemiSupervisedLabelDistillation(DistillationObjective):
     """SSLD (arXiv:2103.05959): the Jensen-Shannon divergence from a teacher, without labels; `data.unlabelled` adds images."""
 
+    label_type = "single"
     loss: Literal["ssld"]
     temperature: Temperature = 1.0
+    """Divides the logits before the softmax; the loss is multiplied by its square."""
 
 
-class L1(SourcedObjective):
+class L1(DistillationObjective):
     """Mean absolute difference of two outputs."""
 
     loss: Literal["l1"]
 
 
-class L2(SourcedObjective):
+class L2(DistillationObjective):
     """Mean squared difference of two outputs (UDML takes it between features)."""
 
     loss: Literal["l2"]
 
 
-class SmoothL1(SourcedObjective):
+class SmoothL1(DistillationObjective):
     """Huber distance of two outputs, quadratic under `beta`."""
 
     loss: Literal["smooth_l1"]
     beta: PositiveFloat = 1.0
+    """Difference at which the distance turns from quadratic to linear."""
 
 
-class Cosine(SourcedObjective):
+class Cosine(DistillationObjective):
     """One minus the cosine similarity of two outputs, flattened for each sample."""
 
     loss: Literal["cosine"]
 
 
-class AttentionTransfer(SourcedObjective):
+class AttentionTransfer(DistillationObjective):
     """AT (arXiv:1612.03928): the difference of normalised spatial attention maps, mean of |activation|^power over the channels."""
 
     loss: Literal["at"]
     power: Annotated[StrictFloat, Field(gt=0, le=16)] = 2.0
+    """Exponent of the activations."""
 
 
-class Hint(SourcedObjective):
+class Hint(DistillationObjective):
     """FitNets (arXiv:1412.6550): mean squared difference after a learned regressor, a convolution or linear as the shapes ask."""
 
     loss: Literal["hint"]
     kernel_size: KernelSize = 1
+    """Of the convolution between feature maps, in pixels."""
 
 
-class OverHaul(SourcedObjective):
+class OverHaul(DistillationObjective):
     """OFD (arXiv:1904.01866): partial L2 distance of features before ReLU, against the source's margin ReLU, after a 1x1 adapter.
 
     The margin comes from the source's BatchNorm. Of several layers each counts half as much as the next.
@@ -144,17 +173,17 @@ class OverHaul(SourcedObjective):
     loss: Literal["ofd"]
 
 
-class MaskedGenerativeDistillation(SourcedObjective):
+class MaskedGenerativeDistillation(DistillationObjective):
     """MGD (arXiv:2205.01529): the learner's masked feature map generates the source's."""
 
     loss: Literal["mgd"]
     alpha_mgd: NonNegativeFloat = 1.756
     """Factor of the mean squared difference."""
     lambda_mgd: Probability = 0.15
-    """Share of the channels that are masked."""
+    """Fraction of the channels that are masked."""
 
 
-class AttentionFeatureDistillation(SourcedObjective):
+class AttentionFeatureDistillation(DistillationObjective):
     """AFD (AAAI 2021): every layer of the source taught to every layer of the learner, weighted by learned attention; `at` lists layers."""
 
     loss: Literal["afd"]
@@ -162,83 +191,77 @@ class AttentionFeatureDistillation(SourcedObjective):
     """Width of the queries and keys."""
 
 
-class ProjectorEnsemble(SourcedObjective):
+class ProjectorEnsemble(DistillationObjective):
     """PEFD (arXiv:2210.15274): one minus the cosine of the source's embedding and the mean of several projections of the learner's."""
 
     loss: Literal["pefd"]
     num_projectors: Annotated[StrictInt, Field(gt=0, le=64)] = 3
+    """Projections whose mean is compared."""
 
 
-class ContrastiveRepresentation(SourcedObjective):
+class ContrastiveRepresentation(DistillationObjective):
     """CRD (arXiv:1910.10699): the source's embedding of the same image against those of other classes, over all ranks' batches."""
 
+    label_type = "single"
     loss: Literal["crd"]
     dim: Width = 128
     """Width of the space in which both are compared."""
     temperature: Temperature = 0.07
+    """Divides the cosine similarities."""
 
 
-class MutualContrastive(SourcedObjective):
+class MutualContrastive(DistillationObjective):
     """MCL (arXiv:2104.12565): contrast between two peers' embeddings, and the mimicry of the source's similarities."""
 
+    label_type = "single"
     loss: Literal["mcl"]
     dim: Width = 128
+    """Width of the space in which both are compared."""
     temperature: Temperature = 0.1
+    """Divides the cosine similarities."""
 
 
-class DiversePeers(SourcedObjective):
+class DiversePeers(DistillationObjective):
     """OKDDip (arXiv:1912.00350): KL divergence from a mixture of the peers' predictions, weighted by learned attention.
 
     `at` is the embedding that the attention reads.
     """
 
+    label_type = "single"
     loss: Literal["okddip"]
     dim: Width = 64
+    """Width of the queries and keys."""
     temperature: Temperature = 3.0
+    """Divides the logits before the softmax; the loss is multiplied by its square."""
     own: StrictBool = False
     """Whether the learner's own prediction is in the mixture; attention that may choose it tends to, and then nothing is taught."""
 
 
-class RkdDistance(SourcedObjective):
+class RkdDistance(DistillationObjective):
     """Relational KD (arXiv:1904.05068): the distances between the images of a batch."""
 
     loss: Literal["rkd_distance"]
 
 
-class RkdAngle(SourcedObjective):
+class RkdAngle(DistillationObjective):
     """Relational KD (arXiv:1904.05068): the angles that the images of a batch form."""
 
     loss: Literal["rkd_angle"]
 
 
-AnyObjective = Annotated[
-    CrossEntropy
-    | BinaryCrossEntropy
-    | KnowledgeDistillation
-    | SoftLabel
-    | DeepMutualLearning
-    | DecoupledKD
-    | Dist
-    | WeightedSoftLabels
-    | SphericalKD
-    | SemiSupervisedLabelDistillation
-    | L1
-    | L2
-    | SmoothL1
-    | Cosine
-    | AttentionTransfer
-    | Hint
-    | OverHaul
-    | MaskedGenerativeDistillation
-    | AttentionFeatureDistillation
-    | ProjectorEnsemble
-    | ContrastiveRepresentation
-    | MutualContrastive
-    | DiversePeers
-    | RkdDistance
-    | RkdAngle,
-    Field(discriminator="loss"),
-]
-OBJECTIVES: dict[str, type[Objective]] = {
-    get_args(section.model_fields["loss"].annotation)[0]: section for section in get_args(get_args(AnyObjective)[0])
-}
+def _sections() -> dict[str, type[Objective]]:
+    """Returns every section of this module by the name of its loss."""
+    sections: dict[str, type[Objective]] = {}
+    for section in globals().values():
+        if isinstance(section, type) and issubclass(section, Objective) and section.__module__ == __name__:
+            (name,) = get_args(section.model_fields["loss"].annotation)
+            assert name not in sections, f"two sections are for the loss {name!r}"
+            sections[name] = section
+    return sections
+
+
+OBJECTIVES = _sections()
+if TYPE_CHECKING:
+    AnyObjective = Objective
+else:
+    AnyObjective = Annotated[Union[tuple(OBJECTIVES.values())], Field(discriminator="loss")]  # noqa: UP007  (of a tuple)

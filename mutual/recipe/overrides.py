@@ -10,7 +10,7 @@ from typing import Any
 from mutual.recipe.errors import Fault, RecipeError, override_source
 from mutual.recipe.limits import MAX_DEPTH, MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDES, Extent, measure
 from mutual.recipe.syntax import YamlError, parse_yaml
-from mutual.recipe.text import show
+from mutual.recipe.text import format_value
 
 
 def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -61,22 +61,22 @@ def _apply(document: dict[str, Any], path: str, value: Any) -> str:
     created = ""
     for depth, key in enumerate(keys[:-1]):
         here = ".".join(keys[: depth + 1])
-        place = _place(holder, key, ".".join(keys[:depth]))
+        index = _index_in(holder, key, ".".join(keys[:depth]))
         if isinstance(holder, dict) and holder.get(key) is None:
             holder[key] = {}
             created = created or here
-        holder = holder[place]
-    holder[_place(holder, keys[-1], ".".join(keys[:-1]))] = value
+        holder = holder[index]
+    holder[_index_in(holder, keys[-1], ".".join(keys[:-1]))] = value
     return created or path
 
 
-def _place(holder: Any, key: str, path: str) -> str | int:
+def _index_in(holder: Any, key: str, path: str) -> str | int:
     """Returns what to index `holder` with for `key`; `path` leads to `holder`."""
     if isinstance(holder, dict):
         return key
     if not isinstance(holder, list):
-        raise RecipeError([Fault(path, f"{show(holder)} is no mapping and has no key {show(key)}")])
-    number = int(key) if re.fullmatch(r"[0-9]{1,9}", key) else len(holder)
-    if number >= len(holder):
-        raise RecipeError([Fault(path, f"no entry {show(key)} in a list of {len(holder)}; they are numbered from 0")])
-    return number
+        raise RecipeError([Fault(path, f"{format_value(holder)} is no mapping and has no key {format_value(key)}")])
+    index = int(key) if re.fullmatch(r"[0-9]{1,9}", key) else len(holder)
+    if index >= len(holder):
+        raise RecipeError([Fault(path, f"no entry {format_value(key)} in a list of {len(holder)}; they are numbered from 0")])
+    return index

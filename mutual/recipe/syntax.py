@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mutual.recipe.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, TOO_DEEP, TOO_MANY_DIGITS, Extent
-from mutual.recipe.text import printable, show
+from mutual.recipe.text import format_value, printable
 
 _PREFIX = "tag:yaml.org,2002:"
 _KEPT = {_PREFIX + name for name in ("null", "bool", "merge")}
@@ -47,7 +47,9 @@ def parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         assert mark is not None, "each error of the scanner, the parser, the composer and the constructor has a mark"
-        message = ", ".join(printable(part, most=160) for part in (error.context, error.problem) if part)  # they quote names, however long
+        message = ", ".join(
+            printable(part, max_length=160) for part in (error.context, error.problem) if part
+        )  # they quote names, however long
         raise YamlError(f"line {mark.line + 1}, column {mark.column + 1}: {message}") from error
 
 
@@ -81,8 +83,8 @@ class _Loader(yaml.SafeLoader):
                 raise _error(f"alias {event.anchor!r} stands inside its own anchor", event.start_mark)
             self._count(self._extents[node].inside(self._depth - 1), event.start_mark)
         elif isinstance(node, yaml.CollectionNode):
-            parts = (part for entry in node.value for part in (entry if isinstance(node, yaml.MappingNode) else (entry,)))
-            self._extents[node] = sum((self._extents[part] for part in parts), Extent()).wrapped()
+            children = (child for entry in node.value for child in (entry if isinstance(node, yaml.MappingNode) else (entry,)))
+            self._extents[node] = sum((self._extents[child] for child in children), Extent()).wrapped()
         self._depth -= 1
         return node
 
@@ -103,7 +105,7 @@ class _Loader(yaml.SafeLoader):
         lines: dict[str, int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in lines:
-                raise _error(f"key {show(key.value)} stands in line {lines[key.value]} already", key.start_mark)
+                raise _error(f"key {format_value(key.value)} stands in line {lines[key.value]} already", key.start_mark)
             lines[key.value] = key.start_mark.line + 1
         return node
 

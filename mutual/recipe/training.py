@@ -17,11 +17,17 @@ class Optimizer(Spec):
     name: str = "sgd"
     """sgd, adam, adamw, lamb, ... (any optimizer of torch.optim, else of timm)."""
     lr: PositiveFloat = 0.1
+    """Learning rate; the schedule multiplies it."""
     weight_decay: NonNegativeFloat = 0.0
+    """Weight decay, as the optimizer applies it (L2 penalty or decoupled)."""
     momentum: Probability | None = None
+    """Momentum; left out, the optimizer's default."""
     nesterov: StrictBool | None = None
+    """Nesterov momentum; left out, the optimizer's default."""
     betas: tuple[Probability, Probability] | None = None
+    """Decay rates of Adam's two averages; left out, the optimizer's default."""
     eps: NonNegativeFloat | None = None
+    """Added to the denominator; left out, the optimizer's default."""
     decay_norm_and_bias: StrictBool = True
     """false: weight decay leaves out biases and the weights of normalisation layers (every parameter of fewer than two dimensions)."""
     args: dict[str, Any] = Field(default_factory=dict)
@@ -32,6 +38,7 @@ class Schedule(Spec):
     """The learning rate as a function of the update, as a multiple of the optimizer's `lr`."""
 
     name: Literal["constant", "cosine", "linear", "step", "multistep"] = "cosine"
+    """Form of the schedule after the warm-up."""
     warmup_epochs: NonNegativeFloat = 0.0
     """The rate rises linearly from 0 over so many epochs, before the schedule proper begins."""
     min_lr: NonNegativeFloat = 0.0
@@ -44,7 +51,7 @@ class Schedule(Spec):
     """step, multistep: factor of a drop."""
 
 
-class Exchange(Spec):
+class ExchangeSpec(Spec):
     """How peers hear of each other where they do not stand on one rank.
 
     live: between the ranks of a job, where `placement` is parallel. stale: between jobs that have no process group in common,
@@ -52,6 +59,7 @@ class Exchange(Spec):
     """
 
     kind: Literal["live", "stale"] = "live"
+    """live: within one job; stale: codistillation between jobs."""
     folder: str | None = None
     """stale: a folder that all jobs see, or an address that fsspec knows; weights are published there."""
     trains: list[str] = Field(default_factory=list, max_length=MAX_NAMES)
@@ -65,7 +73,7 @@ class Exchange(Spec):
     """live: exact: in the precision they have; bf16, fp16: in half of float32's bytes."""
 
 
-class Peer(Spec):
+class PeerSpec(Spec):
     """One model of the group."""
 
     model: str
@@ -102,6 +110,7 @@ class Pause(Spec):
     versus: str
     """The weaker peer."""
     temperature: Temperature = 1.0
+    """Divides both peers' logits before the softmax."""
 
 
 def _yaml_no(value: Any) -> Any:
@@ -112,6 +121,7 @@ class Train(Spec):
     """The training loop."""
 
     epochs: Epochs = 20
+    """Passes over the training images."""
     precision: Annotated[Precision | None, BeforeValidator(_yaml_no)] = None
     """no, fp16 or bf16; the default is what `accelerate launch` was told, and the run's recipe says it."""
     threads: Annotated[StrictInt, Field(gt=0, le=1_024)] | None = None
@@ -136,6 +146,7 @@ class Train(Spec):
     compile: StrictBool = False
     """torch.compile for each peer; the first steps then take minutes."""
     channels_last: StrictBool = False
+    """Memory format of weights and images; faster convolutions on some GPUs."""
     deterministic: StrictBool = False
     """Only deterministic kernels, on GPUs too."""
     log_every: Positive = 10
@@ -155,6 +166,8 @@ class CheckpointSpec(Spec):
     """When the run can be resumed from."""
 
     every_epochs: Positive | None = 1
+    """Epochs between two checkpoints; null: none at the end of an epoch."""
     every_steps: Positive | None = None
+    """Updates between two checkpoints, counted from the start of the run."""
     keep: Positive = 2
     """So many of the latest checkpoints stay."""

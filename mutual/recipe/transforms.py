@@ -28,16 +28,19 @@ class Resize(Spec):
 
     name: Literal["resize"]
     size: Size | None = None
-    """Pixels; the default is `data.image_size`."""
+    """Pixels, one number or height and width; the default is `data.image_size`."""
     mode: Literal["exact", "shorter"] = "exact"
+    """exact: both sides; shorter: the shorter one, with the aspect ratio kept."""
     interpolation: Interpolation = "bilinear"
+    """Interpolation between pixels."""
 
 
 class CenterCrop(Spec):
-    """Cut the middle; `size` defaults to `data.image_size`."""
+    """Cut the middle."""
 
     name: Literal["center_crop"]
     size: Size | None = None
+    """Pixels, one number or height and width; the default is `data.image_size`."""
 
 
 class RandomResizedCrop(Spec):
@@ -45,9 +48,13 @@ class RandomResizedCrop(Spec):
 
     name: Literal["random_resized_crop"]
     size: Size | None = None
+    """Pixels, one number or height and width; the default is `data.image_size`."""
     scale: Fractions = (0.08, 1.0)
+    """Smallest and largest fraction of the image's area."""
     ratio: Ratios = (3 / 4, 4 / 3)
+    """Smallest and largest width divided by height."""
     interpolation: Interpolation = "bilinear"
+    """Interpolation between pixels."""
 
 
 class RandomCrop(Spec):
@@ -55,8 +62,11 @@ class RandomCrop(Spec):
 
     name: Literal["random_crop"]
     size: Size | None = None
+    """Pixels, one number or height and width; the default is `data.image_size`."""
     padding: Annotated[StrictInt, Field(ge=0, le=512)] = 4
+    """Pixels on each side."""
     padding_mode: Literal["constant", "edge", "reflect", "symmetric"] = "constant"
+    """What the padding holds: zeros, the edge's pixels, or the image mirrored."""
 
 
 class HorizontalFlip(Spec):
@@ -64,6 +74,7 @@ class HorizontalFlip(Spec):
 
     name: Literal["horizontal_flip"]
     p: Probability = 0.5
+    """Probability."""
 
 
 class VerticalFlip(Spec):
@@ -71,6 +82,7 @@ class VerticalFlip(Spec):
 
     name: Literal["vertical_flip"]
     p: Probability = 0.5
+    """Probability."""
 
 
 class Rotation(Spec):
@@ -78,7 +90,9 @@ class Rotation(Spec):
 
     name: Literal["rotation"]
     degrees: Annotated[StrictFloat, Field(ge=0, le=360)]
+    """Largest angle, to both sides."""
     interpolation: Interpolation = "bilinear"
+    """Interpolation between pixels."""
 
 
 class GaussianBlur(Spec):
@@ -86,8 +100,11 @@ class GaussianBlur(Spec):
 
     name: Literal["gaussian_blur"]
     kernel_size: KernelSize = 3
+    """Pixels; an odd number."""
     sigma: Deviations = (0.1, 2.0)
+    """Smallest and largest standard deviation in pixels."""
     p: Probability = 1.0
+    """Probability."""
 
 
 class ColorJitter(Spec):
@@ -95,9 +112,13 @@ class ColorJitter(Spec):
 
     name: Literal["color_jitter"]
     brightness: NonNegativeFloat = 0.0
+    """Factor drawn from 1 - brightness .. 1 + brightness."""
     contrast: NonNegativeFloat = 0.0
+    """Factor drawn from 1 - contrast .. 1 + contrast."""
     saturation: NonNegativeFloat = 0.0
+    """Factor drawn from 1 - saturation .. 1 + saturation."""
     hue: Annotated[StrictFloat, Field(ge=0, le=0.5)] = 0.0
+    """Shift drawn from -hue .. hue of the colour circle."""
 
 
 class TrivialAugment(Spec):
@@ -105,6 +126,7 @@ class TrivialAugment(Spec):
 
     name: Literal["trivial_augment"]
     num_magnitude_bins: Annotated[StrictInt, Field(gt=1, le=1_000)] = 31
+    """Number of magnitudes to draw from."""
 
 
 class RandAugment(Spec):
@@ -112,7 +134,9 @@ class RandAugment(Spec):
 
     name: Literal["rand_augment"]
     num_ops: Annotated[StrictInt, Field(gt=0, le=64)] = 2
+    """Operations on each image."""
     magnitude: Annotated[StrictInt, Field(ge=0, le=30)] = 9
+    """Magnitude of each operation, of 30."""
 
 
 class AutoAugment(Spec):
@@ -120,6 +144,7 @@ class AutoAugment(Spec):
 
     name: Literal["auto_augment"]
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
+    """The data set that the policy was learned on."""
 
 
 class RandomErasing(Spec):
@@ -127,9 +152,13 @@ class RandomErasing(Spec):
 
     name: Literal["random_erasing"]
     p: Probability = 0.25
+    """Probability."""
     scale: Fractions = (0.02, 0.33)
+    """Smallest and largest fraction of the image's area."""
     ratio: Ratios = (0.3, 3.3)
+    """Smallest and largest width divided by height."""
     value: Literal["zero", "random"] = "zero"
+    """What the rectangle holds: zeros, or uniform noise."""
 
 
 def _from_bare_name(value: Any) -> Any:

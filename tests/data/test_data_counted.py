@@ -31,7 +31,7 @@ def real_samples(data, **plan):
     found = []
     for ranks in windows(data, **plan):
         cells = [
-            (*to_inputs(rank.batches[index], data.info), rank.batches[index].count)
+            (*to_inputs(rank.batches[index], data.info), rank.batches[index].num_valid)
             for index in range(len(ranks[0].batches))
             for rank in ranks
         ]
@@ -61,14 +61,14 @@ def test_a_plan_gives_every_sample_once_and_every_rank_the_same_number_of_micro_
     plan = EpochPlan(num_samples, batch_size=4, world_size=4, accumulate=2, seed=0)
     seen = []
     for window in range(plan.num_windows):
-        cells = [plan.cells(window, rank) for rank in range(4)]
+        cells = [plan.micro_batches(window, rank) for rank in range(4)]
         assert len({len(rank) for rank in cells}) == 1
         sizes = [cell.end - cell.begin for rank in cells for cell in rank]
         assert sum(sizes) == plan.size(window)
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) <= 4
         for parts in (1, 2, 3):
-            pieces = [plan.cells(window, part, parts) for part in range(parts)]
+            pieces = [plan.micro_batches(window, part, parts) for part in range(parts)]
             for index, size in enumerate(plan.micro_sizes(window)):
                 assert pieces[0][index].begin == cells[0][index].begin, "a micro-batch is the same images however it is cut"
                 assert pieces[-1][index].end == cells[-1][index].end == cells[0][index].begin + size
@@ -123,11 +123,11 @@ def test_the_first_of_many_views_is_the_shared_one():
 def test_evaluation_counts_every_image_once(world_size):
     data = module()
     for parts in (world_size, 1, 2):
-        of_part = [list(data.eval_batches(world_size=world_size, rank=part, parts=parts)) for part in range(parts)]
+        of_part = [list(data.eval_batches(world_size=world_size, rank=part, num_shards=parts)) for part in range(parts)]
         rounds = list(zip(*of_part, strict=True))  # equally many for every part
-        assert all(len(batch.labels) == len(batch.images) == max(batch.count, 1) for batches in rounds for batch in batches)
+        assert all(len(batch.labels) == len(batch.images) == max(batch.num_valid, 1) for batches in rounds for batch in batches)
         alone = list(module(batch_size=1000).eval_batches(world_size=1, rank=0))
-        seen = torch.cat([batch.images[: batch.count] for batches in rounds for batch in batches])
+        seen = torch.cat([batch.images[: batch.num_valid] for batches in rounds for batch in batches])
         assert torch.equal(seen, alone[0].images)
         assert len(seen) == data.info.num_val == 355
 
@@ -138,7 +138,7 @@ def test_batchnorm_never_sees_a_single_image():
         for rank in ranks:
             assert all(len(batch.labels) >= 2 for batch in rank.batches)
     last = windows(data, world_size=2)[-1]
-    assert [rank.batches[0].count for rank in last] == [1, 0]
+    assert [rank.batches[0].num_valid for rank in last] == [1, 0]
     assert torch.equal(last[1].batches[0].images[0], last[0].batches[0].images[0])
 
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import RandomCrop
 
-import mutual.data.loading
+import mutual.data.images
 from mutual.data import ImageError, build_data, to_inputs
-from mutual.data.loading import TransformError
+from mutual.data.images import TransformError
 from mutual.data.plan import epoch_order
 from mutual.recipe import Data
 
@@ -56,7 +56,7 @@ def epoch_of(data, epoch=0, *, start=0, world_size=1, accumulate=1):
     cells = []
     for windows in zip(*ranks, strict=True):
         for batches in zip(*(window.batches for window in windows), strict=True):
-            cells += [(*to_inputs(batch, data.info), batch.count) for batch in batches]
+            cells += [(*to_inputs(batch, data.info), batch.num_valid) for batch in batches]
     return tuple(torch.cat([cell[part][: cell[2]] for cell in cells]) for part in (0, 1))
 
 
@@ -64,7 +64,7 @@ def assert_same(found, expected):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_the_next_readable_image_of_the_epochs_order_stands_in_with_its_own_label(root):
+def test_the_next_readable_image_of_the_epochs_order_is_the_substitute_with_its_own_label(root):
     plain = {"augment": [{"name": "random_crop", "size": 8, "padding": 0}]}  # draws that change nothing
     for epoch in (0, 1, 5):
         order = epoch_order(30, seed=0, epoch=epoch)
@@ -79,24 +79,24 @@ def test_the_next_readable_image_of_the_epochs_order_stands_in_with_its_own_labe
 
 def test_an_epochs_order_is_drawn_once_for_all_its_bad_images(root, monkeypatch):
     drawn = []
-    monkeypatch.setattr(mutual.data.loading, "epoch_order", lambda *sizes, **of: drawn.append(of["epoch"]) or epoch_order(*sizes, **of))
+    monkeypatch.setattr(mutual.data.images, "epoch_order", lambda *sizes, **of: drawn.append(of["epoch"]) or epoch_order(*sizes, **of))
     data = module(root)
     for epoch in (4, 5):
         list(data.train_windows(epoch, world_size=1, rank=0, accumulate=1))
-        assert data.take_bad_images()["train"].keys() == {data._train._split.name(index) for index in BAD}
+        assert data.take_bad_images()["train"].keys() == {data._train._images.name(index) for index in BAD}
     assert drawn == [4, 5]
 
 
 @pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4}, {"cutmix": 1.0}])
 @pytest.mark.parametrize(("batch_size", "world_size", "accumulate"), [(4, 2, 1), (2, 2, 2), (3, 3, 1), (8, 1, 1)])
-def test_stand_ins_are_the_same_on_any_number_of_ranks(root, mixing, batch_size, world_size, accumulate):
+def test_substitutes_are_the_same_on_any_number_of_ranks(root, mixing, batch_size, world_size, accumulate):
     whole = batch_size * world_size * accumulate
     expected = epoch_of(module(root, batch_size=whole, **mixing), 3)
     found = epoch_of(module(root, batch_size=batch_size, **mixing), 3, world_size=world_size, accumulate=accumulate)
     assert_same(found, expected)
 
 
-def test_stand_ins_are_the_same_in_worker_processes_and_after_a_cut(root):
+def test_substitutes_are_the_same_in_worker_processes_and_after_a_cut(root):
     expected = epoch_of(module(root), 2)
     assert_same(epoch_of(module(root, workers=2), 2), expected)
     cut = epoch_of(module(root), 2, start=3)
@@ -112,8 +112,8 @@ def test_skipped_images_are_known_by_their_names(root, workers):
     found = data.take_bad_images()
     assert {Path(path).name for path in found["train"]} == {f"{index:02}.png" for index in BAD}
     assert {Path(path).name: reason for path, reason in found["val"].items()} == {"01.png": "it is empty", "05.png": "it is empty"}
-    assert [[bad.place for bad in batch.bad] for batch in batches] == [[1], [1], []]
-    assert [batch.count for batch in batches] == [4, 4, 1], "rows stay in their places, so that ranks agree on how many there are"
+    assert [[bad.row for bad in batch.bad] for batch in batches] == [[1], [1], []]
+    assert [batch.num_valid for batch in batches] == [4, 4, 1], "rows stay in their places, so that ranks agree on how many there are"
     assert data.take_bad_images() == {"train": {}, "val": {}}
 
 
@@ -207,7 +207,7 @@ def test_too_little_memory_for_a_transform_is_the_machines_fault(root, workers, 
     def exhausted(image):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
-    monkeypatch.setattr(data._train._transforms, "drawn", exhausted)
+    monkeypatch.setattr(data._train._transforms, "random", exhausted)
     with pytest.raises(OSError, match="not enough memory") as caught:
         list(data.train_windows(0, world_size=1, rank=0, accumulate=1))
     assert caught.value.errno == errno.ENOMEM

@@ -1,6 +1,7 @@
 """Losses with a trainable part against their papers' equations, written out in float64."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -141,8 +142,8 @@ def test_ofd_halves_from_layer_to_layer():
     loss = build_loss("ofd", learner_shape=[(3, 4, 4), (3, 2, 2)], source_shape=[(5, 4, 4), (4, 2, 2)], from_model={"margins": margins})
     loss.double()
     parts = [
-        partial_l2(adapter(mine), torch.maximum(theirs, margin.double()[:, None, None]))
-        for adapter, mine, theirs, margin in zip(loss.adapter.adapters, learner, source, margins, strict=True)
+        partial_l2(adapter(learner_x), torch.maximum(source_x, margin.double()[:, None, None]))
+        for adapter, learner_x, source_x, margin in zip(loss.adapter.adapters, learner, source, margins, strict=True)
     ]
     torch.testing.assert_close(loss(learner, source), parts[0] / 2 + parts[1])
 
@@ -164,10 +165,10 @@ def embeddings(loss, learner, source):
 def test_crd_tells_an_image_from_those_of_other_classes():
     learner, source, labels = rand(4, 6), rand(4, 5, seed=1), torch.tensor([0, 1, 0, 2])
     loss = trained("crd", learner, source, temperature=0.5)
-    mine, theirs = embeddings(loss, learner, source)
+    learner_x, source_x = embeddings(loss, learner, source)
     terms = []
     for i in range(4):
-        similarity = torch.exp(mine[i] @ theirs.T / 0.5)
+        similarity = torch.exp(learner_x[i] @ source_x.T / 0.5)
         against = sum(similarity[j] for j in range(4) if labels[j] != labels[i])
         terms.append(-torch.log(similarity[i] / (similarity[i] + against)))
     torch.testing.assert_close(loss(learner, source, labels), torch.stack(terms).mean())
@@ -176,13 +177,13 @@ def test_crd_tells_an_image_from_those_of_other_classes():
 def test_mcl_is_contrast_and_mimicry():
     learner, source, labels = rand(4, 6), rand(4, 5, seed=1), torch.tensor([0, 1, 0, 2])
     loss = trained("mcl", learner, source, temperature=0.5)
-    mine, theirs = embeddings(loss, learner, source)
+    learner_x, source_x = embeddings(loss, learner, source)
     terms = []
     for i in range(4):
-        log = torch.log_softmax(mine[i] @ theirs.T / 0.5, dim=0)
+        log = torch.log_softmax(learner_x[i] @ source_x.T / 0.5, dim=0)
         contrast = -torch.stack([log[j] for j in range(4) if labels[j] == labels[i]]).mean()
         others = [j for j in range(4) if j != i]
-        p, q = (torch.softmax(torch.stack([anchor @ theirs[j] / 0.5 for j in others]), dim=0) for anchor in (theirs[i], mine[i]))
+        p, q = (torch.softmax(torch.stack([anchor @ source_x[j] / 0.5 for j in others]), dim=0) for anchor in (source_x[i], learner_x[i]))
         terms.append(contrast + (p * (p / q).log()).sum())
     torch.testing.assert_close(loss(learner, source, labels), torch.stack(terms).mean())
 
@@ -220,7 +221,7 @@ def test_contrast_reads_the_class_of_soft_labels(name):
 def test_contrast_over_gathered_images_is_contrast_over_one_batch(name):
     learner, source, labels = rand(4, 6), rand(4, 5, seed=1), torch.tensor([0, 1, 0, 2])
     loss = trained(name, learner, source)
-    halves = [loss(learner[:1], source, labels, first=0), loss(learner[1:], source, labels, first=1)]
+    halves = [loss(learner[:1], source, labels, row_offset=0), loss(learner[1:], source, labels, row_offset=1)]
     torch.testing.assert_close((halves[0] + 3 * halves[1]) / 4, loss(learner, source, labels))
 
 
@@ -230,7 +231,7 @@ def test_okddip_without_attention_is_kd_from_the_mean_prediction(own):
     embedding = [rand(4, 6 + seed, seed=10 + seed) for seed in range(3)]
     learner, source = [logits[0], embedding[0]], [logits[1], embedding[1], logits[2], embedding[2]]
     loss = trained("okddip", learner, source, temperature=3.0, own=own)
-    torch.nn.init.zeros_(loss.adapter.ask.weight)
+    torch.nn.init.zeros_(loss.adapter.query.weight)
     mixture = torch.stack([F.softmax(each / 3, dim=1) for each in logits[0 if own else 1 :]]).mean(dim=0)
     expected = 9 * F.kl_div(F.log_softmax(logits[0] / 3, dim=1), mixture, reduction="batchmean")
     torch.testing.assert_close(loss(learner, source), expected)
@@ -241,9 +242,19 @@ def test_okddip_trains_its_attention_through_the_mixture():
     source = [rand(4, 5, seed=1), rand(4, 3, seed=2), rand(4, 5, seed=3), rand(4, 3, seed=4)]
     loss = trained("okddip", learner, source)
     loss(learner, source).backward()
-    assert loss.adapter.ask.weight.grad.abs().sum() > 0
+    assert loss.adapter.query.weight.grad.abs().sum() > 0
     assert learner[1].grad is None
-    assert [name for name, _ in loss.adapter.named_parameters()] == ["ask.weight", "answer.0.weight", "answer.1.weight"], "no biases"
+    assert [name for name, _ in loss.adapter.named_parameters()] == ["query.weight", "key.0.weight", "key.1.weight"], "no biases"
+
+
+def test_okddip_reads_the_projections_of_older_checkpoints():
+    shapes = [(5,), (6,)]
+    old, new = (build_loss("okddip", learner_shape=shapes, source_shape=shapes) for _ in range(2))
+    former = {"query": "ask", "key": "answer"}
+    state = {re.sub("query|key", lambda name: former[name[0]], key): value for key, value in old.state_dict().items()}
+    assert list(state) == ["adapter.ask.weight", "adapter.answer.0.weight"]
+    new.load_state_dict(state)
+    assert all(torch.equal(value, new.state_dict()[key]) for key, value in old.state_dict().items())
 
 
 def test_ssld_is_the_jensen_shannon_divergence():

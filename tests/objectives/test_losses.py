@@ -1,15 +1,16 @@
 """Losses in closed form, their gradients, their precision, and what `build_loss` refuses."""
 
 import inspect
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mutual.objectives import LOSSES, Extent, build_loss, distances, pairwise_kl
+from mutual.objectives import LOSSES, SourcePayload, build_loss, distances, pairwise_kl
 from mutual.recipe import OBJECTIVES
 
-WITH_SOURCE = [name for name, definition in LOSSES.items() if definition.reads_source]
+WITH_SOURCE = [name for name, spec in LOSSES.items() if spec.reads_source]
 
 
 def example(name, dtype=torch.float64):
@@ -130,7 +131,7 @@ def test_source_receives_no_gradient(name):
     assert (learner[0] if isinstance(learner, list) else learner).grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", [name for name, definition in LOSSES.items() if definition.trained])
+@pytest.mark.parametrize("name", [name for name, spec in LOSSES.items() if spec.has_adapter])
 def test_every_weight_of_an_adapter_is_trained(name):
     """A parameter without a gradient would make the processes wait for each other for ever."""
     loss, learner, source, labels = example(name)
@@ -172,27 +173,60 @@ def test_pairwise_kl_is_the_matrix_of_all_ordered_pairs(logits):
     torch.testing.assert_close(found.diagonal(), torch.zeros(2, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_sections_say_which_losses_need_one_class_an_image(name):
+    """A softmax does not see what is added to all logits of an image; class indices cannot say several labels."""
+    section = OBJECTIVES[name]
+    loss, learner, source, labels = example(name)
+    shift = torch.linspace(-1, 1, 6, dtype=torch.float64)[:, None]
+    logits = learner[0] if isinstance(learner, list) else learner
+    shifted = False
+    if logits.dim() == 2:
+        moved = [logits + shift, *learner[1:]] if isinstance(learner, list) else logits + shift
+        torch.manual_seed(0)
+        before = loss(learner, source, labels)
+        torch.manual_seed(0)
+        shifted = torch.allclose(before, loss(moved, source, labels), rtol=1e-6, atol=1e-12)
+    if name == "dml":  # only with `form: sigmoid` for several labels, which the check of a recipe knows
+        assert shifted
+        assert section.label_type == "any"
+    elif shifted or "classes" in LOSSES[name].inputs:
+        assert section.label_type == "single"
+    else:
+        assert section.label_type == ("any" if LOSSES[name].reads_source else "multi")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_called_with_what_its_parameters_say(name):
+    spec = LOSSES[name]
+    function = spec.function.forward if spec.has_adapter else spec.function
+    parameters = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is not parameter.KEYWORD_ONLY and parameter.name != "self"
+    ]
+    assert [re.sub("_[A-Z0-9]+$", "", parameter) for parameter in parameters] == list(spec.inputs)
+
+
 def test_recipe_and_registry_know_the_same_losses_arguments_and_defaults():
     assert set(OBJECTIVES) == set(LOSSES)
-    for name, definition in LOSSES.items():
-        parameters = inspect.signature(definition.make).parameters.values()
+    for name, spec in LOSSES.items():
+        parameters = inspect.signature(spec.function).parameters.values()
         defaults = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY and each.name != "margins"}
         assert example(name)[0].arguments == defaults, name
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, definition in LOSSES.items() if definition.extent is Extent.WHOLE and not definition.trained]
-)
+@pytest.mark.parametrize("name", [name for name, spec in LOSSES.items() if spec.payload is SourcePayload.WHOLE and not spec.has_adapter])
 def test_a_loss_without_arguments_is_its_function(name):
     loss, learner, source, labels = example(name)
-    inputs = [learner, *([source] if loss.definition.reads_source else ()), *([labels] if loss.definition.reads_labels else ())]
-    assert torch.equal(loss(learner, source, labels), loss.definition.make(*inputs))
+    inputs = [learner, *([source] if LOSSES[name].reads_source else ()), *([labels] if LOSSES[name].reads_labels else ())]
+    assert torch.equal(loss(learner, source, labels), LOSSES[name].function(*inputs))
 
 
 def test_measured_distances_are_taken_for_what_they_are(logits):
     learner, source = logits
     loss = build_loss("rkd_distance")
-    assert torch.equal(loss(learner, distances(source), measured=True), loss(learner, source))
+    assert torch.equal(loss(learner, distances(source), source_is_distances=True), loss(learner, source))
 
 
 def test_shapes_are_compared_where_both_are_told():

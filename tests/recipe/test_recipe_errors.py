@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_core.core_schema import ErrorType
 
-from mutual.recipe import OBJECTIVES, Peer, Recipe, RecipeError, check_section, did_you_mean, parse_recipe
+from mutual.recipe import OBJECTIVES, PeerSpec, Recipe, RecipeError, check_section, did_you_mean, parse_recipe
 from mutual.recipe.checks import RESERVED_NAMES
 from mutual.recipe.faults import faults_of
 from mutual.recipe.syntax import parse_yaml
@@ -212,7 +212,7 @@ def test_did_you_mean_offers_near_names_then_names_that_hold_it_then_all():
 @pytest.mark.parametrize(
     "location", [(), ("train",), ("train", "epochs"), ("peers", "a", "[key]"), ("objectives", 0, "kd", "at", "x"), ("data", "augment", 0)]
 )
-@pytest.mark.parametrize("value", [None, {}, [1], "text", Peer(model="x")], ids=repr)
+@pytest.mark.parametrize("value", [None, {}, [1], "text", PeerSpec(model="x")], ids=repr)
 def test_every_kind_of_pydantics_errors_has_a_line(location, value):
     known = {
         "discriminator": "'loss'",

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mutual.recipe import RecipeError, load_recipe, parse_recipe
-from mutual.recipe.errors import Fault, Origin, show
+from mutual.recipe.errors import Fault, Origin, format_value
 from mutual.recipe.limits import (
     MAX_BYTES,
     MAX_CHARACTERS,
@@ -229,7 +229,7 @@ def test_a_key_may_be_called_like_pydantics_mark(file):
 def test_show_spells_no_more_than_it_needs():
     endless: dict = {}
     endless["x"] = [endless]
-    assert show(endless) == "{'x': [" * 8 + "{..."
-    assert show([None, True, "a", (1, 2.5)]) == "[null, true, 'a', [1, 2.5]]"
-    assert show(10**5000) == "a number of more than 40 digits"
-    assert show("x" * 10**7) == f"'{'x' * 56}..."
+    assert format_value(endless) == "{'x': [" * 8 + "{..."
+    assert format_value([None, True, "a", (1, 2.5)]) == "[null, true, 'a', [1, 2.5]]"
+    assert format_value(10**5000) == "a number of more than 40 digits"
+    assert format_value("x" * 10**7) == f"'{'x' * 56}..."

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import yaml
 
-from mutual.recipe import Peer, RecipeError, dump_recipe, load_recipe, parse_recipe
+import mutual.recipe.load
+from mutual.recipe import PeerSpec, RecipeError, dump_recipe, load_recipe, parse_recipe
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 
 REPOSITORY = Path(__file__).parents[2]
@@ -201,7 +204,7 @@ def test_args_that_no_file_can_hold_are_refused_when_dumped():
 
 
 def test_sections_may_be_objects_in_python():
-    peers = {"a": Peer(model="pplcnet_x0_25"), "b": {"model": "pplcnet_x0_25"}}
+    peers = {"a": PeerSpec(model="pplcnet_x0_25"), "b": {"model": "pplcnet_x0_25"}}
     assert parse_recipe({**parse_yaml(BASE), "peers": peers}) == parse_recipe(parse_yaml(BASE))
 
 
@@ -219,3 +222,67 @@ def test_shipped_recipe_loads(path):
 def test_recipe_floor_loads_no_torch():
     code = "import sys, mutual.recipe; sys.exit(any(name in sys.modules for name in ('torch', 'torchvision', 'accelerate', 'timm')))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
+# --- from a dict
+
+
+def document_of_digits():
+    return {
+        "name": "demo",
+        "peers": {"a": {"model": "small_cnn"}, "b": {"model": "small_cnn"}},
+        "objectives": [{"loss": "cross_entropy"}, {"loss": "dml", "sources": ("a", "b"), "learners": ("a",)}],
+    }
+
+
+def test_a_dict_is_loaded_as_the_file_that_says_the_same(tmp_path):
+    document = {**document_of_digits(), "objectives": [{"loss": "cross_entropy"}, {"loss": "dml"}], "x-note": 1}
+    file = tmp_path / "demo.yaml"
+    file.write_text(dump_yaml(document))
+    overrides = ["train.epochs=3", "peers.a.args.width=8", "objectives.1.weight=0.5"]
+    assert load_recipe(document, overrides) == load_recipe(file, overrides)
+    assert load_recipe(MappingProxyType(document), overrides) == load_recipe(file, overrides)
+    assert document["objectives"] == [{"loss": "cross_entropy"}, {"loss": "dml"}], "overrides change a copy"
+    assert "args" not in document["peers"]["a"]
+
+
+@pytest.mark.parametrize(
+    ("change", "overrides", "line"),
+    [
+        ({"trian": {}}, [], "recipe: trian: unknown key 'trian'; did you mean 'train'?"),
+        ({"train": {"epochs": 0}}, [], "recipe: train.epochs: 0 must be greater than 0"),
+        ({}, [], "recipe: objectives.1.sources: an edge from 'a' to itself teaches nothing; other peers: b"),
+        ({"objectives": [{"loss": "dlm"}]}, [], "recipe: objectives.0.loss: 'dlm' is no loss; did you mean 'dml'?"),
+        ({"objectives": [{"loss": "kd"}]}, ["train.epochs=x"], "override train.epochs=x: train.epochs: 'x' is no whole number"),
+        ({"objectives": [{"loss": "kd"}]}, ["epochs"], "override epochs: no override; write key.path=value, such as train.epochs=3"),
+    ],
+)
+def test_mistakes_in_a_dict_are_told_as_those_of_a_file(change, overrides, line):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe({**document_of_digits(), **change}, overrides)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("document", "line"),
+    [
+        (None, "recipe: empty; a recipe has at least name, peers and objectives"),
+        ([1, 2], "recipe: [1, 2] is no mapping; a recipe has at least name, peers and objectives"),
+        (3, "recipe: 3 is no mapping; a recipe has at least name, peers and objectives"),
+    ],
+)
+def test_what_is_no_dict_is_told_in_a_line(document, line):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(document)
+    assert str(caught.value) == line
+
+
+def test_a_dict_that_holds_itself_is_told_in_a_line():
+    document = document_of_digits()
+    document["data"] = document
+    with pytest.raises(RecipeError, match=r"^recipe: more than [0-9,]+ (levels|values)[^\n]*$"):
+        load_recipe(document)
+
+
+def test_the_examples_of_load_recipe_hold():
+    assert doctest.testmod(mutual.recipe.load).failed == 0

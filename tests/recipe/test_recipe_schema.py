@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from mutual.recipe import OBJECTIVES
 from mutual.recipe.schema import json_schema
 from mutual.recipe.syntax import parse_yaml
 
 REPOSITORY = Path(__file__).parents[2]
+SCHEMA = json_schema()
 SHIPPED = REPOSITORY / "recipes" / "recipe.schema.json"
 GOOD = """\
 x-peer: &peer {model: pplcnet_x0_25}
@@ -35,23 +38,49 @@ def test_shipped_schema_is_what_the_command_prints_without_a_warning():
 
 
 def test_every_section_is_described_and_refuses_unknown_keys():
-    for name, section in json_schema()["$defs"].items():
+    for name, section in SCHEMA["$defs"].items():
         assert section["description"], name
-        assert section["additionalProperties"] is False, name
+        assert section.get("additionalProperties") is False or name in ("Objective", "DistillationObjective"), name  # shared by sections
+
+
+def test_every_field_is_described():
+    for name, section in {**SCHEMA["$defs"], "Recipe": SCHEMA}.items():
+        for key, field in section["properties"].items():
+            assert "description" in field or "const" in field, f"{name}.{key}"
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_losss_own_fields_and_those_it_shares_are_all_of_its_fields(name):
+    section = SCHEMA["$defs"][OBJECTIVES[name].__name__]
+    (shared,) = (SCHEMA["$defs"][base["$ref"].rpartition("/")[2]] for base in section["allOf"])
+    (pattern,) = section["patternProperties"]
+    assert {key for key in shared["properties"] if re.search(pattern, key)} == set(shared["properties"])
+    assert [key for key in OBJECTIVES[name].model_fields if not re.search(pattern, key)] == list(section["properties"])
+    assert {*shared["properties"], *section["properties"]} == set(OBJECTIVES[name].model_fields)
+
+
+@pytest.mark.parametrize("recipe", [pytest.param(path, id=path.stem) for path in sorted((REPOSITORY / "recipes").rglob("*.yaml"))])
+def test_validator_takes_every_recipe_and_refuses_unknown_keys_in_each_of_its_objectives(recipe):
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    document = parse_yaml(recipe.read_text(encoding="utf-8"))
+    assert list(validator.iter_errors(document)) == []
+    for objective in document["objectives"]:
+        for wrong in ({"wieght": 1.0}, {"weight": "heavy"}):
+            assert not validator.is_valid({**document, "objectives": [{**objective, **wrong}]})
 
 
 def test_bare_names_are_those_of_transforms_without_required_arguments():
-    array = json_schema()["$defs"]["Data"]["properties"]["augment"]["anyOf"][0]
+    array = SCHEMA["$defs"]["Data"]["properties"]["augment"]["anyOf"][0]
     bare = array["items"]["anyOf"][0]["enum"]
     assert "resize" in bare
     assert "rotation" not in bare
 
 
 def test_anchors_have_a_place_and_other_unknown_sections_have_none():
-    schema = json_schema()
-    assert list(schema["patternProperties"]) == ["^x-"]
-    assert schema["additionalProperties"] is False
-    assert schema["required"] == ["name", "peers", "objectives"]
+    assert list(SCHEMA["patternProperties"]) == ["^x-"]
+    assert SCHEMA["additionalProperties"] is False
+    assert SCHEMA["required"] == ["name", "peers", "objectives"]
 
 
 def test_validator_takes_good_recipes_and_refuses_bad_ones():

@@ -38,8 +38,8 @@ def test_any_text_is_printable_once_and_for_all(text):
 
 
 def test_a_text_is_cut_where_it_is_too_long():
-    assert printable("x" * 20, most=10) == "x" * 7 + "..."
-    assert printable("x" * 10, most=10) == "x" * 10
+    assert printable("x" * 20, max_length=10) == "x" * 7 + "..."
+    assert printable("x" * 10, max_length=10) == "x" * 10
 
 
 def test_lines_stay_lines():

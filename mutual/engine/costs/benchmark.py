@@ -114,7 +114,7 @@ class _Bench:
         self._info = data.info
         self._updates = 0
         part, parts = self._group.shard
-        self._window = next(data.train_windows(0, world_size=comm.size, rank=part, parts=parts, accumulate=accumulate))
+        self._window = next(data.train_windows(0, world_size=comm.size, rank=part, num_shards=parts, accumulate=accumulate))
         data.close()
         self._train_step = TrainStep(
             self._group,

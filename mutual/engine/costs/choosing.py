@@ -9,7 +9,7 @@ from mutual.engine.costs.benchmark import Cost, compare
 from mutual.engine.costs.profiles import profile_peers
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_dataset
-from mutual.group import asks_costs
+from mutual.group import needs_costs
 from mutual.recipe import Recipe
 
 ROUNDS = 5
@@ -28,7 +28,7 @@ def resolve_placement(recipe: Recipe, environment: Environment, saved_recipe: Re
         recipe = _as_begun(recipe, saved_recipe)
     if environment.comm.size == 1:
         return _placed(recipe, "replicated") if recipe.placement == "auto" else recipe
-    if recipe.placement != "replicated" and asks_costs(recipe, environment.comm.size):
+    if recipe.placement != "replicated" and needs_costs(recipe, environment.comm.size):
         recipe = _with_costs(recipe, environment)
     if recipe.placement != "auto":
         return recipe

@@ -52,7 +52,7 @@ class Evaluator:
         for batch in batches:
             images, labels = to_inputs(batch.to(self._device, non_blocking=True), info)
             logits = predict(prepare(images), batch)
-            if is_scoring_rank and batch.count > len(batch.bad):
+            if is_scoring_rank and batch.num_valid > len(batch.bad):
                 self._add(*_readable(logits, labels, batch))
         return self._compute()
 
@@ -84,7 +84,7 @@ def _readable(logits: dict[str, Tensor], labels: Tensor, batch: Batch) -> tuple[
     """Returns the rows of the images that could be read."""
     if not batch.bad:
         return logits, labels
-    bad = {each.place for each in batch.bad}
+    bad = {each.row for each in batch.bad}
     rows = torch.tensor([row for row in range(len(labels)) if row not in bad], dtype=torch.int64, device=labels.device)
     return {name: each[rows] for name, each in logits.items()}, labels[rows]
 

@@ -57,7 +57,7 @@ class TrainStep:
                 scaled = [self._scaled(name, loss, batch, window) for name, loss in output.losses.items()]
                 torch.autograd.backward(scaled)
             self._pause_selector.add(output.logits, labels)
-            self._meter.add(output, labels, count=batch.count, update=update)
+            self._meter.add(output, labels, count=batch.num_valid, update=update)
         paused = self._pause_selector.select_paused_peer()
         for name, peer_optimizer in self._optimizers.items():
             if name == paused:
@@ -91,10 +91,10 @@ class TrainStep:
                 for name in (peer.name, f"{peer.name}.{EMA}"):
                     spoken.pop(name, None)
         for index, (_, labels) in enumerate(inputs):
-            self._meter.add(merge_outputs(outputs[index]), labels, count=window.batches[index].count, update=update)
+            self._meter.add(merge_outputs(outputs[index]), labels, count=window.batches[index].num_valid, update=update)
 
     def _scaled(self, name: str, loss: Tensor, batch: Batch, window: Window) -> Tensor:
-        share = batch.count * self._num_replicas[name] / window.num_samples
+        share = batch.num_valid * self._num_replicas[name] / window.num_samples
         return self._optimizers[name].scale(loss * share)
 
     def _inputs(self, window: Window, index: int) -> tuple[Tensor, Tensor]:
@@ -109,4 +109,4 @@ class TrainStep:
     def _context(self, window: Window, update: int, index: int) -> MicroBatchContext:
         seed = derive_seed(self._seed, "draw", update, index, self._group.shard[0])
         batch = window.batches[index]
-        return MicroBatchContext(batch.count, seed, update / self._updates_per_epoch, batch.total)
+        return MicroBatchContext(batch.num_valid, seed, update / self._updates_per_epoch, batch.global_batch_size)

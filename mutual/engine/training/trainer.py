@@ -170,17 +170,17 @@ class Trainer:
 
     def _windows(self) -> Iterator[Window]:
         part, parts = self.group.shard
-        windows = self.data.train_windows(self.progress.epoch, start=self.progress.window, rank=part, parts=parts, **self._plan)
+        windows = self.data.train_windows(self.progress.epoch, start=self.progress.window, rank=part, num_shards=parts, **self._plan)
         return with_rank(windows, self.comm)
 
     def _evaluate(self) -> Scores:
         self.group.eval()
         part, parts = self.group.shard
-        batches = with_rank(self.data.eval_batches(world_size=self.comm.size, rank=part, parts=parts), self.comm)
+        batches = with_rank(self.data.eval_batches(world_size=self.comm.size, rank=part, num_shards=parts), self.comm)
         timed = self._pace.evaluated(batches, self.progress.update)
 
         def predict(images: Tensor, batch: Batch) -> dict[str, Tensor]:
-            return self.group.predict(images, global_batch_size=batch.total)
+            return self.group.predict(images, global_batch_size=batch.global_batch_size)
 
         self.scores = self._evaluator(predict, timed, self.data.info, prepare=self._prepare, is_scoring_rank=self.group.is_scoring_rank)
         return self.scores

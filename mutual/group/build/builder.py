@@ -10,19 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mutual.group.communication import Communicator
-from mutual.group.edges import Edge, TensorSpec, OutputKey, expand, tap_paths
-from mutual.group.exchange import OutputExchange
-from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
-from mutual.group.group import Group
-from mutual.group.edges import EdgeLoss
-from mutual.group.peers import MovingAverage, Peer
-from mutual.group.exchange import Placement, parallel, replicated
 from mutual.group.build.dry_run import dry_run
-from mutual.group.exchange import TransferPlan, scoring_requirements
-from mutual.group.edges import weight_factor
-from mutual.group.peers import TappedModel, find_module
+from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
 from mutual.group.communication import Communicator
+from mutual.group.edges import Edge, EdgeLoss, OutputKey, TensorSpec, expand, tap_paths, weight_factor
+from mutual.group.exchange import OutputExchange, Placement, TransferPlan, parallel, replicated, scoring_requirements
+from mutual.group.group import Group
+from mutual.group.peers import MovingAverage, Peer, TappedModel, find_module
 from mutual.models import class_columns, create_model, load_weights, read_card
 from mutual.objectives import Loss
 from mutual.recipe import EMA, LOGITS, Recipe, derive_seed, peer_of

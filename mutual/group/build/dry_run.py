@@ -1,4 +1,4 @@
-"""dry_run: what peers say of two images before they are trained, and which of their parameters can learn from it."""
+"""dry_run: checks peers on two images before training, and finds parameters that no output depends on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mutual.group.edges import Edge
-from mutual.group.peers import Peer
-from mutual.group.peers import Outputs, TappedModel
+from mutual.group.peers import Outputs, Peer, TappedModel
 from mutual.recipe import EMA, LOGITS, Recipe, RecipeError, derive_seed, first_line
 
 _DRAWS = 8
@@ -21,11 +20,11 @@ _DRAWS = 8
 
 @dataclass
 class DryRun:
-    """What a dry run found.
+    """Result of a dry run.
 
     Attributes:
-        outputs: by peer or moving average what it says of two images in eval mode.
-        notes: what the user should be told of the peers.
+        outputs: outputs of each peer and moving average for two images in eval mode.
+        notes: lines for the user.
     """
 
     outputs: dict[str, Outputs] = field(default_factory=dict)
@@ -43,18 +42,18 @@ def dry_run(
     Raises:
         RecipeError: a peer fails, its outputs are no tensors or of other classes, or it has nothing that can be trained.
     """
-    found = DryRun()
+    result = DryRun()
     read = list(edges)
     for peer in peers:
-        found.outputs[peer.name] = _evaluated(recipe, peer, peer.tapped, images)
+        result.outputs[peer.name] = _evaluated(recipe, peer, peer.tapped, images)
         if peer.average is not None:
-            found.outputs[f"{peer.name}.{EMA}"] = _evaluated(recipe, peer, peer.average.tapped, images)
-        _check_classes(recipe, peer, found.outputs[peer.name], num_classes)
+            result.outputs[f"{peer.name}.{EMA}"] = _evaluated(recipe, peer, peer.average.tapped, images)
+        _check_classes(recipe, peer, result.outputs[peer.name], num_classes)
         if not peer.frozen:
             paths = {LOGITS, *(at for edge in read if edge.learner == peer.name for at in edge.learner_at)}
-            found.notes += _exclude_unused(recipe, peer, paths, images, num_classes, num_replicas=num_replicas[peer.name])
+            result.notes += _exclude_unused(recipe, peer, paths, images, num_classes, num_replicas=num_replicas[peer.name])
     _check_apart(recipe, peers)
-    return found
+    return result
 
 
 def input_mismatch_error(recipe: Recipe, name: str, images: Tensor, error: Exception, *, mode: str = "") -> RecipeError:
@@ -68,42 +67,42 @@ def _evaluated(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor) 
     tapped.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            said = tapped.probe(images)
+            outputs = tapped.probe(images)
         except Exception as error:  # the user's model, which may raise anything
             raise input_mismatch_error(recipe, peer.name, images, error) from error
-    _check_tensors(recipe, peer, said)
-    return said
+    _check_tensors(recipe, peer, outputs)
+    return outputs
 
 
 def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, *, num_replicas: int) -> list[str]:
-    """Excludes the parameters on which no output at `paths` depends from training; returns what is to be told of it."""
+    """Excludes parameters on which no output at `paths` depends from training; returns lines for the user."""
     model = recipe.peers[peer.name].model
-    left = {name: parameter for name, parameter in peer.model.named_parameters() if parameter.requires_grad}
-    if not left:
+    unused = {name: parameter for name, parameter in peer.model.named_parameters() if parameter.requires_grad}
+    if not unused:
         raise recipe.error(f"peers.{peer.name}.model", f"{model} has no parameter to train; a peer that only teaches is frozen: true")
-    whole = len(left)
-    missed: dict[str, nn.Parameter] = {}
+    num_parameters = len(unused)
+    ever_unused: dict[str, nn.Parameter] = {}
     for draw in range(_DRAWS):
-        used = _used(recipe, peer, paths, images, num_classes, list(left.values()), draw=draw)
-        left = {name: parameter for (name, parameter), is_used in zip(left.items(), used, strict=True) if not is_used}
-        missed = missed or left
-        if not left:
+        used = _used(recipe, peer, paths, images, num_classes, list(unused.values()), draw=draw)
+        unused = {name: parameter for (name, parameter), is_used in zip(unused.items(), used, strict=True) if not is_used}
+        ever_unused = ever_unused or unused
+        if not unused:
             break
-    if len(left) == whole:
+    if len(unused) == num_parameters:
         raise recipe.error(f"peers.{peer.name}.model", f"no parameter of {model} reaches its outputs; does its forward detach them?")
-    sometimes = [name for name in missed if name not in left]
+    sometimes = [name for name in ever_unused if name not in unused]
     if sometimes and num_replicas > 1:
         raise recipe.error(
             f"peers.{peer.name}.model",
             f"{model} uses {_named(sometimes)} in some forwards only, and gradients are averaged over {num_replicas} processes, which wait "
             "for all of them; train it on one, or add 0 * parameter.sum() to its logits",
         )
-    for parameter in left.values():
+    for parameter in unused.values():
         parameter.requires_grad_(False)
-    if not left:
+    if not unused:
         return []
     return [
-        f"peers.{peer.name}.model: no output of {model} that is read depends on {_named(list(left))}, in {_DRAWS} forwards in training "
+        f"peers.{peer.name}.model: no output of {model} that is read depends on {_named(list(unused))}, in {_DRAWS} forwards in training "
         "mode; taken to be unused in all, excluded from training"
     ]
 
@@ -111,7 +110,7 @@ def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor,
 def _used(
     recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, parameters: list[nn.Parameter], *, draw: int
 ) -> list[bool]:
-    """Returns of each parameter whether an output at `paths` depends on it in a forward in training mode."""
+    """Returns for each parameter whether an output at `paths` depends on it in a forward in training mode."""
     mode = " in training mode"
     with _state_restored(peer.tapped, seed=derive_seed(recipe.seed, "probe", peer.name, draw)):
         try:
@@ -140,11 +139,11 @@ def _check_tensors(recipe: Recipe, peer: Peer, outputs: Mapping[str, object], *,
 
 
 def _check_classes(recipe: Recipe, peer: Peer, outputs: Outputs, num_classes: int, *, mode: str = "") -> None:
-    found, model = tuple(outputs[LOGITS].shape), recipe.peers[peer.name].model
-    if found != (2, num_classes):
+    result, model = tuple(outputs[LOGITS].shape), recipe.peers[peer.name].model
+    if result != (2, num_classes):
         raise recipe.error(
             f"peers.{peer.name}.model",
-            f"class counts differ: {model} gives logits of shape {found[1:]}{mode}, the data have {num_classes} classes",
+            f"class counts differ: {model} gives logits of shape {result[1:]}{mode}, the data have {num_classes} classes",
         )
 
 
@@ -163,7 +162,7 @@ def _check_apart(recipe: Recipe, peers: list[Peer]) -> None:
 
 @contextmanager
 def _state_restored(module: nn.Module, *, seed: int) -> Iterator[None]:
-    """Within it, `module` is in training mode and draws by `seed`; afterwards its modes, its buffers and the generators are as before."""
+    """Context in which `module` is in training mode with seeded random numbers; restores its modes, its buffers and the generators."""
     layers = list(module.modules())
     modes = [layer.training for layer in layers]
     buffers = [(layer, name, buffer, buffer.clone()) for layer in layers for name, buffer in layer._buffers.items() if buffer is not None]

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from mutual.objectives import LOSSES, Definition, Extent
-from mutual.recipe import ENSEMBLE, LOGITS, Objective, Recipe, SourcedObjective, peer_of
+from mutual.objectives import LOSSES, LossSpec, SourcePayload
+from mutual.recipe import ENSEMBLE, LOGITS, DistillationObjective, Objective, Recipe, peer_of
 
 Paths = tuple[str, ...]
-OutputKey = tuple[str, str]
-"""What is read: a peer or a moving average, and which output of it."""
 TensorSpec = tuple[tuple[int, ...], torch.dtype]
-"""An output's shape without the batch dimension, and its precision."""
+"""Shape of an output without the batch dimension, and its dtype."""
+
+
+class OutputKey(NamedTuple):
+    """Names an output: a peer or a moving average, and a module path or `logits`."""
+
+    source: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Edge:
     """One learner's loss against one source, or against the labels where there is none.
 
     Attributes:
-        index: the objective's place in the recipe.
+        index: index of the objective in the recipe.
         objective: the objective's name in logs.
         spec: the objective itself.
         learner: the peer that learns.
@@ -45,41 +51,42 @@ class Edge:
     weight: float
 
     @property
-    def loss_spec(self) -> Definition:
+    def loss_spec(self) -> LossSpec:
         """What the edge's loss reads."""
         return LOSSES[self.spec.loss]
 
     @property
     def source(self) -> str | None:
-        """The source in a word, or None for the labels."""
+        """The sources as one word, or None for the labels."""
         return "+".join(self.sources) or None
 
     @property
     def required_sources(self) -> list[str]:
-        """The peers and moving averages, other than the learner itself, that must have spoken before."""
-        spoken = [name for source in self.sources for name in (self.members if source == ENSEMBLE else (source,))]
-        return [name for name in dict.fromkeys(spoken) if name != self.learner]
+        """The peers and moving averages, other than the learner itself, whose outputs the loss reads."""
+        names = [name for source in self.sources for name in (self.members if source == ENSEMBLE else (source,))]
+        return [name for name in dict.fromkeys(names) if name != self.learner]
 
     @property
-    def required_outputs(self) -> dict[OutputKey, Extent]:
-        """What the edge reads of its sources, and how much of it."""
-        found: dict[OutputKey, Extent] = {}
-        extent = self.loss_spec.extent
+    def required_outputs(self) -> dict[OutputKey, SourcePayload]:
+        """The outputs that the loss reads of its sources, and how much of each."""
+        required: dict[OutputKey, SourcePayload] = {}
+        payload = self.loss_spec.payload
         for source, paths in zip(self.sources, self.source_at, strict=True):
             if source == ENSEMBLE:
-                found |= {(member, LOGITS): Extent.WHOLE for member in self.members}
+                required |= {OutputKey(member, LOGITS): SourcePayload.WHOLE for member in self.members}
                 continue
-            found |= {(source, path): extent for path in paths if found.get((source, path)) is not Extent.WHOLE}
+            keys = [OutputKey(source, path) for path in paths]
+            required |= {key: payload for key in keys if required.get(key) is not SourcePayload.WHOLE}
             if self.spec.gate == "correct":
-                found[source, LOGITS] = Extent.WHOLE
-        return found
+                required[OutputKey(source, LOGITS)] = SourcePayload.WHOLE
+        return required
 
     @property
     def reads_labels(self) -> bool:
-        """True where an image without a label has nothing to say: the loss, the ensemble or the gate reads it."""
-        ensemble = self.spec.ensemble if isinstance(self.spec, SourcedObjective) else None
-        weighed = ensemble is not None and ensemble.weighting != "mean"
-        return self.loss_spec.reads_labels or weighed or self.spec.gate == "correct"
+        """True if the loss, the ensemble or the gate reads labels, so that images without one are skipped."""
+        ensemble = self.spec.ensemble if isinstance(self.spec, DistillationObjective) else None
+        is_weighted = ensemble is not None and ensemble.weighting != "mean"
+        return self.loss_spec.reads_labels or is_weighted or self.spec.gate == "correct"
 
     def __str__(self) -> str:
         return f"{self.objective} ({self.learner} <- {self.source or 'labels'})"
@@ -99,7 +106,7 @@ def expand(recipe: Recipe) -> list[Edge]:
             weight, members = objective.weight, recipe.members_of(objective, learner)
             pairs = list(_pairs(recipe, index, objective, learner))
             sources = recipe.sources_of(objective, learner)
-            if isinstance(objective, SourcedObjective) and objective.reduce == "mean" and not LOSSES[objective.loss].joint:
+            if isinstance(objective, DistillationObjective) and objective.reduce == "mean" and not LOSSES[objective.loss].multi_source:
                 weight /= len(sources)
             edges += [Edge(index, name, objective, learner, *pair, members, weight) for pair in pairs]
     return edges
@@ -116,50 +123,48 @@ def objective_names(recipe: Recipe) -> list[str]:
     return numbered
 
 
-def tap_paths(edges: Sequence[Edge], speaker: str) -> list[str]:
+def tap_paths(edges: Sequence[Edge], name: str) -> list[str]:
     """Returns the module paths of a peer, or of a moving average, that some edge reads."""
-    ends = [path for edge in edges if edge.learner == speaker for path in edge.learner_at]
-    ends += [
-        path for edge in edges for source, paths in zip(edge.sources, edge.source_at, strict=True) if source == speaker for path in paths
-    ]
+    ends = [path for edge in edges if edge.learner == name for path in edge.learner_at]
+    ends += [path for edge in edges for source, paths in zip(edge.sources, edge.source_at, strict=True) if source == name for path in paths]
     return [path for path in dict.fromkeys(ends) if path != LOGITS]
 
 
 def _pairs(recipe: Recipe, index: int, objective: Objective, learner: str) -> list[tuple[tuple[str, ...], Paths, tuple[Paths, ...]]]:
     """Returns sources, learner's outputs and sources' outputs of each edge of `learner` in an objective."""
-    reads, mine = LOSSES[objective.loss], objective.at_of(learner)
-    if not isinstance(objective, SourcedObjective):
-        return [((), (path,), ()) for path in mine]
+    loss_spec, learner_at = LOSSES[objective.loss], objective.at_of(learner)
+    if not isinstance(objective, DistillationObjective):
+        return [((), (path,), ()) for path in learner_at]
     sources = recipe.sources_of(objective, learner)
-    theirs = {source: (LOGITS,) if source == ENSEMBLE else objective.source_at_of(peer_of(source)) for source in sources}
-    if reads.joint:
-        return [_joint_pair(recipe, index, objective, mine, theirs)]
-    if reads.many:
-        return [((source,), mine, (paths,)) for source, paths in theirs.items()]
-    for source, paths in theirs.items():
-        if len(paths) not in (1, len(mine)):
+    source_at = {source: (LOGITS,) if source == ENSEMBLE else objective.source_at_of(peer_of(source)) for source in sources}
+    if loss_spec.multi_source:
+        return [_joint_pair(recipe, index, objective, learner_at, source_at)]
+    if loss_spec.multi_output:
+        return [((source,), learner_at, (paths,)) for source, paths in source_at.items()]
+    for source, paths in source_at.items():
+        if len(paths) not in (1, len(learner_at)):
             raise recipe.error(
                 f"objectives.{index}.at",
-                f"{learner} has {len(mine)} outputs there and {source} has {len(paths)}; {objective.loss} needs pairs, or one source",
+                f"{learner} has {len(learner_at)} outputs there and {source} has {len(paths)}; {objective.loss} needs pairs, or one source",
             )
     return [
         ((source,), (a,), ((b,),))
-        for source, paths in theirs.items()
-        for a, b in zip(mine, paths if len(paths) > 1 else paths * len(mine), strict=True)
+        for source, paths in source_at.items()
+        for a, b in zip(learner_at, paths if len(paths) > 1 else paths * len(learner_at), strict=True)
     ]
 
 
 def _joint_pair(
-    recipe: Recipe, index: int, objective: SourcedObjective, mine: Paths, theirs: dict[str, Paths]
+    recipe: Recipe, index: int, objective: DistillationObjective, learner_at: Paths, source_at: dict[str, Paths]
 ) -> tuple[tuple[str, ...], Paths, tuple[Paths, ...]]:
-    where = f"objectives.{index}"
-    if ENSEMBLE in theirs:
-        raise recipe.error(f"{where}.sources", f"{objective.loss} makes its own mixture of peers; name peers")
+    path = f"objectives.{index}"
+    if ENSEMBLE in source_at:
+        raise recipe.error(f"{path}.sources", f"{objective.loss} makes its own mixture of peers; name peers")
     if objective.gate == "correct":
-        raise recipe.error(f"{where}.gate", f"{objective.loss} reads its sources together; 'correct' is for one source at a time")
-    if any(paths == (LOGITS,) or len(paths) != 1 for paths in (mine, *theirs.values())):
-        raise recipe.error(f"{where}.at", f"{objective.loss} reads one embedding beside the logits; give its module path")
-    return tuple(theirs), (LOGITS, *mine), tuple((LOGITS, *paths) for paths in theirs.values())
+        raise recipe.error(f"{path}.gate", f"{objective.loss} reads its sources together; 'correct' is for one source at a time")
+    if any(paths == (LOGITS,) or len(paths) != 1 for paths in (learner_at, *source_at.values())):
+        raise recipe.error(f"{path}.at", f"{objective.loss} reads one embedding beside the logits; give its module path")
+    return tuple(source_at), (LOGITS, *learner_at), tuple((LOGITS, *paths) for paths in source_at.values())
 
 
 def _name(objective: Objective) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mutual.data import even_part
+from mutual.data import shard_bounds
 from mutual.group.communication import Communicator
 from mutual.group.edges.edge import Edge
 from mutual.group.edges.selection import Selection, Selections, Selector, readers_of
@@ -74,21 +74,21 @@ class EdgeLoss:
             selections: the micro-batch's selections.
             context: what else is known of the micro-batch.
         """
-        spec = self.loss.definition
+        spec = self.loss.spec
         selection = selections.get(self._selector, source_outputs)
         learner = [learner_outputs[path][selection.rows] for path in self.edge.learner_at]
         source = [output for reader in self._readers for output in reader.read(source_outputs, selection)]
         targets, row_offset = selection.targets, 0
         if spec.gathers:
             source, targets, row_offset = self._all_gather(source, selection, context)
-        if spec.draws:
+        if spec.is_stochastic:
             torch.manual_seed(derive_seed(context.seed, self.edge.learner, self._seed_key))
         loss: Tensor = self.loss(
-            learner if spec.many else learner[0],
-            None if not spec.reads_source else source if spec.many else source[0],
+            learner if spec.multi_output else learner[0],
+            None if not spec.reads_source else source if spec.multi_output else source[0],
             targets,
-            first=row_offset,
-            measured=any(reader.reads_distances(source_outputs) for reader in self._readers),
+            row_offset=row_offset,
+            source_is_distances=any(reader.reads_distances(source_outputs) for reader in self._readers),
         )
         return loss if selection.fraction == 1 else loss * selection.fraction
 
@@ -97,7 +97,7 @@ class EdgeLoss:
         is_empty = context.num_valid == 0 or selection.fraction == 0
         num_shards, num_rows = self._comm.size, None
         if context.global_batch_size and self._selector == Selector():  # else each process selects as many rows as it does
-            bounds = [even_part(context.global_batch_size, shard, num_shards) for shard in range(num_shards)]
+            bounds = [shard_bounds(context.global_batch_size, shard, num_shards) for shard in range(num_shards)]
             num_rows = [end - begin for begin, end in bounds]
         outgoing = [tensor[:0] if is_empty else tensor for tensor in (*source, selection.targets)]
         gathered, row_offset = self._comm.all_gather_rows(outgoing, num_rows)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mutual.group.edges.edge import Edge, Paths, distances_key
 from mutual.group.peers import Outputs
 from mutual.objectives import ENSEMBLES
-from mutual.recipe import ENSEMBLE, LOGITS, SourcedObjective
+from mutual.recipe import ENSEMBLE, LOGITS, DistillationObjective
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def readers_of(edge: Edge) -> list[Reader]:
 def _reader(edge: Edge, source: str, paths: Paths) -> Reader:
     if source != ENSEMBLE:
         return OutputReader(source, paths)
-    assert isinstance(edge.spec, SourcedObjective), "only such an objective has sources"
+    assert isinstance(edge.spec, DistillationObjective), "only such an objective has sources"
     return EnsembleReader(edge.members, "mean" if edge.spec.ensemble is None else edge.spec.ensemble.weighting)
 
 

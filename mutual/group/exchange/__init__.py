@@ -1,7 +1,7 @@
 """Exchange: which rank holds which peer, and what travels between ranks."""
 
 from mutual.group.exchange.exchange import ExchangeHandle, OutputExchange
-from mutual.group.exchange.placement import Placement, asks_costs, parallel, replicated
+from mutual.group.exchange.placement import Placement, needs_costs, parallel, replicated
 from mutual.group.exchange.transfer_plan import TransferPlan, is_scoring_rank, scoring_requirements
 
 __all__ = [
@@ -9,8 +9,8 @@ __all__ = [
     "OutputExchange",
     "Placement",
     "TransferPlan",
-    "asks_costs",
     "is_scoring_rank",
+    "needs_costs",
     "parallel",
     "replicated",
     "scoring_requirements",

@@ -1,4 +1,4 @@
-"""Exchange: what peers on other ranks say of this rank's images, in one packed collective for each micro-batch; detached."""
+"""OutputExchange: brings the detached outputs of peers on other ranks, in one packed all-to-all for each micro-batch."""
 
 from __future__ import annotations
 
@@ -10,27 +10,36 @@ import torch
 from torch import Tensor
 
 from mutual.group.communication import AllToAllWork, Communicator
+from mutual.group.edges import OutputKey
 from mutual.group.exchange.transfer_plan import Transfer, TransferPlan
 from mutual.group.peers import Outputs
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What this rank sends and gets of micro-batches of one size: parcels in the order of the ranks, and by rank how many numbers."""
+    """Transfers of this rank for micro-batches of one size.
 
-    begin: int
+    Attributes:
+        first_row: this rank's first row of the micro-batch.
+        sends: outgoing transfers, in the order of the receiving ranks.
+        num_sent: elements sent to each rank.
+        receives: incoming transfers, in the order of the sending ranks.
+        num_received: elements received from each rank.
+    """
+
+    first_row: int
     sends: list[Transfer]
-    sent: list[int]
-    gets: list[Transfer]
-    received: list[int]
+    num_sent: list[int]
+    receives: list[Transfer]
+    num_received: list[int]
 
 
 class OutputExchange:
-    """Sends outputs of local peers where they are read, and gets what local learners read of others.
+    """Sends outputs of local peers to the ranks that read them, and receives those that local learners read.
 
     Attributes:
-        routes: who sends what to whom.
-        sent_bytes: what this rank has sent so far.
+        transfer_plan: which outputs travel between which ranks.
+        sent_bytes: bytes that this rank has sent so far.
     """
 
     def __init__(self, transfer_plan: TransferPlan, comm: Communicator) -> None:
@@ -39,58 +48,61 @@ class OutputExchange:
         self._comm = comm
         self._plans: dict[int, _Plan] = {}
 
-    def start(self, said: Mapping[str, Outputs], *, size: int) -> ExchangeHandle:
-        """Begins to exchange what local peers `said` of a micro-batch of `size` images over all ranks; every process must call it."""
+    def start(self, outputs: Mapping[str, Outputs], *, size: int) -> ExchangeHandle:
+        """Starts the exchange of a micro-batch of `size` images over all ranks.
+
+        Collective: all ranks must call it.
+
+        Args:
+            outputs: outputs of the peers that this rank holds, by peer and module path.
+            size: images of the micro-batch over all ranks.
+        """
         if self.transfer_plan.is_empty:
             return ExchangeHandle(self, None, size)
         plan, dtype = self._plan(size), self.transfer_plan.dtype
-        pieces = [
-            transfer.packed(said[transfer.output_key[0]][transfer.output_key[1]], plan.begin).to(dtype).flatten() for transfer in plan.sends
-        ]
+        pieces = [transfer.pack(outputs, plan.first_row).to(dtype).flatten() for transfer in plan.sends]
         outgoing = torch.cat(pieces) if pieces else torch.empty(0, dtype=dtype, device=self._comm.device)
         self.sent_bytes += outgoing.numel() * outgoing.element_size()
-        return ExchangeHandle(self, self._comm.all_to_all(outgoing, plan.sent, plan.received), size)
+        return ExchangeHandle(self, self._comm.all_to_all(outgoing, plan.num_sent, plan.num_received), size)
 
-    def unpacked(self, incoming: Tensor, size: int) -> dict[str, Outputs]:
-        """Returns what came in from all ranks as outputs of this rank's rows, by source."""
-        parts: dict[tuple[str, str], list[Tensor]] = {}
-        place = 0
-        for transfer in self._plan(size).gets:
+    def unpack(self, incoming: Tensor, size: int) -> dict[str, Outputs]:
+        """Returns received elements as outputs of this rank's rows, by source and module path."""
+        pieces: dict[OutputKey, list[Tensor]] = {}
+        offset = 0
+        for transfer in self._plan(size).receives:
             length = prod(transfer.shape)
-            rows = incoming[place : place + length].view(transfer.shape).to(transfer.dtype)
-            parts.setdefault((transfer.output_key[0], transfer.key), []).append(rows)
-            place += length
-        if not parts:  # this rank has no image: its edges read padding, with weight 0
+            rows = incoming[offset : offset + length].view(transfer.shape).to(transfer.dtype)
+            pieces.setdefault(transfer.arrives_as, []).append(rows)
+            offset += length
+        if not pieces:  # this rank has no image: its edges read padding, with weight 0
             missing = self.transfer_plan.missing(self._comm.rank)
-            parts = {
-                output_key: [torch.zeros(1, *shape, dtype=dtype, device=incoming.device)] for output_key, (shape, dtype) in missing.items()
-            }
-        heard: dict[str, Outputs] = {}
-        for (name, key), rows_of_senders in parts.items():
-            heard.setdefault(name, {})[key] = torch.cat(rows_of_senders)
-        return heard
+            pieces = {key: [torch.zeros(1, *shape, dtype=dtype, device=incoming.device)] for key, (shape, dtype) in missing.items()}
+        source_outputs: dict[str, Outputs] = {}
+        for key, rows_of_senders in pieces.items():
+            source_outputs.setdefault(key.source, {})[key.path] = torch.cat(rows_of_senders)
+        return source_outputs
 
     def _plan(self, size: int) -> _Plan:
         if size not in self._plans:  # an epoch has micro-batches of two or three sizes
             rank, ranks, transfer_plan = self._comm.rank, range(self._comm.size), self.transfer_plan
             self._plans[size] = _Plan(
-                begin=transfer_plan.rows(rank, size)[0],
+                first_row=transfer_plan.rows(rank, size)[0],
                 sends=[transfer for receiver in ranks for transfer in transfer_plan.transfers(rank, receiver, size)],
-                sent=[transfer_plan.num_values(rank, receiver, size) for receiver in ranks],
-                gets=[transfer for sender in ranks for transfer in transfer_plan.transfers(sender, rank, size)],
-                received=[transfer_plan.num_values(sender, rank, size) for sender in ranks],
+                num_sent=[transfer_plan.num_values(rank, receiver, size) for receiver in ranks],
+                receives=[transfer for sender in ranks for transfer in transfer_plan.transfers(sender, rank, size)],
+                num_received=[transfer_plan.num_values(sender, rank, size) for sender in ranks],
             )
         return self._plans[size]
 
 
 @dataclass(frozen=True)
 class ExchangeHandle:
-    """An exchange under way, or none where nothing travels."""
+    """An exchange under way; `work` is None where nothing travels."""
 
     exchange: OutputExchange
     work: AllToAllWork | None
     size: int
 
     def wait(self) -> dict[str, Outputs]:
-        """Returns by source what peers elsewhere said of this rank's images."""
-        return {} if self.work is None else self.exchange.unpacked(self.work.wait(), self.size)
+        """Waits, and returns the outputs of peers on other ranks for this rank's images, by source and module path."""
+        return {} if self.work is None else self.exchange.unpack(self.work.wait(), self.size)

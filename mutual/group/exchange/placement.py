@@ -1,4 +1,4 @@
-"""Placement: which ranks train which peer, and which part of each micro-batch a rank computes."""
+"""Placement: which ranks hold which peers, and which shard of each micro-batch a rank computes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from mutual.recipe import Recipe, peer_of
 
 Shard = tuple[int, int]
-"""A rank's part of a micro-batch: its number, and how many parts there are."""
+"""Index of a rank's shard of each micro-batch, and the number of shards."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Who owns whom.
+    """Which ranks hold which peers.
 
     Attributes:
-        world_size: W, all ranks.
-        replica_ranks: by peer the ranks that hold it, each computing its own part of every micro-batch.
-        voices: by peer the ranks that between them compute every image once, and speak for it where it is not held.
-        is_replicated: every rank holds every peer; nothing travels.
+        world_size: number of ranks.
+        replica_ranks: maps each peer to the ranks that hold it, each of which computes its own shard of every micro-batch.
+        sender_ranks: maps each peer to the ranks that send its outputs to ranks without a copy. Together they process every image exactly
+            once.
+        is_replicated: True if every rank holds every peer; nothing travels.
     """
 
     world_size: int
@@ -32,7 +33,7 @@ class Placement:
         return [name for name, ranks in self.replica_ranks.items() if rank in ranks]
 
     def shard(self, rank: int) -> Shard:
-        """Returns which part of each micro-batch `rank` computes, for all peers that it holds."""
+        """Returns the shard of each micro-batch that `rank` computes, for all peers that it holds."""
         if self.is_replicated:
             return rank, self.world_size
         trained = next(ranks for ranks in self.replica_ranks.values() if rank in ranks)
@@ -45,16 +46,16 @@ def replicated(recipe: Recipe, world_size: int) -> Placement:
     return Placement(world_size, everywhere, everywhere, is_replicated=True)
 
 
-def asks_costs(recipe: Recipe, world_size: int) -> bool:
-    """Returns True where it depends on what peers cost who gets how many of `world_size` ranks in parallel, and one's cost is not said."""
+def needs_costs(recipe: Recipe, world_size: int) -> bool:
+    """Returns True if a parallel placement on `world_size` ranks depends on costs, and the recipe does not give them all."""
     if all(peer.cost is not None for peer in recipe.peers.values()):
         return False
     owned = _owned(recipe)
     free = [name for name in owned if recipe.peers[name].ranks is None]
     if len(owned) > world_size:
         return True
-    left = world_size - sum(recipe.peers[name].ranks or 0 for name in owned)
-    return len(free) < left and not _is_even(recipe, free, left)
+    num_left = world_size - sum(recipe.peers[name].ranks or 0 for name in owned)
+    return len(free) < num_left and not _is_even(recipe, free, num_left)
 
 
 def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Placement:
@@ -73,8 +74,10 @@ def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Pla
         replica_ranks = _several_a_rank(recipe, owned, world_size, costs)
     else:
         counts = _counts(recipe, owned, world_size, costs)
-        begins = [sum(counts[:place]) for place in range(len(counts))]
-        replica_ranks = {name: tuple(range(begin, begin + count)) for name, begin, count in zip(owned, begins, counts, strict=True)}
+        first_ranks = [sum(counts[:index]) for index in range(len(counts))]
+        replica_ranks = {
+            name: tuple(range(first_rank, first_rank + count)) for name, first_rank, count in zip(owned, first_ranks, counts, strict=True)
+        }
     sender_ranks = dict(replica_ranks)
     for name in recipe.peers:
         if name not in replica_ranks:
@@ -89,18 +92,18 @@ def _owned(recipe: Recipe) -> list[str]:
     return [name for name, peer in recipe.peers.items() if not peer.frozen or peer.rank == "own" or peer.ranks is not None]
 
 
-def _is_even(recipe: Recipe, free: Sequence[str], left: int) -> bool:
-    """Returns True where `left` ranks are shared equally among the peers that ask for no number, whatever they cost: all are trained."""
-    return bool(free) and left % len(free) == 0 and not any(recipe.peers[name].frozen for name in free)
+def _is_even(recipe: Recipe, free: Sequence[str], num_left: int) -> bool:
+    """Returns True if `num_left` ranks divide equally among the peers without `ranks`, all of which are trained; costs play no part."""
+    return bool(free) and num_left % len(free) == 0 and not any(recipe.peers[name].frozen for name in free)
 
 
 def _with_frozen(recipe: Recipe, owned: Sequence[str], costs: Mapping[str, float]) -> dict[str, float]:
-    """Returns what each owned peer costs with the frozen ones that stand beside it."""
-    total = {name: costs[name] for name in owned}
+    """Returns the cost of each owned peer, with the frozen peers that its ranks hold."""
+    total_costs = {name: costs[name] for name in owned}
     for name in recipe.peers:
-        for learner in _learners_from(recipe, name) if name not in total else ():
-            total[learner] += costs[name]
-    return total
+        for learner in _learners_from(recipe, name) if name not in total_costs else ():
+            total_costs[learner] += costs[name]
+    return total_costs
 
 
 def _several_a_rank(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
@@ -118,26 +121,26 @@ def _several_a_rank(recipe: Recipe, owned: Sequence[str], world_size: int, costs
 
 def _counts(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> list[int]:
     asked = {name: recipe.peers[name].ranks for name in owned}
-    fixed = sum(count for count in asked.values() if count is not None)
+    num_fixed = sum(count for count in asked.values() if count is not None)
     free = [name for name in owned if asked[name] is None]
-    left = world_size - fixed
-    if left < len(free) or (not free and left):
+    num_left = world_size - num_fixed
+    if num_left < len(free) or (not free and num_left):
         raise recipe.error(
-            "peers", f"their ranks do not fit: {fixed} are asked for, {len(free)} peers ask for none, the run has {world_size}"
+            "peers", f"their ranks do not fit: {num_fixed} are asked for, {len(free)} peers ask for none, the run has {world_size}"
         )
-    shares = dict.fromkeys(free, 1)
-    even = _is_even(recipe, free, left)
-    for _ in range(left - len(free)):  # each next rank goes to the peer that computes longest
-        slowest = max(free, key=lambda name: -shares[name] if even else costs[name] / shares[name])
-        shares[slowest] += 1
-    return [shares[name] if asked[name] is None else asked[name] or 0 for name in owned]
+    num_ranks = dict.fromkeys(free, 1)
+    even = _is_even(recipe, free, num_left)
+    for _ in range(num_left - len(free)):  # each next rank goes to the peer that computes longest
+        slowest = max(free, key=lambda name: -num_ranks[name] if even else costs[name] / num_ranks[name])
+        num_ranks[slowest] += 1
+    return [num_ranks[name] if asked[name] is None else asked[name] or 0 for name in owned]
 
 
 def _learners_from(recipe: Recipe, source: str) -> list[str]:
-    found = []
+    learners = []
     for objective in recipe.objectives:
         for learner in recipe.learners_of(objective):
-            taught = {peer_of(name) for name in recipe.sources_of(objective, learner)} | set(recipe.members_of(objective, learner))
-            if source in taught:
-                found.append(learner)
-    return found or list(recipe.trainable)
+            sources = {peer_of(name) for name in recipe.sources_of(objective, learner)} | set(recipe.members_of(objective, learner))
+            if source in sources:
+                learners.append(learner)
+    return learners or list(recipe.trainable)

@@ -13,52 +13,54 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mutual.data import even_part
+from mutual.data import shard_bounds
 from mutual.group.edges import Edge, OutputKey, TensorSpec, distances_key
 from mutual.group.exchange.placement import Placement
-from mutual.objectives import Extent, distances, to_vector, vector_width
+from mutual.group.peers import Outputs
+from mutual.objectives import SourcePayload, distances, to_vector, vector_width
 from mutual.recipe import LOGITS, peer_of
 
 _WIRE = {"exact": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-RequiredOutputs = Mapping[OutputKey, Extent]
+RequiredOutputs = Mapping[OutputKey, SourcePayload]
 """How much a rank reads of each output of peers that it does not hold."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """One output on its way.
+    """Part of one output that travels between two ranks.
 
     Attributes:
-        reading: whose it is, and which.
-        key: the receiver finds it under this name.
-        rows: which rows of the micro-batch it is of, first and one behind the last.
+        output_key: the output.
+        arrives_as: under which key the receiver finds it.
+        rows: first row of the micro-batch that it holds, and one after the last.
         shape: its shape, rows included.
-        extent: how much of the output it is.
-        dtype: its precision where it is read.
+        payload: how much of the output it is.
+        dtype: its dtype where it is read.
     """
 
     output_key: OutputKey
-    key: str
+    arrives_as: OutputKey
     rows: tuple[int, int]
     shape: tuple[int, ...]
-    extent: Extent
+    payload: SourcePayload
     dtype: torch.dtype
 
-    def packed(self, output: Tensor, begin: int) -> Tensor:
-        """Returns what travels of the sender's `output`, whose first row is row `begin` of the micro-batch."""
-        rows = output[self.rows[0] - begin : self.rows[1] - begin].detach()
-        if self.extent is Extent.DISTANCES:
+    def pack(self, outputs: Mapping[str, Outputs], first_row: int) -> Tensor:
+        """Returns what is sent of the sender's `outputs`, which begin with row `first_row` of the micro-batch."""
+        output = outputs[self.output_key.source][self.output_key.path]
+        rows = output[self.rows[0] - first_row : self.rows[1] - first_row].detach()
+        if self.payload is SourcePayload.DISTANCES:
             return distances(rows.to(self.dtype))
-        return to_vector(rows) if self.extent is Extent.VECTOR else rows
+        return to_vector(rows) if self.payload is SourcePayload.VECTOR else rows
 
 
 class TransferPlan:
-    """Who sends what to whom.
+    """Which outputs travel between which ranks.
 
     Attributes:
-        dtype: the precision in which it travels.
-        silent: nothing travels between any two.
-        forms: of every output that is read, whoever reads it.
+        dtype: the dtype in which they travel.
+        is_empty: True if nothing travels.
+        specs: shape and dtype of every output that is read, by any rank.
     """
 
     def __init__(
@@ -69,112 +71,108 @@ class TransferPlan:
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Gives rank r what `needs[r]` lists; `dtype` None is the widest precision that is there."""
+        """Plans to bring rank r the outputs that `requirements[r]` lists, in `dtype` or, if it is None, in the widest dtype among them."""
         self._placement = placement
         self._requirements = requirements
         self.specs = specs
         ranks = range(placement.world_size)
         self._output_keys = {
-            (sender, receiver): [
-                output_key for output_key in requirements[receiver] if _is_sent(placement, peer_of(output_key[0]), sender, receiver)
-            ]
+            (sender, receiver): [key for key in requirements[receiver] if _is_sent(placement, peer_of(key.source), sender, receiver)]
             for sender in ranks
             for receiver in ranks
             if sender != receiver
         }
-        travelling = {output_key for required_outputs in self._output_keys.values() for output_key in required_outputs}
+        sent = {key for keys in self._output_keys.values() for key in keys}
         widest = torch.float32
-        for output_key in travelling:
-            widest = torch.promote_types(widest, specs[output_key][1])
+        for key in sent:
+            widest = torch.promote_types(widest, specs[key][1])
         self.dtype = widest if dtype is None else dtype
-        self.is_empty = not travelling
+        self.is_empty = not sent
 
     @classmethod
     def of(cls, placement: Placement, edges: Sequence[Edge], specs: Mapping[OutputKey, TensorSpec], *, dtype: str) -> TransferPlan:
-        """Returns the routes by which learners hear of their sources; `dtype` as in a recipe's exchange."""
+        """Returns the plan that brings learners their sources' outputs; `dtype` as in a recipe's `exchange`."""
         return cls(placement, learner_requirements(placement, edges), specs, dtype=_WIRE[dtype])
 
     @property
     def full_feature_maps(self) -> dict[OutputKey, int]:
         """The feature maps `[C, H, W]` that travel, with their bytes for each image and receiver: far more than logits or vectors."""
         whole = {
-            output_key
-            for (_, receiver), required_outputs in self._output_keys.items()
-            for output_key in required_outputs
-            if len(self.specs[output_key][0]) == 3 and self._is_whole(output_key, receiver)
+            key
+            for (_, receiver), keys in self._output_keys.items()
+            for key in keys
+            if len(self.specs[key][0]) == 3 and self._is_whole(key, receiver)
         }
-        return {output_key: prod(self.specs[output_key][0]) * self.dtype.itemsize for output_key in sorted(whole)}
+        return {key: prod(self.specs[key][0]) * self.dtype.itemsize for key in sorted(whole)}
 
     def missing(self, rank: int) -> dict[OutputKey, TensorSpec]:
-        """Returns what `rank` reads of peers that it does not hold; what is read as vectors in the form of vectors."""
-        found = {}
-        for output_key, extent in self._requirements[rank].items():
-            shape, dtype = self.specs[output_key]
-            found[output_key] = ((vector_width(shape),) if extent is Extent.VECTOR else shape), dtype
-        return found
+        """Returns shape and dtype of what `rank` receives for one image, of every output that it reads and does not hold."""
+        received = {}
+        for key, payload in self._requirements[rank].items():
+            shape, dtype = self.specs[key]
+            received[key] = ((vector_width(shape),) if payload is SourcePayload.VECTOR else shape), dtype
+        return received
 
     def rows(self, rank: int, size: int) -> tuple[int, int]:
-        """Returns which rows `rank` computes of a micro-batch of `size` images over all ranks, first and one behind the last."""
-        return even_part(size, *self._placement.shard(rank))
+        """Returns the first row that `rank` computes of a micro-batch of `size` images over all ranks, and one after the last."""
+        return shard_bounds(size, *self._placement.shard(rank))
 
     def transfers(self, sender: int, receiver: int, size: int) -> Iterator[Transfer]:
-        """Yields what `sender` sends to `receiver` of a micro-batch of `size` images over all ranks."""
-        mine, theirs = self.rows(sender, size), self.rows(receiver, size)
-        rows = max(mine[0], theirs[0]), min(mine[1], theirs[1])
-        count = rows[1] - rows[0]
-        for output_key in self._output_keys.get((sender, receiver), ()) if count > 0 else ():
-            extent, path, (shape, dtype) = self._requirements[receiver][output_key], output_key[1], self.specs[output_key]
-            if extent is Extent.DISTANCES and rows == theirs and count < prod(shape):
-                yield Transfer(output_key, distances_key(path), rows, (count, count), extent, torch.promote_types(dtype, torch.float32))
-            elif extent is Extent.VECTOR:
-                yield Transfer(output_key, path, rows, (count, vector_width(shape)), extent, dtype)
+        """Yields the transfers from `sender` to `receiver` for a micro-batch of `size` images over all ranks."""
+        sender_rows, receiver_rows = self.rows(sender, size), self.rows(receiver, size)
+        rows = max(sender_rows[0], receiver_rows[0]), min(sender_rows[1], receiver_rows[1])
+        num_rows = rows[1] - rows[0]
+        for key in self._output_keys.get((sender, receiver), ()) if num_rows > 0 else ():
+            payload, (shape, dtype) = self._requirements[receiver][key], self.specs[key]
+            if payload is SourcePayload.DISTANCES and rows == receiver_rows and num_rows < prod(shape):
+                arrives_as, wide = OutputKey(key.source, distances_key(key.path)), torch.promote_types(dtype, torch.float32)
+                yield Transfer(key, arrives_as, rows, (num_rows, num_rows), payload, wide)
+            elif payload is SourcePayload.VECTOR:
+                yield Transfer(key, key, rows, (num_rows, vector_width(shape)), payload, dtype)
             else:
-                yield Transfer(output_key, path, rows, (count, *shape), Extent.WHOLE, dtype)
+                yield Transfer(key, key, rows, (num_rows, *shape), SourcePayload.WHOLE, dtype)
 
     def num_values(self, sender: int, receiver: int, size: int) -> int:
-        """Returns how many numbers `sender` sends to `receiver`."""
+        """Returns the number of elements that `sender` sends to `receiver`."""
         return sum(prod(transfer.shape) for transfer in self.transfers(sender, receiver, size))
 
     def sent_bytes(self, sender: int, size: int) -> int:
-        """Returns how many bytes `sender` sends for a micro-batch of `size` images over all ranks."""
+        """Returns the bytes that `sender` sends for a micro-batch of `size` images over all ranks."""
         return self.dtype.itemsize * sum(self.num_values(sender, receiver, size) for receiver in range(self._placement.world_size))
 
-    def _is_whole(self, output_key: OutputKey, receiver: int) -> bool:
-        """Returns True where a reading of `receiver` travels whole: its edges read all, or distances across what several ranks compute."""
-        extent = self._requirements[receiver][output_key]
-        (_, spoken), (_, parts) = (
-            self._placement.shard(rank) for rank in (self._placement.sender_ranks[peer_of(output_key[0])][0], receiver)
-        )
-        return extent is Extent.WHOLE or (extent is Extent.DISTANCES and spoken not in (1, parts))
+    def _is_whole(self, key: OutputKey, receiver: int) -> bool:
+        """Returns True if `receiver` gets the whole output: its edges read all of it, or distances between rows of several senders."""
+        payload = self._requirements[receiver][key]
+        sender = self._placement.sender_ranks[peer_of(key.source)][0]
+        (_, num_sender_shards), (_, num_receiver_shards) = self._placement.shard(sender), self._placement.shard(receiver)
+        return payload is SourcePayload.WHOLE or (payload is SourcePayload.DISTANCES and num_sender_shards not in (1, num_receiver_shards))
 
 
 def learner_requirements(placement: Placement, edges: Sequence[Edge]) -> list[RequiredOutputs]:
-    """Returns for each rank what the edges of its learners read of peers that it does not hold."""
+    """Returns for each rank the outputs that its learners' edges read of peers that it does not hold."""
     requirements = []
     for rank in range(placement.world_size):
-        found: dict[OutputKey, Extent] = {}
+        required: dict[OutputKey, SourcePayload] = {}
         for edge in edges:
-            for output_key, extent in edge.required_outputs.items() if rank in placement.replica_ranks[edge.learner] else ():
-                found[output_key] = max(found.get(output_key, extent), extent)
-        requirements.append(_elsewhere(placement, rank, found))
+            for key, payload in edge.required_outputs.items() if rank in placement.replica_ranks[edge.learner] else ():
+                required[key] = max(required.get(key, payload), payload)
+        requirements.append(_elsewhere(placement, rank, required))
     return requirements
 
 
 def scoring_requirements(placement: Placement, peers: Sequence[str]) -> list[RequiredOutputs]:
-    """Returns for each rank the logits that it needs to score all peers: the ranks of the first peer's team do."""
-    logits = {(name, LOGITS): Extent.WHOLE for name in peers}
+    """Returns for each rank the logits that it needs to score all peers; the ranks of the first peer score."""
+    logits = {OutputKey(name, LOGITS): SourcePayload.WHOLE for name in peers}
     return [_elsewhere(placement, rank, logits) if is_scoring_rank(placement, rank) else {} for rank in range(placement.world_size)]
 
 
 def is_scoring_rank(placement: Placement, rank: int) -> bool:
-    """Returns True on the ranks that between them see every image once, and count."""
+    """Returns True for the ranks that score; together they process every image exactly once."""
     return placement.is_replicated or rank in next(iter(placement.replica_ranks.values()))
 
 
 def _elsewhere(placement: Placement, rank: int, requirements: RequiredOutputs) -> RequiredOutputs:
-    return {
-        output_key: extent for output_key, extent in requirements.items() if rank not in placement.replica_ranks[peer_of(output_key[0])]
-    }
+    return {key: payload for key, payload in requirements.items() if rank not in placement.replica_ranks[peer_of(key.source)]}
 
 
 def _is_sent(placement: Placement, peer: str, sender: int, receiver: int) -> bool:

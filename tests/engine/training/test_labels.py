@@ -106,7 +106,7 @@ def test_unlabelled_images_are_mixed_in(folder, place):
     data = build_data(recipe.data, seed=0)
     assert (data.info.num_train, data.info.num_classes) == (48 + 32, 4)
     windows = list(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1))
-    labels = torch.cat([batch.labels[: batch.count] for window in windows for batch in window.batches])
+    labels = torch.cat([batch.labels[: batch.num_valid] for window in windows for batch in window.batches])
     assert (labels == -1).sum() == 32
     assert 0 < (windows[0].batches[0].labels == -1).sum() < 8, "labelled and unlabelled stand in one batch"
 

@@ -14,7 +14,6 @@ from mutual.engine.monitoring.train_metrics import NonFiniteLossError
 from mutual.engine.training.peer_optimizer import build_optimizer, build_schedule
 from mutual.recipe import Optimizer, RecipeError, Schedule, parse_recipe
 
-
 CE = {"loss": "cross_entropy"}
 
 

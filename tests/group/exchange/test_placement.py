@@ -5,7 +5,7 @@ import torch
 from support import tiny_document
 
 from mutual.group import expand
-from mutual.group.exchange.placement import asks_costs, parallel, replicated
+from mutual.group.exchange.placement import needs_costs, parallel, replicated
 from mutual.group.exchange.transfer_plan import TransferPlan, learner_requirements
 from mutual.objectives import distances
 from mutual.recipe import RecipeError, parse_recipe
@@ -36,15 +36,15 @@ def test_ranks_that_divide_make_a_mesh_of_neighbours():
 
 
 def test_costs_are_asked_for_only_where_they_decide():
-    assert not asks_costs(recipe_of("ab"), 4)
-    assert asks_costs(recipe_of("ab"), 3)
-    assert not asks_costs(recipe_of("ab", cost=1.0), 3), "the recipe says them"
-    assert not asks_costs(recipe_of("ab", ranks={"a": 1}), 3), "what is left is one peer's"
-    assert asks_costs(recipe_of("abc"), 2)
-    assert not asks_costs(recipe_of("abt", frozen="t"), 2)
-    assert not asks_costs(recipe_of("abt", frozen="t", ranks={"t": 1}), 3)
-    assert not asks_costs(recipe_of("at", frozen="t", own="t"), 2)
-    assert asks_costs(recipe_of("at", frozen="t", own="t"), 4), "a frozen peer's share is what it costs, not a half"
+    assert not needs_costs(recipe_of("ab"), 4)
+    assert needs_costs(recipe_of("ab"), 3)
+    assert not needs_costs(recipe_of("ab", cost=1.0), 3), "the recipe says them"
+    assert not needs_costs(recipe_of("ab", ranks={"a": 1}), 3), "what is left is one peer's"
+    assert needs_costs(recipe_of("abc"), 2)
+    assert not needs_costs(recipe_of("abt", frozen="t"), 2)
+    assert not needs_costs(recipe_of("abt", frozen="t", ranks={"t": 1}), 3)
+    assert not needs_costs(recipe_of("at", frozen="t", own="t"), 2)
+    assert needs_costs(recipe_of("at", frozen="t", own="t"), 4), "a frozen peer's share is what it costs, not a half"
 
 
 def test_more_ranks_go_to_the_costlier_peer():
@@ -111,7 +111,7 @@ def test_what_cannot_be_parallel_is_told_in_a_line(sections, message):
         parse_recipe(tiny_document(**sections))
 
 
-def routes_of(size, *objectives, **ranks):
+def plan_of(size, *objectives, **ranks):
     recipe = recipe_of("ab", ranks=ranks, objectives=[{"loss": "cross_entropy"}, *objectives])
     placement = parallel(recipe, size, {"a": 1.0, "b": 1.0})
     shapes = {"logits": (5,), "body": (6, 2, 2)}
@@ -137,13 +137,13 @@ RKD = {"loss": "rkd_distance", "at": "body"}
 )
 def test_an_output_travels_as_the_least_that_its_readers_need(objectives, size, shapes):
     """Distances where these are fewer numbers than the outputs, vectors where all readers average."""
-    assert [(transfer.key, transfer.shape) for transfer in routes_of(2, *objectives).transfers(0, 1, size)] == shapes
+    assert [(transfer.arrives_as.path, transfer.shape) for transfer in plan_of(2, *objectives).transfers(0, 1, size)] == shapes
 
 
 def test_distances_travel_only_from_a_rank_that_has_all_images_of_the_receiver():
-    transfer_plan = routes_of(3, RKD, a=1)
+    transfer_plan = plan_of(3, RKD, a=1)
     sent = {
-        pair: [(transfer.key, transfer.rows) for transfer in transfer_plan.transfers(*pair, 6)]
+        pair: [(transfer.arrives_as.path, transfer.rows) for transfer in transfer_plan.transfers(*pair, 6)]
         for pair in ((0, 1), (0, 2), (1, 0), (2, 0), (1, 2))
     }
     assert sent[0, 1] == [("body:distances", (0, 3))]
@@ -156,8 +156,8 @@ def test_distances_travel_only_from_a_rank_that_has_all_images_of_the_receiver()
     assert transfer_plan.sent_bytes(2, 6) == 4 * 3 * 24
 
 
-def test_a_parcel_holds_the_receivers_rows_alone():
-    (transfer,) = routes_of(3, RKD, a=1).transfers(0, 2, 6)
+def test_a_transfer_holds_the_receivers_rows_alone():
+    (transfer,) = plan_of(3, RKD, a=1).transfers(0, 2, 6)
     output = torch.randn(6, 6, 2, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(transfer.packed(output, 0), torch.cdist(output[3:].flatten(1), output[3:].flatten(1)))
-    assert torch.equal(transfer.packed(output, 0), distances(output[3:]))
+    torch.testing.assert_close(transfer.pack({"a": {"body": output}}, 0), torch.cdist(output[3:].flatten(1), output[3:].flatten(1)))
+    assert torch.equal(transfer.pack({"a": {"body": output}}, 0), distances(output[3:]))

@@ -1,4 +1,4 @@
-"""Sources: a data set's training and validation split by its name, with what is known of it."""
+"""Data sets: the training and validation split of each by its name, with what is known of it."""
 
 from __future__ import annotations
 
@@ -21,25 +21,20 @@ from mutual.recipe import MAX_CLASSES, Data, derive_seed, printable
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGIT_CLASSES = tuple("0123456789")
-_FOLDER_SIZE = (224, 224)
 MANY_CLASSES = 10_000  # a list that goes beyond, and has fewer than one image for ten classes, must be meant
 
 
 @dataclass(frozen=True)
-class Source:
-    """Both splits of a data set, and the statistics of its pixel values in 0 .. 1, by channel."""
+class DatasetSplits:
+    """Both splits of a data set, and the names of its classes."""
 
     train: Split
     val: Split
     class_names: tuple[str, ...]
-    channels: int
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @contextmanager
-def _of_the_user() -> Iterator[None]:
+def _blame_user_paths() -> Iterator[None]:
     """Makes a ValueError of an OSError that a path of the user's is to blame for, and not the disk or the machine."""
     try:
         yield
@@ -49,83 +44,80 @@ def _of_the_user() -> Iterator[None]:
         raise ValueError(f"{error.filename}: {error.strerror}; give another path, or allow this user to read it") from error
 
 
-@_of_the_user()
-def read_source(spec: Data) -> Source:
+@_blame_user_paths()
+def read_splits(spec: Data) -> DatasetSplits:
     """Returns the data set that `spec` names.
 
     Raises:
         ValueError: it is missing, empty, unreadable, or its splits do not have the same classes; one line says what to do.
         OSError: the disk or the machine failed.
     """
-    return _SOURCES[spec.dataset](spec)
+    return READERS[spec.dataset](spec)
 
 
-def _digits(spec: Data) -> Source:
+def _digits(spec: Data) -> DatasetSplits:
     with files("mutual.data").joinpath("assets/digits.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         images, labels = torch.from_numpy(arrays["images"])[:, None], torch.from_numpy(arrays["labels"]).long()
-    place_in_class = torch.zeros_like(labels)
+    index_in_class = torch.zeros_like(labels)
     for label in range(10):
         members = (labels == label).nonzero().flatten()
-        place_in_class[members] = torch.arange(len(members))
-    held_out = place_in_class % 5 == 4  # a fixed stratified fifth
+        index_in_class[members] = torch.arange(len(members))
+    held_out = index_in_class % 5 == 4  # a fixed stratified fifth
     everything = MemorySplit(images, labels)
     train, val = (everything.select(mask.nonzero().flatten()) for mask in (~held_out, held_out))
-    return Source(train, val, _DIGIT_CLASSES, 1, (8, 8), (0.3052,), (0.376,))
+    return DatasetSplits(train, val, _DIGIT_CLASSES)
 
 
-def _mnist_like(name: str, classes: tuple[str, ...], mean: float, std: float) -> Callable[[Data], Source]:
-    def read(spec: Data) -> Source:
+def _mnist_like(name: str, classes: tuple[str, ...]) -> Callable[[Data], DatasetSplits]:
+    def read(spec: Data) -> DatasetSplits:
         root = Path(spec.root or "")
         folders = [root, root / name / "raw", root / "raw"]
         if spec.download and not any(find_idx(folder, "train-images-idx3-ubyte") for folder in folders):
             getattr(torchvision.datasets, name)(str(root), download=True)
-        parts = []
-        for part in ("train", "t10k"):
-            images = read_idx(folders, f"{part}-images-idx3-ubyte", dimensions=3)
-            labels = read_idx(folders, f"{part}-labels-idx1-ubyte", dimensions=1)
+        splits = []
+        for prefix in ("train", "t10k"):
+            images = read_idx(folders, f"{prefix}-images-idx3-ubyte", dimensions=3)
+            labels = read_idx(folders, f"{prefix}-labels-idx1-ubyte", dimensions=1)
             if len(images) != len(labels):
-                raise ValueError(f"{root}: {len(images)} {part} images but {len(labels)} labels")
+                raise ValueError(f"{root}: {len(images)} {prefix} images but {len(labels)} labels")
             if int(labels.max()) >= len(classes):
-                raise ValueError(f"{root}: the {part} labels go up to {int(labels.max())}, {name} has {len(classes)} classes")
-            parts.append(MemorySplit(images[:, None], labels.long()))
-        return Source(parts[0], parts[1], classes, 1, (28, 28), (mean,), (std,))
+                raise ValueError(f"{root}: the {prefix} labels go up to {int(labels.max())}, {name} has {len(classes)} classes")
+            splits.append(MemorySplit(images[:, None], labels.long()))
+        return DatasetSplits(splits[0], splits[1], classes)
 
     return read
 
 
-def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Data], Source]:
-    def read(spec: Data) -> Source:
+def _cifar(name: str) -> Callable[[Data], DatasetSplits]:
+    def read(spec: Data) -> DatasetSplits:
         dataset = getattr(torchvision.datasets, name)
         try:
             sets = [dataset(str(spec.root), train=train, download=spec.download) for train in (True, False)]
         except RuntimeError as error:
             raise ValueError(f"{spec.root} holds no whole {name} ({error}); set data.download: true") from error
         splits = [MemorySplit(torch.from_numpy(each.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(each.targets)) for each in sets]
-        return Source(splits[0], splits[1], tuple(sets[0].classes), 3, (32, 32), mean, std)
+        return DatasetSplits(splits[0], splits[1], tuple(sets[0].classes))
 
     return read
 
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def _image_folder(spec: Data) -> Source:
-    root, channels = Path(spec.root or ""), spec.channels or 3
+def _image_folder(spec: Data) -> DatasetSplits:
+    root, channels = Path(spec.root or ""), spec.channels or spec.kind.channels
     splits, classes = [], []
-    for part in ("train", "val"):
-        names = _class_folders(root / part)
-        paths = [image_files(root / part / name) for name in names]
-        for name, found in zip(names, paths, strict=True):
-            if not found:
-                raise ValueError(f"{root / part / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        labels = torch.tensor([label for label, found in enumerate(paths) for _ in found])
-        splits.append(FileSplit([path for found in paths for path in found], [root] * len(labels), labels, channels))
+    for side in ("train", "val"):
+        names = _class_folders(root / side)
+        paths_by_class = [image_files(root / side / name) for name in names]
+        for name, paths in zip(names, paths_by_class, strict=True):
+            if not paths:
+                raise ValueError(f"{root / side / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        labels = torch.tensor([label for label, paths in enumerate(paths_by_class) for _ in paths])
+        splits.append(FileSplit([path for paths in paths_by_class for path in paths], [root] * len(labels), labels, channels))
         classes.append(names)
     if classes[0] != classes[1]:
         different = sorted(set(classes[0]) ^ set(classes[1]))
         raise ValueError(f"{root}: train and val do not have the same classes; only in one of them: {', '.join(different[:5])}")
-    return Source(splits[0], splits[1], tuple(classes[0]), channels, _FOLDER_SIZE, *_IMAGENET)
+    return DatasetSplits(splits[0], splits[1], tuple(classes[0]))
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -137,23 +129,23 @@ def _class_folders(folder: Path) -> list[str]:
     return names
 
 
-def _image_list(spec: Data) -> Source:
-    channels, root = spec.channels or 3, Path(spec.root or "")
+def _image_list(spec: Data) -> DatasetSplits:
+    channels, root = spec.channels or spec.kind.channels, Path(spec.root or "")
     train, val = (_read_list(root, Path(path or ""), channels, spec) for path in (spec.train_list, spec.val_list))
     if spec.multi_label:
         known, held_out = train.labels.shape[1], val.labels.shape[1]
         if known != held_out:
             raise ValueError(f"{spec.val_list} has {held_out} flags a line, {spec.train_list} has {known}; the classes differ")
-        return Source(train, val, tuple(map(str, range(known))), channels, _FOLDER_SIZE, *_IMAGENET)
+        return DatasetSplits(train, val, tuple(map(str, range(known))))
     known, held_out = int(train.labels.max()) + 1, int(val.labels.max()) + 1
     if held_out > known:
         raise ValueError(
             f"{spec.val_list} has the label {held_out - 1}, the largest in {spec.train_list} is {known - 1}; the classes differ"
         )
-    return Source(train, val, tuple(map(str, range(known))), channels, _FOLDER_SIZE, *_IMAGENET)
+    return DatasetSplits(train, val, tuple(map(str, range(known))))
 
 
-@_of_the_user()
+@_blame_user_paths()
 def with_unlabelled(train: Split, spec: Data) -> Split:
     """Returns the training images in files and behind them those of `spec.unlabelled`, whose labels are -1.
 
@@ -162,17 +154,17 @@ def with_unlabelled(train: Split, spec: Data) -> Split:
         OSError: the disk or the machine failed.
     """
     assert isinstance(train, FileSplit), "the recipe's check lets only folders and lists through"
-    place = root = Path(spec.unlabelled or "")
-    if place.is_dir():
-        paths = image_files(place)
-    elif place.is_file():
+    path = root = Path(spec.unlabelled or "")
+    if path.is_dir():
+        paths = image_files(path)
+    elif path.is_file():
         root = Path(spec.root or "")
-        named = [(number, line.split(" ")[0]) for number, line in _lines(place)]
-        paths = [_existing(root / name, place, number) for number, name in named]
+        named = [(number, line.split(" ")[0]) for number, line in _lines(path)]
+        paths = [_existing(root / name, path, number) for number, name in named]
     else:
-        raise ValueError(f"data.unlabelled: {place} is neither a folder nor a list")
+        raise ValueError(f"data.unlabelled: {path} is neither a folder nor a list")
     if not paths:
-        raise ValueError(f"data.unlabelled: {place} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise ValueError(f"data.unlabelled: {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     labels = torch.cat([train.labels, torch.full((len(paths),), -1)])
     return FileSplit([*train.paths, *paths], [*train.roots, *[root] * len(paths)], labels, train.channels)
 
@@ -191,7 +183,7 @@ def _read_list(root: Path, file: Path, channels: int, spec: Data) -> FileSplit:
         if spec.multi_label and labels and len(flags) != len(labels[0]):
             raise ValueError(f"{file}, line {number}: {len(flags)} flags, the lines before have {len(labels[0])}")
         labels.append(flags)
-        largest, largest_line = max((largest, largest_line), (flags[0], number), key=lambda found: found[0])
+        largest, largest_line = max((largest, largest_line), (flags[0], number), key=lambda entry: entry[0])
     if not paths:
         raise ValueError(f"{file} names no image")
     if not spec.multi_label:
@@ -227,25 +219,26 @@ def _existing(path: Path, file: Path, number: int) -> Path:
     return path
 
 
-def _fake(spec: Data) -> Source:
-    channels, size, classes = spec.channels or 3, spec.height_width or (32, 32), spec.num_classes or 10
+def _fake(spec: Data) -> DatasetSplits:
+    channels, size = spec.channels or spec.kind.channels, spec.height_width or spec.kind.image_size
+    classes = spec.num_classes or 10
 
-    def split(number: int, seed: int) -> FakeSplit:
+    def split(num_images: int, seed: int) -> FakeSplit:
         generator = torch.Generator().manual_seed(derive_seed(seed, "fake labels"))
-        flags = torch.randint(0, 2, (number, classes), generator=generator).float()
-        labels = flags if spec.multi_label else torch.arange(number) % classes
-        return FakeSplit(torch.arange(number), labels, (channels, *size), seed)
+        flags = torch.randint(0, 2, (num_images, classes), generator=generator).float()
+        labels = flags if spec.multi_label else torch.arange(num_images) % classes
+        return FakeSplit(torch.arange(num_images), labels, (channels, *size), seed)
 
     names = tuple(map(str, range(classes)))
-    return Source(split(spec.num_train, 0), split(spec.num_val, 1), names, channels, size, (0.5,) * channels, (0.29,) * channels)
+    return DatasetSplits(split(spec.num_train, 0), split(spec.num_val, 1), names)
 
 
-_SOURCES: dict[str, Callable[[Data], Source]] = {
+READERS: dict[str, Callable[[Data], DatasetSplits]] = {
     "digits": _digits,
-    "mnist": _mnist_like("MNIST", _DIGIT_CLASSES, 0.1307, 0.3081),
-    "fashion_mnist": _mnist_like("FashionMNIST", FASHION_CLASSES, 0.2860, 0.3530),
-    "cifar10": _cifar("CIFAR10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": _cifar("CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "mnist": _mnist_like("MNIST", _DIGIT_CLASSES),
+    "fashion_mnist": _mnist_like("FashionMNIST", FASHION_CLASSES),
+    "cifar10": _cifar("CIFAR10"),
+    "cifar100": _cifar("CIFAR100"),
     "image_folder": _image_folder,
     "image_list": _image_list,
     "fake": _fake,

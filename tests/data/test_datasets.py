@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from mutual.data import DataInfo, build_data, build_preprocess, load_image
+from mutual.data.datasets import READERS, read_splits
 from mutual.data.splits import stratified_subset
-from mutual.recipe import Data
+from mutual.recipe import DATASETS, Data, RecipeError, parse_recipe
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -25,6 +26,51 @@ def build(**fields):
 
 def first_images(data):
     return next(data.train_windows(0, world_size=1, rank=0, accumulate=1)).batches[0].images
+
+
+def test_every_data_set_that_a_recipe_may_name_has_a_reader():
+    assert list(READERS) == list(DATASETS)
+
+
+def faulty_paths(document):
+    try:
+        parse_recipe(document)
+    except RecipeError as error:
+        return {fault.path for fault in error.faults}
+    return set()
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_recipe_that_is_accepted_without_a_folder_needs_none(name, tmp_path, monkeypatch):
+    """What the recipe says a data set needs is what its reader needs."""
+    monkeypatch.chdir(tmp_path)
+    document = {"name": "test", "peers": {"a": {"model": "small_cnn"}}, "objectives": [{"loss": "cross_entropy"}]}
+    lists = dict.fromkeys(("train_list", "val_list"), "list.txt") if name == "image_list" else {}
+    wrong_fields = faulty_paths({**document, "data": {"dataset": name, **lists}})
+    if wrong_fields:
+        assert wrong_fields == {"data.root"}
+        (tmp_path / "list.txt").write_text("a.png 0\n")
+        with pytest.raises(ValueError, match=r".+"):
+            read_splits(Data(dataset=name, **lists))
+    else:
+        assert len(read_splits(Data(dataset=name)).train.labels) > 0
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_what_a_recipe_may_say_of_a_data_set_depends_on_its_kind(name):
+    kind = DATASETS[name]
+    peers = {"peers": {"a": {"model": "small_cnn"}}}
+    lists = {"train_list": "train.txt", "val_list": "val.txt"}
+
+    def wrong_fields(loss, **fields):
+        data = {"dataset": name, "root": "data", **fields}
+        return faulty_paths({"name": "test", **peers, "objectives": [{"loss": loss}], "data": data})
+
+    assert wrong_fields("cross_entropy") == ({"data.train_list", "data.val_list"} if name == "image_list" else set())
+    assert wrong_fields("bce", multi_label=True, **lists) == (set() if name in ("image_list", "fake") else {"data.multi_label"})
+    in_files = name in ("image_folder", "image_list")
+    assert wrong_fields("cross_entropy", unlabelled="more", **lists) == (set() if in_files else {"data.unlabelled"})
+    assert (kind.needs_lists, kind.in_files) == (name == "image_list", in_files)
 
 
 def test_digits_are_there_without_a_download():

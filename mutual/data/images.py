@@ -1,0 +1,185 @@
+"""Images: a split behind the deterministic transforms, from memory or decoded when they are asked for."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mutual.data.batch import BadImage
+from mutual.data.decoding import ImageError
+from mutual.data.plan import epoch_order
+from mutual.data.requests import Request
+from mutual.data.splits import MemorySplit, Split, to_channels
+from mutual.data.transforms import Pipeline, ShapeError
+from mutual.recipe import first_line
+
+_MAX_CACHED_BYTES = 512 * 2**20
+"""Images in memory are transformed once where they then take no more than this, and for each batch where they take more."""
+_MAX_CONSECUTIVE_BAD = 1000
+"""So many unreadable images in a row mean that the data are not there, and not that some are damaged."""
+
+
+class TransformError(ImageError):
+    """A transform does not take an image that was read; `str(error)` is one line that names the file and the reason."""
+
+    def _describe(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class LoadedImages:
+    """The images of a request.
+
+    Attributes:
+        images: one for each of the request's indices, uint8 `[C, H, W]`, stacked where they have one size anyway.
+        source_index: the index of the image that each of them is, and whose label holds: another one than was asked for is a substitute.
+        bad: the valid images that could not be read.
+    """
+
+    images: Tensor | list[Tensor]
+    source_index: list[int]
+    bad: tuple[BadImage, ...] = ()
+
+
+class Images(Protocol):
+    """Labels and deterministically transformed images of a split."""
+
+    labels: Tensor
+
+    def load(self, request: Request) -> LoadedImages:
+        """Returns the images of `request`.
+
+        Raises:
+            ImageError: one cannot be read, and is not to be skipped.
+            OSError: the disk or the machine failed.
+        """
+        ...
+
+    def name(self, index: int) -> str:
+        """Returns what the image is called in messages."""
+        ...
+
+
+class MemoryImages:
+    """Images in memory: a batch is one gather."""
+
+    def __init__(self, split: MemorySplit, transform: Pipeline, *, channels: int, image_size: tuple[int, int]) -> None:
+        self.labels = split.labels
+        self.name = split.name
+        self._images = split.images
+        self._channels = channels
+        self._transform: Pipeline | None = transform
+        if len(split.labels) * channels * image_size[0] * image_size[1] <= _MAX_CACHED_BYTES:
+            self._images, self._transform = transform(to_channels(split.images, channels)), None
+
+    def load(self, request: Request) -> LoadedImages:
+        """Returns the images of `request`."""
+        images = self._images[request.indices]
+        if self._transform is not None:
+            images = apply_transform(self._transform, to_channels(images, self._channels), self.name(request.indices[0]))
+        return LoadedImages(images, request.indices)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """An image, the index of the image that it is, and why that is not the one that was asked for, or empty."""
+
+    image: Tensor
+    source_index: int
+    reason: str = ""
+
+
+class DecodedImages:
+    """Images that are decoded, or made, for each batch; one that cannot be read is an error, is blank, or has a substitute."""
+
+    def __init__(
+        self,
+        split: Split,
+        transform: Pipeline,
+        *,
+        channels: int,
+        image_size: tuple[int, int],
+        seed: int,
+        skip_bad: bool,
+        substitute: bool,
+    ) -> None:
+        """With `skip_bad`, a bad image has a substitute or (without `substitute`) is blank."""
+        self.labels = split.labels
+        self.name = split.name
+        self._split = split
+        self._transform = transform
+        self._channels = channels
+        self._size = image_size
+        self._seed = seed
+        self._skip_bad = skip_bad
+        self._substitute = substitute
+        self._order: tuple[int, list[int], list[int]] | None = None
+
+    def load(self, request: Request) -> LoadedImages:
+        """Returns the images of `request`."""
+        decoded = {index: self._decode(index, request.epoch) for index in dict.fromkeys(request.indices)}
+        images = [decoded[index].image for index in request.indices]
+        bad = tuple(
+            BadImage(self.name(index), decoded[index].reason, row)
+            for row, index in enumerate(request.indices[: request.num_valid])
+            if decoded[index].reason
+        )
+        return LoadedImages(images, [decoded[index].source_index for index in request.indices], bad)
+
+    def _decode(self, index: int, epoch: int) -> _Decoded:
+        try:
+            return _Decoded(self._image(index), index)
+        except ImageError as error:
+            if not self._skip_bad:
+                raise
+            if not self._substitute:
+                return _Decoded(torch.zeros(self._channels, *self._size, dtype=torch.uint8), index, error.reason)
+            return self._next_readable(index, epoch, error)
+
+    def _next_readable(self, index: int, epoch: int, error: ImageError) -> _Decoded:
+        """Returns the next readable image of the epoch's order, a function of (seed, epoch, index) alone."""
+        order, positions = self._order_of(epoch)
+        num_tries = min(len(order) - 1, _MAX_CONSECUTIVE_BAD)
+        for step in range(1, num_tries + 1):
+            source_index = order[(positions[index] + step) % len(order)]
+            try:
+                return _Decoded(self._image(source_index), source_index, error.reason)
+            except ImageError:  # it is named where it is asked for itself
+                continue
+        raise ImageError(error.path, f"{error.reason}; nor can the {num_tries} images be read that follow it in the epoch's order")
+
+    def _order_of(self, epoch: int) -> tuple[list[int], list[int]]:
+        """Returns the order of `epoch` and the position of each index in it, which are made once an epoch and not for each bad image."""
+        if self._order is None or self._order[0] != epoch:
+            order = epoch_order(len(self.labels), seed=self._seed, epoch=epoch)
+            positions = [0] * len(order)
+            for position, index in enumerate(order):
+                positions[index] = position
+            self._order = epoch, order, positions
+        return self._order[1:]
+
+    def _image(self, index: int) -> Tensor:
+        return apply_transform(self._transform, to_channels(self._split.image(index), self._channels), self.name(index))
+
+
+def apply_transform(transform: Pipeline, image: Tensor, name: str) -> Tensor:
+    """Returns `transform(image)`; `name` is what the image is called in messages.
+
+    Raises:
+        TransformError: the transform does not take the image.
+        OSError: there is too little memory.
+    """
+    try:
+        return transform(image)
+    except (ValueError, RuntimeError) as error:  # torchvision's, for a crop or a padding that is larger than the image, say
+        if "can't allocate memory" in str(error):
+            raise OSError(errno.ENOMEM, "not enough memory to transform the image", name) from error
+        reason = first_line(error)
+        if not isinstance(error, ShapeError):
+            height, width = image.shape[-2:]
+            reason = f"the transforms do not take its {width} x {height} pixels: {reason}"
+        raise TransformError(name, reason) from error

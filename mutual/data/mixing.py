@@ -1,0 +1,42 @@
+"""Mixer: how pairs of images are mixed, drawn by the number of the pair in its epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mutual.data.batch import Mix
+from mutual.data.requests import Request
+from mutual.recipe import derive_seed
+
+
+class Mixer:
+    """Draws MixUp (arXiv:1710.09412), CutMix (arXiv:1905.04899), or either by a fair coin."""
+
+    def __init__(self, mixup: float, cutmix: float, image_size: tuple[int, int], seed: int) -> None:
+        self._mixup = mixup
+        self._cutmix = cutmix
+        self._size = image_size
+        self._seed = seed
+
+    def __call__(self, request: Request) -> Mix:
+        """Returns how each of the request's images is mixed with its partner."""
+        assert request.partners is not None
+        assert request.pairs is not None
+        draws = [self._draw(request.epoch, pair) for pair in request.pairs]
+        lam_B = torch.tensor([lam for lam, _ in draws], dtype=torch.float32)
+        return Mix(torch.tensor(request.partners), lam_B, torch.tensor([box for _, box in draws]))
+
+    def _draw(self, epoch: int, pair: int) -> tuple[float, tuple[int, int, int, int]]:
+        """Returns lambda, and CutMix's box (an empty one for MixUp)."""
+        generator = np.random.default_rng(derive_seed(self._seed, "mix", epoch, pair))
+        cut = self._cutmix > 0 and (self._mixup == 0 or generator.random() < 0.5)
+        lam = generator.beta(self._cutmix, self._cutmix) if cut else generator.beta(self._mixup, self._mixup)
+        if not cut:
+            return lam, (0, 0, 0, 0)
+        height, width = self._size
+        half_height, half_width = (round(side * (1 - lam) ** 0.5 / 2) for side in self._size)
+        row, column = generator.integers(height), generator.integers(width)
+        top, bottom = (int(np.clip(edge, 0, height)) for edge in (row - half_height, row + half_height))
+        left, right = (int(np.clip(edge, 0, width)) for edge in (column - half_width, column + half_width))
+        return 1 - (bottom - top) * (right - left) / (height * width), (top, left, bottom, right)

@@ -1,0 +1,72 @@
+"""LossSpec: what a loss is called with. Each module of losses ends with a table of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal
+
+from torch import nn
+
+from mutual.objectives.shapes import Check, equal_shapes
+
+Input = Literal["learner", "source", "labels", "classes", "row_offset"]
+
+
+class SourcePayload(IntEnum):
+    """How much of a source's output a loss reads; the lesser can be computed from the greater."""
+
+    DISTANCES = 0
+    """The distances between the images, `[B, B]`."""
+    VECTOR = 1
+    """Of feature maps the mean over the positions, `[B, D]`."""
+    WHOLE = 2
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """What a loss is and what it reads.
+
+    Attributes:
+        function: computes the loss from `inputs` and its keyword arguments. Or a module class, constructed with the shapes of learner and
+            source and these arguments, and called with `inputs`: an adapter, whose parameters belong to the learner.
+        inputs: what it is called with, in this order. `learner` and `source`: their outputs, the source's detached. `labels`: class
+            indices `[B]`, or probabilities or flags `[B, C]`; `classes`: always indices. `row_offset`: the loss compares with the images
+            of all processes; source and labels are theirs, and the learner's own begin at this row.
+        check: what it asks of the shapes of learner and source; adapters check in their constructor.
+        multi_output: it reads all outputs that `at` lists together, as lists.
+        multi_source: it reads all sources of a learner together, and the logits of each beside `at`.
+        is_stochastic: it draws random numbers.
+        payload: how much of a source's output it reads, which is what travels between processes.
+        from_model: makes further arguments of the constructor from the source's model and the module paths that the loss reads of it.
+    """
+
+    function: Callable[..., Any]
+    inputs: tuple[Input, ...] = ("learner", "source")
+    check: Check = equal_shapes
+    multi_output: bool = False
+    multi_source: bool = False
+    is_stochastic: bool = False
+    payload: SourcePayload = SourcePayload.WHOLE
+    from_model: Callable[[nn.Module, list[str]], dict[str, Any]] | None = None
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the loss has parameters of its own."""
+        return isinstance(self.function, type)
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether the loss compares with a source."""
+        return "source" in self.inputs
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether an image without a label has no loss."""
+        return "labels" in self.inputs or "classes" in self.inputs
+
+    @property
+    def gathers(self) -> bool:
+        """Whether source and labels are those of all processes."""
+        return "row_offset" in self.inputs

@@ -1,0 +1,153 @@
+"""Examples of the sections of a recipe, for the reference; each says every field of its section."""
+
+from __future__ import annotations
+
+from mutual.recipe.base import Spec
+from mutual.recipe.data import Data, Statistics
+from mutual.recipe.document import Recipe
+from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Schedule, Train
+
+EXAMPLES: dict[type[Spec], str] = {
+    Recipe: """\
+name: kd_pplcnet
+seed: 0
+output: runs
+placement: replicated
+exchange: {kind: live}
+data: {dataset: digits, image_size: 32}
+peers:
+  student: {model: pplcnet_x0_25}
+  teacher: {model: pplcnet_x0_5, weights: runs/teacher_pplcnet/best/teacher.safetensors, frozen: true}
+objectives:
+  - {loss: cross_entropy}
+  - {loss: kd, sources: [teacher], temperature: 4.0}
+optimizer: {name: sgd, lr: 0.1, momentum: 0.9}
+schedule: {name: cosine, warmup_epochs: 1}
+train: {epochs: 20}
+checkpoint: {every_epochs: 1, keep: 2}
+""",
+    Data: """\
+dataset: image_list
+root: /data/flowers
+download: false
+train_list: /data/flowers/train.txt
+val_list: /data/flowers/val.txt
+unlabelled: /data/flowers/more
+multi_label: false
+image_size: [224, 224]
+channels: 3
+batch_size: 64
+eval_batch_size: 256
+workers: 8
+on_bad_image: skip
+subset: 5000
+subset_seed: 1
+num_train: 1024      # fake images only
+num_val: 256
+num_classes: 102
+views: shared
+augment: [{name: random_resized_crop, scale: [0.5, 1.0]}, horizontal_flip, {name: rand_augment, magnitude: 7}]
+preprocess: [{name: resize, size: 256, mode: shorter}, center_crop]
+normalize: auto
+mixup: 0.2
+cutmix: 0.0
+""",
+    Statistics: """\
+mean: [0.485, 0.456, 0.406]
+std: [0.229, 0.224, 0.225]
+""",
+    PeerSpec: """\
+model: torchvision/resnet18
+args: {zero_init_residual: true}
+weights: pretrained
+frozen: false
+optimizer: {name: adamw, lr: 1.0e-3}
+schedule: {name: linear}
+rank: null
+ranks: 2
+cost: 12.5
+""",
+    Optimizer: """\
+name: adamw
+lr: 1.0e-3
+weight_decay: 0.05
+momentum: null
+nesterov: null
+betas: [0.9, 0.95]
+eps: 1.0e-8
+decay_norm_and_bias: false
+args: {amsgrad: true}
+""",
+    Schedule: """\
+name: multistep
+warmup_epochs: 2
+min_lr: 0.0
+step_epochs: 30
+milestones: [30, 60, 80]
+gamma: 0.1
+""",
+    DistillationObjective: """\
+loss: l2
+weight: 0.5
+schedule: {name: ramp_up, until_epoch: 5}
+learners: [student]
+at: {student: blocks5, teacher: layer3}
+gate: through
+sources: [teacher, ema]
+reduce: mean
+source_at: null
+ensemble: null
+""",
+    WeightSchedule: """\
+name: linear
+from_epoch: 2
+until_epoch: 10
+start: 1.0
+end: 0.1
+""",
+    Ensemble: """\
+weighting: linear
+members: [a, b, c]
+own: true
+""",
+    Train: """\
+epochs: 100
+precision: bf16
+threads: 4
+accumulate: 2
+update: simultaneous
+clip_grad_norm: 5.0
+ema: 0.999
+ema_warmup: true
+evaluate_ema: true
+pause: {peer: teacher, versus: student}
+sync_batchnorm: false
+compile: false
+channels_last: true
+deterministic: false
+log_every: 50
+eval_every: 1
+best_metric: top1
+progress: true
+timeout_seconds: 1800
+""",
+    Pause: """\
+peer: teacher
+versus: student
+temperature: 1.0
+""",
+    ExchangeSpec: """\
+kind: stale
+folder: s3://bucket/weights
+trains: [a]
+every: 100
+reads: [b]
+dtype: exact
+""",
+    CheckpointSpec: """\
+every_epochs: 1
+every_steps: 500
+keep: 2
+""",
+}

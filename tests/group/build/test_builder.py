@@ -2,9 +2,13 @@
 
 import pytest
 import torch
-from support import build, tiny_document
+from support import WORLD, build, tiny_document
+from torch import nn
 
-from mutual.recipe import RecipeError
+from mutual.group import build_group, expand
+from mutual.group.build.builder import _build_peer, _DataSpec, _place_peers
+from mutual.models import ModelCard, create_model, model_bytes
+from mutual.recipe import RecipeError, parse_recipe
 
 
 def edges_of(document):
@@ -72,3 +76,123 @@ def test_a_mistake_is_told_in_a_line(sections, message):
     with pytest.raises((RecipeError, ValueError), match=message) as caught:
         build(tiny_document(**sections))
     assert "\n" not in str(caught.value)
+
+
+NORMED = {"model": "support:tiny", "args": {"norm": True}}
+
+
+@pytest.mark.parametrize(
+    ("synchronized", "is_replicated", "frozen", "kind"),
+    [
+        (True, True, False, nn.SyncBatchNorm),
+        (True, True, True, nn.BatchNorm2d),
+        (True, False, False, nn.BatchNorm2d),
+        (False, True, False, nn.BatchNorm2d),
+    ],
+)
+def test_statistics_are_synchronized_where_several_processes_train_a_peer(synchronized, is_replicated, frozen, kind):
+    peers = {"a": {**NORMED, "frozen": frozen}, "b": NORMED}
+    recipe = parse_recipe(tiny_document(peers=peers, train={"sync_batchnorm": synchronized}))
+    data = _DataSpec(4, (), torch.zeros(2, 1, 8, 8))
+    assert type(_build_peer(recipe, expand(recipe), data, "a", is_replicated=is_replicated).model.norm) is kind
+
+
+def test_peers_stand_apart_where_the_recipe_says_so_and_there_are_several_ranks():
+    recipes = {name: parse_recipe(tiny_document(placement=name)) for name in ("replicated", "parallel")}
+    assert _place_peers(recipes["replicated"], 2).is_replicated
+    assert _place_peers(recipes["parallel"], 1).is_replicated
+    assert _place_peers(recipes["parallel"], 2).replica_ranks == {"a": (0,), "b": (1,)}
+    costly = tiny_document(placement="parallel")
+    costly["peers"] = {name: {"model": "support:tiny", "cost": cost} for name, cost in (("a", 1.0), ("b", 3.0))}
+    assert _place_peers(parse_recipe(costly), 3).replica_ranks == {"a": (0,), "b": (1, 2)}
+
+
+def test_only_peers_that_learn_have_an_average_and_it_has_the_taps_that_are_read_of_it():
+    peers = {"a": {"model": "support:double"}, "t": {"model": "support:double", "frozen": True}}
+    objectives = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": ["t"]}, {"loss": "l2", "sources": "ema", "at": "body"}]
+    group = build(tiny_document(peers=peers, objectives=objectives, train={"ema": 0.5, "ema_warmup": True, "evaluate_ema": False}))[2]
+    assert group.peers["t"].average is None
+    assert group.peers["t"].comm is None
+    average = group.peers["a"].average
+    assert group.peers["a"].comm is not None
+    assert group.forward_without_side_effects("a.ema", torch.zeros(2, 1, 8, 8), seed=0).keys() == {"logits", "body"}
+    assert group.forward_peer("t", torch.zeros(2, 1, 8, 8), seed=0).keys() == {"logits"}
+    before = average.model.head.bias.clone()
+    with torch.no_grad():
+        group.peers["a"].model.head.bias += 1
+    average.update(group.peers["a"].model, update=0)
+    torch.testing.assert_close(average.model.head.bias, before + 1, msg="with ema_warmup the first update is the whole way")
+    assert group.peers["a"].eval_model is group.peers["a"].model
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_weights_lie_in_the_format_that_the_recipe_says(channels_last):
+    peers = {"a": {"model": "support:double", "args": {"width": 6}}}
+    train = {"channels_last": channels_last, "ema": 0.5}
+    group = build(tiny_document(peers=peers, objectives=[{"loss": "cross_entropy"}], train=train))[2]
+    for model in (group.peers["a"].model, group.peers["a"].average.model):
+        assert model.body.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_a_path_is_looked_for_in_the_peer_that_is_read_there():
+    objectives = [{"loss": "cross_entropy"}, {"loss": "hint", "learners": ["a"], "at": "body", "source_at": "nowhere"}]
+    with pytest.raises(RecipeError, match=r"^objectives.1.at: peer 'b' \(support:double\) has no module 'nowhere'"):
+        build(tiny_document(objectives=objectives))
+
+
+def test_initial_weights_are_drawn_aside():
+    """Building a group leaves the generator as it was; the adapters' seeds know their edge's source."""
+    state = torch.get_rng_state()
+    peers = {name: {"model": "support:double"} for name in "abc"}
+    objectives = [{"loss": "cross_entropy"}, {"loss": "hint", "at": "body", "learners": ["a"]}]
+    group = build(tiny_document(peers=peers, objectives=objectives))[2]
+    assert torch.equal(torch.get_rng_state(), state)
+    of_b, of_c = (loss.loss.adapter.regressor.weight for loss in group.local_losses.values() if loss.edge.sources)
+    assert not torch.equal(of_b, of_c)
+
+
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Writes a weights file whose model has the classes in this order; returns its path and the model."""
+
+    def write(classes):
+        torch.manual_seed(0)
+        model = create_model("small_cnn", num_classes=4, in_channels=1)
+        card = ModelCard(
+            model="small_cnn", args={}, num_classes=4, in_channels=1, image_size=(8, 8), mean=(0.5,), std=(0.5,), class_names=classes
+        )
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes(model_bytes(model, card))
+        return path, model.eval()
+
+    return write
+
+
+def group_of(path, *, frozen, class_names=CLASSES):
+    peers = {"a": {"model": "small_cnn"}, "t": {"model": "small_cnn", "weights": str(path), "frozen": frozen}}
+    recipe = parse_recipe(tiny_document(peers=peers, objectives=[{"loss": "cross_entropy"}, {"loss": "kd", "learners": ["a"]}]))
+    return build_group(recipe, WORLD, num_classes=4, in_channels=1, image_size=(8, 8), class_names=class_names)
+
+
+def test_a_frozen_peers_outputs_are_read_by_the_names_of_its_classes(weights):
+    path, model = weights(("bee", "ant", "dog", "cat"))
+    images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = model(images).detach()
+    for class_names, columns in ((CLASSES, [1, 0, 3, 2]), ((), [0, 1, 2, 3])):
+        found = group_of(path, frozen=True, class_names=class_names).forward_peer("t", images, seed=0)["logits"]
+        torch.testing.assert_close(found, expected[:, columns])
+
+
+def test_a_trainable_peer_begins_with_weights_of_the_datas_classes_alone(weights):
+    path, model = weights(CLASSES)
+    start = group_of(path, frozen=False).peers["t"].model.state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
+    path, _ = weights(("bee", "ant", "dog", "cat"))
+    with pytest.raises(RecipeError, match=r"^peers.t.weights: .* another order, which only a frozen peer can have"):
+        group_of(path, frozen=False)
+    path, _ = weights(("bee", "ant", "dog", "cow"))
+    with pytest.raises(RecipeError, match=r"^peers.t.weights: "):
+        group_of(path, frozen=True)

@@ -21,7 +21,7 @@ class Ranks:
     """Stands for ranks that exchange in one process: each starts before any waits."""
 
     def __init__(self, size):
-        self.size, self.sent, self.calls = size, {}, 0
+        self.size, self.sent, self.dtypes, self.calls = size, {}, set(), 0
 
     def comm(self, rank):
         comm = type("Comm", (), {"rank": rank, "size": self.size, "device": torch.device("cpu")})()
@@ -31,6 +31,8 @@ class Ranks:
     def _post(self, rank, outgoing, num_sent, num_received):
         self.calls += 1
         assert not outgoing.requires_grad
+        self.dtypes.add(outgoing.dtype)
+        assert len(self.dtypes) == 1, "also of a rank that sends nothing"
         self.sent[rank] = outgoing.split(list(num_sent))
         return type("Work", (), {"wait": lambda _: self._arrived(rank, num_received)})()
 

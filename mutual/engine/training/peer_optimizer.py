@@ -147,7 +147,7 @@ def build_schedule(spec: Schedule, *, lr: float, updates_per_epoch: int, epochs:
     During warm-up, update t of w has lr * (t + 1) / w, so that no update is lost to a rate of zero.
     """
     warmup = round(spec.warmup_epochs * updates_per_epoch)
-    total = max(epochs * updates_per_epoch, warmup + 1)
+    total = epochs * updates_per_epoch
     floor = min(spec.min_lr, lr)
 
     def after_warmup(update: int) -> float:

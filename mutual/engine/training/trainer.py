@@ -153,8 +153,6 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         progress = self.progress
-        if self._meter.pending:
-            self._log()
         for peer in self.group.trainable:
             replica_comm(peer).average_buffers(peer.modules)
         epoch = progress.epoch + 1

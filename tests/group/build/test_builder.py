@@ -5,9 +5,10 @@ import torch
 from support import WORLD, build, tiny_document
 from torch import nn
 
-from mutual.group import build_group, expand
-from mutual.group.build.builder import _build_peer, _DataSpec, _place_peers
+from mutual.group import Communicator, build_group, expand
+from mutual.group.build.builder import _build_peer, _DataSpec, _place_peers, create_peer_model
 from mutual.models import ModelCard, create_model, model_bytes
+from mutual.objectives.adapters import margins_of
 from mutual.recipe import RecipeError, parse_recipe
 
 
@@ -138,6 +139,52 @@ def test_a_path_is_looked_for_in_the_peer_that_is_read_there():
     objectives = [{"loss": "cross_entropy"}, {"loss": "hint", "learners": ["a"], "at": "body", "source_at": "nowhere"}]
     with pytest.raises(RecipeError, match=r"^objectives.1.at: peer 'b' \(support:double\) has no module 'nowhere'"):
         build(tiny_document(objectives=objectives))
+
+
+def test_a_path_of_the_learner_is_looked_for_in_the_learner():
+    objectives = [{"loss": "cross_entropy"}, {"loss": "hint", "learners": ["a"], "at": "nowhere", "source_at": "body"}]
+    with pytest.raises(RecipeError, match=r"^objectives.1.at: peer 'a' \(support:double\) has no module 'nowhere'"):
+        build(tiny_document(objectives=objectives))
+
+
+def test_one_process_has_nothing_to_synchronize_and_nothing_that_was_not_asked_for():
+    objectives = [{"loss": "cross_entropy"}, {"loss": "ofd", "at": ["norm"], "learners": ["a"]}]
+    group = build(tiny_document(peers={"a": NORMED, "b": NORMED}, objectives=objectives, train={"sync_batchnorm": True}))[2]
+    for peer in group.peers.values():
+        assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in peer.tapped.modules())
+        assert peer.average is None
+        assert peer.tapped._compiled_call_impl is None
+    assert [len(peer.tapped.adapters) for peer in group.peers.values()] == [1, 0], "of losses with a trainable part alone"
+
+
+def test_a_loss_is_told_of_its_sources_batchnorm():
+    objectives = [{"loss": "cross_entropy"}, {"loss": "ofd", "at": ["norm"], "learners": ["a"]}]
+    document = tiny_document(peers={"a": NORMED, "b": {"model": "odd_models:Shifted"}}, objectives=objectives)
+    group = build(document)[2]
+    (loss,) = (each.loss for each in group.local_losses.values() if each.edge.sources)
+    torch.testing.assert_close(loss.adapter.margin0, margins_of(group.peers["b"].model, ["norm"])["margins"][0])
+    assert loss.adapter.margin0[0] < -2
+
+
+def test_peers_are_put_where_the_process_computes():
+    recipe = parse_recipe(tiny_document(train={"ema": 0.5}))
+    comm = Communicator(0, 1, torch.device("meta"))
+    group = build_group(recipe, comm, num_classes=4, in_channels=1, image_size=(8, 8))
+    for peer in group.peers.values():
+        assert {parameter.device.type for module in peer.modules for parameter in module.parameters()} == {"meta"}
+
+
+def test_pretrained_weights_are_asked_of_the_zoo_and_files_are_read(monkeypatch):
+    asked, read = [], []
+    monkeypatch.setattr("mutual.group.build.builder.create_model", lambda name, **arguments: asked.append(arguments["weights"]) or name)
+    monkeypatch.setattr("mutual.group.build.builder.load_weights", lambda model, path: read.append((model, path)))
+    for weights in (None, "pretrained", "a.safetensors"):
+        recipe = parse_recipe(
+            tiny_document(peers={"a": {"model": "timm/resnet10t", "weights": weights}}, objectives=[{"loss": "cross_entropy"}])
+        )
+        assert create_peer_model(recipe, "a", num_classes=4, in_channels=1) == "timm/resnet10t"
+    assert asked == [None, "pretrained", None]
+    assert read == [("timm/resnet10t", "a.safetensors")]
 
 
 def test_initial_weights_are_drawn_aside():

@@ -121,6 +121,13 @@ def test_vectors_and_distances_travel_in_place_of_feature_maps():
     torch.testing.assert_close(arrived[0]["b"]["body:distances"], distances(whole["b"]["body"].detach()))
 
 
+def test_a_rank_without_an_image_gets_padding_in_the_form_that_it_reads():
+    recipe = recipe_of({"loss": "pefd", "at": "body", "learners": ["b"]}, ranks={"a": 1, "b": 2})
+    arrived = exchange(recipe, 3, num_images=1)[0]
+    assert [each["a"]["body"].shape for each in arrived[1:]] == [(1, 3), (1, 3)]
+    assert not arrived[2]["a"]["body"].any()
+
+
 def test_the_first_peers_ranks_get_everyones_logits_to_score():
     recipe = recipe_of(ranks={"a": 2, "b": 1})
     arrived, whole, rows, _, _ = exchange(

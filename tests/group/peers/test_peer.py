@@ -1,6 +1,7 @@
 """What a peer answers with, in which mode, and that it leaves nothing behind."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +63,13 @@ def test_a_distributed_peer_knows_its_processes():
     peer.distribute(WORLD)
     assert peer.comm is WORLD
     assert peer.train_module is peer.tapped, "one process needs no DDP"
+    assert not any(hasattr(layer, "process_group") for layer in peer.tapped.modules())
+    wrapped = nn.Identity()
+    comm = SimpleNamespace(process_group="these", wrap_ddp=lambda module: wrapped if module is peer.tapped else None)
+    peer.model.norm = nn.SyncBatchNorm(4)
+    peer.distribute(comm)
+    assert peer.train_module is wrapped
+    assert peer.model.norm.process_group == "these"
 
 
 @pytest.mark.parametrize("training", [True, False])

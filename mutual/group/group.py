@@ -67,8 +67,8 @@ class Group:
         >>> import torch
         >>> from mutual.group import Communicator, MicroBatchContext, build_group
         >>> from mutual.recipe import parse_recipe
-        >>> recipe = parse_recipe({"peers": {"a": {"model": "small_cnn"}, "b": {"model": "small_cnn"}},
-        ...                        "objectives": [{"loss": "cross_entropy"}, {"loss": "dml"}]})
+        >>> peers = {name: {"model": "small_cnn"} for name in "ab"}
+        >>> recipe = parse_recipe({"name": "pair", "peers": peers, "objectives": [{"loss": "cross_entropy"}, {"loss": "dml"}]})
         >>> comm = Communicator(rank=0, size=1, device=torch.device("cpu"))
         >>> group = build_group(recipe, comm, num_classes=10, in_channels=1, image_size=(28, 28))
         >>> images, labels = torch.rand(4, 1, 28, 28), torch.tensor([3, 1, 4, 1])

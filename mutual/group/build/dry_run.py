@@ -1,4 +1,4 @@
-"""dry_run: what peers say of two images before they are trained, and which of their parameters can learn from it."""
+"""dry_run: checks peers on two images before training, and finds parameters that no output depends on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _DRAWS = 8
 
 @dataclass
 class DryRun:
-    """What a dry run found.
+    """Result of a dry run.
 
     Attributes:
-        outputs: by peer or moving average what it says of two images in eval mode.
-        notes: what the user should be told of the peers.
+        outputs: outputs of each peer and moving average for two images in eval mode.
+        notes: lines for the user.
     """
 
     outputs: dict[str, Outputs] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def _evaluated(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor) 
 
 
 def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, *, num_replicas: int) -> list[str]:
-    """Excludes the parameters on which no output at `paths` depends from training; returns what is to be told of it."""
+    """Excludes parameters on which no output at `paths` depends from training; returns lines for the user."""
     model = recipe.peers[peer.name].model
     unused = {name: parameter for name, parameter in peer.model.named_parameters() if parameter.requires_grad}
     if not unused:
@@ -110,7 +110,7 @@ def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor,
 def _used(
     recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, parameters: list[nn.Parameter], *, draw: int
 ) -> list[bool]:
-    """Returns of each parameter whether an output at `paths` depends on it in a forward in training mode."""
+    """Returns for each parameter whether an output at `paths` depends on it in a forward in training mode."""
     mode = " in training mode"
     with _state_restored(peer.tapped, seed=derive_seed(recipe.seed, "probe", peer.name, draw)):
         try:
@@ -162,7 +162,7 @@ def _check_apart(recipe: Recipe, peers: list[Peer]) -> None:
 
 @contextmanager
 def _state_restored(module: nn.Module, *, seed: int) -> Iterator[None]:
-    """Within it, `module` is in training mode and draws by `seed`; afterwards its modes, its buffers and the generators are as before."""
+    """Context in which `module` is in training mode with seeded random numbers; restores its modes, its buffers and the generators."""
     layers = list(module.modules())
     modes = [layer.training for layer in layers]
     buffers = [(layer, name, buffer, buffer.clone()) for layer in layers for name, buffer in layer._buffers.items() if buffer is not None]

@@ -31,15 +31,22 @@ from mutual.recipe import InputError
 
 @dataclass(frozen=True)
 class Communicator:
-    """This process' place among `size` processes, and the device it computes on.
+    """The processes of a run, or a subgroup of them, as one of them sees them; in MPI's sense of the word.
 
     Attributes:
-        rank: its number among them.
-        size: how many they are.
-        device: where it computes.
-        process_group: that of these processes, also where they are all or one of many; None only where no others were started.
-        traffic: what this process has sent, in all worlds that it is in.
-        timeout: a collective may take so long.
+        rank: index of this process among them.
+        size: number of processes.
+        device: the device that this process computes on.
+        process_group: their process group, also for all processes or a single one of many; None only if no others were started.
+        traffic: what this process has sent, through all its communicators.
+        timeout: longest time that a collective may take.
+
+    Example:
+        >>> comm = Communicator(rank=0, size=1, device=torch.device("cpu"))
+        >>> comm.all_reduce_sum(torch.ones(2))
+        tensor([1., 1.])
+        >>> comm.all_gather_json({"host": "a"})
+        [{'host': 'a'}]
     """
 
     rank: int
@@ -50,13 +57,17 @@ class Communicator:
     timeout: timedelta = timedelta(minutes=30)
 
     def __post_init__(self) -> None:
-        if self.process_group is None and self.size > 1:  # None would mean all processes in one place of torch, and this one alone in ours
+        if self.process_group is None and self.size > 1:  # torch takes None for all processes, we for one
             object.__setattr__(self, "process_group", dist.group.WORLD)
 
     def split(self, members: Sequence[Sequence[int]]) -> list[Communicator | None]:
-        """Returns a world for each list of ranks that this process is in, else None; every process must call it, with the same lists.
+        """Returns a communicator for each list of ranks that this process is in, and None for the others.
 
-        A list of one rank, too, is a process group of its own: a user's model may have SyncBatchNorm, which takes None for all processes.
+        Collective: all ranks must call it, with the same lists. A list of one rank, too, gets a process group: a user's model may have
+        SyncBatchNorm, which takes None for all processes.
+
+        Args:
+            members: lists of ranks.
         """
         made: dict[tuple[int, ...], dist.ProcessGroup | None] = {tuple(range(self.size)): self.process_group}
         for ranks in map(tuple, members):
@@ -70,13 +81,13 @@ class Communicator:
 
     @property
     def is_main(self) -> bool:
-        """True on the one process that writes files and prints."""
+        """True on rank 0, which writes files and prints."""
         return self.rank == 0
 
     def wrap_ddp(self, module: nn.Module) -> nn.Module:
-        """Returns `module` with its gradients averaged over the processes (DDP); frozen modules are not for this.
+        """Returns `module` wrapped in DDP, which averages gradients over the processes; the module itself if there is one process.
 
-        Buffers are not broadcast: `average_buffers` brings them together where they are read.
+        Buffers are not broadcast; see `average_buffers`.
         """
         if self.size == 1:
             return module
@@ -91,7 +102,7 @@ class Communicator:
 
     @contextmanager
     def no_sync(self, modules: Iterable[nn.Module]) -> Iterator[None]:
-        """Within it, backward leaves the gradients of the wrapped `modules` local."""
+        """Context in which backward does not average the gradients of the wrapped `modules`."""
         with ExitStack() as stack:
             for module in modules:
                 if isinstance(module, DistributedDataParallel):
@@ -99,29 +110,28 @@ class Communicator:
             yield
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Returns the sum over the processes; every process must call it."""
+        """Returns the sum over the processes. Collective."""
         return self._reduce(tensor, dist.ReduceOp.SUM)
 
     def all_reduce_min(self, tensor: Tensor) -> Tensor:
-        """Returns the element-wise minimum over the processes; every process must call it."""
+        """Returns the element-wise minimum over the processes. Collective."""
         return self._reduce(tensor, dist.ReduceOp.MIN)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """Returns `[W, ...]`: `tensor` of every process, by rank; every process must call it."""
+        """Returns `[W, ...]`, the `tensor` of every rank. Collective."""
         if self.size == 1:
             return tensor[None]
         self._count()
-        tensors_by_rank = [
-            tensor.new_empty(tensor.shape) for _ in range(self.size)
-        ]  # empty_like would keep strides that others may not have
+        tensors_by_rank = [tensor.new_empty(tensor.shape) for _ in range(self.size)]  # empty_like keeps strides, which may differ
         dist.all_gather(tensors_by_rank, tensor.contiguous(), group=self.process_group)
         return torch.stack(tensors_by_rank)
 
     def all_gather_rows(self, tensors: Sequence[Tensor], counts: Sequence[int] | None = None) -> tuple[list[Tensor], int]:
-        """Returns the rows of every process' `tensors`, by rank, and where this process' rows begin; every process must call it.
+        """Concatenates the rows of every rank's `tensors`; returns them and the index of this rank's first row. Collective.
 
-        The tensors of one process have equally many rows. The processes may differ in how many; where they know each other's `counts`,
-        these need not be asked for.
+        Args:
+            tensors: tensors with the same number of rows; ranks may differ in the number.
+            counts: the number of rows of each rank, if known; otherwise it is gathered first.
         """
         if self.size == 1:
             return list(tensors), 0
@@ -138,14 +148,14 @@ class Communicator:
         return rows, sum(counts[: self.rank])
 
     def send(self, content: bytes, *, to: int) -> None:
-        """Sends bytes to process `to`, which must call `receive`."""
+        """Sends bytes to rank `to`, which must call `receive`."""
         self.traffic.subgroup_calls += 1
         payload = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
         dist.send(torch.tensor([len(content)], device=self.device), to)
         dist.send(payload, to)
 
     def receive(self, *, source: int) -> bytes:
-        """Returns the bytes that process `source` sends."""
+        """Returns the bytes that rank `source` sends."""
         self.traffic.subgroup_calls += 1
         length = torch.zeros(1, dtype=torch.int64, device=self.device)
         dist.recv(length, source)
@@ -154,7 +164,7 @@ class Communicator:
         return bytes(content.cpu().numpy())
 
     def all_gather_bytes(self, content: bytes) -> list[bytes]:
-        """Returns the bytes of every process, by rank; every process must call it."""
+        """Returns the bytes of every rank. Collective."""
         if self.size == 1:
             return [content]
         payload = torch.frombuffer(bytearray(content) or bytearray(1), dtype=torch.uint8)[: len(content)].to(self.device)
@@ -164,7 +174,7 @@ class Communicator:
         return [bytes(rows_of_rank[:count].cpu().numpy()) for rows_of_rank, count in zip(self.all_gather(padded), counts, strict=True)]
 
     def broadcast_bytes(self, content: bytes | None, *, source: int = 0) -> bytes:
-        """Returns the bytes that process `source` of all gives; every process must call it, the others give None."""
+        """Returns `content` of rank `source`; the others pass None. Collective, for all processes only."""
         if self.size == 1:
             return content or b""
         assert self.process_group is dist.group.WORLD, "a source is counted among all processes"
@@ -179,7 +189,7 @@ class Communicator:
         return bytes(payload.cpu().numpy())
 
     def all_gather_json(self, value: object) -> list[Any]:
-        """Returns a JSON value of every process, by rank; every process must call it."""
+        """Returns the JSON value of every rank. Collective."""
         return [json.loads(content) for content in self.all_gather_bytes(json.dumps(value).encode())]
 
     @contextmanager
@@ -195,7 +205,7 @@ class Communicator:
         Example:
             >>> comm = Communicator(rank=0, size=1, device=torch.device("cpu"))
             >>> with comm.raise_together():
-            ...     content = Path("recipe.yaml").read_text() if comm.is_main else None
+            ...     num_threads = torch.get_num_threads()  # what may raise InputError or OSError on some ranks
         """
         error = None
         try:
@@ -209,7 +219,7 @@ class Communicator:
                 raise restore_error(fault) from error
 
     def all_to_all(self, outgoing: Tensor, sent: Sequence[int], received: Sequence[int]) -> AllToAllWork:
-        """Sends `sent[r]` of the numbers in `outgoing` `[sum(sent)]` to every process r and gets `received[r]` of it; begins at once."""
+        """Starts sending `sent[r]` elements of `outgoing` `[sum(sent)]` to each rank r and receiving `received[r]` of it. Collective."""
         self._count()
         incoming = outgoing.new_empty(sum(received))
         work = dist.all_to_all_single(incoming, outgoing, list(received), list(sent), group=self.process_group, async_op=True)
@@ -217,7 +227,7 @@ class Communicator:
         return AllToAllWork(work, outgoing, incoming)
 
     def average_buffers(self, modules: Iterable[nn.Module]) -> None:
-        """Sets floating-point buffers (BatchNorm statistics) to their mean over the processes; every process must call it."""
+        """Sets floating-point buffers (BatchNorm statistics) to their mean over the processes. Collective."""
         buffers = float_buffers(modules)
         if self.size == 1 or not buffers:
             return
@@ -225,20 +235,20 @@ class Communicator:
         unflatten_(buffers, mean)
 
     def store(self, name: str) -> Store | None:
-        """Returns a key-value store that all processes share, for keys of `name`, which any thread may use; None for one process."""
+        """Returns a key-value store of all processes for the keys of `name`, for use by any thread; None if there is one process."""
         if self.size == 1:
             return None
         own = launch_store(f"{os.environ.get(JOB, '')}/{name}", timeout=60)
         return PrefixStore(f"mutual/{name}", _get_default_store()) if own is None else own
 
     def barrier(self) -> None:
-        """Waits until every process is here."""
+        """Waits until all processes have called it. Collective."""
         if self.size > 1:
             self._count()
             dist.barrier(group=self.process_group)
 
     def stop_poll(self) -> StopPoll:
-        """Returns a poll by which the processes agree to stop at the same update."""
+        """Returns a poll with which all processes stop at the same update. Collective."""
         group = dist.new_group(backend="gloo", timeout=self.timeout) if self.size > 1 else None
         assert not isinstance(group, int), "every process is in the group"
         return StopPoll(group, self._count)
@@ -252,7 +262,7 @@ class Communicator:
         return result
 
     def _count(self) -> None:
-        """Counts a collective that this process has come to."""
+        """Counts a collective that this process has entered."""
         if self.process_group is dist.group.WORLD:
             self.traffic.global_calls += 1
             self.traffic.subgroup_calls = 0
@@ -268,32 +278,32 @@ def _reduce_and_count(comm: Communicator, bucket: Any) -> torch.futures.Future[T
 
 @dataclass(frozen=True)
 class AllToAllWork:
-    """An exchange under way; it holds what is being sent."""
+    """An all-to-all under way; it keeps the outgoing tensor alive."""
 
     work: dist.Work
     outgoing: Tensor
     incoming: Tensor
 
     def wait(self) -> Tensor:
-        """Returns what came in, in the order of the ranks."""
+        """Waits, and returns the received elements in the order of the ranks."""
         self.work.wait()
         return self.incoming
 
 
 class StopPoll:
-    """Says on every process at the same call whether some process wants to stop.
+    """Tells all processes at the same call that one of them wants to stop.
 
-    The answer to a call's question comes with the next call, so that no process ever waits for the slowest one.
+    The answer comes with the next call, so that no process waits for the slowest one.
     """
 
     def __init__(self, group: dist.ProcessGroup | None, count: Callable[[], None]) -> None:
-        """Asks the processes of `group`, or this one alone; `count` is called at each collective."""
+        """Polls the processes of `group`, or this one alone; calls `count` at each collective."""
         self._group = group
         self._count = count
         self._pending: tuple[dist.Work, Tensor] | None = None
 
     def __call__(self, wanted: bool) -> bool:
-        """Posts this process' wish and returns the processes' joint wish, as of the call before."""
+        """Posts whether this process wants to stop; returns whether any wanted to at the previous call. Collective."""
         if self._group is None:
             return wanted
         self._count()
@@ -305,7 +315,7 @@ class StopPoll:
         return answer
 
     def drain(self) -> bool:
-        """Returns the joint wish as of the last call, after waiting for it."""
+        """Waits for the last call's answer and returns it."""
         if self._pending is None:
             return False
         work, flag = self._pending

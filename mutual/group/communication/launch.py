@@ -1,4 +1,4 @@
-"""How processes of a launch find each other, and how they part."""
+"""How the processes of a launch find each other, and how they leave."""
 
 from __future__ import annotations
 
@@ -31,10 +31,16 @@ def launch_store(name: str, *, timeout: float) -> Store | None:
 
 
 def init_job_process_group(name: str, *, rank: int, size: int, timeout: float) -> None:
-    """Makes of this process and those that give the same `name` a launch of their own: `size` processes, of which it is number `rank`.
+    """Joins this process and those that give the same `name` in a process group of their own, with `size` ranks.
 
-    They meet in the launcher's store, which stays for as long as any of them; their collectives may take `timeout` seconds. What asks the
-    environment afterwards, as Accelerate does, finds them alone.
+    They meet in the launcher's store, which stays for as long as any of them. The environment variables of the launch are set so that
+    Accelerate finds these processes alone.
+
+    Args:
+        name: the job.
+        rank: this process' rank in it.
+        size: number of its processes.
+        timeout: seconds that a collective may take.
 
     Raises:
         ValueError: the launcher keeps no store.
@@ -48,7 +54,7 @@ def init_job_process_group(name: str, *, rank: int, size: int, timeout: float) -
 
 
 def wait_for_all() -> bool:
-    """Waits for the other processes; returns False where this one has joined none."""
+    """Waits for the other processes; returns False if this one has joined none."""
     joined = dist.is_available() and dist.is_initialized()
     if joined:
         dist.barrier()
@@ -56,7 +62,7 @@ def wait_for_all() -> bool:
 
 
 def shutdown() -> None:
-    """Ends this process' part in the group of processes, after waiting for the others; does nothing where there is none.
+    """Waits for the other processes and destroys the process group, if there is one.
 
     Without it, a process that exits first makes the others abort.
     """

@@ -1,4 +1,4 @@
-"""Traffic: what a process has sent, and where it is among the collectives."""
+"""Traffic: bytes sent and collectives entered by a process."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass
 class Traffic:
-    """What a process has sent, and how many collectives it has come to.
+    """Bytes sent and collectives entered by a process.
 
     Attributes:
         gradient_bytes: sent to average gradients, as a ring all-reduce of what was reduced sends them.
-        world_calls: collectives of all processes; the same on each of them at the same point of the program.
-        team_calls: since the last of these, collectives of a part of the processes, and messages.
+        global_calls: collectives of all processes; equal on all of them at the same point of the program.
+        subgroup_calls: collectives of subgroups and messages since the last of these.
     """
 
     gradient_bytes: float = 0.0

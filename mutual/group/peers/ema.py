@@ -1,4 +1,4 @@
-"""MovingAverage: an exponential moving average of a model's weights, as a peer of its own that only teaches."""
+"""MovingAverage: an exponential moving average of a model's weights, which can be a source."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mutual.group.peers.taps import TappedModel
 
 
 class MovingAverage:
-    """An exponential moving average of a model's parameters and floating-point buffers; it speaks in eval mode."""
+    """An exponential moving average of a model's parameters and floating-point buffers, run in eval mode."""
 
     def __init__(self, model: nn.Module, *, decay: float, warmup: bool = False, paths: Iterable[str] = ()) -> None:
-        """Begins as a copy of `model`, tapped at `paths`; with `warmup` the decay of update t is at most 1 - 1/t."""
+        """Copies `model` and taps it at `paths`; with `warmup` the decay of update t is at most 1 - 1/t."""
         self.tapped = TappedModel(copy.deepcopy(model).requires_grad_(False), paths).eval()
         self._decay = decay
         self._warmup = warmup
 
     @property
     def model(self) -> nn.Module:
-        """The bare averaged model."""
+        """The averaged model without taps."""
         return self.tapped.model
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Peer: one model of the group, trained or frozen, with the module that is called in training and the one that is scored."""
+"""Peer: one model of the group, trained or frozen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mutual.recipe import LOGITS
 
 
 class Frozen(nn.Module):
-    """A model that only teaches: eval mode for good, whatever calls `train()`, and no gradient."""
+    """A frozen model: always in eval mode, whatever calls `train()`, and without gradients."""
 
     def __init__(self, tapped: TappedModel) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Frozen(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> Frozen:
-        """Stays in eval mode: BatchNorm keeps its statistics and dropout draws nothing."""
+        """Keeps the model in eval mode."""
         super().train(False)
         return self
 
@@ -38,13 +38,18 @@ class Frozen(nn.Module):
 class Peer:
     """One model of the group.
 
+    Args:
+        name: name in the recipe.
+        tapped: the model with its taps.
+        frozen: the peer is not trained.
+        average: moving average of the model's weights.
+        score_average: evaluate the moving average in place of the model.
+
     Attributes:
-        name: as in the recipe.
-        frozen: it only teaches.
-        tapped: the model with its taps; what a checkpoint holds.
-        comm: the processes that train it together, once it is distributed.
-        runner: what is called in training: `tapped` under DDP, or behind `Frozen`.
-        average: the moving average of the model's weights, or None.
+        tapped: the model with its taps and adapters; what a checkpoint holds.
+        train_module: what is called in training: `tapped`, wrapped in DDP or in `Frozen`.
+        average: the moving average, or None.
+        comm: the processes that train the peer together; None before `distribute`, and for a frozen peer.
     """
 
     def __init__(
@@ -60,12 +65,12 @@ class Peer:
 
     @property
     def model(self) -> nn.Module:
-        """The bare model, as it is being trained."""
+        """The trained model without taps."""
         return self.tapped.model
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model whose weights are evaluated, saved and exported: the moving average where there is one, unless it only teaches."""
+        """The model that is evaluated, saved and exported: the moving average or, without one, the trained model."""
         return self._scored.model
 
     @property
@@ -78,7 +83,7 @@ class Peer:
         return [parameter for parameter in self.tapped.parameters() if parameter.requires_grad]
 
     def distribute(self, comm: Communicator) -> None:
-        """Wraps the trainable peer so that gradients, and SyncBatchNorm's statistics, are averaged over the processes that hold it."""
+        """Averages gradients and SyncBatchNorm statistics over the processes of `comm`, which hold this peer."""
         self.comm = comm
         for layer in self.tapped.modules():
             if isinstance(layer, nn.SyncBatchNorm):
@@ -87,34 +92,34 @@ class Peer:
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Returns the logits `[B, C]` of the scored model, which the caller has put in eval mode."""
+        """Returns the logits `[B, C]` of the evaluated model; call `eval()` on the group before."""
         outputs: Outputs = self._scored(images)
         return outputs[LOGITS]
 
     @torch.no_grad()
     def forward_ema(self, images: Tensor) -> Outputs:
-        """Returns what the peer's moving average says, in eval mode."""
+        """Returns the outputs of the moving average, in eval mode."""
         assert self.average is not None, "a recipe whose edges read averages has a decay"
         outputs: Outputs = self.average.tapped(images)
         return outputs
 
     @torch.no_grad()
     def forward_without_side_effects(self, images: Tensor) -> Outputs:
-        """Returns what the peer says in training mode, leaving no trace: no gradient, no BatchNorm statistics."""
+        """Returns the outputs in the present mode, without gradients and without updating BatchNorm statistics."""
         with _statistics_kept(self.tapped):
             outputs: Outputs = self.train_module(images) if self.frozen else self.tapped(images)
         return outputs
 
 
 def replica_comm(peer: Peer) -> Communicator:
-    """Returns the processes that train a trainable peer together."""
+    """Returns the processes that train a peer together."""
     assert peer.comm is not None, "a trainable peer is distributed"
     return peer.comm
 
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Within it, BatchNorm layers normalise as their mode says but do not update their running statistics."""
+    """Context in which BatchNorm layers in training mode do not update their running statistics."""
     tracking = [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats]
     for layer in tracking:
         layer.track_running_stats = False

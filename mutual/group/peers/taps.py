@@ -14,9 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from mutual.recipe import LOGITS
 
 Outputs = dict[str, Tensor]
-"""What a peer says of a batch: `logits` `[B, C]`, and by module path whatever is tapped, `[B, ...]`."""
+"""Outputs of a peer for a batch: `logits` `[B, C]`, and by module path the tapped ones `[B, ...]`."""
 INPUT = ":input"
-"""Behind a module path: what the module is given, in its last call, in place of what it returns."""
+"""Suffix of a module path: taps the input of the module's last call in place of its output."""
 
 
 class TappedModel(nn.Module):
@@ -77,7 +77,7 @@ class TappedModel(nn.Module):
         return self(images) if self._copied else outputs
 
     def remove(self) -> nn.Module:
-        """Takes the hooks away and returns the bare model."""
+        """Removes the hooks and returns the model."""
         for handle in self._handles:
             handle.remove()
         return self.model

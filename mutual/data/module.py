@@ -95,8 +95,8 @@ class DataModule:
 
     def take_bad_images(self) -> dict[str, dict[str, str]]:
         """Returns the images that could not be read since the last call: of `train` and of `val` the reason by path."""
-        taken, self._bad = self._bad, {"train": {}, "val": {}}
-        return taken
+        bad, self._bad = self._bad, {"train": {}, "val": {}}
+        return bad
 
     def close(self) -> None:
         """Ends the worker processes."""

@@ -59,7 +59,7 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
         NonFiniteLossError: a loss diverged; the last good checkpoint stays.
         OSError: the disk is full or does not answer; the last good checkpoint stays.
     """
-    recipe = restrict_to_job(split_launch(recipe))
+    recipe = restrict_to_job(split_launch(recipe)).resolved()
     folder = RunFolder.of(recipe)
     environment = init_environment(recipe)
     comm = environment.comm

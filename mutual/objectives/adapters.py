@@ -106,11 +106,11 @@ class OverhaulLoss(nn.Module):
             margin = torch.full((width,), margin_of_normal(0.0, 1.0)) if margins is None else margins[layer]
             if len(margin) != width:
                 raise ValueError(f"the source's BatchNorm has {len(margin)} channels where the layer has {width}")
-            self.register_buffer(f"margin{layer}", margin.float())
+            self.register_buffer(f"margin{layer}", margin)
 
     def forward(self, learner: list[Tensor], source: list[Tensor]) -> Tensor:
         """Returns the loss over the layers, each `[B, C, H, W]`."""
-        total = torch.zeros((), device=learner[0].device, dtype=learner[0].dtype)
+        total = torch.zeros((), device=learner[0].device)
         for layer, (adapter, learner_x, source_x) in enumerate(zip(self.adapters, learner, source, strict=True)):
             margin = self.get_buffer(f"margin{layer}")[:, None, None]
             distance = partial_l2(adapter(learner_x), torch.maximum(source_x, margin))
@@ -126,6 +126,8 @@ def partial_l2(learner: Tensor, target: Tensor) -> Tensor:
 
 def margin_of_normal(mean: float, deviation: float) -> float:
     """Returns E[x | x < 0] of a normal distribution: the margin of a channel behind a BatchNorm (arXiv:1904.01866, section 3)."""
+    if mean > 1000 * deviation:  # the limit; the difference below would be lost in rounding
+        return -deviation * deviation / mean
     ratio = torch.tensor(-mean / max(deviation, 1e-12), dtype=torch.float64)
     log_density = -ratio.square() / 2 - math.log(math.sqrt(2 * math.pi))
     return float(mean - deviation * torch.exp(log_density - torch.special.log_ndtr(ratio)))
@@ -156,7 +158,7 @@ class _SingleValueBatchNorm:
 
     def forward(self: _BatchNorm, input: Tensor) -> Tensor:  # type: ignore[misc]
         """Returns the normalised rows or feature maps."""
-        if self.training and input.numel() == input.shape[1]:
+        if input.numel() == input.shape[1]:
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return _BatchNorm.forward(self, input)
 

@@ -49,14 +49,14 @@ class AttentionFeatureLoss(nn.Module):
     def forward(self, learner: list[Tensor], source: list[Tensor]) -> Tensor:
         """Returns the loss of the learner's layers against the source's, each `[B, C, H, W]`."""
         attention_BTS = self._attention(learner, source)
-        energies = [maps.pow(2).mean(dim=1, keepdim=True) for maps in learner]
+        energies = [maps.pow(2).mean(dim=1) for maps in learner]
         by_size: dict[tuple[int, int], Tensor] = {}
-        total = torch.zeros((), device=attention_BTS.device, dtype=attention_BTS.dtype)
+        total = torch.zeros((), device=attention_BTS.device)
         for layer, maps in enumerate(source):
             size = size_of(maps)
             if size not in by_size:
                 by_size[size] = torch.stack([_unit(F.adaptive_avg_pool2d(energy, size)) for energy in energies], dim=1)
-            target_BN = _unit(maps.pow(2).mean(dim=1, keepdim=True))
+            target_BN = _unit(maps.pow(2).mean(dim=1))
             difference_BS = (by_size[size] - target_BN[:, None]).pow(2).mean(dim=2)
             total = total + (difference_BS * attention_BTS[:, layer]).sum(dim=1).mean()
         return total
@@ -110,8 +110,8 @@ def _rename_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any
             state[prefix + new + name.removeprefix(prefix + old)] = state.pop(name)
 
 
-def _unit(energy_B1HW: Tensor) -> Tensor:
-    return F.normalize(energy_B1HW.flatten(1), dim=1)
+def _unit(energy_BHW: Tensor) -> Tensor:
+    return F.normalize(energy_BHW.flatten(1), dim=1)
 
 
 LOSSES = {

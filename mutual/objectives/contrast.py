@@ -68,8 +68,6 @@ class MutualContrastiveLoss(nn.Module):
         positive_BN = classes_N[own, None] == classes_N[None, :]
         log_BN = F.log_softmax(similarity_BN, dim=1)
         contrast = -((log_BN * positive_BN).sum(dim=1) / positive_BN.sum(dim=1)).mean()
-        if similarity_BN.shape[1] < 2:
-            return contrast
         others_BN = ~_same_image(similarity_BN, row_offset)
         mimicked_BN = (source_ND[own] @ source_ND.T / self.temperature).detach()
         learner_log, source_log = (each[others_BN].view(len(learner), -1).log_softmax(dim=1) for each in (similarity_BN, mimicked_BN))

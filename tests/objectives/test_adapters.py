@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 
 from mutual.objectives import build_loss
-from mutual.objectives.adapters import margin_of_normal, margins_of, partial_l2
+from mutual.objectives.adapters import SafeBatchNorm1d, SafeBatchNorm2d, margin_of_normal, margins_of, partial_l2
 
 
 def rand(*shape, seed=0):
@@ -33,7 +33,15 @@ def test_hint_regresses_feature_maps_by_a_convolution(kernel_size):
 
 @pytest.mark.parametrize(
     ("learner", "source"),
-    [((3, 8, 8), (5, 4, 4)), ((3, 4, 4), (5, 8, 8)), ((7,), (5,)), ((3, 4, 4), (5,)), ((6, 7), (5,)), ((6, 7), (6, 5))],
+    [
+        ((3, 8, 8), (5, 4, 4)),
+        ((3, 4, 4), (5, 8, 8)),
+        ((7,), (5,)),
+        ((3, 4, 4), (5,)),
+        ((6, 7), (5,)),
+        ((6, 7), (6, 5)),
+        ((2, 3, 4, 7), (2, 3, 4, 5)),
+    ],
 )
 def test_hint_joins_whatever_shapes_can_meet(learner, source):
     learner, source = rand(2, *learner), rand(2, *source, seed=1)
@@ -56,13 +64,30 @@ def test_mgd_masks_whole_channels_of_an_image():
     torch.testing.assert_close(everything(learner, source), 1.756 * F.mse_loss(everything.adapter.generation(learner), source))
 
 
+def test_mgd_without_masks_keeps_a_channel_whatever_is_drawn(monkeypatch):
+    learner, source = rand(2, 4, 3, 3), rand(2, 4, 3, 3, seed=1)
+    loss = trained("mgd", learner, source, lambda_mgd=0.0)
+    monkeypatch.setattr(torch, "rand", lambda *shape, device: torch.zeros(shape))
+    torch.testing.assert_close(loss(learner, source), 1.756 * F.mse_loss(loss.adapter.generation(learner), source))
+
+
 def test_the_margin_is_the_mean_of_a_channels_negative_part():
     """E[x | x < 0] of a normal distribution, here summed numerically."""
     grid = torch.linspace(-30, 0, 2_000_001, dtype=torch.float64)
-    for mean, deviation in ((0.0, 1.0), (1.5, 0.7), (-2.0, 1.1), (3.0, 0.9)):
-        density = torch.exp(-(((grid - mean) / deviation) ** 2) / 2)
+    for mean, deviation in ((0.0, 1.0), (1.5, 0.7), (-2.0, 1.1), (3.0, 0.9), (10.0, 1.0)):
+        density = torch.exp((mean**2 - (grid - mean) ** 2) / deviation**2 / 2)
         assert margin_of_normal(mean, deviation) == pytest.approx(((grid * density).sum() / density.sum()).item(), rel=1e-4)
     assert margin_of_normal(40.0, 1.0) < 0  # where nothing is negative the limit holds
+
+
+def test_the_margin_of_a_channel_that_hardly_varies_is_finite():
+    """A BatchNorm's weight may be 0 or next to it; the mean of the negative part is then the mean itself, or next to 0."""
+    assert margin_of_normal(-1.5, 0.0) == -1.5
+    assert margin_of_normal(0.0, 0.0) == 0
+    for deviation in (0.0, 1e-9, 9.99e-4, 1.001e-3):
+        assert margin_of_normal(1.0, deviation) == pytest.approx(-(deviation**2), rel=1e-3)
+    assert margin_of_normal(2.0, 1e-3) == pytest.approx(-5e-7)
+    assert margin_of_normal(1e-9, 1e-3) == pytest.approx(margin_of_normal(0.0, 1e-3), rel=1e-5)
 
 
 def test_the_margin_is_read_from_the_batchnorm_before_the_tap():
@@ -76,10 +101,39 @@ def test_the_margin_is_read_from_the_batchnorm_before_the_tap():
         margins_of(torch.nn.Sequential(torch.nn.Linear(2, 2)), ["0"])
 
 
+def test_the_margin_is_read_from_a_batchnorm_with_weights_of_either_sign():
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3, affine=False))
+    torch.nn.init.constant_(model[0].weight, -2.0)
+    (margin,) = margins_of(torch.nn.Sequential(model), ["0"])["margins"]
+    torch.testing.assert_close(margin, torch.full((3,), margin_of_normal(0.0, 2.0)))
+
+
+@pytest.mark.parametrize(("norm", "shape"), [(SafeBatchNorm1d, (1, 3)), (SafeBatchNorm2d, (1, 3, 1, 1))])
+def test_a_lone_value_is_normalised_by_the_running_statistics(norm, shape):
+    layer = norm(3, eps=0.5)
+    layer(4 + 3 * torch.randn(8, *shape[1:], generator=torch.Generator().manual_seed(0)))
+    statistics = layer.running_mean.clone(), layer.running_var.clone()
+    row = torch.tensor([1.0, -2.0, 3.0]).view(shape)
+    found = layer(row)
+    torch.testing.assert_close(found.flatten(), (row.flatten() - statistics[0]) / (statistics[1] + 0.5).sqrt())
+    assert torch.equal(layer.running_mean, statistics[0]), "it has no statistics of its own to add"
+
+
 def test_partial_l2_counts_nothing_where_the_learner_is_below_a_source_that_is_not_positive():
     learner = torch.tensor([[-2.0, 0.5, 1.0, -1.0]])
     target = torch.tensor([[-1.0, -1.0, 3.0, 2.0]])
     assert partial_l2(learner, target) == 1.5**2 + 2**2 + 3**2
+    assert partial_l2(torch.tensor([[-1.0]]), torch.tensor([[0.0]])) == 0
+    assert partial_l2(torch.tensor([[-0.5]]), torch.tensor([[0.5]])) == 1
+    assert partial_l2(learner.repeat(2, 1), target.repeat(2, 1)) == partial_l2(learner, target), "the mean over the images"
+
+
+def test_ofd_without_a_model_takes_the_margin_of_the_standard_normal():
+    loss = build_loss("ofd", learner_shape=[(3, 4, 4)], source_shape=[(5, 4, 4)])
+    torch.testing.assert_close(loss.adapter.margin0, torch.full((5,), -math.sqrt(2 / math.pi)))
+    assert loss.adapter.adapters[0][0].bias is None, "the BatchNorm has one"
+    with pytest.raises(ValueError, match="BatchNorm has 2 channels where the layer has 5"):
+        build_loss("ofd", learner_shape=[(3, 4, 4)], source_shape=[(5, 4, 4)], from_model={"margins": [torch.zeros(2)]})
 
 
 def test_ofd_halves_from_layer_to_layer():
@@ -134,6 +188,35 @@ def test_mcl_is_contrast_and_mimicry():
     torch.testing.assert_close(loss(learner, source, labels), torch.stack(terms).mean())
 
 
+def test_mcl_of_a_single_image_is_finite():
+    """There is no other image whose place could be mimicked."""
+    loss = trained("mcl", rand(1, 6), rand(1, 5, seed=1))
+    assert loss(rand(1, 6), rand(1, 5, seed=1), torch.tensor([0])).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_mimicry_does_not_train_the_sources_head():
+    """In the closed form with what is mimicked detached, every head gets the same gradient."""
+    learner, source, labels = rand(4, 6), rand(4, 5, seed=1), torch.tensor([0, 1, 0, 2])
+    loss = trained("mcl", learner, source)
+    mine, theirs = embeddings(loss, learner, source)
+    similarity, mimicked = mine @ theirs.T / 0.1, (theirs @ theirs.T / 0.1).detach()
+    same = (labels[:, None] == labels[None, :]).double()
+    contrast = -(similarity.log_softmax(dim=1) * same).sum(dim=1) / same.sum(dim=1)
+    others = ~torch.eye(4, dtype=torch.bool)
+    p, q = (each[others].view(4, 3).softmax(dim=1) for each in (mimicked, similarity))
+    expected = (contrast + (p * (p / q).log()).sum(dim=1)).mean()
+    parameters = list(loss.parameters())
+    for found, gradient in zip(*(torch.autograd.grad(each, parameters) for each in (loss(learner, source, labels), expected)), strict=True):
+        torch.testing.assert_close(found, gradient)
+
+
+@pytest.mark.parametrize("name", ["crd", "mcl"])
+def test_contrast_reads_the_class_of_soft_labels(name):
+    learner, source, labels = rand(4, 6), rand(4, 5, seed=1), torch.tensor([0, 1, 0, 2])
+    loss = trained(name, learner, source)
+    torch.testing.assert_close(loss(learner, source, F.one_hot(labels, 3).double()), loss(learner, source, labels))
+
+
 @pytest.mark.parametrize("name", ["crd", "mcl"])
 def test_contrast_over_gathered_images_is_contrast_over_one_batch(name):
     learner, source, labels = rand(4, 6), rand(4, 5, seed=1), torch.tensor([0, 1, 0, 2])
@@ -147,10 +230,10 @@ def test_okddip_without_attention_is_kd_from_the_mean_prediction(own):
     logits = [rand(4, 5, seed=seed) for seed in range(3)]
     embedding = [rand(4, 6 + seed, seed=10 + seed) for seed in range(3)]
     learner, source = [logits[0], embedding[0]], [logits[1], embedding[1], logits[2], embedding[2]]
-    loss = trained("okddip", learner, source, temperature=2.0, own=own)
+    loss = trained("okddip", learner, source, temperature=3.0, own=own)
     torch.nn.init.zeros_(loss.adapter.query.weight)
-    mixture = torch.stack([F.softmax(each / 2, dim=1) for each in logits[0 if own else 1 :]]).mean(dim=0)
-    expected = 4 * F.kl_div(F.log_softmax(logits[0] / 2, dim=1), mixture, reduction="batchmean")
+    mixture = torch.stack([F.softmax(each / 3, dim=1) for each in logits[0 if own else 1 :]]).mean(dim=0)
+    expected = 9 * F.kl_div(F.log_softmax(logits[0] / 3, dim=1), mixture, reduction="batchmean")
     torch.testing.assert_close(loss(learner, source), expected)
 
 
@@ -161,6 +244,7 @@ def test_okddip_trains_its_attention_through_the_mixture():
     loss(learner, source).backward()
     assert loss.adapter.query.weight.grad.abs().sum() > 0
     assert learner[1].grad is None
+    assert [name for name, _ in loss.adapter.named_parameters()] == ["query.weight", "key.0.weight", "key.1.weight"], "no biases"
 
 
 def test_okddip_reads_the_projections_of_older_checkpoints():

@@ -29,6 +29,13 @@ def test_linear_finds_the_best_convex_combination(logits):
     assert found <= min(F.cross_entropy(peer, LABELS) for peer in logits) + 1e-6
 
 
+def test_linears_search_takes_the_steps_it_took():
+    """Golden, where it does not quite converge: other steps, or the last point for the best, change what a recipe trains with."""
+    logits = 3 * torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    weights = torch.linalg.lstsq(logits.flatten(1).T, ENSEMBLES["linear"](logits, LABELS).flatten()[:, None]).solution[:, 0]
+    torch.testing.assert_close(weights, torch.tensor([0.2378370727, 0.3872896028, 0.3748733245], dtype=torch.float64), rtol=0, atol=1e-6)
+
+
 def test_min_logit_is_at_least_as_sure_as_every_peer(logits):
     combined = F.cross_entropy(ENSEMBLES["min_logit"](logits, LABELS), LABELS, reduction="none")
     each = torch.stack([F.cross_entropy(peer, LABELS, reduction="none") for peer in logits])

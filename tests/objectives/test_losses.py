@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import mutual.objectives.registry
-from mutual.objectives import LOSSES, build_loss, pairwise_kl
+from mutual.objectives import LOSSES, SourcePayload, build_loss, distances, pairwise_kl
 from mutual.objectives.registry import merge_tables
 from mutual.recipe import OBJECTIVES
 
@@ -220,12 +220,37 @@ def test_the_examples_of_build_loss_hold():
     assert doctest.testmod(mutual.objectives.registry).failed == 0
 
 
-def test_recipe_and_registry_know_the_same_losses_and_arguments():
+def test_recipe_and_registry_know_the_same_losses_arguments_and_defaults():
     assert set(OBJECTIVES) == set(LOSSES)
     for name, spec in LOSSES.items():
         parameters = inspect.signature(spec.function).parameters.values()
-        arguments = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-        assert set(example(name)[0].arguments) == arguments - {"margins"}
+        defaults = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY and each.name != "margins"}
+        assert example(name)[0].arguments == defaults, name
+
+
+@pytest.mark.parametrize("name", [name for name, spec in LOSSES.items() if spec.payload is SourcePayload.WHOLE and not spec.has_adapter])
+def test_a_loss_without_arguments_is_its_function(name):
+    loss, learner, source, labels = example(name)
+    inputs = [learner, *([source] if LOSSES[name].reads_source else ()), *([labels] if LOSSES[name].reads_labels else ())]
+    assert torch.equal(loss(learner, source, labels), LOSSES[name].function(*inputs))
+
+
+def test_measured_distances_are_taken_for_what_they_are(logits):
+    learner, source = logits
+    loss = build_loss("rkd_distance")
+    assert torch.equal(loss(learner, distances(source), source_is_distances=True), loss(learner, source))
+
+
+def test_shapes_are_compared_where_both_are_told():
+    """A list is as good as a tuple, also of several outputs; an output without dimensions has the shape ()."""
+    build_loss("kd", learner_shape=(5,))
+    build_loss("kd", source_shape=(5,))
+    build_loss("kd", learner_shape=[5], source_shape=(5,))
+    build_loss("l2", learner_shape=(), source_shape=())
+    build_loss("ofd", learner_shape=[[3, 4, 4]], source_shape=[(3, 4, 4)])
+    for shapes in ({"learner_shape": (5,)}, {"source_shape": (5,)}):
+        with pytest.raises(ValueError, match="give learner_shape and source_shape"):
+            build_loss("hint", **shapes)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +264,10 @@ def test_recipe_and_registry_know_the_same_losses_and_arguments():
         ("hint", {"learner_shape": (5,), "source_shape": (6, 2, 2)}, "cannot be joined by a regressor"),
         ("mgd", {"learner_shape": (5,), "source_shape": (6, 2, 2)}, r"needs feature maps \[C, H, W\]"),
         ("mgd", {"learner_shape": (5, 4, 4), "source_shape": (6, 2, 2)}, "needs equal heights and widths"),
+        ("hint", {"learner_shape": (6,), "source_shape": (6, 5)}, "cannot be joined by a regressor"),
+        ("ofd", {"learner_shape": [(5, 4, 4)], "source_shape": [(6,)]}, r"needs feature maps \[C, H, W\]"),
+        ("ofd", {"learner_shape": [(5, 4, 4)], "source_shape": [(6, 4, 2)]}, "needs layers that agree in height and width"),
+        ("afd", {"learner_shape": [(5, 4, 4)], "source_shape": [(6,)]}, r"needs feature maps \[C, H, W\]"),
     ],
 )
 def test_wrong_arguments_are_told_in_a_line(name, arguments, message):

@@ -48,7 +48,8 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
     environment = init_environment(recipe)
     comm = environment.comm
     try:
-        data = build_data(_as_trained(recipe.data, next(iter(models.values()))[1]), seed=recipe.seed)
+        name, (_, card) = next(iter(models.items()))
+        data = build_data(_as_trained(recipe.data, name, card), seed=recipe.seed)
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
@@ -76,14 +77,17 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
     return scores
 
 
-def _as_trained(data: Data, card: ModelCard) -> Data:
+def _as_trained(data: Data, name: str, card: ModelCard) -> Data:
     """Returns the recipe's data section with the model's image size, channels and normalisation where it leaves these to the data set.
 
     Other data than those of the training may have others.
     """
-    channels = data.channels or card.in_channels
-    update: dict[str, object] = {"image_size": data.image_size or card.image_size, "channels": channels}
-    if data.normalize == "auto" and channels == card.in_channels:
+    if data.channels not in (None, card.in_channels):  # before their statistics are found not to fit, which says less
+        raise ValueError(
+            f"not what peer {name!r} was trained for: its images have {card.in_channels} channels, data.channels is {data.channels}"
+        )
+    update: dict[str, object] = {"image_size": data.image_size or card.image_size, "channels": card.in_channels}
+    if data.normalize == "auto":
         update["normalize"] = Statistics.model_construct(mean=card.mean, std=card.std)
     return data.model_copy(update=update)
 

@@ -22,7 +22,7 @@ FREE_TO_CHANGE = re.compile(
         (
             "name|output|checkpoint|placement|exchange",
             r"train\.(log_every|progress|accumulate|timeout_seconds)",
-            r"data\.(batch_size|workers|on_bad_image|root|download|train_list|val_list|unlabelled)",
+            r"data\.(batch_size|eval_batch_size|workers|on_bad_image|root|download|train_list|val_list|unlabelled)",
             r"peers\.\w+\.(weights|rank|ranks|cost)",
         )
     )
@@ -71,7 +71,7 @@ def resumed_recipe(
         if not resume or not left:
             return None
         saved_recipe = folder.recipe()
-        _check_same(resolve_launch(recipe, saved_recipe, launch), saved_recipe)
+        _check_same(resolve_launch(recipe, saved_recipe, launch), saved_recipe.resolved())
         return saved_recipe.model_dump(mode="json")
 
     document = all_ranks_or_raise(comm, look)[0]

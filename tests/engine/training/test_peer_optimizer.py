@@ -14,6 +14,8 @@ from mutual.engine.monitoring.train_metrics import NonFiniteLossError
 from mutual.engine.training.peer_optimizer import build_optimizer, build_schedule
 from mutual.recipe import Optimizer, RecipeError, Schedule, parse_recipe
 
+CE = {"loss": "cross_entropy"}
+
 
 def rates(epochs=10, per_epoch=4, lr=0.5, **fields):
     schedule = build_schedule(Schedule(**fields), lr=lr, updates_per_epoch=per_epoch, epochs=epochs)
@@ -26,6 +28,18 @@ def test_cosine_after_warmup():
     assert found[8] == 0.5
     assert found[24] == pytest.approx(0.1 + 0.4 * (1 + math.cos(math.pi / 2)) / 2)
     assert found[-1] > 0.1
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_a_learning_rate_under_the_least_one_stays_as_it_is(name):
+    """`min_lr` may be one of all peers, of which one learns more slowly than that; no schedule rises."""
+    assert rates(name=name, min_lr=0.9, lr=0.5) == [0.5] * 40
+    assert rates(name=name, min_lr=0.1, lr=0.5)[20] == pytest.approx(0.3)
+
+
+def test_a_warmup_longer_than_the_training_never_ends():
+    assert rates(name="cosine", warmup_epochs=10) == pytest.approx([0.5 * (update + 1) / 40 for update in range(40)])
+    assert rates(name="cosine", warmup_epochs=20) == pytest.approx([0.5 * (update + 1) / 80 for update in range(40)])
 
 
 def test_linear_step_multistep_constant():
@@ -130,6 +144,23 @@ def test_an_optimizer_of_a_package_that_raises_anything_is_one_line(monkeypatch)
         with pytest.raises(ValueError, match=rf"^lamb: cannot be used here: {type(error).__name__}(: |$)") as caught:
             build_optimizer(Optimizer(name="lamb"), list(nn.Linear(2, 2).parameters()))
         assert "\n" not in str(caught.value)
+
+
+def optimizer_of(precision):
+    return build(tiny_document(peers={"a": {"model": "support:tiny"}}, objectives=[CE], train={"precision": precision}))[3]._optimizers["a"]
+
+
+def test_the_state_of_an_optimizer_without_a_loss_scale_is_taken_over_by_one_with():
+    """And the other way round: a checkpoint of float32 holds no scale, and none is read there."""
+    saved = {precision: optimizer_of(precision) for precision in ("no", "fp16")}
+    saved["fp16"].scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    taken = {precision: optimizer_of("fp16") for precision in saved}
+    for precision, optimizer in taken.items():
+        optimizer.load_state_dict(saved[precision].state_dict())
+    assert [taken[precision].scaler.get_scale() for precision in ("no", "fp16")] == [2.0**10, 64.0]
+    plain = optimizer_of("no")
+    plain.load_state_dict(saved["fp16"].state_dict())
+    assert plain.scaler.get_scale() == 1
 
 
 def test_the_trial_moves_no_parameter_of_the_peer():

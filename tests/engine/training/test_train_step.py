@@ -103,6 +103,30 @@ def test_alternating_peers_hear_of_their_fellows_steps(names):
         assert_equal_weights(group.peers[name].model.state_dict(), model.state_dict(), tolerance=1e-12)
 
 
+def test_alternating_peers_hear_of_their_fellows_averages_after_their_steps():
+    """As of the weights: `c` learns from an average that `b` has moved since `a` heard it."""
+    objectives = [{"loss": "cross_entropy"}, {"loss": "l2", "sources": "peers_ema"}]
+    document = tiny_document(objectives=objectives, optimizer={"name": "sgd", "lr": 0.5}, train={"update": "alternating", "ema": 0.5})
+    document["peers"] = {name: {"model": "support:double"} for name in "abc"}
+    document["data"] |= {"num_train": 8}
+    _, data, group, train_step = build(document)
+    models, averages = ({name: copy.deepcopy(group.peers[name].model) for name in "abc"} for _ in range(2))
+    (window,) = data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)
+    images, labels = to_inputs(window.batches[0], data.info)
+    for name, learner in models.items():
+        logits = learner(images)
+        taught = [F.mse_loss(logits, average(images).detach()) for other, average in averages.items() if other != name]
+        gradients = torch.autograd.grad(F.cross_entropy(logits, labels) + sum(taught) / 2, list(learner.parameters()))
+        with torch.no_grad():
+            for parameter, average, gradient in zip(learner.parameters(), averages[name].parameters(), gradients, strict=True):
+                parameter -= 0.5 * gradient
+                average += 0.5 * (parameter - average)
+    group.train()
+    train_step.alternating(window, 0, measure=False)
+    for name, model in models.items():
+        assert_equal_weights(group.peers[name].model.state_dict(), model.state_dict(), tolerance=1e-12)
+
+
 def test_alternating_counts_batchnorm_statistics_once():
     document = tiny_document(train={"update": "alternating"})
     document["peers"] = {name: {"model": "support:double", "args": {"norm": True}} for name in "abc"}

@@ -1,0 +1,129 @@
+"""What travels between ranks arrives as the rows that were sent, whatever the placement, the size and the precision."""
+
+import pytest
+import torch
+from support import tiny_document
+
+from mutual.group import expand
+from mutual.group.edges import OutputKey
+from mutual.group.exchange import OutputExchange, TransferPlan, parallel, scoring_requirements
+from mutual.objectives import distances
+from mutual.recipe import parse_recipe
+
+SPECS = {
+    OutputKey(name, path): (shape, dtype)
+    for name, dtype in (("a", torch.float64), ("b", torch.float32))
+    for path, shape in (("logits", (4,)), ("body", (3, 2, 2)))
+}
+
+
+class Ranks:
+    """Stands for ranks that exchange in one process: each starts before any waits."""
+
+    def __init__(self, size):
+        self.size, self.sent, self.calls = size, {}, 0
+
+    def comm(self, rank):
+        comm = type("Comm", (), {"rank": rank, "size": self.size, "device": torch.device("cpu")})()
+        comm.all_to_all = lambda outgoing, num_sent, num_received: self._post(rank, outgoing, num_sent, num_received)
+        return comm
+
+    def _post(self, rank, outgoing, num_sent, num_received):
+        self.calls += 1
+        assert not outgoing.requires_grad
+        self.sent[rank] = outgoing.split(list(num_sent))
+        return type("Work", (), {"wait": lambda _: self._arrived(rank, num_received)})()
+
+    def _arrived(self, rank, num_received):
+        parts = [self.sent[sender][rank] for sender in range(self.size)]
+        assert [len(part) for part in parts] == list(num_received)
+        return torch.cat(parts)
+
+
+def exchange(recipe, size, *, plan=None, num_images=6, specs=SPECS):
+    """By rank what arrives, each peer's outputs of the whole micro-batch, and the exchanges."""
+    ranks = Ranks(size)
+    placement = parallel(recipe, size, dict.fromkeys(recipe.peers, 1.0))
+    transfer_plan = TransferPlan.of(placement, expand(recipe), specs, dtype=recipe.exchange.dtype) if plan is None else plan(placement)
+    generator = torch.Generator().manual_seed(0)
+    whole = {}
+    for (name, path), (shape, dtype) in specs.items():
+        outputs = torch.randn(num_images, *shape, generator=generator, dtype=torch.float64).to(dtype)
+        whole.setdefault(name, {})[path] = outputs.requires_grad_()
+    exchanges = [OutputExchange(transfer_plan, ranks.comm(rank)) for rank in range(size)]
+    handles = []
+    for rank, each in enumerate(exchanges):
+        begin, end = transfer_plan.rows(rank, num_images)
+        padded = slice(begin, max(end, begin + 1))  # a rank without an image computes one row of padding
+        held = {name: {path: output[padded] for path, output in whole[name].items()} for name in placement.peers_on(rank)}
+        handles.append(each.start(held, size=num_images))
+    rows = [slice(*transfer_plan.rows(rank, num_images)) for rank in range(size)]
+    return [handle.wait() for handle in handles], whole, rows, exchanges, ranks
+
+
+def recipe_of(*objectives, ranks=None, **exchanged):
+    peers = {name: {"model": "support:tiny", "ranks": (ranks or {}).get(name)} for name in "ab"}
+    whole = [{"loss": "cross_entropy"}, *objectives]
+    return parse_recipe(tiny_document(peers=peers, objectives=whole, placement="parallel", exchange=exchanged))
+
+
+@pytest.mark.parametrize("ranks", [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 1}, {"a": 2, "b": 2}, {"a": 2, "b": 3}])
+@pytest.mark.parametrize("num_images", [7, 6, 3, 2])
+def test_each_rank_gets_its_rows_of_what_it_reads(ranks, num_images):
+    recipe = recipe_of({"loss": "dml"}, {"loss": "hint", "at": "body", "learners": ["b"]}, ranks=ranks)
+    size = sum(ranks.values())
+    arrived, whole, rows, exchanges, meeting = exchange(recipe, size, num_images=num_images)
+    for rank in range(size):
+        source, paths = ("b", {"logits"}) if rank < ranks["a"] else ("a", {"logits", "body"})
+        assert arrived[rank].keys() == {source}
+        assert arrived[rank][source].keys() == paths
+        for path, output in arrived[rank][source].items():
+            expected = whole[source][path][rows[rank]].detach()
+            assert output.dtype == expected.dtype
+            if len(expected):
+                assert torch.equal(output, expected)
+            else:
+                assert torch.equal(output, torch.zeros_like(whole[source][path][:1])), "padding, for a rank without an image"
+    assert meeting.calls == size
+    for rank, each in enumerate(exchanges):
+        assert each.sent_bytes == each.transfer_plan.sent_bytes(rank, num_images)
+    assert sum(each.sent_bytes for each in exchanges) == 8 * num_images * (4 + 4 + 12), "each image once to each learner, in float64"
+
+
+@pytest.mark.parametrize(("dtype", "wire"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_outputs_travel_in_the_precision_that_the_recipe_says(dtype, wire):
+    arrived, whole, rows, exchanges, _ = exchange(recipe_of({"loss": "dml"}, dtype=dtype), 2)
+    for rank, source in enumerate("ba"):
+        expected = whole[source]["logits"][rows[rank]].detach()
+        assert torch.equal(arrived[rank][source]["logits"], expected.to(wire).to(expected.dtype))
+    assert [each.sent_bytes for each in exchanges] == [2 * 6 * 4] * 2
+
+
+def test_what_nobody_reads_does_not_travel():
+    arrived, _, _, exchanges, ranks = exchange(recipe_of({"loss": "dml", "gate": "cutoff"}), 2)
+    assert arrived == [{}, {}]
+    assert ranks.calls == 0
+    assert all(each.transfer_plan.is_empty and each.sent_bytes == 0 for each in exchanges)
+    arrived, _, _, exchanges, ranks = exchange(recipe_of({"loss": "dml", "learners": ["a"]}), 2)
+    assert [set(each) for each in arrived] == [{"b"}, set()]
+    assert [each.sent_bytes for each in exchanges] == [0, 4 * 6 * 4], "of logits in float32 alone"
+    assert ranks.calls == 2, "a collective that all ranks call"
+
+
+def test_vectors_and_distances_travel_in_place_of_feature_maps():
+    vectors = recipe_of({"loss": "pefd", "at": "body", "learners": ["a"]})
+    arrived, whole, _, _, _ = exchange(vectors, 2)
+    torch.testing.assert_close(arrived[0]["b"]["body"], whole["b"]["body"].detach().mean(dim=(2, 3)))
+    relations = recipe_of({"loss": "rkd_distance", "at": "body", "learners": ["a"]})
+    arrived, whole, _, _, _ = exchange(relations, 2)
+    torch.testing.assert_close(arrived[0]["b"]["body:distances"], distances(whole["b"]["body"].detach()))
+
+
+def test_the_first_peers_ranks_get_everyones_logits_to_score():
+    recipe = recipe_of(ranks={"a": 2, "b": 1})
+    arrived, whole, rows, _, _ = exchange(
+        recipe, 3, plan=lambda placement: TransferPlan(placement, scoring_requirements(placement, ["a", "b"]), SPECS)
+    )
+    for rank in (0, 1):
+        assert torch.equal(arrived[rank]["b"]["logits"], whole["b"]["logits"][rows[rank]])
+    assert arrived[2] == {}

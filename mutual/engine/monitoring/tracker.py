@@ -71,7 +71,7 @@ class Tracker:
             initial=done,
             desc=f"epoch {epoch + 1}/{self._recipe.train.epochs}",
             unit="step",
-            shutdown=False,
+            leave=False,
             disable=not (self._main and self._recipe.train.progress and sys.stderr.isatty()),
         )
 

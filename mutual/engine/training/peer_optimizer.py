@@ -43,6 +43,7 @@ class PeerOptimizer:
         grad_norm: norm of the gradient before clipping, a scalar on the device; None before it is measured.
 
     Example:
+        >>> from mutual.group import TappedModel
         >>> peer = Peer("a", TappedModel(nn.Linear(2, 1), ()), frozen=False)
         >>> optimizer = PeerOptimizer(
         ...     peer, torch.optim.SGD(peer.parameters()), lambda update: 0.1, scaler=torch.amp.GradScaler(enabled=False)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import yaml
-from support import run, tiny_document
+from support import TinyNet, run, tiny_document
 
 from mutual import bench
 from mutual.engine import Link, compare
@@ -55,6 +55,21 @@ def test_the_verb_prints_ratios(tmp_path, capsys):
     assert bench.main(["nowhere.yaml"]) == 2
     with pytest.raises(SystemExit):
         bench.main(["train.epochs=1"])
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_updates_and_profiles_are_measured_in_the_memory_format_that_is_trained(monkeypatch, channels_last):
+    is_channels_last, forward = [], TinyNet.forward
+
+    def recording(self, images):
+        if len(images) > 2:  # not when the group is built
+            is_channels_last.append(images.is_contiguous(memory_format=torch.channels_last))
+        return forward(self, images)
+
+    monkeypatch.setattr(TinyNet, "forward", recording)
+    data = {**tiny_document()["data"], "channels": 3}
+    compare([parse_recipe(tiny_document(**ALONE, data=data, train={"channels_last": channels_last}))], rounds=1, predicts=True)
+    assert set(is_channels_last) == {channels_last}
 
 
 @pytest.mark.slow

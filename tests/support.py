@@ -196,6 +196,8 @@ def build(document):
     """Builds the group of a recipe, its data, and the step that trains it."""
     recipe = parse_recipe(document)
     training = build_training(recipe, Environment(None, WORLD, recipe.train.precision or "no"))
+    for optimizer in training.optimizers.values():  # a scale at which tiny nets do not overflow
+        optimizer.scaler = torch.amp.GradScaler("cpu", enabled=recipe.train.precision == "fp16", init_scale=2.0**10)
     return recipe, training.data, training.group, training.train_step
 
 

@@ -36,9 +36,13 @@ _BATCH = 32
 
 @restore_switches()
 def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str] = (), factories: Sequence[str] = ()) -> Scores:
-    """Returns the scores of the best weights of `peer` (a name, `best` or `all` with their ensemble), each sample counted once.
+    """Scores the best weights of a run on the validation images, each counted once. Collective: all ranks must call it.
 
-    Models of the user's own are built where `factories` name them (`my_models:net`), which runs their code.
+    Args:
+        folder: the run folder.
+        peer: name of the peer, `best`, or `all` with their ensemble.
+        overrides: of the run's recipe (key.path=value), such as other data.
+        factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
 
     Raises:
         InputError: there is no such run or peer, or its data cannot be read.
@@ -108,6 +112,13 @@ def predict_images(
     folder: RunFolder, paths: Sequence[Path], *, peer: str = "best", topk: int = 5, factories: Sequence[str] = ()
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
     """Yields for each image file its `topk` classes with their probabilities, most probable first.
+
+    Args:
+        folder: the run folder.
+        paths: image files, or folders of images.
+        peer: name of the peer, `best`, or `ensemble`.
+        topk: number of classes.
+        factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
 
     Raises:
         InputError: there is no such run or peer, a path holds no image, or an image cannot be read.

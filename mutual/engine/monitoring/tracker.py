@@ -148,7 +148,7 @@ class Tracker:
 
 
 def table_head(recipe: Recipe) -> list[str]:
-    """Returns the two heading lines of the terminal's table."""
+    """Returns the two heading lines of the terminal's table of epochs."""
     columns = _columns(recipe)
     unit = " ".join(f"{name:>7}" for name in ("loss", *columns))
     heads, units = [f"{name:^{len(unit)}}" for name in recipe.trainable], [unit] * len(recipe.trainable)

@@ -90,23 +90,30 @@ class TrainMeter:
         return self._num_batches > 0
 
     @torch.no_grad()
-    def add(self, output: GroupOutput, labels: Tensor, *, count: int, update: int) -> None:
-        """Adds the output for a micro-batch of `count` valid images, with its labels `[B]` (-1: unknown) or `[B, C]`."""
+    def add(self, output: GroupOutput, labels: Tensor, *, num_valid: int, update: int) -> None:
+        """Adds the output for a micro-batch.
+
+        Args:
+            output: of the group.
+            labels: `[B]` (-1: unknown) or `[B, C]`.
+            num_valid: number of valid images; the rest are padding.
+            update: its index in the training, for the message of a loss that is not finite.
+        """
         nothing = torch.zeros((), dtype=self._dtype, device=self._comm.device)
         edges_E = torch.stack([output.edge_losses.get(index, nothing).to(self._dtype) for index in range(len(self._edges))])
         losses_P = torch.stack([output.losses.get(name, nothing).detach().to(self._dtype) for name in self._peers])
         predictions = {name: output.logits[name].argmax(dim=1) for name in output.losses}
-        hits = {name: is_correct(classes_B, labels[:count]).sum() for name, classes_B in predictions.items()}
+        hits = {name: is_correct(classes_B, labels[:num_valid]).sum() for name, classes_B in predictions.items()}
         correct_P = torch.stack([hits.get(name, nothing).to(self._dtype) for name in self._peers])
-        if count:  # a rank whose shard of a short window is empty computed on padding
-            self._edges_E += edges_E * count
-            self._losses_P += losses_P * count
+        if num_valid:  # a rank whose shard of a short window is empty computed on padding
+            self._edges_E += edges_E * num_valid
+            self._losses_P += losses_P * num_valid
             self._correct_P += correct_P
             if self._is_scoring_rank:
-                self._labelled += count if labels.is_floating_point() else (labels[:count] >= 0).sum()
+                self._labelled += num_valid if labels.is_floating_point() else (labels[:num_valid] >= 0).sum()
             bad_E = torch.where(edges_E.isfinite(), _NEVER, update)
             self._first_bad_E = torch.minimum(self._first_bad_E, bad_E)
-        self._images += count if self._is_scoring_rank else 0
+        self._images += num_valid if self._is_scoring_rank else 0
         self._num_batches += 1
 
     def flush(self) -> TrainMetrics:
@@ -147,9 +154,9 @@ class TrainMeter:
     def _means(self, totals: Totals) -> TrainMetrics:
         images, labelled = max(totals.images, 1), max(totals.labelled, 1)
         objectives: dict[str, list[float]] = {}
-        for edge, total in zip(self._edges, totals.edges, strict=True):
-            objectives.setdefault(edge.objective, []).append(total / images)
-        loss = {name: total / images for name, total in zip(self._peers, totals.losses, strict=True)}
+        for edge, loss_sum in zip(self._edges, totals.edges, strict=True):
+            objectives.setdefault(edge.objective, []).append(loss_sum / images)
+        loss = {name: loss_sum / images for name, loss_sum in zip(self._peers, totals.losses, strict=True)}
         top1 = {name: correct / labelled for name, correct in zip(self._peers, totals.correct, strict=True)}
         return TrainMetrics(totals.images, loss, top1, {name: sum(means) / len(means) for name, means in objectives.items()})
 

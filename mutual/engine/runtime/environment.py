@@ -84,7 +84,14 @@ def init_environment(recipe: Recipe) -> Environment:
 
 @contextmanager
 def restore_switches() -> Iterator[None]:
-    """Within it, `init_environment` may set the process' numerical switches; afterwards they are as they were."""
+    """Restores the numerical switches of the process, which `init_environment` may set.
+
+    Example:
+        >>> with restore_switches():
+        ...     torch.use_deterministic_algorithms(True)
+        >>> torch.are_deterministic_algorithms_enabled()
+        False
+    """
     deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(_WORKSPACE)
     try:

@@ -45,6 +45,11 @@ class LaunchSettings:
 def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSettings) -> Recipe:
     """Returns `recipe` with its precision and number of threads resolved; a resumed run keeps those that it was started with.
 
+    Args:
+        recipe: what is to be trained.
+        saved_recipe: of the run that is resumed, or None.
+        launch: what the launcher has chosen.
+
     Raises:
         RecipeError: the launcher asks for another mixed precision than the run was started with.
     """

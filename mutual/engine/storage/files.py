@@ -86,7 +86,12 @@ def remove(paths: Iterable[Path], *, root: Path) -> None:
 
 
 def sha256(content: bytes) -> str:
-    """Returns the SHA-256 of `content` in hexadecimal."""
+    """Returns the SHA-256 of `content` in hexadecimal.
+
+    Example:
+        >>> sha256(b"")[:8]
+        'e3b0c442'
+    """
     return hashlib.sha256(content).hexdigest()
 
 
@@ -105,7 +110,12 @@ def check_no_links(folders: Iterable[Path], *, root: Path) -> None:
 
 
 def unfinished(path: Path) -> Path:
-    """Returns where `path` is written before it is renamed."""
+    """Returns where `path` is written before it is renamed.
+
+    Example:
+        >>> unfinished(Path("best/a.safetensors")).as_posix()
+        'best/.unfinished-a.safetensors'
+    """
     return path.with_name(f"{UNFINISHED}{path.name}")
 
 

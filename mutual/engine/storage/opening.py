@@ -35,6 +35,10 @@ FREE_TO_CHANGE = re.compile(
 def exclusive_access(folder: RunFolder, comm: Communicator) -> Iterator[None]:
     """Within it, no other training writes into the run folder. Collective: all ranks must enter it.
 
+    Args:
+        folder: the run folder.
+        comm: the ranks of the run.
+
     Raises:
         InputError: another training has locked it, or something else is in its place.
         OSError: it cannot be created or written to.
@@ -52,6 +56,14 @@ def resumed_recipe(
     folder: RunFolder, recipe: Recipe, comm: Communicator, launch: LaunchSettings, *, resume: bool, overwrite: bool
 ) -> Recipe | None:
     """Returns the recipe of the run that is resumed, or None where a run begins. Collective: all ranks must call it.
+
+    Args:
+        folder: the run folder.
+        recipe: what is to be trained.
+        comm: the ranks of the run.
+        launch: what the launcher has chosen.
+        resume: whether the run may go on.
+        overwrite: whether it may be removed.
 
     Raises:
         InputError: the folder holds a run, and neither `resume` nor `overwrite` was given; or that run is of another recipe.
@@ -83,6 +95,10 @@ def select_checkpoint(checkpoints: CheckpointStore, comm: Communicator) -> dict[
 
     The main process chooses and sends it, as the others need not see its disk. Those that do hold checkpoints of this run must hold
     the same: if one has more, or others, the main process was started in the wrong place. Collective: all ranks must call it.
+
+    Args:
+        checkpoints: those of the run.
+        comm: the ranks of the run.
 
     Raises:
         InputError: a rank holds other checkpoints than rank 0, or all are damaged; the line says which.

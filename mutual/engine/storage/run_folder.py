@@ -221,7 +221,11 @@ class RunFolder:
 
 
 def peer_file(folder: RunFolder, peer: str) -> Path:
-    """Returns the path of the best weights of `peer`, which may be `best`, after comparing their checksum.
+    """Returns the path of a peer's best weights after comparing their checksum.
+
+    Args:
+        folder: the run folder.
+        peer: name of the peer, or `best`.
 
     Raises:
         InputError: there is no such run, no such peer in it, no epoch has been evaluated, or the file is not as it was written.

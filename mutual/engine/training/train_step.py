@@ -107,7 +107,7 @@ class TrainStep:
                 losses = [self._scale(name, loss, micro_batch, window) for name, loss in output.losses.items()]
                 torch.autograd.backward(losses)
             self._pause_selector.add(output.logits, micro_batch.labels)
-            self._meter.add(output, micro_batch.labels, count=micro_batch.num_valid, update=update)
+            self._meter.add(output, micro_batch.labels, num_valid=micro_batch.num_valid, update=update)
         paused = self._pause_selector.select_paused_peer()
         for name, optimizer in self._optimizers.items():
             if name == paused:
@@ -130,7 +130,7 @@ class TrainStep:
                 micro_batch.invalidate(peer.name)
         for micro_batch in micro_batches:
             output = merge_outputs(micro_batch.learner_outputs)
-            self._meter.add(output, micro_batch.labels, count=micro_batch.num_valid, update=update)
+            self._meter.add(output, micro_batch.labels, num_valid=micro_batch.num_valid, update=update)
 
     def forward_only(self, window: Window) -> GroupOutput:
         """Returns the output of the window's first micro-batch with its graph; nothing is updated."""

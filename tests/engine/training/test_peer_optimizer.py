@@ -29,11 +29,6 @@ def test_cosine_after_warmup():
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])
-def test_the_rate_never_rises_to_a_minimum_above_it(name):
-    assert rates(name=name, min_lr=1.0, lr=0.5) == [0.5] * 40
-
-
-@pytest.mark.parametrize("name", ["cosine", "linear"])
 def test_a_schedule_that_is_all_warmup_goes_on_beyond_its_last_update(name):
     """A benchmark runs more updates than a short training has."""
     learning_rate = build_schedule(Schedule(name=name, warmup_epochs=1), lr=0.5, updates_per_epoch=4, epochs=1)
@@ -152,16 +147,6 @@ def test_the_trial_moves_no_parameter_of_the_peer():
         for mine, other in zip(peer.model.parameters(), plain.peers[name].model.parameters(), strict=True):
             assert torch.equal(mine, other)
             assert mine.grad is None
-
-
-@pytest.mark.parametrize(("precision", "scale"), [("fp16", 2.0**5), ("no", 1.0)])
-def test_the_loss_scale_is_restored_where_there_is_one(precision, scale):
-    document = tiny_document(peers={"a": {"model": "support:tiny"}}, objectives=[{"loss": "cross_entropy"}], train={"precision": precision})
-    saved, restored = (build(document)[3]._optimizers["a"] for _ in range(2))
-    saved.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**5, enabled=precision == "fp16")
-    saved.scale(torch.zeros(()))  # the scale is there from the first loss on
-    restored.load_state_dict(saved.state_dict())
-    assert restored.scaler.get_scale() == scale
 
 
 @pytest.mark.parametrize("model", ["support:tiny", "support:double"])

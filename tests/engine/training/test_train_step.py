@@ -9,7 +9,6 @@ from support import assert_equal_weights, build, tiny_document, train_epochs, we
 
 from mutual.data import to_inputs
 from mutual.group import MicroBatchContext
-from mutual.objectives import build_loss
 from mutual.recipe import parse_recipe
 
 FROZEN_TEACHER = {
@@ -102,29 +101,6 @@ def test_alternating_peers_hear_of_their_fellows_steps(names):
     train_step.alternating(window, 0, measure=False)
     for name, model in models.items():
         assert_equal_weights(group.peers[name].model.state_dict(), model.state_dict(), tolerance=1e-12)
-
-
-def test_alternating_peers_learn_from_a_moving_average_after_its_peers_step():
-    """Both learn from a's average: a from the one before its step, b from the one after it."""
-    kd = {"loss": "kd", "temperature": 1}
-    objectives = [{"loss": "cross_entropy"}, {**kd, "learners": ["a"], "sources": "ema"}, {**kd, "learners": ["b"], "sources": "a.ema"}]
-    document = tiny_document(objectives=objectives, train={"update": "alternating", "ema": 0.5, "accumulate": 2})
-    _, data, group, train_step = build(document)
-    window = next(data.train_windows(0, world_size=1, rank=0, accumulate=2))
-    images, labels = (torch.cat(parts) for parts in zip(*(to_inputs(batch, data.info) for batch in window.batches), strict=True))
-    average, learner = (copy.deepcopy(group.peers[name].model) for name in "ab")
-    group.train()
-    train_step(window, 0, measure=False)
-    with torch.no_grad():
-        for before, after in zip(average.parameters(), group.peers["a"].model.parameters(), strict=True):
-            before.copy_((before + after) / 2)
-    logits = learner(images)
-    loss = F.cross_entropy(logits, labels) + build_loss("kd", temperature=1.0)(logits, average(images).detach(), labels)
-    gradients = torch.autograd.grad(loss, list(learner.parameters()))
-    with torch.no_grad():
-        for parameter, gradient in zip(learner.parameters(), gradients, strict=True):
-            parameter -= 0.5 * gradient
-    assert_equal_weights(group.peers["b"].model.state_dict(), learner.state_dict(), tolerance=1e-12)
 
 
 def test_alternating_counts_batchnorm_statistics_once():

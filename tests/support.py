@@ -9,19 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from forks import Job
 from torch import nn
 
-from mutual.data import build_data
-from mutual.engine.monitoring.train_metrics import TrainMeter
-from mutual.engine.training.pause import PauseSelector
-from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer
-from mutual.engine.training.train_step import TrainStep
-from mutual.group import Communicator, build_group
+from mutual.engine.runtime import Environment
+from mutual.engine.training import build_training
+from mutual.group import Communicator
 from mutual.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -196,48 +192,23 @@ def tiny_document(**sections):
     return {**document, **sections}
 
 
-def build(document, *, comm=WORLD, autocast=nullcontext):
-    """Builds the group of a recipe, its data, and an updater with one optimization for each trainable peer."""
+def build(document):
+    """Builds the group of a recipe, its data, and the step that trains it."""
     recipe = parse_recipe(document)
-    data = build_data(recipe.data, seed=recipe.seed, num_views=len(recipe.peers) if recipe.data.views == "per_peer" else 1)
-    info = data.info
-    group = build_group(
-        recipe, num_classes=info.num_classes, in_channels=info.channels, image_size=info.image_size, comm=comm, autocast=autocast
-    )
-    optimizers = {
-        peer.name: PeerOptimizer(
-            peer,
-            build_optimizer(recipe.optimizer_of(peer.name), peer.parameters()),
-            lambda update, name=peer.name: recipe.optimizer_of(name).lr,
-            scaler=torch.amp.GradScaler("cpu", enabled=recipe.train.precision == "fp16", init_scale=2.0**10),
-            clip_grad_norm=recipe.train.clip_grad_norm,
-        )
-        for peer in group.trainable
-    }
-    meter = TrainMeter(group.edges, recipe.trainable, comm, is_scoring_rank=group.is_scoring_rank)
-    train_step = TrainStep(
-        group,
-        optimizers,
-        meter,
-        comm=comm,
-        info=info,
-        seed=recipe.seed,
-        updates_per_epoch=data.num_windows(world_size=comm.size, accumulate=recipe.train.accumulate),
-        prepare=lambda images: images,
-        pause_selector=PauseSelector(recipe.train.pause, comm),
-    )
-    return recipe, data, group, train_step
+    training = build_training(recipe, Environment(None, WORLD, recipe.train.precision or "no"))
+    for optimizer in training.optimizers.values():  # a scale at which tiny nets do not overflow
+        optimizer.scaler = torch.amp.GradScaler("cpu", enabled=recipe.train.precision == "fp16", init_scale=2.0**10)
+    return recipe, training.data, training.group, training.train_step
 
 
 def train_epochs(document, *, epochs=1):
     """Trains in this process without a run folder and returns the group."""
     recipe, data, group, train_step = build(document)
-    step = train_step.alternating if recipe.train.update == "alternating" else train_step.simultaneous
     update = 0
     group.train()
     for epoch in range(epochs):
         for window in data.train_windows(epoch, start=0, world_size=1, rank=0, accumulate=recipe.train.accumulate):
-            step(window, update, measure=False)
+            train_step(window, update, measure=False)
             update += 1
     data.close()
     return group

@@ -103,7 +103,7 @@ def _cifar(name: str) -> Callable[[Data], DatasetSplits]:
 
 
 def _image_folder(spec: Data) -> DatasetSplits:
-    root, channels = Path(spec.root or ""), spec.channels or spec.kind.channels
+    root, channels = Path(spec.root or ""), spec.num_channels
     splits, classes = [], []
     for side in ("train", "val"):
         names = _class_folders(root / side)
@@ -130,7 +130,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _image_list(spec: Data) -> DatasetSplits:
-    channels, root = spec.channels or spec.kind.channels, Path(spec.root or "")
+    channels, root = spec.num_channels, Path(spec.root or "")
     train, val = (_read_list(root, Path(path or ""), channels, spec) for path in (spec.train_list, spec.val_list))
     if spec.multi_label:
         known, held_out = train.labels.shape[1], val.labels.shape[1]
@@ -220,7 +220,7 @@ def _existing(path: Path, file: Path, number: int) -> Path:
 
 
 def _fake(spec: Data) -> DatasetSplits:
-    channels, size = spec.channels or spec.kind.channels, spec.height_width or spec.kind.image_size
+    channels, size = spec.num_channels, spec.height_width
     classes = spec.num_classes or 10
 
     def split(num_images: int, seed: int) -> FakeSplit:

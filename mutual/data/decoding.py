@@ -171,10 +171,10 @@ def _numbers(value: object) -> tuple[int, ...]:
 def _orientation(image: Image.Image) -> int:
     """Returns EXIF's orientation, 1 where there is none or where the EXIF is damaged: the pixels are whole then."""
     try:
-        found = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # noqa: BLE001, Pillow's parser of other people's bytes, as above
         return 1
-    return found if isinstance(found, int) else 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _kind(mode: int) -> str:

@@ -28,7 +28,7 @@ def read_idx(folders: list[Path], name: str, *, dimensions: int) -> Tensor:
     Raises:
         ValueError: there is none, or it is not a whole IDX file of bytes.
     """
-    path = next((found for folder in folders if (found := find_idx(folder, name)) is not None), None)
+    path = next((path for folder in folders if (path := find_idx(folder, name)) is not None), None)
     if path is None:
         raise ValueError(f"no {name} or {name}.gz in {', '.join(map(str, folders))}; set data.root to their folder, or data.download: true")
     try:

@@ -29,10 +29,10 @@ def _named_as_images(folder: Path) -> Iterator[Path]:
         if not _is_hidden(Path(error.filename), folder):
             raise error
 
-    for place, _, names in os.walk(folder, onerror=stop):
+    for parent, _, names in os.walk(folder, onerror=stop):
         for name in names:
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122, a Path for each file takes longer
-                yield Path(place, name)
+                yield Path(parent, name)
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

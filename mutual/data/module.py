@@ -19,9 +19,7 @@ from mutual.data.requests import TrainBatchSampler, eval_requests
 from mutual.data.splits import Split, stratified_subset, to_channels
 from mutual.data.transforms import Pipeline, eval_transforms, train_transforms
 from mutual.data.workers import Loader
-from mutual.recipe import Data, Statistics
-
-_LUMA = (0.299, 0.587, 0.114)
+from mutual.recipe import Data
 
 
 class DataModule:
@@ -95,8 +93,8 @@ class DataModule:
 
     def take_bad_images(self) -> dict[str, dict[str, str]]:
         """Returns the images that could not be read since the last call: of `train` and of `val` the reason by path."""
-        taken, self._bad = self._bad, {"train": {}, "val": {}}
-        return taken
+        bad, self._bad = self._bad, {"train": {}, "val": {}}
+        return bad
 
     def close(self) -> None:
         """Ends the worker processes."""
@@ -187,8 +185,8 @@ def _info(spec: Data, splits: DatasetSplits) -> DataInfo:
     if num_classes < num_found:
         raise ValueError(f"class counts differ: num_classes is {num_classes}, the labels of {spec.dataset} go up to {num_found - 1}")
     names = splits.class_names[:num_classes] + tuple(map(str, range(len(splits.class_names), num_classes)))
-    channels, size = spec.channels or spec.kind.channels, spec.height_width or spec.kind.image_size
-    mean, std = _statistics(spec, channels)
+    channels, size = spec.num_channels, spec.height_width
+    mean, std = _statistics(spec)
     return DataInfo(num_classes, names, channels, size, mean, std, len(splits.train.labels), len(splits.val.labels), spec.multi_label)
 
 
@@ -196,21 +194,12 @@ def _num_classes(labels: Tensor) -> int:
     return labels.shape[1] if labels.dim() == 2 else 1 + int(labels.max())
 
 
-def _statistics(spec: Data, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if isinstance(spec.normalize, Statistics):
-        for key, values in (("mean", spec.normalize.mean), ("std", spec.normalize.std)):
-            if len(values) != channels:
-                raise ValueError(f"normalize.{key} has {len(values)} values, the images have {channels} channels")
-        return spec.normalize.mean, spec.normalize.std
-    if spec.normalize == "none":
-        return (0.0,) * channels, (1.0,) * channels
-    known = spec.kind
-    if len(known.mean) == channels:
-        return known.mean, known.std
-    if channels == 3:
-        return known.mean * 3, known.std * 3
-    mean, std = (sum(weight * value for weight, value in zip(_LUMA, values, strict=True)) for values in (known.mean, known.std))
-    return (mean,), (std,)
+def _statistics(spec: Data) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    mean, std = spec.statistics.mean, spec.statistics.std
+    for key, values in (("mean", mean), ("std", std)):
+        if len(values) != spec.num_channels:
+            raise ValueError(f"normalize.{key} has {len(values)} values, the images have {spec.num_channels} channels")
+    return mean, std
 
 
 def _only(loaded: list[Batch | Failure]) -> Batch | Failure:

@@ -42,16 +42,16 @@ def examine(paths: Sequence[Path], *, workers: int, most_seconds: float = _MOST_
                 if waiting and not reader.given:
                     reader.give([waiting.popleft() for _ in range(min(_AT_ONCE, len(waiting)))])
             ready = wait([reader.connection for reader in readers if reader.given], timeout=1.0)
-            for place, reader in enumerate(readers):
+            for index, reader in enumerate(readers):
                 if not reader.given:
                     continue
-                found = reader.answer(ready=reader.connection in ready, most_seconds=most_seconds)
-                if found is not None:
-                    yield found
+                result = reader.answer(ready=reader.connection in ready, most_seconds=most_seconds)
+                if result is not None:
+                    yield result
                 if reader.ended:
                     waiting.extendleft(reversed(reader.given))
                     reader.stop()
-                    readers[place] = _Reader()
+                    readers[index] = _Reader()
     finally:
         for reader in readers:
             reader.stop()
@@ -67,10 +67,10 @@ class _Reader:
     def __post_init__(self) -> None:
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("fork" if "fork" in methods else None)  # it need not import torch again
-        self.connection, theirs = context.Pipe()
-        self._process: BaseProcess = context.Process(target=_read_files, args=(theirs, self.connection), daemon=True)
+        self.connection, remote = context.Pipe()
+        self._process: BaseProcess = context.Process(target=_read_files, args=(remote, self.connection), daemon=True)
         self._process.start()
-        theirs.close()  # so that the end of the process closes the pipe
+        remote.close()  # so that the end of the process closes the pipe
         self._since = 0.0
 
     def give(self, paths: Sequence[Path]) -> None:

@@ -32,28 +32,28 @@ def split_folder(source: Path, destination: Path, *, val: float, seed: int = 0, 
         raise InputError(f"{printable(destination)} is there already; give a folder that is not")
     if destination.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{printable(destination)} lies in {printable(source)}, which is left as it is; give a folder beside it")
-    parts = _draw(_images_by_class(source), val, seed)
-    beside = destination.with_name(f".unfinished-{destination.name}-{os.getpid()}")
+    sides = _draw(_images_by_class(source), val, seed)
+    temp_path = destination.with_name(f".unfinished-{destination.name}-{os.getpid()}")
     try:
-        beside.mkdir(parents=True)
+        temp_path.mkdir(parents=True)
     except FileExistsError:
-        raise InputError(f"{printable(beside)} is in the way and is not removed, for it may be somebody's; move it") from None
+        raise InputError(f"{printable(temp_path)} is in the way and is not removed, for it may be somebody's; move it") from None
     try:
-        _fill(beside, source, parts, copy=copy)
-        beside.rename(destination)
+        _fill(temp_path, source, sides, copy=copy)
+        temp_path.rename(destination)
     except BaseException:  # whatever it was, Ctrl-C too: nothing half-made stays
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temp_path, ignore_errors=True)
         raise
-    return {name: (len(files), len(parts["val"][name])) for name, files in parts["train"].items()}
+    return {name: (len(files), len(sides["val"][name])) for name, files in sides["train"].items()}
 
 
-def _fill(folder: Path, source: Path, parts: dict[str, dict[str, list[Path]]], *, copy: bool) -> None:
-    for part, by_class in parts.items():
+def _fill(folder: Path, source: Path, sides: dict[str, dict[str, list[Path]]], *, copy: bool) -> None:
+    for side, by_class in sides.items():
         for name, files in by_class.items():
             for file in files:
-                place = folder / part / name / file.relative_to(source / name)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                _put(file, place, copy=copy)
+                target = folder / side / name / file.relative_to(source / name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _put(file, target, copy=copy)
 
 
 def _images_by_class(source: Path) -> dict[str, list[Path]]:
@@ -72,24 +72,24 @@ def _images_by_class(source: Path) -> dict[str, list[Path]]:
 
 
 def _draw(classes: dict[str, list[Path]], val: float, seed: int) -> dict[str, dict[str, list[Path]]]:
-    parts: dict[str, dict[str, list[Path]]] = {"train": {}, "val": {}}
+    sides: dict[str, dict[str, list[Path]]] = {"train": {}, "val": {}}
     for name, files in classes.items():
-        number = min(max(round(len(files) * val), 1), len(files) - 1)
-        held_out = set(random.Random(derive_seed(seed, "split", name)).sample(range(len(files)), number))
-        parts["train"][name] = [file for index, file in enumerate(files) if index not in held_out]
-        parts["val"][name] = [file for index, file in enumerate(files) if index in held_out]
-    return parts
+        num_held_out = min(max(round(len(files) * val), 1), len(files) - 1)
+        held_out = set(random.Random(derive_seed(seed, "split", name)).sample(range(len(files)), num_held_out))
+        sides["train"][name] = [file for index, file in enumerate(files) if index not in held_out]
+        sides["val"][name] = [file for index, file in enumerate(files) if index in held_out]
+    return sides
 
 
-def _put(file: Path, place: Path, *, copy: bool) -> None:
+def _put(file: Path, target: Path, *, copy: bool) -> None:
     if not copy:
         try:
-            os.link(file.resolve(), place)  # of a link what it leads to: a relative one would lead elsewhere from the new place
+            os.link(file.resolve(), target)  # of a link what it leads to: a relative one would lead elsewhere from the new place
         except OSError:  # another disk, or one without hard links
             pass
         else:
             return
-    shutil.copy2(file, place)
+    shutil.copy2(file, target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         counts = split_folder(options.source, options.destination, val=options.val, seed=options.seed, copy=options.copy)
-        train, held_out = (sum(count[part] for count in counts.values()) for part in (0, 1))
+        train, held_out = (sum(count[side] for count in counts.values()) for side in (0, 1))
         print_main(f"{printable(options.destination)}: {len(counts)} classes, {train} training and {held_out} validation images")
 
     return run_command(command)

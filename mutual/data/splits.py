@@ -37,7 +37,7 @@ class Split(Protocol):
         ...
 
     def select(self, indices: Tensor) -> Split:
-        """Returns the part of the split at `indices`, in their order."""
+        """Returns the split's images at `indices`, in their order."""
         ...
 
 
@@ -57,7 +57,7 @@ class MemorySplit:
         return f"image {index}"
 
     def select(self, indices: Tensor) -> MemorySplit:
-        """Returns the part of the split at `indices`, in their order."""
+        """Returns the split's images at `indices`, in their order."""
         return MemorySplit(self.images[indices], self.labels[indices])
 
 
@@ -79,7 +79,7 @@ class FileSplit:
         return str(self.paths[index])
 
     def select(self, indices: Tensor) -> FileSplit:
-        """Returns the part of the split at `indices`, in their order."""
+        """Returns the split's images at `indices`, in their order."""
         chosen = indices.tolist()
         return FileSplit(
             [self.paths[index] for index in chosen], [self.roots[index] for index in chosen], self.labels[indices], self.channels
@@ -112,7 +112,7 @@ class FakeSplit:
         return f"image {index}"
 
     def select(self, indices: Tensor) -> FakeSplit:
-        """Returns the part of the split at `indices`, in their order."""
+        """Returns the split's images at `indices`, in their order."""
         return FakeSplit(self.indices[indices], self.labels[indices], self.shape, self.seed)
 
 

@@ -85,8 +85,8 @@ class _Termination:
 
     def begin_worker(self, _: int) -> None:
         """Sets the signal handlers of a worker process."""
-        for number in (signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
+        for signal_number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(signal_number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._obey)
         self._obey(signal.SIGTERM, None)  # one may have come before the handler was there
 

@@ -1,4 +1,4 @@
-"""Export: a trained peer as a file to ship, reloaded and compared with the eager model before it is called done."""
+"""export_model: a trained peer as a file to ship, reloaded and compared with the eager model before it is kept."""
 
 from __future__ import annotations
 
@@ -15,26 +15,36 @@ from mutual.models import ModelCard, model_bytes, read_model
 from mutual.recipe import InputError, did_you_mean
 
 BATCHES = (1, 3)
-"""Batch sizes that an exported program is tried with: it must take any."""
+"""Batch sizes that an exported program is tried with."""
 _TOLERANCE = 1e-4
 """Largest difference of logits, relative to the largest logit, between two runtimes in float32."""
 
 
 def export_model(model: nn.Module, card: ModelCard, folder: Path, name: str, *, formats: Sequence[str]) -> dict[str, tuple[Path, float]]:
-    """Writes `model` (eval mode, CPU) in each of `formats`; returns by format the file and how far its logits are off, relatively.
+    """Writes a model in each of `formats`.
+
+    Args:
+        model: in eval mode, on the CPU.
+        card: its model card.
+        folder: where the files are written.
+        name: of the files, without suffix.
+        formats: of `safetensors`, `torch`, `onnx`.
+
+    Returns:
+        By format, the file and the relative difference of its logits from the model's.
 
     Raises:
         InputError: no such format, a package is missing, the model cannot be exported, or a file that no export wrote is in the way;
-            nothing wrong is left behind.
+            no wrong file is left.
     """
-    for each in formats:
-        if each not in FORMATS:
-            raise InputError(f"{each!r} is no export format{did_you_mean(each, FORMATS)}")
-    paths = {each: folder / f"{name}{EXPORT_SUFFIXES[each]}" for each in formats}
+    for format_name in formats:
+        if format_name not in FORMATS:
+            raise InputError(f"{format_name!r} is no export format{did_you_mean(format_name, FORMATS)}")
+    paths = {format_name: folder / f"{name}{EXPORT_SUFFIXES[format_name]}" for format_name in formats}
     for path in paths.values():
         if path.exists() and (not path.is_file() or sha256(path.read_bytes()) not in _exported(folder).get(path.name, [])):
             raise InputError(f"{path} is there already, and not as an export wrote it; move it away, or give another --output")
-    return {each: _export(FORMATS[each], model, card, path, each) for each, path in paths.items()}
+    return {format_name: _export(FORMATS[format_name], model, card, path, format_name) for format_name, path in paths.items()}
 
 
 Reload = Callable[[Tensor], Tensor]
@@ -44,24 +54,24 @@ def _export(
     write: Callable[[nn.Module, ModelCard, Path], Reload], model: nn.Module, card: ModelCard, path: Path, name: str
 ) -> tuple[Path, float]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = unfinished(path)
+    temp_path = unfinished(path)
     try:
-        reloaded = write(model, card, beside)
+        reloaded = write(model, card, temp_path)
         difference = max(_difference(model, reloaded, card, batch) for batch in BATCHES)
         if not difference < _TOLERANCE:
             raise InputError(
                 f"the {name} export of {card.model} gives other logits than the model (relative difference {difference:.1e}); not kept"
             )
-        content = beside.read_bytes()
+        content = temp_path.read_bytes()
         _record(path, sha256(content))
         write_file(path, content)
     finally:
-        beside.unlink(missing_ok=True)
+        temp_path.unlink(missing_ok=True)
     return path, difference
 
 
 def _exported(folder: Path) -> dict[str, list[str]]:
-    """Returns by its name the digests that a file had when exports wrote it; none where there is no record, or a damaged one."""
+    """Returns by file name the digests of what exports have written; none where the record is missing or damaged."""
     try:
         return TypeAdapter(dict[str, list[str]]).validate_json((folder / EXPORTED).read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -69,9 +79,9 @@ def _exported(folder: Path) -> dict[str, list[str]]:
 
 
 def _record(path: Path, digest: str) -> None:
-    """Records the digest before the file is written, beside the one that it has, so that a kill leaves it with one that holds."""
-    known = _exported(path.parent)
-    write_file(path.parent / EXPORTED, json_text(known | {path.name: [*known.get(path.name, [])[-1:], digest]}, indent=1).encode())
+    """Records the digest beside the previous one, before the file is written, so that after a kill one of them holds."""
+    recorded = _exported(path.parent)
+    write_file(path.parent / EXPORTED, json_text(recorded | {path.name: [*recorded.get(path.name, [])[-1:], digest]}, indent=1).encode())
 
 
 def _difference(model: nn.Module, reloaded: Reload, card: ModelCard, batch: int) -> float:
@@ -79,13 +89,13 @@ def _difference(model: nn.Module, reloaded: Reload, card: ModelCard, batch: int)
     images = torch.randn(batch, card.in_channels, *card.image_size, generator=generator)
     with torch.no_grad():
         expected = model(images)
-        found = reloaded(images)
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+        actual = reloaded(images)
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
 def _write_safetensors(model: nn.Module, card: ModelCard, path: Path) -> Reload:
     path.write_bytes(model_bytes(model, card))
-    reloaded, _ = read_model(path, factories=[card.model])  # whoever built `model` has had the user's word
+    reloaded, _ = read_model(path, factories=[card.model])  # the user has allowed this factory when `model` was built
     return reloaded
 
 

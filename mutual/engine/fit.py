@@ -1,4 +1,4 @@
-"""fit: a recipe to a run folder; load_peer: a peer of a run folder as a plain model."""
+"""fit: trains a recipe into a run folder; load_peer: returns a peer of a run folder as a plain model."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from mutual.engine.runtime import (
     torch_threads,
 )
 from mutual.engine.storage import BEST, RunFolder, check_data, exclusive_access, peer_file, resumed_recipe, select_checkpoint
-from mutual.engine.training import Trainer, build_training
-from mutual.group import all_ranks_or_raise
+from mutual.engine.training import Trainer, build_trainer, build_training
 from mutual.models import read_model
 from mutual.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a training left.
+    """Result of a training.
 
     Attributes:
         folder: the run folder.
-        best_peer: the best peer's name.
-        metrics: the last evaluation: by peer and for the ensemble its metrics.
+        best_peer: name of the best peer.
+        metrics: scores of the last evaluation, by peer and for the ensemble.
     """
 
     folder: Path
@@ -44,22 +43,25 @@ class RunResult:
 
 @restore_switches()
 def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunResult:
-    """Trains `recipe` and returns what came of it.
+    """Trains `recipe` into its run folder. Collective: all ranks must call it.
 
     Args:
         recipe: as `load_recipe` returns it.
         resume: go on from the run's last good checkpoint, or start where there is none.
-        overwrite: remove what an earlier run of this name left.
+        overwrite: remove what an earlier run of this name has left.
+
+    Returns:
+        The run folder, the best peer and the last scores.
 
     Raises:
         RecipeError: the recipe, the data or the launcher do not fit; nothing has been written.
-        InputError: the run folder holds a run, and neither `resume` nor `overwrite` was given; another training holds it; it is not
-            ours; or what it holds is damaged. Nothing in it has been changed.
-        StoppedError: SIGTERM, SIGUSR1 or SIGINT came; a checkpoint has been written.
-        NonFiniteLossError: a loss diverged; the last good checkpoint stays.
-        OSError: the disk is full or does not answer; the last good checkpoint stays.
+        InputError: the run folder holds a run, and neither `resume` nor `overwrite` was given; another training has locked it; it is no
+            run's; or what it holds is damaged. Nothing in it has been changed.
+        StoppedError: SIGTERM, SIGUSR1 or SIGINT was received; a checkpoint has been written.
+        NonFiniteLossError: a loss diverged; the last good checkpoint is kept.
+        OSError: the disk is full or does not answer; the last good checkpoint is kept.
     """
-    recipe = restrict_to_job(split_launch(recipe))
+    recipe = restrict_to_job(split_launch(recipe)).resolved()
     folder = RunFolder.of(recipe)
     environment = init_environment(recipe)
     comm = environment.comm
@@ -77,47 +79,49 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
                 trainer.run()
             finally:
                 trainer.close()
-        best = all_ranks_or_raise(comm, lambda: _best_peer(folder) if comm.is_main else "")[0]
-    return RunResult(folder.path, best, trainer.scores)
+        with comm.raise_together():
+            local_best = _best_peer(folder) if comm.is_main else ""
+        best_peer = comm.all_gather_json(local_best)[0]
+    return RunResult(folder.path, best_peer, trainer.scores)
 
 
 def _build(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool) -> Trainer:
-    """Returns the trainer at the point where the run stands; the first thing that writes into the run folder."""
+    """Builds the trainer, resumes it, and prepares the run folder; nothing was written to it before."""
     comm = environment.comm
-    data, group, optimizers = build_training(recipe, environment)
-    check_data(data, comm)
-    trainer = Trainer(recipe, environment, data, group, optimizers, folder)
-    files = select_checkpoint(folder, comm) if resume else None
+    training = build_training(recipe, environment)
+    check_data(training.data, comm)
+    trainer = build_trainer(recipe, environment, folder, training)
+    files = select_checkpoint(trainer.checkpoints, comm) if resume else None
     if files is not None:
         trainer.resume(files)
     notes = environment_notes(comm)
-
-    def begin() -> None:
+    comm.barrier()
+    with comm.raise_together():
         if comm.is_main:
             if not resume:
                 folder.clear()
-            folder.begin(recipe, notes)
-
-    comm.barrier()
-    all_ranks_or_raise(comm, begin)
+            folder.initialize(recipe, notes)
     trainer.open_tracker()
     if comm.is_main:
-        for (name, path), size in group.exchange.transfer_plan.full_feature_maps.items():
+        for (name, path), size in training.group.exchange.transfer_plan.full_feature_maps.items():
             warnings.warn(f"{name}.{path} travels as feature maps, {size:,} bytes an image; a vector (`fc:input`) is smaller", stacklevel=2)
     return trainer
 
 
 def _best_peer(folder: RunFolder) -> str:
-    """Returns the best peer of a finished run, whose weights are there and whole."""
+    """Returns the best peer of a finished run after verifying its weights."""
     peer = folder.best_peer()
-    folder.verified(BEST, peer)
+    folder.verified_weights(BEST, peer)
     return peer
 
 
 def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None) -> nn.Module:
-    """Returns a trained peer of the run folder `run`, in eval mode: images `[B, C, H, W]` to plain logits `[B, num_classes]`.
+    """Loads a trained peer: a module in eval mode from images `[B, C, H, W]` to logits `[B, num_classes]`.
 
-    A peer that was trained with a model of the user's own is built where `factory` names it (`my_models:net`), which runs its code.
+    Args:
+        run: the run folder.
+        peer: name of the peer, or `best`.
+        factory: names a model of the user's own that may be built (`my_models:net`), which runs its code.
 
     Raises:
         InputError: there is no such run, no such peer in it, or its model is another factory's.

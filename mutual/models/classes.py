@@ -26,8 +26,8 @@ def class_columns(model: Sequence[str], data: Sequence[str]) -> list[int] | None
             return None
         sides = [_named("the model", set(model) - set(data)), _named("the data", set(data) - set(model))]
         raise ValueError(f"classes differ: {'; '.join(sides)}")
-    places = {name: place for place, name in enumerate(model)}
-    return [places[name] for name in data]
+    index_of = {name: index for index, name in enumerate(model)}
+    return [index_of[name] for name in data]
 
 
 def _is_numbered(names: Sequence[str]) -> bool:

@@ -92,7 +92,7 @@ def build(name: str, factory: Factory, **arguments: Any) -> nn.Module:
     try:
         model = factory(**arguments)
     except (Exception, SystemExit) as error:  # code of the user's or of a library, which may raise anything
-        raise ValueError(f"{name} cannot be built with {_shown(arguments)}: {_told(error, factory)}") from error
+        raise ValueError(f"{name} cannot be built with {_shown(arguments)}: {_describe_error(error, factory)}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} gave a {type(model).__name__}, not a torch.nn.Module")
     tensors = (*model.parameters(), *model.buffers())
@@ -117,9 +117,9 @@ def _import(name: str, module_name: str) -> ModuleType:
             raise ValueError(
                 f"{name!r}: cannot import {module_name!r} ({error}); run from the folder that holds it, or install it"
             ) from error
-        raise ValueError(f"{name!r}: cannot import {module_name!r}: {_told(error, None)}") from error
+        raise ValueError(f"{name!r}: cannot import {module_name!r}: {_describe_error(error, None)}") from error
     except (Exception, SystemExit) as error:  # the user's module, which may raise anything
-        raise ValueError(f"{name!r}: cannot import {module_name!r}: {_told(error, None)}") from error
+        raise ValueError(f"{name!r}: cannot import {module_name!r}: {_describe_error(error, None)}") from error
 
 
 def _home(factory: Any) -> str:
@@ -142,22 +142,22 @@ def _check_arguments(name: str, factory: Factory, arguments: dict[str, Any]) -> 
                 raise ValueError(f"{name} takes no argument {argument!r}{did_you_mean(argument, parameters)}")
 
 
-def _told(error: BaseException, factory: Factory | None) -> str:
+def _describe_error(error: BaseException, factory: Factory | None) -> str:
     """Returns what was raised, and in user's code where."""
     reason = first_line(error)
     kind = "" if isinstance(error, ValueError | AssertionError) and reason != type(error).__name__ else type(error).__name__
-    said = ": ".join(dict.fromkeys(part for part in (kind, reason) if part))
+    description = ": ".join(dict.fromkeys(part for part in (kind, reason) if part))
     if isinstance(error, SyntaxError):
-        return said
+        return description
     package = None if factory is None else _home(factory).partition(".")[0]
     if package in _LIBRARIES:
-        return said
-    places = [
+        return description
+    frames = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
         if _is_own(frame.f_globals.get("__name__", ""), package)
     ]
-    return f"{said} ({places[-1][0]}:{places[-1][1]})" if places else said
+    return f"{description} ({frames[-1][0]}:{frames[-1][1]})" if frames else description
 
 
 def _is_own(module: str, package: str | None) -> bool:

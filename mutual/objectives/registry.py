@@ -17,7 +17,8 @@ Output = Tensor | list[Tensor]
 """What a loss reads of one end: one output `[B, ...]`, or several for a loss with `multi_output`."""
 
 
-def _merge(*tables: Mapping[str, LossSpec]) -> dict[str, LossSpec]:
+def merge_tables(*tables: Mapping[str, LossSpec]) -> dict[str, LossSpec]:
+    """Returns the losses of all `tables`, no two of which may share a name."""
     merged: dict[str, LossSpec] = {}
     for name, spec in (entry for table in tables for entry in table.items()):
         assert name not in merged, f"two losses are called {name!r}"
@@ -25,7 +26,7 @@ def _merge(*tables: Mapping[str, LossSpec]) -> dict[str, LossSpec]:
     return merged
 
 
-LOSSES = _merge(response.LOSSES, feature.LOSSES, adapters.LOSSES, attention.LOSSES, contrast.LOSSES, relation.LOSSES)
+LOSSES = merge_tables(response.LOSSES, feature.LOSSES, adapters.LOSSES, attention.LOSSES, contrast.LOSSES, relation.LOSSES)
 
 
 class Loss(nn.Module):
@@ -97,6 +98,14 @@ def build_loss(
 
     Raises:
         ValueError: no such loss, no such argument, a value out of range, or shapes that do not fit; one line says which.
+
+    Example:
+        >>> loss = build_loss("kd", temperature=2.0)
+        >>> loss(torch.zeros(2, 3), torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+        tensor(0.0603)
+        >>> hint = build_loss("hint", learner_shape=(16,), source_shape=(32,))
+        >>> hint(torch.zeros(2, 16), torch.zeros(2, 32)).shape
+        torch.Size([])
     """
     if name not in LOSSES:
         raise ValueError(f"{name!r} is no loss{did_you_mean(name, LOSSES)}")

@@ -180,7 +180,7 @@ def _check_data(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _check_sizes(data: Data) -> Iterator[Fault]:
-    height, width = data.height_width or (1, 1)
+    height, width = data.height_width
     for key, batch_size in (("batch_size", data.batch_size), ("eval_batch_size", data.eval_batch_size or 1)):
         if batch_size * height * width > MAX_BATCH_PIXELS:
             yield Fault(

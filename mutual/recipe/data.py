@@ -49,6 +49,7 @@ class DatasetKind:
     multi_label: bool = False
 
 
+_LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601: what colour images become where grey is wanted
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation
 DATASETS: dict[str, DatasetKind] = {
     "digits": DatasetKind(1, (8, 8), (0.3052,), (0.376,)),
@@ -141,6 +142,39 @@ class Data(Spec):
         return DATASETS[self.dataset]
 
     @property
-    def height_width(self) -> tuple[int, int] | None:
-        """Image size as (height, width), or None where the data set's own holds."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+    def height_width(self) -> tuple[int, int]:
+        """Image size as (height, width)."""
+        size = self.kind.image_size if self.image_size is None else self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+    @property
+    def num_channels(self) -> Literal[1, 3]:
+        """Channels of the images."""
+        return self.channels or self.kind.channels
+
+    @property
+    def statistics(self) -> Statistics:
+        """What `normalize` says; for auto, the data set's statistics brought to the number of channels."""
+        if isinstance(self.normalize, Statistics):
+            return self.normalize
+        if self.normalize == "none":
+            return Statistics(mean=(0.0,) * self.num_channels, std=(1.0,) * self.num_channels)
+        mean, std = self.kind.mean, self.kind.std
+        if len(mean) == self.num_channels:
+            return Statistics(mean=mean, std=std)
+        if self.num_channels == 3:
+            return Statistics(mean=mean * 3, std=std * 3)
+        grey_mean, grey_std = (sum(weight * value for weight, value in zip(_LUMA, values, strict=True)) for values in (mean, std))
+        return Statistics(mean=(grey_mean,), std=(grey_std,))
+
+    def resolved(self, *, seed: int) -> Data:
+        """Returns this section with what null and auto stand for, as far as it follows from the recipe; `seed` is the recipe's."""
+        update: dict[str, object] = {
+            "image_size": self.image_size or self.kind.image_size,
+            "channels": self.num_channels,
+            "normalize": self.statistics,
+        }
+        update["eval_batch_size"] = self.eval_batch_size or self.batch_size
+        if self.subset is not None and self.subset_seed is None:
+            update["subset_seed"] = seed
+        return self.model_copy(update=update)

@@ -82,6 +82,12 @@ class Recipe(Spec):
         members = tuple(self.peers) if ensemble.members is None else tuple(ensemble.members)
         return tuple(name for name in members if ensemble.own or name != learner)
 
+    def resolved(self) -> Recipe:
+        """Returns this recipe with what null and auto stand for, as far as it follows from the recipe alone; a run writes it."""
+        best_metric = self.train.best_metric or ("map" if self.data.multi_label else "top1")
+        train = self.train.model_copy(update={"best_metric": best_metric})
+        return self.model_copy(update={"data": self.data.resolved(seed=self.seed), "train": train})
+
     def error(self, path: str, message: str) -> RecipeError:
         """A RecipeError for one fault, which names the file or the override that it comes from."""
         return self._origin.error([Fault(path, message)])

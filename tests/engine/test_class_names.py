@@ -155,7 +155,7 @@ def test_other_data_are_brought_to_what_the_model_was_trained_on(run, images, tm
     for key in ("image_size", "channels"):
         del recipe["data"][key]
     folder = RunFolder(shutil.copytree(run, tmp_path / "run"))
-    folder.begin(parse_recipe(recipe), {})
+    folder.initialize(parse_recipe(recipe), {})
     assert scores(folder.path, images, capsys) == accuracy
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mutual import evaluate, export, load_peer, predict
-from mutual.engine.storage.run_folder import Best, RunFolder
+from mutual.engine.storage.run_folder import BestRecord, RunFolder
 from mutual.models import ModelCard, architecture_args, create_model, model_bytes, read_card, read_model
 from mutual.recipe import InputError, parse_recipe
 
@@ -143,11 +143,11 @@ def own_run(folder):
     peers = {"a": {"model": "evil_module:net"}}
     recipe = parse_recipe({"name": "own", "peers": peers, "objectives": [{"loss": "cross_entropy"}], "data": {"image_size": 2}})
     run = RunFolder(folder)
-    run.begin(recipe, {})
+    run.initialize(recipe, {})
     net = create_model("evil_module:net", num_classes=10, in_channels=1)
     card = ModelCard("evil_module:net", 10, 1, (2, 2), (0.1,), (0.2,), tuple("0123456789"))
     content = model_bytes(net, card)
-    run.write_best(Best(peer="a", metric="top1", peers={}, sha256={"best/a": [hashlib.sha256(content).hexdigest()]}))
+    run.write_best(BestRecord(peer="a", metric="top1", peers={}, sha256={"best/a": [hashlib.sha256(content).hexdigest()]}))
     (folder / "best" / "a.safetensors").write_bytes(content)
     return folder
 

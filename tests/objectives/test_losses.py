@@ -1,5 +1,6 @@
 """Losses in closed form, their gradients, their precision, and what `build_loss` refuses."""
 
+import doctest
 import inspect
 import re
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import mutual.objectives.registry
 from mutual.objectives import LOSSES, SourcePayload, build_loss, distances, pairwise_kl
+from mutual.objectives.registry import merge_tables
 from mutual.recipe import OBJECTIVES
 
 WITH_SOURCE = [name for name, spec in LOSSES.items() if spec.reads_source]
@@ -206,6 +209,15 @@ def test_a_loss_is_called_with_what_its_parameters_say(name):
         if parameter.kind is not parameter.KEYWORD_ONLY and parameter.name != "self"
     ]
     assert [re.sub("_[A-Z0-9]+$", "", parameter) for parameter in parameters] == list(spec.inputs)
+
+
+def test_two_losses_of_one_name_are_refused():
+    with pytest.raises(AssertionError, match="two losses are called 'kd'"):
+        merge_tables(LOSSES, {"kd": LOSSES["dml"]})
+
+
+def test_the_examples_of_build_loss_hold():
+    assert doctest.testmod(mutual.objectives.registry).failed == 0
 
 
 def test_recipe_and_registry_know_the_same_losses_arguments_and_defaults():

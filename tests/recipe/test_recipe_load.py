@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 import mutual.recipe.load
-from mutual.recipe import PeerSpec, RecipeError, dump_recipe, load_recipe, parse_recipe
+from mutual.recipe import ENSEMBLE, PeerSpec, RecipeError, dump_recipe, load_recipe, parse_recipe, peer_of
+from mutual.recipe.edges import SOURCE_KINDS
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 
 REPOSITORY = Path(__file__).parents[2]
@@ -222,6 +223,18 @@ def test_shipped_recipe_loads(path):
 def test_recipe_floor_loads_no_torch():
     code = "import sys, mutual.recipe; sys.exit(any(name in sys.modules for name in ('torch', 'torchvision', 'accelerate', 'timm')))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
+@pytest.mark.parametrize("kind", SOURCE_KINDS)
+def test_every_kind_of_source_stands_for_peers_or_averages_or_is_an_ensemble(kind):
+    document = {"name": "test", "peers": {name: {"model": "small_cnn"} for name in "abc"}, "train": {"ema": 0.9}}
+    objectives = [{"loss": "cross_entropy"}, {"loss": "l2", "at": "blocks4", "source_at": "blocks3", "sources": kind}]
+    if kind == ENSEMBLE:
+        objectives[1] = {"loss": "kd", "sources": kind}
+    recipe = parse_recipe({**document, "objectives": objectives})
+    sources = recipe.sources_of(recipe.objectives[1], "a")
+    assert sources
+    assert {peer_of(source) for source in sources} <= {"a", "b", "c"} or sources == (ENSEMBLE,)
 
 
 # --- from a dict

@@ -24,6 +24,7 @@ from mutual.recipe import (
     check_section,
     load_recipe,
 )
+from mutual.recipe.edges import SOURCE_KINDS
 from mutual.recipe.overrides import apply_overrides
 from mutual.recipe.transforms import Transform
 
@@ -97,13 +98,15 @@ def test_later_overrides_win(file):
             "x-y: unknown key 'x-y'; choose from {sections}",
         ),
         ("peers.c.args.width=1", "peers.c.model: required, but not given"),
-        ("objectives.1.sources=[c]", "objectives.1.sources: 'c' is no peer; choose from a, b, ema, ensemble, peers_ema, self"),
+        ("objectives.1.sources=[c]", "objectives.1.sources: 'c' is no peer; choose from {sources}"),
     ],
 )
 def test_a_wrong_override_is_named_in_its_line(file, override, line):
     with pytest.raises(RecipeError) as caught:
         load_recipe(file, [override])
-    told = line.replace("{sections}", ", ".join(sorted(Recipe.model_fields)))
+    told = line.replace("{sections}", ", ".join(sorted(Recipe.model_fields))).replace(
+        "{sources}", ", ".join(sorted(["a", "b", *SOURCE_KINDS]))
+    )
     assert str(caught.value) == f"override {override}: {told}"
 
 

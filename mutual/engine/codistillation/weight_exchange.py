@@ -1,4 +1,4 @@
-"""Codistillation (arXiv:1804.03235): jobs with no process group between them, each learning from the others' latest published weights."""
+"""WeightExchange: jobs without a common process group learn from each other's latest published weights (arXiv:1804.03235)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from mutual.group import Communicator, Group
 from mutual.recipe import Recipe
 
 MAX_MISSES = 3
-"""A peer that has not been published after so many looks is named."""
+"""A peer that is not there after so many reads is warned of."""
 
 
 class WeightExchange:
-    """Publishes this job's peers and takes over what others have published, every so many updates; without a shelf it does nothing.
+    """Publishes this job's peers and reads what other jobs have published, every so many updates; without a store it does nothing.
 
-    The first process of those that hold a peer speaks for it: it publishes a peer of this job, and reads one of another for all.
+    The first rank that holds a peer publishes it if this job trains it, and otherwise reads it for all ranks.
+
+    Args:
+        recipe: says where and how often.
+        group: its frozen peers of other jobs are refreshed; those that nobody has published are unavailable sources.
+        comm: the ranks of this job.
     """
 
     def __init__(self, recipe: Recipe, group: Group, comm: Communicator) -> None:
@@ -28,75 +33,75 @@ class WeightExchange:
         self._every = exchange.every
         self._reads = tuple(exchange.reads) if exchange.kind == "stale" else ()
         self._folder = exchange.folder
-        self._store_of_weights = WeightStore(exchange.folder) if exchange.kind == "stale" and exchange.folder is not None else None
-        self._seen: dict[str, str] = {}
-        self._num_polls = 0
+        self._store = WeightStore(exchange.folder) if exchange.kind == "stale" and exchange.folder is not None else None
+        self._digests: dict[str, str] = {}
+        self._num_reads = 0
         group.unavailable_sources |= set(self._reads)
 
-    def __call__(self, update: int) -> None:
-        """Exchanges where it is due after `update` updates; every process must call it."""
-        if self._store_of_weights is not None and update % self._every == 0:
+    def exchange_if_due(self, update: int) -> None:
+        """Publishes and reads, if that is due after `update` updates. Collective: all ranks must call it."""
+        if self._store is not None and update % self._every == 0:
             self.publish(update)
             self.refresh()
 
     def publish(self, update: int) -> None:
-        """Publishes the weights that this job's peers have now; every process must call it."""
-        if self._store_of_weights is None:
+        """Publishes the present weights of this job's peers. Collective: all ranks must call it."""
+        if self._store is None:
             return
-        complaints = []
+        failures = []
         for peer in self._group.trainable:
             if not self._is_publisher(peer.name):
                 continue
             tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in peer.eval_model.state_dict().items()}
             try:
-                self._store_of_weights.publish(peer.name, safetensors.torch.save(tensors), step=update)
+                self._store.publish(peer.name, safetensors.torch.save(tensors), step=update)
             except OSError as error:
-                complaints.append(f"could not publish peer {peer.name!r} ({error}); going on")
-        for complaint in (each for said in self._comm.all_gather_json(complaints) for each in said):
-            self._warn(complaint)
+                failures.append(f"could not publish peer {peer.name!r} ({error}); going on")
+        for rank_failures in self._comm.all_gather_json(failures):
+            for failure in rank_failures:
+                self._warn(failure)
 
     def refresh(self) -> None:
-        """Takes over the others' latest weights; one that cannot be read is skipped with a warning; every process must call it."""
-        self._num_polls += 1
+        """Loads the others' latest weights; what cannot be read is skipped with a warning. Collective: all ranks must call it."""
+        self._num_reads += 1
         for name in self._reads:
-            found, told = self._newer(name) if self._is_publisher(name) else (None, None)
+            local_content, local_failure = self._read_newer(name) if self._is_publisher(name) else (None, None)
             source = self._group.placement.replica_ranks[name][0]
-            content = self._comm.broadcast_bytes(found, source=source)
-            complaint = self._comm.broadcast_bytes(told, source=source).decode()
-            if complaint:
-                self._warn(f"{complaint}; going on with what was read before")
+            content = self._comm.broadcast_bytes(local_content, source=source)
+            failure = self._comm.broadcast_bytes(local_failure, source=source).decode()
+            if failure:
+                self._warn(f"{failure}; going on with what was read before")
             if content:
                 if name in self._group.peers:
                     self._group.peers[name].model.load_state_dict(safetensors.torch.load(content))
                 self._group.unavailable_sources.discard(name)
-            elif (
-                name in self._group.unavailable_sources and self._num_polls == MAX_MISSES + 1
-            ):  # the first look was before the first update
+            # the first read is before the first update
+            elif name in self._group.unavailable_sources and self._num_reads == MAX_MISSES + 1:
                 missing = f"nobody has published peer {name!r} in {self._folder} so far, so nothing is learned from it"
                 self._warn(f"{missing}; is the job that trains it running, with the same exchange.folder?")
 
     def _is_publisher(self, name: str) -> bool:
         return self._comm.rank == self._group.placement.replica_ranks[name][0]
 
-    def _warn(self, complaint: str) -> None:
+    def _warn(self, message: str) -> None:
         if self._comm.is_main:
-            warnings.warn(complaint, stacklevel=3)
+            warnings.warn(message, stacklevel=3)
 
-    def _newer(self, name: str) -> tuple[bytes, bytes]:
-        """Returns what another job has published of a peer since the last look, or nothing and what is wrong with it."""
-        assert self._store_of_weights is not None, "only a stale exchange reads"
+    def _read_newer(self, name: str) -> tuple[bytes, bytes]:
+        """Returns what another job has published of a peer since the last read, or nothing and what is wrong with it."""
+        assert self._store is not None, "only a stale exchange reads"
         try:
-            found = self._store_of_weights.latest(name)
-            if found is None or self._seen.get(name) == found[0]:
+            published = self._store.latest(name)
+            if published is None or self._digests.get(name) == published[0]:
                 return b"", b""
-            tensors = safetensors.torch.load(found[1])
-            own = self._group.peers[name].model.state_dict()
-            shapes = [{key: tuple(tensor.shape) for key, tensor in each.items()} for each in (tensors, own)]
-            if shapes[0] != shapes[1]:
+            digest, content = published
+            tensors = safetensors.torch.load(content)
+            expected = self._group.peers[name].model.state_dict()
+            if {key: tensor.shape for key, tensor in tensors.items()} != {key: tensor.shape for key, tensor in expected.items()}:
                 raise ValueError(f"what peer {name!r} has published is another model's")
             if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in tensors.values()):
                 raise ValueError(f"what peer {name!r} has published is not finite; its training has probably diverged")
         except (ValueError, OSError, SafetensorError) as error:
             return b"", str(error).encode()
-        self._seen[name] = found[0]
-        return found[1], b""
+        self._digests[name] = digest
+        return content, b""

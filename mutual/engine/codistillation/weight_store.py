@@ -1,4 +1,4 @@
-"""A folder, or any address that fsspec knows, in which jobs publish their peers' weights."""
+"""WeightStore: a folder, or any address that fsspec knows, to which jobs publish their peers' weights."""
 
 from __future__ import annotations
 
@@ -12,38 +12,41 @@ from mutual.engine.storage import UNFINISHED
 
 
 class WeightStore:
-    """A folder, or any address that fsspec knows, in which peers' weights are published whole."""
+    """Publishes peers' weights atomically, and reads the latest ones.
+
+    Args:
+        address: a folder, or any address that fsspec knows.
+
+    Example:
+        >>> store = WeightStore("memory://weights")
+        >>> store.publish("a", b"weights", step=100)
+        >>> digest, content = store.latest("a")
+        >>> content
+        b'weights'
+    """
 
     def __init__(self, address: str) -> None:
         self._files, self._root = fsspec.core.url_to_fs(address)
 
     def publish(self, peer: str, content: bytes, *, step: int) -> None:
-        """Writes the weights under a name of their own, and only then the note that points to them; older ones go, nothing else does."""
+        """Writes the weights to a file of their own and then the note that points to it; removes older files of this peer."""
         self._files.makedirs(self._root, exist_ok=True)
         digest = hashlib.sha256(content).hexdigest()
         name = f"{peer}-{step:010d}-{digest[:8]}.safetensors"
-        kept = (name, self._noted(peer))  # a slow reader may still be at the one before
+        kept = (name, self._latest_file(peer))  # a slow reader may still read the one before
         self._write(name, content)
         self._write(f"{peer}.json", json.dumps({"file": name, "sha256": digest, "step": step}).encode())
-        ours = re.compile(rf"({re.escape(UNFINISHED)})?{re.escape(peer)}-\d{{10}}-[0-9a-f]{{8}}\.safetensors")
-        for old in self._files.ls(self._root, detail=False, refresh=True):
-            found = old.rpartition("/")[2]
-            if ours.fullmatch(found) and found not in kept:
-                self._files.rm_file(old)
-
-    def _noted(self, peer: str) -> str | None:
-        """Returns the file that the peer's note points to; not the highest step, as a job may have begun anew."""
-        try:
-            note = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
-            return str(note["file"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        pattern = re.compile(rf"({re.escape(UNFINISHED)})?{re.escape(peer)}-\d{{10}}-[0-9a-f]{{8}}\.safetensors")
+        for path in self._files.ls(self._root, detail=False, refresh=True):
+            file = path.rpartition("/")[2]
+            if pattern.fullmatch(file) and file not in kept:
+                self._files.rm_file(path)
 
     def latest(self, peer: str) -> tuple[str, bytes] | None:
-        """Returns digest and contents of the peer's latest publication, or None where there is none yet.
+        """Returns digest and content of the peer's latest weights, or None if there are none yet.
 
         Raises:
-            ValueError: it is missing, half-written or altered.
+            ValueError: they are missing, half-written or altered.
         """
         try:
             note = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
@@ -60,7 +63,15 @@ class WeightStore:
             raise ValueError(f"the weights of peer {peer!r} are half-written or altered")
         return digest, content
 
+    def _latest_file(self, peer: str) -> str | None:
+        """Returns the file that the peer's note points to; it may not have the highest step, as a job may have started anew."""
+        try:
+            note = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
+            return str(note["file"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def _write(self, name: str, content: bytes) -> None:
-        beside = f"{self._root}/{UNFINISHED}{name}"
-        self._files.pipe_file(beside, content)
-        self._files.mv(beside, f"{self._root}/{name}")
+        temp_path = f"{self._root}/{UNFINISHED}{name}"
+        self._files.pipe_file(temp_path, content)
+        self._files.mv(temp_path, f"{self._root}/{name}")

@@ -1,4 +1,4 @@
-"""Costs: what an update of a recipe takes in time, memory and traffic, measured and predicted, and what follows for its placement."""
+"""Costs: time, memory and traffic of an update, measured and predicted, and the placement that follows."""
 
 from mutual.engine.costs.benchmark import Cost, compare
 from mutual.engine.costs.choosing import resolve_placement

@@ -1,7 +1,7 @@
-"""Prediction: an update's time, memory and traffic, from profiles of the peers and a placement alone.
+"""predict: an update's time, memory and traffic, from profiles of the peers and a placement alone.
 
-A rank computes its peers one after another, each on its part of the micro-batch, and then sends. What it sends is counted, not guessed;
-the link's share is added whole, as if nothing of it hid behind the backward: an upper bound where it does.
+A rank computes its peers one after another, each on its shard of the micro-batch, and then sends. The bytes that it sends are counted;
+the time that they take is added whole, as if nothing overlapped with the backward: an upper bound.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ BUCKET_BYTES = 25 * 2**20
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one update is expected to take.
+    """Predicted cost of one update.
 
     Attributes:
         step_seconds: on the slowest rank.
-        held_bytes: state, and what a micro-batch keeps for the backward, on the rank that holds most.
-        gradient_bytes: what a rank sends to average gradients, mean over the ranks.
-        exchange_bytes: what it sends of outputs to peers elsewhere.
+        memory_bytes: state, and what a micro-batch saves for the backward, on the rank that has most.
+        gradient_bytes: sent by a rank to average gradients, mean over the ranks.
+        exchange_bytes: sent by it as outputs to peers on other ranks.
     """
 
     step_seconds: float
@@ -42,8 +42,17 @@ def predict(
     batch_size: int,
     accumulate: int,
 ) -> Prediction:
-    """Returns what an update of `accumulate` micro-batches of `batch_size` images a process takes where peers are placed so."""
-    ranks = [_rank(placement, transfer_plan, profiles, links, rank, batch_size, accumulate) for rank in range(placement.world_size)]
+    """Predicts the cost of an update.
+
+    Args:
+        placement: which rank trains which peer.
+        transfer_plan: what ranks send each other.
+        profiles: of the peers.
+        links: between the ranks.
+        batch_size: images of a micro-batch on a rank.
+        accumulate: micro-batches of an update.
+    """
+    ranks = [_predict_rank(placement, transfer_plan, profiles, links, rank, batch_size, accumulate) for rank in range(placement.world_size)]
     return Prediction(
         step_seconds=max(rank.step_seconds for rank in ranks),
         memory_bytes=max(rank.memory_bytes for rank in ranks),
@@ -52,7 +61,7 @@ def predict(
     )
 
 
-def _rank(
+def _predict_rank(
     placement: Placement,
     transfer_plan: TransferPlan,
     profiles: Mapping[str, PeerProfile],
@@ -62,13 +71,13 @@ def _rank(
     accumulate: int,
 ) -> Prediction:
     size = batch_size * placement.world_size
-    first, last = transfer_plan.rows(rank, size)
-    images = last - first
-    seconds, held, gradients = 0.0, 0.0, 0.0
+    start, end = transfer_plan.rows(rank, size)
+    num_images = end - start
+    seconds, memory, gradients = 0.0, 0.0, 0.0
     for name in placement.peers_on(rank):
         peer, num_replicas = profiles[name], len(placement.replica_ranks[name])
-        seconds += accumulate * peer.seconds(images) + peer.step_seconds
-        held += peer.state_bytes + images * peer.saved_bytes
+        seconds += accumulate * peer.seconds(num_images) + peer.step_seconds
+        memory += peer.state_bytes + num_images * peer.saved_bytes
         if num_replicas > 1 and peer.gradient_bytes:
             sent = 2 * (num_replicas - 1) / num_replicas * peer.gradient_bytes
             gradients += sent
@@ -76,4 +85,4 @@ def _rank(
     exchanged = accumulate * transfer_plan.sent_bytes(rank, size)
     if not transfer_plan.is_empty:
         seconds += links.all_ranks.seconds(exchanged, messages=accumulate)
-    return Prediction(seconds, held, gradients, exchanged)
+    return Prediction(seconds, memory, gradients, exchanged)

@@ -1,6 +1,6 @@
-"""Profiles: what each peer takes by itself on this machine, and what the link between the processes carries.
+"""PeerProfile, Link: time and memory of each peer by itself on this machine, and the speed of the link between the ranks.
 
-Predictions rest on these alone; whole updates are what `compare` measures.
+Predictions depend on these alone; `compare` measures whole updates.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from torch import Tensor
 from mutual.data import DataInfo
 from mutual.engine.costs.memory import num_bytes, saved_bytes, state_bytes
 from mutual.engine.runtime import Environment
-from mutual.engine.training import make_optimizer
+from mutual.engine.training import image_preparation, make_optimizer
 from mutual.group import Communicator, Group, create_peer_model, input_mismatch_error, replica_comm
 from mutual.recipe import Recipe
 
 ROUNDS = 5
-_PROBE_NUMBERS = 2_000_000
+_PROBE_SIZE = 2_000_000
 
 
 @dataclass(frozen=True)
 class PeerProfile:
-    """What one peer takes.
+    """Time and memory of one peer.
 
     Attributes:
-        fixed_seconds: of a micro-batch of n images, forward and (if it is trained) backward take fixed + n * image seconds.
-        image_seconds: see there.
+        fixed_seconds: forward and (if it is trained) backward of n images take `fixed_seconds + n * image_seconds`.
+        image_seconds: see `fixed_seconds`.
         step_seconds: an optimizer step.
-        gradient_bytes: what its ranks average; 0 if it is frozen.
+        gradient_bytes: of its gradients; 0 if it is frozen.
         state_bytes: parameters, buffers, gradients and optimizer state, and the moving average.
-        saved_bytes: what the forward of one image keeps for the backward.
+        saved_bytes: what the forward of one image saves for the backward.
     """
 
     fixed_seconds: float
@@ -46,28 +46,39 @@ class PeerProfile:
     state_bytes: int
     saved_bytes: float
 
-    def seconds(self, images: int) -> float:
-        """Returns what a micro-batch of so many images takes."""
-        return self.fixed_seconds + images * self.image_seconds
+    def seconds(self, num_images: int) -> float:
+        """Returns the seconds of a micro-batch."""
+        return self.fixed_seconds + num_images * self.image_seconds
 
 
 @dataclass(frozen=True)
 class Link:
-    """What carries bytes between processes: a message of n bytes takes latency + n / bandwidth seconds."""
+    """What connects ranks: a message of n bytes takes `latency + n / bandwidth` seconds.
+
+    Attributes:
+        latency: in seconds.
+        bandwidth: in bytes a second.
+
+    Example:
+        >>> Link(latency=0.5, bandwidth=100.0).seconds(200, messages=2)
+        3.0
+    """
 
     latency: float
     bandwidth: float
 
-    def seconds(self, sent: float, *, messages: int) -> float:
-        """Returns what so many bytes in so many messages take."""
-        return messages * self.latency + sent / self.bandwidth
+    def seconds(self, num_bytes: float, *, messages: int) -> float:
+        """Returns the seconds that so many bytes in so many messages take."""
+        return messages * self.latency + num_bytes / self.bandwidth
 
 
 @dataclass(frozen=True)
 class Links:
-    """What joins the ranks that train one peer together (of the slowest such group), and all ranks.
+    """The links of a run.
 
-    Neighbouring ranks train one peer: where these stand on one machine, its gradients never leave it.
+    Attributes:
+        replicas: between the ranks that train one peer; that of the slowest such group.
+        all_ranks: between all ranks.
     """
 
     replicas: Link
@@ -75,35 +86,35 @@ class Links:
 
 
 def profile_peers(recipe: Recipe, environment: Environment, info: DataInfo) -> dict[str, PeerProfile]:
-    """Returns the profile of every peer, of its slowest process; all measure the same peer at the same time, as in a training.
+    """Measures every peer on all ranks at the same time, as in a training; its profile is that of the slowest rank.
 
-    Every process must call it.
+    Collective: all ranks must call it.
 
     Raises:
-        RecipeError: a model or its weights cannot be had, it cannot take the images, or its optimizer cannot be built.
+        RecipeError: a model or its weights cannot be loaded, it cannot take the images, or its optimizer cannot be built.
     """
-    return {name: _profile(recipe, environment, info, name) for name in recipe.peers}
+    return {name: _profile_peer(recipe, environment, info, name) for name in recipe.peers}
 
 
 def measure_links(group: Group, comm: Communicator) -> Links:
-    """Returns the links as a sum over the processes finds them; every process must call it."""
-    mine = [_measured_link(replica_comm(peer)) for peer in group.trainable]
-    slowest = [max([link.latency for link in mine], default=0.0), min([link.bandwidth for link in mine], default=math.inf)]
+    """Measures the links by all-reduces. Collective: all ranks must call it."""
+    local = [_measure_link(replica_comm(peer)) for peer in group.trainable]
+    slowest = [max([link.latency for link in local], default=0.0), min([link.bandwidth for link in local], default=math.inf)]
     latencies, bandwidths = zip(*comm.all_gather_json(slowest), strict=True)
-    return Links(replicas=Link(max(latencies), min(bandwidths)), all_ranks=_measured_link(comm))
+    return Links(replicas=Link(max(latencies), min(bandwidths)), all_ranks=_measure_link(comm))
 
 
-def _measured_link(comm: Communicator) -> Link:
+def _measure_link(comm: Communicator) -> Link:
     if comm.size == 1:
         return Link(0.0, math.inf)
-    small, large = (torch.zeros(numbers, device=comm.device) for numbers in (1, _PROBE_NUMBERS))
+    small, large = (torch.zeros(size, device=comm.device) for size in (1, _PROBE_SIZE))
     latency = _seconds(lambda: comm.all_reduce_sum(small), comm)
     seconds = _seconds(lambda: comm.all_reduce_sum(large), comm)
     sent = 2 * (comm.size - 1) / comm.size * num_bytes([large])
     return Link(latency, sent / max(seconds - latency, 1e-9))
 
 
-def _profile(recipe: Recipe, environment: Environment, info: DataInfo, name: str) -> PeerProfile:
+def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name: str) -> PeerProfile:
     comm, frozen = environment.comm, recipe.peers[name].frozen
     model = create_peer_model(recipe, name, num_classes=info.num_classes, in_channels=info.channels).to(comm.device)
     if recipe.train.channels_last:
@@ -122,20 +133,20 @@ def _profile(recipe: Recipe, environment: Environment, info: DataInfo, name: str
         if not frozen:
             loss.backward()
 
-    number = max(recipe.data.batch_size, 2)  # BatchNorm asks for two in training
-    small = torch.rand(number, info.channels, *info.image_size, device=comm.device)
-    large = torch.cat([small, small])
+    prepare, batch_size = image_preparation(recipe), max(recipe.data.batch_size, 2)  # BatchNorm asks for two in training
+    small = prepare(torch.rand(batch_size, info.channels, *info.image_size, device=comm.device))
+    large = prepare(torch.cat([small, small]))
     try:
         forward(small)
     except (RuntimeError, ValueError, TypeError) as error:
         raise input_mismatch_error(recipe, name, small, error) from error
     times = [_seconds(partial(update, images), comm) for images in (small, large)]
-    step = 0.0 if optimizer is None else _seconds(optimizer.step, comm)
+    step_seconds = 0.0 if optimizer is None else _seconds(optimizer.step, comm)
     image_seconds = min(max(times[1] - times[0], 0.0), times[1] / 2) / len(small)
     return PeerProfile(
         fixed_seconds=max(times[0] - len(small) * image_seconds, 0.0),
         image_seconds=image_seconds,
-        step_seconds=step,
+        step_seconds=step_seconds,
         gradient_bytes=num_bytes(parameters),
         state_bytes=state_bytes([model] if frozen or recipe.train.ema is None else [model, model], optimizer),
         saved_bytes=saved_bytes(lambda: forward(small), model.parameters()) / len(small),
@@ -143,20 +154,20 @@ def _profile(recipe: Recipe, environment: Environment, info: DataInfo, name: str
 
 
 def _seconds(run: Callable[[], object], comm: Communicator) -> float:
-    """Returns the median seconds of `run` on the slowest process; all begin together."""
+    """Returns the median seconds of `run` on the slowest rank; all start together."""
     times = []
     for _ in range(ROUNDS + 1):
         comm.barrier()
         synchronize(comm.device)
-        begin = time.perf_counter()
+        start = time.perf_counter()
         run()
         synchronize(comm.device)
-        times.append(time.perf_counter() - begin)
-    mine = torch.tensor([statistics.median(times[1:])], dtype=torch.float32, device=comm.device)  # the first warms up
-    return float(comm.all_gather(mine).max())
+        times.append(time.perf_counter() - start)
+    median = torch.tensor([statistics.median(times[1:])], dtype=torch.float32, device=comm.device)  # the first warms up
+    return float(comm.all_gather(median).max())
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until `device` has done what it was given."""
+    """Waits until `device` has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Forecast: what an update would take on more ranks than there are, with the peers as they are measured here."""
+"""predict_scaling: the cost of an update on more ranks than there are, from the peers as they are measured here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mutual.recipe import Recipe
 
 @dataclass(frozen=True)
 class ScalingPrediction:
-    """A prediction for a recipe, so many processes and one placement."""
+    """The predicted cost of an update of a recipe on so many processes in one placement."""
 
     name: str
     processes: int
@@ -25,24 +25,30 @@ class ScalingPrediction:
 
 @restore_switches()
 def predict_scaling(recipe: Recipe, processes: Sequence[int], link: Link) -> list[ScalingPrediction]:
-    """Returns for each number of processes, joined by `link`, what an update takes replicated and parallel.
+    """Predicts the cost of an update on each number of processes, replicated and parallel.
+
+    Args:
+        recipe: what is trained.
+        processes: numbers of processes.
+        link: between them.
 
     Raises:
         RecipeError: the recipe cannot be built, or its peers cannot be placed on so many processes.
     """
-    alone = recipe.model_copy(update={"placement": "replicated"})
-    environment = init_environment(alone)
-    data, group, _ = build_training(alone, environment)
+    single = recipe.model_copy(update={"placement": "replicated"})
+    environment = init_environment(single)
+    training = build_training(single, environment)
+    data, group = training.data, training.group
     data.close()
-    profiles = profile_peers(alone, environment, data.info)
+    profiles = profile_peers(single, environment, data.info)
     costs = {name: profile.seconds(recipe.data.batch_size) for name, profile in profiles.items()}
-    found = []
-    for number in processes:
-        for kind, placement in (("replicated", replicated(recipe, number)), ("parallel", parallel(recipe, number, costs))):
+    predictions = []
+    for size in processes:
+        for kind, placement in (("replicated", replicated(recipe, size)), ("parallel", parallel(recipe, size, costs))):
             transfer_plan = TransferPlan.of(placement, group.edges, group.exchange.transfer_plan.specs, dtype=recipe.exchange.dtype)
             train = recipe.train
             prediction = predict(
                 placement, transfer_plan, profiles, Links(link, link), batch_size=recipe.data.batch_size, accumulate=train.accumulate
             )
-            found.append(ScalingPrediction(recipe.name, number, kind, prediction))
-    return found
+            predictions.append(ScalingPrediction(recipe.name, size, kind, prediction))
+    return predictions

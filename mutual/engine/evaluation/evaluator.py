@@ -1,4 +1,4 @@
-"""Evaluation: every peer and their ensemble scored, each sample counted once over all ranks.
+"""Evaluator: scores of every peer and of their ensemble, each sample counted once over all ranks.
 
 Images of one class: top-1, top-5, NLL and ECE; of several labels: mAP and NLL. Shapes: M members, B images, C classes.
 """
@@ -20,12 +20,27 @@ from mutual.engine.monitoring import ENSEMBLE, Scores
 
 
 class Evaluator:
-    """Scores peers on the validation batches."""
+    """Scores peers on the validation batches.
+
+    Args:
+        peers: names of the peers; each is scored.
+        ensemble: peers whose mean probabilities are scored too, if they are two or more.
+        num_classes: number of logits of an image.
+        device: of the logits.
+        multi_label: whether an image has several labels and not one class.
+
+    Example:
+        >>> evaluator = Evaluator(["a"], ["a"], num_classes=3, device=torch.device("cpu"))
+        >>> batch = Batch(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), 2, 2)
+        >>> logits = torch.tensor([[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+        >>> info = DataInfo(3, ("x", "y", "z"), 1, (4, 4), (0.0,), (1.0,), num_train=0, num_val=2)
+        >>> evaluator(lambda images, batch: {"a": logits}, [batch], info, prepare=lambda images: images)["a"]["top1"]
+        0.5
+    """
 
     def __init__(
         self, peers: Sequence[str], ensemble: Sequence[str], *, num_classes: int, device: torch.device, multi_label: bool = False
     ) -> None:
-        """Scores each of `peers`, and the mean of the probabilities of those in `ensemble` if they are two or more."""
         self._peers = tuple(peers)
         self._ensemble = tuple(ensemble) if len(ensemble) > 1 else ()
         self._task = task_metrics(num_classes, multi_label=multi_label)
@@ -44,10 +59,16 @@ class Evaluator:
         prepare: Callable[[Tensor], Tensor],
         is_scoring_rank: bool = True,
     ) -> Scores:
-        """Returns the scores over the batches of all processes; every process must call it.
+        """Returns the scores over the batches of all ranks: accuracies and mAP as fractions, NLL in nats.
 
-        `predict` gives every peer's float32 logits `[B, C]` of a batch's prepared images; accuracies and mAP are fractions, NLL is in
-        nats. A process that does not count computes its peers for others and adds nothing.
+        Collective: all ranks must call it.
+
+        Args:
+            predict: returns every peer's float32 logits `[B, C]` of a batch's prepared images.
+            batches: those of this rank.
+            info: of the data, which says how pixels become inputs.
+            prepare: is applied to the images before.
+            is_scoring_rank: if False, this rank computes its peers for others and adds nothing.
         """
         for batch in batches:
             images, labels = to_inputs(batch.to(self._device, non_blocking=True), info)
@@ -74,7 +95,7 @@ class Evaluator:
             self._pairs["kl"].update(divergence, weight=len(labels))
 
     def _compute(self) -> Scores:
-        scores = {member: _known(_read(metrics)) for member, metrics in self._metrics.items()}
+        scores = {member: _valid(_read(metrics)) for member, metrics in self._metrics.items()}
         if len(self._peers) > 1:
             scores["pairs"] = _read(self._pairs)
         return scores
@@ -84,13 +105,13 @@ def _readable(logits: dict[str, Tensor], labels: Tensor, batch: Batch) -> tuple[
     """Returns the rows of the images that could be read."""
     if not batch.bad:
         return logits, labels
-    bad = {each.row for each in batch.bad}
-    rows = torch.tensor([row for row in range(len(labels)) if row not in bad], dtype=torch.int64, device=labels.device)
-    return {name: each[rows] for name, each in logits.items()}, labels[rows]
+    bad_rows = {image.row for image in batch.bad}
+    rows = torch.tensor([row for row in range(len(labels)) if row not in bad_rows], dtype=torch.int64, device=labels.device)
+    return {name: logits_BC[rows] for name, logits_BC in logits.items()}, labels[rows]
 
 
-def _known(row: dict[str, float]) -> dict[str, float]:
-    """Returns the scores of a member; one whose NLL is not a number for some image has none, as its guesses there mean nothing."""
+def _valid(row: dict[str, float]) -> dict[str, float]:
+    """Returns the scores of a member; if its NLL is NaN all are, as its predictions mean nothing."""
     return dict.fromkeys(row, math.nan) if math.isnan(row["nll"]) else row
 
 

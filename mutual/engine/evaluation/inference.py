@@ -1,4 +1,4 @@
-"""Using a trained run: its scores on the validation images, and its predictions for image files."""
+"""evaluate_run, predict_images: a trained run's scores on the validation images, and its predictions for image files."""
 
 from __future__ import annotations
 
@@ -36,9 +36,13 @@ _BATCH = 32
 
 @restore_switches()
 def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str] = (), factories: Sequence[str] = ()) -> Scores:
-    """Returns the scores of the best weights of `peer` (a name, `best` or `all` with their ensemble), each sample counted once.
+    """Scores the best weights of a run on the validation images, each counted once. Collective: all ranks must call it.
 
-    Models of the user's own are built where `factories` name them (`my_models:net`), which runs their code.
+    Args:
+        folder: the run folder.
+        peer: name of the peer, `best`, or `all` with their ensemble.
+        overrides: of the run's recipe (key.path=value), such as other data.
+        factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
 
     Raises:
         InputError: there is no such run or peer, or its data cannot be read.
@@ -48,7 +52,8 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
     environment = init_environment(recipe)
     comm = environment.comm
     try:
-        data = build_data(_as_trained(recipe.data, next(iter(models.values()))[1]), seed=recipe.seed)
+        name, (_, card) = next(iter(models.items()))
+        data = build_data(_as_trained(recipe.data, name, card), seed=recipe.seed)
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
@@ -72,18 +77,21 @@ def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str]
         scores = evaluator(predict, batches, info, prepare=lambda images: images)
     finally:
         data.close()
-    SkippedImages(recipe, data, comm, part=(comm.rank, comm.size)).report(partial(warnings.warn, stacklevel=2))
+    SkippedImages(recipe, data, comm, shard=(comm.rank, comm.size)).report(partial(warnings.warn, stacklevel=2))
     return scores
 
 
-def _as_trained(data: Data, card: ModelCard) -> Data:
+def _as_trained(data: Data, name: str, card: ModelCard) -> Data:
     """Returns the recipe's data section with the model's image size, channels and normalisation where it leaves these to the data set.
 
     Other data than those of the training may have others.
     """
-    channels = data.channels or card.in_channels
-    update: dict[str, object] = {"image_size": data.image_size or card.image_size, "channels": channels}
-    if data.normalize == "auto" and channels == card.in_channels:
+    if data.channels not in (None, card.in_channels):  # before their statistics are found not to fit, which says less
+        raise ValueError(
+            f"not what peer {name!r} was trained for: its images have {card.in_channels} channels, data.channels is {data.channels}"
+        )
+    update: dict[str, object] = {"image_size": data.image_size or card.image_size, "channels": card.in_channels}
+    if data.normalize == "auto":
         update["normalize"] = Statistics.model_construct(mean=card.mean, std=card.std)
     return data.model_copy(update=update)
 
@@ -109,6 +117,13 @@ def predict_images(
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
     """Yields for each image file its `topk` classes with their probabilities, most probable first.
 
+    Args:
+        folder: the run folder.
+        paths: image files, or folders of images.
+        peer: name of the peer, `best`, or `ensemble`.
+        topk: number of classes.
+        factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
+
     Raises:
         InputError: there is no such run or peer, a path holds no image, or an image cannot be read.
     """
@@ -117,16 +132,16 @@ def predict_images(
     card = next(iter(models.values()))[1]
     preprocess = build_preprocess(recipe.data, _info(card))
     files = list(_image_files(paths))
-    for begin in range(0, len(files), _BATCH):
-        batch = files[begin : begin + _BATCH]
-        images = torch.stack([_prepared(path, card.in_channels, preprocess) for path in batch])
+    for start in range(0, len(files), _BATCH):
+        batch = files[start : start + _BATCH]
+        images = torch.stack([_load(path, card.in_channels, preprocess) for path in batch])
         probabilities_BC = _probabilities(models.values(), normalize(images, card.mean, card.std))
         for path, row_C in zip(batch, probabilities_BC, strict=True):
             best = row_C.topk(min(topk, len(row_C)))
             yield path, [(card.class_names[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
 
-def _prepared(path: Path, channels: int, preprocess: Callable[[Tensor], Tensor]) -> Tensor:
+def _load(path: Path, channels: int, preprocess: Callable[[Tensor], Tensor]) -> Tensor:
     try:
         return preprocess(load_image(path, channels))
     except ShapeError as error:
@@ -135,8 +150,9 @@ def _prepared(path: Path, channels: int, preprocess: Callable[[Tensor], Tensor])
 
 @torch.no_grad()
 def _probabilities(models: Iterable[tuple[nn.Module, ModelCard]], images: Tensor) -> Tensor:
-    said = [(model(images).float(), card) for model, card in models]
-    return torch.stack([logits.sigmoid() if card.multi_label else logits.softmax(dim=1) for logits, card in said]).mean(dim=0)
+    """Returns the mean probabilities `[B, C]` of the models."""
+    logits = [(model(images).float(), card) for model, card in models]
+    return torch.stack([logits_BC.sigmoid() if card.multi_label else logits_BC.softmax(dim=1) for logits_BC, card in logits]).mean(dim=0)
 
 
 def _read_models(folder: RunFolder, peers: Sequence[str], factories: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:
@@ -161,10 +177,10 @@ def _info(card: ModelCard) -> DataInfo:
 def _image_files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            found = image_files(path)
-            if not found:
+            files = image_files(path)
+            if not files:
                 raise InputError(f"{printable(path)} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            yield from found
+            yield from files
         elif os.path.lexists(path):
             yield path  # decoding tells what it is, if it is no file
         else:

@@ -1,4 +1,4 @@
-"""What predictions mean and how they are scored: one class an image, or several labels."""
+"""TaskMetrics: how logits are turned into predictions and scores, for one class an image or several labels."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mutual.objectives import pairwise_kl
 
 
 class TaskMetrics(Protocol):
-    """What predictions mean: one class an image, or several labels."""
+    """How logits `[B, C]` are turned into predictions and scores."""
 
     def metrics(self) -> dict[str, Metric]:
-        """Returns new metrics of one member; `nll` is fed losses, the others probabilities and labels."""
+        """Returns new metrics of one member; `nll` is updated with losses, the others with probabilities and labels."""
         ...
 
     def log_probabilities(self, logits_BC: Tensor) -> Tensor:
-        """Returns the logarithms of probabilities, of which an ensemble takes the mean."""
+        """Returns log-probabilities; an ensemble averages their exponentials."""
         ...
 
     def probabilities(self, log_probability: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class TaskMetrics(Protocol):
         ...
 
     def predictions(self, logits_BC: Tensor) -> Tensor:
-        """Returns what the peer decides for."""
+        """Returns the predicted classes `[B]`, or flags `[B, C]`."""
         ...
 
     def divergence(self, logits_MBC: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ class _Multiclass:
         return logits_BC.argmax(dim=1)
 
     def divergence(self, logits_MBC: Tensor) -> Tensor:
-        members = len(logits_MBC)
-        return pairwise_kl(logits_MBC).fill_diagonal_(0).sum() / (members * (members - 1))
+        num_members = len(logits_MBC)
+        return pairwise_kl(logits_MBC).fill_diagonal_(0).sum() / (num_members * (num_members - 1))
 
 
 class _Multilabel:
@@ -86,7 +86,7 @@ class _Multilabel:
         }
 
     def log_probabilities(self, logits_BC: Tensor) -> Tensor:
-        return torch.stack([F.logsigmoid(logits_BC), F.logsigmoid(-logits_BC)])  # of yes, of no
+        return torch.stack([F.logsigmoid(logits_BC), F.logsigmoid(-logits_BC)])  # of each label: present, absent
 
     def probabilities(self, log_probability: Tensor) -> Tensor:
         return log_probability[0].exp()
@@ -98,13 +98,13 @@ class _Multilabel:
         return logits_BC > 0
 
     def divergence(self, logits_MBC: Tensor) -> Tensor:
-        both = [self.log_probabilities(logits) for logits in logits_MBC]
-        kl = [(p.exp() * (p - q)).sum(dim=(0, 2)).mean() for p, q in permutations(both, 2)]
+        log_probabilities = [self.log_probabilities(logits_BC) for logits_BC in logits_MBC]
+        kl = [(p.exp() * (p - q)).sum(dim=(0, 2)).mean() for p, q in permutations(log_probabilities, 2)]
         return torch.stack(kl).mean()
 
 
 def mean_metric() -> MeanMetric:
-    """Returns a mean that is not a number where one of its values is not; by default torchmetrics leaves such values out."""
+    """Returns a mean that is NaN if one of its values is; by default torchmetrics leaves such values out."""
     return MeanMetric(nan_strategy=math.nan)  # with "disable" it forgets the weights (torchmetrics 1.9)
 
 

@@ -4,6 +4,7 @@ from mutual.engine.monitoring.scores import ENSEMBLE, Scores
 from mutual.engine.monitoring.skipped_images import SkippedImages, with_rank
 from mutual.engine.monitoring.stragglers import StragglerMonitor
 from mutual.engine.monitoring.tracker import Tracker
+from mutual.engine.monitoring.traffic import TrafficMeter
 from mutual.engine.monitoring.train_metrics import NonFiniteLossError, TrainMeter
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "SkippedImages",
     "StragglerMonitor",
     "Tracker",
+    "TrafficMeter",
     "TrainMeter",
     "with_rank",
 ]

@@ -1,4 +1,4 @@
-"""Images that cannot be read: who met one is said with the rank; those that were skipped are named, once each, and counted."""
+"""Images that cannot be read: errors name the rank; those that were skipped are named once each, and counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONSEQUENCES = {
 
 
 def with_rank(items: Iterable[Item], comm: Communicator) -> Iterator[Item]:
-    """Yields the items; the message of an ImageError among them ends with the rank where there are several.
+    """Yields `items`; with several ranks, the message of an ImageError that they raise ends with the rank.
 
     Raises:
         ImageError: an image cannot be read.
@@ -31,48 +31,58 @@ def with_rank(items: Iterable[Item], comm: Communicator) -> Iterator[Item]:
 
 
 class SkippedImages:
-    """Names and counts over all processes what data.on_bad_image: skip passed over; otherwise there is nothing to say."""
+    """Reports over all ranks the images that `data.on_bad_image: skip` has skipped.
 
-    def __init__(self, recipe: Recipe, data: DataModule, comm: Communicator, *, part: tuple[int, int]) -> None:
-        """`part` is which part of each micro-batch this process loads."""
+    Args:
+        recipe: says whether images are skipped at all; if not, nothing is reported.
+        data: knows which images this rank has skipped.
+        comm: the ranks of the run.
+        shard: which of how many shards of each micro-batch this rank loads.
+    """
+
+    def __init__(self, recipe: Recipe, data: DataModule, comm: Communicator, *, shard: tuple[int, int]) -> None:
         self._skips = recipe.data.on_bad_image == "skip"
         self._data = data
         self._comm = comm
-        self._part = part
-        self._named: set[str] = set()
+        self._shard = shard
+        self._reported: set[str] = set()
 
-    def report(self, say: Callable[[str], None], *, when: str = "") -> None:
-        """Says which images have been skipped since the last call; every process must call it.
+    def report(self, print_line: Callable[[str], None], *, prefix: str = "") -> None:
+        """Prints which images have been skipped since the last call. Collective: all ranks must call it.
+
+        Args:
+            print_line: is called with each line.
+            prefix: begins the lines that count.
 
         Raises:
-            InputError: processes that load the same images do not agree on which can be read.
+            InputError: ranks that load the same images do not agree on which can be read.
         """
         if not self._skips:
             return
-        found = self._comm.all_gather_json({"part": self._part, "bad": self._data.take_bad_images()})
-        _compare(found)
+        skipped_by_rank = self._comm.all_gather_json({"shard": self._shard, "skipped": self._data.take_bad_images()})
+        _check_agreement(skipped_by_rank)
         for split, consequence in _CONSEQUENCES.items():
-            bad = {path: reason for each in found for path, reason in sorted(each["bad"][split].items())}
-            for path in sorted(bad.keys() - self._named):
-                say(str(ImageError(path, bad[path])))
-            self._named |= bad.keys()
-            if bad:
-                say(f"{when}{len(bad)} {consequence}")
+            reasons = {path: reason for rank in skipped_by_rank for path, reason in sorted(rank["skipped"][split].items())}
+            for path in sorted(reasons.keys() - self._reported):
+                print_line(str(ImageError(path, reasons[path])))
+            self._reported |= reasons.keys()
+            if reasons:
+                print_line(f"{prefix}{len(reasons)} {consequence}")
 
 
-def _compare(found: Sequence[Any]) -> None:
-    """Compares processes by what they load together: all that cut the micro-batches into as many parts have read every image."""
+def _check_agreement(skipped_by_rank: Sequence[Any]) -> None:
+    """Compares ranks by what they load together: all that cut the micro-batches into as many shards have read every image."""
     for split in _CONSEQUENCES:
-        by_part: dict[tuple[int, int], frozenset[str]] = {}
-        whole: dict[int, frozenset[str]] = {}
+        by_shard: dict[tuple[int, int], frozenset[str]] = {}
+        by_num_shards: dict[int, frozenset[str]] = {}
         different: set[str] = set()
-        for each in found:
-            part, parts = each["part"]
-            paths = frozenset(each["bad"][split])
-            different |= by_part.setdefault((part, parts), paths) ^ paths
-            whole[parts] = whole.get(parts, frozenset()) | paths
-        for paths in whole.values():
-            different |= paths ^ next(iter(whole.values()))
+        for rank in skipped_by_rank:
+            shard_index, num_shards = rank["shard"]
+            paths = frozenset(rank["skipped"][split])
+            different |= by_shard.setdefault((shard_index, num_shards), paths) ^ paths
+            by_num_shards[num_shards] = by_num_shards.get(num_shards, frozenset()) | paths
+        for paths in by_num_shards.values():
+            different |= paths ^ next(iter(by_num_shards.values()))
         if different:
             raise InputError(
                 f"some processes can read {', '.join(map(printable, sorted(different)[:3]))} and others cannot, so that peers would learn "

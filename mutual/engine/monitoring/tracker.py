@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mutual.engine.monitoring.scores import ENSEMBLE, Scores
 from mutual.engine.monitoring.train_metrics import TrainMetrics
-from mutual.engine.storage import json_text, write_file
+from mutual.engine.storage import METRICS, json_text, write_file
 from mutual.recipe import Recipe, dump_recipe
 
 COPIES_KL = 1e-6
@@ -25,82 +25,90 @@ _CHARTS = ("train_loss", "train_top1", "eval_top1", "eval_map", "eval_nll", "eva
 
 
 class Tracker:
-    """What the main process tells the world about a run; on other processes it is silent.
+    """Writes a run's metrics, charts and table on the main process; on other ranks it does nothing.
+
+    Args:
+        recipe: what is trained.
+        accelerator: has the TensorBoard tracker.
+        folder: the run folder.
+        updates_per_epoch: length of the progress bar.
 
     Attributes:
         lines: those of metrics.jsonl so far, on the main process.
     """
 
-    def __init__(
-        self, recipe: Recipe, accelerator: Accelerator, folder: Path, *, step: int, lines: Sequence[str], updates_per_epoch: int
-    ) -> None:
-        """Begins, or goes on at `step` with the `lines` of metrics.jsonl so far: what was written beyond them is taken back."""
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, folder: Path, *, updates_per_epoch: int) -> None:
+        self.lines: list[str] = []
         self._recipe = recipe
         self._accelerator = accelerator
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / METRICS
         self._updates_per_epoch = updates_per_epoch
-        self._main = accelerator.is_main_process
-        self.lines = list(lines)
-        self._clock = time.perf_counter()
-        self._images = 0.0
-        self._seconds = 0.0
+        self._is_main = accelerator.is_main_process
+        self._interval_start = time.perf_counter()
+        self._epoch_images = 0.0
+        self._epoch_seconds = 0.0
         self._bar: tqdm[Any] | None = None
-        if not self._main:
+
+    def open(self, *, step: int, lines: Sequence[str]) -> None:
+        """Starts logging after `step` updates and these `lines` of metrics.jsonl; what was logged beyond them is discarded."""
+        self.lines = list(lines)
+        if not self._is_main:
             return
         write_file(self._path, "".join(self.lines).encode())
-        accelerator.init_trackers(recipe.name, init_kwargs={"tensorboard": {"purge_step": step + 1 if step else None}})
+        options = {"tensorboard": {"purge_step": step + 1 if step else None}}
+        self._accelerator.init_trackers(self._recipe.name, init_kwargs=options)
         if step == 0:
-            self._log_hparams(accelerator.get_tracker("tensorboard", unwrap=True))
+            self._log_hparams(self._accelerator.get_tracker("tensorboard", unwrap=True))
 
-    def begin_table(self) -> None:
-        """Prints the table's heading."""
+    def print_table_head(self) -> None:
+        """Prints the heading of the table of epochs."""
         for line in table_head(self._recipe):
-            self.say(line)
+            self.print_line(line)
 
-    def say(self, line: str) -> None:
-        """Prints a line on the terminal, above the bar."""
-        if self._main:
+    def print_line(self, line: str) -> None:
+        """Prints a line on the terminal, above the progress bar."""
+        if self._is_main:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
     def begin_epoch(self, epoch: int, *, done: int) -> None:
-        """Opens the bar of `epoch` (0 is the first) with `done` updates behind it."""
-        self._clock = time.perf_counter()
+        """Opens the progress bar of `epoch` (0 is the first), of which `done` updates are done."""
+        self._interval_start = time.perf_counter()
         self._bar = tqdm(
             total=self._updates_per_epoch,
             initial=done,
             desc=f"epoch {epoch + 1}/{self._recipe.train.epochs}",
             unit="step",
-            shutdown=False,
-            disable=not (self._main and self._recipe.train.progress and sys.stderr.isatty()),
+            leave=False,
+            disable=not (self._is_main and self._recipe.train.progress and sys.stderr.isatty()),
         )
 
     def advance(self) -> None:
-        """Moves the bar by one update."""
+        """Moves the progress bar by one update."""
         if self._bar is not None:
             self._bar.update()
 
     def log_interval(self, step: int, metrics: TrainMetrics, others: Mapping[str, float]) -> None:
-        """Logs the training metrics of the updates since the last call, which ended with `step` updates done, and `others`."""
-        seconds = time.perf_counter() - self._clock
-        self._clock = time.perf_counter()
-        self._seconds += seconds
-        self._images += metrics.images
+        """Logs the training metrics of the updates since the last call, and `others`, after `step` updates."""
+        now = time.perf_counter()
+        seconds = now - self._interval_start
+        self._interval_start = now
+        self._epoch_seconds += seconds
+        self._epoch_images += metrics.images
         values = {f"train_loss/{peer}": value for peer, value in metrics.loss.items()}
         values |= {f"train_top1/{peer}": value for peer, value in metrics.top1.items()}
         values |= {f"objective/{name}": value for name, value in metrics.objectives.items()}
         values |= {"speed/images_per_second": metrics.images / seconds, **others}
-        if not self._main:
-            return
-        self._accelerator.log(values, step=step)
+        if self._is_main:
+            self._accelerator.log(values, step=step)
 
     def log_epoch(self, epoch: int, step: int, train: TrainMetrics, scores: Scores | None) -> None:
         """Logs a finished epoch (1 is the first) in TensorBoard, in metrics.jsonl and as a line of the table."""
         if self._bar is not None:
             self._bar.close()
-        speed = self._images / self._seconds if self._seconds else 0.0
-        self._images = self._seconds = 0.0
-        if not self._main:
+        speed = self._epoch_images / self._epoch_seconds if self._epoch_seconds else 0.0
+        self._epoch_images = self._epoch_seconds = 0.0
+        if not self._is_main:
             return
         record: dict[str, Any] = {
             "epoch": epoch,
@@ -113,17 +121,19 @@ class Tracker:
             self._accelerator.log(values, step=step)
         self.lines.append(json_text(record) + "\n")
         write_file(self._path, "".join(self.lines).encode())
-        self.say(table_line(self._recipe, epoch, speed, train, scores))
-        evaluations = [json.loads(line).get("eval") for line in self.lines]
-        divergences = [each["pairs"]["kl"] for each in evaluations if each is not None and each.get("pairs", {}).get("kl") is not None]
+        self.print_line(table_line(self._recipe, epoch, speed, train, scores))
+        evaluations = [json.loads(line).get("eval") or {} for line in self.lines]
+        divergences = [kl for evaluation in evaluations if (kl := evaluation.get("pairs", {}).get("kl")) is not None]
         if scores is not None and len(divergences) > 1 and max(divergences[-2:]) < COPIES_KL:  # once may be a collapse that passes
-            self.say(f"note: the peers have become copies of each other (mean pairwise KL {divergences[-1]:.1e}): nothing is left to teach")
+            self.print_line(
+                f"note: the peers have become copies of each other (mean pairwise KL {divergences[-1]:.1e}): nothing is left to teach"
+            )
 
     def close(self) -> None:
-        """Writes out and closes TensorBoard's file."""
+        """Closes the progress bar and TensorBoard's file."""
         if self._bar is not None:
             self._bar.close()
-        if self._main:
+        if self._is_main:
             self._accelerator.get_tracker("tensorboard").finish()
 
     def _log_hparams(self, writer: SummaryWriter) -> None:
@@ -138,7 +148,7 @@ class Tracker:
 
 
 def table_head(recipe: Recipe) -> list[str]:
-    """Returns the two heading lines of the terminal's table."""
+    """Returns the two heading lines of the terminal's table of epochs."""
     columns = _columns(recipe)
     unit = " ".join(f"{name:>7}" for name in ("loss", *columns))
     heads, units = [f"{name:^{len(unit)}}" for name in recipe.trainable], [unit] * len(recipe.trainable)

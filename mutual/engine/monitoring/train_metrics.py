@@ -1,4 +1,4 @@
-"""Meters of training: sums on the device, brought together and read once a logging interval.
+"""TrainMeter: sums of losses and hits on the device, reduced and read once a logging interval.
 
 Shapes: E edges, P trainable peers.
 """
@@ -24,7 +24,7 @@ class NonFiniteLossError(RunError):
 
 @dataclass
 class Totals:
-    """Sums over images: the edges' losses, unweighted, the peers' weighted losses, and the peers' hits among the `labelled` images."""
+    """Sums over images: the edges' unweighted losses, the peers' weighted losses, and the peers' hits among the `labelled` images."""
 
     edges: list[float]
     losses: list[float]
@@ -40,7 +40,7 @@ class Totals:
     def add(self, other: Totals) -> None:
         """Adds another interval's sums."""
         for name in ("edges", "losses", "correct"):
-            setattr(self, name, [mine + theirs for mine, theirs in zip(getattr(self, name), getattr(other, name), strict=True)])
+            setattr(self, name, [a + b for a, b in zip(getattr(self, name), getattr(other, name), strict=True)])
         self.images += other.images
         self.labelled += other.labelled
 
@@ -56,10 +56,16 @@ class TrainMetrics:
 
 
 class TrainMeter:
-    """Collects what each micro-batch gave; nothing is copied from the device before `flush`."""
+    """Adds up the losses and hits of micro-batches; nothing is copied from the device before `flush`.
+
+    Args:
+        edges: all edges of the group.
+        peers: all trainable peers of the group.
+        comm: the ranks of the run.
+        is_scoring_rank: whether this rank counts the images that it sees.
+    """
 
     def __init__(self, edges: Sequence[Edge], peers: Sequence[str], comm: Communicator, *, is_scoring_rank: bool = True) -> None:
-        """Collects for all `edges` and `peers` of the group; `is_scoring_rank` says whether this process counts the images it sees."""
         self._is_scoring_rank = is_scoring_rank
         self._edges = tuple(edges)
         self._peers = tuple(peers)
@@ -80,37 +86,44 @@ class TrainMeter:
 
     @property
     def pending(self) -> bool:
-        """True if something was added since the last flush; the same on every process."""
+        """True if something was added since the last flush; the same on all ranks."""
         return self._num_batches > 0
 
     @torch.no_grad()
-    def add(self, output: GroupOutput, labels: Tensor, *, count: int, update: int) -> None:
-        """Adds what a micro-batch of `count` real images gave, with its labels `[B]` (-1: unknown) or `[B, C]`."""
+    def add(self, output: GroupOutput, labels: Tensor, *, num_valid: int, update: int) -> None:
+        """Adds the output for a micro-batch.
+
+        Args:
+            output: of the group.
+            labels: `[B]` (-1: unknown) or `[B, C]`.
+            num_valid: number of valid images; the rest are padding.
+            update: its index in the training, for the message of a loss that is not finite.
+        """
         nothing = torch.zeros((), dtype=self._dtype, device=self._comm.device)
         edges_E = torch.stack([output.edge_losses.get(index, nothing).to(self._dtype) for index in range(len(self._edges))])
         losses_P = torch.stack([output.losses.get(name, nothing).detach().to(self._dtype) for name in self._peers])
-        guesses = {name: output.logits[name].argmax(dim=1) for name in output.losses}
-        hits = {name: is_correct(guess, labels[:count]).sum() for name, guess in guesses.items()}
+        predictions = {name: output.logits[name].argmax(dim=1) for name in output.losses}
+        hits = {name: is_correct(classes_B, labels[:num_valid]).sum() for name, classes_B in predictions.items()}
         correct_P = torch.stack([hits.get(name, nothing).to(self._dtype) for name in self._peers])
-        if count:  # a rank whose part of a short window is empty computed on padding
-            self._edges_E += edges_E * count
-            self._losses_P += losses_P * count
+        if num_valid:  # a rank whose shard of a short window is empty computed on padding
+            self._edges_E += edges_E * num_valid
+            self._losses_P += losses_P * num_valid
             self._correct_P += correct_P
             if self._is_scoring_rank:
-                self._labelled += count if labels.is_floating_point() else (labels[:count] >= 0).sum()
+                self._labelled += num_valid if labels.is_floating_point() else (labels[:num_valid] >= 0).sum()
             bad_E = torch.where(edges_E.isfinite(), _NEVER, update)
             self._first_bad_E = torch.minimum(self._first_bad_E, bad_E)
-        self._images += count if self._is_scoring_rank else 0
+        self._images += num_valid if self._is_scoring_rank else 0
         self._num_batches += 1
 
     def flush(self) -> TrainMetrics:
-        """Returns the means since the last flush over all processes, and adds them to the epoch's; every process must call it.
+        """Returns the means over all ranks since the last flush, and adds them to the epoch's. Collective: all ranks must call it.
 
         Raises:
             NonFiniteLossError: some loss since the last flush was not finite.
         """
-        counts = torch.stack([torch.full_like(self._labelled, self._images), self._labelled])
-        sums = self._comm.all_reduce_sum(torch.cat([self._edges_E, self._losses_P, self._correct_P, counts])).tolist()
+        num_images = torch.stack([torch.full_like(self._labelled, self._images), self._labelled])
+        sums = self._comm.all_reduce_sum(torch.cat([self._edges_E, self._losses_P, self._correct_P, num_images])).tolist()
         first_bad = self._comm.all_reduce_min(self._first_bad_E).tolist()
         self._clear()
         if min(first_bad) != _NEVER:
@@ -119,8 +132,8 @@ class TrainMeter:
                 f"step {min(first_bad) + 1}: the loss of peer {edge.learner!r} in objective {edge} is not finite; "
                 "lower the learning rate, clip gradients (train.clip_grad_norm) or take precision bf16 or no"
             )
-        first, second = len(self._edges), len(self._edges) + len(self._peers)
-        interval = Totals(sums[:first], sums[first:second], sums[second:-2], *sums[-2:])
+        num_edges, num_peers = len(self._edges), len(self._peers)
+        interval = Totals(sums[:num_edges], sums[num_edges : num_edges + num_peers], sums[num_edges + num_peers : -2], *sums[-2:])
         self.epoch.add(interval)
         return self._means(interval)
 
@@ -135,21 +148,26 @@ class TrainMeter:
         return asdict(self.epoch)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
+        """Restores what `state_dict` returned."""
         self.epoch = Totals(**state)
 
     def _means(self, totals: Totals) -> TrainMetrics:
         images, labelled = max(totals.images, 1), max(totals.labelled, 1)
         objectives: dict[str, list[float]] = {}
-        for edge, total in zip(self._edges, totals.edges, strict=True):
-            objectives.setdefault(edge.objective, []).append(total / images)
-        loss = {name: total / images for name, total in zip(self._peers, totals.losses, strict=True)}
+        for edge, loss_sum in zip(self._edges, totals.edges, strict=True):
+            objectives.setdefault(edge.objective, []).append(loss_sum / images)
+        loss = {name: loss_sum / images for name, loss_sum in zip(self._peers, totals.losses, strict=True)}
         top1 = {name: correct / labelled for name, correct in zip(self._peers, totals.correct, strict=True)}
         return TrainMetrics(totals.images, loss, top1, {name: sum(means) / len(means) for name, means in objectives.items()})
 
 
-def is_correct(guess_B: Tensor, labels: Tensor) -> Tensor:
-    """Returns `[B]` where the guessed class is the label, or a likeliest one where labels are probabilities or flags `[B, C]`."""
+def is_correct(classes_B: Tensor, labels: Tensor) -> Tensor:
+    """Returns `[B]`, True where the predicted class is the label, or a likeliest one of labels that are probabilities or flags `[B, C]`.
+
+    Example:
+        >>> is_correct(torch.tensor([0, 1]), torch.tensor([0, 2])).tolist()
+        [True, False]
+    """
     if not labels.is_floating_point():
-        return guess_B == labels
-    return labels.gather(1, guess_B[:, None])[:, 0] == labels.amax(dim=1)
+        return classes_B == labels
+    return labels.gather(1, classes_B[:, None])[:, 0] == labels.amax(dim=1)

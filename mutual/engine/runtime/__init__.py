@@ -1,4 +1,4 @@
-"""Runtime: how a process begins and ends: launcher, device, precision, torch_threads, signals."""
+"""Runtime: how a process starts and ends: launcher, device, precision, threads, signals."""
 
 from mutual.engine.runtime.environment import Environment, init_environment, restore_switches
 from mutual.engine.runtime.launch_settings import LaunchSettings, environment_notes, resolve_launch, torch_threads

@@ -1,4 +1,4 @@
-"""Environment: what the launcher gave: processes, device, precision, trackers; what cannot hold a group is refused here."""
+"""Environment: the launcher's processes, device, precision and trackers; launchers that cannot train a group are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Environment:
-    """Accelerate's state as this run uses it."""
+    """What the launcher gives a run.
+
+    Attributes:
+        accelerator: Accelerate's state; trackers belong to it.
+        comm: the ranks of the run, and this rank's device.
+        precision: mixed precision, or `no`.
+    """
 
     accelerator: Accelerator
     comm: Communicator
@@ -45,10 +51,10 @@ class Environment:
 
 
 def init_environment(recipe: Recipe) -> Environment:
-    """Starts Accelerate for `recipe` as the launcher says, and applies the recipe's numerical switches; see `restore_switches`.
+    """Starts Accelerate for `recipe`, and applies the recipe's numerical switches; see `restore_switches`.
 
     Raises:
-        InputError: the launcher's backend holds one model only, or the device cannot do what the recipe asks.
+        InputError: the launcher's backend holds one model only, or the device does not support what the recipe asks for.
     """
     for variable, backend in _ONE_MODEL_BACKENDS.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
@@ -57,12 +63,12 @@ def init_environment(recipe: Recipe) -> Environment:
             )
     _check_rank()
     project = ProjectConfiguration(project_dir=recipe.output, logging_dir=recipe.output)
-    on_cpu = not torch.accelerator.is_available()  # unless it is told, Accelerate does not join torchrun's processes on CPUs
+    on_cpu = not torch.accelerator.is_available()  # otherwise Accelerate does not join torchrun's processes on CPUs
     timeout = timedelta(seconds=recipe.train.timeout_seconds)
-    groups = InitProcessGroupKwargs(timeout=timeout)
+    options = InitProcessGroupKwargs(timeout=timeout)
     try:
         accelerator = Accelerator(
-            cpu=on_cpu, mixed_precision="no", log_with="tensorboard", project_config=project, kwargs_handlers=[groups]
+            cpu=on_cpu, mixed_precision="no", log_with="tensorboard", project_config=project, kwargs_handlers=[options]
         )
     except ValueError as error:
         raise InputError(f"Accelerate cannot start: {error}") from error
@@ -78,7 +84,14 @@ def init_environment(recipe: Recipe) -> Environment:
 
 @contextmanager
 def restore_switches() -> Iterator[None]:
-    """Within it, `init_environment` may set the process' numerical switches; afterwards they are as they were."""
+    """Restores the numerical switches of the process, which `init_environment` may set.
+
+    Example:
+        >>> with restore_switches():
+        ...     torch.use_deterministic_algorithms(True)
+        >>> torch.are_deterministic_algorithms_enabled()
+        False
+    """
     deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(_WORKSPACE)
     try:
@@ -93,10 +106,10 @@ def restore_switches() -> Iterator[None]:
 
 
 def launched_precision(recipe: Recipe) -> Precision:
-    """Returns what `accelerate launch` was told, or else `no`.
+    """Returns the precision that was given to `accelerate launch`, or else `no`.
 
     Raises:
-        RecipeError: it was told a precision that peers cannot be trained in.
+        RecipeError: peers cannot be trained in it.
     """
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if launched == "fp16":
@@ -109,7 +122,7 @@ def launched_precision(recipe: Recipe) -> Precision:
 
 
 def _check_rank() -> None:
-    """Refuses a place in the launch that no process of it waits for: the process would wait for the others without end."""
+    """Refuses a rank beyond the world size: the process would wait for the others without end."""
     rank, size = (
         int(value) if (value := os.environ.get(name, "")).isdecimal() else default for name, default in (("RANK", 0), ("WORLD_SIZE", 1))
     )
@@ -121,7 +134,7 @@ def _check_rank() -> None:
 
 
 def _check_processes(comm: Communicator) -> None:
-    """Refuses processes that would each train alone in one run folder, and warns of one process where several were asked for."""
+    """Refuses processes that would each train alone in the same run folder; warns of one process where several were asked for."""
     started = int(os.environ.get("WORLD_SIZE") or "1")
     if started > comm.size:
         raise InputError(

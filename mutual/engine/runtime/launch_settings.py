@@ -1,4 +1,4 @@
-"""resolved: a recipe in which everything is said that changes numbers and is otherwise the launcher's choice."""
+"""LaunchSettings: what the launcher chooses and changes numbers, and a recipe in which it is resolved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mutual.engine.runtime.environment import launched_precision
-from mutual.group import Communicator, all_ranks_or_raise
+from mutual.group import Communicator
 from mutual.recipe import Precision, Recipe
 
 _LIBRARIES = ("mutual", "torch", "torchvision", "accelerate", "timm", "torchmetrics", "numpy")
@@ -20,43 +20,61 @@ _LIBRARIES = ("mutual", "torch", "torchvision", "accelerate", "timm", "torchmetr
 
 @dataclass(frozen=True)
 class LaunchSettings:
-    """What the launcher chose on the main process, and holds for all: mixed precision, and the CPU threads of a process."""
+    """What the launcher chose on the main process, for all ranks.
+
+    Attributes:
+        precision: mixed precision.
+        threads: CPU threads of an operation.
+    """
 
     precision: Precision
     threads: int
 
     @classmethod
     def of(cls, recipe: Recipe, comm: Communicator) -> LaunchSettings:
-        """Returns the choice of the main process; every process must call it.
+        """Returns the choice of the main process. Collective: all ranks must call it.
 
         Raises:
-            RecipeError: the launcher was told a precision that peers cannot be trained in.
+            RecipeError: the launcher asks for a precision that peers cannot be trained in.
         """
-        return cls(*all_ranks_or_raise(comm, lambda: (launched_precision(recipe), torch.get_num_threads()))[0])
+        with comm.raise_together():
+            precision = launched_precision(recipe)
+        return cls(*comm.all_gather_json([precision, torch.get_num_threads()])[0])
 
 
 def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSettings) -> Recipe:
-    """Returns `recipe` with its precision and its number of threads; a run that is resumed keeps those that it was begun with.
+    """Returns `recipe` with its precision and number of threads resolved; a resumed run keeps those that it was started with.
+
+    Args:
+        recipe: what is to be trained.
+        saved_recipe: of the run that is resumed, or None.
+        launch: what the launcher has chosen.
 
     Raises:
-        RecipeError: the launcher asks for another mixed precision than the run was begun with.
+        RecipeError: the launcher asks for another mixed precision than the run was started with.
     """
-    kept = recipe.train if saved_recipe is None else saved_recipe.train
-    precision = recipe.train.precision or kept.precision or launch.precision
+    saved = recipe.train if saved_recipe is None else saved_recipe.train
+    precision = recipe.train.precision or saved.precision or launch.precision
     if recipe.train.precision is None and launch.precision not in ("no", precision):  # accelerate launch says `no` where nobody chose
         raise recipe.error(
             "train.precision",
             f"the run was begun with {precision!r} and the launcher asks for {launch.precision!r}; give train.precision={precision}",
         )
-    number = recipe.train.threads or kept.threads or launch.threads
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "threads": number})})
+    threads = recipe.train.threads or saved.threads or launch.threads
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "threads": threads})})
 
 
 @contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """Within it, an operation uses `number` threads."""
+def torch_threads(threads: int) -> Iterator[None]:
+    """Within it, an operation uses so many threads.
+
+    Example:
+        >>> with torch_threads(1):
+        ...     torch.get_num_threads()
+        1
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
@@ -64,7 +82,7 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 def environment_notes(comm: Communicator) -> dict[str, Any]:
-    """Returns what the numbers of a run depend on beside its recipe, as information for whoever reads it."""
+    """Returns what a run's numbers depend on besides its recipe, for readers: versions, device, number of processes."""
     versions = {"python": platform.python_version()}
     for library in _LIBRARIES:
         try:

@@ -25,14 +25,28 @@ class ForeignFormatError(InputError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: the updates that were done, and its files."""
+    """A whole checkpoint: the number of updates that were done, and its files."""
 
     step: int
     files: dict[str, bytes]
 
 
 class CheckpointStore:
-    """The checkpoints of the run in the marked folder `root`, of which the last `keep` whole ones stay."""
+    """Writes and reads the checkpoints of a run.
+
+    Args:
+        root: the run folder, which carries the mark of a run.
+        keep: number of whole checkpoints that are kept.
+
+    Example:
+        >>> import tempfile
+        >>> from mutual.engine.storage.files import MARK
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / MARK).touch()
+        >>> path = CheckpointStore(root, keep=1).save(5, {"training.pt": b"state"})
+        >>> CheckpointStore(root, keep=1).latest()
+        Checkpoint(step=5, files={'training.pt': b'state'})
+    """
 
     def __init__(self, root: Path, *, keep: int) -> None:
         self.folder = root / "checkpoints"
@@ -41,7 +55,7 @@ class CheckpointStore:
         self._whole: set[Path] = set()
 
     def save(self, step: int, files: Mapping[str, bytes]) -> Path:
-        """Writes a checkpoint in one step, then removes those that are older than the last `keep` whole ones."""
+        """Writes a checkpoint atomically, then removes those that are older than the last `keep` whole ones."""
         digests = {name: sha256(content) for name, content in files.items()}
         manifest = {"format": FORMAT, "step": step, "sha256": digests}
         remove(_files_in(self.folder, UNFINISHED), root=self._root)
@@ -57,11 +71,11 @@ class CheckpointStore:
         return _folders(self.folder, "")
 
     def resumable(self) -> list[Path]:
-        """Returns, oldest first, `paths` and those that were moved aside for a rewrite, which count where it did not get to its end."""
+        """Returns, oldest first, `paths` and those that were moved aside for a rewrite, which may not have been finished."""
         return sorted([*_folders(self.folder, REPLACED), *self.paths()], key=_step)
 
-    def written(self) -> list[Path]:
-        """Returns the files of all checkpoints, of unfinished ones and of those that were moved aside."""
+    def files(self) -> list[Path]:
+        """Returns the files of all checkpoints, unfinished and replaced ones included."""
         return [file for prefix in ("", UNFINISHED, REPLACED) for file in _files_in(self.folder, prefix)]
 
     def listing(self) -> dict[str, str]:
@@ -74,7 +88,7 @@ class CheckpointStore:
         Raises:
             ForeignFormatError: the newest one was written by another version.
             InputError: there are checkpoints, and all are damaged.
-            OSError: the disk does not answer; that says nothing of the checkpoint.
+            OSError: the disk does not answer.
         """
         paths = self.resumable()
         for path in reversed(paths):
@@ -95,7 +109,7 @@ class CheckpointStore:
         return None
 
     def _prune(self, *, newest: Path) -> None:
-        """Removes what is older than the last `keep` whole checkpoints; as long as there are fewer of these, nothing."""
+        """Removes what is older than the last `keep` whole checkpoints; nothing while there are fewer of these."""
         older = [path for path in self.paths() if _step(path) < _step(newest)]
         kept = [newest]
         for path in reversed(older):
@@ -154,11 +168,11 @@ def _read_manifest(content: bytes) -> dict[str, Any]:
 
 
 def _folders(folder: Path, prefix: str) -> list[Path]:
-    """Returns the folders of checkpoints, oldest first; one without a file of ours is somebody else's."""
+    """Returns the folders of checkpoints, oldest first; one without files of a checkpoint belongs to somebody else."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if path.name.startswith(prefix) and _NAME.fullmatch(path.name.removeprefix(prefix))]
-    return sorted((path for path in found if path.is_dir() and _files_of(path)), key=_step)
+    named = [path for path in folder.iterdir() if path.name.startswith(prefix) and _NAME.fullmatch(path.name.removeprefix(prefix))]
+    return sorted((path for path in named if path.is_dir() and _files_of(path)), key=_step)
 
 
 def _step(path: Path) -> int:
@@ -170,7 +184,7 @@ def _files_in(folder: Path, prefix: str) -> list[Path]:
 
 
 def _files_of(path: Path) -> list[Path]:
-    """Returns the files of a checkpoint's folder, by the endings that we write."""
+    """Returns the files of a checkpoint's folder, by their suffixes."""
     return [file for file in path.iterdir() if file.suffix in _SUFFIXES]
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent (written beside, fsynced, renamed), and the one function that removes files."""
+"""Files that are either whole or absent (written to a temporary path, fsynced, renamed), and the one function that removes files."""
 
 from __future__ import annotations
 
@@ -13,55 +13,63 @@ from typing import Any
 from mutual.recipe import InputError
 
 MARK = ".mutual-run.json"
-"""Stands in every run folder; nothing is removed from a folder without it."""
+"""The mark of a run folder; nothing is removed from a folder without it."""
 UNFINISHED = ".unfinished-"
 REPLACED = ".replaced-"
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Puts `content` at `path` in one step: whoever reads it sees the old file or the new one, never a part."""
+    """Writes a file atomically: whoever reads it sees the old content or the new one, never a part.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "best" / "best.json"
+        >>> write_file(path, b"{}")
+        >>> path.read_bytes()
+        b'{}'
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = unfinished(path)
+    temp_path = unfinished(path)
     try:
-        _write_synced(beside, content)
+        _write_synced(temp_path, content)
     except OSError:  # on a full disk, half a file is what the next attempt needs the space of
-        beside.unlink(missing_ok=True)
+        temp_path.unlink(missing_ok=True)
         raise
-    beside.replace(path)
+    temp_path.replace(path)
     _sync_folder(path.parent)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes], *, root: Path) -> None:
-    """Puts a folder with `files` at `path`, inside the run folder `root`, in one step.
+    """Writes a folder with `files` atomically, inside the run folder `root`.
 
     A folder that is there already is moved aside before, and removed only when the new one is in its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside, aside = unfinished(path), replaced(path)
-    _remove_whole(beside, root)
-    beside.mkdir()
+    temp_path, old_path = unfinished(path), replaced(path)
+    _remove_whole(temp_path, root)
+    temp_path.mkdir()
     try:
         for name, content in files.items():
-            _write_synced(beside / name, content)
-        _sync_folder(beside)
+            _write_synced(temp_path / name, content)
+        _sync_folder(temp_path)
     except OSError:
-        _remove_whole(beside, root)
+        _remove_whole(temp_path, root)
         raise
     if path.exists():
-        _remove_whole(aside, root)
-        path.rename(aside)
-    beside.rename(path)
+        _remove_whole(old_path, root)
+        path.rename(old_path)
+    temp_path.rename(path)
     _sync_folder(path.parent)
-    _remove_whole(aside, root)
+    _remove_whole(old_path, root)
 
 
 def remove(paths: Iterable[Path], *, root: Path) -> None:
-    """Removes files inside the run folder `root`, and then the folders that they leave empty; no other function removes what was written.
+    """Removes files inside the run folder `root`, and then the folders that they leave empty; no other function removes a run's files.
 
-    Links are removed, not followed. What is not named stays, and so does its folder.
+    Links are removed, not followed.
 
     Raises:
-        InputError: `root` does not carry our mark, or a folder inside it is a link.
+        InputError: `root` does not carry the mark of a run, or a folder inside it is a link.
     """
     if not (root / MARK).is_file():
         raise InputError(f"{root} does not carry the mark of a run ({MARK}): nothing in it is removed")
@@ -78,36 +86,51 @@ def remove(paths: Iterable[Path], *, root: Path) -> None:
 
 
 def sha256(content: bytes) -> str:
-    """Returns the checksum by which files are known, in hexadecimal."""
+    """Returns the SHA-256 of `content` in hexadecimal.
+
+    Example:
+        >>> sha256(b"")[:8]
+        'e3b0c442'
+    """
     return hashlib.sha256(content).hexdigest()
 
 
 def check_no_links(folders: Iterable[Path], *, root: Path) -> None:
-    """Refuses folders inside the run folder `root` that are links: what they hold may be another run's.
+    """Refuses folders inside the run folder `root` that are links, as they may lead to another run.
 
     Raises:
-        InputError: one is; the line says where it leads.
+        InputError: one is; the line names its target.
     """
     for folder in dict.fromkeys(folders):
-        for each in (folder, *folder.parents):
-            if each == root:
+        for path in (folder, *folder.parents):
+            if path == root:
                 break
-            if each.is_symlink():
-                raise InputError(f"{each} is a link to {each.readlink()}, which may be another run's; put the folder itself in its place")
+            if path.is_symlink():
+                raise InputError(f"{path} is a link to {path.readlink()}, which may be another run's; put the folder itself in its place")
 
 
 def unfinished(path: Path) -> Path:
-    """Returns where `path` is written before it is renamed."""
+    """Returns where `path` is written before it is renamed.
+
+    Example:
+        >>> unfinished(Path("best/a.safetensors")).as_posix()
+        'best/.unfinished-a.safetensors'
+    """
     return path.with_name(f"{UNFINISHED}{path.name}")
 
 
 def replaced(path: Path) -> Path:
-    """Returns where an older folder waits until the new one stands at `path`."""
+    """Returns where an older folder is kept until the new one is at `path`."""
     return path.with_name(f"{REPLACED}{path.name}")
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Returns `value` as JSON; numbers that are not finite, for which JSON has no word, become null."""
+    """Returns `value` as JSON, with null for numbers that are not finite.
+
+    Example:
+        >>> json_text({"top1": 0.5, "nll": float("nan")})
+        '{"top1": 0.5, "nll": null}'
+    """
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
@@ -120,26 +143,26 @@ def _finite(value: Any) -> Any:
 
 
 def _remove_whole(folder: Path, root: Path) -> None:
-    """Removes a folder that only this module makes, and fills with files alone."""
+    """Removes a folder that this module has created, and its files."""
     if folder.is_dir():
         remove(folder.iterdir(), root=root)
-        if folder.is_dir():  # it was empty, or something foreign is in it, which rmdir tells
+        if folder.is_dir():  # it was empty; if something foreign is in it, rmdir raises
             folder.rmdir()
 
 
 def _write_synced(path: Path, content: bytes) -> None:
     try:
-        with open(path, "wb", opener=_opened) as file:
+        with open(path, "wb", opener=_open_no_follow) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        error.filename = error.filename or str(path)  # a write that fails does not say where
+        error.filename = error.filename or str(path)  # a failed write does not name its file
         raise
 
 
-def _opened(path: str, flags: int) -> int:
-    """Opens a file to be written, but no other through a link that stands in its place."""
+def _open_no_follow(path: str, flags: int) -> int:
+    """Opens a file for writing, but follows no link in its place."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 

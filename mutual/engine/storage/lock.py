@@ -1,7 +1,7 @@
-"""A run folder's lock: one training at a time, known by host and process, and free as soon as that process is gone.
+"""A run folder's lock: one training at a time, known by host and process, and released as soon as that process has ended.
 
 POSIX record locks hold between the machines of a network file system too, are not inherited by the loader's worker processes (which may
-outlive a killed training by seconds), and end with the process. Within one process they do not exclude, so that a set does.
+outlive a killed training by seconds), and end with the process. Within one process they do not exclude each other, which a set does.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from pathlib import Path
 from mutual.recipe import InputError
 
 LOCK = ".mutual-run.lock"
-"""A name that no other program takes: what stands there is written over, and removed."""
-_HELD: set[Path] = set()
+"""A name that no other program uses: what is there is overwritten and removed."""
+_LOCKED: set[Path] = set()
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within it, this process alone trains in `folder`, which is made where there is none, and goes again if nothing is put into it.
+    """Within it, this process alone trains in `folder`, which is created where there is none, and removed again if it stays empty.
 
     Raises:
-        InputError: another training holds it; the line names host and process.
-        OSError: the folder cannot be made or written to.
+        InputError: another training has locked it; the line names host and process.
+        OSError: the folder cannot be created or written to.
     """
-    path = folder.resolve() / LOCK
-    if path in _HELD:  # opening the file once more, and closing it, would free the lock
+    lock_path = folder.resolve() / LOCK
+    if lock_path in _LOCKED:  # opening the file once more, and closing it, would free the lock
         raise InputError(f"{folder} is being trained in by this very process; wait for that run, or give another name=...")
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        descriptor = _acquire(path, folder)
-        _HELD.add(path)
+        descriptor = _acquire(lock_path, folder)
+        _LOCKED.add(lock_path)
         try:
             holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
             yield
         finally:
-            _HELD.discard(path)
-            path.unlink(missing_ok=True)  # while it is locked: whoever has it open then notices, and opens the next one
+            _LOCKED.discard(lock_path)
+            lock_path.unlink(missing_ok=True)  # while it is locked: whoever has it open then notices, and opens the next one
             os.close(descriptor)
     finally:
         with suppress(OSError):  # the first that is not empty ends it
-            for each in made:
-                each.rmdir()
+            for path in created:
+                path.rmdir()
 
 
 def _acquire(path: Path, folder: Path) -> int:
@@ -90,5 +90,5 @@ def _holder(descriptor: int) -> str:
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
-    except (ValueError, KeyError, TypeError):  # it has only just begun to write
+    except (ValueError, KeyError, TypeError):  # it has not written its name yet
         return "another process"

@@ -1,4 +1,4 @@
-"""RunFolder: what a training leaves on disk, and the one place that knows its layout."""
+"""RunFolder: the files of a run, and the one place that knows their layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
 BEST, LAST = "best", "last"
 EXPORTED = ".mutual-exports.json"
-"""Stands beside exported files, with their digests; an export replaces no other file."""
+"""Beside exported files, with their digests; an export replaces no other file."""
 EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
 _RUN_FILES = (RECIPE, METRICS, "checkpoints", LAST, BEST, "export")
@@ -28,14 +28,14 @@ _DIGEST = "# sha256 of the lines above: "
 
 
 class _Mark(BaseModel):
-    """What stands in the file that makes a folder ours: the peers whose weights we write into it."""
+    """Content of the file that marks a run folder: the peers whose weights are written into it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     peers: list[Annotated[StrictStr, Field(pattern=r"^[A-Za-z]\w*$")]]
 
 
-class Best(BaseModel):
+class BestRecord(BaseModel):
     """best.json: the best peer, by which metric, every peer's best scores, and the sha256 of the weights files.
 
     A file that is being replaced has two digests, its own before and after, so that a kill leaves it with one that holds.
@@ -51,13 +51,21 @@ class Best(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run.
+
+    Attributes:
+        path: where it is; it need not exist.
+
+    Example:
+        >>> RunFolder(Path("runs/dml")).weights("best", "a").as_posix()
+        'runs/dml/best/a.safetensors'
+    """
 
     path: Path
 
     @classmethod
     def of(cls, recipe: Recipe) -> RunFolder:
-        """The folder in which `recipe` trains."""
+        """Returns the folder in which `recipe` trains."""
         return cls(Path(recipe.output) / recipe.name)
 
     @property
@@ -66,24 +74,24 @@ class RunFolder:
         return self.path / "export"
 
     def checkpoints(self, *, keep: int = 1) -> CheckpointStore:
-        """The run's checkpoints, of which the last `keep` stay."""
+        """Returns the store of the run's checkpoints, which keeps the last `keep`."""
         return CheckpointStore(self.path, keep=keep)
 
     def weights(self, kind: str, peer: str) -> Path:
-        """The peer's weights: its `best` ones, or the `last`, from the end of the last finished epoch."""
+        """Returns the path of a peer's `best` weights, or of its `last` ones, from the end of the last finished epoch."""
         return self.path / kind / f"{peer}.safetensors"
 
     def holds_run(self) -> bool:
-        """True where a training has left something that cost time: checkpoints, weights or what was exported of them."""
-        weights = [self.path / kind for kind in (BEST, LAST)]
-        made = [*((folder, ".safetensors") for folder in weights), *((self.export, suffix) for suffix in EXPORT_SUFFIXES.values())]
-        return bool(self.checkpoints().resumable()) or any(any(folder.glob(f"*{suffix}")) for folder, suffix in made)
+        """Returns True if a training has left checkpoints, weights or exports."""
+        folders = [(self.path / kind, ".safetensors") for kind in (BEST, LAST)]
+        folders += [(self.export, suffix) for suffix in EXPORT_SUFFIXES.values()]
+        return bool(self.checkpoints().resumable()) or any(any(folder.glob(f"*{suffix}")) for folder, suffix in folders)
 
-    def check_ours(self) -> None:
-        """Refuses a folder in which there are files of a run's names without our mark beside them, or links in the place of folders.
+    def check_owner(self) -> None:
+        """Refuses a folder that holds files with a run's names but not the mark of a run, or links in the place of folders.
 
         Raises:
-            InputError: there are, or the folder is a file.
+            InputError: it does, or it is a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, where the run's folder should be; give another name=... or output=...")
@@ -93,16 +101,16 @@ class RunFolder:
                 f"{self.path} holds {', '.join(foreign)} and not the mark of a run ({MARK}), so that they are left alone; "
                 "give another name=... or output=..."
             )
-        places = [self.path / name for name in (BEST, LAST, "export")]
-        check_no_links([*places, self.checkpoints().folder, *self.checkpoints().resumable()], root=self.path)
+        folders = [self.path / name for name in (BEST, LAST, "export")]
+        check_no_links([*folders, self.checkpoints().folder, *self.checkpoints().resumable()], root=self.path)
 
     def clear(self) -> None:
         """Removes what earlier trainings wrote, and nothing else."""
         if (self.path / MARK).exists():
-            remove(self._written(self._mark().peers), root=self.path)
+            remove(self._files_of(self._mark().peers), root=self.path)
 
-    def begin(self, recipe: Recipe, notes: dict[str, Any]) -> None:
-        """Marks the folder as ours and writes the resolved recipe, with `notes` that nothing reads, and a checksum."""
+    def initialize(self, recipe: Recipe, notes: dict[str, Any]) -> None:
+        """Writes the mark of a run and the resolved recipe with a checksum; `notes` are for readers alone."""
         text = dump_recipe(recipe, notes=notes)
         write_file(self.path / MARK, _Mark(peers=list(recipe.peers)).model_dump_json().encode())
         write_file(self.path / RECIPE, f"{text}{_DIGEST}{sha256(text.encode())}\n".encode())
@@ -125,18 +133,18 @@ class RunFolder:
             raise InputError(f"{file} is not as the run wrote it; undo the change, and give other values as key.path=value")
         return load_recipe(file, overrides)
 
-    def write_best(self, best: Best) -> None:
-        """Writes which peer is best, by which metric, every peer's best scores and the digests of the weights."""
+    def write_best(self, best: BestRecord) -> None:
+        """Writes best.json."""
         write_file(self._best_file, json_text(best.model_dump(), indent=1).encode())
 
-    def read_best(self) -> Best:
-        """Returns what `write_best` wrote.
+    def read_best(self) -> BestRecord:
+        """Returns what `write_best` has written.
 
         Raises:
             InputError: there is none yet, or it is damaged.
         """
         try:
-            return Best.model_validate_json(self._best_file.read_bytes())
+            return BestRecord.model_validate_json(self._best_file.read_bytes())
         except FileNotFoundError as error:
             raise InputError(f"{self.path} has no best weights yet: no epoch has been evaluated") from error
         except (ValidationError, NotADirectoryError, IsADirectoryError) as error:
@@ -156,23 +164,23 @@ class RunFolder:
         return peer
 
     def digests(self) -> dict[str, list[str]]:
-        """Returns by file the digests that best.json has for the weights; none where it is missing or damaged."""
+        """Returns by file the digests of the weights in best.json; none where it is missing or damaged."""
         try:
             return self.read_best().sha256
         except InputError:
             return {}
 
-    def verified(self, kind: str, peer: str) -> Path:
-        """Returns the file of the peer's `best` or `last` weights, which is as best.json says.
+    def verified_weights(self, kind: str, peer: str) -> Path:
+        """Returns the path of a peer's `best` or `last` weights after comparing their checksum with best.json.
 
         Raises:
             InputError: it is missing, or another than the run wrote.
         """
-        path, digest, before = self.weights(kind, peer), self.digest(kind, peer), None
+        path, digest, previous = self.weights(kind, peer), self.digest(kind, peer), None
         while digest and digest not in self.read_best().sha256.get(f"{kind}/{peer}", []):
-            if digest == before:
+            if digest == previous:
                 raise InputError(f"{path} is damaged: its checksum is not the one in best.json; bring it back, or train anew")
-            digest, before = self.digest(kind, peer), digest  # a training may have replaced it, and best.json, between the two looks
+            digest, previous = self.digest(kind, peer), digest  # a training may have replaced both files between the two reads
         if not digest:
             raise InputError(f"{path} is missing; resume the run, or take another peer with --peer")
         return path
@@ -198,8 +206,8 @@ class RunFolder:
         except ValidationError as error:
             raise InputError(f"{self.path / MARK} is damaged; the folder is left alone: give another name=... or output=...") from error
 
-    def _written(self, peers: Sequence[str]) -> Iterator[Path]:
-        """Yields the files that trainings and exports of `peers` write here, whether they are there or not."""
+    def _files_of(self, peers: Sequence[str]) -> Iterator[Path]:
+        """Yields the paths that trainings and exports of `peers` write to, whether they exist or not."""
         for path in (self.path / RECIPE, self.path / METRICS, self._best_file, self.export / EXPORTED):
             yield from (path, unfinished(path))
         for peer in peers:
@@ -208,12 +216,16 @@ class RunFolder:
             for suffix in EXPORT_SUFFIXES.values():
                 path = self.export / f"{peer}{suffix}"
                 yield from (path, unfinished(path))
-        yield from self.checkpoints().written()
+        yield from self.checkpoints().files()
         yield from (path for path in self.path.iterdir() if _EVENTS.fullmatch(path.name))
 
 
 def peer_file(folder: RunFolder, peer: str) -> Path:
-    """Returns the file of the best weights of `peer`, which may be `best`, after a look at its checksum.
+    """Returns the path of a peer's best weights after comparing their checksum.
+
+    Args:
+        folder: the run folder.
+        peer: name of the peer, or `best`.
 
     Raises:
         InputError: there is no such run, no such peer in it, no epoch has been evaluated, or the file is not as it was written.
@@ -223,4 +235,4 @@ def peer_file(folder: RunFolder, peer: str) -> Path:
     name = best if peer == "best" else peer
     if name not in recipe.trainable:
         raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {', '.join(recipe.trainable)}, and `best` is {best}")
-    return folder.verified(BEST, name)
+    return folder.verified_weights(BEST, name)

@@ -1,15 +1,15 @@
 """Training: the loop, the update, optimizers, and the state that a checkpoint holds."""
 
-from mutual.engine.training.pause import PauseSelector
-from mutual.engine.training.setup import build_dataset, build_training, make_optimizer
-from mutual.engine.training.train_step import TrainStep
+from mutual.engine.training.run_setup import build_trainer
+from mutual.engine.training.setup import Training, build_dataset, build_training, image_preparation, make_optimizer
 from mutual.engine.training.trainer import Trainer
 
 __all__ = [
-    "PauseSelector",
-    "TrainStep",
     "Trainer",
+    "Training",
     "build_dataset",
+    "build_trainer",
     "build_training",
+    "image_preparation",
     "make_optimizer",
 ]

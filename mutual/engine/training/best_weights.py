@@ -10,7 +10,7 @@ from typing import Any
 
 from mutual.data import DataInfo
 from mutual.engine.monitoring import Scores
-from mutual.engine.storage import BEST, LAST, Best, RunFolder, sha256, write_file
+from mutual.engine.storage import BEST, LAST, BestRecord, RunFolder, sha256, write_file
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.group import Group
 from mutual.models import ModelCard, architecture_args, model_bytes
@@ -20,9 +20,16 @@ _WORST = (-math.inf, -math.inf)
 
 
 class BestWeights:
-    """Writes `last/`, `best/` and best.json of the trainable peers; among equal metrics the lower NLL wins.
+    """Writes `last/`, `best/` and best.json of the trainable peers.
 
-    A peer whose metric or NLL is not a finite number is worse than any other.
+    Among equal metrics the lower NLL is better; a peer whose metric or NLL is not finite is worse than any other.
+
+    Args:
+        recipe: names the peers and the metric.
+        folder: the run folder.
+        group: the peers that this rank holds.
+        info: of the data; goes into the weights' model cards.
+        collector: brings the weights to the main process.
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, group: Group, info: DataInfo, collector: PeerCollector) -> None:
@@ -32,39 +39,43 @@ class BestWeights:
         self._info = info
         self._collector = collector
         self._metric = recipe.train.best_metric or ("map" if info.multi_label else "top1")
-        self._peers: dict[str, dict[str, float]] = {}
+        self._best_scores: dict[str, dict[str, float]] = {}
         self._sha256: dict[str, str] = {}
 
     @property
     def best_peer(self) -> str | None:
         """Name of the best peer so far; None before the first evaluation."""
-        return max(self._peers, key=lambda name: self._ranking_key(self._peers[name]), default=None)
+        return max(self._best_scores, key=lambda name: self._ranking_key(self._best_scores[name]), default=None)
 
     def finish_epoch(self, epoch: int, scores: Scores | None) -> None:
-        """Writes every trainable peer's weights, those that are better than ever after `epoch` as the best too, and best.json.
+        """Writes every trainable peer's last weights, its best ones where they have improved, and best.json.
 
-        Every process must call it, with the same scores; None where the epoch was not evaluated.
+        Collective: all ranks must call it.
+
+        Args:
+            epoch: number of epochs that are done.
+            scores: the epoch's, the same on all ranks; None where it was not evaluated.
         """
         for name in self._recipe.trainable:
             content = self._collector.collect_to_main(name, partial(self._content, name))
             if content is not None:
                 is_better = scores is not None and self._is_better(name, scores[name])
                 if scores is not None and is_better:
-                    self._peers[name] = {"epoch": epoch, **scores[name]}
+                    self._best_scores[name] = {"epoch": epoch, **scores[name]}
                 self._write({(kind, name): content for kind in ((LAST, BEST) if is_better else (LAST,))})
         if self._collector.is_main:
             self._write_best({file: [digest] for file, digest in self._sha256.items()})
 
     def check_files(self) -> None:
-        """Looks, when a run is resumed, which best weights are there; to be called after `load_state_dict`.
+        """Compares the best weights on disk with the restored state; to be called after `load_state_dict`.
 
-        Those of an epoch after the checkpoint are taken over with their scores. A peer that has lost its best weights is told of, and
-        its best begins anew with the next evaluation.
+        Those of an epoch after the checkpoint are adopted with their scores. A peer whose best weights are lost is warned of, and its
+        best is searched anew from the next evaluation on.
         """
         for name in self._recipe.trainable if self._collector.is_main else []:
-            if not (self._is_as_saved(name) or self._take_over(name)):
+            if not (self._is_as_saved(name) or self._adopt(name)):
                 self._sha256.pop(f"{BEST}/{name}", None)
-                if self._peers.pop(name, None) is not None:
+                if self._best_scores.pop(name, None) is not None:
                     path = self._folder.weights(BEST, name)
                     warnings.warn(
                         f"{path} is missing or damaged; the best of peer {name!r} is searched anew from the next evaluation on",
@@ -73,11 +84,11 @@ class BestWeights:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns every peer's best scores so far, and the digests of the files."""
-        return {"peers": self._peers, "sha256": self._sha256}
+        return {"peers": self._best_scores, "sha256": self._sha256}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
-        self._peers = dict(state["peers"])
+        """Restores what `state_dict` returned."""
+        self._best_scores = dict(state["peers"])
         self._sha256 = dict(state["sha256"])
 
     def _ranking_key(self, row: Mapping[str, float]) -> tuple[float, float]:
@@ -86,24 +97,25 @@ class BestWeights:
         return (0.0 if self._metric == "nll" else row[self._metric], -row["nll"])
 
     def _is_better(self, name: str, row: Mapping[str, float]) -> bool:
-        return name not in self._peers or self._ranking_key(row) > self._ranking_key(self._peers[name])
+        return name not in self._best_scores or self._ranking_key(row) > self._ranking_key(self._best_scores[name])
 
     def _write(self, files: Mapping[tuple[str, str], bytes]) -> None:
-        """Writes the files; best.json says their new digests before, so that whenever this is cut, each file has one there."""
-        before = self._folder.digests()
+        """Writes best.json with the new digests, then the files: wherever this is interrupted, each file has a digest that holds."""
+        previous = self._folder.digests()
         self._sha256 |= {f"{kind}/{name}": sha256(content) for (kind, name), content in files.items()}
-        self._write_best(before | {file: [*(old for old in before.get(file, []) if old != new), new] for file, new in self._sha256.items()})
+        changes = {file: [*(old for old in previous.get(file, []) if old != new), new] for file, new in self._sha256.items()}
+        self._write_best(previous | changes)
         for (kind, name), content in files.items():
             write_file(self._folder.weights(kind, name), content)
 
     def _write_best(self, digests: dict[str, list[str]]) -> None:
-        self._folder.write_best(Best(peer=self.best_peer, metric=self._metric, peers=dict(self._peers), sha256=digests))
+        self._folder.write_best(BestRecord(peer=self.best_peer, metric=self._metric, peers=dict(self._best_scores), sha256=digests))
 
     def _is_as_saved(self, name: str) -> bool:
         return self._folder.digest(BEST, name) == self._sha256.get(f"{BEST}/{name}", "")
 
-    def _take_over(self, name: str) -> bool:
-        """Takes over what best.json says of a peer's best weights, where the file is the last that it says."""
+    def _adopt(self, name: str) -> bool:
+        """Adopts a peer's best scores from best.json, if its best weights are the last that best.json names."""
         try:
             best = self._folder.read_best()
         except InputError:
@@ -112,7 +124,7 @@ class BestWeights:
         if best.sha256.get(f"{BEST}/{name}", [""])[-1] != digest or not {"epoch", "nll", self._metric} <= row.keys():
             return False
         self._sha256[f"{BEST}/{name}"] = digest
-        self._peers[name] = {key: math.nan if value is None else value for key, value in row.items()}
+        self._best_scores[name] = {key: math.nan if value is None else value for key, value in row.items()}
         return True
 
     def _content(self, name: str) -> bytes:

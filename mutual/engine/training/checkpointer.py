@@ -1,4 +1,4 @@
-"""Checkpointer: what a checkpoint holds, taken from a run's parts and given back to them."""
+"""Checkpointer: turns the state of a training into the files of a checkpoint, and back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mutual.recipe import InputError, Recipe
 
 @dataclass
 class Progress:
-    """How far a training is: the epoch under way, its windows that are done, and all updates that are done."""
+    """How far a training is: epochs that are done, windows of the present epoch that are done, updates that are done."""
 
     epoch: int = 0
     window: int = 0
@@ -33,7 +33,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a checkpoint says to the loop: how far the run is, its last evaluation, and the lines of its metrics.jsonl so far."""
+    """The part of a checkpoint that belongs to the loop: progress, the last scores, and the lines of metrics.jsonl so far."""
 
     progress: Progress
     scores: Scores
@@ -41,7 +41,19 @@ class Restored:
 
 
 class Checkpointer:
-    """Everything that a bitwise resume needs, wherever the peers stand."""
+    """Saves and restores everything that a bitwise resume needs, in either placement.
+
+    Args:
+        recipe: what is trained.
+        group: the peers that this rank holds.
+        optimizers: theirs, by peer.
+        meter: the sums of the present epoch.
+        best_weights: the best scores so far.
+        comm: the ranks of the run.
+        collector: brings peers' files to the main process.
+        window_size: number of images of an update over all ranks; a resumed run must have the same.
+        fingerprint: of the data; a resumed run must have the same.
+    """
 
     def __init__(
         self,
@@ -49,29 +61,28 @@ class Checkpointer:
         group: Group,
         optimizers: Mapping[str, PeerOptimizer],
         meter: TrainMeter,
-        best: BestWeights,
+        best_weights: BestWeights,
         *,
         comm: Communicator,
         collector: PeerCollector,
         window_size: int,
         fingerprint: Mapping[str, Any],
     ) -> None:
-        """Looks after the state of these parts; an update is of `window_size` images of the data that have this fingerprint."""
         self._recipe = recipe
         self._group = group
         self._optimizers = optimizers
         self._meter = meter
-        self._best = best
+        self._best_weights = best_weights
         self._comm = comm
         self._collector = collector
         self._window_size = window_size
         self._fingerprint = dict(fingerprint)
 
     def restore(self, files: Mapping[str, bytes]) -> Restored:
-        """Takes over the state that a checkpoint holds, and returns what of it belongs to the loop.
+        """Restores the state that a checkpoint's files hold, and returns the part that belongs to the loop.
 
         Raises:
-            InputError: its updates are of another number of images, the data or a frozen peer's weights are others now.
+            InputError: its updates are of another number of images, or the data or a frozen peer's weights have changed.
         """
         state = torch.load(io.BytesIO(files["training.pt"]), map_location="cpu", weights_only=True)
         if state["window_size"] != self._window_size:
@@ -90,21 +101,21 @@ class Checkpointer:
                     f"peers.{name}.weights", "these are not the weights that the run was begun with; give the old file"
                 )
         self._meter.load_state_dict(state["meter"])
-        self._best.load_state_dict(state["best"])
+        self._best_weights.load_state_dict(state["best"])
         for peer in self._group.trainable:
-            own = torch.load(io.BytesIO(files[f"{peer.name}.pt"]), map_location="cpu", weights_only=True)
+            peer_state = torch.load(io.BytesIO(files[f"{peer.name}.pt"]), map_location="cpu", weights_only=True)
             peer.tapped.load_state_dict(safetensors.torch.load(files[f"{peer.name}.safetensors"]))
             if peer.average is not None:
                 peer.average.model.load_state_dict(safetensors.torch.load(files[f"{peer.name}.average.safetensors"]))
-            self._optimizers[peer.name].load_state_dict(own["optimization"])
+            self._optimizers[peer.name].load_state_dict(peer_state["optimization"])
             buffers = float_buffers(peer.modules)
             if buffers:
-                unflatten_(buffers, _of_rank(own["buffers"], replica_comm(peer)).to(self._comm.device))
-        self._best.check_files()
+                unflatten_(buffers, _local_buffers(peer_state["buffers"], replica_comm(peer)).to(self._comm.device))
+        self._best_weights.check_files()
         return Restored(Progress(**state["progress"]), state["scores"], state["lines"])
 
     def files(self, progress: Progress, scores: Scores, lines: Sequence[str]) -> dict[str, bytes | None]:
-        """Returns on the main process the contents of a checkpoint; every process must call it."""
+        """Returns on the main process a checkpoint's files by name. Collective: all ranks must call it."""
         state = {
             "window_size": self._window_size,
             "progress": asdict(progress),
@@ -112,35 +123,35 @@ class Checkpointer:
             "lines": list(lines),
             "data": self._fingerprint,
             "meter": self._meter.state_dict(),
-            "best": self._best.state_dict(),
+            "best": self._best_weights.state_dict(),
             "frozen": self._frozen_digests(),
         }
         buffers = {}
         for peer in self._group.trainable:
             tensors = float_buffers(peer.modules)
             buffers[peer.name] = replica_comm(peer).all_gather(flatten(tensors)).cpu() if tensors else None
-        files: dict[str, bytes | None] = {"training.pt": _saved(state)}
+        files: dict[str, bytes | None] = {"training.pt": _torch_bytes(state)}
         for name in self._recipe.trainable:
             for file, make in self._peer_files(name, buffers).items():
                 files[file] = self._collector.collect_to_main(name, make)
         return files
 
     def _peer_files(self, name: str, buffers: Mapping[str, Tensor | None]) -> dict[str, Callable[[], bytes]]:
-        """Returns by its name how each file of a peer is made; only processes that hold the peer can make it."""
+        """Returns by name functions that make the files of a peer; to be called on ranks that hold it."""
         peers, optimizers = self._group.peers, self._optimizers
         files: dict[str, Callable[[], bytes]] = {
             f"{name}.safetensors": lambda: _tensor_bytes(peers[name].tapped),
-            f"{name}.pt": lambda: _saved({"optimization": optimizers[name].state_dict(), "buffers": buffers[name]}),
+            f"{name}.pt": lambda: _torch_bytes({"optimization": optimizers[name].state_dict(), "buffers": buffers[name]}),
         }
         if self._recipe.train.ema is not None:
             files[f"{name}.average.safetensors"] = lambda: _tensor_bytes(_average(peers[name]))
         return files
 
     def check_weights(self, update: int) -> None:
-        """Looks whether a gradient that was not finite has reached the weights, although every loss so far was.
+        """Checks that all weights are finite, as losses may be finite where gradients are not.
 
         Raises:
-            NonFiniteLossError: it has.
+            NonFiniteLossError: some weights are not.
         """
         finite = {}
         for peer in self._group.trainable:
@@ -162,12 +173,12 @@ def _average(peer: Peer) -> torch.nn.Module:
     return peer.average.model
 
 
-def _of_rank(buffers: Tensor, comm: Communicator) -> Tensor:
-    """Returns this process' row of the buffers `[g, ...]` that g processes saved; their mean where these were not as many."""
+def _local_buffers(buffers: Tensor, comm: Communicator) -> Tensor:
+    """Returns this rank's row of the buffers `[g, ...]` that g ranks have saved; their mean where the number of ranks has changed."""
     return buffers[comm.rank] if len(buffers) == comm.size else buffers.mean(dim=0)
 
 
-def _saved(state: dict[str, Any]) -> bytes:
+def _torch_bytes(state: dict[str, Any]) -> bytes:
     stream = io.BytesIO()
     torch.save(state, stream)
     return stream.getvalue()

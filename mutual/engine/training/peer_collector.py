@@ -1,4 +1,4 @@
-"""PeerCollector: what the main process writes of peers that other processes hold."""
+"""PeerCollector: brings together what ranks know of the peers that they hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from mutual.group import Communicator, Placement
 
 
 class PeerCollector:
-    """Brings together what processes know of their peers; where all hold all, nothing travels."""
+    """Collects on the main process, or on all ranks, what belongs to peers; where all ranks hold all peers, nothing is sent.
+
+    Args:
+        comm: the ranks of the run.
+        placement: says which ranks hold which peer.
+    """
 
     def __init__(self, comm: Communicator, placement: Placement) -> None:
         self._comm = comm
@@ -17,11 +22,14 @@ class PeerCollector:
 
     @property
     def is_main(self) -> bool:
-        """True on the process that writes."""
+        """True on the process that writes files."""
         return self._comm.is_main
 
     def collect_to_main(self, peer: str, make: Callable[[], bytes]) -> bytes | None:
-        """Returns on the main process what `make` gives where `peer` is held, elsewhere None; every process must call it."""
+        """Returns on the main process what `make` returns on a rank that holds `peer`, elsewhere None.
+
+        Collective: all ranks must call it.
+        """
         ranks, rank = self._placement.replica_ranks[peer], self._comm.rank
         if 0 in ranks:
             return make() if rank == 0 else None
@@ -29,8 +37,8 @@ class PeerCollector:
             self._comm.send(make(), to=0)
         return self._comm.receive(source=ranks[0]) if rank == 0 else None
 
-    def all_gather_dict(self, mine: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns what all processes know, by name, as JSON values; every process must call it."""
+    def all_gather_dict(self, local: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the union of the ranks' dicts, as JSON values. Collective: all ranks must call it."""
         if self._placement.is_replicated:
-            return dict(mine)
-        return {name: value for each in self._comm.all_gather_json(mine) for name, value in each.items()}
+            return dict(local)
+        return {name: value for remote in self._comm.all_gather_json(local) for name, value in remote.items()}

@@ -1,4 +1,4 @@
-"""Optimization: one peer's optimizer with its schedule, loss scaler, clipping and moving average."""
+"""PeerOptimizer: one peer's optimizer with its schedule, loss scaler, clipping and moving average."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNFIT = {
     "sparseadam": "its gradients must be sparse",
     "adahessian": "it needs second derivatives (backward with create_graph)",
 }
-"""Optimizers that no training here can step, and why."""
+"""Optimizers that cannot train a peer, and why."""
 _TRIAL_STEPS = 3
 _TORCH = {
     name.lower(): value
@@ -30,7 +30,29 @@ _TORCH = {
 
 
 class PeerOptimizer:
-    """Everything that turns one peer's gradients into its next weights."""
+    """Turns one peer's gradients into its next weights.
+
+    Args:
+        peer: whose parameters `optimizer` trains.
+        optimizer: sets the step; its learning rate is overwritten.
+        learning_rate: the rate as a function of the update (0 is the first).
+        scaler: this peer's own fp16 loss scaler, disabled in other precisions.
+        clip_grad_norm: the largest norm of the gradient; None for no limit.
+
+    Attributes:
+        grad_norm: norm of the gradient before clipping, a scalar on the device; None before it is measured.
+
+    Example:
+        >>> from mutual.group import TappedModel
+        >>> peer = Peer("a", TappedModel(nn.Linear(2, 1), ()), frozen=False)
+        >>> optimizer = PeerOptimizer(
+        ...     peer, torch.optim.SGD(peer.parameters()), lambda update: 0.1, scaler=torch.amp.GradScaler(enabled=False)
+        ... )
+        >>> optimizer.scale(peer.model(torch.ones(1, 2)).sum()).backward()
+        >>> optimizer.step(update=0, measure=True)
+        >>> optimizer.learning_rate, round(optimizer.grad_norm.item(), 2)
+        (0.1, 1.73)
+    """
 
     def __init__(
         self,
@@ -46,7 +68,7 @@ class PeerOptimizer:
         self.scaler = scaler
         self.grad_norm: Tensor | None = None
         self._learning_rate = learning_rate
-        self._clip = math.inf if clip_grad_norm is None else clip_grad_norm
+        self._max_norm = math.inf if clip_grad_norm is None else clip_grad_norm
         self._parameters = peer.parameters()
 
     def scale(self, loss: Tensor) -> Tensor:
@@ -56,14 +78,14 @@ class PeerOptimizer:
     def step(self, update: int, *, measure: bool = False) -> None:
         """Unscales, clips, steps with the learning rate of `update` (0 is the first) and clears the gradients.
 
-        An overflow skips this peer's step and halves its scale; no other peer notices. With `measure`, or where the norm is
-        clipped, `grad_norm` is the norm before clipping, a scalar on the device.
+        An overflow skips this peer's step and halves its loss scale; other peers are not affected. With `measure`, or where the norm
+        is clipped, `grad_norm` is set.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(update)
         self.scaler.unscale_(self.optimizer)
-        if measure or self._clip < math.inf:
-            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        if measure or self._max_norm < math.inf:
+            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -71,7 +93,7 @@ class PeerOptimizer:
             self.peer.average.update(self.peer.model, update=update)
 
     def skip(self) -> None:
-        """Lets an update pass: the gradients are cleared, and nothing else moves."""
+        """Clears the gradients without a step."""
         self.optimizer.zero_grad(set_to_none=True)
 
     @property
@@ -84,14 +106,14 @@ class PeerOptimizer:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
+        """Restores what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:
+        if state["scaler"]:  # of a scaler that was disabled there is none
             self.scaler.load_state_dict(state["scaler"])
 
 
 def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Returns the optimizer that `spec` names, of torch.optim or else of timm, after it has stepped small parameters of the same kinds.
+    """Builds the optimizer that `spec` names, of torch.optim or else of timm, after a trial with small parameters of the same kinds.
 
     Raises:
         ValueError: no such optimizer, an argument that it does not take, or it cannot be built or stepped here.
@@ -145,21 +167,26 @@ def build_schedule(spec: Schedule, *, lr: float, updates_per_epoch: int, epochs:
     """Returns the learning rate as a pure function of the update (0 is the first).
 
     During warm-up, update t of w has lr * (t + 1) / w, so that no update is lost to a rate of zero.
+
+    Example:
+        >>> learning_rate = build_schedule(Schedule(name="linear"), lr=0.4, updates_per_epoch=2, epochs=2)
+        >>> [round(learning_rate(update), 3) for update in range(4)]
+        [0.4, 0.3, 0.2, 0.1]
     """
     warmup = round(spec.warmup_epochs * updates_per_epoch)
-    total = epochs * updates_per_epoch
+    num_updates = max(epochs * updates_per_epoch, warmup + 1)  # a benchmark goes on beyond the last
     floor = min(spec.min_lr, lr)
 
     def after_warmup(update: int) -> float:
-        done = (update - warmup) / (total - warmup)
+        progress = (update - warmup) / (num_updates - warmup)
         epoch = update / updates_per_epoch
         match spec.name:
             case "constant":
                 return lr
             case "cosine":
-                return floor + (lr - floor) * (1 + math.cos(math.pi * done)) / 2
+                return floor + (lr - floor) * (1 + math.cos(math.pi * progress)) / 2
             case "linear":
-                return floor + (lr - floor) * (1 - done)
+                return floor + (lr - floor) * (1 - progress)
             case "step":
                 return lr * spec.gamma ** math.floor(epoch / spec.step_epochs)
             case "multistep":

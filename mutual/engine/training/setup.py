@@ -1,23 +1,57 @@
-"""build_parts: what a training of a recipe is made of."""
+"""build_training: from a recipe to what its updates need."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mutual.data import DataModule, build_data
+from mutual.engine.monitoring import TrainMeter
 from mutual.engine.runtime import Environment
+from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, build_schedule
-from mutual.group import Group, Peer, all_ranks_or_raise, build_group
+from mutual.engine.training.train_step import TrainStep
+from mutual.group import Group, Peer, build_group
 from mutual.recipe import Recipe
 
 
-def build_training(recipe: Recipe, environment: Environment) -> tuple[DataModule, Group, dict[str, PeerOptimizer]]:
-    """Returns what a training of `recipe` is made of: its data, its peers with their edges, and an optimization for each that learns.
+@dataclass(frozen=True)
+class Training:
+    """What the updates of a recipe need; what a run folder needs is built by `build_trainer`.
+
+    Attributes:
+        data: the images; to be closed.
+        group: the peers that this rank holds, and their edges.
+        optimizers: one for each trainable peer of this rank.
+        train_step: updates all of them from one window.
+        meter: collects what the micro-batches gave.
+        pause_selector: chooses the peer that sits an update out.
+        prepare: what is applied to images before a peer sees them: their memory format.
+        updates_per_epoch: number of windows of an epoch.
+    """
+
+    data: DataModule
+    group: Group
+    optimizers: dict[str, PeerOptimizer]
+    train_step: TrainStep
+    meter: TrainMeter
+    pause_selector: PauseSelector
+    prepare: Callable[[Tensor], Tensor]
+    updates_per_epoch: int
+
+
+def build_training(recipe: Recipe, environment: Environment) -> Training:
+    """Builds the data, the peers with their edges, an optimizer for each that is trained, and the step that updates them.
+
+    Collective: all ranks must call it.
 
     Raises:
         RecipeError: the data, a model, an objective or an optimizer does not fit.
     """
+    comm = environment.comm
     data = build_dataset(recipe)
     info = data.info
     group = build_group(
@@ -25,27 +59,40 @@ def build_training(recipe: Recipe, environment: Environment) -> tuple[DataModule
         num_classes=info.num_classes,
         in_channels=info.channels,
         image_size=info.image_size,
-        comm=environment.comm,
+        comm=comm,
         autocast=environment.autocast,
         class_names=info.class_names,
     )
     if recipe.data.views == "per_peer":
-        data.make_views([number for number, name in enumerate(recipe.peers) if name in group.peers])
-    updates = data.num_windows(world_size=environment.comm.size, accumulate=recipe.train.accumulate)
-    optimizers: dict[str, PeerOptimizer] = {}
+        data.make_views([index for index, name in enumerate(recipe.peers) if name in group.peers])
+    updates_per_epoch = data.num_windows(world_size=comm.size, accumulate=recipe.train.accumulate)
+    with comm.raise_together():
+        optimizers = {peer.name: _build_peer_optimizer(recipe, peer, environment, updates_per_epoch) for peer in group.trainable}
+    meter = TrainMeter(group.edges, recipe.trainable, comm, is_scoring_rank=group.is_scoring_rank)
+    pause_selector = PauseSelector(recipe.train.pause, comm)
+    prepare = image_preparation(recipe)
+    train_step = TrainStep(
+        group,
+        optimizers,
+        meter,
+        comm=comm,
+        info=info,
+        seed=recipe.seed,
+        updates_per_epoch=updates_per_epoch,
+        prepare=prepare,
+        pause_selector=pause_selector,
+        is_alternating=recipe.train.update == "alternating",
+    )
+    return Training(data, group, optimizers, train_step, meter, pause_selector, prepare, updates_per_epoch)
 
-    def optimize() -> None:
-        optimizers.update({peer.name: _build_peer_optimizer(recipe, peer, environment, updates) for peer in group.trainable})
 
-    if group.placement.is_replicated:
-        optimize()
-    else:  # a mistake in one peer's optimizer is seen on its ranks alone
-        all_ranks_or_raise(environment.comm, optimize)
-    return data, group, optimizers
+def image_preparation(recipe: Recipe) -> Callable[[Tensor], Tensor]:
+    """Returns what is applied to images before a peer sees them: the recipe's memory format."""
+    return _to_channels_last if recipe.train.channels_last else lambda images: images
 
 
 def build_dataset(recipe: Recipe) -> DataModule:
-    """Returns the data of `recipe`.
+    """Builds the data of `recipe`.
 
     Raises:
         RecipeError: they are missing or do not fit.
@@ -59,7 +106,7 @@ def build_dataset(recipe: Recipe) -> DataModule:
 
 
 def make_optimizer(recipe: Recipe, name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Returns the optimizer of peer `name`.
+    """Builds the optimizer of peer `name`.
 
     Raises:
         RecipeError: there is none of this name, or it does not take these arguments.
@@ -76,3 +123,10 @@ def _build_peer_optimizer(recipe: Recipe, peer: Peer, environment: Environment, 
     optimizer = make_optimizer(recipe, peer.name, peer.parameters())
     learning_rate = build_schedule(schedule, lr=spec.lr, updates_per_epoch=updates_per_epoch, epochs=recipe.train.epochs)
     return PeerOptimizer(peer, optimizer, learning_rate, scaler=environment.scaler(), clip_grad_norm=recipe.train.clip_grad_norm)
+
+
+def _to_channels_last(images: Tensor) -> Tensor:
+    """Returns the images `[B, C, H, W]`, or views of them `[V, B, C, H, W]`, with the channels last in memory."""
+    if images.dim() == 4:
+        return images.contiguous(memory_format=torch.channels_last)
+    return torch.stack([view.contiguous(memory_format=torch.channels_last) for view in images])

@@ -1,18 +1,19 @@
-"""An update: from one window of micro-batches to every peer's next weights.
+"""TrainStep: from one window of micro-batches to every peer's next weights.
 
-Exactness: a window's gradient is the mean over its n images on all processes. DDP averages over the g processes that train a peer, so a
-micro-batch whose `count` images gave the mean loss L contributes L * count * g / n.
+Exactness: a window's gradient is the mean over its n images on all ranks. DDP averages over the g ranks that train a peer, so the mean
+loss L of a micro-batch's v valid images contributes L * v * g / n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mutual.data import Batch, DataInfo, Window, to_inputs
+from mutual.data import DataInfo, Window, to_inputs
 from mutual.engine.monitoring import TrainMeter
 from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer
@@ -20,8 +21,46 @@ from mutual.group import Communicator, Group, GroupOutput, MicroBatchContext, Ou
 from mutual.recipe import EMA, derive_seed
 
 
+@dataclass(frozen=True)
+class _MicroBatch:
+    """A micro-batch of this rank on its device.
+
+    Attributes:
+        num_valid: number of valid images; the rest are padding.
+        is_last: whether it is the window's last one, whose backward synchronises the gradients.
+        source_outputs: alternating only: what the sources say of it with their present weights.
+        learner_outputs: alternating only: what each learner's turn gave, detached.
+    """
+
+    images: Tensor
+    labels: Tensor
+    num_valid: int
+    context: MicroBatchContext
+    is_last: bool
+    source_outputs: dict[str, Outputs] = field(default_factory=dict)
+    learner_outputs: list[GroupOutput] = field(default_factory=list)
+
+    def invalidate(self, peer: str) -> None:
+        """Forgets the outputs of a peer and of its moving average, whose weights have changed."""
+        for name in (peer, f"{peer}.{EMA}"):
+            self.source_outputs.pop(name, None)
+
+
 class TrainStep:
-    """Runs updates; `simultaneous` and `alternating` differ in when a peer hears of its fellows' steps."""
+    """Updates all peers of a group from one window of micro-batches.
+
+    Args:
+        group: the peers and their edges.
+        optimizers: one for each trainable peer that this rank holds.
+        meter: is fed what each micro-batch gave.
+        comm: the ranks of the run.
+        info: of the data, which says how pixels become inputs.
+        seed: the recipe's, for random draws that depend on update and micro-batch alone.
+        updates_per_epoch: number of windows of an epoch.
+        prepare: is applied to the images, such as a memory format.
+        pause_selector: chooses the peer that sits an update out.
+        is_alternating: whether peers step one after another and not all at once.
+    """
 
     def __init__(
         self,
@@ -35,6 +74,7 @@ class TrainStep:
         updates_per_epoch: int,
         prepare: Callable[[Tensor], Tensor],
         pause_selector: PauseSelector,
+        is_alternating: bool = False,
     ) -> None:
         self._group = group
         self._optimizers = optimizers
@@ -45,68 +85,80 @@ class TrainStep:
         self._updates_per_epoch = updates_per_epoch
         self._prepare = prepare
         self._pause_selector = pause_selector
+        self._update = self.alternating if is_alternating else self.simultaneous
         self._train_modules = [peer.train_module for peer in group.trainable]
         self._num_replicas = {peer.name: 1 if peer.comm is None else peer.comm.size for peer in group.trainable}
 
-    def simultaneous(self, window: Window, update: int, *, measure: bool) -> None:
-        """Every peer learns from the same predictions: one backward over the sum of all losses, then a step for each peer."""
-        for index, batch in enumerate(window.batches):
-            images, labels = self._inputs(window, index)
-            with self._gradients_stay_local(window, index):
-                output = self._group.forward(images, labels, self._context(window, update, index))
-                scaled = [self._scaled(name, loss, batch, window) for name, loss in output.losses.items()]
-                torch.autograd.backward(scaled)
-            self._pause_selector.add(output.logits, labels)
-            self._meter.add(output, labels, count=batch.num_valid, update=update)
-        paused = self._pause_selector.select_paused_peer()
-        for name, peer_optimizer in self._optimizers.items():
-            if name == paused:
-                peer_optimizer.skip()
-            else:
-                peer_optimizer.step(update, measure=measure)
+    def __call__(self, window: Window, update: int, *, measure: bool) -> None:
+        """Runs one update. Collective: all ranks must call it.
 
-    def forward_only(self, window: Window) -> GroupOutput:
-        """Returns what the window's first micro-batch gives, with its graph; nothing learns from it."""
-        images, labels = self._inputs(window, 0)
-        return self._group.forward(images, labels, self._context(window, 0, 0))
+        Args:
+            window: its micro-batches.
+            update: its index in the training; 0 is the first.
+            measure: whether the optimizers measure their gradient norms.
+        """
+        self._update(window, update, measure=measure)
+
+    def simultaneous(self, window: Window, update: int, *, measure: bool) -> None:
+        """Updates all peers from the same outputs: one backward over the sum of all losses, then a step for each peer."""
+        for micro_batch in self._micro_batches(window, update):
+            with self._no_sync_before_last(micro_batch):
+                output = self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context)
+                losses = [self._scale(name, loss, micro_batch, window) for name, loss in output.losses.items()]
+                torch.autograd.backward(losses)
+            self._pause_selector.add(output.logits, micro_batch.labels)
+            self._meter.add(output, micro_batch.labels, num_valid=micro_batch.num_valid, update=update)
+        paused = self._pause_selector.select_paused_peer()
+        for name, optimizer in self._optimizers.items():
+            if name == paused:
+                optimizer.skip()
+            else:
+                optimizer.step(update, measure=measure)
 
     def alternating(self, window: Window, update: int, *, measure: bool) -> None:
-        """Peer by peer, each learns from what its fellows say after their own steps (arXiv:1706.00384, algorithm 1)."""
-        inputs = [self._inputs(window, index) for index in range(len(window.batches))]
-        heard: list[dict[str, Outputs]] = [{} for _ in inputs]
-        outputs: list[list[GroupOutput]] = [[] for _ in inputs]
+        """Updates one peer after another, each from what the others say after their own steps (arXiv:1706.00384, algorithm 1)."""
+        micro_batches = list(self._micro_batches(window, update))
         for peer in self._group.trainable:
-            for index, (images, labels) in enumerate(inputs):
-                batch, context = window.batches[index], self._context(window, update, index)
-                for source in self._group.sources_of(peer.name):
-                    if source not in heard[index]:
-                        heard[index][source] = self._group.forward_without_side_effects(source, images, seed=context.seed)
-                with self._gradients_stay_local(window, index):
-                    own = {peer.name: self._group.forward_peer(peer.name, images, seed=context.seed)}
-                    output = self._group.compute_losses(own, heard[index], labels, context, learners=[peer.name])
-                    torch.autograd.backward(self._scaled(peer.name, output.losses[peer.name], batch, window))
-                outputs[index].append(output.detached())
+            for micro_batch in micro_batches:
+                self._add_sources(micro_batch, peer.name)
+                with self._no_sync_before_last(micro_batch):
+                    output = self._forward_learner(micro_batch, peer.name)
+                    torch.autograd.backward(self._scale(peer.name, output.losses[peer.name], micro_batch, window))
+                micro_batch.learner_outputs.append(output.detached())
             self._optimizers[peer.name].step(update, measure=measure)
-            for spoken in heard:
-                for name in (peer.name, f"{peer.name}.{EMA}"):
-                    spoken.pop(name, None)
-        for index, (_, labels) in enumerate(inputs):
-            self._meter.add(merge_outputs(outputs[index]), labels, count=window.batches[index].num_valid, update=update)
+            for micro_batch in micro_batches:
+                micro_batch.invalidate(peer.name)
+        for micro_batch in micro_batches:
+            output = merge_outputs(micro_batch.learner_outputs)
+            self._meter.add(output, micro_batch.labels, num_valid=micro_batch.num_valid, update=update)
 
-    def _scaled(self, name: str, loss: Tensor, batch: Batch, window: Window) -> Tensor:
-        share = batch.num_valid * self._num_replicas[name] / window.num_samples
-        return self._optimizers[name].scale(loss * share)
+    def forward_only(self, window: Window) -> GroupOutput:
+        """Returns the output of the window's first micro-batch with its graph; nothing is updated."""
+        micro_batch = next(self._micro_batches(window, 0))
+        return self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context)
 
-    def _inputs(self, window: Window, index: int) -> tuple[Tensor, Tensor]:
-        batch = window.batches[index].to(self._comm.device, non_blocking=True)
-        images, labels = to_inputs(batch, self._info)
-        return self._prepare(images), labels
+    def _micro_batches(self, window: Window, update: int) -> Iterator[_MicroBatch]:
+        for index, batch in enumerate(window.batches):
+            images, labels = to_inputs(batch.to(self._comm.device, non_blocking=True), self._info)
+            seed = derive_seed(self._seed, "draw", update, index, self._group.shard[0])
+            context = MicroBatchContext(batch.num_valid, seed, update / self._updates_per_epoch, batch.global_batch_size)
+            yield _MicroBatch(self._prepare(images), labels, batch.num_valid, context, is_last=index == len(window.batches) - 1)
 
-    def _gradients_stay_local(self, window: Window, index: int) -> AbstractContextManager[None]:
-        """Within it, gradients synchronise only in a window's last micro-batch."""
-        return nullcontext() if index == len(window.batches) - 1 else self._comm.no_sync(self._train_modules)
+    def _add_sources(self, micro_batch: _MicroBatch, learner: str) -> None:
+        """Computes what the learner's sources say, where that is not known or out of date."""
+        for source in self._group.sources_of(learner):
+            if source not in micro_batch.source_outputs:
+                outputs = self._group.forward_without_side_effects(source, micro_batch.images, seed=micro_batch.context.seed)
+                micro_batch.source_outputs[source] = outputs
 
-    def _context(self, window: Window, update: int, index: int) -> MicroBatchContext:
-        seed = derive_seed(self._seed, "draw", update, index, self._group.shard[0])
-        batch = window.batches[index]
-        return MicroBatchContext(batch.num_valid, seed, update / self._updates_per_epoch, batch.global_batch_size)
+    def _forward_learner(self, micro_batch: _MicroBatch, learner: str) -> GroupOutput:
+        outputs = {learner: self._group.forward_peer(learner, micro_batch.images, seed=micro_batch.context.seed)}
+        return self._group.compute_losses(outputs, micro_batch.source_outputs, micro_batch.labels, micro_batch.context, learners=[learner])
+
+    def _scale(self, name: str, loss: Tensor, micro_batch: _MicroBatch, window: Window) -> Tensor:
+        """Returns what a peer's mean loss of the micro-batch contributes to the window's, times its fp16 loss scale."""
+        return self._optimizers[name].scale(loss * (micro_batch.num_valid * self._num_replicas[name] / window.num_samples))
+
+    def _no_sync_before_last(self, micro_batch: _MicroBatch) -> AbstractContextManager[None]:
+        """Within it, gradients stay local unless it is the window's last micro-batch."""
+        return nullcontext() if micro_batch.is_last else self._comm.no_sync(self._train_modules)

@@ -49,14 +49,14 @@ def test_a_job_trains_its_own_peers_and_the_others_teach():
 def test_what_is_published_is_taken_over(tmp_path):
     (first, _, group_a, _), (second, _, group_b, _) = job(tmp_path, ["a"]), job(tmp_path, ["b"])
     assert group_b.unavailable_sources == {"a"}
-    second(2)
+    second.exchange_if_due(2)
     assert group_b.unavailable_sources == {"a"}, "nothing is there yet"
     with torch.no_grad():
         group_a.peers["a"].model.head.bias.fill_(7)
-    first(1)
+    first.exchange_if_due(1)
     assert not (tmp_path / "a.json").exists(), "not due"
-    first(2)
-    second(2)
+    first.exchange_if_due(2)
+    second.exchange_if_due(2)
     assert group_b.unavailable_sources == set()
     assert_equal_weights(group_b.peers["a"].model.state_dict(), group_a.peers["a"].model.state_dict())
 
@@ -88,20 +88,20 @@ def test_an_edge_from_a_peer_that_has_not_spoken_weighs_nothing(tmp_path):
 )
 def test_a_publication_that_cannot_be_read_is_skipped_with_a_warning(tmp_path, spoil, message):
     (first, _, _, _), (second, _, group_b, _) = job(tmp_path, ["a"]), job(tmp_path, ["b"])
-    first(2)
-    second(2)
+    first.exchange_if_due(2)
+    second.exchange_if_due(2)
     before = {name: value.clone() for name, value in group_b.peers["a"].model.state_dict().items()}
-    first(4)
+    first.exchange_if_due(4)
     (file,) = tmp_path.glob("a-*4-*.safetensors")
     spoil(tmp_path, file)
-    second._seen.clear()
+    second._digests.clear()
     with pytest.warns(UserWarning, match=message):
-        second(4)
+        second.exchange_if_due(4)
     assert_equal_weights(group_b.peers["a"].model.state_dict(), before)
-    first(6)
+    first.exchange_if_due(6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        second(6)
+        second.exchange_if_due(6)
 
 
 def test_the_shelf_keeps_the_last_two_and_any_fsspec_address_serves():
@@ -140,7 +140,7 @@ def test_a_peer_that_nobody_publishes_is_named_once(tmp_path):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for update in range(1, 21):
-            exchange(update)
+            exchange.exchange_if_due(update)
             if update == 5:
                 assert not told
     assert [str(each.message).partition(";")[0] for each in told] == [

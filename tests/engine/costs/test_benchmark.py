@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import yaml
-from support import run, tiny_document
+from support import TinyNet, run, tiny_document
 
 from mutual import bench
 from mutual.engine import Link, compare
@@ -57,6 +57,21 @@ def test_the_verb_prints_ratios(tmp_path, capsys):
         bench.main(["train.epochs=1"])
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_updates_and_profiles_are_measured_in_the_memory_format_that_is_trained(monkeypatch, channels_last):
+    is_channels_last, forward = [], TinyNet.forward
+
+    def recording(self, images):
+        if len(images) > 2:  # not when the group is built
+            is_channels_last.append(images.is_contiguous(memory_format=torch.channels_last))
+        return forward(self, images)
+
+    monkeypatch.setattr(TinyNet, "forward", recording)
+    data = {**tiny_document()["data"], "channels": 3}
+    compare([parse_recipe(tiny_document(**ALONE, data=data, train={"channels_last": channels_last}))], rounds=1, predicts=True)
+    assert set(is_channels_last) == {channels_last}
+
+
 @pytest.mark.slow
 def test_both_placements_are_measured_side_by_side(tmp_path):
     peers = {name: {"model": "support:tiny"} for name in "ab"}
@@ -71,7 +86,7 @@ def test_both_placements_are_measured_side_by_side(tmp_path):
         predicted = cost["predicted"]
         assert predicted["gradient_bytes"] == pytest.approx(cost["gradient_bytes"])
         assert predicted["exchange_bytes"] == cost["exchange_bytes"]
-        assert predicted["held_bytes"] == pytest.approx(cost["state_bytes"] + cost["saved_bytes"], rel=0.2)
+        assert predicted["memory_bytes"] == pytest.approx(cost["state_bytes"] + cost["saved_bytes"], rel=0.2)
 
 
 PROFILE = PeerProfile(fixed_seconds=1.0, image_seconds=0.5, step_seconds=0.25, gradient_bytes=1000, state_bytes=3000, saved_bytes=10.0)

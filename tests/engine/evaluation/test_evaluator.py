@@ -143,14 +143,14 @@ def test_every_weights_file_has_its_digest_in_best_json(folder):
         folder.best_peer()
     best.finish_epoch(2, {"a": {"top1": 0.9, "nll": 0.5}, "b": {"top1": 0.8, "nll": 0.5}})
     for kind, peer in itertools.product(("last", "best"), "ab"):
-        path = folder.verified(kind, peer)
+        path = folder.verified_weights(kind, peer)
         content = path.read_bytes()
         path.write_bytes(bytes([*content[:-1], content[-1] ^ 1]))
         with pytest.raises(InputError, match=f"{peer}.safetensors is damaged: its checksum is not the one in best.json"):
-            folder.verified(kind, peer)
+            folder.verified_weights(kind, peer)
         path.unlink()
         with pytest.raises(InputError, match=f"{peer}.safetensors is missing"):
-            folder.verified(kind, peer)
+            folder.verified_weights(kind, peer)
 
 
 def test_weights_files_hold_at_every_moment_of_a_write(folder, monkeypatch):
@@ -173,7 +173,7 @@ def test_weights_files_hold_at_every_moment_of_a_write(folder, monkeypatch):
             again.finish_epoch(2, {"a": {"top1": 0.6, "nll": 0.5}, "b": {"top1": 0.6, "nll": 0.5}})
         monkeypatch.undo()
         for kind, peer in itertools.product(("last", "best"), "ab"):
-            folder.verified(kind, peer)
+            folder.verified_weights(kind, peer)
 
 
 def test_a_best_file_that_was_lost_is_told_when_the_run_is_resumed(folder):
@@ -187,7 +187,7 @@ def test_a_best_file_that_was_lost_is_told_when_the_run_is_resumed(folder):
     assert again.best_peer == "b"
     again.finish_epoch(2, {"a": {"top1": 0.7, "nll": 0.5}, "b": {"top1": 0.1, "nll": 0.5}})
     assert folder.read_best().peers["a"]["epoch"] == 2
-    folder.verified("best", "a")
+    folder.verified_weights("best", "a")
 
 
 def test_best_weights_of_an_epoch_after_the_checkpoint_are_taken_over(folder):
@@ -207,7 +207,7 @@ def test_best_weights_of_an_epoch_after_the_checkpoint_are_taken_over(folder):
     assert folder.read_best().peers == expected
     assert again.best_peer == "a"
     for peer in "ab":
-        folder.verified("best", peer)
+        folder.verified_weights("best", peer)
     first = best_weights(folder)  # the checkpoint is of a time before any evaluation
     first.check_files()
     assert first.state_dict()["peers"] == expected
@@ -227,4 +227,4 @@ def test_weights_that_a_training_replaces_meanwhile_are_not_called_damaged(folde
         return digest
 
     monkeypatch.setattr(RunFolder, "digest", late)
-    assert folder.verified("best", "a") == folder.weights("best", "a")
+    assert folder.verified_weights("best", "a") == folder.weights("best", "a")

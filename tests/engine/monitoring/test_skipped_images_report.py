@@ -200,30 +200,30 @@ class Data:
         return {"train": {"x.png": "it is empty"}, "val": {"y.png": "it is empty"}}
 
 
-def skipped(others, *, part):
+def skipped(others, *, shard):
     recipe = parse_recipe(tiny_document(data={"dataset": "fake", "on_bad_image": "skip"}))
     comm = Several(0, len(others) + 1, torch.device("cpu"))
     object.__setattr__(comm, "others", others)
     data: DataModule = Data()  # type: ignore[assignment]
-    return SkippedImages(recipe, data, comm, part=part)
+    return SkippedImages(recipe, data, comm, shard=shard)
 
 
-def found(part, *, train=(), val=()):
-    return {"part": list(part), "bad": {"train": dict.fromkeys(train, "bad"), "val": dict.fromkeys(val, "bad")}}
+def read_by(shard, *, train=(), val=()):
+    return {"shard": list(shard), "skipped": {"train": dict.fromkeys(train, "bad"), "val": dict.fromkeys(val, "bad")}}
 
 
 @pytest.mark.parametrize(
-    ("part", "others"),
+    ("shard", "others"),
     [
-        ((0, 2), [found((1, 2), train=["z.png"])]),  # each reads its half
-        ((0, 1), [found((0, 1), train=["x.png"], val=["y.png"])]),  # both read everything, for peers of their own
-        ((0, 1), [found((0, 2), train=["x.png"]), found((1, 2), val=["y.png"])]),  # one peer has two ranks
+        ((0, 2), [read_by((1, 2), train=["z.png"])]),  # each reads its half
+        ((0, 1), [read_by((0, 1), train=["x.png"], val=["y.png"])]),  # both read everything, for peers of their own
+        ((0, 1), [read_by((0, 2), train=["x.png"]), read_by((1, 2), val=["y.png"])]),  # one peer has two ranks
     ],
 )
-def test_ranks_that_agree_say_together_what_was_skipped(part, others):
+def test_ranks_that_agree_say_together_what_was_skipped(shard, others):
     lines = []
-    report = skipped(others, part=part)
-    report.report(lines.append, when="epoch 1: ")
+    report = skipped(others, shard=shard)
+    report.report(lines.append, prefix="epoch 1: ")
     assert sum("x.png is no image" in line for line in lines) == 1
     assert any("epoch 1: 1 validation images could not be read" in line for line in lines)
     before = len(lines)
@@ -232,13 +232,13 @@ def test_ranks_that_agree_say_together_what_was_skipped(part, others):
 
 
 @pytest.mark.parametrize(
-    ("part", "others", "name"),
+    ("shard", "others", "name"),
     [
-        ((0, 1), [found((0, 1), train=["x.png"])], "y.png"),
-        ((0, 1), [found((0, 1), train=["x.png", "z.png"], val=["y.png"])], "z.png"),
-        ((0, 1), [found((0, 2), train=["x.png"]), found((1, 2))], "y.png"),
+        ((0, 1), [read_by((0, 1), train=["x.png"])], "y.png"),
+        ((0, 1), [read_by((0, 1), train=["x.png", "z.png"], val=["y.png"])], "z.png"),
+        ((0, 1), [read_by((0, 2), train=["x.png"]), read_by((1, 2))], "y.png"),
     ],
 )
-def test_ranks_that_load_the_same_images_must_be_able_to_read_the_same(part, others, name):
+def test_ranks_that_load_the_same_images_must_be_able_to_read_the_same(shard, others, name):
     with pytest.raises(InputError, match=f"some processes can read {name} and others cannot"):
-        skipped(others, part=part).report(print)
+        skipped(others, shard=shard).report(print)

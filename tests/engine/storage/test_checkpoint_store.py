@@ -218,7 +218,7 @@ def test_what_others_put_among_checkpoints_stays(root):
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
     checkpoints.save(2, FILES)
-    remove(checkpoints.written(), root=root)
+    remove(checkpoints.files(), root=root)
     assert all(path.read_text() == "mine" for path in mine)
     assert names(checkpoints) == []
 

@@ -30,12 +30,11 @@ KINDS = {
 def curve(kind):
     """By learner, the weighted loss of each of ten updates."""
     recipe, data, group, train_step = build(tiny_document(**KINDS[kind]))
-    step = train_step.alternating if recipe.train.update == "alternating" else train_step.simultaneous
     losses, epoch = {peer.name: [] for peer in group.trainable}, 0
     group.train()
     while True:
         for window in data.train_windows(epoch, world_size=1, rank=0, accumulate=recipe.train.accumulate):
-            step(window, len(losses[group.trainable[0].name]), measure=False)
+            train_step(window, len(losses[group.trainable[0].name]), measure=False)
             for name, loss in train_step._meter.flush().loss.items():
                 losses[name].append(loss)
             if len(losses[group.trainable[0].name]) == 10:

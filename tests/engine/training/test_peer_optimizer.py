@@ -42,6 +42,13 @@ def test_a_warmup_longer_than_the_training_never_ends():
     assert rates(name="cosine", warmup_epochs=20) == pytest.approx([0.5 * (update + 1) / 80 for update in range(40)])
 
 
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_a_schedule_that_is_all_warmup_goes_on_beyond_its_last_update(name):
+    """A benchmark runs more updates than a short training has."""
+    learning_rate = build_schedule(Schedule(name=name, warmup_epochs=1), lr=0.5, updates_per_epoch=4, epochs=1)
+    assert [learning_rate(update) for update in (3, 4)] == [0.5, 0.5]
+
+
 def test_linear_step_multistep_constant():
     assert rates(name="constant") == [0.5] * 40
     assert rates(name="linear") == pytest.approx([0.5 * (1 - update / 40) for update in range(40)])

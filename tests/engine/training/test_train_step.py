@@ -170,15 +170,11 @@ def fp16_document(**sections):
     return tiny_document(peers=peers, objectives=[{"loss": "cross_entropy"}], train={"precision": "fp16"}, **sections)
 
 
-def fp16_autocast():
-    return torch.autocast("cpu", dtype=torch.float16)
-
-
 def test_an_overflow_skips_the_step_of_one_peer_alone():
     """Invariant 8: peer a's scale is driven to overflow; b steps as if a were not there."""
 
     def step(overflow):
-        _, data, group, train_step = build(fp16_document(), autocast=fp16_autocast)
+        _, data, group, train_step = build(fp16_document())
         peer_optimizer = train_step._optimizers["a"]
         if overflow:
             peer_optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
@@ -202,7 +198,7 @@ def test_the_loss_scale_leaves_the_update_as_it_is():
     for scale in (2.0**4, 2.0**10):
         document = fp16_document()
         document["train"] |= {"clip_grad_norm": 0.05, "accumulate": 2}
-        _, data, group, train_step = build(document, autocast=fp16_autocast)
+        _, data, group, train_step = build(document)
         for peer_optimizer in train_step._optimizers.values():
             peer_optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         group.train()

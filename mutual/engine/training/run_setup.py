@@ -1,0 +1,52 @@
+"""build_trainer: from a recipe and a run folder to a trainer with all its parts."""
+
+from __future__ import annotations
+
+from mutual.engine.codistillation import WeightExchange
+from mutual.engine.evaluation import Evaluator
+from mutual.engine.monitoring import SkippedImages, StragglerMonitor, Tracker, TrafficMeter
+from mutual.engine.runtime import Environment
+from mutual.engine.storage import RunFolder
+from mutual.engine.training.best_weights import BestWeights
+from mutual.engine.training.checkpointer import Checkpointer
+from mutual.engine.training.peer_collector import PeerCollector
+from mutual.engine.training.setup import Training
+from mutual.engine.training.trainer import Trainer
+from mutual.recipe import Recipe
+
+
+def build_trainer(recipe: Recipe, environment: Environment, folder: RunFolder, training: Training) -> Trainer:
+    """Builds the trainer of a run at its first update; nothing is read from or written to `folder`."""
+    comm, data, group = environment.comm, training.data, training.group
+    info = data.info
+    collector = PeerCollector(comm, group.placement)
+    best_weights = BestWeights(recipe, folder, group, info, collector)
+    checkpointer = Checkpointer(
+        recipe,
+        group,
+        training.optimizers,
+        training.meter,
+        best_weights,
+        comm=comm,
+        collector=collector,
+        window_size=comm.size * recipe.data.batch_size * recipe.train.accumulate,
+        fingerprint=data.fingerprint,
+    )
+    return Trainer(
+        recipe,
+        environment,
+        folder,
+        training,
+        best_weights=best_weights,
+        checkpointer=checkpointer,
+        checkpoints=folder.checkpoints(keep=recipe.checkpoint.keep),
+        collector=collector,
+        evaluator=Evaluator(
+            list(recipe.peers), recipe.trainable, num_classes=info.num_classes, device=comm.device, multi_label=info.multi_label
+        ),
+        skipped_images=SkippedImages(recipe, data, comm, shard=group.shard),
+        stragglers=StragglerMonitor(group, comm, synchronized_forwards=recipe.train.sync_batchnorm),
+        tracker=Tracker(recipe, environment.accelerator, folder.path, updates_per_epoch=training.updates_per_epoch),
+        traffic=TrafficMeter(group.exchange, comm),
+        weight_exchange=WeightExchange(recipe, group, comm),
+    )

@@ -51,7 +51,7 @@ def test_the_best_are_kept_and_the_last_are_always_written(make, tmp_path):
     for kind in ("best", "last"):
         for name in "ab":
             assert folder.digests()[f"{kind}/{name}"] == [folder.digest(kind, name)]
-            assert folder.verified(kind, name).is_file()
+            assert folder.verified_weights(kind, name).is_file()
     card = read_card(tmp_path / "best" / "a.safetensors")
     assert (card.model, card.num_classes, card.in_channels, card.image_size) == ("small_cnn", 4, 1, (8, 8))
     assert len(card.mean) == len(card.std) == 1
@@ -84,7 +84,7 @@ def test_a_file_that_is_replaced_has_two_digests_meanwhile(make, tmp_path, monke
 
     def write_file(path, content):
         seen.append(path.name)
-        assert folder.verified("best", "b")
+        assert folder.verified_weights("best", "b")
         assert before in folder.digests()["best/a"]
         assert len(folder.digests()[f"{path.parent.name}/{path.stem}"]) == 1 + (path.stem == "a")
         path.write_bytes(content)
@@ -108,7 +108,7 @@ def test_what_a_checkpoint_says_is_taken_over(make, tmp_path):
     assert (again.best_peer, again.state_dict()) == ("a", saved)
     again.finish_epoch(2, {"a": row(0.4), "b": row(0.3)})
     assert state(tmp_path) == ("a", {"a": 1, "b": 1})
-    assert folder.verified("best", "a").is_file()
+    assert folder.verified_weights("best", "a").is_file()
 
 
 def test_better_weights_than_the_checkpoints_are_taken_over_with_their_scores(make, tmp_path):

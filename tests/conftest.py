@@ -1,5 +1,33 @@
-"""The option that all attacks share."""
+"""What all tests share before the first is imported: options, threads, how they are spread over processes, and who is too slow."""
+
+import os
+from collections import Counter
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the nets are tiny, and several processes train at once
+QUICK = 5.0
+"""Seconds that a test which is not marked `slow` takes at most on a core of its own."""
 
 
 def pytest_addoption(parser):
     parser.addoption("--faults-long", action="store_true", help="the long form of the attacks")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """With `-n`, a process that has nothing left to do takes tests from the others: they stay together by file as far as possible."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Names quick tests that were slow; a busy machine is a reason, so this fails nothing."""
+    seconds = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and "slow" not in report.keywords:
+                seconds[report.nodeid] += report.duration
+    for name, duration in seconds.most_common():
+        if duration > QUICK:
+            terminalreporter.write_line(f"not marked slow, and took {duration:.1f} s (more than {QUICK:.0f}): {name}")

@@ -1,6 +1,7 @@
 """Runs of modules that cost no start: each is forked from a server that has imported everything and has no threads.
 
-A start of Python with torch and all of ours takes seconds of a core, a fork milliseconds. The fork does what `python -m MODULE ...` does.
+A start of Python with torch and all of ours takes seconds of a core, a fork milliseconds. The fork does what `python -m MODULE ...` does,
+up to its last line: how an interpreter starts and how it ends are left to tests that start one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,8 +25,8 @@ from torch.distributed import TCPStore
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["pytest", "support", "mutual.engine"])
-_GRACE = 10.0
-"""Seconds that the ranks of a job have after SIGTERM when one of them has failed."""
+_NOTICE, _GRACE = 0.1, 10.0
+"""Seconds after which a failed rank is noticed, as by torchrun, and that the others have after SIGTERM then."""
 
 
 class Job:
@@ -42,10 +44,16 @@ class Job:
         variables: Mapping[str, str],
         processes: int = 1,
         prepare: Callable[[], None] | None = None,
+        stdout: Path | None = None,
     ) -> None:
-        """Starts it with `variables` as its environment; `prepare` is called first, on rank 0 alone where there are several."""
+        """Starts it with `variables` as its environment.
+
+        `prepare` is called first, on rank 0 alone where there are several; `stdout` is a named pipe to print to instead of a file.
+        """
         self._folder = tempfile.TemporaryDirectory()
-        self._output = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        self._output = [stdout or Path(self._folder.name) / "stdout", Path(self._folder.name) / "stderr"]
+        for path in self._output:
+            path.touch()
         self._store = None if processes == 1 else TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.ranks: list[BaseProcess] = []
         with mock.patch.dict(os.environ, variables, clear=True):
@@ -58,7 +66,7 @@ class Job:
 
     def poll(self) -> int | None:
         """Returns the exit code, or None while it runs."""
-        codes = [rank.exitcode for rank in self.ranks]
+        codes = self.exit_codes
         if len(codes) == 1:
             return codes[0]
         if any(codes):
@@ -86,14 +94,19 @@ class Job:
             _signal(process, number, alone=alone)
 
     @property
+    def exit_codes(self) -> list[int | None]:
+        """The exit code of each rank; minus the signal's number where one has ended it."""
+        return [rank.exitcode for rank in self.ranks]
+
+    @property
     def stdout(self) -> str:
         """What it has printed."""
-        return self._output[0].read_text()
+        return self._output[0].read_text(errors="surrogateescape")  # a file's name need not be UTF-8
 
     @property
     def stderr(self) -> str:
         """What it has complained."""
-        return self._output[1].read_text()
+        return self._output[1].read_text(errors="surrogateescape")
 
     def _launched(self, rank: int, processes: int) -> dict[str, str]:
         if self._store is None:
@@ -104,12 +117,17 @@ class Job:
         return {**told, **meeting, "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
 
     def _end(self) -> None:
+        self._join(_NOTICE)
         self.kill(signal.SIGTERM, alone=True)
-        deadline = time.monotonic() + _GRACE
+        self._join(_GRACE)
         for rank in self.ranks:
-            rank.join(max(deadline - time.monotonic(), 0))
             _signal(rank, signal.SIGKILL, alone=False)
             rank.join()
+
+    def _join(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for rank in self.ranks:
+            rank.join(max(deadline - time.monotonic(), 0))
 
 
 def _signal(rank: BaseProcess, number: int, *, alone: bool) -> None:
@@ -135,8 +153,17 @@ def _run(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(variables)
+    _encode(variables.get("PYTHONIOENCODING", "utf-8"))
     sys.path.insert(0, str(cwd))
     sys.argv = [module, *arguments]
     if prepare is not None:
         prepare()
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _encode(encoding: str) -> None:
+    """Sets the encoding of stdout and stderr as an interpreter that starts with this PYTHONIOENCODING does."""
+    name, _, errors = encoding.partition(":")
+    for stream, handler in ((sys.stdout, errors or "strict"), (sys.stderr, "backslashreplace")):
+        assert isinstance(stream, TextIOWrapper)
+        stream.reconfigure(encoding=name, errors=handler)

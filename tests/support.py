@@ -254,18 +254,18 @@ def command(module, *arguments, processes=1):
     return [*launcher, "-m", module, *map(str, arguments)]
 
 
-def run_launched(module, *arguments, processes=1, expect=0, errors="strict", **extra):
+def run_launched(module, *arguments, processes=1, expect=0, **extra):
     """What `run` does, by the command line of a user, with torchrun where there are several processes: slower by some seconds."""
     line, variables = command(module, *arguments, processes=processes), environment(**extra)
-    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, errors=errors, timeout=600)
+    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
-def start(module, *arguments, processes=1, cwd=ROOT, prepare=None, **extra):
+def start(module, *arguments, processes=1, cwd=ROOT, prepare=None, stdout=None, **extra):
     """Starts `python -m module` in so many processes, forked; `prepare` is called first in the one or in rank 0."""
     words, variables = [str(argument) for argument in arguments], environment(**extra)
-    return Job(module, words, cwd=cwd, variables=variables, processes=processes, prepare=prepare)
+    return Job(module, words, cwd=cwd, variables=variables, processes=processes, prepare=prepare, stdout=stdout)
 
 
 def run(module, *arguments, processes=1, cwd=ROOT, expect=0, prepare=None, timeout=600, **extra):

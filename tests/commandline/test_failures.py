@@ -3,42 +3,40 @@
 import os
 import re
 import time
+from dataclasses import dataclass
 
 import pytest
 import yaml
-from support import ROOT, run_launched, tiny_document
+from support import ROOT, run, run_launched, tiny_document
 
 pytestmark = pytest.mark.slow
 
 
-def launched(tmp_path, *arguments, module="mutual.train", model="support:tiny", workers=0, fault=""):
-    """What two processes printed on stderr, our lines of it, and how many seconds after the fault all were gone."""
+@dataclass(frozen=True)
+class Ended:
+    """What two processes printed on stderr, our lines of it, their exit codes, and how many seconds after the fault both were gone."""
+
+    stderr: str
+    lines: list[str]
+    codes: set[int]
+    seconds: float
+
+
+def ended(tmp_path, *arguments, module="mutual.train", model="support:tiny", workers=0, fault="", torchrun=False):
+    """Trains on two processes, started by torchrun itself or by what stands for it, until one or both fail."""
     document = tiny_document(peers={name: {"model": model} for name in "ab"}, train={"epochs": 200, "progress": False})
     document["data"]["workers"] = workers
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
     context = tmp_path / "moment"
     for attempt in ("first", "second"):  # once in some dozens of runs, torch crashes in a process whose peer has gone (SIGSEGV)
-        done = run_launched(
-            module,
-            tmp_path / "recipe.yaml",
-            f"output={tmp_path / attempt}",
-            *arguments,
-            processes=2,
-            expect=1,
-            MOMENT=str(context),
-            FAULT=fault,
-        )  # torchrun's own code is 1
-        if "exitcode: -11" not in done.stderr:
+        words = (module, tmp_path / "recipe.yaml", f"output={tmp_path / attempt}", *arguments)
+        done = (run_launched if torchrun else run)(*words, processes=2, expect=1, MOMENT=str(context), FAULT=fault)
+        codes = {int(code) for code in re.findall(r"exitcode  : (\S+)", done.stderr)} if torchrun else set(done.exit_codes)
+        assert codes, done.stderr
+        if -11 not in codes:
             break
     seconds = time.time() - float(context.read_text()) if context.exists() else 0
-    return done.stderr, [line for line in done.stderr.splitlines() if line.startswith("mutual: ")], seconds
-
-
-def exit_codes(stderr):
-    """The exit codes of the processes, as torchrun prints them."""
-    found = set(re.findall(r"exitcode  : (\S+)", stderr))
-    assert found, stderr
-    return found
+    return Ended(done.stderr, [line for line in done.stderr.splitlines() if line.startswith("mutual: ")], codes, seconds)
 
 
 HOST = re.escape(os.uname().nodename)
@@ -52,70 +50,70 @@ HOST = re.escape(os.uname().nodename)
     ],
 )
 def test_what_one_machine_lacks_is_told_once_with_its_rank(tmp_path, fault, line):
-    stderr, lines, seconds = launched(tmp_path, module="rank_faults", fault=fault)
-    assert len(lines) == 1, stderr
-    assert re.match(line, lines[0]), lines
-    assert "2" in exit_codes(stderr)
-    assert exit_codes(stderr) <= {"2", "-15"}
-    assert str(ROOT / "mutual") not in stderr, "no traceback but the launcher's own"
-    assert seconds < 40, "importing torch included"
+    end = ended(tmp_path, module="rank_faults", fault=fault, torchrun=fault == "recipe")
+    assert len(end.lines) == 1, end.stderr
+    assert re.match(line, end.lines[0]), end.lines
+    assert 2 in end.codes
+    assert end.codes <= {2, -15}
+    assert str(ROOT / "mutual") not in end.stderr, "no traceback but the launcher's own"
+    assert end.seconds < 40, "importing torch included"
 
 
 def test_a_factory_that_fails_on_one_rank_ends_all(tmp_path):
-    stderr, lines, seconds = launched(tmp_path, model="rank_faults:unbuildable")
-    assert stderr.count("ZeroDivisionError: no driver") == 1, stderr
-    assert len(lines) == 1
-    assert lines[0].startswith(f"mutual: rank 1 on {os.uname().nodename}: ")
-    assert seconds < 20
+    end = ended(tmp_path, model="rank_faults:unbuildable")
+    assert end.stderr.count("ZeroDivisionError: no driver") == 1, end.stderr
+    assert len(end.lines) == 1
+    assert end.lines[0].startswith(f"mutual: rank 1 on {os.uname().nodename}: ")
+    assert end.seconds < 20
 
 
 @pytest.mark.parametrize(
-    ("fault", "told", "code", "workers"), [("input", "/data/3.jpg cannot be read", "2", 1), ("bug", "KeyError: 'no such key'", "1", 0)]
+    ("fault", "told", "code", "workers"), [("input", "/data/3.jpg cannot be read", 2, 1), ("bug", "KeyError: 'no such key'", 1, 0)]
 )
 def test_an_error_in_the_middle_of_an_epoch_ends_all(tmp_path, fault, told, code, workers):
-    stderr, lines, seconds = launched(tmp_path, model="rank_faults:faulty", fault=fault, workers=workers)
-    assert stderr.count(told) == 1, stderr
-    assert len(lines) == 1, stderr
-    assert lines[0].startswith(f"mutual: rank 1 on {os.uname().nodename}: ")
-    assert code in exit_codes(stderr)
-    assert exit_codes(stderr) <= {code, "-15"}, "the launcher may end the other one before it has ended itself"
-    assert seconds < 20
+    end = ended(tmp_path, model="rank_faults:faulty", fault=fault, workers=workers)
+    assert end.stderr.count(told) == 1, end.stderr
+    assert len(end.lines) == 1, end.stderr
+    assert end.lines[0].startswith(f"mutual: rank 1 on {os.uname().nodename}: ")
+    assert code in end.codes
+    assert end.codes <= {code, -15}, "the launcher may end the other one before it has ended itself"
+    assert end.seconds < 20
 
 
 def test_a_rank_that_was_killed_leaves_a_line_and_no_traceback(tmp_path):
-    stderr, lines, seconds = launched(tmp_path, model="rank_faults:faulty", fault="killed")
-    assert len(lines) == 1, stderr
-    assert "rank 0 on" in lines[0]
-    assert "another process of the run has ended" in lines[0]
-    assert "gloo" not in stderr
-    assert seconds < 40
+    end = ended(tmp_path, model="rank_faults:faulty", fault="killed", torchrun=True)
+    assert len(end.lines) == 1, end.stderr
+    assert "rank 0 on" in end.lines[0]
+    assert "another process of the run has ended" in end.lines[0]
+    assert "gloo" not in end.stderr
+    assert end.seconds < 40
 
 
 def test_what_all_have_is_told_once_and_without_ranks(tmp_path):
-    stderr, lines, _ = launched(tmp_path, "peers.a.model=support:nothing")
-    assert len(lines) == 1, stderr
-    assert lines[0].startswith("mutual: override peers.a.model=support:nothing: peers.a.model: ")
-    assert exit_codes(stderr) == {"2"}
+    end = ended(tmp_path, "peers.a.model=support:nothing")
+    assert len(end.lines) == 1, end.stderr
+    assert end.lines[0].startswith("mutual: override peers.a.model=support:nothing: peers.a.model: ")
+    assert end.codes == {2}
 
 
 def test_a_diverged_run_is_told_once(tmp_path):
-    stderr, lines, _ = launched(tmp_path, "peers.a.model=support:poisoned")
-    assert len(lines) == 1, stderr
-    assert "not finite" in lines[0]
-    assert "rank" not in lines[0]
-    assert exit_codes(stderr) == {"1"}
+    end = ended(tmp_path, "peers.a.model=support:poisoned")
+    assert len(end.lines) == 1, end.stderr
+    assert "not finite" in end.lines[0]
+    assert "rank" not in end.lines[0]
+    assert end.codes == {1}
 
 
 def test_an_end_that_all_have_waits_for_the_slowest_to_close_its_files(tmp_path):
-    stderr, lines, _ = launched(tmp_path, "peers.a.model=support:poisoned", module="rank_faults", fault="slow close")
+    end = ended(tmp_path, "peers.a.model=support:poisoned", module="rank_faults", fault="slow close")
     assert (tmp_path / "moment").exists(), "rank 0 came to the end of it"
-    assert len(lines) == 1, stderr
-    assert "not finite" in lines[0]
-    assert "rank" not in lines[0]
-    assert exit_codes(stderr) == {"1"}
+    assert len(end.lines) == 1, end.stderr
+    assert "not finite" in end.lines[0]
+    assert "rank" not in end.lines[0]
+    assert end.codes == {1}
 
 
 def test_a_main_process_whose_output_is_not_read_ends_all(tmp_path):
-    stderr, lines, _ = launched(tmp_path, module="rank_faults", fault="no reader")
-    assert lines == [f"mutual: rank 0 on {os.uname().nodename}: the reader of the output has ended"], stderr
-    assert str(ROOT / "mutual") not in stderr, "no traceback but the launcher's own"
+    end = ended(tmp_path, module="rank_faults", fault="no reader")
+    assert end.lines == [f"mutual: rank 0 on {os.uname().nodename}: the reader of the output has ended"], end.stderr
+    assert str(ROOT / "mutual") not in end.stderr, "no traceback but the launcher's own"

@@ -6,8 +6,6 @@ import os
 import pathlib
 import pickle
 import random
-import subprocess
-import sys
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from support import run
 from torch import nn
 
 from mutual.models import ModelCard, create_model, load_weights, model_bytes, read_card
@@ -180,7 +179,7 @@ used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.g
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
 read_state(pathlib.Path({str(tmp_path / "net.pt")!r}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run("snippet", code, expect=1)
     assert "is no torch checkpoint of plain tensors" in done.stderr.splitlines()[-1]
 
 

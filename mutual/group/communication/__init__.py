@@ -1,6 +1,5 @@
 """Communication between processes: the one place that uses torch.distributed."""
 
-from mutual.group.communication.agreement import all_ranks_or_raise
 from mutual.group.communication.communicator import AllToAllWork, Communicator, StopPoll
 from mutual.group.communication.launch import Store, init_job_process_group, launch_store, lost_connection, shutdown, wait_for_all
 from mutual.group.communication.tensors import flatten, float_buffers, unflatten_
@@ -10,7 +9,6 @@ __all__ = [
     "Communicator",
     "StopPoll",
     "Store",
-    "all_ranks_or_raise",
     "flatten",
     "float_buffers",
     "init_job_process_group",

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import safetensors.torch
 import torch
 import yaml
 from PIL import Image
-from support import ROOT, command, environment, run, run_and_kill, run_launched, tiny_document
+from support import run, run_and_kill, start, tiny_document
 
 from mutual.data import DataModule
 from mutual.data.plan import epoch_order
@@ -156,7 +154,7 @@ def test_predict_names_the_bad_file_and_passes_over_hidden_ones(tmp_path):
     (root / "val" / "class0" / "._00.png").write_bytes(b"AppleDouble")
     for encoding in ("utf-8:strict", "ascii:strict"):
         images = root / "val" / "class0"
-        done = run_launched("mutual.predict", tmp_path / "tiny", images, *FACTORY, PYTHONIOENCODING=encoding, errors="surrogateescape")
+        done = run("mutual.predict", tmp_path / "tiny", images, *FACTORY, PYTHONIOENCODING=encoding)
         assert len(done.stdout.splitlines()) == 6
         assert "._00" not in done.stdout
     os.mkfifo(root / "val" / "class0" / "pipe.png")
@@ -167,17 +165,17 @@ def test_predict_names_the_bad_file_and_passes_over_hidden_ones(tmp_path):
 @pytest.mark.slow
 def test_workers_end_when_their_training_process_is_killed(tmp_path):
     file = recipe_of(dataset(tmp_path), tmp_path, epochs=10_000)
-    arguments = command("mutual.train", file, "data.workers=2")
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    job = start("mutual.train", file, "data.workers=2")
+    (training,) = (rank.pid for rank in job.ranks)
+    children = Path(f"/proc/{training}/task/{training}/children")
     deadline = time.monotonic() + 100
     while not (tmp_path / "tiny" / "best" / "best.json").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
     workers = [int(pid) for pid in children.read_text().split()]
     assert len(workers) >= 2
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    job.kill(alone=True)
+    job.wait(timeout=10)
     deadline = time.monotonic() + 20  # torch's workers look for their parent every five seconds
     while (left := [pid for pid in workers if Path(f"/proc/{pid}/exe").exists()]) and time.monotonic() < deadline:
         time.sleep(0.1)

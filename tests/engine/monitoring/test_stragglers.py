@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 import yaml
-from support import run, tiny_document
+from support import run, start, tiny_document
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mutual.engine.monitoring.stragglers import lagging_rank
@@ -84,46 +84,64 @@ def test_a_slow_rank_is_named_once_with_what_it_costs(tmp_path, placement):
     assert torch.tensor(middle[1:]).median() < 50
 
 
+HANGING = ("peers.b.model=hanging_train:hanging", "train.epochs=2")
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """All trainings that mostly wait, begun side by side, by what happens in them; and the folder of each."""
+    cases = {
+        "stopped": ("impatient_train", {"model": "stopped"}, [], {}),
+        "replicated": ("hanging_train", {"model": "tiny"}, HANGING, {}),
+        "parallel": ("hanging_train", {"model": "tiny", "placement": "parallel"}, HANGING, {}),
+        "for good": ("hanging_train", {"model": "tiny"}, [HANGING[0], "train.timeout_seconds=5"], {"SECONDS": "100"}),
+    }
+    begun = {}
+    for name, (module, recipe, overrides, variables) in cases.items():
+        folder = tmp_path_factory.mktemp("hanging")
+        arguments = (module, written(folder, **recipe), f"output={folder}", *overrides)
+        begun[name] = folder, start(*arguments, processes=2, **variables)
+    return begun
+
+
+def finished(jobs, name, *, expect=0):
+    """The folder of a job and the lines of its stderr, when it has ended."""
+    folder, job = jobs[name]
+    assert job.wait(timeout=120) == expect, job.stderr
+    return folder, job.stderr.splitlines()
+
+
 @pytest.mark.slow
-def test_a_rank_that_does_not_move_is_named_while_the_others_wait(tmp_path):
-    done = run("impatient_train", written(tmp_path, "stopped"), f"output={tmp_path}", processes=2)
-    lines = [line for line in done.stderr.splitlines() if "nothing has gone on" in line]
-    assert len(lines) == 1, done.stderr
+def test_a_rank_that_does_not_move_is_named_while_the_others_wait(jobs):
+    folder, printed = finished(jobs, "stopped")
+    lines = [line for line in printed if "nothing has gone on" in line]
+    assert len(lines) == 1, printed
     assert "nothing has gone on for 3 s: rank 1 on " in lines[0]
     assert "gives no sign of life, and the others wait for it" in lines[0]
-    assert (tmp_path / "tiny" / "best" / "best.json").exists(), "it went on, and so did the run"
+    assert (folder / "tiny" / "best" / "best.json").exists(), "it went on, and so did the run"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("placement", ["replicated", "parallel"])
-def test_a_rank_that_hangs_is_named_with_what_it_hangs_in(tmp_path, placement):
+def test_a_rank_that_hangs_is_named_with_what_it_hangs_in(jobs, placement):
     """In the loader, a forward, an evaluation and a checkpoint (tests/hanging_train.py), one after another; each is told once."""
-    recipe = written(tmp_path, "tiny", placement=placement)
-    arguments = [recipe, f"output={tmp_path}", "peers.b.model=hanging_train:hanging", "train.epochs=2"]
-    done = run("hanging_train", *arguments, processes=2)
-    told = [
-        re.fullmatch(r"mutual: warning: nothing has gone on for 3 s: (.*), and the others wait for it", line) for line in lines_of(done)
-    ]
+    _, printed = finished(jobs, placement)
+    pattern = r"mutual: warning: nothing has gone on for 3 s: (.*), and the others wait for it"
+    told = [match[1] for line in printed if (match := re.fullmatch(pattern, line))]
     host = socket.gethostname()
-    assert [match[1] for match in told if match] == [
+    assert told == [
         f"rank 1 on {host} waits for its data in update 4",
         f"rank 1 on {host} evaluates peer 'b' after update 5",
         f"rank 0 on {host} writes a checkpoint after update 5",
         f"rank 1 on {host} computes peer 'b' in update 8",
-    ], done.stderr
-
-
-def lines_of(done):
-    return [line for line in done.stderr.splitlines() if "nothing has gone on" in line]
+    ], printed
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_for_good_ends_the_run_after_the_recipes_timeout(tmp_path):
+def test_a_rank_that_hangs_for_good_ends_the_run_after_the_recipes_timeout(jobs):
     """It is named, and then the others give up waiting."""
-    recipe = written(tmp_path, "tiny")
-    arguments = [recipe, f"output={tmp_path}", "peers.b.model=hanging_train:hanging", "train.timeout_seconds=5"]
-    done = run("hanging_train", *arguments, processes=2, expect=1, SECONDS="100")
-    lines = [line for line in done.stderr.splitlines() if line.startswith("mutual: ")]
-    assert "nothing has gone on" in lines[0], done.stderr
-    assert len(lines) == 2, done.stderr
-    assert "another process of the run has ended, or has not answered for train.timeout_seconds" in lines[1], done.stderr
+    _, printed = finished(jobs, "for good", expect=1)
+    lines = [line for line in printed if line.startswith("mutual: ")]
+    assert "nothing has gone on" in lines[0], printed
+    assert len(lines) == 2, printed
+    assert "another process of the run has ended, or has not answered for train.timeout_seconds" in lines[1], printed

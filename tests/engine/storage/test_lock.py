@@ -4,11 +4,10 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
+import time
 
 import pytest
-from support import environment
+from support import run, start
 
 from mutual.engine.storage.lock import LOCK, locked
 from mutual.recipe import InputError
@@ -31,27 +30,30 @@ def folder(tmp_path):
 
 
 def holder(folder, *extra):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, folder, *extra], env=environment(), stdout=subprocess.PIPE, text=True)
-    return process, int(process.stdout.readline().split()[1])
+    """A process that holds the folder, and the id of the child that it has forked."""
+    job = start("snippet", HOLDER, folder, *extra)
+    while not job.stdout.endswith("\n"):
+        assert job.poll() is None, job.stderr
+        time.sleep(0.005)
+    return job, int(job.stdout.split()[1])
 
 
 def test_a_held_folder_is_refused_with_host_and_process(folder):
-    process, _ = holder(folder)
+    job, _ = holder(folder)
     try:
         with (
-            pytest.raises(InputError, match=f"is being trained in by process {process.pid} on {socket.gethostname()}, since"),
+            pytest.raises(InputError, match=f"is being trained in by process {job.ranks[0].pid} on {socket.gethostname()}, since"),
             locked(folder),
         ):
             pass
     finally:
-        process.kill()
-        process.wait()
+        job.kill()
 
 
 def test_death_frees_the_folder_at_once_even_where_its_worker_processes_live_on(folder):
-    process, child = holder(folder, "fork")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    job, child = holder(folder, "fork")
+    job.kill(alone=True)
+    job.wait(timeout=10)
     try:
         os.kill(child, 0)  # it is still there
         with locked(folder):
@@ -66,8 +68,8 @@ def test_one_process_cannot_hold_a_folder_twice(folder, tmp_path):
         for again in (folder, tmp_path / "link" / "x"):
             with pytest.raises(InputError, match="by this very process"), locked(again):
                 pass
-        process = subprocess.run([sys.executable, "-c", HOLDER, folder], env=environment(), capture_output=True, text=True)
-        assert f"process {os.getpid()} on" in process.stderr, "asking has not freed it"
+        second = run("snippet", HOLDER, folder, expect=1, timeout=60)
+        assert f"process {os.getpid()} on" in second.stderr, "asking has not freed it"
     with locked(folder):
         pass
 

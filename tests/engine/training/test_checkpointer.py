@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import yaml
 from attacks import die_in_write
-from support import ROOT, digests, run, run_and_kill, run_launched, tiny, tiny_document
+from support import ROOT, digests, run, run_and_kill, tiny, tiny_document
 
 RECIPE = tiny_document(
     data={"dataset": "digits", "image_size": 8, "batch_size": 16, "subset": 240, "augment": [{"name": "random_crop", "padding": 1}]},
@@ -42,7 +42,7 @@ def whole(tmp_path_factory):
     """What the uninterrupted run gives."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    run_launched("mutual.train", folder / "recipe.yaml", f"output={folder}")
+    run("mutual.train", folder / "recipe.yaml", f"output={folder}")
     return digests(folder / "tiny")
 
 

@@ -74,7 +74,8 @@ def test_a_rank_that_dies_ends_the_job_and_the_run_resumes(tmp_path, placement):
     document |= {"checkpoint": {"every_steps": 2}, "train": {"epochs": 6, "progress": False}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
     begun = time.monotonic()
-    run_launched("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path / 'cut'}", processes=2, expect=1, MORTAL="1")
+    launch = run_launched if placement == "parallel" else run
+    launch("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path / 'cut'}", processes=2, expect=1, MORTAL="1")
     assert time.monotonic() - begun < 60
     assert list((tmp_path / "cut" / "tiny" / "checkpoints").glob("step_*"))
     run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path / 'cut'}", "--resume", processes=2)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from mutual.group import all_ranks_or_raise
+from mutual.group import Communicator
 from mutual.recipe import Fault, InputError, RecipeError
 
 
 @dataclass
 class Threads:
-    """Stands for a World of two processes that are threads; who waits for one that does not come fails."""
+    """Stands for a Communicator of two processes that are threads; who waits for one that does not come fails."""
 
     rank: int
     meeting: threading.Barrier
@@ -32,7 +32,8 @@ def outcomes(*makes):
 
     def outcome(rank):
         try:
-            return all_ranks_or_raise(Threads(rank, meeting, values), makes[rank])
+            with Communicator.raise_together(Threads(rank, meeting, values)):
+                return makes[rank]()
         except (InputError, OSError, threading.BrokenBarrierError) as error:
             return error
 
@@ -47,8 +48,8 @@ def raising(error):
     return make
 
 
-def test_what_all_have_is_returned_by_rank():
-    assert outcomes(lambda: {"a": 1}, lambda: [2]) == [[{"a": 1}, [2]]] * 2
+def test_without_an_error_each_goes_on_with_its_own():
+    assert outcomes(lambda: {"a": 1}, lambda: [2]) == [{"a": 1}, [2]]
 
 
 @pytest.mark.parametrize("failing", [0, 1])

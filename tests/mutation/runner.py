@@ -115,9 +115,10 @@ class Runner:
 
         chosen, seconds = [], 0.0
         for test in sorted(reaching, key=order):
-            seconds += test.seconds
-            if order(test)[0] and chosen and seconds > self.budget:
-                break
+            if order(test)[0]:
+                seconds += test.seconds
+                if chosen and seconds > self.budget:
+                    break
             chosen.append(test)
         return chosen
 

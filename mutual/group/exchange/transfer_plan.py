@@ -77,7 +77,7 @@ class TransferPlan:
         self.specs = specs
         ranks = range(placement.world_size)
         self._output_keys = {
-            (sender, receiver): [key for key in requirements[receiver] if _is_sent(placement, peer_of(key.source), sender, receiver)]
+            (sender, receiver): [key for key in requirements[receiver] if sender in placement.sender_ranks[peer_of(key.source)]]
             for sender in ranks
             for receiver in ranks
         }
@@ -172,7 +172,3 @@ def is_scoring_rank(placement: Placement, rank: int) -> bool:
 
 def _elsewhere(placement: Placement, rank: int, requirements: RequiredOutputs) -> RequiredOutputs:
     return {key: payload for key, payload in requirements.items() if rank not in placement.replica_ranks[peer_of(key.source)]}
-
-
-def _is_sent(placement: Placement, peer: str, sender: int, receiver: int) -> bool:
-    return receiver not in placement.replica_ranks[peer] and sender in placement.sender_ranks[peer]

@@ -1,6 +1,7 @@
 """Which weights are the best, what the files and best.json say of them, and what is believed of them when a run is resumed."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from support import WORLD, build, tiny_document
@@ -115,9 +116,10 @@ def test_better_weights_than_the_checkpoints_are_taken_over_with_their_scores(ma
     best = make()
     best.finish_epoch(1, {"a": row(0.5), "b": row(0.4)})
     saved = {key: dict(value) for key, value in best.state_dict().items()}
-    for parameter in best._group.peers["b"].model.parameters():
-        parameter.data += 1
-    best.finish_epoch(2, {"a": row(0.1), "b": {**row(0.9), "ece": None}})
+    for peer in best._group.peers.values():
+        for parameter in peer.model.parameters():
+            parameter.data += 1
+    best.finish_epoch(2, {"a": row(0.6), "b": {**row(0.9), "ece": None}})
     again = make()
     again.load_state_dict(saved)
     again.check_files()
@@ -126,6 +128,19 @@ def test_better_weights_than_the_checkpoints_are_taken_over_with_their_scores(ma
     scores = again.state_dict()["peers"]["b"]
     assert (scores["epoch"], scores["top1"]) == (2, 0.9)
     assert math.isnan(scores["ece"]), "null in JSON"
+    assert again.state_dict()["peers"]["a"] == {"epoch": 2, **row(0.6)}
+
+
+def test_other_ranks_than_the_main_one_look_at_no_files(make, tmp_path, recwarn):
+    best = make()
+    best.finish_epoch(1, {"a": row(0.5), "b": row(0.4)})
+    (tmp_path / "best" / "a.safetensors").unlink()
+    again = make()
+    again.load_state_dict(best.state_dict())
+    again._collector = SimpleNamespace(is_main=False)
+    again.check_files()
+    assert again.best_peer == "a"
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("damage", ["missing file", "other bytes", "no best.json", "no scores"])

@@ -24,6 +24,7 @@ def decide(ahead, behind, labels=LABELS, parts=1):
 def test_the_threshold_is_the_papers():
     assert threshold(0.4, 1.2) == pytest.approx(1.2 - math.exp(-0.4 / 1.6) * 0.4)
     assert threshold(0.0, 0.0) == 0
+    assert threshold(0.1, 0.3) == pytest.approx(0.3 - math.exp(-0.25) * 0.1)
 
 
 def test_a_peer_close_to_the_other_learns_and_one_far_ahead_waits():

@@ -215,6 +215,7 @@ def test_a_step_takes_the_learning_rate_of_its_update_in_every_group():
     optimizer._learning_rate = lambda update: 0.1 * (update + 1)
     optimizer.step(4)
     assert [group["lr"] for group in optimizer.optimizer.param_groups] == [0.5, 0.5]
+    assert optimizer.grad_norm is None, "it is measured where that is asked for"
 
 
 def test_a_step_moves_the_average_and_a_skip_moves_nothing():
@@ -228,6 +229,17 @@ def test_a_step_moves_the_average_and_a_skip_moves_nothing():
     optimizer.step(0)
     for name, value in peer.average.model.state_dict().items():
         torch.testing.assert_close(value, 0.9 * before[name] + 0.1 * peer.model.state_dict()[name])
+
+
+def test_a_restored_optimizer_goes_on_with_its_momentum():
+    optimizers = [stepping()[1] for _ in range(2)]
+    for optimizer in optimizers:
+        optimizer.optimizer.param_groups[0]["momentum"] = 0.9
+    optimizers[0].step(0)
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    states = [optimizer.optimizer.state_dict()["state"] for optimizer in optimizers]
+    assert states[0].keys() == states[1].keys() != set()
+    assert all(torch.equal(states[0][key]["momentum_buffer"], states[1][key]["momentum_buffer"]) for key in states[0])
 
 
 def test_weight_decay_has_one_group_unless_it_tells_parameters_apart():

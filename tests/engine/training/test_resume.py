@@ -2,13 +2,19 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 from support import digests, tiny_document
 
 import mutual
+from mutual.engine.monitoring import NonFiniteLossError
 from mutual.engine.storage import RunFolder
+from mutual.engine.training.checkpointer import _local_buffers, _tensor_bytes
+from mutual.engine.training.peer_optimizer import PeerOptimizer
+from mutual.group import Communicator
 from mutual.recipe import InputError, RecipeError, load_recipe, parse_recipe
 
 TRAIN = {"epochs": 3, "accumulate": 2, "ema": 0.9, "ema_warmup": True, "progress": False, "log_every": 2, "eval_every": 2}
@@ -91,6 +97,37 @@ def test_a_frozen_peer_with_other_weights_is_noticed(whole, tmp_path, monkeypatc
     monkeypatch.setattr("mutual.engine.training.checkpointer.sha256", lambda content: "another")
     with pytest.raises(RecipeError, match=r"^peers.t.weights: these are not the weights that the run was begun with"):
         mutual.fit(recipe_of(tmp_path), resume=True)
+
+
+def test_buffers_are_those_of_the_rank_or_their_mean_where_ranks_are_others():
+    saved = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    comms = [Communicator(0, 1, torch.device("cpu")), SimpleNamespace(rank=1, size=2)]
+    assert [_local_buffers(saved, comm).tolist() for comm in comms] == [[2.0, 4.0], [3.0, 6.0]]
+
+
+def test_weights_are_saved_whatever_their_layout_and_wherever_they_are_shared():
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model.to(memory_format=torch.channels_last)
+    model[2].weight = model[1].weight
+    loaded = safetensors.torch.load(_tensor_bytes(model))
+    assert loaded.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_that_are_not_finite_are_saved_nowhere(tmp_path, monkeypatch):
+    """No loss has shown it: the last step's gradient was not finite."""
+    step = PeerOptimizer.step
+
+    def spoiled(self, update, **arguments):
+        step(self, update, **arguments)
+        if self.peer.name == "b" and update == 2:
+            with torch.no_grad():
+                self.peer.model.head.bias[0] = torch.nan
+
+    monkeypatch.setattr(PeerOptimizer, "step", spoiled)
+    with pytest.raises(NonFiniteLossError, match=r"^step 3: the weights of peer 'b' are not finite; lower the learning rate"):
+        mutual.fit(recipe_of(tmp_path))
+    assert {path.name for path in (tmp_path / "tiny" / "checkpoints").iterdir()} == {"step_00000001", "step_00000002"}
 
 
 def test_the_resolved_recipe_has_what_a_checkpoint_is_of(whole):

@@ -1,12 +1,23 @@
 """A group is checked when it is built: every mistake is one line that names the key path."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support import WORLD, build, tiny_document
 from torch import nn
 
-from mutual.group import Communicator, build_group, expand
-from mutual.group.build.builder import _build_peer, _DataSpec, _place_peers, create_peer_model
+from mutual.group import Communicator, MicroBatchContext, build_group, expand
+from mutual.group.build.builder import (
+    _build_losses,
+    _build_peer,
+    _build_peers,
+    _DataSpec,
+    _place_peers,
+    _source_statistics,
+    create_peer_model,
+)
 from mutual.models import ModelCard, create_model, model_bytes
 from mutual.objectives.adapters import margins_of
 from mutual.recipe import RecipeError, parse_recipe
@@ -243,3 +254,59 @@ def test_a_trainable_peer_begins_with_weights_of_the_datas_classes_alone(weights
     path, _ = weights(("bee", "ant", "dog", "cow"))
     with pytest.raises(RecipeError, match=r"^peers.t.weights: "):
         group_of(path, frozen=True)
+
+
+def rank_of_two(rank):
+    """Stands for one of two ranks that hold the same peers; what it gathers is what it has itself."""
+    return SimpleNamespace(rank=rank, size=2, is_main=rank == 0, raise_together=nullcontext, all_gather_json=lambda value: [value, value])
+
+
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_adapters_are_synchronized_as_their_learners_are(synchronized):
+    objectives = [{"loss": "cross_entropy"}, {"loss": "ofd", "at": ["norm"], "learners": ["a"]}]
+    document = tiny_document(peers={"a": NORMED, "b": NORMED}, objectives=objectives, train={"sync_batchnorm": synchronized})
+    recipe, comm = parse_recipe(document), rank_of_two(0)
+    edges, placement = expand(recipe), _place_peers(recipe, 2)
+    peers, specs = _build_peers(recipe, edges, comm, placement, _DataSpec(4, (), torch.zeros(2, 1, 8, 8)))
+    losses = _build_losses(recipe, edges, comm, placement, peers, specs)
+    norms = [layer for loss in losses.values() for layer in loss.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    assert [isinstance(norm, nn.SyncBatchNorm) for norm in norms] == [synchronized]
+    assert isinstance(peers["a"].model.norm, nn.SyncBatchNorm) == synchronized
+    held = {index for index, edge in enumerate(edges) if edge.loss_spec.from_model}
+    assert {int(index) for index in _source_statistics(recipe, edges, peers)} == held != set()
+    assert _source_statistics(recipe, edges, {"a": peers["a"]}) == {}, "of sources that are held elsewhere"
+
+
+def test_the_main_rank_alone_tells_what_a_dry_run_found(recwarn):
+    recipe = parse_recipe(tiny_document(peers={"a": {"model": "odd_models:Spare"}}, objectives=[{"loss": "cross_entropy"}]))
+    for rank, told in ((1, 0), (0, 1)):
+        _build_peers(recipe, expand(recipe), rank_of_two(rank), _place_peers(recipe, 2), _DataSpec(4, (), torch.zeros(2, 1, 8, 8)))
+        assert len([warning for warning in recwarn if "excluded" in str(warning.message)]) == told
+
+
+def test_a_peers_initial_weights_are_drawn_by_its_name():
+    recipe = parse_recipe(tiny_document())
+    first, again, other = (create_peer_model(recipe, name, num_classes=4, in_channels=1).head.weight for name in "aab")
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_images_without_a_label_are_passed_over_where_the_data_have_some(tmp_path):
+    document = tiny_document(objectives=[{"loss": "cross_entropy"}])
+    listed = {"dataset": "image_list", "root": str(tmp_path), "train_list": "a.txt", "val_list": "b.txt", "image_size": 8, "channels": 1}
+    labels = torch.tensor([2, -1, 1])
+    for data in ({**listed, "unlabelled": "c.txt"}, listed):
+        group = build_group(parse_recipe({**document, "data": data}), WORLD, num_classes=4, in_channels=1, image_size=(8, 8))
+        selected = {edge_loss._selector.labelled_only for edge_loss in group.local_losses.values()}
+        assert selected == {"unlabelled" in data}
+    context = MicroBatchContext(num_valid=3, seed=0)
+    with pytest.raises(IndexError):
+        group.forward(torch.zeros(3, 1, 8, 8), labels, context)
+
+
+def test_ensembles_are_as_wide_as_their_members_and_labels_are_read_by_logits_alone():
+    peers = {name: {"model": "support:double"} for name in "abc"}
+    objectives = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": "ensemble"}]
+    assert len(build(tiny_document(peers=peers, objectives=objectives))[2].local_losses) == 6
+    with pytest.raises(RecipeError, match=r"^objectives.1.at: a.stem has shape \(4, 4, 4\), which are no logits"):
+        build(tiny_document(objectives=[{"loss": "cross_entropy"}, {"loss": "cross_entropy", "at": "stem", "learners": ["a"]}]))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from support import build, tiny_document, train_epochs
 
-from mutual.group.build.dry_run import dry_run
-from mutual.recipe import RecipeError
+from mutual.group.build.dry_run import _named, dry_run
+from mutual.recipe import RecipeError, parse_recipe
 
 ALONE = [{"loss": "cross_entropy"}]
 
@@ -135,7 +135,18 @@ def test_a_parameter_that_is_used_now_and_then_is_refused_where_processes_would_
         trial("Dropping", 2)
 
 
-@pytest.mark.filterwarnings("ignore:peers.a.model")
 def test_a_parameter_that_is_never_used_is_excluded_on_several_processes_too():
-    (note,) = trial("Spare", 2)
+    with pytest.warns(UserWarning, match="excluded"):
+        (note,) = trial("Spare", 2)
     assert "depends on 2 parameters (spare.weight, spare.bias)" in note
+
+
+def test_averages_are_run_too_and_parameters_are_counted():
+    group = build(tiny_document(train={"ema": 0.5}))[2]
+    recipe = parse_recipe(tiny_document(train={"ema": 0.5}))
+    found = dry_run(recipe, group.edges, list(group.peers.values()), torch.zeros(2, 1, 8, 8), 4, num_replicas={"a": 1, "b": 1})
+    assert found.outputs.keys() == {"a", "a.ema", "b", "b.ema"}
+    assert not any(output.requires_grad for outputs in found.outputs.values() for output in outputs.values())
+    assert _named(["x"]) == "1 parameter (x)"
+    assert _named(["x", "y"]) == "2 parameters (x, y)"
+    assert _named(list("wxyz")) == "4 parameters (w, x, y, ...)"

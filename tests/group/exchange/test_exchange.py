@@ -121,6 +121,14 @@ def test_vectors_and_distances_travel_in_place_of_feature_maps():
     torch.testing.assert_close(arrived[0]["b"]["body:distances"], distances(whole["b"]["body"].detach()))
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_one_edge_reads_whole_travels_whole(order):
+    objectives = [{"loss": name, "at": "body", "learners": ["a"]} for name in ("pefd", "hint", "rkd_angle")][::order]
+    arrived, whole, _, _, _ = exchange(recipe_of(*objectives), 2)
+    assert torch.equal(arrived[0]["b"]["body"], whole["b"]["body"])
+    assert arrived[0]["b"].keys() == {"body"}
+
+
 def test_a_rank_without_an_image_gets_padding_in_the_form_that_it_reads():
     recipe = recipe_of({"loss": "pefd", "at": "body", "learners": ["b"]}, ranks={"a": 1, "b": 2})
     arrived = exchange(recipe, 3, num_images=1)[0]

@@ -64,6 +64,11 @@ def test_an_unknown_path_lists_the_near_ones(model, path):
         TappedModel(model, [path])
 
 
+def test_names_that_are_half_alike_are_near(model):
+    with pytest.raises(ValueError, match=r"^no module 'bolt'; near: body$"):
+        TappedModel(model, ["bolt"])
+
+
 def test_a_frozen_model_stays_in_eval_mode_inside_others(model):
     frozen = Frozen(TappedModel(model))
     holder = nn.Sequential(frozen)

@@ -319,5 +319,6 @@ def test_ensembles_are_as_wide_as_their_members_and_labels_are_read_by_logits_al
     peers = {name: {"model": "support:double"} for name in "abc"}
     objectives = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": "ensemble"}]
     assert len(build(tiny_document(peers=peers, objectives=objectives))[2].local_losses) == 6
+    assert len(build(tiny_document(objectives=objectives))[2].local_losses) == 4, "of one member"
     with pytest.raises(RecipeError, match=r"^objectives.1.at: a.stem has shape \(4, 4, 4\), which are no logits"):
         build(tiny_document(objectives=[{"loss": "cross_entropy"}, {"loss": "cross_entropy", "at": "stem", "learners": ["a"]}]))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.datasets
 
 from mutual.data.decoding import WRONG_PATHS
 from mutual.data.idx import find_idx, read_idx
@@ -79,6 +78,8 @@ def _mnist_like(name: str, classes: tuple[str, ...], mean: float, std: float) ->
         root = Path(spec.root or "")
         folders = [root, root / name / "raw", root / "raw"]
         if spec.download and not any(find_idx(folder, "train-images-idx3-ubyte") for folder in folders):
+            import torchvision.datasets  # seconds, and rarely needed
+
             getattr(torchvision.datasets, name)(str(root), download=True)
         parts = []
         for part in ("train", "t10k"):
@@ -96,6 +97,8 @@ def _mnist_like(name: str, classes: tuple[str, ...], mean: float, std: float) ->
 
 def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Data], Source]:
     def read(spec: Data) -> Source:
+        import torchvision.datasets
+
         dataset = getattr(torchvision.datasets, name)
         try:
             sets = [dataset(str(spec.root), train=train, download=spec.download) for train in (True, False)]

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from mutual.data.decoding import WRONG_PATHS
-from mutual.data.idx import find_idx, read_idx
-from mutual.data.listing import IMAGE_SUFFIXES, class_folders, image_files
+from mutual.data.idx import read_idx
+from mutual.data.listing import IMAGE_SUFFIXES, image_files
+from mutual.data.presence import IDX_IMAGES, IDX_LABELS, check_list, find_idx, idx_folders, labelled_folders
 from mutual.data.splits import FakeSplit, FileSplit, MemorySplit, Split
 from mutual.recipe import MAX_CLASSES, Data, derive_seed, printable
 
@@ -76,15 +77,15 @@ def _digits(spec: Data) -> Source:
 def _mnist_like(name: str, classes: tuple[str, ...], mean: float, std: float) -> Callable[[Data], Source]:
     def read(spec: Data) -> Source:
         root = Path(spec.root or "")
-        folders = [root, root / name / "raw", root / "raw"]
-        if spec.download and not any(find_idx(folder, "train-images-idx3-ubyte") for folder in folders):
+        folders = idx_folders(root, name)
+        if spec.download and not any(find_idx(folder, IDX_IMAGES.format("train")) for folder in folders):
             import torchvision.datasets  # seconds, and rarely needed
 
             getattr(torchvision.datasets, name)(str(root), download=True)
         parts = []
         for part in ("train", "t10k"):
-            images = read_idx(folders, f"{part}-images-idx3-ubyte", dimensions=3)
-            labels = read_idx(folders, f"{part}-labels-idx1-ubyte", dimensions=1)
+            images = read_idx(folders, IDX_IMAGES.format(part), dimensions=3)
+            labels = read_idx(folders, IDX_LABELS.format(part), dimensions=1)
             if len(images) != len(labels):
                 raise ValueError(f"{root}: {len(images)} {part} images but {len(labels)} labels")
             if int(labels.max()) >= len(classes):
@@ -117,7 +118,7 @@ def _image_folder(spec: Data) -> Source:
     root, channels = Path(spec.root or ""), spec.channels or 3
     splits, classes = [], []
     for part in ("train", "val"):
-        names = _class_folders(root / part)
+        names = labelled_folders(root / part)
         paths = [image_files(root / part / name) for name in names]
         for name, found in zip(names, paths, strict=True):
             if not found:
@@ -129,15 +130,6 @@ def _image_folder(spec: Data) -> Source:
         different = sorted(set(classes[0]) ^ set(classes[1]))
         raise ValueError(f"{root}: train and val do not have the same classes; only in one of them: {', '.join(different[:5])}")
     return Source(splits[0], splits[1], tuple(classes[0]), channels, _FOLDER_SIZE, *_IMAGENET)
-
-
-def _class_folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise ValueError(f"no folder {folder}; image_folder needs ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg")
-    names = [entry.name for entry in class_folders(folder)]
-    if not names:
-        raise ValueError(f"{folder} holds no folder of a class; image_folder needs {folder}/CLASS/*.jpg")
-    return names
 
 
 def _image_list(spec: Data) -> Source:
@@ -215,8 +207,7 @@ def _check_largest(label: int, where: str, num_images: int, spec: Data, *, train
 
 def _lines(file: Path) -> list[tuple[int, str]]:
     """Returns the lines that are not empty, with their numbers from 1 on."""
-    if not file.is_file():
-        raise ValueError(f"{file} is no file; it should be a text file with a line for each image")
+    check_list(file)
     content = file.read_bytes()
     if b"\0" in content:
         raise ValueError(f"{file} is no text file: it holds zero bytes")

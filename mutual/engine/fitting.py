@@ -122,5 +122,6 @@ def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None
     Raises:
         InputError: there is no such run, no such peer in it, or its model is another factory's.
     """
-    model, _ = read_model(peer_file(RunFolder(Path(run)), peer), factories=[] if factory is None else [factory])
+    model, card = read_model(peer_file(RunFolder(Path(run)), peer), factories=[] if factory is None else [factory])
+    model.card = card  # type: ignore[assignment]  # a plain attribute: neither state_dict nor an export has it
     return model

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine import Prediction, RunResult, fit, load_peer, predict
+    from mutual.engine import Callback, Prediction, RunResult, TrainingState, fit, load_peer, predict
     from mutual.models import create_model
     from mutual.objectives import build_loss
     from mutual.recipe import Recipe, RecipeError, load_recipe
 
 __version__ = "0.1.0"
 __all__ = [
+    "Callback",
     "Prediction",
     "Recipe",
     "RecipeError",
     "RunResult",
+    "TrainingState",
     "build_loss",
     "create_model",
     "fit",
@@ -33,7 +35,7 @@ _get_attribute = lazy_attributes(
         "mutual.recipe": ("Recipe", "RecipeError", "load_recipe"),
         "mutual.objectives": ("build_loss",),
         "mutual.models": ("create_model",),
-        "mutual.engine": ("Prediction", "RunResult", "fit", "load_peer"),
+        "mutual.engine": ("Callback", "Prediction", "RunResult", "TrainingState", "fit", "load_peer"),
     },
 )
 

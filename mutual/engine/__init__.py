@@ -11,12 +11,15 @@ if TYPE_CHECKING:
     from mutual.engine.costs import Cost, Link, ScalingPrediction, compare, predict_scaling
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
     from mutual.engine.exporting import export_model
-    from mutual.engine.fitting import RunResult, fit, load_peer
+    from mutual.engine.fitting import fit, load_peer
     from mutual.engine.inputs import check_data_present, check_inputs
     from mutual.engine.monitoring import Scores
+    from mutual.engine.results import RunResult
     from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files
+    from mutual.engine.training import Callback, TrainingState
 
 __all__ = [
+    "Callback",
     "Cost",
     "ImageLike",
     "Link",
@@ -26,6 +29,7 @@ __all__ = [
     "RunResult",
     "ScalingPrediction",
     "Scores",
+    "TrainingState",
     "check_data_present",
     "check_inputs",
     "compare",
@@ -49,9 +53,11 @@ __getattr__ = lazy_attributes(
         "mutual.engine.costs": ("Cost", "Link", "ScalingPrediction", "compare", "predict_scaling"),
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
         "mutual.engine.exporting": ("export_model",),
-        "mutual.engine.fitting": ("RunResult", "fit", "load_peer"),
+        "mutual.engine.fitting": ("fit", "load_peer"),
         "mutual.engine.inputs": ("check_data_present", "check_inputs"),
         "mutual.engine.monitoring": ("Scores",),
+        "mutual.engine.results": ("RunResult",),
         "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files"),
+        "mutual.engine.training": ("Callback", "TrainingState"),
     },
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tr
 from mutual.engine.runtime import Environment, StoppedError, StopSignals
 from mutual.engine.storage import RunFolder
 from mutual.engine.training.best_weights import BestWeights
+from mutual.engine.training.callbacks import Callback, Callbacks
 from mutual.engine.training.checkpointer import Checkpointer, Progress
 from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_collector import PeerCollector
@@ -35,6 +38,7 @@ class Trainer:
         group: Group,
         optimizers: Mapping[str, PeerOptimizer],
         folder: RunFolder,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.recipe = recipe
         self.comm = environment.comm
@@ -55,6 +59,8 @@ class Trainer:
         self._lines: list[str] = []
         self._best = BestWeights(recipe, folder, group, data.info, self._collector)
         self._folder = folder
+        models = {peer.name: peer.model for peer in group.peers.values()}
+        self._callbacks = Callbacks(callbacks, recipe, folder.path, rank=self.comm.rank, models=models)
         self._meter = TrainMeter(group.edges, recipe.trainable, self.comm, is_scoring_rank=group.is_scoring_rank)
         self._state = Checkpointer(
             recipe,
@@ -86,6 +92,7 @@ class Trainer:
         """
         progress, poll = self.progress, self.comm.stop_poll()
         self._stale.refresh()
+        self._call("begin")
         with StopSignals() as signals:
             while progress.epoch < self.recipe.train.epochs:
                 self.group.train()
@@ -101,6 +108,7 @@ class Trainer:
                         self._log()
                     if self._checkpoint_due():
                         self._save()
+                    self._call("update")
                     if poll(signals.received is not None):
                         poll.drain()
                         self._stop(signals)
@@ -108,6 +116,7 @@ class Trainer:
                     self._stop(signals)
                 self._finish_epoch()
         self._stale.publish(progress.update)
+        self._call("end")
 
     def resume(self, files: Mapping[str, bytes]) -> None:
         """Takes over the state that a checkpoint holds.
@@ -118,6 +127,12 @@ class Trainer:
         restored = self._state.restore(files)
         self.progress, self.scores, self._lines = restored.progress, restored.scores, restored.lines
         self._saved = replace(self.progress)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What metrics.jsonl says of each epoch. Collective: all ranks must call it."""
+        records: list[dict[str, Any]] = self.comm.all_gather_json([json.loads(line) for line in self._tracker.lines])[0]
+        return records
 
     def open_tracker(self) -> None:
         """Begins to log, at the point where the run stands."""
@@ -167,6 +182,10 @@ class Trainer:
         progress.epoch, progress.window = epoch, 0
         if self._epoch_checkpoint_due(epoch):
             self._save()
+        self._call("epoch")
+
+    def _call(self, event: str) -> None:
+        self._callbacks(event, epoch=self.progress.epoch, update=self.progress.update, scores=self.scores)
 
     def _windows(self) -> Iterator[Window]:
         part, parts = self.group.shard

@@ -41,7 +41,7 @@ def _refuse(name: str) -> int:
     from mutual.recipe import InputError, did_you_mean, printable
 
     def fail() -> None:  # as a command does: of several processes one says it
-        raise InputError(f"{printable(name)} is no command{did_you_mean(name, COMMANDS)}")
+        raise InputError(f"'{printable(name)}' is no command{did_you_mean(name, COMMANDS)}")
 
     return run_command(fail)
 

@@ -124,8 +124,10 @@ def test_predict_takes_files_folders_pillow_images_and_tensors_alike(run, tmp_pa
     assert sum(expected[0][1]) == pytest.approx(1)
     for images in (files, [str(file) for file in files], pictures, pixels, list(pixels), [files[0], pictures[1], pixels[2:]]):
         assert answer(images) == expected
-    assert answer(pixels[0]) == answer(pictures[0]) == answer(str(files[0])) == expected[:1]
-    assert answer(files[0], topk=2) == [(expected[0][0][:2], expected[0][1][:2])]
+    alone = answer(files[0])  # in a batch of another size the last digits may be others
+    assert answer(pixels[0]) == answer(pictures[0]) == answer(str(files[0])) == alone
+    assert alone[0][1] == pytest.approx(expected[0][1])
+    assert answer(files[0], topk=2) == [(alone[0][0][:2], alone[0][1][:2])]
     assert answer(files, peer="ensemble") != expected
     assert mutual.predict(result.folder, files, factory="support:tiny")[1].image == files[1]
 
@@ -133,7 +135,7 @@ def test_predict_takes_files_folders_pillow_images_and_tensors_alike(run, tmp_pa
     assert mutual.predict.main(command) == 0
     printed = json.loads(capsys.readouterr().out)["classes"]
     assert [(each["class"], each["probability"]) for each in printed] == [
-        (name, round(value, 6)) for name, value in zip(*expected[0], strict=True)
+        (name, round(value, 6)) for name, value in zip(*alone[0], strict=True)
     ]
 
 

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import nn
 
 from mutual.models.factories import Factory, build, users_factory
@@ -64,19 +62,21 @@ def is_in_zoo(name: str) -> bool:
 
 def _is_timm(name: str) -> bool:
     """Returns True for a name of timm's registry; `hf-hub:...` and `local-dir:...` load what stands elsewhere."""
+    import timm
+
     return all(character.isalnum() or character in "_.-" for character in name) and timm.is_model(name)
 
 
 def _ours(name: str) -> Factory:
     if name in MODELS:
         return MODELS[name]
-    known = [*MODELS, *(f"torchvision/{each}" for each in _torchvision_names()), *(f"timm/{each}" for each in timm.list_models())]
+    known = [*MODELS, *(f"torchvision/{each}" for each in _torchvision_names()), *(f"timm/{each}" for each in _timm_names())]
     raise ValueError(f"{name!r} is no model{did_you_mean(name, MODELS if name.startswith('pplc') else known)}")
 
 
 def _from_timm(name: str, *, num_classes: int, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
     if not _is_timm(name):
-        near = did_you_mean(name, timm.list_models())
+        near = did_you_mean(name, _timm_names())
         raise ValueError(f"'timm/{name}' is no model of timm{near}")
 
     arguments = {"num_classes": num_classes, "in_chans": in_channels, **args}
@@ -91,6 +91,8 @@ def _from_timm(name: str, *, num_classes: int, in_channels: int, pretrained: boo
 
 
 def _timm_model(name: str, pretrained: bool, /, **arguments: Any) -> nn.Module:
+    import timm
+
     with _patience():
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
     return model
@@ -101,6 +103,8 @@ def _from_torchvision(name: str, *, num_classes: int, in_channels: int, pretrain
         raise ValueError(f"'torchvision/{name}' is no classifier of torchvision{did_you_mean(name, _torchvision_names())}")
     if name in _AUXILIARY_HEADS:
         args = {"aux_logits": False, "init_weights": True, **args}
+    import torchvision.models
+
     factory = torchvision.models.get_model_builder(name)
     model = build(f"torchvision/{name}", factory, num_classes=num_classes, **args)
     if pretrained:
@@ -113,6 +117,8 @@ def _from_torchvision(name: str, *, num_classes: int, in_channels: int, pretrain
 
 
 def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
+    import torchvision.models
+
     try:
         with _patience():
             state: dict[str, torch.Tensor] = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(
@@ -142,7 +148,16 @@ def _patience(seconds: float = 60.0) -> Iterator[None]:
 
 
 def _torchvision_names() -> list[str]:
+    import torchvision.models  # like timm it takes seconds to import: only who names such a model waits for it
+
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    names: list[str] = timm.list_models()
     return names
 
 

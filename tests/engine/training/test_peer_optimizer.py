@@ -28,13 +28,6 @@ def test_cosine_after_warmup():
     assert found[-1] > 0.1
 
 
-@pytest.mark.parametrize("name", ["cosine", "linear"])
-def test_a_schedule_that_is_all_warmup_goes_on_beyond_its_last_update(name):
-    """A benchmark runs more updates than a short training has."""
-    learning_rate = build_schedule(Schedule(name=name, warmup_epochs=1), lr=0.5, updates_per_epoch=4, epochs=1)
-    assert [learning_rate(update) for update in (3, 4)] == [0.5, 0.5]
-
-
 def test_linear_step_multistep_constant():
     assert rates(name="constant") == [0.5] * 40
     assert rates(name="linear") == pytest.approx([0.5 * (1 - update / 40) for update in range(40)])
@@ -52,6 +45,13 @@ def test_cosine_equals_torchs_own():
         optimizer.step()
         scheduler.step()
     assert rates(name="cosine") == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_a_schedule_that_is_all_warmup_goes_on_beyond_its_last_update(name):
+    """A benchmark runs more updates than a short training has."""
+    learning_rate = build_schedule(Schedule(name=name, warmup_epochs=1), lr=0.5, updates_per_epoch=4, epochs=1)
+    assert [learning_rate(update) for update in (3, 4)] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("AdamW", torch.optim.AdamW), ("lamb", timm.optim.Lamb)])

@@ -12,7 +12,8 @@ from torch import nn
 
 from mutual.engine.runtime.launch_settings import LaunchSettings
 from mutual.group import Communicator, build_group, expand
-from mutual.group.edges.edge_loss import EdgeLoss
+from mutual.group.edges.edge_loss import EdgeLoss, MicroBatchContext
+from mutual.group.edges.selection import Selections
 from mutual.objectives import build_loss
 from mutual.recipe import parse_recipe
 
@@ -88,14 +89,14 @@ assert model.module.weight.grad.tolist() == [[comm.rank + 1.0] * 2], "gradients 
 model(torch.full((1, 2), comm.rank + 1.0)).sum().backward()
 assert model.module.weight.grad.tolist() == [[3.0] * 2], "the mean over the ranks of twice 1 and twice 2"
 
-output_key = [torch.randn(3, 4), torch.randn(3, 4)]
+features = [torch.randn(3, 4), torch.randn(3, 4)]
 edge = next(edge for edge in expand(parse_recipe(CONTRAST)) if edge.spec.loss == "crd")
 edge_loss = EdgeLoss(edge, build_loss("crd", learner_shape=(4,), source_shape=(4,)), lambda epoch: 1.0, comm=comm, unlabelled=True)
-spoken = {"a": {"logits": output_key[0]}, "b": {"logits": output_key[1]}}
+outputs = {"a": {"logits": features[0]}, "b": {"logits": features[1]}}
 labels = torch.tensor([0, 1, 0]) if comm.rank == 0 else torch.tensor([-1, -1, -1])
-value = edge_loss.value(spoken["a"], spoken, labels, count=3, seed=0)
+value = edge_loss.forward(outputs["a"], outputs, Selections(labels), MicroBatchContext(3, seed=0))
 if comm.rank == 0:
-    alone = edge_loss.loss(output_key[0], output_key[1], labels)
+    alone = edge_loss.loss(features[0], features[1], labels)
     torch.testing.assert_close(value, alone, msg="the other rank's images without labels are no negatives")
 else:
     assert value == 0

@@ -7,7 +7,7 @@ import yaml
 from attacks import record
 from support import digests, run, tiny_document
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 RECIPE = tiny_document(
     data={"dataset": "digits", "image_size": 8, "batch_size": 16, "subset": 80, "augment": [{"name": "random_crop", "padding": 1}]},

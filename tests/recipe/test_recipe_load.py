@@ -9,20 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pair import BASE
 
 from mutual.recipe import Peer, RecipeError, dump_recipe, load_recipe, parse_recipe
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
-BASE = """\
-name: test
-peers:
-  a: {model: pplcnet_x0_25}
-  b: {model: pplcnet_x0_25}
-objectives:
-  - {loss: cross_entropy}
-"""
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ class Communicator:
         Example:
             >>> comm = Communicator(rank=0, size=1, device=torch.device("cpu"))
             >>> with comm.raise_together():
-            ...     content = "name: pair" if comm.is_main else None
+            ...     num_threads = torch.get_num_threads()  # what may raise InputError or OSError on some ranks
         """
         error = None
         try:

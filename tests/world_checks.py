@@ -53,13 +53,13 @@ first, second, both = comm.split([[0], [1], [0, 1]])
 assert (first is None) == (comm.rank == 1)
 assert (second is None) == (comm.rank == 0)
 alone = first or second
-assert alone.team is not None, "one rank of several has a process group of its own: torch takes None for all"
-assert (alone.size, dist.get_world_size(alone.team)) == (1, 1)
-assert dist.get_process_group_ranks(alone.team) == [comm.rank]
-assert dist.get_world_size(both.team) == 2
-assert Communicator(0, 1, torch.device("cpu")).team is None
+assert alone.process_group is not None, "one rank of several has a process group of its own: torch takes None for all"
+assert (alone.size, dist.get_world_size(alone.process_group)) == (1, 1)
+assert dist.get_process_group_ranks(alone.process_group) == [comm.rank]
+assert dist.get_world_size(both.process_group) == 2
+assert Communicator(0, 1, torch.device("cpu")).process_group is None
 (pair,) = Communicator(comm.rank, 2, comm.device, timeout=timedelta(seconds=77)).split([[1, 0]])
-assert pair.team._get_backend(comm.device).options._timeout == timedelta(seconds=77)
+assert pair.process_group._get_backend(comm.device).options._timeout == timedelta(seconds=77)
 
 normed = {"model": "support:tiny", "args": {"norm": True}}
 for placement, members, layer in (("parallel", 1, nn.BatchNorm2d), ("replicated", 2, nn.SyncBatchNorm)):

@@ -289,7 +289,7 @@ def test_every_recipe_builds_and_trains(path, tmp_path):
         "dataset": "fake",
         "num_train": 8,
         "num_val": 4,
-        "image_size": size if "coatnet" in path else min(size, 64),
+        "image_size": size if "coatnet" in path else min(size, 48),
         "channels": 1 if recipe.data.dataset in ("digits", "mnist", "fashion_mnist") else 3,
         "batch_size": 4,
         "num_classes": 1000 if "imagenet" in path else recipe.data.num_classes or 10,

@@ -71,7 +71,7 @@ def test_both_placements_are_measured_side_by_side(tmp_path):
         predicted = cost["predicted"]
         assert predicted["gradient_bytes"] == pytest.approx(cost["gradient_bytes"])
         assert predicted["exchange_bytes"] == cost["exchange_bytes"]
-        assert predicted["held_bytes"] == pytest.approx(cost["state_bytes"] + cost["saved_bytes"], rel=0.2)
+        assert predicted["memory_bytes"] == pytest.approx(cost["state_bytes"] + cost["saved_bytes"], rel=0.2)
 
 
 PROFILE = PeerProfile(fixed_seconds=1.0, image_seconds=0.5, step_seconds=0.25, gradient_bytes=1000, state_bytes=3000, saved_bytes=10.0)

@@ -92,3 +92,37 @@ def shared(num_classes, in_channels):
     if not SHARED:
         SHARED.append(TinyNet(num_classes, in_channels))
     return SHARED[0]
+
+
+class Unsteady(TinyNet):
+    """Does what it should not in eval mode alone: other classes, a tuple, or an error of this name."""
+
+    def __init__(self, num_classes, in_channels, *, fault):
+        super().__init__(num_classes, in_channels)
+        self.fault = fault
+
+    def forward(self, images):
+        logits = super().forward(images)
+        if self.training:
+            return logits
+        if self.fault == "classes":
+            return logits[:, 1:]
+        if self.fault == "tuple":
+            return logits, logits
+        raise {"value": ValueError, "key": KeyError}[self.fault]("strange")
+
+
+class Narrowing(TinyNet):
+    """Has one class less in training mode."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return logits[:, 1:] if self.training else logits
+
+
+class Shifted(TinyNet):
+    """The statistics of its BatchNorm are not those of a fresh one."""
+
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes, in_channels, norm=True)
+        nn.init.constant_(self.norm.bias, -2.0)

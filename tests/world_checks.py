@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from unittest.mock import patch
 
+import pytest
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -11,8 +12,8 @@ from support import tiny_document
 from torch import nn
 
 from mutual.engine.runtime.launch_settings import LaunchSettings
-from mutual.group import Communicator, build_group, expand
-from mutual.group.edges.edge_loss import EdgeLoss, MicroBatchContext
+from mutual.group import Communicator, MicroBatchContext, build_group, expand
+from mutual.group.edges.edge_loss import EdgeLoss
 from mutual.group.edges.selection import Selections
 from mutual.objectives import build_loss
 from mutual.recipe import parse_recipe
@@ -26,6 +27,7 @@ CONTRAST = {
 accelerator = Accelerator(cpu=True)
 comm = Communicator(accelerator.process_index, accelerator.num_processes, accelerator.device)
 assert comm.size == 2
+assert comm.is_main == (comm.rank == 0)
 mine = torch.tensor([float(comm.rank), 10.0])
 
 assert comm.all_reduce_sum(mine).tolist() == [1.0, 20.0]
@@ -39,6 +41,27 @@ assert rows[:, 0].tolist() == [0.0, 0.0, 1.0]
 assert places.tolist() == [0, 1, 0]
 assert first == 2 * comm.rank
 assert comm.all_gather_rows([ragged[:0]])[0][0].shape == (0, 3), "nothing anywhere is nothing"
+
+before = comm.traffic.global_calls
+(rows,), first = comm.all_gather_rows([ragged], [2, 1])
+assert (rows[:, 0].tolist(), first) == ([0.0, 0.0, 1.0], 2 * comm.rank)
+assert comm.traffic.global_calls == before + 1, "counts that are known are not asked for"
+
+assert comm.all_gather_bytes(b"ab" * comm.rank) == [b"", b"ab"]
+assert comm.all_gather_json({"rank": comm.rank}) == [{"rank": 0}, {"rank": 1}]
+before = comm.traffic.subgroup_calls
+if comm.is_main:
+    comm.send(b"a message", to=1)
+else:
+    assert comm.receive(source=0) == b"a message"
+assert comm.traffic.subgroup_calls == before + 1
+
+before = comm.traffic.global_calls
+counts = ([1, 2], [1, 3]) if comm.is_main else ([3, 1], [2, 1])
+sent = torch.arange(sum(counts[0])) + 10 * comm.rank
+arrived = comm.all_to_all(sent, *counts).wait()
+assert arrived.tolist() == ([0, 10, 11, 12] if comm.is_main else [1, 2, 13])
+assert (comm.traffic.global_calls, comm.traffic.subgroup_calls) == (before + 1, 0), "messages are counted since the last of all"
 
 image = torch.arange(24.0).reshape(1, 2, 3, 4) + 100 * comm.rank
 laid_out = image.to(memory_format=torch.channels_last) if comm.rank == 0 else image
@@ -58,6 +81,15 @@ assert alone.process_group is not None, "one rank of several has a process group
 assert (alone.size, dist.get_world_size(alone.process_group)) == (1, 1)
 assert dist.get_process_group_ranks(alone.process_group) == [comm.rank]
 assert dist.get_world_size(both.process_group) == 2
+assert (both.rank, both.size) == (comm.rank, 2)
+assert both.process_group is comm.process_group, "all are no group of their own"
+assert [comm.split([[comm.rank]])[0].rank, *(each is None for each in comm.split([[1 - comm.rank]]))] == [0, True]
+same = comm.split([[0, 1], [1, 0], [1, 0]])
+assert [each.rank for each in same] == [comm.rank, 1 - comm.rank, 1 - comm.rank]
+assert same[1].process_group is same[2].process_group
+before = comm.traffic.subgroup_calls
+assert same[1].all_reduce_sum(mine).tolist() == [1.0, 20.0]
+assert comm.traffic.subgroup_calls == before + 1
 assert Communicator(0, 1, torch.device("cpu")).process_group is None
 (pair,) = Communicator(comm.rank, 2, comm.device, timeout=timedelta(seconds=77)).split([[1, 0]])
 assert pair.process_group._get_backend(comm.device).options._timeout == timedelta(seconds=77)
@@ -82,21 +114,45 @@ comm.average_buffers([norm])
 assert norm.running_mean.tolist() == [0.5] * 3
 assert norm.num_batches_tracked == 7
 
+before = comm.traffic.global_calls
+comm.average_buffers([nn.Linear(2, 2)])
+assert comm.traffic.global_calls == before, "there is nothing to average"
+
 model = comm.wrap_ddp(nn.Linear(2, 1, bias=False))
+before, bytes_before = comm.traffic.global_calls, comm.traffic.gradient_bytes
 with comm.no_sync([model]):
     model(torch.full((1, 2), comm.rank + 1.0)).sum().backward()
 assert model.module.weight.grad.tolist() == [[comm.rank + 1.0] * 2], "gradients stay local"
+assert comm.traffic.global_calls == before
 model(torch.full((1, 2), comm.rank + 1.0)).sum().backward()
 assert model.module.weight.grad.tolist() == [[3.0] * 2], "the mean over the ranks of twice 1 and twice 2"
+assert comm.traffic.global_calls == before + 1
+assert comm.traffic.gradient_bytes == bytes_before + 2 * 4, "as a ring of two sends 2 numbers in float32"
 
-features = [torch.randn(3, 4), torch.randn(3, 4)]
+
+def fail_on_rank_1():
+    with comm.raise_together():
+        if comm.rank == 1:
+            raise OSError(28, "No space left on device", "runs/x")
+
+
+with pytest.raises(OSError, match="No space left on device: 'runs/x'"):
+    fail_on_rank_1()
+with comm.raise_together():
+    pass
+
+store = comm.store("checks")
+store.set(f"from {comm.rank}", str(comm.rank))
+assert store.get(f"from {1 - comm.rank}") == b"%d" % (1 - comm.rank)
+
+output_key = [torch.randn(3, 4), torch.randn(3, 4)]
 edge = next(edge for edge in expand(parse_recipe(CONTRAST)) if edge.spec.loss == "crd")
 edge_loss = EdgeLoss(edge, build_loss("crd", learner_shape=(4,), source_shape=(4,)), lambda epoch: 1.0, comm=comm, unlabelled=True)
-outputs = {"a": {"logits": features[0]}, "b": {"logits": features[1]}}
+spoken = {"a": {"logits": output_key[0]}, "b": {"logits": output_key[1]}}
 labels = torch.tensor([0, 1, 0]) if comm.rank == 0 else torch.tensor([-1, -1, -1])
-value = edge_loss.forward(outputs["a"], outputs, Selections(labels), MicroBatchContext(3, seed=0))
+value = edge_loss.forward(spoken["a"], spoken, Selections(labels), MicroBatchContext(num_valid=3, seed=0))
 if comm.rank == 0:
-    alone = edge_loss.loss(features[0], features[1], labels)
+    alone = edge_loss.loss(output_key[0], output_key[1], labels)
     torch.testing.assert_close(value, alone, msg="the other rank's images without labels are no negatives")
 else:
     assert value == 0
@@ -112,6 +168,8 @@ assert poll(wanted=False)
 assert not poll(wanted=False)
 assert not poll.drain()
 
+before = comm.traffic.global_calls
 comm.barrier()
+assert comm.traffic.global_calls == before + 1
 print("world checks hold")  # noqa: T201
 accelerator.end_training()

@@ -203,7 +203,7 @@ class Group:
             if index not in self._has_local_sources:
                 add(index, source_outputs)
         for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
-            losses[name] = losses[name] + outputs[name][LOGITS].flatten()[:0].sum()  # no value is read: logits may overflow in fp16
+            losses[name] = losses[name] + outputs[name][LOGITS][:0].sum()  # no value is read: logits may overflow in fp16
         logits = {name: output[LOGITS][: context.num_valid].detach().float() for name, output in outputs.items()}
         return GroupOutput(losses, edge_losses, logits)
 

@@ -7,8 +7,9 @@ import torch
 from support import build, tiny_document
 
 from mutual.data import to_inputs
-from mutual.group import Group, MicroBatchContext
+from mutual.group import Group, MicroBatchContext, merge_outputs
 from mutual.group.exchange import Placement
+from mutual.group.group import GroupOutput
 
 THREE = {name: {"model": "support:double"} for name in "abc"}
 
@@ -93,6 +94,31 @@ def test_what_comes_from_other_ranks_is_read_when_it_has_arrived(monkeypatch):
     assert found.logits.keys() == {"a"}
     found.losses["a"].backward()
     assert all(parameter.grad is None for parameter in group.peers["b"].parameters())
+
+
+def test_averages_of_ones_own_peers_travel_too():
+    objectives = [{"loss": "cross_entropy"}, {"loss": "l2", "sources": "peers_ema"}]
+    _, data, group, _ = build(tiny_document(objectives=objectives, train={"ema": 0.9}))
+    images, _ = first_batch(data)
+    exchange = Exchange({"b.ema": group.forward_without_side_effects("b.ema", images, seed=0)})
+    whole, found = forward(group, data), forward(half(group, "a", exchange), data)
+    assert exchange.sent == [(["a", "a.ema"], 17)]
+    torch.testing.assert_close(found.losses["a"], whole.losses["a"])
+
+
+def test_outputs_of_several_turns_are_one():
+    turns = [GroupOutput({name: index}, {index: index}, {name: index}) for index, name in enumerate("ab")]
+    merged = merge_outputs(turns)
+    assert (merged.losses, merged.edge_losses, merged.logits) == ({"a": 0, "b": 1}, {0: 0, 1: 1}, {"a": 0, "b": 1})
+
+
+def test_the_losses_of_some_learners_alone_are_computed():
+    _, data, group, _ = build(tiny_document(objectives=[{"loss": "cross_entropy"}, {"loss": "dml"}]))
+    images, labels = first_batch(data)
+    outputs = {name: group.forward_peer(name, images, seed=0) for name in "ab"}
+    found = group.compute_losses(outputs, outputs, labels, MicroBatchContext(len(labels), seed=0), learners=["b"])
+    assert found.losses.keys() == {"b"}
+    assert {group.edges[index].learner for index in found.edge_losses} == {"b"}
 
 
 def test_predictions_of_other_ranks_stand_beside_ones_own():

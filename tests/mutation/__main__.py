@@ -10,6 +10,7 @@ import argparse
 import ast
 import os
 import random
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -58,18 +59,23 @@ def _arguments() -> argparse.Namespace:
 def _choose(arguments: argparse.Namespace) -> list[tuple[ast.Module, Mutant]]:
     equivalents = yaml.safe_load((Path(__file__).parent / "equivalent.yaml").read_text())
     files = [file for path in arguments.paths for file in (sorted(path.resolve().rglob("*.py")) if path.is_dir() else [path.resolve()])]
-    again = None if arguments.again is None else arguments.again.read_text()
+    again = None if arguments.again is None else set(map(_without_line, arguments.again.read_text().splitlines()))
     found = []
     for file in files:
         path, tree = file.relative_to(ROOT), ast.parse(file.read_text())
         for mutant in find_mutants(path, tree):
-            asked = arguments.only in _shown(mutant) and (again is None or f"): {_shown(mutant)}\n" in again)
+            asked = arguments.only in _shown(mutant) and (again is None or _without_line(_shown(mutant)) in again)
             if asked and not any(_is_listed(entry, mutant) for entry in equivalents):
                 found.append((tree, mutant))
     if arguments.sample is not None and arguments.sample < len(found):
         kept = sorted(random.Random(arguments.seed).sample(range(len(found)), arguments.sample))
         found = [found[index] for index in kept]
     return found
+
+
+def _without_line(shown: str) -> str:
+    """Returns a mutant as it is shown, without what was said of it and without its line's number, which changes with others."""
+    return re.sub(r"^.*\): |(?<=\.py):\d+", "", shown)
 
 
 def _is_listed(entry: dict[str, str], mutant: Mutant) -> bool:

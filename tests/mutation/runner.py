@@ -53,7 +53,7 @@ class Runner:
     """A pytest plugin that runs mutants in place of the tests."""
 
     def __init__(self, mutants: Sequence[tuple[ast.Module, Mutant]], *, jobs: int, budget: float, record: Path | None) -> None:
-        """Each mutant gets tests of at most `budget` seconds together; what they execute is kept in `record`."""
+        """Each mutant gets its module's tests, and others for `budget` seconds together; what all execute is kept in `record`."""
         self.mutants = mutants
         self.jobs = jobs
         self.budget = budget
@@ -103,7 +103,7 @@ class Runner:
         return [Test(numbers[name], **known[name]) for name in numbers if name in known]
 
     def _reaching(self, tests: Sequence[Test], mutant: Mutant, items: Sequence[pytest.Item]) -> list[Test]:
-        """Returns the tests that execute the mutant's lines: first those of its module, then those of its package, the quickest first."""
+        """Returns tests that execute the mutant's lines: all of its module, then of its package and others within the budget."""
         wanted, path = set(mutant.lines), str(mutant.path)
         reaching = [test for test in tests if not wanted.isdisjoint(test.lines.get(path, ()))]
         folder = Path("tests", *mutant.path.parts[1:-1])
@@ -115,9 +115,10 @@ class Runner:
 
         chosen, seconds = [], 0.0
         for test in sorted(reaching, key=order):
-            seconds += test.seconds
-            if chosen and seconds > self.budget:
-                break
+            if order(test)[0]:
+                seconds += test.seconds
+                if chosen and seconds > self.budget:
+                    break
             chosen.append(test)
         return chosen
 

@@ -77,10 +77,9 @@ class TransferPlan:
         self.specs = specs
         ranks = range(placement.world_size)
         self._output_keys = {
-            (sender, receiver): [key for key in requirements[receiver] if _is_sent(placement, peer_of(key.source), sender, receiver)]
+            (sender, receiver): [key for key in requirements[receiver] if sender in placement.sender_ranks[peer_of(key.source)]]
             for sender in ranks
             for receiver in ranks
-            if sender != receiver
         }
         sent = {key for keys in self._output_keys.values() for key in keys}
         widest = torch.float32
@@ -122,7 +121,7 @@ class TransferPlan:
         sender_rows, receiver_rows = self.rows(sender, size), self.rows(receiver, size)
         rows = max(sender_rows[0], receiver_rows[0]), min(sender_rows[1], receiver_rows[1])
         num_rows = rows[1] - rows[0]
-        for key in self._output_keys.get((sender, receiver), ()) if num_rows > 0 else ():
+        for key in self._output_keys[sender, receiver] if num_rows > 0 else ():
             payload, (shape, dtype) = self._requirements[receiver][key], self.specs[key]
             if payload is SourcePayload.DISTANCES and rows == receiver_rows and num_rows < prod(shape):
                 arrives_as, wide = OutputKey(key.source, distances_key(key.path)), torch.promote_types(dtype, torch.float32)
@@ -173,7 +172,3 @@ def is_scoring_rank(placement: Placement, rank: int) -> bool:
 
 def _elsewhere(placement: Placement, rank: int, requirements: RequiredOutputs) -> RequiredOutputs:
     return {key: payload for key, payload in requirements.items() if rank not in placement.replica_ranks[peer_of(key.source)]}
-
-
-def _is_sent(placement: Placement, peer: str, sender: int, receiver: int) -> bool:
-    return receiver not in placement.replica_ranks[peer] and sender in placement.sender_ranks[peer]

@@ -107,7 +107,7 @@ class Peer:
     def forward_without_side_effects(self, images: Tensor) -> Outputs:
         """Returns the outputs in the present mode, without gradients and without updating BatchNorm statistics."""
         with _statistics_kept(self.tapped):
-            outputs: Outputs = self.train_module(images) if self.frozen else self.tapped(images)
+            outputs: Outputs = self.tapped(images)
         return outputs
 
 

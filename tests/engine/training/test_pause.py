@@ -24,6 +24,7 @@ def decide(ahead, behind, labels=LABELS, parts=1):
 def test_the_threshold_is_the_papers():
     assert threshold(0.4, 1.2) == pytest.approx(1.2 - math.exp(-0.4 / 1.6) * 0.4)
     assert threshold(0.0, 0.0) == 0
+    assert threshold(0.1, 0.3) == pytest.approx(0.3 - math.exp(-0.25) * 0.1)
 
 
 def test_a_peer_close_to_the_other_learns_and_one_far_ahead_waits():
@@ -49,6 +50,41 @@ def test_the_share_of_paused_updates_is_told_once():
         pause_selector.select_paused_peer()
     assert pause_selector.flush() == {"paused/a": 0.5}
     assert pause_selector.flush() == {}
+
+
+def distances(logits, labels=LABELS, **spec):
+    """The sums of gap, of the stronger's and of the weaker's error, and the number of images, as a selector adds them up."""
+    selector = PauseSelector(Pause(peer="a", versus="b", **spec), WORLD)
+    selector.add(logits, labels)
+    return [*selector._sums.tolist(), selector._num_images]
+
+
+def test_distances_are_of_softened_probabilities_and_of_labelled_images():
+    logits = {name: torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)) for seed, name in enumerate("ab")}
+    p, q = ((each / 2).softmax(1) for each in logits.values())
+    expected = [(p - q).abs().sum(), (p - TRUTH).abs().sum(), (q - TRUTH).abs().sum(), 4]
+    assert distances(logits, temperature=2.0) == pytest.approx([float(each) for each in expected])
+    assert distances(logits, TRUTH, temperature=2.0) == pytest.approx([float(each) for each in expected]), "soft labels"
+    padded = torch.cat([LABELS, torch.tensor([2, 2])])
+    assert distances(logits, padded, temperature=2.0) == pytest.approx([float(each) for each in expected]), "padding has no logits"
+
+
+def test_each_update_is_decided_by_its_own_images():
+    generator = torch.Generator().manual_seed(1)
+    behind = torch.randn(4, 4, generator=generator)
+    selector = PauseSelector(Pause(peer="a", versus="b"), WORLD)
+    for ahead, verdict in ((3 * TRUTH.roll(1, 1), "a"), (behind, None), (3 * TRUTH.roll(1, 1), "a")):
+        selector.add({"a": ahead, "b": behind}, LABELS)
+        assert selector.select_paused_peer() == verdict
+    assert selector.select_paused_peer() is None, "no image has a label"
+    assert selector.flush() == {"paused/a": 0.5}
+
+
+def test_without_a_pause_nothing_is_added_up():
+    selector = PauseSelector(None, WORLD)
+    selector.add({}, LABELS)
+    assert selector.select_paused_peer() is None
+    assert selector.flush() == {}
 
 
 def test_images_without_a_label_say_nothing():

@@ -40,6 +40,8 @@ def test_a_learning_rate_under_the_least_one_stays_as_it_is(name):
 def test_a_warmup_longer_than_the_training_never_ends():
     assert rates(name="cosine", warmup_epochs=10) == pytest.approx([0.5 * (update + 1) / 40 for update in range(40)])
     assert rates(name="cosine", warmup_epochs=20) == pytest.approx([0.5 * (update + 1) / 80 for update in range(40)])
+    schedule = build_schedule(Schedule(name="cosine", warmup_epochs=10), lr=0.5, updates_per_epoch=4, epochs=10)
+    assert schedule(40) == 0.5, "what a benchmark asks for beyond the last update"
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])
@@ -178,6 +180,84 @@ def test_the_trial_moves_no_parameter_of_the_peer():
         for mine, other in zip(peer.model.parameters(), plain.peers[name].model.parameters(), strict=True):
             assert torch.equal(mine, other)
             assert mine.grad is None
+
+
+def stepping(precision="no", **changes):
+    """A peer with a gradient of ones, and its optimizer."""
+    document = tiny_document(peers={"a": {"model": "support:tiny"}}, objectives=[CE], optimizer={"name": "sgd", "lr": 0.5})
+    _, _, group, train_step = build({**document, "train": {"precision": precision, **changes}})
+    peer, optimizer = group.peers["a"], train_step._optimizers["a"]
+    loss = optimizer.scale(sum(parameter.sum() for parameter in peer.parameters()))
+    loss.backward()
+    return peer, optimizer
+
+
+@pytest.mark.parametrize("precision", ["no", "fp16"])
+@pytest.mark.parametrize(("clip", "measure"), [(None, False), (None, True), (0.5, False), (1e6, True)])
+def test_a_step_unscales_measures_clips_and_clears(precision, clip, measure):
+    peer, optimizer = stepping(precision, clip_grad_norm=clip)
+    before = [parameter.detach().clone() for parameter in peer.parameters()]
+    norm = math.sqrt(sum(parameter.numel() for parameter in before))
+    optimizer.step(3, measure=measure)
+    assert (optimizer.grad_norm is None) == (clip is None and not measure)
+    if optimizer.grad_norm is not None:
+        assert optimizer.grad_norm.item() == pytest.approx(norm), "before clipping"
+    moved = 0.5 * (min(1.0, 0.5 / norm) if clip == 0.5 else 1.0)
+    for parameter, old in zip(peer.parameters(), before, strict=True):
+        torch.testing.assert_close(old - parameter.detach(), torch.full_like(old, moved), rtol=1e-4, atol=1e-6)
+        assert parameter.grad is None
+    assert optimizer.learning_rate == 0.5
+
+
+def test_a_step_takes_the_learning_rate_of_its_update_in_every_group():
+    _, optimizer = stepping()
+    optimizer.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 9.0})
+    optimizer._learning_rate = lambda update: 0.1 * (update + 1)
+    optimizer.step(4)
+    assert [group["lr"] for group in optimizer.optimizer.param_groups] == [0.5, 0.5]
+    assert optimizer.grad_norm is None, "it is measured where that is asked for"
+
+
+def test_a_step_moves_the_average_and_a_skip_moves_nothing():
+    peer, optimizer = stepping(ema=0.9)
+    before = {name: value.clone() for name, value in peer.model.state_dict().items()}
+    optimizer.skip()
+    assert all(parameter.grad is None for parameter in peer.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in peer.model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in peer.average.model.state_dict().items())
+    sum(parameter.sum() for parameter in peer.parameters()).backward()
+    optimizer.step(0)
+    for name, value in peer.average.model.state_dict().items():
+        torch.testing.assert_close(value, 0.9 * before[name] + 0.1 * peer.model.state_dict()[name])
+
+
+def test_a_restored_optimizer_goes_on_with_its_momentum():
+    optimizers = [stepping()[1] for _ in range(2)]
+    for optimizer in optimizers:
+        optimizer.optimizer.param_groups[0]["momentum"] = 0.9
+    optimizers[0].step(0)
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    states = [optimizer.optimizer.state_dict()["state"] for optimizer in optimizers]
+    assert states[0].keys() == states[1].keys() != set()
+    assert all(torch.equal(states[0][key]["momentum_buffer"], states[1][key]["momentum_buffer"]) for key in states[0])
+
+
+def test_weight_decay_has_one_group_unless_it_tells_parameters_apart():
+    parameters = list(nn.Linear(2, 2).parameters())
+    whole = build_optimizer(Optimizer(weight_decay=0.1), parameters).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in whole] == [(2, 0.1)]
+    none = build_optimizer(Optimizer(weight_decay=0.0, decay_norm_and_bias=False), parameters).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in none] == [(2, 0.0)]
+    biases = build_optimizer(Optimizer(weight_decay=0.1, decay_norm_and_bias=False), parameters[1:]).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in biases] == [(1, 0.0)], "no group is empty"
+
+
+def test_the_sections_fields_reach_the_optimizer():
+    parameters = list(nn.Linear(2, 2).parameters())
+    adam = build_optimizer(Optimizer(name="adamw", lr=0.3, betas=(0.8, 0.9), eps=1e-3, args={"amsgrad": True}), parameters).defaults
+    assert (adam["lr"], adam["betas"], adam["eps"], adam["amsgrad"]) == (0.3, (0.8, 0.9), 1e-3, True)
+    sgd = build_optimizer(Optimizer(name="sgd", momentum=0.7, nesterov=True), parameters).defaults
+    assert (sgd["momentum"], sgd["nesterov"]) == (0.7, True)
 
 
 @pytest.mark.parametrize("model", ["support:tiny", "support:double"])

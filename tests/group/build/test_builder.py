@@ -1,10 +1,26 @@
 """A group is checked when it is built: every mistake is one line that names the key path."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
-from support import build, tiny_document
+from support import WORLD, build, tiny_document
+from torch import nn
 
-from mutual.recipe import RecipeError
+from mutual.group import Communicator, MicroBatchContext, build_group, expand
+from mutual.group.build.builder import (
+    _build_losses,
+    _build_peer,
+    _build_peers,
+    _DataSpec,
+    _place_peers,
+    _source_statistics,
+    create_peer_model,
+)
+from mutual.models import ModelCard, create_model, model_bytes
+from mutual.objectives.adapters import margins_of
+from mutual.recipe import RecipeError, parse_recipe
 
 
 def edges_of(document):
@@ -72,3 +88,225 @@ def test_a_mistake_is_told_in_a_line(sections, message):
     with pytest.raises((RecipeError, ValueError), match=message) as caught:
         build(tiny_document(**sections))
     assert "\n" not in str(caught.value)
+
+
+NORMED = {"model": "support:tiny", "args": {"norm": True}}
+
+
+@pytest.mark.parametrize(
+    ("synchronized", "is_replicated", "frozen", "kind"),
+    [
+        (True, True, False, nn.SyncBatchNorm),
+        (True, True, True, nn.BatchNorm2d),
+        (True, False, False, nn.BatchNorm2d),
+        (False, True, False, nn.BatchNorm2d),
+    ],
+)
+def test_statistics_are_synchronized_where_several_processes_train_a_peer(synchronized, is_replicated, frozen, kind):
+    peers = {"a": {**NORMED, "frozen": frozen}, "b": NORMED}
+    recipe = parse_recipe(tiny_document(peers=peers, train={"sync_batchnorm": synchronized}))
+    data = _DataSpec(4, (), torch.zeros(2, 1, 8, 8))
+    assert type(_build_peer(recipe, expand(recipe), data, "a", is_replicated=is_replicated).model.norm) is kind
+
+
+def test_peers_stand_apart_where_the_recipe_says_so_and_there_are_several_ranks():
+    recipes = {name: parse_recipe(tiny_document(placement=name)) for name in ("replicated", "parallel")}
+    assert _place_peers(recipes["replicated"], 2).is_replicated
+    assert _place_peers(recipes["parallel"], 1).is_replicated
+    assert _place_peers(recipes["parallel"], 2).replica_ranks == {"a": (0,), "b": (1,)}
+    costly = tiny_document(placement="parallel")
+    costly["peers"] = {name: {"model": "support:tiny", "cost": cost} for name, cost in (("a", 1.0), ("b", 3.0))}
+    assert _place_peers(parse_recipe(costly), 3).replica_ranks == {"a": (0,), "b": (1, 2)}
+
+
+def test_only_peers_that_learn_have_an_average_and_it_has_the_taps_that_are_read_of_it():
+    peers = {"a": {"model": "support:double"}, "t": {"model": "support:double", "frozen": True}}
+    objectives = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": ["t"]}, {"loss": "l2", "sources": "ema", "at": "body"}]
+    group = build(tiny_document(peers=peers, objectives=objectives, train={"ema": 0.5, "ema_warmup": True, "evaluate_ema": False}))[2]
+    assert group.peers["t"].average is None
+    assert group.peers["t"].comm is None
+    average = group.peers["a"].average
+    assert group.peers["a"].comm is not None
+    assert group.forward_without_side_effects("a.ema", torch.zeros(2, 1, 8, 8), seed=0).keys() == {"logits", "body"}
+    assert group.forward_peer("t", torch.zeros(2, 1, 8, 8), seed=0).keys() == {"logits"}
+    before = average.model.head.bias.clone()
+    with torch.no_grad():
+        group.peers["a"].model.head.bias += 1
+    average.update(group.peers["a"].model, update=0)
+    torch.testing.assert_close(average.model.head.bias, before + 1, msg="with ema_warmup the first update is the whole way")
+    assert group.peers["a"].eval_model is group.peers["a"].model
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_weights_lie_in_the_format_that_the_recipe_says(channels_last):
+    peers = {"a": {"model": "support:double", "args": {"width": 6}}}
+    train = {"channels_last": channels_last, "ema": 0.5}
+    group = build(tiny_document(peers=peers, objectives=[{"loss": "cross_entropy"}], train=train))[2]
+    for model in (group.peers["a"].model, group.peers["a"].average.model):
+        assert model.body.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_a_path_is_looked_for_in_the_peer_that_is_read_there():
+    objectives = [{"loss": "cross_entropy"}, {"loss": "hint", "learners": ["a"], "at": "body", "source_at": "nowhere"}]
+    with pytest.raises(RecipeError, match=r"^objectives.1.at: peer 'b' \(support:double\) has no module 'nowhere'"):
+        build(tiny_document(objectives=objectives))
+
+
+def test_a_path_of_the_learner_is_looked_for_in_the_learner():
+    objectives = [{"loss": "cross_entropy"}, {"loss": "hint", "learners": ["a"], "at": "nowhere", "source_at": "body"}]
+    with pytest.raises(RecipeError, match=r"^objectives.1.at: peer 'a' \(support:double\) has no module 'nowhere'"):
+        build(tiny_document(objectives=objectives))
+
+
+def test_one_process_has_nothing_to_synchronize_and_nothing_that_was_not_asked_for():
+    objectives = [{"loss": "cross_entropy"}, {"loss": "ofd", "at": ["norm"], "learners": ["a"]}]
+    group = build(tiny_document(peers={"a": NORMED, "b": NORMED}, objectives=objectives, train={"sync_batchnorm": True}))[2]
+    for peer in group.peers.values():
+        assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in peer.tapped.modules())
+        assert peer.average is None
+        assert peer.tapped._compiled_call_impl is None
+    assert [len(peer.tapped.adapters) for peer in group.peers.values()] == [1, 0], "of losses with a trainable part alone"
+
+
+def test_a_loss_is_told_of_its_sources_batchnorm():
+    objectives = [{"loss": "cross_entropy"}, {"loss": "ofd", "at": ["norm"], "learners": ["a"]}]
+    document = tiny_document(peers={"a": NORMED, "b": {"model": "odd_models:Shifted"}}, objectives=objectives)
+    group = build(document)[2]
+    (loss,) = (each.loss for each in group.local_losses.values() if each.edge.sources)
+    torch.testing.assert_close(loss.adapter.margin0, margins_of(group.peers["b"].model, ["norm"])["margins"][0])
+    assert loss.adapter.margin0[0] < -2
+
+
+def test_peers_are_put_where_the_process_computes():
+    recipe = parse_recipe(tiny_document(train={"ema": 0.5}))
+    comm = Communicator(0, 1, torch.device("meta"))
+    group = build_group(recipe, comm, num_classes=4, in_channels=1, image_size=(8, 8))
+    for peer in group.peers.values():
+        assert {parameter.device.type for module in peer.modules for parameter in module.parameters()} == {"meta"}
+
+
+def test_pretrained_weights_are_asked_of_the_zoo_and_files_are_read(monkeypatch):
+    asked, read = [], []
+    monkeypatch.setattr("mutual.group.build.builder.create_model", lambda name, **arguments: asked.append(arguments["weights"]) or name)
+    monkeypatch.setattr("mutual.group.build.builder.load_weights", lambda model, path: read.append((model, path)))
+    for weights in (None, "pretrained", "a.safetensors"):
+        recipe = parse_recipe(
+            tiny_document(peers={"a": {"model": "timm/resnet10t", "weights": weights}}, objectives=[{"loss": "cross_entropy"}])
+        )
+        assert create_peer_model(recipe, "a", num_classes=4, in_channels=1) == "timm/resnet10t"
+    assert asked == [None, "pretrained", None]
+    assert read == [("timm/resnet10t", "a.safetensors")]
+
+
+def test_initial_weights_are_drawn_aside():
+    """Building a group leaves the generator as it was; the adapters' seeds know their edge's source."""
+    state = torch.get_rng_state()
+    peers = {name: {"model": "support:double"} for name in "abc"}
+    objectives = [{"loss": "cross_entropy"}, {"loss": "hint", "at": "body", "learners": ["a"]}]
+    group = build(tiny_document(peers=peers, objectives=objectives))[2]
+    assert torch.equal(torch.get_rng_state(), state)
+    of_b, of_c = (loss.loss.adapter.regressor.weight for loss in group.local_losses.values() if loss.edge.sources)
+    assert not torch.equal(of_b, of_c)
+
+
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Writes a weights file whose model has the classes in this order; returns its path and the model."""
+
+    def write(classes):
+        torch.manual_seed(0)
+        model = create_model("small_cnn", num_classes=4, in_channels=1)
+        card = ModelCard(
+            model="small_cnn", args={}, num_classes=4, in_channels=1, image_size=(8, 8), mean=(0.5,), std=(0.5,), class_names=classes
+        )
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes(model_bytes(model, card))
+        return path, model.eval()
+
+    return write
+
+
+def group_of(path, *, frozen, class_names=CLASSES):
+    peers = {"a": {"model": "small_cnn"}, "t": {"model": "small_cnn", "weights": str(path), "frozen": frozen}}
+    recipe = parse_recipe(tiny_document(peers=peers, objectives=[{"loss": "cross_entropy"}, {"loss": "kd", "learners": ["a"]}]))
+    return build_group(recipe, WORLD, num_classes=4, in_channels=1, image_size=(8, 8), class_names=class_names)
+
+
+def test_a_frozen_peers_outputs_are_read_by_the_names_of_its_classes(weights):
+    path, model = weights(("bee", "ant", "dog", "cat"))
+    images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = model(images).detach()
+    for class_names, columns in ((CLASSES, [1, 0, 3, 2]), ((), [0, 1, 2, 3])):
+        found = group_of(path, frozen=True, class_names=class_names).forward_peer("t", images, seed=0)["logits"]
+        torch.testing.assert_close(found, expected[:, columns])
+
+
+def test_a_trainable_peer_begins_with_weights_of_the_datas_classes_alone(weights):
+    path, model = weights(CLASSES)
+    start = group_of(path, frozen=False).peers["t"].model.state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
+    path, _ = weights(("bee", "ant", "dog", "cat"))
+    with pytest.raises(RecipeError, match=r"^peers.t.weights: .* another order, which only a frozen peer can have"):
+        group_of(path, frozen=False)
+    path, _ = weights(("bee", "ant", "dog", "cow"))
+    with pytest.raises(RecipeError, match=r"^peers.t.weights: "):
+        group_of(path, frozen=True)
+
+
+def rank_of_two(rank):
+    """Stands for one of two ranks that hold the same peers; what it gathers is what it has itself."""
+    return SimpleNamespace(rank=rank, size=2, is_main=rank == 0, raise_together=nullcontext, all_gather_json=lambda value: [value, value])
+
+
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_adapters_are_synchronized_as_their_learners_are(synchronized):
+    objectives = [{"loss": "cross_entropy"}, {"loss": "ofd", "at": ["norm"], "learners": ["a"]}]
+    document = tiny_document(peers={"a": NORMED, "b": NORMED}, objectives=objectives, train={"sync_batchnorm": synchronized})
+    recipe, comm = parse_recipe(document), rank_of_two(0)
+    edges, placement = expand(recipe), _place_peers(recipe, 2)
+    peers, specs = _build_peers(recipe, edges, comm, placement, _DataSpec(4, (), torch.zeros(2, 1, 8, 8)))
+    losses = _build_losses(recipe, edges, comm, placement, peers, specs)
+    norms = [layer for loss in losses.values() for layer in loss.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    assert [isinstance(norm, nn.SyncBatchNorm) for norm in norms] == [synchronized]
+    assert isinstance(peers["a"].model.norm, nn.SyncBatchNorm) == synchronized
+    held = {index for index, edge in enumerate(edges) if edge.loss_spec.from_model}
+    assert {int(index) for index in _source_statistics(recipe, edges, peers)} == held != set()
+    assert _source_statistics(recipe, edges, {"a": peers["a"]}) == {}, "of sources that are held elsewhere"
+
+
+def test_the_main_rank_alone_tells_what_a_dry_run_found(recwarn):
+    recipe = parse_recipe(tiny_document(peers={"a": {"model": "odd_models:Spare"}}, objectives=[{"loss": "cross_entropy"}]))
+    for rank, told in ((1, 0), (0, 1)):
+        _build_peers(recipe, expand(recipe), rank_of_two(rank), _place_peers(recipe, 2), _DataSpec(4, (), torch.zeros(2, 1, 8, 8)))
+        assert len([warning for warning in recwarn if "excluded" in str(warning.message)]) == told
+
+
+def test_a_peers_initial_weights_are_drawn_by_its_name():
+    recipe = parse_recipe(tiny_document())
+    first, again, other = (create_peer_model(recipe, name, num_classes=4, in_channels=1).head.weight for name in "aab")
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_images_without_a_label_are_passed_over_where_the_data_have_some(tmp_path):
+    document = tiny_document(objectives=[{"loss": "cross_entropy"}])
+    listed = {"dataset": "image_list", "root": str(tmp_path), "train_list": "a.txt", "val_list": "b.txt", "image_size": 8, "channels": 1}
+    labels = torch.tensor([2, -1, 1])
+    for data in ({**listed, "unlabelled": "c.txt"}, listed):
+        group = build_group(parse_recipe({**document, "data": data}), WORLD, num_classes=4, in_channels=1, image_size=(8, 8))
+        selected = {edge_loss._selector.labelled_only for edge_loss in group.local_losses.values()}
+        assert selected == {"unlabelled" in data}
+    context = MicroBatchContext(num_valid=3, seed=0)
+    with pytest.raises(IndexError):
+        group.forward(torch.zeros(3, 1, 8, 8), labels, context)
+
+
+def test_ensembles_are_as_wide_as_their_members_and_labels_are_read_by_logits_alone():
+    peers = {name: {"model": "support:double"} for name in "abc"}
+    objectives = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": "ensemble"}]
+    assert len(build(tiny_document(peers=peers, objectives=objectives))[2].local_losses) == 6
+    with pytest.raises(RecipeError, match=r"^objectives.1.at: a.stem has shape \(4, 4, 4\), which are no logits"):
+        build(tiny_document(objectives=[{"loss": "cross_entropy"}, {"loss": "cross_entropy", "at": "stem", "learners": ["a"]}]))

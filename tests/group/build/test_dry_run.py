@@ -6,7 +6,8 @@ import pytest
 import torch
 from support import build, tiny_document, train_epochs
 
-from mutual.recipe import RecipeError
+from mutual.group.build.dry_run import _named, dry_run
+from mutual.recipe import RecipeError, parse_recipe
 
 ALONE = [{"loss": "cross_entropy"}]
 
@@ -75,6 +76,7 @@ def test_the_dry_run_leaves_no_trace():
         ("Raising", {}, "peers.a.model: odd_models:Raising cannot take images of 1x8x8 in training mode: KeyError: 'targets'"),
         ("Bare", {}, "peers.a.model: odd_models:Bare has no parameter to train; a peer that only teaches is frozen: true"),
         ("Detached", {}, "peers.a.model: no parameter of odd_models:Detached reaches its outputs"),
+        ("Narrowing", {}, "peers.a.model: class counts differ: odd_models:Narrowing gives logits of shape (3,) in training mode, the data"),
         ("Held", {"train": {"ema": 0.9}}, "train.ema: odd_models:Held cannot be copied: TypeError: cannot pickle"),
     ],
 )
@@ -98,3 +100,53 @@ def test_a_teacher_without_parameters_teaches():
     objectives = [*ALONE, {"loss": "kd", "learners": ["a"], "sources": ["t"]}]
     group = train_epochs(tiny_document(peers=peers, objectives=objectives))
     assert all(value.isfinite().all() for value in group.peers["a"].model.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("classes", "class counts differ: odd_models:Unsteady gives logits of shape (3,), the data have 4 classes"),
+        ("tuple", "output 'logits' of odd_models:Unsteady is a tuple, not a tensor"),
+        ("value", "odd_models:Unsteady cannot take images of 1x8x8: strange"),
+        ("key", "odd_models:Unsteady cannot take images of 1x8x8: KeyError: 'strange'"),
+    ],
+)
+def test_a_model_that_goes_wrong_when_it_is_evaluated_is_one_line(fault, message):
+    peers = {"a": {"model": "odd_models:Unsteady", "args": {"fault": fault}}}
+    with pytest.raises(RecipeError) as caught:
+        build(tiny_document(peers=peers, objectives=ALONE))
+    assert str(caught.value) == f"peers.a.model: {message}"
+
+
+def trial(model, num_replicas, *, seed=0):
+    """What a dry run says of a peer that so many processes train."""
+    recipe, _, group, _ = build(document(model, seed=seed))
+    peers = list(group.peers.values())
+    for peer in peers:
+        peer.model.requires_grad_(True)
+    return dry_run(recipe, group.edges, peers, torch.zeros(2, 1, 8, 8), 4, num_replicas={"a": num_replicas}).notes
+
+
+def test_a_parameter_that_is_used_now_and_then_is_refused_where_processes_would_wait_for_it():
+    assert trial("Dropping", 1) == []
+    with pytest.raises(
+        RecipeError, match=r"odd_models:Dropping uses 2 parameters \(body.weight, body.bias\) in some forwards only, .* 2 proc"
+    ):
+        trial("Dropping", 2)
+
+
+def test_a_parameter_that_is_never_used_is_excluded_on_several_processes_too():
+    with pytest.warns(UserWarning, match="excluded"):
+        (note,) = trial("Spare", 2)
+    assert "depends on 2 parameters (spare.weight, spare.bias)" in note
+
+
+def test_averages_are_run_too_and_parameters_are_counted():
+    group = build(tiny_document(train={"ema": 0.5}))[2]
+    recipe = parse_recipe(tiny_document(train={"ema": 0.5}))
+    found = dry_run(recipe, group.edges, list(group.peers.values()), torch.zeros(2, 1, 8, 8), 4, num_replicas={"a": 1, "b": 1})
+    assert found.outputs.keys() == {"a", "a.ema", "b", "b.ema"}
+    assert not any(output.requires_grad for outputs in found.outputs.values() for output in outputs.values())
+    assert _named(["x"]) == "1 parameter (x)"
+    assert _named(["x", "y"]) == "2 parameters (x, y)"
+    assert _named(list("wxyz")) == "4 parameters (w, x, y, ...)"

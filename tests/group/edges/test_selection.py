@@ -4,8 +4,9 @@ import torch
 from support import build, tiny_document
 
 from mutual.data import to_inputs
-from mutual.group import MicroBatchContext
-from mutual.group.edges.selection import EnsembleReader, OutputReader, Selections, Selector
+from mutual.group import MicroBatchContext, expand
+from mutual.group.edges.selection import EnsembleReader, OutputReader, Selection, Selections, Selector, readers_of
+from mutual.recipe import parse_recipe
 
 LABELS = torch.tensor([0, 1, -1, 2])
 LOGITS = {"b": {"logits": torch.eye(3)[[0, 2, 1, 2]]}}
@@ -44,6 +45,38 @@ def test_an_ensemble_may_be_the_gate():
     outputs = LOGITS | {"c": {"logits": torch.zeros(4, 3)}}
     gate = EnsembleReader(("b", "c"), "mean")
     assert Selections(LABELS).get(Selector(True, gate), outputs).rows.tolist() == [0, 3]
+
+
+def test_what_is_read_is_detached_and_of_the_selected_rows():
+    whole = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    distances = torch.arange(16.0).view(4, 4)
+    outputs = {"b": {"logits": whole, "body": whole, "body:distances": distances}, "c": {"logits": whole.half()}}
+    selection = Selection(torch.tensor([0, 2]), LABELS[[0, 2]], 0.5)
+    reader = OutputReader("b", ("logits", "body"))
+    logits, between = reader.read(outputs, selection)
+    assert torch.equal(logits, whole[[0, 2]])
+    assert not logits.requires_grad
+    assert between.tolist() == [[0, 2], [8, 10]]
+    assert reader.reads_distances(outputs)
+    assert not OutputReader("b", ("logits",)).reads_distances(outputs)
+    ensemble = EnsembleReader(("b", "c"), "mean")
+    (mean,) = ensemble.read(outputs, selection)
+    torch.testing.assert_close(mean, whole[[0, 2]].detach(), rtol=1e-3, atol=1e-3)
+    assert (mean.dtype, mean.requires_grad) == (torch.float32, False)
+    assert ensemble.reads_distances(outputs) is False
+
+
+def test_only_edges_that_read_labels_skip_images_without_one():
+    objectives = [{"loss": "cross_entropy"}, {"loss": "kd", "learners": ["a"]}, {"loss": "l2", "learners": ["a"], "gate": "correct"}]
+    edges = {edge.objective: edge for edge in expand(parse_recipe(tiny_document(objectives=objectives)))}
+    selectors = {name: Selector.of(edge, unlabelled=True) for name, edge in edges.items()}
+    assert {name: selector.labelled_only for name, selector in selectors.items()} == {"cross_entropy": True, "kd": False, "l2": True}
+    assert selectors["l2"].gate == OutputReader("b", ("logits",))
+    assert selectors["kd"].gate is None
+    assert not any(Selector.of(edge, unlabelled=False).labelled_only for edge in edges.values())
+    ensemble = {"loss": "kd", "learners": ["a"], "sources": "ensemble", "ensemble": {"weighting": "naive", "own": True}}
+    (edge,) = (edge for edge in expand(parse_recipe(tiny_document(objectives=[objectives[0], ensemble]))) if edge.sources)
+    assert readers_of(edge) == [EnsembleReader(("a", "b"), "naive")]
 
 
 def test_edges_with_the_same_gate_share_one_selection(monkeypatch):

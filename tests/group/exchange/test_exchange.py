@@ -21,7 +21,7 @@ class Ranks:
     """Stands for ranks that exchange in one process: each starts before any waits."""
 
     def __init__(self, size):
-        self.size, self.sent, self.calls = size, {}, 0
+        self.size, self.sent, self.dtypes, self.calls = size, {}, set(), 0
 
     def comm(self, rank):
         comm = type("Comm", (), {"rank": rank, "size": self.size, "device": torch.device("cpu")})()
@@ -31,6 +31,8 @@ class Ranks:
     def _post(self, rank, outgoing, num_sent, num_received):
         self.calls += 1
         assert not outgoing.requires_grad
+        self.dtypes.add(outgoing.dtype)
+        assert len(self.dtypes) == 1, "also of a rank that sends nothing"
         self.sent[rank] = outgoing.split(list(num_sent))
         return type("Work", (), {"wait": lambda _: self._arrived(rank, num_received)})()
 
@@ -117,6 +119,21 @@ def test_vectors_and_distances_travel_in_place_of_feature_maps():
     relations = recipe_of({"loss": "rkd_distance", "at": "body", "learners": ["a"]})
     arrived, whole, _, _, _ = exchange(relations, 2)
     torch.testing.assert_close(arrived[0]["b"]["body:distances"], distances(whole["b"]["body"].detach()))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_one_edge_reads_whole_travels_whole(order):
+    objectives = [{"loss": name, "at": "body", "learners": ["a"]} for name in ("pefd", "hint", "rkd_angle")][::order]
+    arrived, whole, _, _, _ = exchange(recipe_of(*objectives), 2)
+    assert torch.equal(arrived[0]["b"]["body"], whole["b"]["body"])
+    assert arrived[0]["b"].keys() == {"body"}
+
+
+def test_a_rank_without_an_image_gets_padding_in_the_form_that_it_reads():
+    recipe = recipe_of({"loss": "pefd", "at": "body", "learners": ["b"]}, ranks={"a": 1, "b": 2})
+    arrived = exchange(recipe, 3, num_images=1)[0]
+    assert [each["a"]["body"].shape for each in arrived[1:]] == [(1, 3), (1, 3)]
+    assert not arrived[2]["a"]["body"].any()
 
 
 def test_the_first_peers_ranks_get_everyones_logits_to_score():

@@ -41,6 +41,9 @@ def test_costs_are_asked_for_only_where_they_decide():
     assert not needs_costs(recipe_of("ab", cost=1.0), 3), "the recipe says them"
     assert not needs_costs(recipe_of("ab", ranks={"a": 1}), 3), "what is left is one peer's"
     assert needs_costs(recipe_of("abc"), 2)
+    assert not needs_costs(recipe_of("abcd", ranks={"a": 1}), 4), "three are left for three"
+    assert needs_costs(recipe_of("abc", ranks={"a": 2}), 5), "three are left for two"
+    assert needs_costs(recipe_of("ab", ranks={"a": 1, "b": 1}), 3), "which do not fit; it is said where they are placed"
     assert not needs_costs(recipe_of("abt", frozen="t"), 2)
     assert not needs_costs(recipe_of("abt", frozen="t", ranks={"t": 1}), 3)
     assert not needs_costs(recipe_of("at", frozen="t", own="t"), 2)
@@ -50,6 +53,8 @@ def test_costs_are_asked_for_only_where_they_decide():
 def test_more_ranks_go_to_the_costlier_peer():
     assert teams(recipe_of("ab"), 3, b=2.0) == {"a": (0,), "b": (1, 2)}
     assert teams(recipe_of("ab"), 5, a=4.0) == {"a": (0, 1, 2, 3), "b": (4,)}
+    assert teams(recipe_of("ab"), 5, a=3.0, b=2.0) == {"a": (0, 1, 2), "b": (3, 4)}
+    assert teams(recipe_of("ab", ranks={"a": 1, "b": 2}), 3, a=9.0) == {"a": (0,), "b": (1, 2)}
     assert teams(recipe_of("ab", ranks={"a": 2}), 3, b=9.0) == {"a": (0, 1), "b": (2,)}
 
 

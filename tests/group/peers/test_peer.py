@@ -1,6 +1,7 @@
 """What a peer answers with, in which mode, and that it leaves nothing behind."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +63,13 @@ def test_a_distributed_peer_knows_its_processes():
     peer.distribute(WORLD)
     assert peer.comm is WORLD
     assert peer.train_module is peer.tapped, "one process needs no DDP"
+    assert not any(hasattr(layer, "process_group") for layer in peer.tapped.modules())
+    wrapped = nn.Identity()
+    comm = SimpleNamespace(process_group="these", wrap_ddp=lambda module: wrapped if module is peer.tapped else None)
+    peer.model.norm = nn.SyncBatchNorm(4)
+    peer.distribute(comm)
+    assert peer.train_module is wrapped
+    assert peer.model.norm.process_group == "these"
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -105,3 +113,28 @@ def test_a_frozen_peer_answers_alike_in_every_way():
     assert torch.equal(peer.forward_without_side_effects(images())["logits"], expected)
     assert torch.equal(peer.predict(images()), expected)
     assert peer.parameters() == []
+
+
+def test_instance_norms_with_statistics_answer_alike():
+    peer = peer_of()
+    peer.model.norm = nn.InstanceNorm2d(4, track_running_stats=True)
+    peer.train_module.train()
+    peer.train_module(3 + images())
+    peer.train_module.eval()
+    expected = peer.train_module(images())["logits"]
+    torch.testing.assert_close(peer.forward_without_side_effects(images())["logits"], expected)
+
+
+def test_a_frozen_peer_is_in_eval_mode_from_the_beginning():
+    peer = peer_of(frozen=True)
+    assert not any(module.training for module in peer.model.modules())
+
+
+def test_a_warm_averages_decay_grows_to_the_one_that_is_asked_for():
+    peer = peer_of()
+    average = MovingAverage(peer.model, decay=0.4, warmup=True)
+    before = average.model.head.bias.clone()
+    with torch.no_grad():
+        peer.model.head.bias += 1
+    average.update(peer.model, update=9)
+    torch.testing.assert_close(average.model.head.bias, before + 0.6)

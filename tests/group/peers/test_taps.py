@@ -64,6 +64,11 @@ def test_an_unknown_path_lists_the_near_ones(model, path):
         TappedModel(model, [path])
 
 
+def test_names_that_are_half_alike_are_near(model):
+    with pytest.raises(ValueError, match=r"^no module 'bolt'; near: body$"):
+        TappedModel(model, ["bolt"])
+
+
 def test_a_frozen_model_stays_in_eval_mode_inside_others(model):
     frozen = Frozen(TappedModel(model))
     holder = nn.Sequential(frozen)
@@ -114,3 +119,61 @@ def test_an_output_that_the_model_changes_in_place_is_copied():
         assert not torch.equal(outputs["layer1.0.bn2"], expected)
     outputs["layer1.0.bn2"].sum().backward()
     assert model.layer1[0].bn2.weight.grad.abs().sum() > 0
+
+
+def test_the_columns_of_the_classes_are_no_part_of_the_weights(model, images):
+    plain = model.eval()(images)
+    tapped = TappedModel(model, ["logits", "body"], columns=[2, 0, 1, 3]).eval()
+    assert "columns" not in tapped.state_dict()
+    outputs = tapped(images)
+    assert outputs.keys() == {"logits", "body"}
+    torch.testing.assert_close(outputs["logits"], plain[:, [2, 0, 1, 3]])
+    assert tapped.remove()(images).equal(plain)
+
+
+def test_what_a_failed_forward_kept_is_forgotten(model, images):
+    tapped = TappedModel(model, ["stem", "body"])
+    head, model.head = model.head, None
+    with pytest.raises(TypeError):
+        tapped(images)
+    body, model.body = model.body, nn.Identity()
+    model.head = head
+    assert tapped(images).keys() == {"logits", "stem"}
+    model.body = body
+
+
+class Twofold(nn.Module):
+    """Its first layer returns a tuple; the second changes its input in place."""
+
+    forwards = 0
+
+    def __init__(self):
+        super().__init__()
+        self.pair = Pair()
+        self.plain = nn.Flatten()
+
+    def forward(self, images):
+        self.forwards += 1
+        return self.plain(self.pair(images)[0])
+
+
+class Pair(nn.Module):
+    def forward(self, images):
+        return images * 2, images
+
+
+def test_a_probe_runs_once_where_nothing_is_changed_in_place(images):
+    model = Twofold()
+    tapped = TappedModel(model, ["pair", "plain"])
+    assert isinstance(tapped.probe(images)["pair"], tuple), "told where outputs are checked"
+    assert model.forwards == 1
+
+
+def test_only_what_is_changed_in_place_is_copied():
+    model = create_model("torchvision/resnet18", num_classes=4).eval()
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tapped = TappedModel(model, ["layer1.0.bn2", "layer1.0.conv1"])
+    tapped.probe(images)
+    seen = {}
+    model.layer1[0].conv1.register_forward_hook(lambda module, inputs, output: seen.update(output=output))
+    assert tapped(images)["layer1.0.conv1"] is seen["output"]

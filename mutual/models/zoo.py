@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,7 +19,9 @@ from mutual.models.small_cnn import SmallCNN
 from mutual.models.tutorials import TUTORIAL_MODELS
 from mutual.recipe import did_you_mean, first_line
 
-MODELS: dict[str, Factory] = {**PPLCNETS, "small_cnn": SmallCNN, "one": One, **TUTORIAL_MODELS}
+_TABLES: tuple[Mapping[str, Factory], ...] = (PPLCNETS, {"small_cnn": SmallCNN, "one": One}, TUTORIAL_MODELS)
+MODELS: dict[str, Factory] = {name: factory for table in _TABLES for name, factory in table.items()}
+assert len(MODELS) == sum(map(len, _TABLES)), "two models have one name"
 PRETRAINED = "pretrained"
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # in training mode they would answer with a tuple
 
@@ -93,7 +95,7 @@ def _from_timm(name: str, *, num_classes: int, in_channels: int, pretrained: boo
 def _timm_model(name: str, pretrained: bool, /, **arguments: Any) -> nn.Module:
     import timm
 
-    with _patience():
+    with _socket_timeout():
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
     return model
 
@@ -120,7 +122,7 @@ def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
     import torchvision.models
 
     try:
-        with _patience():
+        with _socket_timeout():
             state: dict[str, torch.Tensor] = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(
                 progress=False, check_hash=True
             )
@@ -137,7 +139,7 @@ def _unfetched(name: str, error: BaseException) -> ValueError:
 
 
 @contextmanager
-def _patience(seconds: float = 60.0) -> Iterator[None]:
+def _socket_timeout(seconds: float = 60.0) -> Iterator[None]:
     """Within it, a connection that says nothing for so long fails; by default torchvision waits for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(before or seconds)

@@ -59,7 +59,7 @@ class FailureMonitor:
             return None
         import mutual.group  # noqa: F401 - here, as two threads that import torch at once disturb each other
 
-        return cls(int(variables["RANK"]), int(variables["WORLD_SIZE"]))
+        return cls(int(rank), int(size))
 
     def close(self) -> None:
         """Ends the thread: from now on others may go."""

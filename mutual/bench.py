@@ -24,9 +24,9 @@ LATENCY = 20e-6
 """Seconds that a message takes to begin, in predictions: assumed."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") -> int:
     """Measures and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="mutual.bench", description="Measure step time and memory of recipes, in turn in one process.")
+    parser = argparse.ArgumentParser(prog=prog, description="Measure step time and memory of recipes, in turn in one process.")
     parser.add_argument("words", metavar="RECIPE|key.path=value", nargs="+", help="recipes, and fields to set in all of them")
     parser.add_argument("--rounds", type=int, default=20, help="updates of each recipe that are measured (the default is 20)")
     parser.add_argument(
@@ -45,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         recipes = [load_recipe(path, overrides) for path in paths]
+        from mutual.engine import check_inputs
+
+        for recipe in recipes:
+            check_inputs(recipe)
         from mutual.engine import Link, compare, json_text, predict_scaling
 
         if options.predict:

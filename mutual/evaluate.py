@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from mutual.engine import Scores
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate") -> int:
     """Evaluates and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="mutual.evaluate", description="Score a run's best weights on its validation images.")
+    parser = argparse.ArgumentParser(prog=prog, description="Score a run's best weights on its validation images.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
     parser.add_argument(
         "overrides", metavar="key.path=value", nargs="*", help="fields of the run's recipe to set otherwise, such as data.root"
@@ -29,9 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
 
     def command() -> None:
-        from mutual.engine import RunFolder, evaluate_run, json_text
+        from mutual.engine import RunFolder, check_data_present, json_text, peer_files
 
-        scores = evaluate_run(RunFolder(options.run), peer=options.peer, overrides=options.overrides, factories=options.factory)
+        folder = RunFolder(options.run)
+        recipe = folder.recipe(options.overrides)
+        files = peer_files(folder, options.peer, everyone="all")
+        check_data_present(recipe)
+        from mutual.engine import evaluate_run  # torch takes seconds to import, and a missing file is told without
+
+        scores = evaluate_run(recipe, files, factories=options.factory)
         print_main(json_text(scores) if options.json else table(scores))
 
     return run_command(command)

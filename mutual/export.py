@@ -11,9 +11,9 @@ from mutual.commandline import print_main, run_command
 from mutual.recipe import InputError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.export") -> int:
     """Exports and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="mutual.export", description="Write a trained peer as files to ship.")
+    parser = argparse.ArgumentParser(prog=prog, description="Write a trained peer as files to ship.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
     parser.add_argument("--peer", default="best", help="a peer's name, or best (the default)")
     parser.add_argument("--format", default="safetensors", help="one or more of safetensors,torch,onnx")
@@ -24,13 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def command() -> None:
-        from mutual.engine import RunFolder, export_model, peer_file
-        from mutual.models import read_model
+        from mutual.engine import RunFolder, peer_file
 
         folder = RunFolder(options.run)
         if options.output is not None and options.output.exists() and not options.output.is_dir():
             raise InputError(f"--output {options.output} is a file; give the folder to write to")
         file = peer_file(folder, options.peer)
+        from mutual.engine import export_model  # torch takes seconds to import, and a missing file is told without
+        from mutual.models import read_model
+
         model, card = read_model(file, factories=options.factory)
         written = export_model(model, card, options.output or folder.export, file.stem, formats=options.format.split(","))
         for path, difference in written.values():

@@ -1,18 +1,27 @@
-"""Classify images: `python -m mutual.predict RUN IMAGE_OR_FOLDER ... [--peer NAME|best|ensemble] [--topk 5] [--json]`."""
+"""Classify images: `python -m mutual.predict RUN IMAGE_OR_FOLDER ... [--peer NAME|best|ensemble] [--topk 5] [--json]`.
+
+In Python the module is called as a function: `mutual.predict(run, images)`; see `mutual.engine.predict`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from mutual.commandline import print_main, run_command
+from mutual.recipe import ENSEMBLE, printable
+
+if TYPE_CHECKING:
+    from mutual.engine import ImageLike, Prediction
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.predict") -> int:
     """Predicts and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="mutual.predict", description="Classify image files with a trained peer.")
+    parser = argparse.ArgumentParser(prog=prog, description="Classify image files with a trained peer.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
     parser.add_argument("images", metavar="IMAGE_OR_FOLDER", type=Path, nargs="+", help="image files, or folders that hold some")
     parser.add_argument("--peer", default="best", help="a peer's name, best (the default), or ensemble")
@@ -26,19 +35,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"argument --topk: {options.topk} must be at least 1")
 
     def command() -> None:
-        from mutual.engine import RunFolder, json_text, predict_images
-        from mutual.recipe import printable
+        from mutual.data import named_images
+        from mutual.engine import RunFolder, json_text, peer_files
 
-        found = predict_images(RunFolder(options.run), options.images, peer=options.peer, topk=options.topk, factories=options.factory)
-        for path, ranked in found:
+        folder = RunFolder(options.run)
+        recipe, files = folder.recipe(), peer_files(folder, options.peer, everyone=ENSEMBLE)
+        images = named_images(options.images)
+        from mutual.engine import Predictor  # torch takes seconds to import, and a missing file is told without
+
+        for found in Predictor(recipe, files, factories=options.factory)(images, topk=options.topk):
+            ranked = list(zip(found.classes, found.probabilities, strict=True))
             if options.json:
                 classes = [{"class": name, "probability": round(probability, 6)} for name, probability in ranked]
-                print_main(json_text({"image": str(path), "classes": classes}))
+                print_main(json_text({"image": str(found.image), "classes": classes}))
             else:
-                print_main(f"{printable(path)}  " + "  ".join(f"{name} {probability:.1%}" for name, probability in ranked))
+                print_main(f"{printable(found.image)}  " + "  ".join(f"{name} {probability:.1%}" for name, probability in ranked))
 
     return run_command(command)
 
+
+class _CallableModule(ModuleType):
+    """A module under the name of a function: `python -m mutual.predict` needs the one, and `mutual.predict(run, images)` the other."""
+
+    def __call__(
+        self,
+        run: str | Path,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        peer: str = "best",
+        topk: int | None = None,
+        factory: str | None = None,
+    ) -> list[Prediction]:
+        """Classifies images with a trained peer; see `mutual.engine.predict`."""
+        from mutual.engine import predict
+
+        return predict(run, images, peer=peer, topk=topk, factory=factory)
+
+
+sys.modules[__name__].__class__ = _CallableModule  # as Python's data model provides for modules
 
 if __name__ == "__main__":
     sys.exit(main())

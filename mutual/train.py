@@ -11,9 +11,9 @@ from mutual.commandline import print_main, run_command
 from mutual.recipe import load_recipe
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.train") -> int:
     """Trains and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="mutual.train", description="Train a group of peers from a recipe.")
+    parser = argparse.ArgumentParser(prog=prog, description="Train a group of peers from a recipe.")
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, such as recipes/dml_pplcnet.yaml")
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="fields of the recipe to set otherwise")
     mode = parser.add_mutually_exclusive_group()
@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         start_time = time.perf_counter()
         recipe = load_recipe(options.recipe, options.overrides)
+        from mutual.engine import check_inputs
+
+        check_inputs(recipe)
         from mutual.engine import fit  # torch takes seconds to import, and a wrong recipe is told without
 
         result = fit(recipe, resume=options.resume, overwrite=options.overwrite)

@@ -1,4 +1,4 @@
-"""What may happen to a training, done to it from inside: a kill in a write, a kill between two changes of its folder, a full disk.
+"""What may happen to a training, from inside: a kill in a write or between two changes of its folder, a disk that is full or gone.
 
 Each function arms the process that calls it; `forks.Job` calls them there.
 """
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from mutual.engine.storage import files
 
@@ -38,6 +40,18 @@ def fill_disk(number: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     _on_write(lambda count: count >= number, attack)
+
+
+def take_disk_away(monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """Files with this ending cannot be read any more: their handle on a network disk is stale."""
+    read_bytes = Path.read_bytes
+
+    def stale(path: Path) -> bytes:
+        if path.suffix == suffix:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
 
 
 def die_before_change(folder: Path, number: int) -> None:

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from io import TextIOWrapper
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -153,7 +152,7 @@ def _run(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(variables)
-    _encode(variables.get("PYTHONIOENCODING", "utf-8"))
+    _open_streams(variables.get("PYTHONIOENCODING", "utf-8"))
     sys.path.insert(0, str(cwd))
     sys.argv = [module, *arguments]
     if prepare is not None:
@@ -161,9 +160,8 @@ def _run(
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _encode(encoding: str) -> None:
-    """Sets the encoding of stdout and stderr as an interpreter that starts with this PYTHONIOENCODING does."""
+def _open_streams(encoding: str) -> None:
+    """Opens stdout and stderr as an interpreter does that starts with this PYTHONIOENCODING."""
     name, _, errors = encoding.partition(":")
-    for stream, handler in ((sys.stdout, errors or "strict"), (sys.stderr, "backslashreplace")):
-        assert isinstance(stream, TextIOWrapper)
-        stream.reconfigure(encoding=name, errors=handler)
+    sys.stdout = open(1, "w", encoding=name, errors=errors or "strict", closefd=False)  # noqa: SIM115, they stay open
+    sys.stderr = open(2, "w", 1, encoding=name, errors="backslashreplace", closefd=False)  # noqa: SIM115

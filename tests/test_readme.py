@@ -1,13 +1,110 @@
-"""The README names tests for its promises: each is there."""
+"""What the READMEs say can be done: each command is run or says why not, and each promise names a test that is there.
+
+A command stands in a fenced block of `sh` or `python`. A comment on the line before a block may hold, divided by semicolons:
+
+- `not run: REASON`
+- `without the installation`: of the virtual environment, which the tests are in already
+- `with: WORD ...`: PLACEHOLDER=value replaces what stands for something of the reader's, key.path=value is appended to each training
+- `needs: PATH`: a machine without it passes the block over
+- `file: NAME`: the block is written to this file instead of being run
+"""
 
 import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
-from support import ROOT
+import pytest
+from PIL import Image
+from support import ROOT, environment
+
+READMES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("README.md") if not {".git", ".venv", "runs"} & set(path.parts))
+COMMAND = re.compile(r"^ {4,}(accelerate|bash|curl|import|mutual|pip|pytest|python3?|sbatch|tensorboard|torchrun) ", re.MULTILINE)
+FENCED = re.compile(r"^(?:<!-- (?P<notes>.*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+SECONDS = 240
+"""A block takes a minute at most on a quiet machine."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block and what the comment before it says of it."""
+
+    language: str
+    code: str
+    notes: dict[str, str]
+
+    @property
+    def program(self) -> str:
+        """The code with what its notes put in."""
+        code = re.sub(r"^.*pip install [^&]*&& ", "", self.code) if "without the installation" in self.notes else self.code
+        appended = []
+        for word in self.notes.get("with", "").split():
+            name, _, value = word.partition("=")
+            if name.isupper():
+                code = re.sub(rf"\b{name}\b", value, code)
+            else:
+                appended.append(word)
+        return re.sub(r"((?:-m mutual\.|mutual )train .*?)( +#.*)?$", rf"\1 {' '.join(appended)}", code, flags=re.MULTILINE)
+
+
+def blocks(text: str) -> list[Block]:
+    found = []
+    for match in FENCED.finditer(text):
+        notes = dict(re.match(r"\s*([^:]*)(?::\s*(.*))?$", note).groups(default="") for note in (match["notes"] or "").split(";") if note)
+        found.append(Block(match["language"], match["code"], notes))
+    return found
+
+
+RUNNABLE = [path for path in READMES if any(block.language in ("sh", "python") for block in blocks((ROOT / path).read_text()))]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """What a reader has: the recipes, the launch files and a folder of images, `photos`."""
+    for name in ("recipes", "launch"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for index, part in enumerate(("train", "val")):
+        for shade, name in ((40, "cat"), (200, "dog")):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for number in range(8):
+                Image.new("RGB", (40, 40), (shade, number, index)).save(tmp_path / "photos" / part / name / f"{number}.png")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readme", RUNNABLE, ids=str)
+def test_the_commands_of_a_readme_run(readme, folder):
+    """In the order of the text, in one folder: what a command has written is there for the next."""
+    variables = environment()
+    variables |= {"PATH": f"{Path(sys.executable).parent}:{variables['PATH']}", "PYTHONPATH": f"{variables['PYTHONPATH']}:{folder}"}
+    for block in blocks((ROOT / readme).read_text()):
+        missing = "needs" in block.notes and not Path(block.notes["needs"]).exists()
+        if block.language not in ("sh", "python") or "not run" in block.notes or missing:
+            continue
+        if "file" in block.notes:
+            (folder / block.notes["file"]).write_text(block.program)
+            continue
+        program = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+        done = subprocess.run([*program, block.program], cwd=folder, env=variables, capture_output=True, text=True, timeout=SECONDS)
+        assert done.returncode == 0, f"{block.program}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("readme", READMES, ids=str)
+def test_every_command_of_a_readme_stands_where_it_is_run_or_says_why_not(readme):
+    text = (ROOT / readme).read_text()
+    found = COMMAND.search(FENCED.sub("", text))
+    assert not found, f"{found[0]!r}: put it into a fenced block of sh or python, or a synopsis into one of text"
+    for block in blocks(text):
+        known = {"not run", "without the installation", "with", "needs", "file"}
+        assert block.notes.keys() <= known, f"a note before a block: {block.notes.keys() - known}; known are {', '.join(sorted(known))}"
+        assert block.notes.get("not run", "a reason"), "say why it is not run"
 
 
 def test_every_promise_names_a_test_that_exists():
     file, named = "", []
-    for path, name in re.findall(r"`(tests/[\w/]+\.py)?::(test_\w+)`", (ROOT / "README.md").read_text()):
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)?::(test_\w+)`", (ROOT / "mutual/engine/README.md").read_text()):
         file = path or file
         named.append(name)
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"

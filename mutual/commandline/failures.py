@@ -50,12 +50,16 @@ class FailureMonitor:
     @classmethod
     def of_launch(cls) -> FailureMonitor | None:
         """Returns a new monitor, or None where the launcher started one process, or does not say where processes meet."""
-        said = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")}
-        if not all(said.values()) or not (said["WORLD_SIZE"].isdecimal() and said["RANK"].isdecimal()) or int(said["WORLD_SIZE"]) < 2:
+        variables = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")}
+        if (
+            not all(variables.values())
+            or not (variables["WORLD_SIZE"].isdecimal() and variables["RANK"].isdecimal())
+            or int(variables["WORLD_SIZE"]) < 2
+        ):
             return None
         import mutual.group  # noqa: F401 - here, as two threads that import torch at once disturb each other
 
-        return cls(int(said["RANK"]), int(said["WORLD_SIZE"]))
+        return cls(int(rank), int(size))
 
     def close(self) -> None:
         """Ends the thread: from now on others may go."""
@@ -64,7 +68,7 @@ class FailureMonitor:
     def report(self, message: str, code: int) -> int:
         """Posts what ends this process with exit code `code`; returns the code to end with when all that is known has been printed."""
         self._failing.set()
-        store = self._store or _connected(REPORT_TIMEOUT)
+        store = self._store or _connect(REPORT_TIMEOUT)
         try:
             if store is None:
                 raise ConnectionError
@@ -126,7 +130,7 @@ class FailureMonitor:
     def _watch(self) -> None:
         """Looks for a failure until this process ends, and ends it then."""
         while self._store is None:
-            self._store = _connected(600)  # process 0 may be a long time in coming
+            self._store = _connect(600)  # process 0 may be a long time in coming
             if self._ended.wait(POLL):
                 return
         store = self._store
@@ -172,7 +176,7 @@ def end_workers() -> None:
             child.kill()
 
 
-def _connected(timeout: float) -> Store | None:
+def _connect(timeout: float) -> Store | None:
     from mutual.group import launch_store  # torch takes seconds to import
 
     return launch_store("failures", timeout=timeout)

@@ -1,15 +1,22 @@
 """Data: the images of a recipe, in counted random order, as batches for the device."""
 
-from mutual.data.batch import BadImage, Batch, DataInfo, Mix, Window, mix, normalize, to_inputs
-from mutual.data.decoding import ImageError, load_image
-from mutual.data.fingerprint import data_changes
-from mutual.data.listing import IMAGE_SUFFIXES, image_files
-from mutual.data.module import DataModule, build_data, build_preprocess
-from mutual.data.plan import shard_bounds
-from mutual.data.transforms import ShapeError
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mutual.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from mutual.data.batch import BadImage, Batch, DataInfo, Mix, Window, mix, normalize, to_inputs
+    from mutual.data.decoding import ImageError, load_image, pixels
+    from mutual.data.fingerprint import data_changes
+    from mutual.data.listing import named_images
+    from mutual.data.module import DataModule, build_data, build_preprocess
+    from mutual.data.plan import shard_bounds
+    from mutual.data.presence import check_present
+    from mutual.data.transforms import ShapeError
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "BadImage",
     "Batch",
     "DataInfo",
@@ -20,11 +27,27 @@ __all__ = [
     "Window",
     "build_data",
     "build_preprocess",
+    "check_present",
     "data_changes",
-    "image_files",
     "load_image",
     "mix",
+    "named_images",
     "normalize",
+    "pixels",
     "shard_bounds",
     "to_inputs",
 ]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "mutual.data.batch": ("BadImage", "Batch", "DataInfo", "Mix", "Window", "mix", "normalize", "to_inputs"),
+        "mutual.data.decoding": ("ImageError", "load_image", "pixels"),
+        "mutual.data.fingerprint": ("data_changes",),
+        "mutual.data.listing": ("named_images",),
+        "mutual.data.module": ("DataModule", "build_data", "build_preprocess"),
+        "mutual.data.plan": ("shard_bounds",),
+        "mutual.data.presence": ("check_present",),
+        "mutual.data.transforms": ("ShapeError",),
+    },
+)

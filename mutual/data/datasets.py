@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.datasets
 
 from mutual.data.decoding import WRONG_PATHS
-from mutual.data.idx import find_idx, read_idx
-from mutual.data.listing import IMAGE_SUFFIXES, class_folders, image_files
+from mutual.data.idx import read_idx
+from mutual.data.listing import IMAGE_SUFFIXES, image_files
+from mutual.data.presence import IDX_IMAGES, IDX_LABELS, check_list, find_idx, idx_folders, labelled_folders
 from mutual.data.splits import FakeSplit, FileSplit, MemorySplit, Split
 from mutual.recipe import MAX_CLASSES, Data, derive_seed, printable
 
@@ -72,13 +72,15 @@ def _digits(spec: Data) -> DatasetSplits:
 def _mnist_like(name: str, classes: tuple[str, ...]) -> Callable[[Data], DatasetSplits]:
     def read(spec: Data) -> DatasetSplits:
         root = Path(spec.root or "")
-        folders = [root, root / name / "raw", root / "raw"]
-        if spec.download and not any(find_idx(folder, "train-images-idx3-ubyte") for folder in folders):
+        folders = idx_folders(root, name)
+        if spec.download and not any(find_idx(folder, IDX_IMAGES.format("train")) for folder in folders):
+            import torchvision.datasets  # seconds, and rarely needed
+
             getattr(torchvision.datasets, name)(str(root), download=True)
         splits = []
         for prefix in ("train", "t10k"):
-            images = read_idx(folders, f"{prefix}-images-idx3-ubyte", dimensions=3)
-            labels = read_idx(folders, f"{prefix}-labels-idx1-ubyte", dimensions=1)
+            images = read_idx(folders, IDX_IMAGES.format(prefix), dimensions=3)
+            labels = read_idx(folders, IDX_LABELS.format(prefix), dimensions=1)
             if len(images) != len(labels):
                 raise ValueError(f"{root}: {len(images)} {prefix} images but {len(labels)} labels")
             if int(labels.max()) >= len(classes):
@@ -91,6 +93,8 @@ def _mnist_like(name: str, classes: tuple[str, ...]) -> Callable[[Data], Dataset
 
 def _cifar(name: str) -> Callable[[Data], DatasetSplits]:
     def read(spec: Data) -> DatasetSplits:
+        import torchvision.datasets
+
         dataset = getattr(torchvision.datasets, name)
         try:
             sets = [dataset(str(spec.root), train=train, download=spec.download) for train in (True, False)]
@@ -106,7 +110,7 @@ def _image_folder(spec: Data) -> DatasetSplits:
     root, channels = Path(spec.root or ""), spec.num_channels
     splits, classes = [], []
     for side in ("train", "val"):
-        names = _class_folders(root / side)
+        names = labelled_folders(root / side)
         paths_by_class = [image_files(root / side / name) for name in names]
         for name, paths in zip(names, paths_by_class, strict=True):
             if not paths:
@@ -118,15 +122,6 @@ def _image_folder(spec: Data) -> DatasetSplits:
         different = sorted(set(classes[0]) ^ set(classes[1]))
         raise ValueError(f"{root}: train and val do not have the same classes; only in one of them: {', '.join(different[:5])}")
     return DatasetSplits(splits[0], splits[1], tuple(classes[0]))
-
-
-def _class_folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise ValueError(f"no folder {folder}; image_folder needs ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg")
-    names = [entry.name for entry in class_folders(folder)]
-    if not names:
-        raise ValueError(f"{folder} holds no folder of a class; image_folder needs {folder}/CLASS/*.jpg")
-    return names
 
 
 def _image_list(spec: Data) -> DatasetSplits:
@@ -204,8 +199,7 @@ def _check_largest(label: int, where: str, num_images: int, spec: Data, *, train
 
 def _lines(file: Path) -> list[tuple[int, str]]:
     """Returns the lines that are not empty, with their numbers from 1 on."""
-    if not file.is_file():
-        raise ValueError(f"{file} is no file; it should be a text file with a line for each image")
+    check_list(file)
     content = file.read_bytes()
     if b"\0" in content:
         raise ValueError(f"{file} is no text file: it holds zero bytes")

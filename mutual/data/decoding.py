@@ -121,14 +121,19 @@ def _decode(content: bytes, channels: int, path: str | Path) -> Tensor:
         if channels == 1 and image.format in ("JPEG", "MPO"):
             image.draft("L", None)  # the luma as it is stored
         image.load()
-        upright: Image.Image = image
-        if image.mode in _DEEP_MODES | {"I"}:
-            upright = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        turn = _UPRIGHT.get(_orientation(image))
-        if turn is not None:
-            upright = upright.transpose(turn)
-        pixels = torch.from_numpy(np.array(upright.convert("L" if channels == 1 else "RGB")))
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+        return pixels(image, channels)
+
+
+def pixels(image: Image.Image, channels: int) -> Tensor:
+    """Returns an image of Pillow's as uint8 `[channels, H, W]`, upright as its EXIF says."""
+    upright: Image.Image = image
+    if image.mode in _DEEP_MODES | {"I"}:
+        upright = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    turn = _UPRIGHT.get(_orientation(image))
+    if turn is not None:
+        upright = upright.transpose(turn)
+    values = torch.from_numpy(np.array(upright.convert("L" if channels == 1 else "RGB")))
+    return values[None] if channels == 1 else values.permute(2, 0, 1)
 
 
 def _refusal(image: Image.Image) -> str:

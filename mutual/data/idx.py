@@ -12,14 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mutual.data.presence import idx_file
+
 _MAX_BYTES = 2**32
 _MOST_COMPRESSED = 1100
 """Deflate makes at most so many bytes (1,032) of one."""
-
-
-def find_idx(folder: Path, name: str) -> Path | None:
-    """Returns the file `name` or `name.gz` in `folder`, or None."""
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
 def read_idx(folders: list[Path], name: str, *, dimensions: int) -> Tensor:
@@ -28,9 +25,7 @@ def read_idx(folders: list[Path], name: str, *, dimensions: int) -> Tensor:
     Raises:
         ValueError: there is none, or it is not a whole IDX file of bytes.
     """
-    path = next((path for folder in folders if (path := find_idx(folder, name)) is not None), None)
-    if path is None:
-        raise ValueError(f"no {name} or {name}.gz in {', '.join(map(str, folders))}; set data.root to their folder, or data.download: true")
+    path = idx_file(folders, name)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             shape, values = _read(cast("IO[bytes]", file), dimensions, most=_most_bytes(path))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from mutual.recipe import InputError, printable
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -17,6 +19,26 @@ def image_files(folder: Path) -> list[Path]:
 def hidden_image_files(folder: Path) -> list[Path]:
     """Returns the files under `folder` that are named as images and that `image_files` passes over, sorted."""
     return sorted(path for path in _named_as_images(folder) if _is_hidden(path, folder))
+
+
+def named_images(paths: Iterable[Path]) -> list[Path]:
+    """Returns the image files that `paths` name: files, and folders that hold some.
+
+    Raises:
+        InputError: a path does not exist, or a folder holds no image.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = image_files(path)
+            if not found:
+                raise InputError(f"{printable(path)} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            files += found
+        elif os.path.lexists(path):
+            files.append(path)  # decoding tells what it is, if it is no file
+        else:
+            raise InputError(f"{printable(path)} does not exist; give image files or folders that hold some")
+    return files
 
 
 def class_folders(folder: Path) -> list[Path]:

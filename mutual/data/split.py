@@ -92,9 +92,9 @@ def _put(file: Path, target: Path, *, copy: bool) -> None:
     shutil.copy2(file, target)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.data.split") -> int:
     """Splits and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="mutual.data.split", description="Make train/ and val/ from one folder of classes.")
+    parser = argparse.ArgumentParser(prog=prog, description="Make train/ and val/ from one folder of classes.")
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a folder that holds a folder of images for each class")
     parser.add_argument("destination", metavar="DESTINATION", type=Path, help="the folder to make; data.root of a recipe")
     parser.add_argument("--val", type=float, default=0.2, help="fraction of each class that goes to val/ (the default is 0.2)")

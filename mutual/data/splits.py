@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from mutual.data.decoding import load_image
@@ -124,6 +123,8 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
     """Returns images `[..., C, H, W]` with 1 or 3 channels: grey is repeated, colour is weighted to luma."""
     if images.shape[-3] == channels:
         return images
+    import torchvision.transforms.v2.functional as TF  # it takes seconds to import, and most images have their channels
+
     return TF.grayscale_to_rgb(images) if channels == 3 else TF.rgb_to_grayscale(images)
 
 

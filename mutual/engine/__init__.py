@@ -1,20 +1,37 @@
 """The engine: training loop, evaluation, checkpoints, tracking; it knows Accelerate and no loss by name."""
 
-from mutual.commandline import print_main, run_command
-from mutual.engine.costs import Cost, Link, ScalingPrediction, compare, predict_scaling
-from mutual.engine.evaluation import evaluate_run, predict_images
-from mutual.engine.exporting import export_model
-from mutual.engine.fit import RunResult, fit, load_peer
-from mutual.engine.monitoring import Scores
-from mutual.engine.storage import RunFolder, json_text, peer_file
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mutual.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from mutual.commandline import print_main, run_command
+    from mutual.engine.costs import Cost, Link, ScalingPrediction, compare, predict_scaling
+    from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
+    from mutual.engine.exporting import export_model
+    from mutual.engine.fitting import fit, load_peer
+    from mutual.engine.inputs import check_data_present, check_inputs
+    from mutual.engine.monitoring import Scores
+    from mutual.engine.results import RunResult
+    from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files
+    from mutual.engine.training import Callback, TrainingState
 
 __all__ = [
+    "Callback",
     "Cost",
+    "ImageLike",
     "Link",
+    "Prediction",
+    "Predictor",
     "RunFolder",
     "RunResult",
     "ScalingPrediction",
     "Scores",
+    "TrainingState",
+    "check_data_present",
+    "check_inputs",
     "compare",
     "evaluate_run",
     "export_model",
@@ -22,8 +39,25 @@ __all__ = [
     "json_text",
     "load_peer",
     "peer_file",
-    "predict_images",
+    "peer_files",
+    "predict",
     "predict_scaling",
     "print_main",
     "run_command",
 ]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "mutual.commandline": ("print_main", "run_command"),
+        "mutual.engine.costs": ("Cost", "Link", "ScalingPrediction", "compare", "predict_scaling"),
+        "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
+        "mutual.engine.exporting": ("export_model",),
+        "mutual.engine.fitting": ("fit", "load_peer"),
+        "mutual.engine.inputs": ("check_data_present", "check_inputs"),
+        "mutual.engine.monitoring": ("Scores",),
+        "mutual.engine.results": ("RunResult",),
+        "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files"),
+        "mutual.engine.training": ("Callback", "TrainingState"),
+    },
+)

@@ -1,14 +1,23 @@
 """The model zoo: classifiers by name, their weights files, and the cards that rebuild them."""
 
-from mutual.models.cards import ModelCard, architecture_args, model_bytes, read_card, read_model
-from mutual.models.classes import class_columns
-from mutual.models.loading import load_weights
-from mutual.models.zoo import MODELS, create_model
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mutual.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from mutual.models.cards import ModelCard, architecture_args, model_bytes, read_card, read_model
+    from mutual.models.classes import class_columns
+    from mutual.models.files import check_file
+    from mutual.models.loading import load_weights
+    from mutual.models.zoo import MODELS, create_model
 
 __all__ = [
     "MODELS",
     "ModelCard",
     "architecture_args",
+    "check_file",
     "class_columns",
     "create_model",
     "load_weights",
@@ -16,3 +25,14 @@ __all__ = [
     "read_card",
     "read_model",
 ]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "mutual.models.cards": ("ModelCard", "architecture_args", "model_bytes", "read_card", "read_model"),
+        "mutual.models.classes": ("class_columns",),
+        "mutual.models.files": ("check_file",),
+        "mutual.models.loading": ("load_weights",),
+        "mutual.models.zoo": ("MODELS", "create_model"),
+    },
+)

@@ -27,8 +27,9 @@ from safetensors import safe_open
 from torch import nn
 
 from mutual.models.factories import is_factory_name
+from mutual.models.files import check_file, is_shortage
 from mutual.models.loading import load_weights
-from mutual.models.reading import CARD, UNREADABLE, check_file, digest_of, is_shortage
+from mutual.models.reading import CARD, UNREADABLE, digest_of
 from mutual.models.zoo import create_model, is_in_zoo
 from mutual.recipe import InputError, first_line
 

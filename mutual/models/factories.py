@@ -75,7 +75,7 @@ def users_factory(name: str) -> Factory:
     if not callable(factory):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"{name!r}: {module_name} has no factory {attribute!r}{did_you_mean(attribute, functions)}")
-    home = _home(factory)
+    home = _defining_module(factory)
     if home.partition(".")[0] != package:
         raise ValueError(f"{name!r} is defined in {home}, not in {package}; name the module that defines it, or wrap it in a function")
     chosen: Factory = factory
@@ -122,7 +122,7 @@ def _import(name: str, module_name: str) -> ModuleType:
         raise ValueError(f"{name!r}: cannot import {module_name!r}: {_describe_error(error, None)}") from error
 
 
-def _home(factory: Any) -> str:
+def _defining_module(factory: Any) -> str:
     """Returns the module in which a callable is defined; of an object that can be called, its class."""
     while isinstance(factory, functools.partial):
         factory = factory.func
@@ -149,7 +149,7 @@ def _describe_error(error: BaseException, factory: Factory | None) -> str:
     description = ": ".join(dict.fromkeys(part for part in (kind, reason) if part))
     if isinstance(error, SyntaxError):
         return description
-    package = None if factory is None else _home(factory).partition(".")[0]
+    package = None if factory is None else _defining_module(factory).partition(".")[0]
     if package in _LIBRARIES:
         return description
     frames = [

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import nn
 
 from mutual.models.factories import Factory, build, users_factory
@@ -21,7 +19,9 @@ from mutual.models.small_cnn import SmallCNN
 from mutual.models.tutorials import TUTORIAL_MODELS
 from mutual.recipe import did_you_mean, first_line
 
-MODELS: dict[str, Factory] = {**PPLCNETS, "small_cnn": SmallCNN, "one": One, **TUTORIAL_MODELS}
+_TABLES: tuple[Mapping[str, Factory], ...] = (PPLCNETS, {"small_cnn": SmallCNN, "one": One}, TUTORIAL_MODELS)
+MODELS: dict[str, Factory] = {name: factory for table in _TABLES for name, factory in table.items()}
+assert len(MODELS) == sum(map(len, _TABLES)), "two models have one name"
 PRETRAINED = "pretrained"
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # in training mode they would answer with a tuple
 
@@ -64,19 +64,21 @@ def is_in_zoo(name: str) -> bool:
 
 def _is_timm(name: str) -> bool:
     """Returns True for a name of timm's registry; `hf-hub:...` and `local-dir:...` load what stands elsewhere."""
+    import timm
+
     return all(character.isalnum() or character in "_.-" for character in name) and timm.is_model(name)
 
 
 def _ours(name: str) -> Factory:
     if name in MODELS:
         return MODELS[name]
-    known = [*MODELS, *(f"torchvision/{each}" for each in _torchvision_names()), *(f"timm/{each}" for each in timm.list_models())]
+    known = [*MODELS, *(f"torchvision/{each}" for each in _torchvision_names()), *(f"timm/{each}" for each in _timm_names())]
     raise ValueError(f"{name!r} is no model{did_you_mean(name, MODELS if name.startswith('pplc') else known)}")
 
 
 def _from_timm(name: str, *, num_classes: int, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
     if not _is_timm(name):
-        near = did_you_mean(name, timm.list_models())
+        near = did_you_mean(name, _timm_names())
         raise ValueError(f"'timm/{name}' is no model of timm{near}")
 
     arguments = {"num_classes": num_classes, "in_chans": in_channels, **args}
@@ -91,7 +93,9 @@ def _from_timm(name: str, *, num_classes: int, in_channels: int, pretrained: boo
 
 
 def _timm_model(name: str, pretrained: bool, /, **arguments: Any) -> nn.Module:
-    with _patience():
+    import timm
+
+    with _socket_timeout():
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
     return model
 
@@ -101,6 +105,8 @@ def _from_torchvision(name: str, *, num_classes: int, in_channels: int, pretrain
         raise ValueError(f"'torchvision/{name}' is no classifier of torchvision{did_you_mean(name, _torchvision_names())}")
     if name in _AUXILIARY_HEADS:
         args = {"aux_logits": False, "init_weights": True, **args}
+    import torchvision.models
+
     factory = torchvision.models.get_model_builder(name)
     model = build(f"torchvision/{name}", factory, num_classes=num_classes, **args)
     if pretrained:
@@ -113,8 +119,10 @@ def _from_torchvision(name: str, *, num_classes: int, in_channels: int, pretrain
 
 
 def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
+    import torchvision.models
+
     try:
-        with _patience():
+        with _socket_timeout():
             state: dict[str, torch.Tensor] = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(
                 progress=False, check_hash=True
             )
@@ -131,7 +139,7 @@ def _unfetched(name: str, error: BaseException) -> ValueError:
 
 
 @contextmanager
-def _patience(seconds: float = 60.0) -> Iterator[None]:
+def _socket_timeout(seconds: float = 60.0) -> Iterator[None]:
     """Within it, a connection that says nothing for so long fails; by default torchvision waits for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(before or seconds)
@@ -142,7 +150,16 @@ def _patience(seconds: float = 60.0) -> Iterator[None]:
 
 
 def _torchvision_names() -> list[str]:
+    import torchvision.models  # like timm it takes seconds to import: only who names such a model waits for it
+
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    names: list[str] = timm.list_models()
     return names
 
 

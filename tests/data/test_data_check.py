@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from support import run, start, tiny_document
 
-from mutual.data import check, reading, split
+from mutual.data import check, checking, reading, split
 from mutual.data.check import main
 from mutual.data.reading import examine
 from mutual.recipe import InputError
@@ -181,7 +181,7 @@ def test_check_and_split_end_as_every_verb_does(tmp_path, capsys, monkeypatch, c
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(command, "check_folder" if command is check else "split_folder", fail)
+    monkeypatch.setattr(*((checking, "check_folder") if command is check else (split, "split_folder")), fail)
     assert command.main([str(tmp_path), *([] if command is check else [str(tmp_path / "out")])]) == code
     told = capsys.readouterr()
     assert told.err.startswith(f"mutual: {line}")

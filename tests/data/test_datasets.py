@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mutual.data import DataInfo, build_data, build_preprocess, load_image
+from mutual.data import build_data, load_image
 from mutual.data.datasets import READERS, read_splits
 from mutual.data.splits import stratified_subset
 from mutual.recipe import DATASETS, Data, RecipeError, parse_recipe
@@ -362,36 +362,3 @@ def test_a_subset_keeps_the_shares_of_the_classes():
     assert len(chosen.unique()) == 25
     assert torch.equal(chosen, stratified_subset(labels, 25, seed=0))
     assert not torch.equal(chosen, stratified_subset(labels, 25, seed=1))
-
-
-ALL_TRANSFORMS = [
-    "random_resized_crop",
-    {"name": "random_crop", "padding": 3, "padding_mode": "reflect"},
-    "horizontal_flip",
-    "vertical_flip",
-    {"name": "rotation", "degrees": 20},
-    "gaussian_blur",
-    {"name": "color_jitter", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1},
-    "trivial_augment",
-    "rand_augment",
-    {"name": "auto_augment", "policy": "cifar10"},
-    {"name": "random_erasing", "p": 1.0, "value": "random"},
-]
-
-
-@pytest.mark.parametrize("transform", ALL_TRANSFORMS)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_transform_draws_and_keeps_the_form(transform, channels):
-    data = build(dataset="digits", image_size=24, channels=channels, augment=[transform], batch_size=32)
-    plain = build(dataset="digits", image_size=24, channels=channels, batch_size=32)
-    images, untouched = first_images(data), first_images(plain)
-    assert images.shape == (32, channels, 24, 24)
-    assert images.dtype == torch.uint8
-    assert not torch.equal(images, untouched)
-
-
-def test_any_image_is_brought_to_what_evaluation_reads():
-    spec = Data(dataset="digits", image_size=12)
-    info = DataInfo(10, ("0",) * 10, 1, (12, 12), (0.0,), (1.0,), 0, 0)
-    image = torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8)
-    assert build_preprocess(spec, info)(image).shape == (1, 12, 12)

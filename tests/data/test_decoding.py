@@ -1,13 +1,9 @@
-"""Images: every kind of pixel is what the stated conversion makes of it, or is refused by its name; what is no image is told at once."""
+"""Images: every kind of pixel is what the stated conversion makes of it, or is refused by its name, as what is no image is."""
 
-import errno
 import io
-import os
-import socket
 import struct
 import time
 import zlib
-from pathlib import Path
 
 import numpy as np
 import PIL
@@ -16,7 +12,7 @@ import torch
 from faults.damage import deep_png, healthy_images, png_chunk
 from PIL import Image
 
-from mutual.data import ImageError, load_image
+from mutual.data import ImageError
 from mutual.data.decoding import MAX_PIXELS, decode
 
 HEALTHY = healthy_images()
@@ -312,62 +308,3 @@ def test_bombs_are_refused_at_once(content):
     with pytest.raises(ImageError, match=r"pixels"):
         decode(content, 3, path="bomb")
     assert time.perf_counter() - begun < 1
-
-
-def test_what_is_no_file_is_told_at_once(tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
-    (tmp_path / "device.jpg").symlink_to("/dev/zero")
-    (tmp_path / "empty.jpg").touch()
-    with (tmp_path / "large.jpg").open("wb") as file:
-        file.truncate(2**31)
-    with socket.socket(socket.AF_UNIX) as listening:
-        here = Path.cwd()
-        os.chdir(tmp_path)  # the names of sockets are short
-        try:
-            listening.bind("socket.jpg")
-        finally:
-            os.chdir(here)
-        reasons = {
-            "pipe": "a pipe",
-            "folder": "a folder",
-            "dangling": "a link to nothing",
-            "circle": "symbolic links",
-            "device": "a device",
-        }
-        reasons |= {"socket": "a socket", "empty": "it is empty", "large": "2,147,483,648 bytes", "missing": "there is no such file"}
-        for name, reason in reasons.items():
-            begun = time.perf_counter()
-            with pytest.raises(ImageError, match=rf"{name}\.jpg is no image that can be read: .*{reason}"):
-                load_image(tmp_path / f"{name}.jpg", 3)
-            assert time.perf_counter() - begun < 1
-    with pytest.raises(ImageError, match="a folder"):
-        load_image(tmp_path, 3)
-    with pytest.raises(ImageError, match="File name too long"):
-        load_image(tmp_path / ("x" * 5000), 3)
-
-
-def test_names_that_are_not_utf8_or_not_printable_are_read_and_told_in_a_line(tmp_path):
-    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe\n\x1b[31m.png"))
-    odd.write_bytes(HEALTHY["colour.png"])
-    assert load_image(odd, 3).shape == (3, 44, 60)
-    odd.write_bytes(b"no image")
-    with pytest.raises(ImageError) as caught:
-        load_image(odd, 3)
-    assert str(caught.value).isprintable() or "\udcff" in str(caught.value)
-    assert not {"\n", "\x1b"} & set(str(caught.value))
-
-
-def test_a_failing_disk_is_not_a_bad_image(tmp_path, monkeypatch):
-    """Nothing is skipped for it: another process, or a second try, may read the image."""
-    (tmp_path / "image.png").write_bytes(HEALTHY["colour.png"])
-
-    def fail(path):
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-
-    monkeypatch.setattr(Path, "read_bytes", fail)
-    with pytest.raises(OSError, match="Input/output error") as caught:
-        load_image(tmp_path / "image.png", 3)
-    assert not isinstance(caught.value, ImageError)

@@ -12,6 +12,7 @@ from support import environment
 CI, LONG = 5_000, 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_damaged_images_of_every_format_are_pixels_or_a_line(tmp_path, request):
     number = LONG if request.config.getoption("--faults-long") else CI

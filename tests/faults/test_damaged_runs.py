@@ -11,7 +11,7 @@ from support import tiny_document
 
 from mutual import evaluate, export, predict, train
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 DOCUMENT = tiny_document(
     data={"dataset": "digits", "subset": 60, "batch_size": 20, "eval_batch_size": 400},

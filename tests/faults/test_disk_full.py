@@ -7,10 +7,17 @@ import yaml
 from attacks import record
 from support import digests, run, tiny_document
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 RECIPE = tiny_document(
-    data={"dataset": "digits", "image_size": 8, "batch_size": 16, "subset": 80, "augment": [{"name": "random_crop", "padding": 1}]},
+    data={
+        "dataset": "digits",
+        "image_size": 8,
+        "batch_size": 16,
+        "eval_batch_size": 71,
+        "subset": 80,
+        "augment": [{"name": "random_crop", "padding": 1}],
+    },
     peers={"a": {"model": "support:tiny", "args": {"norm": True}}, "b": {"model": "support:tiny", "args": {"dropout": 0.2}}},
     checkpoint={"every_steps": 3, "keep": 2},
 )

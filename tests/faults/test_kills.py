@@ -11,10 +11,17 @@ import yaml
 from attacks import die_before_change, die_in_write, record
 from support import digests, run, run_launched, start, tiny_document
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 RECIPE = tiny_document(
-    data={"dataset": "digits", "image_size": 8, "batch_size": 16, "subset": 160, "augment": [{"name": "random_crop", "padding": 1}]},
+    data={
+        "dataset": "digits",
+        "image_size": 8,
+        "batch_size": 16,
+        "eval_batch_size": 71,
+        "subset": 160,
+        "augment": [{"name": "random_crop", "padding": 1}],
+    },
     peers={
         "a": {"model": "support:tiny", "args": {"norm": True, "dropout": 0.3, "width": 16}},
         "b": {"model": "support:tiny", "args": {"norm": True, "width": 12}, "optimizer": {"name": "adam", "lr": 0.01}},

@@ -19,7 +19,7 @@ from recipe_mutants import mutants, overrides
 from mutual.recipe import Recipe, RecipeError, dump_recipe, load_recipe
 from mutual.recipe.limits import MAX_FAULTS
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
 SECONDS = 1.0  # of CPU time, as the machine may be busy with something else

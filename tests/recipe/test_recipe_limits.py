@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pair import BASE
 
 from mutual.recipe import RecipeError, load_recipe, parse_recipe
 from mutual.recipe.errors import Fault, Origin, format_value
@@ -25,14 +26,6 @@ from mutual.recipe.limits import (
 )
 from mutual.recipe.syntax import YamlError, parse_yaml
 
-BASE = """\
-name: test
-peers:
-  a: {model: pplcnet_x0_25}
-  b: {model: pplcnet_x0_25}
-objectives:
-  - {loss: cross_entropy}
-"""
 TOO_DEEP = "more than 32 levels of lists and mappings inside each other; a recipe has fewer"
 TOO_MANY_VALUES = "more than 5,000 values, aliases counted with all that they stand for; a recipe has fewer"
 TOO_MANY_CHARACTERS = "more than 65,536 characters, aliases counted with all that they stand for; a recipe has fewer"

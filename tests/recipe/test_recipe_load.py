@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import pytest
 import yaml
+from pair import BASE
 
 import mutual.recipe.load
 from mutual.recipe import ENSEMBLE, PeerSpec, RecipeError, dump_recipe, load_recipe, parse_recipe, peer_of
@@ -19,14 +20,6 @@ from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
-BASE = """\
-name: test
-peers:
-  a: {model: pplcnet_x0_25}
-  b: {model: pplcnet_x0_25}
-objectives:
-  - {loss: cross_entropy}
-"""
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import hashlib
 import json
 import re
 
-import fsspec
-
 from mutual.engine.storage import UNFINISHED
 
 
@@ -26,6 +24,8 @@ class WeightStore:
     """
 
     def __init__(self, address: str) -> None:
+        import fsspec  # few runs publish weights
+
         self._files, self._root = fsspec.core.url_to_fs(address)
 
     def publish(self, peer: str, content: bytes, *, step: int) -> None:

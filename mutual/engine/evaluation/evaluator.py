@@ -8,15 +8,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from mutual.data import Batch, DataInfo, to_inputs
 from mutual.engine.evaluation.task_metrics import mean_metric, task_metrics
 from mutual.engine.monitoring import ENSEMBLE, Scores
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 class Evaluator:
@@ -44,10 +48,7 @@ class Evaluator:
         self._peers = tuple(peers)
         self._ensemble = tuple(ensemble) if len(ensemble) > 1 else ()
         self._task = task_metrics(num_classes, multi_label=multi_label)
-        members = [*peers, *([ENSEMBLE] if self._ensemble else [])]
         self._device = device
-        self._metrics = {member: {name: metric.to(device) for name, metric in self._task.metrics().items()} for member in members}
-        self._pairs: dict[str, Metric] = {name: mean_metric().to(device) for name in ("agreement", "kl")}
 
     @torch.no_grad()
     def __call__(
@@ -76,6 +77,15 @@ class Evaluator:
             if is_scoring_rank and batch.num_valid > len(batch.bad):
                 self._add(*_readable(logits, labels, batch))
         return self._compute()
+
+    @cached_property  # made for the first evaluation: a training need not wait for torchmetrics to begin
+    def _metrics(self) -> dict[str, dict[str, Metric]]:
+        members = [*self._peers, *([ENSEMBLE] if self._ensemble else [])]
+        return {member: {name: metric.to(self._device) for name, metric in self._task.metrics().items()} for member in members}
+
+    @cached_property
+    def _pairs(self) -> dict[str, Metric]:
+        return {name: mean_metric().to(self._device) for name in ("agreement", "kl")}
 
     def _add(self, logits: dict[str, Tensor], labels: Tensor) -> None:
         log_probabilities = {name: self._task.log_probabilities(logits[name]) for name in self._peers}

@@ -1,54 +1,36 @@
-"""evaluate_run, predict_images: a trained run's scores on the validation images, and its predictions for image files."""
+"""evaluate_run: the scores of a trained run on the validation images."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mutual.data import (
-    IMAGE_SUFFIXES,
-    Batch,
-    DataInfo,
-    ImageError,
-    ShapeError,
-    build_data,
-    build_preprocess,
-    image_files,
-    load_image,
-    normalize,
-)
+from mutual.data import Batch, DataInfo, build_data
 from mutual.engine.evaluation.evaluator import Evaluator
-from mutual.engine.monitoring import ENSEMBLE, Scores, SkippedImages, with_rank
+from mutual.engine.monitoring import Scores, SkippedImages, with_rank
 from mutual.engine.runtime import init_environment, restore_switches
-from mutual.engine.storage import RunFolder, peer_file
 from mutual.models import ModelCard, class_columns, read_model
-from mutual.recipe import Data, InputError, Statistics, first_line, printable
-
-ALL = "all"
-_BATCH = 32
+from mutual.recipe import Data, Recipe, Statistics, first_line
 
 
 @restore_switches()
-def evaluate_run(folder: RunFolder, *, peer: str = ALL, overrides: Sequence[str] = (), factories: Sequence[str] = ()) -> Scores:
-    """Scores the best weights of a run on the validation images, each counted once. Collective: all ranks must call it.
+def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = ()) -> Scores:
+    """Scores peers and their ensemble on the validation images of `recipe`, each counted once. Collective: all ranks must call it.
 
     Args:
-        folder: the run folder.
-        peer: name of the peer, `best`, or `all` with their ensemble.
-        overrides: of the run's recipe (key.path=value), such as other data.
+        recipe: the run's, with other values where the user gave some.
+        files: the peers' weights, as `peer_files` finds them.
         factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
 
     Raises:
-        InputError: there is no such run or peer, or its data cannot be read.
+        InputError: a file or the data cannot be read, or they do not fit.
     """
-    recipe = folder.recipe(overrides)
-    models = _read_models(folder, list(recipe.trainable) if peer == ALL else [peer], factories)
+    models = read_models(files, factories)
     environment = init_environment(recipe)
     comm = environment.comm
     try:
@@ -112,76 +94,6 @@ def _check_images(model: nn.Module, card: ModelCard, info: DataInfo) -> None:
             raise ValueError(f"its images are of {size} pixels, and {height} x {width} fail ({first_line(error)})") from error
 
 
-def predict_images(
-    folder: RunFolder, paths: Sequence[Path], *, peer: str = "best", topk: int = 5, factories: Sequence[str] = ()
-) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    """Yields for each image file its `topk` classes with their probabilities, most probable first.
-
-    Args:
-        folder: the run folder.
-        paths: image files, or folders of images.
-        peer: name of the peer, `best`, or `ensemble`.
-        topk: number of classes.
-        factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
-
-    Raises:
-        InputError: there is no such run or peer, a path holds no image, or an image cannot be read.
-    """
-    recipe = folder.recipe()
-    models = _read_models(folder, list(recipe.trainable) if peer == ENSEMBLE else [peer], factories)
-    card = next(iter(models.values()))[1]
-    preprocess = build_preprocess(recipe.data, _info(card))
-    files = list(_image_files(paths))
-    for start in range(0, len(files), _BATCH):
-        batch = files[start : start + _BATCH]
-        images = torch.stack([_load(path, card.in_channels, preprocess) for path in batch])
-        probabilities_BC = _probabilities(models.values(), normalize(images, card.mean, card.std))
-        for path, row_C in zip(batch, probabilities_BC, strict=True):
-            best = row_C.topk(min(topk, len(row_C)))
-            yield path, [(card.class_names[index], value) for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-
-
-def _load(path: Path, channels: int, preprocess: Callable[[Tensor], Tensor]) -> Tensor:
-    try:
-        return preprocess(load_image(path, channels))
-    except ShapeError as error:
-        raise ImageError(path, str(error)) from error
-
-
-@torch.no_grad()
-def _probabilities(models: Iterable[tuple[nn.Module, ModelCard]], images: Tensor) -> Tensor:
-    """Returns the mean probabilities `[B, C]` of the models."""
-    logits = [(model(images).float(), card) for model, card in models]
-    return torch.stack([logits_BC.sigmoid() if card.multi_label else logits_BC.softmax(dim=1) for logits_BC, card in logits]).mean(dim=0)
-
-
-def _read_models(folder: RunFolder, peers: Sequence[str], factories: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:
-    files = [peer_file(folder, peer) for peer in peers]
+def read_models(files: Sequence[Path], factories: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:
+    """Returns by peer the models in weights files, in eval mode, with their cards."""
     return {file.stem: read_model(file, factories=factories) for file in files}
-
-
-def _info(card: ModelCard) -> DataInfo:
-    return DataInfo(
-        num_classes=card.num_classes,
-        class_names=card.class_names,
-        channels=card.in_channels,
-        image_size=card.image_size,
-        mean=card.mean,
-        std=card.std,
-        num_train=0,
-        num_val=0,
-        multi_label=card.multi_label,
-    )
-
-
-def _image_files(paths: Sequence[Path]) -> Iterator[Path]:
-    for path in paths:
-        if path.is_dir():
-            files = image_files(path)
-            if not files:
-                raise InputError(f"{printable(path)} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            yield from files
-        elif os.path.lexists(path):
-            yield path  # decoding tells what it is, if it is no file
-        else:
-            raise InputError(f"{printable(path)} does not exist; give image files or folders that hold some")

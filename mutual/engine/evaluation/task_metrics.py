@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from itertools import permutations
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MultilabelAveragePrecision
 
 from mutual.objectives import pairwise_kl
+
+if TYPE_CHECKING:  # torchmetrics takes a second to import: it is, when metrics are made
+    from torchmetrics import MeanMetric, Metric
 
 
 class TaskMetrics(Protocol):
@@ -50,6 +51,8 @@ class _Multiclass:
         self._num_classes = num_classes
 
     def metrics(self) -> dict[str, Metric]:
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
         metrics: dict[str, Metric] = {"top1": MulticlassAccuracy(self._num_classes, average="micro", validate_args=False)}
         if self._num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(self._num_classes, top_k=5, average="micro", validate_args=False)
@@ -80,6 +83,8 @@ class _Multilabel:
         self._num_classes = num_classes
 
     def metrics(self) -> dict[str, Metric]:
+        from torchmetrics.classification import MultilabelAveragePrecision
+
         return {
             "map": MultilabelAveragePrecision(self._num_classes, average="macro", validate_args=False),
             "nll": mean_metric(),
@@ -105,6 +110,8 @@ class _Multilabel:
 
 def mean_metric() -> MeanMetric:
     """Returns a mean that is NaN if one of its values is; by default torchmetrics leaves such values out."""
+    from torchmetrics import MeanMetric
+
     return MeanMetric(nan_strategy=math.nan)  # with "disable" it forgets the weights (torchmetrics 1.9)
 
 

@@ -7,17 +7,18 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from mutual.engine.monitoring.scores import ENSEMBLE, Scores
 from mutual.engine.monitoring.train_metrics import TrainMetrics
 from mutual.engine.storage import METRICS, json_text, write_file
 from mutual.recipe import Recipe, dump_recipe
+
+if TYPE_CHECKING:  # who evaluates writes no charts
+    from accelerate import Accelerator
+    from torch.utils.tensorboard import SummaryWriter
 
 COPIES_KL = 1e-6
 """Peers whose mean pairwise KL divergence (nats) is under this have nothing left to teach each other."""
@@ -137,6 +138,8 @@ class Tracker:
             self._accelerator.get_tracker("tensorboard").finish()
 
     def _log_hparams(self, writer: SummaryWriter) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
         writer.add_text("recipe", "```yaml\n" + dump_recipe(self._recipe) + "\n```")
         flat = dict(_flatten(self._recipe.model_dump(mode="json")))
         best = {f"eval_{_columns(self._recipe)[0]}/{name}": 0.0 for name in self._recipe.trainable}

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from mutual.group import Communicator
 from mutual.recipe import InputError, Precision, Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _ONE_MODEL_BACKENDS = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -56,6 +58,9 @@ def init_environment(recipe: Recipe) -> Environment:
     Raises:
         InputError: the launcher's backend holds one model only, or the device does not support what the recipe asks for.
     """
+    from accelerate import Accelerator  # not every command that imports this room starts an environment
+    from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+
     for variable, backend in _ONE_MODEL_BACKENDS.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
             raise recipe.error(

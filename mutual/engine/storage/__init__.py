@@ -1,9 +1,26 @@
 """Storage: bytes on disk: files written whole, the run folder and its lock, checkpoints, and what a training finds there."""
 
-from mutual.engine.storage.checkpoint_store import CheckpointStore
-from mutual.engine.storage.files import UNFINISHED, json_text, sha256, unfinished, write_file
-from mutual.engine.storage.opening import check_data, exclusive_access, resumed_recipe, select_checkpoint
-from mutual.engine.storage.run_folder import BEST, EXPORT_SUFFIXES, EXPORTED, LAST, METRICS, BestRecord, RunFolder, peer_file
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mutual.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from mutual.engine.storage.checkpoint_store import CheckpointStore
+    from mutual.engine.storage.files import UNFINISHED, json_text, sha256, unfinished, write_file
+    from mutual.engine.storage.opening import check_data, exclusive_access, resumed_recipe, select_checkpoint
+    from mutual.engine.storage.run_folder import (
+        BEST,
+        EXPORT_SUFFIXES,
+        EXPORTED,
+        LAST,
+        METRICS,
+        BestRecord,
+        RunFolder,
+        peer_file,
+        peer_files,
+    )
 
 __all__ = [
     "BEST",
@@ -19,9 +36,30 @@ __all__ = [
     "exclusive_access",
     "json_text",
     "peer_file",
+    "peer_files",
     "resumed_recipe",
     "select_checkpoint",
     "sha256",
     "unfinished",
     "write_file",
 ]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),
+        "mutual.engine.storage.files": ("UNFINISHED", "json_text", "sha256", "unfinished", "write_file"),
+        "mutual.engine.storage.opening": ("check_data", "exclusive_access", "resumed_recipe", "select_checkpoint"),
+        "mutual.engine.storage.run_folder": (
+            "BEST",
+            "EXPORT_SUFFIXES",
+            "EXPORTED",
+            "LAST",
+            "METRICS",
+            "BestRecord",
+            "RunFolder",
+            "peer_file",
+            "peer_files",
+        ),
+    },
+)

@@ -220,6 +220,12 @@ class RunFolder:
         yield from (path for path in self.path.iterdir() if _EVENTS.fullmatch(path.name))
 
 
+def peer_files(folder: RunFolder, peer: str, *, everyone: str) -> list[Path]:
+    """Returns the files of the best weights of `peer`, or of all that were trained where it is `everyone`; see `peer_file`."""
+    names = folder.recipe().trainable if peer == everyone else [peer]
+    return [peer_file(folder, name) for name in names]
+
+
 def peer_file(folder: RunFolder, peer: str) -> Path:
     """Returns the path of a peer's best weights after comparing their checksum.
 

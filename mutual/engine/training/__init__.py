@@ -1,12 +1,15 @@
 """Training: the loop, the update, optimizers, and the state that a checkpoint holds."""
 
+from mutual.engine.training.callbacks import Callback, TrainingState
 from mutual.engine.training.run_setup import build_trainer
 from mutual.engine.training.setup import Training, build_dataset, build_training, image_preparation, make_optimizer
 from mutual.engine.training.trainer import Trainer
 
 __all__ = [
+    "Callback",
     "Trainer",
     "Training",
+    "TrainingState",
     "build_dataset",
     "build_trainer",
     "build_training",

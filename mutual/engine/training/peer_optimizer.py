@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import timm.optim
 import torch
 from torch import Tensor, nn
 
@@ -112,6 +111,13 @@ class PeerOptimizer:
             self.scaler.load_state_dict(state["scaler"])
 
 
+def _timm_optimizers() -> list[str]:
+    import timm.optim  # a second, and most recipes name an optimizer of torch
+
+    names: list[str] = timm.optim.list_optimizers()
+    return names
+
+
 def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Builds the optimizer that `spec` names, of torch.optim or else of timm, after a trial with small parameters of the same kinds.
 
@@ -130,13 +136,15 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
             if key not in known:
                 raise ValueError(f"{spec.name} takes no {key!r}{did_you_mean(key, known)}")
         build = _TORCH[name]
-    elif name in timm.optim.list_optimizers():
+    elif name in (others := _timm_optimizers()):
 
         def build(groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.Optimizer:
+            import timm.optim
+
             return timm.optim.create_optimizer_v2(groups, name, **arguments)
 
     else:
-        known = {*_TORCH, *timm.optim.list_optimizers()} - set(_UNFIT)
+        known = {*_TORCH, *others} - set(_UNFIT)
         raise ValueError(f"{spec.name!r} is no optimizer{did_you_mean(name, known)}")
     try:
         _try_out(lambda groups: build(groups, **arguments), spec, parameters)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mutual.engine.codistillation import WeightExchange
 from mutual.engine.evaluation import Evaluator
 from mutual.engine.monitoring import SkippedImages, StragglerMonitor, Tracker, TrafficMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.storage import RunFolder
 from mutual.engine.training.best_weights import BestWeights
+from mutual.engine.training.callbacks import Callback, Callbacks
 from mutual.engine.training.checkpointer import Checkpointer
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.engine.training.setup import Training
@@ -15,10 +18,12 @@ from mutual.engine.training.trainer import Trainer
 from mutual.recipe import Recipe
 
 
-def build_trainer(recipe: Recipe, environment: Environment, folder: RunFolder, training: Training) -> Trainer:
+def build_trainer(
+    recipe: Recipe, environment: Environment, folder: RunFolder, training: Training, *, callbacks: Sequence[Callback] = ()
+) -> Trainer:
     """Builds the trainer of a run at its first update; nothing is read from or written to `folder`."""
     comm, data, group = environment.comm, training.data, training.group
-    info = data.info
+    info, models = data.info, {name: peer.model for name, peer in group.peers.items()}
     collector = PeerCollector(comm, group.placement)
     best_weights = BestWeights(recipe, folder, group, info, collector)
     checkpointer = Checkpointer(
@@ -38,6 +43,7 @@ def build_trainer(recipe: Recipe, environment: Environment, folder: RunFolder, t
         folder,
         training,
         best_weights=best_weights,
+        callbacks=Callbacks(callbacks, recipe, folder.path, rank=comm.rank, models=models),
         checkpointer=checkpointer,
         checkpoints=folder.checkpoints(keep=recipe.checkpoint.keep),
         collector=collector,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tr
 from mutual.engine.runtime import Environment, StoppedError, StopSignals
 from mutual.engine.storage import CheckpointStore, RunFolder
 from mutual.engine.training.best_weights import BestWeights
+from mutual.engine.training.callbacks import Callbacks
 from mutual.engine.training.checkpointer import Checkpointer, Progress
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.engine.training.setup import Training
@@ -30,6 +33,7 @@ class Trainer:
         folder: the run folder.
         training: data, group, optimizers and the train step.
         best_weights: writes each peer's last and best weights.
+        callbacks: the user's, called while it runs.
         checkpointer: turns the state of these parts into files and back.
         checkpoints: holds these files.
         collector: collects what ranks know of their peers.
@@ -56,6 +60,7 @@ class Trainer:
         training: Training,
         *,
         best_weights: BestWeights,
+        callbacks: Callbacks,
         checkpointer: Checkpointer,
         checkpoints: CheckpointStore,
         collector: PeerCollector,
@@ -75,6 +80,7 @@ class Trainer:
         self._environment = environment
         self._folder = folder
         self._best_weights = best_weights
+        self._callbacks = callbacks
         self._checkpointer = checkpointer
         self._collector = collector
         self._evaluator = evaluator
@@ -95,6 +101,7 @@ class Trainer:
         """
         progress, stop_poll = self.progress, self.comm.stop_poll()
         self._weight_exchange.refresh()
+        self._call_back("begin")
         with StopSignals() as signals:
             while progress.epoch < self._recipe.train.epochs:
                 self.training.group.train()
@@ -107,6 +114,7 @@ class Trainer:
                     self._stop(signals, stop_poll)
                 self._finish_epoch()
         self._weight_exchange.publish(progress.update)
+        self._call_back("end")
 
     def resume(self, files: Mapping[str, bytes]) -> None:
         """Restores the state that the files of a checkpoint hold.
@@ -117,6 +125,12 @@ class Trainer:
         restored = self._checkpointer.restore(files)
         self.progress, self.scores, self._metrics_lines = restored.progress, restored.scores, restored.lines
         self._saved_progress = replace(self.progress)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What metrics.jsonl says of each epoch. Collective: all ranks must call it."""
+        records: list[dict[str, Any]] = self.comm.all_gather_json([json.loads(line) for line in self._tracker.lines])[0]
+        return records
 
     def open_tracker(self) -> None:
         """Begins to log at the present step; the first thing that a trainer writes. Collective: all ranks must call it."""
@@ -142,6 +156,7 @@ class Trainer:
             self._log()
         if self._checkpoint_is_due():
             self._save()
+        self._call_back("update")
 
     def _finish_epoch(self) -> None:
         """Evaluates, writes the epoch's weights and metrics, and a checkpoint where one is due."""
@@ -157,6 +172,10 @@ class Trainer:
         progress.epoch, progress.window = epoch, 0
         if self._epoch_checkpoint_is_due(epoch):
             self._save()
+        self._call_back("epoch")
+
+    def _call_back(self, event: str) -> None:
+        self._callbacks(event, epoch=self.progress.epoch, update=self.progress.update, scores=self.scores)
 
     def _windows(self) -> Iterator[Window]:
         """Yields what is left of the epoch's windows."""

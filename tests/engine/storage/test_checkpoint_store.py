@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from attacks import take_disk_away
 
 from mutual.engine.storage import files
 from mutual.engine.storage.checkpoint_store import FORMAT, CheckpointStore, ForeignFormatError, read_checkpoint
@@ -123,14 +124,7 @@ def test_checkpoints_that_changed_places_are_found_out(checkpoints):
 
 def test_a_disk_that_does_not_answer_is_not_taken_for_a_damaged_checkpoint(checkpoints, monkeypatch):
     """A stale network handle says nothing of the file: the run must not begin anew because of it."""
-    read_bytes = Path.read_bytes
-
-    def stale(path):
-        if path.name == "a.safetensors":
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
-        return read_bytes(path)
-
-    monkeypatch.setattr(Path, "read_bytes", stale)
+    take_disk_away(monkeypatch, ".safetensors")
     with pytest.raises(OSError, match="Stale file handle"):
         checkpoints.latest()
 

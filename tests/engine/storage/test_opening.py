@@ -1,8 +1,6 @@
 """What a training finds in its run folder: nothing of the user's is removed, nothing that was trained is begun anew unasked."""
 
-import errno
 import json
-import os
 import shutil
 import socket
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from attacks import take_disk_away
 from support import run, tiny_document
 
 import mutual
@@ -120,14 +119,8 @@ def test_a_run_whose_checkpoints_are_all_torn_is_left_as_it_is(output):
 
 
 def test_a_disk_that_does_not_answer_ends_the_run_and_leaves_it_as_it_is(output, monkeypatch):
-    before, read_bytes = contents(output), Path.read_bytes
-
-    def stale(path):
-        if path.suffix == ".pt":
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
-        return read_bytes(path)
-
-    monkeypatch.setattr(Path, "read_bytes", stale)
+    before = contents(output)
+    take_disk_away(monkeypatch, ".pt")
     with pytest.raises(OSError, match="Stale file handle"):
         mutual.fit(recipe(output), resume=True)
     monkeypatch.undo()

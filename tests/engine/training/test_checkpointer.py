@@ -12,7 +12,14 @@ from attacks import die_in_write
 from support import ROOT, digests, run, run_and_kill, tiny, tiny_document
 
 RECIPE = tiny_document(
-    data={"dataset": "digits", "image_size": 8, "batch_size": 16, "subset": 240, "augment": [{"name": "random_crop", "padding": 1}]},
+    data={
+        "dataset": "digits",
+        "image_size": 8,
+        "batch_size": 16,
+        "eval_batch_size": 71,
+        "subset": 240,
+        "augment": [{"name": "random_crop", "padding": 1}],
+    },
     peers={
         "a": {"model": "support:tiny", "args": {"norm": True, "dropout": 0.3, "width": 16}},
         "b": {"model": "support:tiny", "args": {"norm": True, "width": 12}, "optimizer": {"name": "adam", "lr": 0.01}},

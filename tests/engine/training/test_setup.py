@@ -33,13 +33,18 @@ def test_a_missing_root_is_told_in_a_line(tmp_path, dataset):
     assert "\n" not in str(caught.value)
 
 
+def unreadable(root, monkeypatch, number, listing):
+    """Makes a folder of images whose listing fails with this error number."""
+    for part in ("train", "val"):
+        (root / part / "cat").mkdir(parents=True)
+        (root / part / "cat" / "0.png").write_bytes(b"")
+    failing(monkeypatch, number, *listing)
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
 @pytest.mark.parametrize("listing", LISTINGS)
 def test_a_root_that_may_not_be_read_is_told_in_a_line(tmp_path, monkeypatch, number, listing):
-    for part in ("train", "val"):
-        (tmp_path / part / "cat").mkdir(parents=True)
-        (tmp_path / part / "cat" / "0.png").write_bytes(b"")
-    failing(monkeypatch, number, *listing)
+    unreadable(tmp_path, monkeypatch, number, listing)
     with pytest.raises(RecipeError, match=rf"^data: {tmp_path}/train\S*: .*; give another path, or allow this user to read it$"):
         build_dataset(recipe(tmp_path))
 
@@ -52,10 +57,7 @@ def test_a_name_that_is_too_long_is_told_in_a_line(tmp_path):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.ENOMEM, errno.EIO])
 @pytest.mark.parametrize("listing", LISTINGS)
 def test_the_machines_faults_are_not_the_recipes(tmp_path, monkeypatch, number, listing):
-    for part in ("train", "val"):
-        (tmp_path / part / "cat").mkdir(parents=True)
-        (tmp_path / part / "cat" / "0.png").write_bytes(b"")
-    failing(monkeypatch, number, *listing)
+    unreadable(tmp_path, monkeypatch, number, listing)
     with pytest.raises(OSError) as caught:  # noqa: PT011, its number is compared
         build_dataset(recipe(tmp_path))
     assert caught.value.errno == number

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from mutual.engine.codistillation import restrict_to_job, split_launch
 from mutual.engine.costs import resolve_placement
-from mutual.engine.monitoring import Scores
+from mutual.engine.results import RunResult
 from mutual.engine.runtime import (
     Environment,
     LaunchSettings,
@@ -21,37 +22,23 @@ from mutual.engine.runtime import (
     torch_threads,
 )
 from mutual.engine.storage import BEST, RunFolder, check_data, exclusive_access, peer_file, resumed_recipe, select_checkpoint
-from mutual.engine.training import Trainer, build_trainer, build_training
+from mutual.engine.training import Callback, Trainer, build_trainer, build_training
 from mutual.models import read_model
 from mutual.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """Result of a training.
-
-    Attributes:
-        folder: the run folder.
-        best_peer: name of the best peer.
-        metrics: scores of the last evaluation, by peer and for the ensemble.
-    """
-
-    folder: Path
-    best_peer: str
-    metrics: Scores
-
-
 @restore_switches()
-def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunResult:
+def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, callbacks: Sequence[Callback] = ()) -> RunResult:
     """Trains `recipe` into its run folder. Collective: all ranks must call it.
 
     Args:
         recipe: as `load_recipe` returns it.
         resume: go on from the run's last good checkpoint, or start where there is none.
         overwrite: remove what an earlier run of this name has left.
+        callbacks: are called while it runs, in this order; see `Callback`.
 
     Returns:
-        The run folder, the best peer and the last scores.
+        The run folder, the best peer, the scores and the history.
 
     Raises:
         RecipeError: the recipe, the data or the launcher do not fit; nothing has been written.
@@ -60,6 +47,13 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
         StoppedError: SIGTERM, SIGUSR1 or SIGINT was received; a checkpoint has been written.
         NonFiniteLossError: a loss diverged; the last good checkpoint is kept.
         OSError: the disk is full or does not answer; the last good checkpoint is kept.
+
+    Example:
+        >>> import mutual
+        >>> recipe = mutual.load_recipe("recipes/dml_pplcnet.yaml", ["train.epochs=1"])
+        >>> result = mutual.fit(recipe, overwrite=True)                          # doctest: +SKIP
+        >>> result.best_peer, result.history[-1]["eval"]["a"]["top1"]            # doctest: +SKIP
+        ('a', 0.98)
     """
     recipe = restrict_to_job(split_launch(recipe)).resolved()
     folder = RunFolder.of(recipe)
@@ -74,23 +68,23 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
         with torch_threads(recipe.train.threads):
             environment = replace(environment, precision=recipe.train.precision)
             recipe = resolve_placement(recipe, environment, saved_recipe)
-            trainer = _build(recipe, environment, folder, resume=resume)
+            trainer = _build(recipe, environment, folder, resume=resume, callbacks=callbacks)
             try:
                 trainer.run()
             finally:
                 trainer.close()
         with comm.raise_together():
-            local_best = _best_peer(folder) if comm.is_main else ""
-        best_peer = comm.all_gather_json(local_best)[0]
-    return RunResult(folder.path, best_peer, trainer.scores)
+            local_best = _best(folder) if comm.is_main else ("", {})
+        best_peer, best_scores = comm.all_gather_json(local_best)[0]
+        return RunResult(folder.path, best_peer, trainer.scores, best_scores, trainer.history)
 
 
-def _build(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool) -> Trainer:
+def _build(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool, callbacks: Sequence[Callback]) -> Trainer:
     """Builds the trainer, resumes it, and prepares the run folder; nothing was written to it before."""
     comm = environment.comm
     training = build_training(recipe, environment)
     check_data(training.data, comm)
-    trainer = build_trainer(recipe, environment, folder, training)
+    trainer = build_trainer(recipe, environment, folder, training, callbacks=callbacks)
     files = select_checkpoint(trainer.checkpoints, comm) if resume else None
     if files is not None:
         trainer.resume(files)
@@ -108,11 +102,11 @@ def _build(recipe: Recipe, environment: Environment, folder: RunFolder, *, resum
     return trainer
 
 
-def _best_peer(folder: RunFolder) -> str:
-    """Returns the best peer of a finished run after verifying its weights."""
+def _best(folder: RunFolder) -> tuple[str, dict[str, dict[str, float | None]]]:
+    """Returns the best peer of a finished run after verifying its weights, and every peer's best scores."""
     peer = folder.best_peer()
     folder.verified_weights(BEST, peer)
-    return peer
+    return peer, folder.read_best().peers
 
 
 def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None) -> nn.Module:
@@ -123,8 +117,19 @@ def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None
         peer: name of the peer, or `best`.
         factory: names a model of the user's own that may be built (`my_models:net`), which runs its code.
 
+    Returns:
+        The model. Its attribute `card` (a `ModelCard`) says what it was trained for: `image_size`, `mean` and `std` of pixel values in
+        0 .. 1, `class_names` and more.
+
     Raises:
         InputError: there is no such run, no such peer in it, or its model is another factory's.
+
+    Example:
+        >>> import mutual
+        >>> model = mutual.load_peer("runs/dml_pplcnet")                         # doctest: +SKIP
+        >>> model.card.class_names[:3], model.card.mean                          # doctest: +SKIP
+        (('0', '1', '2'), (0.3052,))
     """
-    model, _ = read_model(peer_file(RunFolder(Path(run)), peer), factories=[] if factory is None else [factory])
+    model, card = read_model(peer_file(RunFolder(Path(run)), peer), factories=[] if factory is None else [factory])
+    model.card = card  # type: ignore[assignment]  # a plain attribute: neither state_dict nor an export has it
     return model

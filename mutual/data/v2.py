@@ -1,0 +1,113 @@
+"""The transforms that a recipe may name, built of torchvision.transforms.v2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from mutual.data.decoding import MAX_PIXELS
+from mutual.data.transforms import ShapeError
+from mutual.recipe import transforms as specs
+
+_INTERPOLATION = {
+    "nearest": v2.InterpolationMode.NEAREST,
+    "bilinear": v2.InterpolationMode.BILINEAR,
+    "bicubic": v2.InterpolationMode.BICUBIC,
+}
+
+
+class _ResizeIfNeeded(v2.Resize):
+    """Leaves images alone that have the size already."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns the image at the size."""
+        if tuple(image.shape[-2:]) == tuple(self.size):
+            return image
+        resized: Tensor = super().forward(image)
+        return resized
+
+
+class _ShorterResize(v2.Resize):
+    """Brings the shorter side to a size; a strip of 1 x 60,000 pixels would become gigabytes."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns the image at the size."""
+        height, width = image.shape[-2:]
+        side = int(self.size[0])
+        if side * (side * max(height, width) // min(height, width)) > MAX_PIXELS:
+            raise ShapeError(f"it has {width:,} x {height:,} pixels; with its shorter side brought to {side} it would have too many")
+        resized: Tensor = super().forward(image)
+        return resized
+
+
+def _resize(spec: specs.Resize, image_size: tuple[int, int]) -> nn.Module:
+    interpolation = _INTERPOLATION[spec.interpolation]
+    if spec.mode == "exact":
+        return _ResizeIfNeeded(_pair(spec.size, image_size), interpolation=interpolation)
+    size = spec.size if spec.size is not None else min(image_size)
+    return _ShorterResize(min(size) if isinstance(size, tuple) else size, interpolation=interpolation)
+
+
+def _random_resized_crop(spec: specs.RandomResizedCrop, image_size: tuple[int, int]) -> nn.Module:
+    size = _pair(spec.size, image_size)
+    return v2.RandomResizedCrop(size, scale=spec.scale, ratio=spec.ratio, interpolation=_INTERPOLATION[spec.interpolation])
+
+
+def _random_crop(spec: specs.RandomCrop, image_size: tuple[int, int]) -> nn.Module:
+    return v2.RandomCrop(_pair(spec.size, image_size), padding=spec.padding, padding_mode=spec.padding_mode)
+
+
+def _blur(spec: specs.GaussianBlur, _: tuple[int, int]) -> nn.Module:
+    if spec.kernel_size % 2 == 0:
+        raise ValueError(f"gaussian_blur: kernel_size {spec.kernel_size} is even; take an odd one")
+    return v2.RandomApply([v2.GaussianBlur(spec.kernel_size, sigma=spec.sigma)], p=spec.p)
+
+
+def _erasing(spec: specs.RandomErasing, _: tuple[int, int]) -> nn.Module:
+    return v2.RandomErasing(spec.p, scale=spec.scale, ratio=spec.ratio, value=0) if spec.value == "zero" else _NoiseErasing(spec)
+
+
+class _NoiseErasing(nn.Module):
+    """Random erasing with uniform noise, for uint8 images (v2's own draws normal noise, which uint8 cannot hold)."""
+
+    def __init__(self, spec: specs.RandomErasing) -> None:
+        super().__init__()
+        self._mask = v2.RandomErasing(spec.p, scale=spec.scale, ratio=spec.ratio, value=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns the image, perhaps with a rectangle of noise."""
+        erased = self._mask(torch.zeros_like(image)).bool()
+        noise = torch.randint(0, 256, image.shape, dtype=torch.uint8)
+        return torch.where(erased, noise, image)
+
+
+_POLICIES = {
+    "imagenet": v2.AutoAugmentPolicy.IMAGENET,
+    "cifar10": v2.AutoAugmentPolicy.CIFAR10,
+    "svhn": v2.AutoAugmentPolicy.SVHN,
+}
+BUILDERS: dict[type[Any], Callable[[Any, tuple[int, int]], nn.Module]] = {
+    specs.Resize: _resize,
+    specs.CenterCrop: lambda spec, size: v2.CenterCrop(_pair(spec.size, size)),
+    specs.RandomResizedCrop: _random_resized_crop,
+    specs.RandomCrop: _random_crop,
+    specs.HorizontalFlip: lambda spec, _: v2.RandomHorizontalFlip(spec.p),
+    specs.VerticalFlip: lambda spec, _: v2.RandomVerticalFlip(spec.p),
+    specs.Rotation: lambda spec, _: v2.RandomRotation(spec.degrees, interpolation=_INTERPOLATION[spec.interpolation]),
+    specs.GaussianBlur: _blur,
+    specs.ColorJitter: lambda spec, _: v2.ColorJitter(spec.brightness, spec.contrast, spec.saturation, spec.hue),
+    specs.TrivialAugment: lambda spec, _: v2.TrivialAugmentWide(spec.num_magnitude_bins),
+    specs.RandAugment: lambda spec, _: v2.RandAugment(spec.num_ops, spec.magnitude),
+    specs.AutoAugment: lambda spec, _: v2.AutoAugment(_POLICIES[spec.policy]),
+    specs.RandomErasing: _erasing,
+}
+
+
+def _pair(size: int | tuple[int, int] | None, image_size: tuple[int, int]) -> tuple[int, int]:
+    if size is None:
+        return image_size
+    return (size, size) if isinstance(size, int) else size

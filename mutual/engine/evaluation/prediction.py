@@ -1,0 +1,160 @@
+"""Predictor: the classes of images by trained peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mutual.data import DataInfo, ImageError, ShapeError, build_preprocess, load_image, named_images, normalize, pixels
+from mutual.engine.evaluation.inference import read_models
+from mutual.engine.monitoring import ENSEMBLE
+from mutual.engine.storage import RunFolder, peer_files
+from mutual.models import ModelCard
+from mutual.recipe import InputError, Recipe
+
+ImageLike: TypeAlias = "str | Path | Image.Image | Tensor"
+"""An image file, an image of Pillow's, or the pixels `[C, H, W]` as uint8."""
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is in an image.
+
+    Attributes:
+        image: its file, or None where it was given as pixels.
+        classes: names of classes, most probable first.
+        probabilities: theirs; they sum to 1 over all classes, or each is for itself where images may have several labels.
+    """
+
+    image: Path | None
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+class Predictor:
+    """Classifies images with one or more peers, whose probabilities are averaged."""
+
+    def __init__(self, recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = ()) -> None:
+        """Reads the peers' weights in `files`; `recipe` says how images are prepared.
+
+        Raises:
+            InputError: a file cannot be read, or holds a model that is not to be built.
+        """
+        self._models = list(read_models(files, factories).values())
+        self.card = self._models[0][1]
+        self._preprocess = build_preprocess(recipe.data, _info(self.card))
+
+    def __call__(self, images: Iterable[ImageLike], *, topk: int | None = None) -> Iterator[Prediction]:
+        """Yields for each image its `topk` classes, or all of them.
+
+        Raises:
+            InputError: an image cannot be read.
+        """
+        remaining = iter(images)
+        while batch := list(islice(remaining, _BATCH)):
+            pixels_BCHW = torch.stack([self._prepare(image) for image in batch])
+            for image, row_C in zip(batch, self._probabilities(pixels_BCHW), strict=True):
+                best = row_C.topk(len(row_C) if topk is None else min(topk, len(row_C)))
+                names = tuple(self.card.class_names[index] for index in best.indices.tolist())
+                yield Prediction(Path(image) if isinstance(image, str | Path) else None, names, tuple(best.values.tolist()))
+
+    def _prepare(self, image: ImageLike) -> Tensor:
+        try:
+            return self._preprocess(_load(image, self.card.in_channels))
+        except ShapeError as error:
+            if isinstance(image, str | Path):
+                raise ImageError(Path(image), str(error)) from error
+            raise InputError(f"an image cannot be prepared: {error}") from error
+
+    @torch.no_grad()
+    def _probabilities(self, images: Tensor) -> Tensor:
+        """Returns the mean probabilities `[B, C]` of the peers."""
+        inputs = normalize(images, self.card.mean, self.card.std)
+        logits = [(model(inputs).float(), card) for model, card in self._models]
+        return torch.stack([each_BC.sigmoid() if card.multi_label else each_BC.softmax(dim=1) for each_BC, card in logits]).mean(dim=0)
+
+
+def predict(
+    run: str | Path,
+    images: ImageLike | Iterable[ImageLike],
+    *,
+    peer: str = "best",
+    topk: int | None = None,
+    factory: str | None = None,
+) -> list[Prediction]:
+    """Classifies images with a trained peer, as `python -m mutual.predict` does.
+
+    Args:
+        run: the run folder.
+        images: an image or several: files, folders that hold some, images of Pillow's, or uint8 tensors `[C, H, W]` or `[B, C, H, W]`
+            of any size. They are brought to the peer's size and normalised here.
+        peer: name of a peer, `best`, or `ensemble` for the mean probabilities of all that were trained.
+        topk: so many classes for each image; by default all.
+        factory: names a model of the user's own that may be built (`my_models:net`), which runs its code.
+
+    Returns:
+        One prediction for each image, in their order.
+
+    Raises:
+        InputError: there is no such run or peer, or an image cannot be read.
+
+    Example:
+        >>> import mutual
+        >>> found = mutual.predict("runs/dml_pplcnet", ["cat.jpg"], topk=3)      # doctest: +SKIP
+        >>> found[0].classes[0], found[0].probabilities[0]                       # doctest: +SKIP
+        ('cat', 0.98)
+    """
+    if topk is not None and topk < 1:
+        raise InputError(f"topk={topk} must be at least 1")
+    folder = RunFolder(Path(run))
+    files = peer_files(folder, peer, everyone=ENSEMBLE)
+    listed = list(_listed(images))
+    return list(Predictor(folder.recipe(), files, factories=[] if factory is None else [factory])(listed, topk=topk))
+
+
+def _listed(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
+    """Yields single images: the files of a folder, the images of a batch."""
+    if isinstance(images, str | Path):
+        yield from named_images([Path(images)])
+    elif isinstance(images, Image.Image) or (isinstance(images, Tensor) and images.dim() != 4):
+        yield images
+    elif isinstance(images, Iterable):
+        for image in images:
+            yield from _listed(image)
+    else:
+        raise InputError(f"{type(images).__name__} is no image; give files, folders, images of Pillow's or uint8 tensors [C, H, W]")
+
+
+def _load(image: ImageLike, channels: int) -> Tensor:
+    if isinstance(image, str | Path):
+        return load_image(Path(image), channels)
+    if isinstance(image, Image.Image):
+        return pixels(image, channels)
+    if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] not in (1, 3):
+        raise InputError(
+            f"a tensor of {str(image.dtype).removeprefix('torch.')} and shape {list(image.shape)} is no image; give uint8 [C, H, W] with "
+            "1 or 3 channels, or call the model that load_peer returns"
+        )
+    return image
+
+
+def _info(card: ModelCard) -> DataInfo:
+    return DataInfo(
+        num_classes=card.num_classes,
+        class_names=card.class_names,
+        channels=card.in_channels,
+        image_size=card.image_size,
+        mean=card.mean,
+        std=card.std,
+        num_train=0,
+        num_val=0,
+        multi_label=card.multi_label,
+    )

@@ -1,0 +1,41 @@
+"""What a recipe names and is not there, told before torch is imported; in the words of those who read it later."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mutual.data import check_present
+from mutual.models import check_file
+from mutual.recipe import Recipe
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Refuses a recipe whose data or weights files are missing.
+
+    Of several processes, or jobs that train peers of one recipe, each reads its own: there it is left to those who read.
+
+    Raises:
+        RecipeError: a folder or file that the recipe names is missing.
+    """
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1") or recipe.exchange.kind == "stale":
+        return
+    check_data_present(recipe)
+    for name, peer in recipe.peers.items():
+        if peer.weights not in (None, "pretrained"):
+            try:
+                check_file(Path(peer.weights or ""))
+            except ValueError as error:
+                raise recipe.error(f"peers.{name}.weights", str(error)) from error
+
+
+def check_data_present(recipe: Recipe) -> None:
+    """Refuses a recipe whose data are missing.
+
+    Raises:
+        RecipeError: a folder or file that its data section names is missing.
+    """
+    try:
+        check_present(recipe.data)
+    except ValueError as error:
+        raise recipe.error("data", str(error)) from error

@@ -1,0 +1,33 @@
+"""RunResult: what a training left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mutual.engine.monitoring import Scores
+
+
+@dataclass(frozen=True, repr=False)
+class RunResult:
+    """What a training left; the same on every rank.
+
+    Attributes:
+        folder: the run folder.
+        best_peer: the best peer's name.
+        metrics: the last evaluation: by peer and for the ensemble its metrics.
+        best_scores: by peer its best scores, those of its weights in `best`.
+        history: what metrics.jsonl says of each epoch, from the first on, of a resumed run too.
+    """
+
+    folder: Path
+    best_peer: str
+    metrics: Scores
+    best_scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        scores = [f"{name} {value:.4g}" for name, value in self.best_scores.get(self.best_peer, {}).items() if value is not None]
+        epochs = f"{len(self.history)} epoch{'' if len(self.history) == 1 else 's'}"
+        return f"<RunResult {self.folder}: {epochs}; the best peer is {self.best_peer!r}{' with ' if scores else ''}{', '.join(scores)}>"

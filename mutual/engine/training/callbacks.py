@@ -1,0 +1,97 @@
+"""Callbacks: a user's own code that looks at a training while it runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mutual.engine.monitoring import Scores
+from mutual.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a callback is shown.
+
+    Attributes:
+        recipe: the resolved recipe.
+        folder: the run folder.
+        rank: number of this process; 0 is the main one.
+        epoch: number of finished epochs.
+        update: number of finished updates.
+        scores: those of the last evaluation, by peer and for the ensemble; empty before the first. The same on every rank.
+        models: the peers that this process holds, by name. Read them; whoever runs one takes a copy.
+    """
+
+    recipe: Recipe
+    folder: Path
+    rank: int
+    epoch: int
+    update: int
+    scores: Scores
+    models: Mapping[str, nn.Module]
+
+
+class Callback:
+    """Base class of callbacks; each method does nothing by default.
+
+    They are called on every rank, without gradients, and only read: weights, buffers, modes and gradients belong to the training.
+    What they draw of torch's and Python's random numbers does not move the training's. An exception ends the run as any bug does; to
+    stop it with a checkpoint, call `signal.raise_signal(signal.SIGTERM)`.
+
+    Example:
+        >>> import mutual
+        >>> class Print(mutual.Callback):
+        ...     def epoch(self, state):
+        ...         if state.rank == 0:
+        ...             print(state.epoch, state.scores["a"]["top1"])
+        >>> recipe = mutual.load_recipe("recipes/dml_pplcnet.yaml")
+        >>> mutual.fit(recipe, callbacks=[Print()])                              # doctest: +SKIP
+    """
+
+    def begin(self, state: TrainingState) -> None:
+        """Called before the first update, or the first one after a resume."""
+
+    def update(self, state: TrainingState) -> None:
+        """Called after each update, its logging and its checkpoint."""
+
+    def epoch(self, state: TrainingState) -> None:
+        """Called after each epoch, its evaluation, its metrics and its checkpoint."""
+
+    def end(self, state: TrainingState) -> None:
+        """Called once after the last epoch; not where the run is stopped or fails."""
+
+
+class Callbacks:
+    """Several callbacks, called one after the other."""
+
+    def __init__(self, callbacks: Sequence[Callback], recipe: Recipe, folder: Path, *, rank: int, models: Mapping[str, nn.Module]) -> None:
+        self._callbacks = tuple(callbacks)
+        self._recipe, self._folder, self._rank, self._models = recipe, folder, rank, dict(models)
+
+    def __call__(self, event: str, *, epoch: int, update: int, scores: Scores) -> None:
+        """Calls the method `event` of each callback."""
+        if not self._callbacks:
+            return
+        copied = {member: dict(row) for member, row in scores.items()}
+        state = TrainingState(self._recipe, self._folder, self._rank, epoch, update, copied, dict(self._models))
+        for callback in self._callbacks:
+            with torch.no_grad(), _own_randomness():
+                getattr(callback, event)(state)
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Within it, random numbers may be drawn; afterwards the generators are where they were."""
+    before = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+            yield
+    finally:
+        random.setstate(before)

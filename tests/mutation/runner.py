@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import types
 from collections import defaultdict
@@ -161,6 +162,7 @@ class _Recording:
 
             return local
 
+        threading.settrace(trace)
         sys.settrace(trace)
         try:
             return work(*arguments)

@@ -108,6 +108,7 @@ def test_a_paused_peer_stands_still(monkeypatch):
             assert not torch.equal(of_a["a.head.weight"], before["a.head.weight"])
         else:
             assert_equal_weights(of_a, {name: before[name] for name in of_a})
+            assert all(parameter.grad is None for parameter in group.peers["a"].parameters()), "nor is it moved later by this gradient"
         assert not torch.equal(after["b.head.weight"], before["b.head.weight"])
 
 

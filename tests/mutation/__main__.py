@@ -75,7 +75,7 @@ def _choose(arguments: argparse.Namespace) -> list[tuple[ast.Module, Mutant]]:
 
 def _without_line(shown: str) -> str:
     """Returns a mutant as it is shown, without what was said of it and without its line's number, which changes with others."""
-    return re.sub(r"^.*\): |(?<=\.py):\d+", "", shown)
+    return re.sub(r"^\w+ \(\d+ tests\): |(?<=\.py):\d+", "", shown)
 
 
 def _is_listed(entry: dict[str, str], mutant: Mutant) -> bool:

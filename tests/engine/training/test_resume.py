@@ -76,6 +76,16 @@ def test_a_run_without_averages_and_statistics_goes_on_too(tmp_path):
     assert digests(folder) == digests(whole)
 
 
+def test_checkpoints_are_written_when_the_recipe_says_so_and_at_the_end(tmp_path):
+    """Of three epochs of five updates: after every second one, every second epoch, and the last."""
+    train, checkpoint = {"epochs": 3, "progress": False}, {"every_steps": 2, "every_epochs": 2, "keep": 100}
+    peers = {"a": {"model": "support:tiny"}}
+    recipe = recipe_of(tmp_path, peers=peers, objectives=[{"loss": "cross_entropy"}], train=train, checkpoint=checkpoint)
+    folder = mutual.fit(recipe).folder
+    steps = sorted(int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").iterdir())
+    assert steps == [2, 4, 6, 8, 10, 12, 14, 15]
+
+
 def test_a_finished_run_that_is_resumed_stays_as_it_is(whole, tmp_path):
     folder = cut(whole, tmp_path, 9)
     before = digests(folder)

@@ -1,6 +1,8 @@
 """The invariants of an update: frozen, KD as the special case, exact accumulation, counted randomness, independent fp16 peers."""
 
 import copy
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +127,18 @@ def test_alternating_peers_hear_of_their_fellows_averages_after_their_steps():
     train_step.alternating(window, 0, measure=False)
     for name, model in models.items():
         assert_equal_weights(group.peers[name].model.state_dict(), model.state_dict(), tolerance=1e-12)
+
+
+@pytest.mark.parametrize("update", ["simultaneous", "alternating"])
+def test_gradients_are_brought_together_once_a_window_and_peer(update):
+    """In the last micro-batch; before it every backward is within `no_sync` of all peers."""
+    _, data, group, train_step = build(tiny_document(train={"update": update, "accumulate": 2}))
+    entered = []
+    train_step._comm = SimpleNamespace(device=torch.device("cpu"), no_sync=lambda modules: entered.append(modules) or nullcontext())
+    group.train()
+    window = next(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=2))
+    train_step(window, 0, measure=False)
+    assert entered == [[peer.train_module for peer in group.trainable]] * (1 if update == "simultaneous" else 2)
 
 
 def test_alternating_counts_batchnorm_statistics_once():

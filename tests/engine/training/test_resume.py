@@ -1,7 +1,9 @@
 """A run that goes on from any of its checkpoints ends as it did, in one process; signals and kills are in `test_checkpointer`."""
 
 import json
+import os
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,7 @@ from support import digests, tiny_document
 
 import mutual
 from mutual.engine.monitoring import NonFiniteLossError
+from mutual.engine.runtime import StoppedError
 from mutual.engine.storage import RunFolder
 from mutual.engine.training.checkpointer import _local_buffers, _tensor_bytes
 from mutual.engine.training.peer_optimizer import PeerOptimizer
@@ -84,6 +87,26 @@ def test_checkpoints_are_written_when_the_recipe_says_so_and_at_the_end(tmp_path
     folder = mutual.fit(recipe).folder
     steps = sorted(int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").iterdir())
     assert steps == [2, 4, 6, 8, 10, 12, 14, 15]
+
+
+@pytest.mark.parametrize("update", [1, 2])
+def test_a_signal_stops_a_run_after_its_update_with_a_checkpoint(whole, tmp_path, monkeypatch, update):
+    """In the middle of an epoch, and in its last update."""
+    step = PeerOptimizer.step
+
+    def interrupted(self, number, **arguments):
+        step(self, number, **arguments)
+        if number == update and self.peer.name == "a":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    recipe = recipe_of(tmp_path, checkpoint={"keep": 100})
+    with monkeypatch.context() as patch:
+        patch.setattr(PeerOptimizer, "step", interrupted)
+        with pytest.raises(StoppedError, match=rf"^stopped by SIGTERM after step {update + 1}; the checkpoint is written"):
+            mutual.fit(recipe)
+    assert [path.name for path in (tmp_path / "tiny" / "checkpoints").iterdir()] == [f"step_{update + 1:08d}"]
+    mutual.fit(recipe, resume=True)
+    assert digests(tmp_path / "tiny") == digests(whole)
 
 
 def test_a_finished_run_that_is_resumed_stays_as_it_is(whole, tmp_path):

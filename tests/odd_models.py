@@ -126,3 +126,11 @@ class Shifted(TinyNet):
     def __init__(self, num_classes, in_channels):
         super().__init__(num_classes, in_channels, norm=True)
         nn.init.constant_(self.norm.bias, -2.0)
+
+
+class Fixed(TinyNet):
+    """Does not train its stem."""
+
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes, in_channels)
+        self.stem.requires_grad_(False)

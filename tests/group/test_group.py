@@ -210,3 +210,10 @@ def test_modes_are_those_of_all_peers():
     assert [peer.model.training for peer in group.peers.values()] == [True, True, True, False]
     group.eval()
     assert not any(peer.model.training for peer in group.peers.values())
+
+
+def test_each_peer_has_its_own_view_or_all_have_one():
+    _, _, group, _ = build(tiny_document())
+    views = torch.arange(2.0)[:, None, None, None, None].expand(2, 3, 1, 8, 8)
+    assert [group.view(name, views).unique().item() for name in "ab"] == [0, 1]
+    assert all(group.view(name, views[0]) is not None and group.view(name, views[1]).shape == (3, 1, 8, 8) for name in "ab")

@@ -22,7 +22,7 @@ _OPERATORS: dict[type, type] = {
 _FUNCTIONS = {"any": "all", "all": "any", "amin": "amax", "amax": "amin", "minimum": "maximum", "maximum": "minimum"}
 _DROPPED_METHODS = {"detach", "clamp", "float", "double", "clone", "contiguous", "abs", "relu", "flatten", "mean", "removesuffix", "copy"}
 _SKIPPED_FIELDS = {"annotation", "returns", "decorator_list", "type_params", "ctx"}
-_SKIPPED_KEYWORDS = {"strict", "device", "non_blocking"}
+_SKIPPED_KEYWORDS = {"strict", "device", "devices", "non_blocking"}
 _SKIPPED_NODES = (ast.Assert, ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)
 
 

@@ -75,8 +75,7 @@ class Edge:
             if source == ENSEMBLE:
                 required |= {OutputKey(member, LOGITS): SourcePayload.WHOLE for member in self.members}
                 continue
-            keys = [OutputKey(source, path) for path in paths]
-            required |= {key: payload for key in keys if required.get(key) is not SourcePayload.WHOLE}
+            required |= {OutputKey(source, path): payload for path in paths}
             if self.spec.gate == "correct":
                 required[OutputKey(source, LOGITS)] = SourcePayload.WHOLE
         return required

@@ -1,6 +1,7 @@
 """Which weights are the best, what the files and best.json say of them, and what is believed of them when a run is resumed."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -74,6 +75,20 @@ def test_the_recipe_may_say_the_metric(make, tmp_path):
     best.finish_epoch(2, {"a": row(1.0, nll=3.0), "b": row(0.0, nll=0.5)})
     assert state(tmp_path) == ("b", {"a": 1, "b": 2})
     assert RunFolder(tmp_path).read_best().metric == "nll"
+
+
+def test_of_several_labels_the_mean_average_precision_counts(make, tmp_path):
+    plain = make()
+    best = BestWeights(plain._recipe, RunFolder(tmp_path), plain._group, replace(plain._info, multi_label=True), plain._collector)
+    best.finish_epoch(1, {"a": {"map": 0.2, "nll": 1.0}, "b": {"map": 0.3, "nll": 2.0}})
+    assert (state(tmp_path)[0], RunFolder(tmp_path).read_best().metric) == ("b", "map")
+
+
+def test_another_rank_than_the_main_one_writes_nothing(make, tmp_path):
+    best = make()
+    best._collector = SimpleNamespace(is_main=False, collect_to_main=lambda name, make: None)
+    best.finish_epoch(1, {"a": row(0.5), "b": row(0.4)})
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def test_a_file_that_is_replaced_has_two_digests_meanwhile(make, tmp_path, monkeypatch):

@@ -248,6 +248,8 @@ def test_weight_decay_has_one_group_unless_it_tells_parameters_apart():
     assert [(len(group["params"]), group["weight_decay"]) for group in whole] == [(2, 0.1)]
     none = build_optimizer(Optimizer(weight_decay=0.0, decay_norm_and_bias=False), parameters).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in none] == [(2, 0.0)]
+    apart = build_optimizer(Optimizer(weight_decay=0.1, decay_norm_and_bias=False), parameters).param_groups
+    assert [(group["params"][0].dim(), group["weight_decay"]) for group in apart] == [(2, 0.1), (1, 0.0)]
     biases = build_optimizer(Optimizer(weight_decay=0.1, decay_norm_and_bias=False), parameters[1:]).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in biases] == [(1, 0.0)], "no group is empty"
 

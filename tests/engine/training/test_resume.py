@@ -67,6 +67,15 @@ def test_a_run_goes_on_from_any_checkpoint_as_it_went(whole, tmp_path, step):
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [f"step_{number:08d}" for number in range(1, 10)]
 
 
+def test_a_run_without_averages_and_statistics_goes_on_too(tmp_path):
+    peers = {name: {"model": "support:tiny"} for name in "ab"}
+    plain = {"peers": peers, "objectives": [{"loss": "cross_entropy"}], "train": {"epochs": 1, "progress": False}}
+    whole = mutual.fit(recipe_of(tmp_path / "whole", **plain)).folder
+    folder = cut(whole, tmp_path / "cut", 2)
+    mutual.fit(recipe_of(tmp_path / "cut", **plain), resume=True)
+    assert digests(folder) == digests(whole)
+
+
 def test_a_finished_run_that_is_resumed_stays_as_it_is(whole, tmp_path):
     folder = cut(whole, tmp_path, 9)
     before = digests(folder)

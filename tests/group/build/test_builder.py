@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 from support import WORLD, build, tiny_document
 from torch import nn
@@ -244,6 +245,13 @@ def test_a_frozen_peers_outputs_are_read_by_the_names_of_its_classes(weights):
         torch.testing.assert_close(found, expected[:, columns])
 
 
+def test_weights_without_a_card_are_taken_in_their_order(tmp_path):
+    model = create_model("small_cnn", num_classes=4, in_channels=1)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "plain.safetensors")
+    group = group_of(tmp_path / "plain.safetensors", frozen=True)
+    assert group.peers["t"].tapped.columns is None
+
+
 def test_a_trainable_peer_begins_with_weights_of_the_datas_classes_alone(weights):
     path, model = weights(CLASSES)
     start = group_of(path, frozen=False).peers["t"].model.state_dict()
@@ -268,7 +276,10 @@ def test_adapters_are_synchronized_as_their_learners_are(synchronized):
     recipe, comm = parse_recipe(document), rank_of_two(0)
     edges, placement = expand(recipe), _place_peers(recipe, 2)
     peers, specs = _build_peers(recipe, edges, comm, placement, _DataSpec(4, (), torch.zeros(2, 1, 8, 8)))
+    entered = []
+    comm.raise_together = lambda: entered.append(1) or nullcontext()
     losses = _build_losses(recipe, edges, comm, placement, peers, specs)
+    assert len(entered) == 2, "what fails on one rank, of statistics or of shapes, fails on all"
     norms = [layer for loss in losses.values() for layer in loss.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     assert [isinstance(norm, nn.SyncBatchNorm) for norm in norms] == [synchronized]
     assert isinstance(peers["a"].model.norm, nn.SyncBatchNorm) == synchronized
@@ -308,5 +319,6 @@ def test_ensembles_are_as_wide_as_their_members_and_labels_are_read_by_logits_al
     peers = {name: {"model": "support:double"} for name in "abc"}
     objectives = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": "ensemble"}]
     assert len(build(tiny_document(peers=peers, objectives=objectives))[2].local_losses) == 6
+    assert len(build(tiny_document(objectives=objectives))[2].local_losses) == 4, "of one member"
     with pytest.raises(RecipeError, match=r"^objectives.1.at: a.stem has shape \(4, 4, 4\), which are no logits"):
         build(tiny_document(objectives=[{"loss": "cross_entropy"}, {"loss": "cross_entropy", "at": "stem", "learners": ["a"]}]))

@@ -150,3 +150,8 @@ def test_averages_are_run_too_and_parameters_are_counted():
     assert _named(["x"]) == "1 parameter (x)"
     assert _named(["x", "y"]) == "2 parameters (x, y)"
     assert _named(list("wxyz")) == "4 parameters (w, x, y, ...)"
+
+
+def test_what_a_model_has_frozen_itself_stays_frozen():
+    peer = build(document("Fixed"))[2].peers["a"]
+    assert [name for name, parameter in peer.model.named_parameters() if not parameter.requires_grad] == ["stem.weight", "stem.bias"]

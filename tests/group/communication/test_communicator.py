@@ -83,3 +83,12 @@ def test_with_one_process_every_collective_is_the_identity():
     comm.barrier()
     assert comm.stop_poll()(wanted=True)
     assert (comm.traffic.global_calls, comm.traffic.subgroup_calls, comm.traffic.gradient_bytes) == (0, 0, 0)
+
+
+def test_a_barrier_waits_for_the_ranks_of_its_communicator(monkeypatch):
+    waited = []
+    monkeypatch.setattr(communicator.dist, "barrier", lambda *, group: waited.append(group))
+    comm = Communicator(0, 2, torch.device("cpu"), process_group="both")
+    comm.barrier()
+    assert waited == ["both"]
+    assert (comm.traffic.global_calls, comm.traffic.subgroup_calls) == (0, 1)

@@ -136,6 +136,14 @@ def test_a_rank_without_an_image_gets_padding_in_the_form_that_it_reads():
     assert not arrived[2]["a"]["body"].any()
 
 
+def test_feature_maps_that_travel_whole_are_named_with_their_bytes():
+    recipe = recipe_of(
+        {"loss": "dml"}, {"loss": "pefd", "at": "body", "learners": ["b"]}, {"loss": "hint", "at": "body", "learners": ["a"]}
+    )
+    exchanges = exchange(recipe, 2)[3]
+    assert exchanges[0].transfer_plan.full_feature_maps == {OutputKey("b", "body"): 8 * 12}
+
+
 def test_the_first_peers_ranks_get_everyones_logits_to_score():
     recipe = recipe_of(ranks={"a": 2, "b": 1})
     arrived, whole, rows, _, _ = exchange(

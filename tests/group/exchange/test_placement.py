@@ -75,6 +75,11 @@ def test_a_frozen_peer_is_held_by_those_who_read_it_or_has_ranks_of_its_own():
     assert teams(recipe_of("abt", frozen="t", ranks={"t": 1}, objectives=kd), 3) == {"a": (0,), "b": (1,), "t": (2,)}
 
 
+def test_a_frozen_peer_that_nobody_reads_is_held_by_all():
+    alone = [{"loss": "cross_entropy"}, {"loss": "dml", "sources": ["b"], "learners": ["a"]}]
+    assert teams(recipe_of("abt", frozen="t", objectives=alone), 2) == {"a": (0,), "b": (1,), "t": (0, 1)}
+
+
 def test_a_rank_computes_its_part_for_all_peers_that_it_holds():
     placement = parallel(recipe_of("abt", frozen="t"), 4, dict.fromkeys("abt", 1.0))
     assert [placement.shard(rank) for rank in range(4)] == [(0, 2), (1, 2), (0, 2), (1, 2)]

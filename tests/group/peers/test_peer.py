@@ -138,3 +138,7 @@ def test_a_warm_averages_decay_grows_to_the_one_that_is_asked_for():
         peer.model.head.bias += 1
     average.update(peer.model, update=9)
     torch.testing.assert_close(average.model.head.bias, before + 0.6)
+    cold = MovingAverage(TinyNet(4, 1, norm=True), decay=0.4)
+    before = cold.model.head.bias.clone()
+    cold.update(peer.model, update=0)
+    torch.testing.assert_close(cold.model.head.bias, 0.4 * before + 0.6 * peer.model.head.bias)

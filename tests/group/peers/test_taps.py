@@ -69,6 +69,12 @@ def test_names_that_are_half_alike_are_near(model):
         TappedModel(model, ["bolt"])
 
 
+def test_six_near_names_are_enough():
+    model = nn.ModuleDict({f"layer{number}": nn.Identity() for number in range(9)})
+    with pytest.raises(ValueError, match=r"^no module 'layer'; near: layer\d(, layer\d){5}$"):
+        TappedModel(model, ["layer"])
+
+
 def test_a_frozen_model_stays_in_eval_mode_inside_others(model):
     frozen = Frozen(TappedModel(model))
     holder = nn.Sequential(frozen)

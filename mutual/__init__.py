@@ -29,7 +29,7 @@ __all__ = [
     "predict",
 ]
 
-_get_attribute = lazy_attributes(
+_get_attribute, _list_attributes = lazy_attributes(
     __name__,
     {
         "mutual.recipe": ("Recipe", "RecipeError", "load_recipe"),
@@ -44,3 +44,7 @@ def __getattr__(name: str) -> Any:
     if name == "predict":  # the module that is the command, and can be called
         return import_module("mutual.predict")
     return _get_attribute(name)
+
+
+def __dir__() -> list[str]:
+    return [*_list_attributes(), "predict"]

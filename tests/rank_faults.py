@@ -50,10 +50,11 @@ def faulty(num_classes, in_channels):
 
 def end_reader():
     """Makes of stdout a pipe that nobody reads."""
-    output_key, writing = os.pipe()
-    os.dup2(writing, sys.stdout.fileno())
+    reading, writing = os.pipe()
+    os.dup2(writing, 1)
     os.close(writing)
-    os.close(output_key)
+    os.close(reading)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, as a pipe from the beginning
 
 
 def close_slowly():

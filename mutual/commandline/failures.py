@@ -50,12 +50,8 @@ class FailureMonitor:
     @classmethod
     def of_launch(cls) -> FailureMonitor | None:
         """Returns a new monitor, or None where the launcher started one process, or does not say where processes meet."""
-        variables = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")}
-        if (
-            not all(variables.values())
-            or not (variables["WORLD_SIZE"].isdecimal() and variables["RANK"].isdecimal())
-            or int(variables["WORLD_SIZE"]) < 2
-        ):
+        size, rank, *address = (os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"))
+        if not (size.isdecimal() and rank.isdecimal() and all(address)) or int(size) < 2:
             return None
         import mutual.group  # noqa: F401 - here, as two threads that import torch at once disturb each other
 

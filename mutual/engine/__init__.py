@@ -46,7 +46,7 @@ __all__ = [
     "run_command",
 ]
 
-__getattr__ = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "mutual.commandline": ("print_main", "run_command"),

@@ -50,7 +50,7 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, callba
 
     Example:
         >>> import mutual
-        >>> recipe = mutual.load_recipe("recipes/dml_pplcnet.yaml", ["train.epochs=1"])
+        >>> recipe = mutual.load_recipe("recipes/dml_pplcnet.yaml", ["train.epochs=1"]) # doctest: +SKIP
         >>> result = mutual.fit(recipe, overwrite=True)                          # doctest: +SKIP
         >>> result.best_peer, result.history[-1]["eval"]["a"]["top1"]            # doctest: +SKIP
         ('a', 0.98)

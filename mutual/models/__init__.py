@@ -26,7 +26,7 @@ __all__ = [
     "read_model",
 ]
 
-__getattr__ = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "mutual.models.cards": ("ModelCard", "architecture_args", "model_bytes", "read_card", "read_model"),

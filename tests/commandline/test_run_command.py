@@ -15,7 +15,7 @@ import yaml
 from support import ROOT, command, environment, run, tiny_document
 
 from mutual.commandline import run_command
-from mutual.engine.storage import BEST, Best, RunFolder, sha256, write_file
+from mutual.engine.storage import BEST, BestRecord, RunFolder, sha256, write_file
 from mutual.recipe import InputError, RunError, parse_recipe
 
 VERBS = ["train", "evaluate", "predict", "export", "bench"]
@@ -134,10 +134,10 @@ def test_an_interrupt_while_torch_is_imported_is_a_line(tmp_path, name):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tiny_document()))
     folder = RunFolder(tmp_path / "run")
-    folder.begin(parse_recipe(tiny_document()), {})
+    folder.initialize(parse_recipe(tiny_document()), {})
     for peer in ("a", "b"):  # whole as far as it is looked at without torch
         write_file(folder.weights(BEST, peer), b"weights")
-    folder.write_best(Best(peer="a", metric="top1", peers={}, sha256={f"best/{peer}": [sha256(b"weights")] for peer in ("a", "b")}))
+    folder.write_best(BestRecord(peer="a", metric="top1", peers={}, sha256={f"best/{peer}": [sha256(b"weights")] for peer in ("a", "b")}))
     process = subprocess.Popen(
         command(f"mutual.{name}", recipe if name == "train" else folder.path),
         cwd=tmp_path,

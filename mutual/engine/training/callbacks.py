@@ -51,7 +51,7 @@ class Callback:
         ...     def epoch(self, state):
         ...         if state.rank == 0:
         ...             print(state.epoch, state.scores["a"]["top1"])
-        >>> recipe = mutual.load_recipe("recipes/dml_pplcnet.yaml")
+        >>> recipe = mutual.load_recipe("recipes/dml_pplcnet.yaml")              # doctest: +SKIP
         >>> mutual.fit(recipe, callbacks=[Print()])                              # doctest: +SKIP
     """
 

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine import Callback, Prediction, RunResult, TrainingState, fit, load_peer, predict
+    from mutual.engine import Callback, NonFiniteLossError, Prediction, RunResult, StoppedError, TrainingState, fit, load_peer, predict
     from mutual.models import create_model
     from mutual.objectives import build_loss
-    from mutual.recipe import Recipe, RecipeError, load_recipe
+    from mutual.recipe import InputError, Recipe, RecipeError, RunError, load_recipe
 
 __version__ = "0.1.0"
 __all__ = [
     "Callback",
+    "InputError",
+    "NonFiniteLossError",
     "Prediction",
     "Recipe",
     "RecipeError",
+    "RunError",
     "RunResult",
+    "StoppedError",
     "TrainingState",
     "build_loss",
     "create_model",
@@ -32,10 +36,10 @@ __all__ = [
 _get_attribute, _list_attributes = lazy_attributes(
     __name__,
     {
-        "mutual.recipe": ("Recipe", "RecipeError", "load_recipe"),
+        "mutual.recipe": ("InputError", "Recipe", "RecipeError", "RunError", "load_recipe"),
         "mutual.objectives": ("build_loss",),
         "mutual.models": ("create_model",),
-        "mutual.engine": ("Callback", "Prediction", "RunResult", "TrainingState", "fit", "load_peer"),
+        "mutual.engine": ("Callback", "NonFiniteLossError", "Prediction", "RunResult", "StoppedError", "TrainingState", "fit", "load_peer"),
     },
 )
 

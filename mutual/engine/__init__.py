@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
     from mutual.engine.inputs import check_data_present, check_inputs
-    from mutual.engine.monitoring import Scores
+    from mutual.engine.monitoring import NonFiniteLossError, Scores
     from mutual.engine.results import RunResult
+    from mutual.engine.runtime import StoppedError
     from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files
     from mutual.engine.training import Callback, TrainingState
 
@@ -23,12 +24,14 @@ __all__ = [
     "Cost",
     "ImageLike",
     "Link",
+    "NonFiniteLossError",
     "Prediction",
     "Predictor",
     "RunFolder",
     "RunResult",
     "ScalingPrediction",
     "Scores",
+    "StoppedError",
     "TrainingState",
     "check_data_present",
     "check_inputs",
@@ -55,8 +58,9 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),
         "mutual.engine.inputs": ("check_data_present", "check_inputs"),
-        "mutual.engine.monitoring": ("Scores",),
+        "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),
         "mutual.engine.results": ("RunResult",),
+        "mutual.engine.runtime": ("StoppedError",),
         "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files"),
         "mutual.engine.training": ("Callback", "TrainingState"),
     },

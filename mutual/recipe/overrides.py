@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,8 @@ def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> tuple
     Raises:
         RecipeError: one fault for each override that is none or finds no place, or one where all together are too many or too large.
     """
+    if isinstance(overrides, str | Mapping):
+        raise RecipeError([Fault("", f"overrides are a list of texts such as ['train.epochs=3'], not a {type(overrides).__name__}")])
     if len(overrides) > MAX_OVERRIDES:
         raise RecipeError([Fault("", f"{len(overrides):,} overrides; a recipe takes at most {MAX_OVERRIDES:,}")])
     if sum(map(len, overrides)) > MAX_OVERRIDE_CHARACTERS:

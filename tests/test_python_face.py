@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from PIL import Image
 from support import ROOT, digests, environment, tiny_document
 
 import mutual
+from mutual.engine.runtime import StoppedError
 from mutual.recipe import InputError, parse_recipe
 
 CLASSES = [str(digit) for digit in range(10)]
@@ -51,6 +53,19 @@ class Curious(mutual.Callback):
         self._look("end", state)
 
 
+class Stop(mutual.Callback):
+    """Stops the run at the first `event`, as the documentation of callbacks says."""
+
+    def __init__(self, event):
+        self._is_done = False
+        setattr(self, event, self._stop)
+
+    def _stop(self, state):
+        if not self._is_done:
+            self._is_done = True
+            signal.raise_signal(signal.SIGTERM)
+
+
 class Boom(mutual.Callback):
     def update(self, state):
         if state.update == 3:
@@ -84,6 +99,24 @@ def test_an_exception_in_a_callback_ends_the_run_and_a_resumed_one_is_the_same(r
     assert curious.events == [("begin", 1, 3), ("update", 1, 4), ("epoch", 2, 4), ("end", 2, 4)]
     assert digests(resumed.folder) == digests(result.folder)
     assert [record["epoch"] for record in resumed.history] == [1, 2]
+
+
+@pytest.mark.parametrize("event", ["begin", "update", "epoch"])
+def test_a_callback_stops_a_run_with_a_checkpoint_and_a_resumed_one_is_the_same(run, event):
+    root, _, result = run
+    recipe = parse_recipe(document(root, f"stopped_in_{event}"))
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+        mutual.fit(recipe, callbacks=[Stop(event)])
+    folder = root / f"stopped_in_{event}"
+    assert list(folder.glob("checkpoints/step_*"))
+    assert not (folder / ".mutual-run.lock").exists()
+    assert digests(mutual.fit(recipe, resume=True).folder) == digests(result.folder)
+
+
+def test_a_signal_after_the_last_epoch_leaves_the_run_done(run):
+    root, _, result = run
+    done = mutual.fit(parse_recipe(document(root, "stopped_in_end")), callbacks=[Stop("end")])
+    assert digests(done.folder) == digests(result.folder)
 
 
 def test_a_result_has_history_and_best_scores_and_says_so(run):

@@ -144,7 +144,7 @@ def _differences(old: object, new: object, path: str = "") -> dict[str, tuple[ob
     return differences
 
 
-def check_data(data: DataModule, comm: Communicator) -> None:
+def check_same_data(data: DataModule, comm: Communicator) -> None:
     """Refuses ranks that read other data than the main process. Collective: all ranks must call it.
 
     Raises:

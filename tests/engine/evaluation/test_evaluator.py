@@ -102,7 +102,7 @@ def test_a_peer_that_does_not_answer_every_image_has_no_scores():
 
 def best_weights(folder, metric=None):
     recipe, data, group, _ = build(tiny_document(train={"epochs": 2, "progress": False, "best_metric": metric}))
-    return BestWeights(recipe, folder, group, data.info, PeerCollector(WORLD, group.placement))
+    return BestWeights(recipe.resolved(), folder, group, data.info, PeerCollector(WORLD, group.placement))
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ __all__ = [
     "predict",
 ]
 
-_get_attribute = lazy_attributes(
+_get_attribute, __dir__ = lazy_attributes(
     __name__,
     {
         "mutual.recipe": ("Recipe", "RecipeError", "load_recipe"),

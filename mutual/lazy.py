@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import Any
 
 
-def lazy_attributes(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Returns the `__getattr__` (PEP 562) of a package.
+def lazy_attributes(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Returns the `__getattr__` and the `__dir__` (PEP 562) of a package.
 
     For type checkers and linters the package imports the same names under `TYPE_CHECKING`. No name may be a submodule's too: whoever
     imported that submodule first would get it in the name's place.
@@ -27,4 +27,8 @@ def lazy_attributes(package: str, homes: Mapping[str, Sequence[str]]) -> Callabl
         setattr(sys.modules[package], name, value)
         return value
 
-    return get_attribute
+    def list_names() -> list[str]:
+        module = sys.modules[package]
+        return sorted({*vars(module), *module.__all__})
+
+    return get_attribute, list_names

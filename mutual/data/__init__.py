@@ -38,7 +38,7 @@ __all__ = [
     "to_inputs",
 ]
 
-__getattr__ = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "mutual.data.batch": ("BadImage", "Batch", "DataInfo", "Mix", "Window", "mix", "normalize", "to_inputs"),

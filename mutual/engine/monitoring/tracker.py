@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from mutual.engine.monitoring.scores import ENSEMBLE, Scores
+from mutual.engine.monitoring.scores import Scores
 from mutual.engine.monitoring.train_metrics import TrainMetrics
 from mutual.engine.storage import METRICS, json_text, write_file
-from mutual.recipe import Recipe, dump_recipe
+from mutual.recipe import ENSEMBLE, Recipe, dump_recipe
 
 if TYPE_CHECKING:  # who evaluates writes no charts
     from accelerate import Accelerator

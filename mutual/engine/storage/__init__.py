@@ -44,7 +44,7 @@ __all__ = [
     "write_file",
 ]
 
-__getattr__ = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),

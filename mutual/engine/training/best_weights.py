@@ -71,7 +71,7 @@ class BestWeights:
         """Compares the best weights on disk with the restored state; to be called after `load_state_dict`.
 
         Those of an epoch after the checkpoint are adopted with their scores. A peer whose best weights are lost is warned of, and its
-        best is searched anew from the next evaluation on.
+        best is determined again from the next evaluation on.
         """
         for name in self._recipe.trainable if self._collector.comm.is_main else []:
             if not (self._is_as_saved(name) or self._adopt(name)):
@@ -79,7 +79,7 @@ class BestWeights:
                 if self._best_scores.pop(name, None) is not None:
                     path = self._folder.weights(BEST, name)
                     warnings.warn(
-                        f"{path} is missing or damaged; the best of peer {name!r} is searched anew from the next evaluation on",
+                        f"{path} is missing or damaged; the best of peer {name!r} is determined again from the next evaluation on",
                         stacklevel=2,
                     )
 

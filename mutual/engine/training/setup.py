@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mutual.data import DataModule, build_data
+from mutual.data import DataModule, Window, build_data
 from mutual.engine.monitoring import TrainMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.training.pause import PauseSelector
@@ -28,9 +28,11 @@ class Training:
         optimizers: one for each trainable peer of this rank.
         train_step: updates all of them from one window.
         meter: collects what the micro-batches gave.
-        pause_selector: chooses the peer that sits an update out.
+        pause_selector: chooses the peer that skips an update.
         prepare: what is applied to images before a peer sees them: their memory format.
         updates_per_epoch: number of windows of an epoch.
+        world_size: number of ranks.
+        accumulate: number of micro-batches of a window.
     """
 
     data: DataModule
@@ -41,6 +43,15 @@ class Training:
     pause_selector: PauseSelector
     prepare: Callable[[Tensor], Tensor]
     updates_per_epoch: int
+    world_size: int
+    accumulate: int
+
+    def windows(self, epoch: int, *, start: int = 0) -> Iterator[Window]:
+        """Yields this rank's shard of an epoch's windows, from window `start` on."""
+        shard_index, num_shards = self.group.shard
+        return self.data.train_windows(
+            epoch, start=start, world_size=self.world_size, rank=shard_index, num_shards=num_shards, accumulate=self.accumulate
+        )
 
 
 def build_training(recipe: Recipe, environment: Environment) -> Training:
@@ -83,7 +94,18 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
         pause_selector=pause_selector,
         is_alternating=recipe.train.update == "alternating",
     )
-    return Training(data, group, optimizers, train_step, meter, pause_selector, prepare, updates_per_epoch)
+    return Training(
+        data=data,
+        group=group,
+        optimizers=optimizers,
+        train_step=train_step,
+        meter=meter,
+        pause_selector=pause_selector,
+        prepare=prepare,
+        updates_per_epoch=updates_per_epoch,
+        world_size=comm.size,
+        accumulate=recipe.train.accumulate,
+    )
 
 
 def image_preparation(recipe: Recipe) -> Callable[[Tensor], Tensor]:

@@ -183,16 +183,7 @@ class Trainer:
 
     def _windows(self) -> Iterator[Window]:
         """Yields what is left of the epoch's windows."""
-        shard_index, num_shards = self.training.group.shard
-        windows = self.training.data.train_windows(
-            self.progress.epoch,
-            start=self.progress.window,
-            world_size=self.comm.size,
-            rank=shard_index,
-            num_shards=num_shards,
-            accumulate=self._recipe.train.accumulate,
-        )
-        return with_rank(windows, self.comm)
+        return with_rank(self.training.windows(self.progress.epoch, start=self.progress.window), self.comm)
 
     def _evaluate(self) -> Scores:
         training, (shard_index, num_shards) = self.training, self.training.group.shard
@@ -258,7 +249,7 @@ class Trainer:
         self._saved_progress = replace(self.progress)
 
     def _summary(self) -> str:
-        """Returns the line that a training begins with. Collective: all ranks must call it."""
+        """Returns the line that a training starts with. Collective: all ranks must call it."""
         info, comm, group = self.training.data.info, self.comm, self.training.group
         sizes = self._collector.all_gather_dict({peer.name: _describe_size(peer) for peer in group.trainable})
         published = self._recipe.exchange.reads

@@ -183,7 +183,7 @@ def test_what_is_lost_is_searched_anew_with_a_warning(make, tmp_path, damage):
         folder.write_best(known.model_copy(update={"sha256": digests, "peers": {"a": {"epoch": 3}, "b": known.peers["b"]}}))
     again = make()
     again.load_state_dict(saved)
-    with pytest.warns(UserWarning, match=r"best/a.safetensors is missing or damaged; the best of peer 'a' is searched anew") as caught:
+    with pytest.warns(UserWarning, match=r"best/a.safetensors is missing or damaged; the best of peer 'a' is determined again") as caught:
         again.check_files()
     assert len(caught) == 1
     assert again.state_dict()["peers"].keys() == {"b"}

@@ -13,6 +13,7 @@ from mutual.engine.codistillation import restrict_to_job, split_launch
 from mutual.engine.costs import resolve_placement
 from mutual.engine.results import RunResult
 from mutual.engine.runtime import (
+    Environment,
     LaunchSettings,
     environment_notes,
     init_environment,
@@ -67,18 +68,24 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, callba
         with torch_threads(recipe.train.threads):
             environment = replace(environment, precision=recipe.train.precision)
             recipe = resolve_placement(recipe, environment, saved_recipe)
-            training = build_training(recipe, environment)
-            check_same_data(training.data, comm)
-            trainer = build_trainer(recipe, environment, folder, training, callbacks=callbacks)
-            try:
-                _open(trainer, recipe, folder, resume=resume)
-                trainer.run()
-            finally:
-                trainer.close()
+            trainer = _train(recipe, environment, folder, resume=resume, callbacks=callbacks)
         with comm.raise_together():
             local_best = _best(folder) if comm.is_main else ("", {})
         best_peer, best_scores = comm.all_gather_json(local_best)[0]
         return RunResult(folder.path, best_peer, trainer.scores, best_scores, trainer.gather_history())
+
+
+def _train(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool, callbacks: Sequence[Callback]) -> Trainer:
+    """Builds a trainer, runs it to its end, and closes it whatever happens."""
+    training = build_training(recipe, environment)
+    check_same_data(training.data, environment.comm)
+    trainer = build_trainer(recipe, environment, folder, training, callbacks=callbacks)
+    try:
+        _open(trainer, recipe, folder, resume=resume)
+        trainer.run()
+    finally:
+        trainer.close()
+    return trainer
 
 
 def _open(trainer: Trainer, recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mutual.data import DataModule, Window, build_data
+from mutual.data import DataInfo, DataModule, Window, build_data
 from mutual.engine.monitoring import TrainMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.training.pause import PauseSelector
@@ -65,15 +65,7 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
     comm = environment.comm
     data = build_dataset(recipe)
     info = data.info
-    group = build_group(
-        recipe,
-        num_classes=info.num_classes,
-        in_channels=info.channels,
-        image_size=info.image_size,
-        comm=comm,
-        autocast=environment.autocast,
-        class_names=info.class_names,
-    )
+    group = _build_group(recipe, info, environment)
     if recipe.data.views == "per_peer":
         data.make_views([index for index, name in enumerate(recipe.peers) if name in group.peers])
     updates_per_epoch = data.num_windows(world_size=comm.size, accumulate=recipe.train.accumulate)
@@ -138,6 +130,18 @@ def make_optimizer(recipe: Recipe, name: str, parameters: list[nn.Parameter]) ->
     except ValueError as error:
         path = "optimizer" if recipe.peers[name].optimizer is None else f"peers.{name}.optimizer"
         raise recipe.error(path, str(error)) from error
+
+
+def _build_group(recipe: Recipe, info: DataInfo, environment: Environment) -> Group:
+    return build_group(
+        recipe,
+        num_classes=info.num_classes,
+        in_channels=info.channels,
+        image_size=info.image_size,
+        comm=environment.comm,
+        autocast=environment.autocast,
+        class_names=info.class_names,
+    )
 
 
 def _build_peer_optimizer(recipe: Recipe, peer: Peer, environment: Environment, updates_per_epoch: int) -> PeerOptimizer:

@@ -33,7 +33,7 @@ __all__ = [
     "predict",
 ]
 
-_get_attribute, _list_attributes = lazy_attributes(
+_get_attribute, __dir__ = lazy_attributes(
     __name__,
     {
         "mutual.recipe": ("InputError", "Recipe", "RecipeError", "RunError", "load_recipe"),
@@ -48,7 +48,3 @@ def __getattr__(name: str) -> Any:
     if name == "predict":  # the module that is the command, and can be called
         return import_module("mutual.predict")
     return _get_attribute(name)
-
-
-def __dir__() -> list[str]:
-    return [*_list_attributes(), "predict"]

@@ -1,8 +1,8 @@
 """Step time, memory and traffic of recipes: `python -m mutual.bench RECIPE ... [key.path=value ...] [--rounds 20] [--json]`.
 
 Several recipes are measured in turn in one process, as ratios to the first, and with `--placements` each in both placements;
-overrides hold for all of them. `--predict 8,64,512 --bandwidth 10` measures the peers alone and predicts an update on so many ranks that
-are joined by so many GB/s, in both placements.
+overrides hold for all of them. `--predict 8,64,512 --bandwidth 10` measures the peers alone and predicts an update on these
+numbers of ranks, which a link of this many GB/s joins, in both placements.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from mutual.commandline import print_main, run_command
 from mutual.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from mutual.engine import Cost, ScalingPrediction
+    from mutual.engine import MeasuredCost, ScalingPrediction
 
-PLACEMENTS = ("replicated", "parallel")
 LATENCY = 20e-6
-"""Seconds that a message takes to begin, in predictions: assumed."""
+"""Seconds before the first byte of a message, assumed in predictions."""
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") -> int:
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
     parser.add_argument(
         "--placements", action="store_true", help="measure each recipe replicated and parallel (under torchrun or accelerate)"
     )
-    parser.add_argument("--predict", metavar="RANKS,...", type=ranks, help="predict both placements on so many ranks")
+    parser.add_argument("--predict", metavar="RANKS,...", type=ranks, help="predict both placements on these numbers of ranks")
     parser.add_argument("--bandwidth", type=gigabytes, default=10.0, help="GB/s that a rank then sends (the default is 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     options = parser.parse_intermixed_args(arguments)
@@ -49,12 +48,12 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
 
         for recipe in recipes:
             check_inputs(recipe)
-        from mutual.engine import Link, compare, json_text, predict_scaling
+        from mutual.engine import PLACEMENTS, Link, compare, json_text, predict_scaling
 
         if options.predict:
             link = Link(LATENCY, 1e9 * options.bandwidth)
-            found = [each for recipe in recipes for each in predict_scaling(recipe, options.predict, link)]
-            print_main(json_text([asdict(each) for each in found]) if options.json else scaling_table(found))
+            predictions = [each for recipe in recipes for each in predict_scaling(recipe, options.predict, link)]
+            print_main(json_text([asdict(each) for each in predictions]) if options.json else scaling_table(predictions))
             return
         if options.placements:
             recipes = [load_recipe(path, [*overrides, f"placement={placement}"]) for path in paths for placement in PLACEMENTS]
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
     return run_command(command)
 
 
-def table(costs: Sequence[Cost]) -> str:
+def table(costs: Sequence[MeasuredCost]) -> str:
     """Returns the costs as lines: a recipe a line, times in milliseconds, memory and traffic in MB (10^6 bytes)."""
     names = [f"{cost.name} ({cost.placement})" if len({each.placement for each in costs}) > 1 else cost.name for cost in costs]
     width = max(map(len, names))
@@ -79,14 +78,14 @@ def table(costs: Sequence[Cost]) -> str:
     return "\n".join(lines)
 
 
-def scaling_table(forecasts: Sequence[ScalingPrediction]) -> str:
+def scaling_table(predictions: Sequence[ScalingPrediction]) -> str:
     """Returns predictions as lines: a number of ranks and a placement a line, times in milliseconds, memory and traffic in MB."""
-    width = max(len(each.name) for each in forecasts)
+    width = max(len(each.name) for each in predictions)
     lines = [
         f"{'':{width}} {'ranks':>6} {'placement':>10} {'step ms':>9} {'ratio':>6} {'held MB':>9} {'gradients MB':>13} {'exchange MB':>12}"
     ]
-    for each in forecasts:
-        if each.placement == PLACEMENTS[0]:
+    for each in predictions:
+        if each.placement == "replicated":  # the first of each number of ranks
             first = each.prediction.step_seconds
         prediction, milliseconds = each.prediction, 1e3 * each.prediction.step_seconds
         step = f"{each.processes:6} {each.placement:>10} {milliseconds:9.1f} {prediction.step_seconds / first:6.2f}"

@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
 
         folder = RunFolder(options.run)
         recipe = folder.recipe(options.overrides)
-        files = peer_files(folder, options.peer, everyone="all")
+        files = peer_files(folder, None if options.peer == "all" else options.peer)
         check_data_present(recipe)
-        from mutual.engine import evaluate_run  # torch takes seconds to import, and a missing file is told without
+        from mutual.engine import evaluate_run  # torch takes seconds to import, a missing file is reported before
 
         scores = evaluate_run(recipe, files, factories=options.factory)
         print_main(json_text(scores) if options.json else table(scores))

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.export")
         if options.output is not None and options.output.exists() and not options.output.is_dir():
             raise InputError(f"--output {options.output} is a file; give the folder to write to")
         file = peer_file(folder, options.peer)
-        from mutual.engine import export_model  # torch takes seconds to import, and a missing file is told without
+        from mutual.engine import export_model  # torch takes seconds to import, a missing file is reported before
         from mutual.models import read_model
 
         model, card = read_model(file, factories=options.factory)

@@ -27,7 +27,8 @@ def lazy_attributes(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[C
         setattr(sys.modules[package], name, value)
         return value
 
-    def list_attributes() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *home_of})
+    def list_names() -> list[str]:
+        module = sys.modules[package]
+        return sorted({*vars(module), *module.__all__})
 
-    return get_attribute, list_attributes
+    return get_attribute, list_names

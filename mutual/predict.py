@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.predict"
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
     parser.add_argument("images", metavar="IMAGE_OR_FOLDER", type=Path, nargs="+", help="image files, or folders that hold some")
     parser.add_argument("--peer", default="best", help="a peer's name, best (the default), or ensemble")
-    parser.add_argument("--topk", type=int, default=5, help="so many classes for each image")
+    parser.add_argument("--topk", type=int, default=5, help="number of classes for each image")
     parser.add_argument(
         "--factory", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, with which a peer was trained"
     )
@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.predict"
         from mutual.engine import RunFolder, json_text, peer_files
 
         folder = RunFolder(options.run)
-        recipe, files = folder.recipe(), peer_files(folder, options.peer, everyone=ENSEMBLE)
+        recipe, files = folder.recipe(), peer_files(folder, None if options.peer == ENSEMBLE else options.peer)
         images = named_images(options.images)
-        from mutual.engine import Predictor  # torch takes seconds to import, and a missing file is told without
+        from mutual.engine import Predictor  # torch takes seconds to import, a missing file is reported before
 
         for found in Predictor(recipe, files, factories=options.factory)(images, topk=options.topk):
             ranked = list(zip(found.classes, found.probabilities, strict=True))

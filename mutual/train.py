@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.train") 
         from mutual.engine import check_inputs
 
         check_inputs(recipe)
-        from mutual.engine import fit  # torch takes seconds to import, and a wrong recipe is told without
+        from mutual.engine import fit  # torch takes seconds to import, a wrong recipe is reported before
 
         result = fit(recipe, resume=options.resume, overwrite=options.overwrite)
         print_main(f"done in {time.perf_counter() - start_time:.0f} s: the best peer is {result.best_peer!r}, in {result.folder / 'best'}")

@@ -247,7 +247,7 @@ def environment(**extra):
 
 
 def command(module, *arguments, processes=1):
-    """The command line that runs `python -m module` in so many processes."""
+    """The command line that runs `python -m module` in `processes` processes."""
     if processes == 1:
         return [sys.executable, "-m", module, *map(str, arguments)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
@@ -263,7 +263,7 @@ def run_launched(module, *arguments, processes=1, expect=0, **extra):
 
 
 def start(module, *arguments, processes=1, cwd=ROOT, prepare=None, stdout=None, **extra):
-    """Starts `python -m module` in so many processes, forked; `prepare` is called first in the one or in rank 0."""
+    """Starts `python -m module` in `processes` processes, forked; `prepare` is called first in the one or in rank 0."""
     words, variables = [str(argument) for argument in arguments], environment(**extra)
     return Job(module, words, cwd=cwd, variables=variables, processes=processes, prepare=prepare, stdout=stdout)
 

@@ -1,7 +1,10 @@
 """The Python face: callbacks and results of fit, predict under its two names, and the card of a loaded peer."""
 
+import importlib
 import json
+import pkgutil
 import random
+import signal
 import subprocess
 import sys
 
@@ -11,6 +14,7 @@ from PIL import Image
 from support import ROOT, digests, environment, tiny_document
 
 import mutual
+from mutual.engine.runtime import StoppedError
 from mutual.recipe import InputError, parse_recipe
 
 CLASSES = [str(digit) for digit in range(10)]
@@ -51,6 +55,19 @@ class Curious(mutual.Callback):
         self._look("end", state)
 
 
+class Stop(mutual.Callback):
+    """Stops the run at the first `event`, as the documentation of callbacks says."""
+
+    def __init__(self, event):
+        self._is_done = False
+        setattr(self, event, self._stop)
+
+    def _stop(self, state):
+        if not self._is_done:
+            self._is_done = True
+            signal.raise_signal(signal.SIGTERM)
+
+
 class Boom(mutual.Callback):
     def update(self, state):
         if state.update == 3:
@@ -84,6 +101,24 @@ def test_an_exception_in_a_callback_ends_the_run_and_a_resumed_one_is_the_same(r
     assert curious.events == [("begin", 1, 3), ("update", 1, 4), ("epoch", 2, 4), ("end", 2, 4)]
     assert digests(resumed.folder) == digests(result.folder)
     assert [record["epoch"] for record in resumed.history] == [1, 2]
+
+
+@pytest.mark.parametrize("event", ["begin", "update", "epoch"])
+def test_a_callback_stops_a_run_with_a_checkpoint_and_a_resumed_one_is_the_same(run, event):
+    root, _, result = run
+    recipe = parse_recipe(document(root, f"stopped_in_{event}"))
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+        mutual.fit(recipe, callbacks=[Stop(event)])
+    folder = root / f"stopped_in_{event}"
+    assert list(folder.glob("checkpoints/step_*"))
+    assert not (folder / ".mutual-run.lock").exists()
+    assert digests(mutual.fit(recipe, resume=True).folder) == digests(result.folder)
+
+
+def test_a_signal_after_the_last_epoch_leaves_the_run_done(run):
+    root, _, result = run
+    done = mutual.fit(parse_recipe(document(root, "stopped_in_end")), callbacks=[Stop("end")])
+    assert digests(done.folder) == digests(result.folder)
 
 
 def test_a_result_has_history_and_best_scores_and_says_so(run):
@@ -171,7 +206,18 @@ def test_what_the_faces_list_can_be_imported():
 
     for package in (mutual, mutual.data, mutual.engine, mutual.engine.storage, mutual.models):
         assert sorted(package.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name)) == package.__all__
+        assert set(package.__all__) <= set(dir(package))
         for name in package.__all__:
             assert getattr(package, name) is not None
         with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
             package.nothing  # noqa: B018
+
+
+def test_no_lazy_name_is_a_submodules_too():
+    """Whoever imported that submodule first would get it in the name's place; `predict` alone is meant to be both."""
+    for path in sorted((ROOT / "mutual").rglob("__init__.py")):
+        name = ".".join(path.parent.relative_to(ROOT).parts)
+        package = importlib.import_module(name)
+        if hasattr(package, "__getattr__"):
+            submodules = {module.name for module in pkgutil.iter_modules([str(path.parent)])}
+            assert submodules.isdisjoint(set(package.__all__) - ({"predict"} if package is mutual else set())), name

@@ -3,7 +3,7 @@
 import sys
 
 import mutual
-from mutual.engine import run_command
+from mutual.commandline import run_command
 
 
 def main():

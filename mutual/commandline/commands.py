@@ -1,4 +1,4 @@
-"""run_command: a command from its begin to its exit code, with a line for whatever the user can mend."""
+"""run_command: a command from its start to its exit code, with a line for each error that the user can fix."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mutual.commandline.failures import LOST, FailureMonitor, end_process, end_workers
+from mutual.commandline.launched import launched_rank
 from mutual.recipe import InputError, RunError, allow_any_name, first_line, printable, printable_lines
 
 _PATH_ERRORS = {
@@ -23,14 +24,14 @@ _PATH_ERRORS = {
     errno.ENAMETOOLONG: "give a shorter name or path",
     errno.ELOOP: "links lead in a circle; give another path",
 }
-"""What is wrong with a path itself: the user's to mend."""
+"""What is wrong with a path itself, which the user can fix."""
 _ACCESS_ERRORS = {
     errno.EACCES: "allow this user to read and write there, or give another path",
     errno.EPERM: "allow this user to read and write there, or give another path",
     errno.EROFS: "give a path on a disk that can be written",
     errno.ENOENT: "check the path",
 }
-"""What is wrong with a place: the user's to mend where the path was given on the command line."""
+"""What is wrong with access to a path, which the user can fix where it was given on the command line."""
 _MACHINE_ERRORS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space, or ask for a larger quota",
@@ -86,7 +87,7 @@ def print_main(message: str) -> None:
 
 
 def _fail(monitor: FailureMonitor, error: BaseException, description: tuple[str, int] | None) -> None:
-    """Ends this process, one of several, after the others were told why."""
+    """Ends this process, one of several, after reporting the reason to the others."""
     for number in (signal.SIGINT, signal.SIGTERM):  # of a launcher that ends all as soon as one has ended
         signal.signal(number, signal.SIG_IGN)
     if isinstance(error, RunError):  # all have it, and the slowest of them comes to its end before the others go
@@ -182,4 +183,4 @@ class _Warnings:
 
 
 def _is_main() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    return launched_rank()[0] == 0

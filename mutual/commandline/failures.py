@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from mutual.commandline.launched import launched_rank
 from mutual.recipe import printable_lines
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ class FailureMonitor:
     @classmethod
     def of_launch(cls) -> FailureMonitor | None:
         """Returns a new monitor, or None where the launcher started one process, or does not say where processes meet."""
-        size, rank, *address = (os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"))
-        if not (size.isdecimal() and rank.isdecimal() and all(address)) or int(size) < 2:
+        rank, size = launched_rank()
+        if size < 2 or not all(os.environ.get(name) for name in ("RANK", "MASTER_ADDR", "MASTER_PORT")):
             return None
         import mutual.group  # noqa: F401 - here, as two threads that import torch at once disturb each other
 
-        return cls(int(rank), int(size))
+        return cls(rank, size)
 
     def close(self) -> None:
         """Ends the thread: from now on others may go."""

@@ -1,4 +1,4 @@
-"""The engine: training loop, evaluation, checkpoints, tracking; it knows Accelerate and no loss by name."""
+"""Training, evaluation, export and what they need."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.commandline import print_main, run_command
-    from mutual.engine.costs import Cost, Link, ScalingPrediction, compare, predict_scaling
+    from mutual.engine.costs import PLACEMENTS, Link, MeasuredCost, ScalingPrediction, compare, predict_scaling
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
     from mutual.engine.training import Callback, TrainingState
 
 __all__ = [
+    "PLACEMENTS",
     "Callback",
-    "Cost",
     "ImageLike",
     "Link",
+    "MeasuredCost",
     "NonFiniteLossError",
     "Prediction",
     "Predictor",
@@ -45,15 +45,12 @@ __all__ = [
     "peer_files",
     "predict",
     "predict_scaling",
-    "print_main",
-    "run_command",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.commandline": ("print_main", "run_command"),
-        "mutual.engine.costs": ("Cost", "Link", "ScalingPrediction", "compare", "predict_scaling"),
+        "mutual.engine.costs": ("PLACEMENTS", "Link", "MeasuredCost", "ScalingPrediction", "compare", "predict_scaling"),
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),

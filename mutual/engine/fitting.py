@@ -21,7 +21,7 @@ from mutual.engine.runtime import (
     restore_switches,
     torch_threads,
 )
-from mutual.engine.storage import BEST, RunFolder, check_data, exclusive_access, peer_file, resumed_recipe, select_checkpoint
+from mutual.engine.storage import BEST, RunFolder, check_same_data, exclusive_access, peer_file, resumed_recipe, select_checkpoint
 from mutual.engine.training import Callback, Trainer, build_trainer, build_training
 from mutual.models import read_model
 from mutual.recipe import Recipe
@@ -68,23 +68,29 @@ def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, callba
         with torch_threads(recipe.train.threads):
             environment = replace(environment, precision=recipe.train.precision)
             recipe = resolve_placement(recipe, environment, saved_recipe)
-            trainer = _build(recipe, environment, folder, resume=resume, callbacks=callbacks)
-            try:
-                trainer.run()
-            finally:
-                trainer.close()
+            trainer = _train(recipe, environment, folder, resume=resume, callbacks=callbacks)
         with comm.raise_together():
             local_best = _best(folder) if comm.is_main else ("", {})
         best_peer, best_scores = comm.all_gather_json(local_best)[0]
-        return RunResult(folder.path, best_peer, trainer.scores, best_scores, trainer.history)
+        return RunResult(folder.path, best_peer, trainer.scores, best_scores, trainer.gather_history())
 
 
-def _build(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool, callbacks: Sequence[Callback]) -> Trainer:
-    """Builds the trainer, resumes it, and prepares the run folder; nothing was written to it before."""
-    comm = environment.comm
+def _train(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool, callbacks: Sequence[Callback]) -> Trainer:
+    """Builds a trainer, runs it to its end, and closes it whatever happens."""
     training = build_training(recipe, environment)
-    check_data(training.data, comm)
+    check_same_data(training.data, environment.comm)
     trainer = build_trainer(recipe, environment, folder, training, callbacks=callbacks)
+    try:
+        _open(trainer, recipe, folder, resume=resume)
+        trainer.run()
+    finally:
+        trainer.close()
+    return trainer
+
+
+def _open(trainer: Trainer, recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:
+    """Resumes the trainer and prepares the run folder; nothing was written to it before."""
+    comm = trainer.comm
     files = select_checkpoint(trainer.checkpoints, comm) if resume else None
     if files is not None:
         trainer.resume(files)
@@ -97,9 +103,8 @@ def _build(recipe: Recipe, environment: Environment, folder: RunFolder, *, resum
             folder.initialize(recipe, notes)
     trainer.open_tracker()
     if comm.is_main:
-        for (name, path), size in training.group.exchange.transfer_plan.full_feature_maps.items():
+        for (name, path), size in trainer.training.group.exchange.transfer_plan.full_feature_maps.items():
             warnings.warn(f"{name}.{path} travels as feature maps, {size:,} bytes an image; a vector (`fc:input`) is smaller", stacklevel=2)
-    return trainer
 
 
 def _best(folder: RunFolder) -> tuple[str, dict[str, dict[str, float | None]]]:

@@ -1,10 +1,10 @@
-"""What a recipe names and is not there, told before torch is imported; in the words of those who read it later."""
+"""Missing files that a recipe names, reported before torch is imported, in the words of the code that reads them later."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from mutual.commandline import launched_rank
 from mutual.data import check_present
 from mutual.models import check_file
 from mutual.recipe import Recipe
@@ -18,7 +18,7 @@ def check_inputs(recipe: Recipe) -> None:
     Raises:
         RecipeError: a folder or file that the recipe names is missing.
     """
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "1") or recipe.exchange.kind == "stale":
+    if launched_rank()[1] != 1 or recipe.exchange.kind == "stale":
         return
     check_data_present(recipe)
     for name, peer in recipe.peers.items():

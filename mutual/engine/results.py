@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ class RunResult:
     folder: Path
     best_peer: str
     metrics: Scores
-    best_scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    best_scores: dict[str, dict[str, float | None]]
+    history: list[dict[str, Any]]
 
     def __repr__(self) -> str:
         scores = [f"{name} {value:.4g}" for name, value in self.best_scores.get(self.best_peer, {}).items() if value is not None]

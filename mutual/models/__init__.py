@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.models.cards import ModelCard, architecture_args, model_bytes, read_card, read_model
+    from mutual.models.cards import ModelCard, architecture_args, cpu_tensors, model_bytes, read_card, read_model
     from mutual.models.classes import class_columns
     from mutual.models.files import check_file
     from mutual.models.loading import load_weights
@@ -19,6 +19,7 @@ __all__ = [
     "architecture_args",
     "check_file",
     "class_columns",
+    "cpu_tensors",
     "create_model",
     "load_weights",
     "model_bytes",
@@ -29,7 +30,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.models.cards": ("ModelCard", "architecture_args", "model_bytes", "read_card", "read_model"),
+        "mutual.models.cards": ("ModelCard", "architecture_args", "cpu_tensors", "model_bytes", "read_card", "read_model"),
         "mutual.models.classes": ("class_columns",),
         "mutual.models.files": ("check_file",),
         "mutual.models.loading": ("load_weights",),

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from mutual.models.factories import is_factory_name
 from mutual.models.files import check_file, is_shortage
@@ -126,10 +126,15 @@ class ModelCard:
 
 def model_bytes(model: nn.Module, card: ModelCard) -> bytes:
     """Returns the contents of a safetensors file with the model's weights and buffers, its card and a checksum of both."""
-    tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
+    tensors = cpu_tensors(model)
     text = card.to_json()
     content: bytes = safetensors.torch.save(tensors, metadata={CARD: f"{digest_of(tensors, text)}\n{text}"})
     return content
+
+
+def cpu_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Returns contiguous copies on the CPU of the tensors in the module's `state_dict`, as safetensors takes them."""
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in module.state_dict().items()}
 
 
 def architecture_args(model: str, args: Mapping[str, Any]) -> dict[str, Any]:

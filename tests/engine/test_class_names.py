@@ -102,7 +102,7 @@ def test_a_run_is_not_resumed_with_other_data(run, images):
     mutual.fit(parse_recipe(again), resume=True)
     (images / "train" / "ant" / "0.png").rename(images / "train" / "ant" / "00.png")
     with pytest.raises(
-        RecipeError, match="these are not the data that the run was begun with: other train images or labels, as many of each class"
+        RecipeError, match="these are not the data that the run was started with: other train images or labels, as many of each class"
     ):
         mutual.fit(parse_recipe(again), resume=True)
     (images / "train" / "ant" / "00.png").unlink()

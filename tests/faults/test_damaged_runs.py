@@ -118,7 +118,7 @@ def test_a_damaged_file_gives_the_right_answer_or_a_line(place, tmp_path, capsys
         folder = shutil.copytree(source, tmp_path / str(number) / "tiny")
         damage(folder / file, [folder / each for each in files])
         code, found, err = answer(command, folder, place, capsys)
-        if code == 0 and "is searched anew" in err:  # best weights that are lost are told of, and the run goes on without them
+        if code == 0 and "is determined again" in err:  # best weights that are lost are told of, and the run goes on without them
             assert file.parts[0] == "best", f"{damage.__name__} {file}: {err}"
             told += 1
         elif code == 0:

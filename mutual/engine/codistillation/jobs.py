@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from mutual.commandline import launched_rank
 from mutual.group import init_job_process_group
 from mutual.recipe import Objective, Recipe
 
@@ -20,7 +19,7 @@ def split_launch(recipe: Recipe) -> Recipe:
     exchange, peers = recipe.exchange, recipe.trainable
     if exchange.kind != "stale" or exchange.trains:
         return recipe
-    rank, size = (int(os.environ.get(name) or default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank, size = launched_rank()
     if size % len(peers):
         raise recipe.error(
             "exchange.trains",

@@ -9,14 +9,15 @@ from safetensors import SafetensorError
 
 from mutual.engine.codistillation.weight_store import WeightStore
 from mutual.group import Communicator, Group
+from mutual.models import cpu_tensors
 from mutual.recipe import Recipe
 
 MAX_MISSES = 3
-"""A peer that is not there after so many reads is warned of."""
+"""Number of reads after which a missing peer is warned of."""
 
 
 class WeightExchange:
-    """Publishes this job's peers and reads what other jobs have published, every so many updates; without a store it does nothing.
+    """Publishes this job's peers and reads what other jobs have published, every N updates; without a store it does nothing.
 
     The first rank that holds a peer publishes it if this job trains it, and otherwise reads it for all ranks.
 
@@ -36,7 +37,10 @@ class WeightExchange:
         self._store = WeightStore(exchange.folder) if exchange.kind == "stale" and exchange.folder is not None else None
         self._digests: dict[str, str] = {}
         self._num_reads = 0
-        group.unavailable_sources |= set(self._reads)
+
+    def attach(self) -> None:
+        """Makes the peers of other jobs unavailable sources of the group, until they are read."""
+        self._group.unavailable_sources |= set(self._reads)
 
     def exchange_if_due(self, update: int) -> None:
         """Publishes and reads, if that is due after `update` updates. Collective: all ranks must call it."""
@@ -45,16 +49,15 @@ class WeightExchange:
             self.refresh()
 
     def publish(self, update: int) -> None:
-        """Publishes the present weights of this job's peers. Collective: all ranks must call it."""
+        """Publishes the current weights of this job's peers. Collective: all ranks must call it."""
         if self._store is None:
             return
         failures = []
         for peer in self._group.trainable:
-            if not self._is_publisher(peer.name):
+            if not self._is_first_holder(peer.name):
                 continue
-            tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in peer.eval_model.state_dict().items()}
             try:
-                self._store.publish(peer.name, safetensors.torch.save(tensors), step=update)
+                self._store.publish(peer.name, safetensors.torch.save(cpu_tensors(peer.eval_model)), step=update)
             except OSError as error:
                 failures.append(f"could not publish peer {peer.name!r} ({error}); going on")
         for rank_failures in self._comm.all_gather_json(failures):
@@ -65,7 +68,7 @@ class WeightExchange:
         """Loads the others' latest weights; what cannot be read is skipped with a warning. Collective: all ranks must call it."""
         self._num_reads += 1
         for name in self._reads:
-            local_content, local_failure = self._read_newer(name) if self._is_publisher(name) else (None, None)
+            local_content, local_failure = self._read_newer(name) if self._is_first_holder(name) else (None, None)
             source = self._group.placement.replica_ranks[name][0]
             content = self._comm.broadcast_bytes(local_content, source=source)
             failure = self._comm.broadcast_bytes(local_failure, source=source).decode()
@@ -80,7 +83,7 @@ class WeightExchange:
                 missing = f"nobody has published peer {name!r} in {self._folder} so far, so nothing is learned from it"
                 self._warn(f"{missing}; is the job that trains it running, with the same exchange.folder?")
 
-    def _is_publisher(self, name: str) -> bool:
+    def _is_first_holder(self, name: str) -> bool:
         return self._comm.rank == self._group.placement.replica_ranks[name][0]
 
     def _warn(self, message: str) -> None:

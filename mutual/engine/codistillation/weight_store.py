@@ -29,7 +29,7 @@ class WeightStore:
         self._files, self._root = fsspec.core.url_to_fs(address)
 
     def publish(self, peer: str, content: bytes, *, step: int) -> None:
-        """Writes the weights to a file of their own and then the note that points to it; removes older files of this peer."""
+        """Writes the weights to a file of their own and then the manifest that points to it; removes older files of this peer."""
         self._files.makedirs(self._root, exist_ok=True)
         digest = hashlib.sha256(content).hexdigest()
         name = f"{peer}-{step:010d}-{digest[:8]}.safetensors"
@@ -49,12 +49,12 @@ class WeightStore:
             ValueError: they are missing, half-written or altered.
         """
         try:
-            note = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
-            file, digest = str(note["file"]), str(note["sha256"])
+            manifest = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
+            file, digest = str(manifest["file"]), str(manifest["sha256"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"the note of peer {peer!r} cannot be read ({type(error).__name__})") from error
+            raise ValueError(f"the manifest of peer {peer!r} cannot be read ({type(error).__name__})") from error
         try:
             content: bytes = self._files.cat_file(f"{self._root}/{file}")
         except OSError as error:
@@ -64,10 +64,10 @@ class WeightStore:
         return digest, content
 
     def _latest_file(self, peer: str) -> str | None:
-        """Returns the file that the peer's note points to; it may not have the highest step, as a job may have started anew."""
+        """Returns the file that the peer's manifest points to; it may not have the highest step, as a job may have started over."""
         try:
-            note = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
-            return str(note["file"])
+            manifest = json.loads(self._files.cat_file(f"{self._root}/{peer}.json"))
+            return str(manifest["file"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -1,20 +1,21 @@
 """Costs: time, memory and traffic of an update, measured and predicted, and the placement that follows."""
 
-from mutual.engine.costs.benchmark import Cost, compare
-from mutual.engine.costs.choosing import resolve_placement
-from mutual.engine.costs.prediction import Prediction, predict
+from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare
+from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
+from mutual.engine.costs.placement_choice import resolve_placement
 from mutual.engine.costs.profiles import Link, Links, PeerProfile
 from mutual.engine.costs.scaling import ScalingPrediction, predict_scaling
 
 __all__ = [
-    "Cost",
+    "PLACEMENTS",
+    "CostPrediction",
     "Link",
     "Links",
+    "MeasuredCost",
     "PeerProfile",
-    "Prediction",
     "ScalingPrediction",
     "compare",
-    "predict",
+    "predict_cost",
     "predict_scaling",
     "resolve_placement",
 ]

@@ -12,19 +12,21 @@ from dataclasses import dataclass
 
 import torch
 
+from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
 from mutual.engine.costs.memory import saved_bytes, state_bytes
-from mutual.engine.costs.prediction import Prediction, predict
 from mutual.engine.costs.profiles import PeerProfile, measure_links, profile_peers, synchronize
 from mutual.engine.runtime import init_environment, restore_switches
 from mutual.engine.training import build_training
 from mutual.recipe import Recipe
 
+PLACEMENTS = ("replicated", "parallel")
+"""The placements that `auto` chooses from."""
 WARMUP = 3
 """Rounds that are not counted: allocators, kernels and compilation settle."""
 
 
 @dataclass(frozen=True)
-class Cost:
+class MeasuredCost:
     """Cost of one update of a recipe.
 
     Attributes:
@@ -49,17 +51,17 @@ class Cost:
     memory_ratio: float
     gradient_bytes: float
     exchange_bytes: float
-    predicted: Prediction | None = None
+    predicted: CostPrediction | None = None
 
 
 @restore_switches()
-def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = False) -> list[Cost]:
+def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = False) -> list[MeasuredCost]:
     """Measures the cost of each recipe; every round of a recipe has the same data. Collective: all ranks must call it.
 
     Args:
         recipes: the first is what ratios refer to.
         rounds: number of measured updates of each.
-        predicts: whether the peers' profiles and the link are measured too, for `Cost.predicted`.
+        predicts: whether the peers' profiles and the link are measured too, for `MeasuredCost.predicted`.
 
     Returns:
         The costs, in the order of the recipes.
@@ -67,20 +69,20 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = Fal
     Raises:
         RecipeError: a recipe cannot be built.
     """
-    benches = [_Bench(recipe) for recipe in recipes]
-    seconds: list[list[float]] = [[] for _ in benches]
+    benchmarks = [_Benchmark(recipe) for recipe in recipes]
+    seconds: list[list[float]] = [[] for _ in benchmarks]
     for update in range(WARMUP + rounds):
-        for bench, measured in zip(benches, seconds, strict=True):
-            elapsed = bench.update(update)
+        for benchmark, measured in zip(benchmarks, seconds, strict=True):
+            elapsed = benchmark.update(update)
             if update >= WARMUP:
                 measured.append(elapsed)
-    predictions = list(_predictions(benches)) if predicts else [None] * len(benches)
-    traffic = [bench.traffic() for bench in benches]
-    memory = [bench.memory() for bench in benches]
+    predictions = list(_predictions(benchmarks)) if predicts else [None] * len(benchmarks)
+    traffic = [benchmark.traffic() for benchmark in benchmarks]
+    memory = [benchmark.memory() for benchmark in benchmarks]
     return [
-        Cost(
-            name=bench.recipe.name,
-            placement=bench.recipe.placement,
+        MeasuredCost(
+            name=benchmark.recipe.name,
+            placement=benchmark.recipe.placement,
             step_seconds=statistics.median(measured),
             step_ratio=statistics.median(own / first for own, first in zip(measured, seconds[0], strict=True)),
             state_bytes=state,
@@ -90,25 +92,25 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = Fal
             exchange_bytes=exchanged,
             predicted=predicted,
         )
-        for bench, measured, (state, saved), (gradients, exchanged), predicted in zip(
-            benches, seconds, memory, traffic, predictions, strict=True
+        for benchmark, measured, (state, saved), (gradients, exchanged), predicted in zip(
+            benchmarks, seconds, memory, traffic, predictions, strict=True
         )
     ]
 
 
-def _predictions(benches: Sequence[_Bench]) -> Iterator[Prediction]:
+def _predictions(benchmarks: Sequence[_Benchmark]) -> Iterator[CostPrediction]:
     """Yields the prediction of each; recipes of the same peers one after another are profiled once."""
     previous = None
     profiles: dict[str, PeerProfile] = {}
-    for bench in benches:
-        recipe = bench.recipe
+    for benchmark in benchmarks:
+        recipe = benchmark.recipe
         if previous is None or (previous.peers, previous.data, previous.train) != (recipe.peers, recipe.data, recipe.train):
-            profiles = bench.profiles()
+            profiles = benchmark.profiles()
         previous = recipe
-        yield bench.prediction(profiles)
+        yield benchmark.prediction(profiles)
 
 
-class _Bench:
+class _Benchmark:
     """A recipe built as for a training, with its first window loaded."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -117,11 +119,8 @@ class _Bench:
         self._comm = self._environment.comm
         self._training = build_training(recipe, self._environment)
         self._num_updates = 0
-        data, (shard_index, num_shards) = self._training.data, self._training.group.shard
-        self._window = next(
-            data.train_windows(0, world_size=self._comm.size, rank=shard_index, num_shards=num_shards, accumulate=recipe.train.accumulate)
-        )
-        data.close()
+        self._window = next(self._training.windows(0))
+        self._training.data.close()
         self._training.group.train()
 
     def update(self, index: int) -> float:
@@ -154,17 +153,16 @@ class _Bench:
         """Returns what each peer takes by itself. Collective: all ranks must call it."""
         return profile_peers(self.recipe, self._environment, self._training.data.info)
 
-    def prediction(self, profiles: Mapping[str, PeerProfile]) -> Prediction:
+    def prediction(self, profiles: Mapping[str, PeerProfile]) -> CostPrediction:
         """Returns what an update is predicted to take. Collective: all ranks must call it."""
         group = self._training.group
         links = measure_links(group, self._comm)
         batches = {"batch_size": self.recipe.data.batch_size, "accumulate": self.recipe.train.accumulate}
-        return predict(group.placement, group.exchange.transfer_plan, profiles, links, **batches)
+        return predict_cost(group.placement, group.exchange.transfer_plan, profiles, links, **batches)
 
     def _state_bytes(self) -> int:
         num_bytes = 0
         for name, peer in self._training.group.peers.items():
-            modules = [peer.tapped] if peer.average is None else [peer.tapped, peer.average.tapped]
             optimizer = self._training.optimizers.get(name)
-            num_bytes += state_bytes(modules, None if optimizer is None else optimizer.optimizer)
+            num_bytes += state_bytes(peer.modules, None if optimizer is None else optimizer.optimizer)
         return num_bytes

@@ -68,7 +68,7 @@ class Link:
     bandwidth: float
 
     def seconds(self, num_bytes: float, *, messages: int) -> float:
-        """Returns the seconds that so many bytes in so many messages take."""
+        """Returns the seconds that `num_bytes` bytes in `messages` messages take."""
         return messages * self.latency + num_bytes / self.bandwidth
 
 

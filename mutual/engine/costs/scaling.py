@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mutual.engine.costs.prediction import Prediction, predict
+from mutual.engine.costs.benchmark import PLACEMENTS
+from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
 from mutual.engine.costs.profiles import Link, Links, profile_peers
 from mutual.engine.runtime import init_environment, restore_switches
 from mutual.engine.training import build_training
@@ -15,12 +16,12 @@ from mutual.recipe import Recipe
 
 @dataclass(frozen=True)
 class ScalingPrediction:
-    """The predicted cost of an update of a recipe on so many processes in one placement."""
+    """The predicted cost of an update of a recipe on a number of processes in one placement."""
 
     name: str
     processes: int
     placement: str
-    prediction: Prediction
+    prediction: CostPrediction
 
 
 @restore_switches()
@@ -33,7 +34,7 @@ def predict_scaling(recipe: Recipe, processes: Sequence[int], link: Link) -> lis
         link: between them.
 
     Raises:
-        RecipeError: the recipe cannot be built, or its peers cannot be placed on so many processes.
+        RecipeError: the recipe cannot be built, or its peers cannot be placed on one of these numbers of processes.
     """
     single = recipe.model_copy(update={"placement": "replicated"})
     environment = init_environment(single)
@@ -44,10 +45,10 @@ def predict_scaling(recipe: Recipe, processes: Sequence[int], link: Link) -> lis
     costs = {name: profile.seconds(recipe.data.batch_size) for name, profile in profiles.items()}
     predictions = []
     for size in processes:
-        for kind, placement in (("replicated", replicated(recipe, size)), ("parallel", parallel(recipe, size, costs))):
+        for kind, placement in zip(PLACEMENTS, (replicated(recipe, size), parallel(recipe, size, costs)), strict=True):
             transfer_plan = TransferPlan.of(placement, group.edges, group.exchange.transfer_plan.specs, dtype=recipe.exchange.dtype)
             train = recipe.train
-            prediction = predict(
+            prediction = predict_cost(
                 placement, transfer_plan, profiles, Links(link, link), batch_size=recipe.data.batch_size, accumulate=train.accumulate
             )
             predictions.append(ScalingPrediction(recipe.name, size, kind, prediction))

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mutual.data import Batch, DataInfo, to_inputs
 from mutual.engine.evaluation.task_metrics import mean_metric, task_metrics
-from mutual.engine.monitoring import ENSEMBLE, Scores
+from mutual.engine.monitoring import Scores
+from mutual.recipe import ENSEMBLE
 
 if TYPE_CHECKING:
     from torchmetrics import Metric

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from mutual.data import DataInfo, ImageError, ShapeError, build_preprocess, load_image, named_images, normalize, pixels
 from mutual.engine.evaluation.inference import read_models
-from mutual.engine.monitoring import ENSEMBLE
 from mutual.engine.storage import RunFolder, peer_files
 from mutual.models import ModelCard
-from mutual.recipe import InputError, Recipe
+from mutual.recipe import ENSEMBLE, InputError, Recipe
 
 ImageLike: TypeAlias = "str | Path | Image.Image | Tensor"
 """An image file, an image of Pillow's, or the pixels `[C, H, W]` as uint8."""
@@ -97,7 +96,7 @@ def predict(
         images: an image or several: files, folders that hold some, images of Pillow's, or uint8 tensors `[C, H, W]` or `[B, C, H, W]`
             of any size. They are brought to the peer's size and normalised here.
         peer: name of a peer, `best`, or `ensemble` for the mean probabilities of all that were trained.
-        topk: so many classes for each image; by default all.
+        topk: number of classes for each image; by default all.
         factory: names a model of the user's own that may be built (`my_models:net`), which runs its code.
 
     Returns:
@@ -115,7 +114,7 @@ def predict(
     if topk is not None and topk < 1:
         raise InputError(f"topk={topk} must be at least 1")
     folder = RunFolder(Path(run))
-    files = peer_files(folder, peer, everyone=ENSEMBLE)
+    files = peer_files(folder, None if peer == ENSEMBLE else peer)
     listed = list(_listed(images))
     return list(Predictor(folder.recipe(), files, factories=[] if factory is None else [factory])(listed, topk=topk))
 

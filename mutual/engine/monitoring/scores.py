@@ -2,6 +2,5 @@
 
 from __future__ import annotations
 
-ENSEMBLE = "ensemble"
 Scores = dict[str, dict[str, float]]
 """By member (peer or `ensemble`) its metrics; `pairs`, where there are two peers or more, has `agreement` and `kl`."""

@@ -19,7 +19,7 @@ from mutual.engine.monitoring.watchdog import COMPUTING, EVALUATING, LOADING, Ha
 from mutual.group import Communicator, Group
 
 LAG_FACTOR = 1.5
-"""A straggler is busy for so many times as long as the median rank, ..."""
+"""A straggler is busy for this many times as long as the median rank, ..."""
 LAG_FRACTION = 0.1
 """... and the others wait for it for at least this fraction of an update."""
 
@@ -33,14 +33,16 @@ class StragglerMonitor:
     """Times this rank's data loading and forwards, compares them with the other ranks', and warns once of each straggler.
 
     Args:
-        group: its forwards are timed.
+        group: its forwards are timed, once `attach` has been called.
         comm: the ranks of the run.
         synchronized_forwards: whether forwards wait for other ranks and so are not timed.
     """
 
     def __init__(self, group: Group, comm: Communicator, *, synchronized_forwards: bool = False) -> None:
         self._comm = comm
+        self._group = group
         self._placement = group.placement
+        self._synchronized_forwards = synchronized_forwards
         self._watchdog = HangWatchdog(comm)
         self._forwards: list[tuple[_Timestamp, _Timestamp]] = []
         self._loading_seconds = 0.0
@@ -50,10 +52,13 @@ class StragglerMonitor:
         self._straggler: int | None = None
         self._warned: set[int] = set()
         self._rounds = 0
-        if comm.size > 1:
-            group.peer_context = self._during_peer
-        if comm.size > 1 and not synchronized_forwards:
-            group.forward_context = self._timed_forward
+
+    def attach(self) -> None:
+        """Makes the group run its forwards in contexts of this monitor; with one rank it does nothing."""
+        if self._comm.size > 1:
+            self._group.peer_context = self._during_peer
+            if not self._synchronized_forwards:
+                self._group.forward_context = self._timed_forward
 
     def timed(self, windows: Iterable[_T], first: int) -> Iterator[_T]:
         """Yields the `windows` of updates from `first` on, and times how long each is waited for."""
@@ -74,7 +79,7 @@ class StragglerMonitor:
             self._seconds += time.perf_counter() - self._start_time
 
     def evaluated(self, batches: Iterable[_T], updates: int) -> Iterator[_T]:
-        """Yields the `batches` of an evaluation after so many `updates`."""
+        """Yields the `batches` of an evaluation after `updates` updates."""
         source, index = iter(batches), 0
         while True:
             self._set_stage(updates, EVALUATING, 2 * index)
@@ -88,7 +93,7 @@ class StragglerMonitor:
             yield batch
 
     def during(self, activity: str) -> AbstractContextManager[None]:
-        """Within it, `activity` is what this rank does, should the others have to wait for it."""
+        """Context in which this rank does `activity`, should the others have to wait for it."""
         return self._watchdog.during(activity)
 
     def flush(self) -> dict[str, float]:
@@ -106,7 +111,7 @@ class StragglerMonitor:
         slowest = busy.index(max(busy))
         median = _median_of_others(busy, slowest)
         before, self._straggler = self._straggler, lagging_rank(busy, seconds / updates)
-        if self._straggler is not None and self._straggler == before and slowest not in self._warned:  # once may be a hiccup
+        if self._straggler is not None and self._straggler == before and slowest not in self._warned:  # a single slow interval is ignored
             self._warned.add(slowest)
             self._warn(slowest, loading[slowest], computing[slowest], busy[slowest] - median, seconds / updates)
         return {"pace/slowest_rank_ms": 1e3 * busy[slowest], "pace/middle_rank_ms": 1e3 * median}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from mutual.engine.monitoring.scores import ENSEMBLE, Scores
+from mutual.engine.monitoring.scores import Scores
 from mutual.engine.monitoring.train_metrics import TrainMetrics
 from mutual.engine.storage import METRICS, json_text, write_file
-from mutual.recipe import Recipe, dump_recipe
+from mutual.recipe import ENSEMBLE, Recipe, dump_recipe
 
 if TYPE_CHECKING:  # who evaluates writes no charts
     from accelerate import Accelerator
@@ -49,6 +49,7 @@ class Tracker:
         self._epoch_images = 0.0
         self._epoch_seconds = 0.0
         self._bar: tqdm[Any] | None = None
+        self._is_open = False
 
     def open(self, *, step: int, lines: Sequence[str]) -> None:
         """Starts logging after `step` updates and these `lines` of metrics.jsonl; what was logged beyond them is discarded."""
@@ -58,6 +59,7 @@ class Tracker:
         write_file(self._path, "".join(self.lines).encode())
         options = {"tensorboard": {"purge_step": step + 1 if step else None}}
         self._accelerator.init_trackers(self._recipe.name, init_kwargs=options)
+        self._is_open = True
         if step == 0:
             self._log_hparams(self._accelerator.get_tracker("tensorboard", unwrap=True))
 
@@ -131,10 +133,10 @@ class Tracker:
             )
 
     def close(self) -> None:
-        """Closes the progress bar and TensorBoard's file."""
+        """Closes the progress bar and TensorBoard's file, where they have been opened."""
         if self._bar is not None:
             self._bar.close()
-        if self._is_main:
+        if self._is_open:
             self._accelerator.get_tracker("tensorboard").finish()
 
     def _log_hparams(self, writer: SummaryWriter) -> None:

@@ -18,18 +18,24 @@ class TrafficMeter:
     def __init__(self, exchange: OutputExchange, comm: Communicator) -> None:
         self._exchange = exchange
         self._comm = comm
-        self._last = (0.0, 0.0, 0)
+        self._flushed_bytes = (0.0, 0.0)
+        self._num_updates = 0
 
-    def flush(self, update: int) -> dict[str, float]:
+    def count_update(self) -> None:
+        """Counts an update that is done."""
+        self._num_updates += 1
+
+    def flush(self) -> dict[str, float]:
         """Returns the megabytes (10^6 bytes) that a rank sent in an update since the last call, mean over the ranks, by chart.
 
-        Collective: all ranks must call it, with the number of updates that are done.
+        Collective: all ranks must call it.
         """
         if self._comm.size == 1:
             return {}
-        gradients, outputs, last_update = self._last
-        self._last = (self._comm.traffic.gradient_bytes, self._exchange.sent_bytes, update)
-        sent = torch.tensor([self._last[0] - gradients, self._last[1] - outputs], device=self._comm.device)
-        megabytes = self._comm.all_reduce_sum(sent) / (1e6 * self._comm.size * max(update - last_update, 1))
+        gradients, outputs = self._flushed_bytes
+        self._flushed_bytes = (self._comm.traffic.gradient_bytes, self._exchange.sent_bytes)
+        sent = torch.tensor([self._flushed_bytes[0] - gradients, self._flushed_bytes[1] - outputs], device=self._comm.device)
+        megabytes = self._comm.all_reduce_sum(sent) / (1e6 * self._comm.size * max(self._num_updates, 1))
+        self._num_updates = 0
         gradients_mb, exchange_mb = megabytes.tolist()
         return {"traffic/gradients_mb": gradients_mb, "traffic/exchange_mb": exchange_mb}

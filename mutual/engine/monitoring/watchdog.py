@@ -24,7 +24,7 @@ Stage = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A rank's sign of life.
+    """A rank's heartbeat.
 
     Attributes:
         index: how many it has sent before.
@@ -103,13 +103,13 @@ class HangWatchdog:
         self._comm = comm
         self._detector = HangDetector(self.STALL, silence=3 * self.PERIOD)
         self._closed = threading.Event()
-        self._store = comm.store("pace")
+        self._store = comm.store("watchdog")
         if self._store is not None:
-            threading.Thread(target=self._run, name="watch", daemon=True).start()
+            threading.Thread(target=self._run, name="watchdog", daemon=True).start()
 
     @contextmanager
     def during(self, activity: str) -> Iterator[None]:
-        """Within it, `activity` is what this rank does."""
+        """Context in which this rank does `activity`."""
         before, self.activity = self.activity, activity
         yield
         self.activity = before

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mutual.commandline import launched_rank
 from mutual.group import Communicator
 from mutual.recipe import InputError, Precision, Recipe
 
@@ -128,9 +129,7 @@ def launched_precision(recipe: Recipe) -> Precision:
 
 def _check_rank() -> None:
     """Refuses a rank beyond the world size: the process would wait for the others without end."""
-    rank, size = (
-        int(value) if (value := os.environ.get(name, "")).isdecimal() else default for name, default in (("RANK", 0), ("WORLD_SIZE", 1))
-    )
+    rank, size = launched_rank()
     if rank >= max(size, 1):
         raise InputError(
             f"the environment says RANK={rank} and WORLD_SIZE={size}, and ranks count from 0; start through torchrun or accelerate "
@@ -140,7 +139,7 @@ def _check_rank() -> None:
 
 def _check_processes(comm: Communicator) -> None:
     """Refuses processes that would each train alone in the same run folder; warns of one process where several were asked for."""
-    started = int(os.environ.get("WORLD_SIZE") or "1")
+    _, started = launched_rank()
     if started > comm.size:
         raise InputError(
             f"the launcher started {started} processes, but Accelerate joins {comm.size}; start them with torchrun or accelerate launch"

@@ -58,7 +58,7 @@ def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSe
     if recipe.train.precision is None and launch.precision not in ("no", precision):  # accelerate launch says `no` where nobody chose
         raise recipe.error(
             "train.precision",
-            f"the run was begun with {precision!r} and the launcher asks for {launch.precision!r}; give train.precision={precision}",
+            f"the run was started with {precision!r} and the launcher asks for {launch.precision!r}; give train.precision={precision}",
         )
     threads = recipe.train.threads or saved.threads or launch.threads
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "threads": threads})})
@@ -66,7 +66,7 @@ def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSe
 
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Within it, an operation uses so many threads.
+    """Context in which an operation uses `threads` threads.
 
     Example:
         >>> with torch_threads(1):

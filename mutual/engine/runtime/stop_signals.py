@@ -14,7 +14,7 @@ class StoppedError(RunError):
 
 
 class StopSignals:
-    """Within it, the first of the signals is recorded; a second SIGINT interrupts at once.
+    """Context in which the first of the signals is recorded; a second SIGINT interrupts at once.
 
     Outside the main thread, where Python allows no handlers, nothing is recorded.
 

@@ -9,7 +9,7 @@ from mutual.lazy import lazy_attributes
 if TYPE_CHECKING:
     from mutual.engine.storage.checkpoint_store import CheckpointStore
     from mutual.engine.storage.files import UNFINISHED, json_text, sha256, unfinished, write_file
-    from mutual.engine.storage.opening import check_data, exclusive_access, resumed_recipe, select_checkpoint
+    from mutual.engine.storage.opening import check_same_data, exclusive_access, resumed_recipe, select_checkpoint
     from mutual.engine.storage.run_folder import (
         BEST,
         EXPORT_SUFFIXES,
@@ -32,7 +32,7 @@ __all__ = [
     "BestRecord",
     "CheckpointStore",
     "RunFolder",
-    "check_data",
+    "check_same_data",
     "exclusive_access",
     "json_text",
     "peer_file",
@@ -49,7 +49,7 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),
         "mutual.engine.storage.files": ("UNFINISHED", "json_text", "sha256", "unfinished", "write_file"),
-        "mutual.engine.storage.opening": ("check_data", "exclusive_access", "resumed_recipe", "select_checkpoint"),
+        "mutual.engine.storage.opening": ("check_same_data", "exclusive_access", "resumed_recipe", "select_checkpoint"),
         "mutual.engine.storage.run_folder": (
             "BEST",
             "EXPORT_SUFFIXES",

@@ -104,7 +104,7 @@ class CheckpointStore:
         if paths:
             raise InputError(
                 f"none of the {len(paths)} checkpoints in {self.folder} is whole, so the run cannot be resumed; nothing was changed. "
-                "Bring one back, or begin anew with --overwrite"
+                "Bring one back, or start over with --overwrite"
             )
         return None
 

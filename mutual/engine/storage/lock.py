@@ -27,7 +27,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within it, this process alone trains in `folder`, which is created where there is none, and removed again if it stays empty.
+    """Context in which this process alone trains in `folder`, which is created where there is none, and removed again if it stays empty.
 
     Raises:
         InputError: another training has locked it; the line names host and process.

@@ -33,7 +33,7 @@ FREE_TO_CHANGE = re.compile(
 
 @contextmanager
 def exclusive_access(folder: RunFolder, comm: Communicator) -> Iterator[None]:
-    """Within it, no other training writes into the run folder. Collective: all ranks must enter it.
+    """Context in which no other training writes into the run folder. Collective: all ranks must enter it.
 
     Args:
         folder: the run folder.
@@ -81,8 +81,8 @@ def _saved_document(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *
     has_checkpoint = bool(folder.checkpoints().resumable())
     if not (resume or overwrite) and folder.holds_run():
         content = "a checkpoint" if has_checkpoint else "trained weights"
-        raise InputError(f"{folder.path} holds {content}; add --resume to go on, --overwrite to start anew, or give another name=...")
-    # where weights are left without a checkpoint, what is trained anew in their place must be the same run
+        raise InputError(f"{folder.path} holds {content}; add --resume to go on, --overwrite to start over, or give another name=...")
+    # where weights are left without a checkpoint, what is trained again in their place must be the same run
     if not resume or not (has_checkpoint or (folder.holds_run() and (folder.path / RECIPE).exists())):
         return None
     saved_recipe = folder.recipe()
@@ -129,7 +129,7 @@ def _check_same(recipe: Recipe, saved_recipe: Recipe) -> None:
     changed = _differences(saved_recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
     for path, (old, new) in changed.items():
         raise recipe.error(
-            path, f"the run was begun with {old!r} and cannot go on with {new!r}; give the old value, or --overwrite, or another name=..."
+            path, f"the run was started with {old!r} and cannot go on with {new!r}; give the old value, or --overwrite, or another name=..."
         )
 
 
@@ -144,7 +144,7 @@ def _differences(old: object, new: object, path: str = "") -> dict[str, tuple[ob
     return differences
 
 
-def check_data(data: DataModule, comm: Communicator) -> None:
+def check_same_data(data: DataModule, comm: Communicator) -> None:
     """Refuses ranks that read other data than the main process. Collective: all ranks must call it.
 
     Raises:

@@ -128,7 +128,7 @@ class RunFolder:
             )
         text, mark, digest = file.read_bytes().rpartition(_DIGEST.encode())
         if not mark:
-            raise InputError(f"{file} has no checksum at its end: it was cut, or is of another version; use that version, or train anew")
+            raise InputError(f"{file} has no checksum at its end: it was cut, or is of another version; use that version, or train again")
         if digest.strip() != sha256(text).encode():
             raise InputError(f"{file} is not as the run wrote it; undo the change, and give other values as key.path=value")
         return load_recipe(file, overrides)
@@ -149,7 +149,7 @@ class RunFolder:
             raise InputError(f"{self.path} has no best weights yet: no epoch has been evaluated") from error
         except (ValidationError, NotADirectoryError, IsADirectoryError) as error:
             raise InputError(
-                f"{self._best_file} is damaged, or of another version; a run that is resumed writes it anew at its next epoch"
+                f"{self._best_file} is damaged, or of another version; a run that is resumed writes it again at its next epoch"
             ) from error
 
     def best_peer(self) -> str:
@@ -179,7 +179,7 @@ class RunFolder:
         path, digest, previous = self.weights(kind, peer), self.digest(kind, peer), None
         while digest and digest not in self.read_best().sha256.get(f"{kind}/{peer}", []):
             if digest == previous:
-                raise InputError(f"{path} is damaged: its checksum is not the one in best.json; bring it back, or train anew")
+                raise InputError(f"{path} is damaged: its checksum is not the one in best.json; bring it back, or train again")
             digest, previous = self.digest(kind, peer), digest  # a training may have replaced both files between the two reads
         if not digest:
             raise InputError(f"{path} is missing; resume the run, or take another peer with --peer")
@@ -220,9 +220,9 @@ class RunFolder:
         yield from (path for path in self.path.iterdir() if _EVENTS.fullmatch(path.name))
 
 
-def peer_files(folder: RunFolder, peer: str, *, everyone: str) -> list[Path]:
-    """Returns the files of the best weights of `peer`, or of all that were trained where it is `everyone`; see `peer_file`."""
-    names = folder.recipe().trainable if peer == everyone else [peer]
+def peer_files(folder: RunFolder, peer: str | None) -> list[Path]:
+    """Returns the files of the best weights of `peer`, or of all peers that were trained where it is None; see `peer_file`."""
+    names = folder.recipe().trainable if peer is None else [peer]
     return [peer_file(folder, name) for name in names]
 
 

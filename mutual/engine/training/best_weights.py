@@ -25,7 +25,7 @@ class BestWeights:
     Among equal metrics the lower NLL is better; a peer whose metric or NLL is not finite is worse than any other.
 
     Args:
-        recipe: names the peers and the metric.
+        recipe: the resolved one; names the peers and the metric.
         folder: the run folder.
         group: the peers that this rank holds.
         info: of the data; goes into the weights' model cards.
@@ -38,7 +38,8 @@ class BestWeights:
         self._group = group
         self._info = info
         self._collector = collector
-        self._metric = recipe.train.best_metric or ("map" if info.multi_label else "top1")
+        assert recipe.train.best_metric is not None, "it is resolved"
+        self._metric = recipe.train.best_metric
         self._best_scores: dict[str, dict[str, float]] = {}
         self._sha256: dict[str, str] = {}
 
@@ -56,29 +57,29 @@ class BestWeights:
             epoch: number of epochs that are done.
             scores: the epoch's, the same on all ranks; None where it was not evaluated.
         """
+        comm = self._collector.comm
         for name in self._recipe.trainable:
             content = self._collector.collect_to_main(name, partial(self._content, name))
-            if content is not None:
-                is_better = scores is not None and self._is_better(name, scores[name])
-                if scores is not None and is_better:
-                    self._best_scores[name] = {"epoch": epoch, **scores[name]}
-                self._write({(kind, name): content for kind in ((LAST, BEST) if is_better else (LAST,))})
-        if self._collector.is_main:
-            self._write_best({file: [digest] for file, digest in self._sha256.items()})
+            with comm.raise_together():
+                if content is not None:
+                    self._write_peer(name, content, epoch, scores)
+        with comm.raise_together():
+            if comm.is_main:
+                self._write_best({file: [digest] for file, digest in self._sha256.items()})
 
     def check_files(self) -> None:
         """Compares the best weights on disk with the restored state; to be called after `load_state_dict`.
 
         Those of an epoch after the checkpoint are adopted with their scores. A peer whose best weights are lost is warned of, and its
-        best is searched anew from the next evaluation on.
+        best is determined again from the next evaluation on.
         """
-        for name in self._recipe.trainable if self._collector.is_main else []:
+        for name in self._recipe.trainable if self._collector.comm.is_main else []:
             if not (self._is_as_saved(name) or self._adopt(name)):
                 self._sha256.pop(f"{BEST}/{name}", None)
                 if self._best_scores.pop(name, None) is not None:
                     path = self._folder.weights(BEST, name)
                     warnings.warn(
-                        f"{path} is missing or damaged; the best of peer {name!r} is searched anew from the next evaluation on",
+                        f"{path} is missing or damaged; the best of peer {name!r} is determined again from the next evaluation on",
                         stacklevel=2,
                     )
 
@@ -98,6 +99,13 @@ class BestWeights:
 
     def _is_better(self, name: str, row: Mapping[str, float]) -> bool:
         return name not in self._best_scores or self._ranking_key(row) > self._ranking_key(self._best_scores[name])
+
+    def _write_peer(self, name: str, content: bytes, epoch: int, scores: Scores | None) -> None:
+        """Writes a peer's last weights, and its best ones where it has improved."""
+        is_better = scores is not None and self._is_better(name, scores[name])
+        if scores is not None and is_better:
+            self._best_scores[name] = {"epoch": epoch, **scores[name]}
+        self._write({(kind, name): content for kind in ((LAST, BEST) if is_better else (LAST,))})
 
     def _write(self, files: Mapping[tuple[str, str], bytes]) -> None:
         """Writes best.json with the new digests, then the files: wherever this is interrupted, each file has a digest that holds."""

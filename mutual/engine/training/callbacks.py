@@ -26,7 +26,7 @@ class TrainingState:
         epoch: number of finished epochs.
         update: number of finished updates.
         scores: those of the last evaluation, by peer and for the ensemble; empty before the first. The same on every rank.
-        models: the peers that this process holds, by name. Read them; whoever runs one takes a copy.
+        models: the peers that this process holds, by name. Read them; copy a model before you run it.
     """
 
     recipe: Recipe
@@ -43,7 +43,7 @@ class Callback:
 
     They are called on every rank, without gradients, and only read: weights, buffers, modes and gradients belong to the training.
     What they draw of torch's and Python's random numbers does not move the training's. An exception ends the run as any bug does; to
-    stop it with a checkpoint, call `signal.raise_signal(signal.SIGTERM)`.
+    stop it with a checkpoint after the current update, or in `begin` after the first, call `signal.raise_signal(signal.SIGTERM)`.
 
     Example:
         >>> import mutual
@@ -82,13 +82,13 @@ class Callbacks:
         copied = {member: dict(row) for member, row in scores.items()}
         state = TrainingState(self._recipe, self._folder, self._rank, epoch, update, copied, dict(self._models))
         for callback in self._callbacks:
-            with torch.no_grad(), _own_randomness():
+            with torch.no_grad(), _preserve_rng_state():
                 getattr(callback, event)(state)
 
 
 @contextmanager
-def _own_randomness() -> Iterator[None]:
-    """Within it, random numbers may be drawn; afterwards the generators are where they were."""
+def _preserve_rng_state() -> Iterator[None]:
+    """Context in which random numbers may be drawn; afterwards the generators are where they were."""
     before = random.getstate()
     try:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):

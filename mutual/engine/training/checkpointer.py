@@ -19,12 +19,13 @@ from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.engine.training.peer_optimizer import PeerOptimizer
 from mutual.group import Communicator, Group, Peer, flatten, float_buffers, replica_comm, unflatten_
+from mutual.models import cpu_tensors
 from mutual.recipe import InputError, Recipe
 
 
 @dataclass
 class Progress:
-    """How far a training is: epochs that are done, windows of the present epoch that are done, updates that are done."""
+    """How far a training is: epochs that are done, windows of the current epoch that are done, updates that are done."""
 
     epoch: int = 0
     window: int = 0
@@ -47,7 +48,7 @@ class Checkpointer:
         recipe: what is trained.
         group: the peers that this rank holds.
         optimizers: theirs, by peer.
-        meter: the sums of the present epoch.
+        meter: the sums of the current epoch.
         best_weights: the best scores so far.
         comm: the ranks of the run.
         collector: brings peers' files to the main process.
@@ -93,12 +94,12 @@ class Checkpointer:
         if state["data"] != self._fingerprint:
             changes = data_changes(state["data"], self._fingerprint)
             raise self._recipe.error(
-                "data", f"these are not the data that the run was begun with: {changes}; give them back, or --overwrite"
+                "data", f"these are not the data that the run was started with: {changes}; give them back, or --overwrite"
             )
         for name, digest in self._frozen_digests().items():
             if digest != state["frozen"][name]:
                 raise self._recipe.error(
-                    f"peers.{name}.weights", "these are not the weights that the run was begun with; give the old file"
+                    f"peers.{name}.weights", "these are not the weights that the run was started with; give the old file"
                 )
         self._meter.load_state_dict(state["meter"])
         self._best_weights.load_state_dict(state["best"])
@@ -107,7 +108,7 @@ class Checkpointer:
             peer.tapped.load_state_dict(safetensors.torch.load(files[f"{peer.name}.safetensors"]))
             if peer.average is not None:
                 peer.average.model.load_state_dict(safetensors.torch.load(files[f"{peer.name}.average.safetensors"]))
-            self._optimizers[peer.name].load_state_dict(peer_state["optimization"])
+            self._optimizers[peer.name].load_state_dict(peer_state["optimization"])  # key kept: format 3
             buffers = float_buffers(peer.modules)
             if buffers:
                 unflatten_(buffers, _local_buffers(peer_state["buffers"], replica_comm(peer)).to(self._comm.device))
@@ -185,6 +186,5 @@ def _torch_bytes(state: dict[str, Any]) -> bytes:
 
 
 def _tensor_bytes(module: torch.nn.Module) -> bytes:
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    content: bytes = safetensors.torch.save(tensors)
+    content: bytes = safetensors.torch.save(cpu_tensors(module))
     return content

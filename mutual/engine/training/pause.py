@@ -1,4 +1,4 @@
-"""PauseSelector: chooses the peer that sits an update out as it is too far ahead of another (SwitOKD, arXiv:2209.04996)."""
+"""PauseSelector: chooses the peer that skips an update as it is too far ahead of another (SwitOKD, arXiv:2209.04996)."""
 
 from __future__ import annotations
 

@@ -14,31 +14,29 @@ class PeerCollector:
     Args:
         comm: the ranks of the run.
         placement: says which ranks hold which peer.
+
+    Attributes:
+        comm: as above.
     """
 
     def __init__(self, comm: Communicator, placement: Placement) -> None:
-        self._comm = comm
+        self.comm = comm
         self._placement = placement
-
-    @property
-    def is_main(self) -> bool:
-        """True on the process that writes files."""
-        return self._comm.is_main
 
     def collect_to_main(self, peer: str, make: Callable[[], bytes]) -> bytes | None:
         """Returns on the main process what `make` returns on a rank that holds `peer`, elsewhere None.
 
         Collective: all ranks must call it.
         """
-        ranks, rank = self._placement.replica_ranks[peer], self._comm.rank
+        ranks, rank = self._placement.replica_ranks[peer], self.comm.rank
         if 0 in ranks:
             return make() if rank == 0 else None
         if rank == ranks[0]:
-            self._comm.send(make(), to=0)
-        return self._comm.receive(source=ranks[0]) if rank == 0 else None
+            self.comm.send(make(), to=0)
+        return self.comm.receive(source=ranks[0]) if rank == 0 else None
 
     def all_gather_dict(self, local: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the union of the ranks' dicts, as JSON values. Collective: all ranks must call it."""
         if self._placement.is_replicated:
             return dict(local)
-        return {name: value for remote in self._comm.all_gather_json(local) for name, value in remote.items()}
+        return {name: value for remote in self.comm.all_gather_json(local) for name, value in remote.items()}

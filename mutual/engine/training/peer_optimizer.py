@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mutual.group import Peer
 from mutual.recipe import Optimizer, Schedule, did_you_mean, first_line
 
-_UNFIT = {
+_UNSUPPORTED = {
     "lbfgs": "it computes the loss several times in a step",
     "sparseadam": "its gradients must be sparse",
     "adahessian": "it needs second derivatives (backward with create_graph)",
@@ -111,41 +111,15 @@ class PeerOptimizer:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def _timm_optimizers() -> list[str]:
-    import timm.optim  # a second, and most recipes name an optimizer of torch
-
-    names: list[str] = timm.optim.list_optimizers()
-    return names
-
-
 def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Builds the optimizer that `spec` names, of torch.optim or else of timm, after a trial with small parameters of the same kinds.
 
     Raises:
         ValueError: no such optimizer, an argument that it does not take, or it cannot be built or stepped here.
     """
-    name = spec.name.lower()
-    if name in _UNFIT:
-        raise ValueError(f"{spec.name} cannot train a peer: {_UNFIT[name]}; take another, such as adamw")
     given = {key: getattr(spec, key) for key in ("momentum", "nesterov", "betas", "eps") if getattr(spec, key) is not None}
     arguments = {"lr": spec.lr, **given, **spec.args}
-    build: Callable[..., torch.optim.Optimizer]
-    if name in _TORCH:
-        known = set(inspect.signature(_TORCH[name]).parameters) - {"params"}
-        for key in arguments:
-            if key not in known:
-                raise ValueError(f"{spec.name} takes no {key!r}{did_you_mean(key, known)}")
-        build = _TORCH[name]
-    elif name in (others := _timm_optimizers()):
-
-        def build(groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.Optimizer:
-            import timm.optim
-
-            return timm.optim.create_optimizer_v2(groups, name, **arguments)
-
-    else:
-        known = {*_TORCH, *others} - set(_UNFIT)
-        raise ValueError(f"{spec.name!r} is no optimizer{did_you_mean(name, known)}")
+    build = _find_factory(spec.name, arguments)
     try:
         _try_out(lambda groups: build(groups, **arguments), spec, parameters)
         return build(_parameter_groups(spec, parameters), **arguments)
@@ -154,6 +128,29 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
         kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
         kind = kind.removesuffix(f"{reason}: ")  # of an error that says nothing the kind is the reason
         raise ValueError(f"{spec.name}: {kind}{reason}") from error
+
+
+def _find_factory(name: str, arguments: Collection[str]) -> Callable[..., torch.optim.Optimizer]:
+    """Returns what builds the optimizer `name`, of torch.optim or else of timm, from groups of parameters and keyword arguments.
+
+    Raises:
+        ValueError: no such optimizer, it cannot train a peer, or it does not take one of `arguments`.
+    """
+    lower_name = name.lower()
+    if lower_name in _UNSUPPORTED:
+        raise ValueError(f"{name} cannot train a peer: {_UNSUPPORTED[lower_name]}; take another, such as adamw")
+    if lower_name in _TORCH:
+        known = set(inspect.signature(_TORCH[lower_name]).parameters) - {"params"}
+        for key in arguments:
+            if key not in known:
+                raise ValueError(f"{name} takes no {key!r}{did_you_mean(key, known)}")
+        return _TORCH[lower_name]
+    import timm.optim  # a second, and most recipes name an optimizer of torch
+
+    others: list[str] = timm.optim.list_optimizers()
+    if lower_name not in others:
+        raise ValueError(f"{name!r} is no optimizer{did_you_mean(lower_name, {*_TORCH, *others} - set(_UNSUPPORTED))}")
+    return lambda groups, **options: timm.optim.create_optimizer_v2(groups, lower_name, **options)
 
 
 def _try_out(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], spec: Optimizer, parameters: list[nn.Parameter]) -> None:

@@ -37,6 +37,10 @@ def build_trainer(
         window_size=comm.size * recipe.data.batch_size * recipe.train.accumulate,
         fingerprint=data.fingerprint,
     )
+    weight_exchange = WeightExchange(recipe, group, comm)
+    weight_exchange.attach()
+    stragglers = StragglerMonitor(group, comm, synchronized_forwards=recipe.train.sync_batchnorm)  # starts a thread
+    stragglers.attach()
     return Trainer(
         recipe,
         environment,
@@ -51,8 +55,8 @@ def build_trainer(
             list(recipe.peers), recipe.trainable, num_classes=info.num_classes, device=comm.device, multi_label=info.multi_label
         ),
         skipped_images=SkippedImages(recipe, data, comm, shard=group.shard),
-        stragglers=StragglerMonitor(group, comm, synchronized_forwards=recipe.train.sync_batchnorm),
+        stragglers=stragglers,
         tracker=Tracker(recipe, environment.accelerator, folder.path, updates_per_epoch=training.updates_per_epoch),
         traffic=TrafficMeter(group.exchange, comm),
-        weight_exchange=WeightExchange(recipe, group, comm),
+        weight_exchange=weight_exchange,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mutual.data import DataModule, build_data
+from mutual.data import DataInfo, DataModule, Window, build_data
 from mutual.engine.monitoring import TrainMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.training.pause import PauseSelector
@@ -28,9 +28,11 @@ class Training:
         optimizers: one for each trainable peer of this rank.
         train_step: updates all of them from one window.
         meter: collects what the micro-batches gave.
-        pause_selector: chooses the peer that sits an update out.
+        pause_selector: chooses the peer that skips an update.
         prepare: what is applied to images before a peer sees them: their memory format.
         updates_per_epoch: number of windows of an epoch.
+        world_size: number of ranks.
+        accumulate: number of micro-batches of a window.
     """
 
     data: DataModule
@@ -41,6 +43,15 @@ class Training:
     pause_selector: PauseSelector
     prepare: Callable[[Tensor], Tensor]
     updates_per_epoch: int
+    world_size: int
+    accumulate: int
+
+    def windows(self, epoch: int, *, start: int = 0) -> Iterator[Window]:
+        """Yields this rank's shard of an epoch's windows, from window `start` on."""
+        shard_index, num_shards = self.group.shard
+        return self.data.train_windows(
+            epoch, start=start, world_size=self.world_size, rank=shard_index, num_shards=num_shards, accumulate=self.accumulate
+        )
 
 
 def build_training(recipe: Recipe, environment: Environment) -> Training:
@@ -54,15 +65,7 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
     comm = environment.comm
     data = build_dataset(recipe)
     info = data.info
-    group = build_group(
-        recipe,
-        num_classes=info.num_classes,
-        in_channels=info.channels,
-        image_size=info.image_size,
-        comm=comm,
-        autocast=environment.autocast,
-        class_names=info.class_names,
-    )
+    group = _build_group(recipe, info, environment)
     if recipe.data.views == "per_peer":
         data.make_views([index for index, name in enumerate(recipe.peers) if name in group.peers])
     updates_per_epoch = data.num_windows(world_size=comm.size, accumulate=recipe.train.accumulate)
@@ -83,7 +86,18 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
         pause_selector=pause_selector,
         is_alternating=recipe.train.update == "alternating",
     )
-    return Training(data, group, optimizers, train_step, meter, pause_selector, prepare, updates_per_epoch)
+    return Training(
+        data=data,
+        group=group,
+        optimizers=optimizers,
+        train_step=train_step,
+        meter=meter,
+        pause_selector=pause_selector,
+        prepare=prepare,
+        updates_per_epoch=updates_per_epoch,
+        world_size=comm.size,
+        accumulate=recipe.train.accumulate,
+    )
 
 
 def image_preparation(recipe: Recipe) -> Callable[[Tensor], Tensor]:
@@ -116,6 +130,18 @@ def make_optimizer(recipe: Recipe, name: str, parameters: list[nn.Parameter]) ->
     except ValueError as error:
         path = "optimizer" if recipe.peers[name].optimizer is None else f"peers.{name}.optimizer"
         raise recipe.error(path, str(error)) from error
+
+
+def _build_group(recipe: Recipe, info: DataInfo, environment: Environment) -> Group:
+    return build_group(
+        recipe,
+        num_classes=info.num_classes,
+        in_channels=info.channels,
+        image_size=info.image_size,
+        comm=environment.comm,
+        autocast=environment.autocast,
+        class_names=info.class_names,
+    )
 
 
 def _build_peer_optimizer(recipe: Recipe, peer: Peer, environment: Environment, updates_per_epoch: int) -> PeerOptimizer:

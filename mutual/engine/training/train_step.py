@@ -17,7 +17,7 @@ from mutual.data import DataInfo, Window, to_inputs
 from mutual.engine.monitoring import TrainMeter
 from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer
-from mutual.group import Communicator, Group, GroupOutput, MicroBatchContext, Outputs, merge_outputs
+from mutual.group import Communicator, Group, GroupOutput, MicroBatchContext, Outputs, merge_outputs, replica_comm
 from mutual.recipe import EMA, derive_seed
 
 
@@ -26,15 +26,16 @@ class _MicroBatch:
     """A micro-batch of this rank on its device.
 
     Attributes:
-        num_valid: number of valid images; the rest are padding.
+        images: `[B, C, H, W]`, or views of them `[V, B, C, H, W]`.
+        labels: `[B]`, or `[B, C]` where images have several.
+        context: its number of valid images (the rest are padding), seed and epoch.
         is_last: whether it is the window's last one, whose backward synchronises the gradients.
-        source_outputs: alternating only: what the sources say of it with their present weights.
-        learner_outputs: alternating only: what each learner's turn gave, detached.
+        source_outputs: alternating only: outputs of the sources with their current weights.
+        learner_outputs: alternating only: output of each learner, detached.
     """
 
     images: Tensor
     labels: Tensor
-    num_valid: int
     context: MicroBatchContext
     is_last: bool
     source_outputs: dict[str, Outputs] = field(default_factory=dict)
@@ -52,13 +53,13 @@ class TrainStep:
     Args:
         group: the peers and their edges.
         optimizers: one for each trainable peer that this rank holds.
-        meter: is fed what each micro-batch gave.
+        meter: accumulates each micro-batch's losses.
         comm: the ranks of the run.
         info: of the data, which says how pixels become inputs.
         seed: the recipe's, for random draws that depend on update and micro-batch alone.
         updates_per_epoch: number of windows of an epoch.
-        prepare: is applied to the images, such as a memory format.
-        pause_selector: chooses the peer that sits an update out.
+        prepare: is applied to the images: their memory format.
+        pause_selector: chooses the peer that skips an update.
         is_alternating: whether peers step one after another and not all at once.
     """
 
@@ -87,7 +88,7 @@ class TrainStep:
         self._pause_selector = pause_selector
         self._update = self.alternating if is_alternating else self.simultaneous
         self._train_modules = [peer.train_module for peer in group.trainable]
-        self._num_replicas = {peer.name: 1 if peer.comm is None else peer.comm.size for peer in group.trainable}
+        self._num_replicas = {peer.name: replica_comm(peer).size for peer in group.trainable}
 
     def __call__(self, window: Window, update: int, *, measure: bool) -> None:
         """Runs one update. Collective: all ranks must call it.
@@ -107,7 +108,7 @@ class TrainStep:
                 losses = [self._scale(name, loss, micro_batch, window) for name, loss in output.losses.items()]
                 torch.autograd.backward(losses)
             self._pause_selector.add(output.logits, micro_batch.labels)
-            self._meter.add(output, micro_batch.labels, num_valid=micro_batch.num_valid, update=update)
+            self._meter.add(output, micro_batch.labels, num_valid=micro_batch.context.num_valid, update=update)
         paused = self._pause_selector.select_paused_peer()
         for name, optimizer in self._optimizers.items():
             if name == paused:
@@ -116,11 +117,11 @@ class TrainStep:
                 optimizer.step(update, measure=measure)
 
     def alternating(self, window: Window, update: int, *, measure: bool) -> None:
-        """Updates one peer after another, each from what the others say after their own steps (arXiv:1706.00384, algorithm 1)."""
+        """Updates one peer after another, each from the others' outputs after their own steps (arXiv:1706.00384, algorithm 1)."""
         micro_batches = list(self._micro_batches(window, update))
         for peer in self._group.trainable:
             for micro_batch in micro_batches:
-                self._add_sources(micro_batch, peer.name)
+                self._compute_source_outputs(micro_batch, peer.name)
                 with self._no_sync_before_last(micro_batch):
                     output = self._forward_learner(micro_batch, peer.name)
                     torch.autograd.backward(self._scale(peer.name, output.losses[peer.name], micro_batch, window))
@@ -130,7 +131,7 @@ class TrainStep:
                 micro_batch.invalidate(peer.name)
         for micro_batch in micro_batches:
             output = merge_outputs(micro_batch.learner_outputs)
-            self._meter.add(output, micro_batch.labels, num_valid=micro_batch.num_valid, update=update)
+            self._meter.add(output, micro_batch.labels, num_valid=micro_batch.context.num_valid, update=update)
 
     def forward_only(self, window: Window) -> GroupOutput:
         """Returns the output of the window's first micro-batch with its graph; nothing is updated."""
@@ -141,11 +142,16 @@ class TrainStep:
         for index, batch in enumerate(window.batches):
             images, labels = to_inputs(batch.to(self._comm.device, non_blocking=True), self._info)
             seed = derive_seed(self._seed, "draw", update, index, self._group.shard[0])
-            context = MicroBatchContext(batch.num_valid, seed, update / self._updates_per_epoch, batch.global_batch_size)
-            yield _MicroBatch(self._prepare(images), labels, batch.num_valid, context, is_last=index == len(window.batches) - 1)
+            context = MicroBatchContext(
+                num_valid=batch.num_valid,
+                seed=seed,
+                epoch=update / self._updates_per_epoch,
+                global_batch_size=batch.global_batch_size,
+            )
+            yield _MicroBatch(self._prepare(images), labels, context, is_last=index == len(window.batches) - 1)
 
-    def _add_sources(self, micro_batch: _MicroBatch, learner: str) -> None:
-        """Computes what the learner's sources say, where that is not known or out of date."""
+    def _compute_source_outputs(self, micro_batch: _MicroBatch, learner: str) -> None:
+        """Computes the outputs of the learner's sources that are missing or out of date."""
         for source in self._group.sources_of(learner):
             if source not in micro_batch.source_outputs:
                 outputs = self._group.forward_without_side_effects(source, micro_batch.images, seed=micro_batch.context.seed)
@@ -157,8 +163,8 @@ class TrainStep:
 
     def _scale(self, name: str, loss: Tensor, micro_batch: _MicroBatch, window: Window) -> Tensor:
         """Returns what a peer's mean loss of the micro-batch contributes to the window's, times its fp16 loss scale."""
-        return self._optimizers[name].scale(loss * (micro_batch.num_valid * self._num_replicas[name] / window.num_samples))
+        return self._optimizers[name].scale(loss * (micro_batch.context.num_valid * self._num_replicas[name] / window.num_samples))
 
     def _no_sync_before_last(self, micro_batch: _MicroBatch) -> AbstractContextManager[None]:
-        """Within it, gradients stay local unless it is the window's last micro-batch."""
+        """Context in which gradients stay local unless it is the window's last micro-batch."""
         return nullcontext() if micro_batch.is_last else self._comm.no_sync(self._train_modules)

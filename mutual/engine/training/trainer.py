@@ -100,9 +100,9 @@ class Trainer:
             NonFiniteLossError: a loss diverged; the last good checkpoint is kept.
         """
         progress, stop_poll = self.progress, self.comm.stop_poll()
-        self._weight_exchange.refresh()
-        self._call_back("begin")
         with StopSignals() as signals:
+            self._weight_exchange.refresh()
+            self._call_back("begin")
             while progress.epoch < self._recipe.train.epochs:
                 self.training.group.train()
                 self._tracker.begin_epoch(progress.epoch, done=progress.window)
@@ -113,8 +113,8 @@ class Trainer:
                 if stop_poll.drain():
                     self._stop(signals, stop_poll)
                 self._finish_epoch()
-        self._weight_exchange.publish(progress.update)
-        self._call_back("end")
+            self._weight_exchange.publish(progress.update)
+            self._call_back("end")
 
     def resume(self, files: Mapping[str, bytes]) -> None:
         """Restores the state that the files of a checkpoint hold.
@@ -126,15 +126,16 @@ class Trainer:
         self.progress, self.scores, self._metrics_lines = restored.progress, restored.scores, restored.lines
         self._saved_progress = replace(self.progress)
 
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """What metrics.jsonl says of each epoch. Collective: all ranks must call it."""
-        records: list[dict[str, Any]] = self.comm.all_gather_json([json.loads(line) for line in self._tracker.lines])[0]
-        return records
+    def gather_history(self) -> list[dict[str, Any]]:
+        """Returns on all ranks the records of metrics.jsonl, one for each epoch. Collective: all ranks must call it."""
+        content = f"[{','.join(self._tracker.lines)}]".encode() if self.comm.is_main else None
+        history: list[dict[str, Any]] = json.loads(self.comm.broadcast_bytes(content))
+        return history
 
     def open_tracker(self) -> None:
-        """Begins to log at the present step; the first thing that a trainer writes. Collective: all ranks must call it."""
-        self._tracker.open(step=self.progress.update, lines=self._metrics_lines)
+        """Starts logging at the current step; the first thing that a trainer writes. Collective: all ranks must call it."""
+        with self.comm.raise_together():
+            self._tracker.open(step=self.progress.update, lines=self._metrics_lines)
         self._tracker.print_line(self._summary())
         self._tracker.print_table_head()
 
@@ -150,6 +151,7 @@ class Trainer:
         self.training.train_step(window, progress.update, measure=log_is_due)
         progress.window += 1
         progress.update += 1
+        self._traffic.count_update()
         self._weight_exchange.exchange_if_due(progress.update)
         self._tracker.advance()
         if log_is_due:
@@ -168,7 +170,9 @@ class Trainer:
         self._skipped_images.report(lambda line: self._tracker.print_line(f"note: {line}"), prefix=f"epoch {epoch}: ")
         with self._stragglers.during("writes the epoch's weights and metrics"):
             self._best_weights.finish_epoch(epoch, scores)
-            self._tracker.log_epoch(epoch, progress.update, self.training.meter.end_epoch(), scores)
+            metrics = self.training.meter.end_epoch()
+            with self.comm.raise_together():
+                self._tracker.log_epoch(epoch, progress.update, metrics, scores)
         progress.epoch, progress.window = epoch, 0
         if self._epoch_checkpoint_is_due(epoch):
             self._save()
@@ -179,16 +183,7 @@ class Trainer:
 
     def _windows(self) -> Iterator[Window]:
         """Yields what is left of the epoch's windows."""
-        shard_index, num_shards = self.training.group.shard
-        windows = self.training.data.train_windows(
-            self.progress.epoch,
-            start=self.progress.window,
-            world_size=self.comm.size,
-            rank=shard_index,
-            num_shards=num_shards,
-            accumulate=self._recipe.train.accumulate,
-        )
-        return with_rank(windows, self.comm)
+        return with_rank(self.training.windows(self.progress.epoch, start=self.progress.window), self.comm)
 
     def _evaluate(self) -> Scores:
         training, (shard_index, num_shards) = self.training, self.training.group.shard
@@ -217,7 +212,7 @@ class Trainer:
         rates = {f"learning_rate/{name}": optimizer.learning_rate for name, optimizer in optimizers.items()}
         norms = {f"grad_norm/{name}": norm.item() for name, optimizer in optimizers.items() if (norm := optimizer.grad_norm) is not None}
         update = self.progress.update
-        values = self._collector.all_gather_dict(rates | norms) | self._traffic.flush(update)
+        values = self._collector.all_gather_dict(rates | norms) | self._traffic.flush()
         values |= self.training.pause_selector.flush() | self._stragglers.flush()
         self._tracker.log_interval(update, self.training.meter.flush(), values)
 
@@ -254,7 +249,7 @@ class Trainer:
         self._saved_progress = replace(self.progress)
 
     def _summary(self) -> str:
-        """Returns the line that a training begins with. Collective: all ranks must call it."""
+        """Returns the line that a training starts with. Collective: all ranks must call it."""
         info, comm, group = self.training.data.info, self.comm, self.training.group
         sizes = self._collector.all_gather_dict({peer.name: _describe_size(peer) for peer in group.trainable})
         published = self._recipe.exchange.reads

@@ -27,7 +27,9 @@ def job(folder, trains):
     """The group of one job and its exchange."""
     recipe = restrict_to_job(parse_recipe(stale(folder, trains)))
     _, data, group, train_step = build(recipe.model_dump())
-    return WeightExchange(recipe, group, WORLD), data, group, train_step
+    weight_exchange = WeightExchange(recipe, group, WORLD)
+    weight_exchange.attach()
+    return weight_exchange, data, group, train_step
 
 
 def publish_nan(folder, file):
@@ -77,7 +79,7 @@ def test_an_edge_from_a_peer_that_has_not_spoken_weighs_nothing(tmp_path):
     [
         (lambda folder, file: file.write_bytes(file.read_bytes()[:-40]), "half-written or altered"),
         (lambda folder, file: file.unlink(), "cannot be read"),
-        (lambda folder, file: (folder / "a.json").write_text('{"file"'), "the note of peer 'a' cannot be read"),
+        (lambda folder, file: (folder / "a.json").write_text('{"file"'), "the manifest of peer 'a' cannot be read"),
         (
             lambda folder, file: WeightStore(str(folder)).publish("a", safetensors.torch.save({"x": torch.ones(2)}), step=9),
             "another model's",

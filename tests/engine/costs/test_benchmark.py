@@ -9,7 +9,7 @@ from support import TinyNet, run, tiny_document
 
 from mutual import bench
 from mutual.engine import Link, compare
-from mutual.engine.costs import Links, PeerProfile, predict
+from mutual.engine.costs import Links, PeerProfile, predict_cost
 from mutual.group import TransferPlan, expand, parallel, replicated
 from mutual.recipe import parse_recipe
 
@@ -99,7 +99,7 @@ def predicted(size, placement, *, replicas, all_ranks, frozen=False, **sections)
     )
     placed = replicated(recipe, size) if placement == "replicated" else parallel(recipe, size, {"a": 1.0, "b": 1.0})
     specs = {(name, "logits"): ((4,), torch.float32) for name in "ab"}
-    return predict(
+    return predict_cost(
         placed,
         TransferPlan.of(placed, expand(recipe), specs, dtype="exact"),
         {"a": PROFILE, "b": PROFILE},

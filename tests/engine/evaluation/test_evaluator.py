@@ -102,7 +102,7 @@ def test_a_peer_that_does_not_answer_every_image_has_no_scores():
 
 def best_weights(folder, metric=None):
     recipe, data, group, _ = build(tiny_document(train={"epochs": 2, "progress": False, "best_metric": metric}))
-    return BestWeights(recipe, folder, group, data.info, PeerCollector(WORLD, group.placement))
+    return BestWeights(recipe.resolved(), folder, group, data.info, PeerCollector(WORLD, group.placement))
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_a_best_file_that_was_lost_is_told_when_the_run_is_resumed(folder):
     again = best_weights(folder)
     again.load_state_dict(best.state_dict())
     folder.weights("best", "a").unlink()
-    with pytest.warns(UserWarning, match=r"a.safetensors is missing.*the best of peer 'a' is searched anew"):
+    with pytest.warns(UserWarning, match=r"a.safetensors is missing.*the best of peer 'a' is determined again"):
         again.check_files()
     assert again.best_peer == "b"
     again.finish_epoch(2, {"a": {"top1": 0.7, "nll": 0.5}, "b": {"top1": 0.1, "nll": 0.5}})

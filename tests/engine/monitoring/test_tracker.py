@@ -20,9 +20,16 @@ class Terminal(io.StringIO):
 def test_the_bar_counts_an_epochs_updates_and_leaves_the_terminal(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     closed = []
-    accelerator = SimpleNamespace(is_main_process=True, get_tracker=lambda name: SimpleNamespace(finish=lambda: closed.append(name)))
+    accelerator = SimpleNamespace(
+        is_main_process=True,
+        init_trackers=lambda name, init_kwargs: None,
+        get_tracker=lambda name: SimpleNamespace(finish=lambda: closed.append(name)),
+    )
     recipe = parse_recipe(tiny_document(train={"epochs": 2, "progress": True}))
     tracker = Tracker(recipe, accelerator, tmp_path, updates_per_epoch=5)
+    tracker.close()
+    assert not closed, "it was not opened yet"
+    tracker.open(step=8, lines=[])
     tracker.begin_epoch(1, done=3)
     tracker.advance()
     tracker._bar.refresh()

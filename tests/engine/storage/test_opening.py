@@ -185,11 +185,11 @@ def test_a_run_keeps_the_precision_and_the_threads_that_it_was_begun_with(tmp_pa
     mutual.fit(begun, resume=True)
     assert RunFolder(tmp_path / "tiny").recipe().train.precision == "bf16"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    with pytest.raises(RecipeError, match="the run was begun with 'bf16' and the launcher asks for 'fp16'"):
+    with pytest.raises(RecipeError, match="the run was started with 'bf16' and the launcher asks for 'fp16'"):
         mutual.fit(begun, resume=True)
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
     for key, value in (("precision", "no"), ("threads", number + 1)):
-        with pytest.raises(RecipeError, match=rf"train.{key}: the run was begun with '?\w+'? and cannot go on with"):
+        with pytest.raises(RecipeError, match=rf"train.{key}: the run was started with '?\w+'? and cannot go on with"):
             mutual.fit(begun.model_copy(update={"train": begun.train.model_copy(update={key: value})}), resume=True)
 
 
@@ -296,7 +296,7 @@ def test_what_is_left_of_a_run_is_not_gone_on_with_as_another(output, left):
     before = contents(folder)
     with pytest.raises(InputError, match=f"holds {'a checkpoint' if left == 'moved aside' else 'trained weights'}; add --resume"):
         mutual.fit(recipe(output))
-    with pytest.raises(InputError, match=r"train.epochs: the run was begun with 2 and cannot go on with 3"):
+    with pytest.raises(InputError, match=r"train.epochs: the run was started with 2 and cannot go on with 3"):
         mutual.fit(recipe(output, epochs=3), resume=True)
     assert contents(folder) == before
     mutual.fit(recipe(output), resume=True)

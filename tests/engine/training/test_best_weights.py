@@ -1,16 +1,23 @@
 """Which weights are the best, what the files and best.json say of them, and what is believed of them when a run is resumed."""
 
 import math
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
+import torch
 from support import WORLD, build, tiny_document
 
 from mutual.engine.storage import RunFolder
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.peer_collector import PeerCollector
+from mutual.group import Communicator
 from mutual.models import read_card
+
+
+class OtherRank(PeerCollector):
+    """The collector of a rank that is not the main one."""
+
+    def collect_to_main(self, peer, make):
+        return None
 
 
 def row(top1, nll=1.0):
@@ -24,7 +31,7 @@ def make(tmp_path):
     def built(**train):
         peers = {name: {"model": "small_cnn"} for name in "ab"}
         recipe, data, group, _ = build(tiny_document(peers=peers, train=train))
-        return BestWeights(recipe, RunFolder(tmp_path), group, data.info, PeerCollector(WORLD, group.placement))
+        return BestWeights(recipe.resolved(), RunFolder(tmp_path), group, data.info, PeerCollector(WORLD, group.placement))
 
     return built
 
@@ -79,14 +86,17 @@ def test_the_recipe_may_say_the_metric(make, tmp_path):
 
 def test_of_several_labels_the_mean_average_precision_counts(make, tmp_path):
     plain = make()
-    best = BestWeights(plain._recipe, RunFolder(tmp_path), plain._group, replace(plain._info, multi_label=True), plain._collector)
+    data = plain._recipe.data.model_copy(update={"multi_label": True})
+    train = plain._recipe.train.model_copy(update={"best_metric": None})
+    recipe = plain._recipe.model_copy(update={"data": data, "train": train}).resolved()
+    best = BestWeights(recipe, RunFolder(tmp_path), plain._group, plain._info, plain._collector)
     best.finish_epoch(1, {"a": {"map": 0.2, "nll": 1.0}, "b": {"map": 0.3, "nll": 2.0}})
     assert (state(tmp_path)[0], RunFolder(tmp_path).read_best().metric) == ("b", "map")
 
 
 def test_another_rank_than_the_main_one_writes_nothing(make, tmp_path):
     best = make()
-    best._collector = SimpleNamespace(is_main=False, collect_to_main=lambda name, make: None)
+    best._collector = OtherRank(Communicator(1, 1, torch.device("cpu")), best._group.placement)
     best.finish_epoch(1, {"a": row(0.5), "b": row(0.4)})
     assert not list(tmp_path.rglob("*.*"))
 
@@ -152,7 +162,7 @@ def test_other_ranks_than_the_main_one_look_at_no_files(make, tmp_path, recwarn)
     (tmp_path / "best" / "a.safetensors").unlink()
     again = make()
     again.load_state_dict(best.state_dict())
-    again._collector = SimpleNamespace(is_main=False)
+    again._collector = OtherRank(Communicator(1, 1, torch.device("cpu")), again._group.placement)
     again.check_files()
     assert again.best_peer == "a"
     assert not recwarn.list
@@ -173,7 +183,7 @@ def test_what_is_lost_is_searched_anew_with_a_warning(make, tmp_path, damage):
         folder.write_best(known.model_copy(update={"sha256": digests, "peers": {"a": {"epoch": 3}, "b": known.peers["b"]}}))
     again = make()
     again.load_state_dict(saved)
-    with pytest.warns(UserWarning, match=r"best/a.safetensors is missing or damaged; the best of peer 'a' is searched anew") as caught:
+    with pytest.warns(UserWarning, match=r"best/a.safetensors is missing or damaged; the best of peer 'a' is determined again") as caught:
         again.check_files()
     assert len(caught) == 1
     assert again.state_dict()["peers"].keys() == {"b"}

@@ -137,7 +137,7 @@ def test_a_run_folder_that_holds_a_checkpoint_is_refused(recipe_file, tmp_path):
     assert "holds a checkpoint; add --resume" in done.stderr
     assert "Traceback" not in done.stderr
     changed = run(*arguments, "optimizer.lr=0.3", "--resume", expect=2)
-    assert "optimizer.lr: the run was begun with 0.5 and cannot go on with 0.3" in changed.stderr
+    assert "optimizer.lr: the run was started with 0.5 and cannot go on with 0.3" in changed.stderr
     finished = run(*arguments, "--resume")
     assert "done" in finished.stdout
     assert (tmp_path / "tiny" / "metrics.jsonl").read_bytes() == before
@@ -153,7 +153,7 @@ def test_a_run_does_not_go_on_with_another_teacher(tmp_path):
         teacher = tiny(num_classes=10, in_channels=1)
         (tmp_path / "t.safetensors").write_bytes(safetensors.torch.save(teacher.state_dict()))
         done = run("mutual.train", recipe, f"output={tmp_path}", *resume, expect=expect)
-    assert "peers.t.weights: these are not the weights that the run was begun with" in done.stderr
+    assert "peers.t.weights: these are not the weights that the run was started with" in done.stderr
 
 
 def test_training_the_resolved_recipe_again_gives_the_same_run(recipe_file, tmp_path):

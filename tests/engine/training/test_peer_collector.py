@@ -29,7 +29,7 @@ TOGETHER = Placement(2, {"a": (0, 1)}, {"a": (0, 1)}, is_replicated=True)
 def test_the_first_rank_of_a_peer_sends_and_the_main_process_receives():
     posts = [Post(rank) for rank in range(3)]
     collectors = [PeerCollector(post, APART) for post in posts]
-    assert [collector.is_main for collector in collectors] == [True, False, False]
+    assert [collector.comm.is_main for collector in collectors] == [True, False, False]
     assert [collector.collect_to_main("b", lambda: b"made") for collector in collectors[1:]] == [None, None]
     assert [post.sent for post in posts] == [[], [(0, b"made")], []]
     assert collectors[0].collect_to_main("b", lambda: pytest.fail("it is not held here")) == b"from 1"

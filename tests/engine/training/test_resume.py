@@ -121,7 +121,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(whole, tmp_path):
 def test_best_weights_that_are_lost_are_searched_anew(whole, tmp_path):
     folder = cut(whole, tmp_path, 7)
     (folder / "best" / "a.safetensors").unlink()
-    with pytest.warns(UserWarning, match=r"best/a.safetensors is missing or damaged; the best of peer 'a' is searched anew"):
+    with pytest.warns(UserWarning, match=r"best/a.safetensors is missing or damaged; the best of peer 'a' is determined again"):
         mutual.fit(recipe_of(tmp_path), resume=True)
     best = RunFolder(folder).read_best()
     assert best.peers["a"]["epoch"] == 3, "the one that was evaluated after it"
@@ -137,7 +137,7 @@ def test_updates_of_another_size_are_not_gone_on_with(whole, tmp_path):
 def test_a_frozen_peer_with_other_weights_is_noticed(whole, tmp_path, monkeypatch):
     cut(whole, tmp_path, 4)
     monkeypatch.setattr("mutual.engine.training.checkpointer.sha256", lambda content: "another")
-    with pytest.raises(RecipeError, match=r"^peers.t.weights: these are not the weights that the run was begun with"):
+    with pytest.raises(RecipeError, match=r"^peers.t.weights: these are not the weights that the run was started with"):
         mutual.fit(recipe_of(tmp_path), resume=True)
 
 

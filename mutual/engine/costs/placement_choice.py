@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 from mutual.commandline import print_main
-from mutual.engine.costs.benchmark import Cost, compare
+from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare
 from mutual.engine.costs.profiles import profile_peers
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_dataset
@@ -13,7 +13,6 @@ from mutual.group import needs_costs
 from mutual.recipe import Recipe
 
 ROUNDS = 5
-PLACEMENTS = ("replicated", "parallel")
 
 
 def resolve_placement(recipe: Recipe, environment: Environment, saved_recipe: Recipe | None = None) -> Recipe:
@@ -74,7 +73,7 @@ def _with_costs(recipe: Recipe, environment: Environment) -> Recipe:
     return recipe.model_copy(update={"peers": {name: peer.model_copy(update={"cost": costs[name]}) for name, peer in recipe.peers.items()}})
 
 
-def _describe(cost: Cost) -> str:
+def _describe(cost: MeasuredCost) -> str:
     """Returns a line with the measured cost, and in brackets the one predicted from the peers and the link alone."""
     predicted = cost.predicted
     assert predicted is not None, "asked for"

@@ -1,4 +1,4 @@
-"""predict: an update's time, memory and traffic, from profiles of the peers and a placement alone.
+"""predict_cost: an update's time, memory and traffic, from profiles of the peers and a placement alone.
 
 A rank computes its peers one after another, each on its shard of the micro-batch, and then sends. The bytes that it sends are counted;
 the time that they take is added whole, as if nothing overlapped with the backward: an upper bound.
@@ -13,11 +13,11 @@ from mutual.engine.costs.profiles import Links, PeerProfile
 from mutual.group import Placement, TransferPlan
 
 BUCKET_BYTES = 25 * 2**20
-"""DDP averages gradients in buckets of so many bytes, each a message of its own."""
+"""DDP averages gradients in buckets of this size, each a message of its own."""
 
 
 @dataclass(frozen=True)
-class Prediction:
+class CostPrediction:
     """Predicted cost of one update.
 
     Attributes:
@@ -33,7 +33,7 @@ class Prediction:
     exchange_bytes: float
 
 
-def predict(
+def predict_cost(
     placement: Placement,
     transfer_plan: TransferPlan,
     profiles: Mapping[str, PeerProfile],
@@ -41,7 +41,7 @@ def predict(
     *,
     batch_size: int,
     accumulate: int,
-) -> Prediction:
+) -> CostPrediction:
     """Predicts the cost of an update.
 
     Args:
@@ -53,7 +53,7 @@ def predict(
         accumulate: micro-batches of an update.
     """
     ranks = [_predict_rank(placement, transfer_plan, profiles, links, rank, batch_size, accumulate) for rank in range(placement.world_size)]
-    return Prediction(
+    return CostPrediction(
         step_seconds=max(rank.step_seconds for rank in ranks),
         memory_bytes=max(rank.memory_bytes for rank in ranks),
         gradient_bytes=sum(rank.gradient_bytes for rank in ranks) / len(ranks),
@@ -69,7 +69,7 @@ def _predict_rank(
     rank: int,
     batch_size: int,
     accumulate: int,
-) -> Prediction:
+) -> CostPrediction:
     size = batch_size * placement.world_size
     start, end = transfer_plan.rows(rank, size)
     num_images = end - start
@@ -85,4 +85,4 @@ def _predict_rank(
     exchanged = accumulate * transfer_plan.sent_bytes(rank, size)
     if not transfer_plan.is_empty:
         seconds += links.all_ranks.seconds(exchanged, messages=accumulate)
-    return Prediction(seconds, memory, gradients, exchanged)
+    return CostPrediction(step_seconds=seconds, memory_bytes=memory, gradient_bytes=gradients, exchange_bytes=exchanged)

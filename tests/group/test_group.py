@@ -87,7 +87,7 @@ def test_what_comes_from_other_ranks_is_read_when_it_has_arrived(monkeypatch):
     wait = exchange.handle.wait
     monkeypatch.setattr(exchange.handle, "wait", lambda: order.append("wait") or wait())
     found = forward(alone, data)
-    assert [index if index == "wait" else group.edges[index].objective for index in order] == ["cross_entropy", "wait", "dml"]
+    assert [index if index == "wait" else group.edges[index].name for index in order] == ["cross_entropy", "wait", "dml"]
     torch.testing.assert_close(found.losses["a"], whole.losses["a"])
     assert found.edge_losses == {index: whole.edge_losses[index] for index in alone.local_losses}
     assert alone.trainable == [group.peers["a"]]

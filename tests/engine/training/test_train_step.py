@@ -223,7 +223,7 @@ def test_a_group_of_n_peers_averages_over_its_sources(num_peers):
     """DML eq. 8: 1 / (K - 1) for each of the other peers."""
     names = "abcdefgh"[:num_peers]
     _, data, group, train_step = build(tiny_document(peers={name: {"model": "support:double"} for name in names}))
-    dml = [edge for edge in group.edges if edge.objective == "dml"]
+    dml = [edge for edge in group.edges if edge.name == "dml"]
     assert len(dml) == num_peers * (num_peers - 1)
     assert all(edge.weight == 1 / (num_peers - 1) for edge in dml)
     window = next(iter(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)))

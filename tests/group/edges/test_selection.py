@@ -4,7 +4,7 @@ import torch
 from support import build, tiny_document
 
 from mutual.data import to_inputs
-from mutual.group import MicroBatchContext, expand
+from mutual.group import MicroBatchContext, expand_objectives
 from mutual.group.edges.selection import EnsembleReader, OutputReader, Selection, Selections, Selector, readers_of
 from mutual.recipe import parse_recipe
 
@@ -68,14 +68,14 @@ def test_what_is_read_is_detached_and_of_the_selected_rows():
 
 def test_only_edges_that_read_labels_skip_images_without_one():
     objectives = [{"loss": "cross_entropy"}, {"loss": "kd", "learners": ["a"]}, {"loss": "l2", "learners": ["a"], "gate": "correct"}]
-    edges = {edge.objective: edge for edge in expand(parse_recipe(tiny_document(objectives=objectives)))}
+    edges = {edge.name: edge for edge in expand_objectives(parse_recipe(tiny_document(objectives=objectives)))}
     selectors = {name: Selector.of(edge, unlabelled=True) for name, edge in edges.items()}
     assert {name: selector.labelled_only for name, selector in selectors.items()} == {"cross_entropy": True, "kd": False, "l2": True}
     assert selectors["l2"].gate == OutputReader("b", ("logits",))
     assert selectors["kd"].gate is None
     assert not any(Selector.of(edge, unlabelled=False).labelled_only for edge in edges.values())
     ensemble = {"loss": "kd", "learners": ["a"], "sources": "ensemble", "ensemble": {"weighting": "naive", "own": True}}
-    (edge,) = (edge for edge in expand(parse_recipe(tiny_document(objectives=[objectives[0], ensemble]))) if edge.sources)
+    (edge,) = (edge for edge in expand_objectives(parse_recipe(tiny_document(objectives=[objectives[0], ensemble]))) if edge.sources)
     assert readers_of(edge) == [EnsembleReader(("a", "b"), "naive")]
 
 

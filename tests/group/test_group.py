@@ -37,7 +37,7 @@ class Exchange:
 
 
 def first_batch(data):
-    window = next(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1))
+    window = next(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1))
     return to_inputs(window.batches[0], data.info)
 
 

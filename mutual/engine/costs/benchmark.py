@@ -117,10 +117,8 @@ class _Bench:
         self._comm = self._environment.comm
         self._training = build_training(recipe, self._environment)
         self._num_updates = 0
-        data, (shard_index, num_shards) = self._training.data, self._training.group.shard
-        self._window = next(
-            data.train_windows(0, world_size=self._comm.size, rank=shard_index, num_shards=num_shards, accumulate=recipe.train.accumulate)
-        )
+        data, shard = self._training.data, self._training.group.shard
+        self._window = next(data.train_windows(0, world_size=self._comm.size, shard=shard, accumulate=recipe.train.accumulate))
         data.close()
         self._training.group.train()
 

@@ -50,12 +50,7 @@ def build_edge_loss(
         RecipeError: the shapes do not fit.
     """
     loss_spec, arguments = edge.loss_spec, edge.objective.loss_arguments()
-    learner_shapes = [specs[OutputKey(edge.learner, at)][0] for at in edge.learner_at]
-    source_shapes = [
-        specs[OutputKey(edge.members[0] if source == ENSEMBLE else source, at)][0]
-        for source, paths in zip(edge.sources, edge.source_at, strict=True)
-        for at in paths
-    ]
+    learner_shapes, source_shapes = _shapes_of(edge, specs)
     if not source_shapes and learner_shapes[0] != specs[OutputKey(edge.learner, LOGITS)][0]:
         raise recipe.error(
             f"objectives.{edge.objective_index}.at",
@@ -75,7 +70,7 @@ def build_edge_loss(
             )
     except ValueError as error:
         raise recipe.error(
-            f"objectives.{edge.objective_index}.at", f"{_shapes_of(edge, [learner_shapes, source_shapes])}; {edge.name} {error}"
+            f"objectives.{edge.objective_index}.at", f"{_describe_shapes(edge, [*learner_shapes, *source_shapes])}; {edge.name} {error}"
         ) from error
     if loss_spec.has_adapter:
         dtype = torch.promote_types(torch.float32, specs[OutputKey(edge.learner, edge.learner_at[0])][1])
@@ -85,7 +80,18 @@ def build_edge_loss(
     return loss
 
 
-def _shapes_of(edge: Edge, shapes: list[list[tuple[int, ...]]]) -> str:
+def _shapes_of(edge: Edge, specs: dict[OutputKey, TensorSpec]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Returns the shapes, without the batch dimension, of the outputs that the edge reads of its learner, and of its sources."""
+    learner_shapes = [specs[OutputKey(edge.learner, at)][0] for at in edge.learner_at]
+    source_shapes = [
+        specs[OutputKey(edge.members[0] if source == ENSEMBLE else source, at)][0]
+        for source, paths in zip(edge.sources, edge.source_at, strict=True)
+        for at in paths
+    ]
+    return learner_shapes, source_shapes
+
+
+def _describe_shapes(edge: Edge, shapes: list[tuple[int, ...]]) -> str:
     outputs = [(edge.learner, at) for at in edge.learner_at]
     outputs += [(source, at) for source, paths in zip(edge.sources, edge.source_at, strict=True) for at in paths]
-    return " and ".join(f"{name}.{at} has shape {shape}" for (name, at), shape in zip(outputs, [*shapes[0], *shapes[1]], strict=True))
+    return " and ".join(f"{name}.{at} has shape {shape}" for (name, at), shape in zip(outputs, shapes, strict=True))

@@ -20,7 +20,7 @@ AVERAGED = {"epochs": 2, "progress": False, "ema": 0.9, "evaluate_ema": False}
 
 def first_batch(data, group):
     group.train()
-    (window, *_) = data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)
+    (window, *_) = data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)
     return to_inputs(window.batches[0], data.info)
 
 
@@ -82,7 +82,7 @@ def test_a_warm_average_forgets_the_initial_weights():
     document["data"] |= {"num_train": 16}
     _, data, group, train_step = build(document)
     peer, seen = group.peers["a"], []
-    for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
+    for update, window in enumerate(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)):
         train_step.simultaneous(window, update, measure=False)
         seen.append(copy.deepcopy(peer.model.head.weight.detach()))
     torch.testing.assert_close(peer.average.model.head.weight, (seen[0] + seen[1]) / 2)

@@ -86,7 +86,7 @@ def test_edges_with_the_same_gate_share_one_selection(monkeypatch):
     monkeypatch.setattr(Selector, "select", lambda self, *args: selected.append(self) or select(self, *args))
     gated = [{"loss": loss, "gate": "correct"} for loss in ("dml", "kd", "l2")]
     _, data, group, _ = build(tiny_document(objectives=[{"loss": "cross_entropy"}, *gated]))
-    (window, *_) = data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)
+    (window, *_) = data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)
     images, labels = to_inputs(window.batches[0], data.info)
     group.forward(images, labels, MicroBatchContext(len(images), seed=0))
     assert len(selected) == 3, "one for the labels, one for each source"

@@ -154,3 +154,14 @@ def test_the_first_peers_ranks_get_everyones_logits_to_score():
     for rank in (0, 1):
         assert torch.equal(arrived[rank]["b"]["logits"], whole["b"]["logits"][rows[rank]])
     assert arrived[2] == {}
+
+
+def test_an_exchange_needs_the_number_of_images_only_where_something_travels():
+    recipe = parse_recipe(tiny_document())
+    placement = parallel(recipe, 2, dict.fromkeys(recipe.peers, 1.0))
+    of_learners = TransferPlan.of(placement, expand_objectives(recipe), SPECS, dtype="exact")
+    for size in (None, 0):
+        with pytest.raises(AssertionError, match="number of images"):
+            OutputExchange(of_learners, Ranks(2).comm(0)).start({}, size=size)
+    nothing = TransferPlan(placement, [{}, {}], SPECS)
+    assert OutputExchange(nothing, Ranks(2).comm(0)).start({}, size=None).wait() == {}

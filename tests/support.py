@@ -207,7 +207,7 @@ def train_epochs(document, *, epochs=1):
     update = 0
     group.train()
     for epoch in range(epochs):
-        for window in data.train_windows(epoch, start=0, world_size=1, rank=0, accumulate=recipe.train.accumulate):
+        for window in data.train_windows(epoch, start=0, world_size=1, shard=(0, 1), accumulate=recipe.train.accumulate):
             train_step(window, update, measure=False)
             update += 1
     data.close()

@@ -12,7 +12,7 @@ from support import tiny_document
 from torch import nn
 
 from mutual.engine.runtime.launch_settings import LaunchSettings
-from mutual.group import Communicator, MicroBatchContext, build_group, expand
+from mutual.group import Communicator, MicroBatchContext, build_group, expand_objectives
 from mutual.group.edges.edge_loss import EdgeLoss
 from mutual.group.edges.selection import Selections
 from mutual.objectives import build_loss
@@ -146,7 +146,7 @@ store.set(f"from {comm.rank}", str(comm.rank))
 assert store.get(f"from {1 - comm.rank}") == b"%d" % (1 - comm.rank)
 
 output_key = [torch.randn(3, 4), torch.randn(3, 4)]
-edge = next(edge for edge in expand(parse_recipe(CONTRAST)) if edge.spec.loss == "crd")
+edge = next(edge for edge in expand_objectives(parse_recipe(CONTRAST)) if edge.objective.loss == "crd")
 edge_loss = EdgeLoss(edge, build_loss("crd", learner_shape=(4,), source_shape=(4,)), lambda epoch: 1.0, comm=comm, unlabelled=True)
 spoken = {"a": {"logits": output_key[0]}, "b": {"logits": output_key[1]}}
 labels = torch.tensor([0, 1, 0]) if comm.rank == 0 else torch.tensor([-1, -1, -1])

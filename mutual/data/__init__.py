@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.data.batch import BadImage, Batch, DataInfo, Mix, Window, mix, normalize, to_inputs
+    from mutual.data.batch import Batch, DataInfo, Window, normalize, to_inputs
     from mutual.data.decoding import ImageError, load_image, pixels
     from mutual.data.fingerprint import data_changes
     from mutual.data.listing import named_images
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from mutual.data.transforms import ShapeError
 
 __all__ = [
-    "BadImage",
     "Batch",
     "DataInfo",
     "DataModule",
     "ImageError",
-    "Mix",
     "ShapeError",
     "Window",
     "build_data",
@@ -30,7 +28,6 @@ __all__ = [
     "check_present",
     "data_changes",
     "load_image",
-    "mix",
     "named_images",
     "normalize",
     "pixels",
@@ -41,7 +38,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.data.batch": ("BadImage", "Batch", "DataInfo", "Mix", "Window", "mix", "normalize", "to_inputs"),
+        "mutual.data.batch": ("Batch", "DataInfo", "Window", "normalize", "to_inputs"),
         "mutual.data.decoding": ("ImageError", "load_image", "pixels"),
         "mutual.data.fingerprint": ("data_changes",),
         "mutual.data.listing": ("named_images",),

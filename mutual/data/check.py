@@ -36,12 +36,12 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.data.che
     def command() -> None:
         nonlocal faults
         recipe = None if options.data.is_dir() else load_recipe(options.data, options.overrides)
-        from mutual.data.checking import check_data, check_folder  # torch takes seconds to import, and a wrong recipe is told without
+        from mutual.data.image_check import check_data, check_folder  # torch takes seconds to import; a wrong recipe is reported without it
 
         workers = options.workers
-        found = check_folder(options.data, workers=workers) if recipe is None else check_data(recipe.data, workers=workers)
-        faults = found.faults
-        print_main(json.dumps(asdict(found)) if options.json else "\n".join(found.lines()))
+        findings = check_folder(options.data, workers=workers) if recipe is None else check_data(recipe.data, workers=workers)
+        faults = findings.faults
+        print_main(json.dumps(asdict(findings)) if options.json else "\n".join(findings.lines()))
 
     return run_command(command) or (1 if faults else 0)
 

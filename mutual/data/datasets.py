@@ -188,7 +188,7 @@ def _read_list(root: Path, file: Path, channels: int, spec: Data) -> FileSplit:
 
 
 def _check_largest(label: int, where: str, num_images: int, spec: Data, *, trained: bool) -> None:
-    """Tells a label that would make a classifier of absurd size of a slip in one line."""
+    """Refuses a label that would make a classifier of absurd size, which is a slip of the keyboard."""
     if spec.num_classes is not None and label >= spec.num_classes:
         raise ValueError(f"{where}: label {label} is no class; data.num_classes is {spec.num_classes}, and they are numbered from 0")
     if label >= MAX_CLASSES:

@@ -20,12 +20,12 @@ from mutual.recipe import InputError, printable
 
 MAX_PIXELS = 2**27
 """Larger images are refused before they are decoded: 11,585 pixels squared, for which a process needs up to 2 GB."""
-MAX_BYTES = 2**30
+MAX_FILE_BYTES = 2**30
 _MAX_SLOW_PIXELS = 2**22
 """The same for the kinds of PPM that Pillow decodes number by number, a few million in a second."""
 
 WRONG_PATHS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR})
-"""Numbers of the OSErrors that are the user's to mend: a path is wrong, or closed to this user."""
+"""Numbers of the OSErrors that the user can fix: a path is wrong, or closed to this user."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _MODES = frozenset({"1", "L", "P", "PA", "LA", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -82,8 +82,8 @@ def read_file(path: Path) -> bytes:
             raise ImageError(path, f"it is {_kind(status.st_mode)}")
         if status.st_size == 0:
             raise ImageError(path, "it is empty")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(path, f"it has {status.st_size:,} bytes, at most {MAX_BYTES:,} are read")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ImageError(path, f"it has {status.st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError(path, "it is a link to nothing" if path.is_symlink() else "there is no such file") from error

@@ -1,4 +1,4 @@
-"""Fingerprint: what a run remembers of its data, so that it notices when it is resumed with others, or begun with others on some rank.
+"""Fingerprint: what a run remembers of its data, so that it notices when it is resumed with others, or started with others on some rank.
 
 It holds the classes' names and order, size, channels and normalisation of the images, and of each split how many images each class has
 and a digest: of pixels and labels where the images are in memory, of labels and of the files' paths below `data.root` or `data.unlabelled`

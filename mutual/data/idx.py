@@ -16,11 +16,11 @@ from mutual.data.presence import idx_file
 
 _MAX_BYTES = 2**32
 _MOST_COMPRESSED = 1100
-"""Deflate makes at most so many bytes (1,032) of one."""
+"""More bytes than Deflate makes of one, which is at most 1,032."""
 
 
 def read_idx(folders: list[Path], name: str, *, dimensions: int) -> Tensor:
-    """Returns the bytes (uint8) that the first IDX file of this name in `folders` holds, with so many dimensions.
+    """Returns the bytes (uint8) that the first IDX file of this name in `folders` holds, as a tensor with `dimensions` dimensions.
 
     Raises:
         ValueError: there is none, or it is not a whole IDX file of bytes.

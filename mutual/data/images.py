@@ -20,7 +20,7 @@ from mutual.recipe import first_line
 _MAX_CACHED_BYTES = 512 * 2**20
 """Images in memory are transformed once where they then take no more than this, and for each batch where they take more."""
 _MAX_CONSECUTIVE_BAD = 1000
-"""So many unreadable images in a row mean that the data are not there, and not that some are damaged."""
+"""This many unreadable images in a row mean that the data are not there, and not that some are damaged."""
 
 
 class TransformError(ImageError):
@@ -65,7 +65,14 @@ class Images(Protocol):
 
 
 class MemoryImages:
-    """Images in memory: a batch is one gather."""
+    """Images in memory: a batch is one gather.
+
+    Args:
+        split: the images and labels.
+        transform: what becomes of each image.
+        channels: channels of the transformed images.
+        image_size: their height and width.
+    """
 
     def __init__(self, split: MemorySplit, transform: Pipeline, *, channels: int, image_size: tuple[int, int]) -> None:
         self.labels = split.labels
@@ -94,7 +101,17 @@ class _Decoded:
 
 
 class DecodedImages:
-    """Images that are decoded, or made, for each batch; one that cannot be read is an error, is blank, or has a substitute."""
+    """Images that are decoded, or made, for each batch; one that cannot be read is an error, is blank, or has a substitute.
+
+    Args:
+        split: the images and labels.
+        transform: what becomes of each image.
+        channels: channels of the transformed images.
+        image_size: their height and width.
+        seed: the recipe's seed.
+        skip_bad: an image that cannot be read is no error.
+        substitute: with `skip_bad`, another image stands in for it; otherwise it is blank.
+    """
 
     def __init__(
         self,
@@ -107,7 +124,6 @@ class DecodedImages:
         skip_bad: bool,
         substitute: bool,
     ) -> None:
-        """With `skip_bad`, a bad image has a substitute or (without `substitute`) is blank."""
         self.labels = split.labels
         self.name = split.name
         self._split = split

@@ -35,7 +35,7 @@ def named_images(paths: Iterable[Path]) -> list[Path]:
                 raise InputError(f"{printable(path)} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
             files += found
         elif os.path.lexists(path):
-            files.append(path)  # decoding tells what it is, if it is no file
+            files.append(path)  # decoding reports what it is, if it is no file
         else:
             raise InputError(f"{printable(path)} does not exist; give image files or folders that hold some")
     return files

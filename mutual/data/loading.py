@@ -19,7 +19,7 @@ from mutual.data.splits import MemorySplit, Split
 from mutual.data.transforms import Transforms
 from mutual.recipe import Data, derive_seed
 
-_REMEDY = "; mend it or take it out, `python -m mutual.data.check` finds all such files"
+_REMEDY = "; repair it or take it out, `python -m mutual.data.check` finds all such files"
 _SKIP = ", or set data.on_bad_image: skip"
 
 
@@ -45,6 +45,16 @@ class Failure:
 class TransformedDataset(Dataset[Batch | Failure]):
     """A split behind its transforms: a list of one Request to a list of one Batch.
 
+    Args:
+        split: the images and labels.
+        transforms: what becomes of each image.
+        data: the recipe's data section.
+        channels: channels of the transformed images.
+        image_size: their height and width.
+        seed: the recipe's seed.
+        views: the numbers of the views that are made of each image.
+        substitute: with `data.on_bad_image: skip`, an image that cannot be read has a substitute; otherwise it is blank.
+
     Attributes:
         views: the numbers of the views that are made of each image; a view's random numbers depend on its number.
     """
@@ -61,7 +71,6 @@ class TransformedDataset(Dataset[Batch | Failure]):
         views: Sequence[int] = (0,),
         substitute: bool = False,
     ) -> None:
-        """With `data.on_bad_image: skip`, an image that cannot be read has a substitute or (without `substitute`) is blank."""
         self.views = tuple(views)
         self._transforms = transforms
         self._seed = seed

@@ -23,7 +23,15 @@ from mutual.recipe import Data
 
 
 class DataModule:
-    """Both splits of a data set, loaded as a pure function of (seed, epoch, window, rank).
+    """Both splits of a data set, loaded as a pure function of (seed, epoch, window, shard).
+
+    Args:
+        spec: the recipe's data section.
+        info: what the data set is.
+        train: the training images.
+        val: the validation images.
+        seed: the recipe's seed.
+        read: both splits as they were read, without transforms.
 
     Attributes:
         info: what the data set is.
@@ -32,7 +40,6 @@ class DataModule:
     def __init__(
         self, spec: Data, info: DataInfo, train: TransformedDataset, val: TransformedDataset, *, seed: int, read: tuple[Split, Split]
     ) -> None:
-        """Makes batches of `train` and `val`; `read` are both splits as they were read."""
         self.info = info
         self._read = read
         self._spec = spec
@@ -56,18 +63,21 @@ class DataModule:
         """Returns the number of updates in an epoch."""
         return self._plan(world_size, accumulate).num_windows
 
-    def train_windows(
-        self, epoch: int, *, start: int = 0, world_size: int, rank: int, accumulate: int, num_shards: int | None = None
-    ) -> Iterator[Window]:
+    def train_windows(self, epoch: int, *, start: int = 0, world_size: int, shard: tuple[int, int], accumulate: int) -> Iterator[Window]:
         """Yields a shard's windows of `epoch` from number `start` on; interrupted and started again there, they are the same bit for bit.
 
-        There is a shard for each of `world_size` ranks, or there are `num_shards`; `rank` is the shard's number.
+        Args:
+            epoch: the epoch; 0 is the first.
+            start: the window that is yielded first.
+            world_size: number of ranks, on which the size of a window depends.
+            shard: the shard's index, and the number of shards.
+            accumulate: micro-batches in a window.
 
         Raises:
             ImageError: an image cannot be read, and data.on_bad_image is `error`.
             OSError: the disk or the machine failed.
         """
-        requests, loader = self._loader_of(world_size, (rank, num_shards or world_size), accumulate)
+        requests, loader = self._loader_of(world_size, shard, accumulate)
         requests.epoch, requests.start = epoch, start
         if start >= requests.plan.num_windows:
             return
@@ -75,17 +85,21 @@ class DataModule:
         for window in range(start, requests.plan.num_windows):
             yield Window(requests.plan.size(window), [next(batches) for _ in requests.plan.micro_sizes(window)])
 
-    def eval_batches(self, *, world_size: int, rank: int, num_shards: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, *, world_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
         """Yields a shard of the validation images, round by round; over all shards each is there exactly once.
 
         A round without an image for this shard has a padding image in it, and `num_valid` 0.
+
+        Args:
+            world_size: number of ranks, on which the size of a round depends.
+            shard: the shard's index, and the number of shards.
 
         Raises:
             ImageError: an image cannot be read.
             OSError: the disk or the machine failed.
         """
         size = self._spec.eval_batch_size or self._spec.batch_size
-        requests = eval_requests(self.info.num_val, size, world_size=world_size, shard_index=rank, num_shards=num_shards or world_size)
+        requests = eval_requests(self.info.num_val, size, world_size=world_size, shard=shard)
         self._eval_loader = loader = self._loader(self._val, requests, persistent=False)
         for loaded in loader:
             yield self._checked(loaded, "val", None)
@@ -116,7 +130,7 @@ class DataModule:
         key = (world_size, shard, accumulate)
         if self._train_loader is None or self._train_loader[0] != key:
             mixed = bool(self._spec.mixup or self._spec.cutmix)
-            requests = TrainBatchSampler(self._plan(world_size, accumulate), shard_index=shard[0], num_shards=shard[1], mixed=mixed)
+            requests = TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed)
             if self._train_loader is not None:
                 self._train_loader[2].close()
             self._train_loader = key, requests, self._loader(self._train, requests, persistent=True)
@@ -187,7 +201,17 @@ def _info(spec: Data, splits: DatasetSplits) -> DataInfo:
     names = splits.class_names[:num_classes] + tuple(map(str, range(len(splits.class_names), num_classes)))
     channels, size = spec.num_channels, spec.height_width
     mean, std = _statistics(spec)
-    return DataInfo(num_classes, names, channels, size, mean, std, len(splits.train.labels), len(splits.val.labels), spec.multi_label)
+    return DataInfo(
+        num_classes=num_classes,
+        class_names=names,
+        channels=channels,
+        image_size=size,
+        mean=mean,
+        std=std,
+        num_train=len(splits.train.labels),
+        num_val=len(splits.val.labels),
+        multi_label=spec.multi_label,
+    )
 
 
 def _num_classes(labels: Tensor) -> int:

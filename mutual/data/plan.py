@@ -67,13 +67,13 @@ class EpochPlan:
         bounds = [shard_bounds(size, index, num_micro_batches) for index in range(num_micro_batches)]
         return [end - begin for begin, end in bounds]
 
-    def micro_batches(self, window: int, shard_index: int, num_shards: int | None = None) -> list[MicroBatchSlice]:
-        """Returns one shard's micro-batches of a window, of `num_shards` (the default is one for each rank)."""
+    def micro_batches(self, window: int, shard: tuple[int, int]) -> list[MicroBatchSlice]:
+        """Returns one shard's micro-batches of a window; `shard` is its index, and the number of shards."""
         start = window * self.window_size
         slices = []
         begin = start
         for size in self.micro_sizes(window):
-            first, last = shard_bounds(size, shard_index, num_shards or self.world_size)
+            first, last = shard_bounds(size, *shard)
             slices.append(MicroBatchSlice(begin + first, begin + last, padding_index=start, global_batch_size=size))
             begin += size
         return slices

@@ -1,4 +1,4 @@
-"""Whether the files of a data set are there; imports no torch, so that a wrong path is told at once."""
+"""Whether the files of a data set are there; imports no torch, so that a wrong path is reported at once."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ import torch
 
 from mutual.data.decoding import ImageError, decode, read_file
 
-_MOST_SECONDS = 120.0
-_AT_ONCE = 16
-"""So many files are handed to a process together."""
+_TIMEOUT = 120.0
+_FILES_PER_TASK = 16
+"""Number of files that are handed to a process together."""
 
 
 @dataclass(frozen=True)
-class Examined:
+class FileReport:
     """A file that was read: the digest of its content, empty where there was none to read, and why it is bad, or empty."""
 
     path: Path
@@ -32,24 +32,24 @@ class Examined:
     reason: str
 
 
-def examine(paths: Sequence[Path], *, workers: int, most_seconds: float = _MOST_SECONDS) -> Iterator[Examined]:
-    """Yields for each file, in no fixed order, whether it is an image that can be read; `most_seconds` is the limit for one file."""
+def examine(paths: Sequence[Path], *, workers: int, timeout: float = _TIMEOUT) -> Iterator[FileReport]:
+    """Yields for each file, in no fixed order, whether it is an image that can be read; `timeout`: seconds for one file."""
     waiting = deque(paths)
     readers = [_Reader() for _ in range(min(workers, len(paths)))]
     try:
-        while waiting or any(reader.given for reader in readers):
+        while waiting or any(reader.pending for reader in readers):
             for reader in readers:
-                if waiting and not reader.given:
-                    reader.give([waiting.popleft() for _ in range(min(_AT_ONCE, len(waiting)))])
-            ready = wait([reader.connection for reader in readers if reader.given], timeout=1.0)
+                if waiting and not reader.pending:
+                    reader.give([waiting.popleft() for _ in range(min(_FILES_PER_TASK, len(waiting)))])
+            ready = wait([reader.connection for reader in readers if reader.pending], timeout=1.0)
             for index, reader in enumerate(readers):
-                if not reader.given:
+                if not reader.pending:
                     continue
-                result = reader.answer(ready=reader.connection in ready, most_seconds=most_seconds)
+                result = reader.poll(ready=reader.connection in ready, timeout=timeout)
                 if result is not None:
                     yield result
                 if reader.ended:
-                    waiting.extendleft(reversed(reader.given))
+                    waiting.extendleft(reversed(reader.pending))
                     reader.stop()
                     readers[index] = _Reader()
     finally:
@@ -61,7 +61,7 @@ def examine(paths: Sequence[Path], *, workers: int, most_seconds: float = _MOST_
 class _Reader:
     """A process that reads the files that it is given, one after the other."""
 
-    given: deque[Path] = field(default_factory=deque)
+    pending: deque[Path] = field(default_factory=deque)
     ended: bool = False
 
     def __post_init__(self) -> None:
@@ -74,27 +74,27 @@ class _Reader:
         self._since = 0.0
 
     def give(self, paths: Sequence[Path]) -> None:
-        self.given = deque(paths)
+        self.pending = deque(paths)
         self._since = time.monotonic()
-        with suppress(BrokenPipeError):  # it ended by itself, which the answer tells
+        with suppress(BrokenPipeError):  # the process ended by itself, which `poll` reports
             self.connection.send([str(path) for path in paths])
 
-    def answer(self, *, ready: bool, most_seconds: float) -> Examined | None:
-        """Returns what came of the first file given, or None if it is still being read; sets `ended` where it ended the process."""
+    def poll(self, *, ready: bool, timeout: float) -> FileReport | None:
+        """Returns what came of the first pending file, or None if it is still being read; sets `ended` where it ended the process."""
         if not ready:
-            if time.monotonic() - self._since < most_seconds:
+            if time.monotonic() - self._since < timeout:
                 return None
             self.ended = True
             self._process.kill()
-            return Examined(self.given.popleft(), "", f"decoding it took more than {most_seconds:g} s")
+            return FileReport(self.pending.popleft(), "", f"decoding it took more than {timeout:g} s")
         self._since = time.monotonic()
         try:
             digest, reason = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.ended = True
             self._process.join()
-            return Examined(self.given.popleft(), "", f"the decoder crashed ({_cause(self._process.exitcode)})")
-        return Examined(self.given.popleft(), digest, reason)
+            return FileReport(self.pending.popleft(), "", f"the decoder crashed ({_cause(self._process.exitcode)})")
+        return FileReport(self.pending.popleft(), digest, reason)
 
     def stop(self) -> None:
         self.connection.close()
@@ -103,7 +103,7 @@ class _Reader:
 
 
 def _read_files(connection: Connection, others: Connection) -> None:
-    """Is what a reader's process runs, until the other end of `connection` is closed; it inherits `others`, that end."""
+    """Runs in the reader's process until the other end of `connection` is closed; it inherits `others`, that end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops it
     others.close()
     torch.set_num_threads(1)

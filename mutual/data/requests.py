@@ -32,22 +32,27 @@ class Request:
 class TrainBatchSampler:
     """The requests of an epoch for one shard, from a window on; torch's loader takes it as its batch sampler.
 
+    Args:
+        plan: which samples each shard computes.
+        shard: the shard's index, and the number of shards.
+        mixed: each image has a partner that it is mixed with.
+
     Attributes:
         epoch: the epoch that is sampled next.
         start: the window that it begins with.
     """
 
-    def __init__(self, plan: EpochPlan, *, shard_index: int, num_shards: int, mixed: bool) -> None:
+    def __init__(self, plan: EpochPlan, *, shard: tuple[int, int], mixed: bool) -> None:
         self.plan = plan
         self.epoch = 0
         self.start = 0
-        self._shard = shard_index, num_shards
+        self._shard = shard
         self._mixed = mixed
 
     def __iter__(self) -> Iterator[list[Request]]:
         epoch, order = self.epoch, self.plan.order(self.epoch)
         for window in range(self.start, self.plan.num_windows):
-            for micro_batch in self.plan.micro_batches(window, *self._shard):
+            for micro_batch in self.plan.micro_batches(window, self._shard):
                 yield [self._request(micro_batch, order, epoch)]
 
     def _request(self, micro_batch: MicroBatchSlice, order: Sequence[int], epoch: int) -> Request:
@@ -77,7 +82,7 @@ class TrainBatchSampler:
         )
 
 
-def eval_requests(num_samples: int, batch_size: int, *, world_size: int, shard_index: int, num_shards: int) -> list[list[Request]]:
+def eval_requests(num_samples: int, batch_size: int, *, world_size: int, shard: tuple[int, int]) -> list[list[Request]]:
     """Returns a shard's requests for each round of world_size * batch_size samples: every sample is in exactly one of the shards.
 
     All shards have equally many rounds; one without samples in a round gets a padding image and `num_valid` 0.
@@ -85,7 +90,7 @@ def eval_requests(num_samples: int, batch_size: int, *, world_size: int, shard_i
     requests = []
     for begin in range(0, num_samples, batch_size * world_size):
         global_batch_size = min(batch_size * world_size, num_samples - begin)
-        first, last = shard_bounds(global_batch_size, shard_index, num_shards)
+        first, last = shard_bounds(global_batch_size, *shard)
         indices = list(range(begin + first, begin + last))
         requests.append([Request(0, indices or [0], len(indices), global_batch_size)])
     return requests

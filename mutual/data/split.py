@@ -67,7 +67,7 @@ def _images_by_class(source: Path) -> dict[str, list[Path]]:
             raise InputError(f"{printable(source / name)} holds {len(files)} image(s); a class needs one for train and one for val")
         for file in files:
             if not file.is_file():
-                raise InputError(f"{printable(file)} is no file, or a link to nothing; mend it or take it out")
+                raise InputError(f"{printable(file)} is no file, or a link to nothing; repair it or take it out")
     return classes
 
 

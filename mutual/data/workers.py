@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 class Loader(Generic[Item]):
-    """What `dataset` makes of each of `requests`, in their order; made in so many worker processes, or here if `workers` is 0.
+    """What `dataset` makes of each of `requests`, in their order; made in `workers` processes, or in this one if it is 0.
 
     It alone holds torch's iterator, so that `close` ends the workers whatever an exception's traceback holds.
     """
@@ -63,7 +63,7 @@ class Loader(Generic[Item]):
 
 
 class _Termination:
-    """Tells worker processes whether SIGTERM is meant for them.
+    """Lets worker processes know whether SIGTERM is meant for them.
 
     A scheduler's SIGTERM reaches the whole job, and the training process then needs its workers until it has written its checkpoint.
     At the end `multiprocessing` sends SIGTERM to the workers too, and waits for them without a limit: they must obey then.

@@ -14,7 +14,7 @@ from mutual.group.communication import (
     unflatten_,
     wait_for_all,
 )
-from mutual.group.edges import Edge, MicroBatchContext, expand, objective_names
+from mutual.group.edges import Edge, MicroBatchContext, expand_objectives
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, needs_costs, parallel, replicated
 from mutual.group.group import Group, GroupOutput, merge_outputs
 from mutual.group.peers import Frozen, MovingAverage, Outputs, Peer, TappedModel, replica_comm
@@ -37,7 +37,7 @@ __all__ = [
     "TransferPlan",
     "build_group",
     "create_peer_model",
-    "expand",
+    "expand_objectives",
     "flatten",
     "float_buffers",
     "init_job_process_group",
@@ -46,7 +46,6 @@ __all__ = [
     "lost_connection",
     "merge_outputs",
     "needs_costs",
-    "objective_names",
     "parallel",
     "replica_comm",
     "replicated",

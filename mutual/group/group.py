@@ -5,7 +5,7 @@ Shapes: P peers, B images of this process' micro-batch, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -49,6 +49,16 @@ def merge_outputs(outputs: Iterable[GroupOutput]) -> GroupOutput:
 
 class Group:
     """The peers that this process holds, and the edges between all peers.
+
+    Args:
+        peers: the peers that this process holds, by name.
+        edges: all edges of the group.
+        local_losses: by the edge's index the losses of the learners that this process holds.
+        autocast: gives the context in which peers run.
+        placement: which ranks hold which peers.
+        rank: this process among them.
+        loss_exchange: sends outputs between ranks for the losses.
+        score_exchange: sends logits to the ranks that score.
 
     Attributes:
         peers: the peers that this process holds, by name.
@@ -109,9 +119,8 @@ class Group:
         self.trainable = [peer for peer in self.peers.values() if peer.name in learning]
         self._features_only = learning - {edge.learner for edge in local if LOGITS in edge.learner_at}
         sources_here = {*self.peers, *self._averages}
-        self._has_local_sources = {
-            index for index, each in self.local_losses.items() if sources_here.issuperset(each.edge.required_sources)
-        }
+        self._locally_sourced = [index for index, each in self.local_losses.items() if sources_here.issuperset(each.edge.required_sources)]
+        self._remotely_sourced = [index for index in self.local_losses if index not in self._locally_sourced]
 
     def sources_of(self, learner: str) -> list[str]:
         """Returns the peers and moving averages that `learner` learns from, itself left out."""
@@ -181,31 +190,29 @@ class Group:
             handle: the exchange that brings the other sources' outputs.
         """
         wanted = set(learners)
-        local_losses = {index: each for index, each in self.local_losses.items() if each.edge.learner in wanted}
         selections = Selections(labels[: max(context.num_valid, 1)])
         losses: dict[str, Tensor] = {}
         edge_losses: dict[int, Tensor] = {}
-
-        def add(index: int, sources: Mapping[str, Outputs]) -> None:
-            edge_loss = local_losses[index]
+        for index, sources in self._in_order(wanted, source_outputs, handle):
+            edge_loss = self.local_losses[index]
             learner = edge_loss.edge.learner
             loss = edge_loss.forward(outputs[learner], {**sources, learner: outputs[learner]}, selections, context)
             is_unavailable = not self.unavailable_sources.isdisjoint(edge_loss.edge.required_sources)
             losses[learner] = losses.get(learner, 0) + (0.0 if is_unavailable else edge_loss.weight(context.epoch)) * loss
             edge_losses[index] = loss.detach()
-
-        for index in local_losses:
-            if index in self._has_local_sources:
-                add(index, source_outputs)
-        if handle is not None:
-            source_outputs = {**source_outputs, **handle.wait()}
-        for index in local_losses:
-            if index not in self._has_local_sources:
-                add(index, source_outputs)
         for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
             losses[name] = losses[name] + outputs[name][LOGITS][:0].sum()  # no value is read: logits may overflow in fp16
         logits = {name: output[LOGITS][: context.num_valid].detach().float() for name, output in outputs.items()}
         return GroupOutput(losses, edge_losses, logits)
+
+    def _in_order(
+        self, learners: Collection[str], source_outputs: Mapping[str, Outputs], handle: ExchangeHandle | None
+    ) -> Iterator[tuple[int, Mapping[str, Outputs]]]:
+        """Yields the index of each edge of `learners` with the source outputs; waits for `handle` before edges with sources elsewhere."""
+        yield from ((index, source_outputs) for index in self._locally_sourced if self.edges[index].learner in learners)
+        if handle is not None:  # waited for in any case: all ranks finish an exchange that they have started
+            source_outputs = {**source_outputs, **handle.wait()}
+        yield from ((index, source_outputs) for index in self._remotely_sourced if self.edges[index].learner in learners)
 
     @torch.no_grad()
     def predict(self, images: Tensor, *, global_batch_size: int) -> dict[str, Tensor]:

@@ -11,10 +11,9 @@ if TYPE_CHECKING:
     from mutual.models.classes import class_columns
     from mutual.models.files import check_file
     from mutual.models.loading import load_weights
-    from mutual.models.zoo import MODELS, create_model
+    from mutual.models.zoo import create_model
 
 __all__ = [
-    "MODELS",
     "ModelCard",
     "architecture_args",
     "check_file",
@@ -34,6 +33,6 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.models.classes": ("class_columns",),
         "mutual.models.files": ("check_file",),
         "mutual.models.loading": ("load_weights",),
-        "mutual.models.zoo": ("MODELS", "create_model"),
+        "mutual.models.zoo": ("create_model",),
     },
 )

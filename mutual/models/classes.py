@@ -20,7 +20,7 @@ def class_columns(model: Sequence[str], data: Sequence[str]) -> list[int] | None
     for where, names in (("the model", model), ("the data", data)):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"classes differ, and cannot be told by name: {where} has {twice!r} twice")
+            raise ValueError(f"classes differ, and cannot be matched by name: {where} has {twice!r} twice")
     if set(model) != set(data):
         if _is_numbered(model) or _is_numbered(data):
             return None

@@ -1,4 +1,4 @@
-"""Whether there is a weights file to read; imports no torch, so that a wrong path is told at once."""
+"""Whether there is a weights file to read; imports no torch, so that a wrong path is reported at once."""
 
 from __future__ import annotations
 

@@ -44,17 +44,17 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         raise ValueError(f"{path} does not load into the model: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _unusual(found: Tensor, expected: Tensor) -> str:
-    """Returns why `found` cannot stand for the model's tensor although their shapes are equal, or nothing."""
-    if found.layout != torch.strided or found.is_nested:
-        return f"sparse ({str(found.layout).removeprefix('torch.')}); save it dense"
-    if found.is_quantized:
+def _unusual(actual: Tensor, expected: Tensor) -> str:
+    """Returns why `actual` cannot stand for the model's tensor although their shapes are equal, or nothing."""
+    if actual.layout != torch.strided or actual.is_nested:
+        return f"sparse ({str(actual.layout).removeprefix('torch.')}); save it dense"
+    if actual.is_quantized:
         return "quantized; save the model before quantization"
-    if found.device.type == "meta":
+    if actual.device.type == "meta":
         return "without values (on the meta device)"
-    kinds = [(tensor.is_complex(), tensor.is_floating_point()) for tensor in (found, expected)]
+    kinds = [(tensor.is_complex(), tensor.is_floating_point()) for tensor in (actual, expected)]
     if kinds[0] != kinds[1]:
-        return f"of {str(found.dtype).removeprefix('torch.')}, the model's of {str(expected.dtype).removeprefix('torch.')}"
+        return f"of {str(actual.dtype).removeprefix('torch.')}, the model's of {str(expected.dtype).removeprefix('torch.')}"
     return ""
 
 

@@ -16,6 +16,17 @@ class One(nn.Module):
 
     `branches.0` .. are the branches' own logits, to be tapped: each learns from the labels and from the ensemble (`sources: self`).
     The gate is a linear layer, BatchNorm and ReLU over the trunk's mean features, and a softmax over the branches.
+
+    Args:
+        num_classes: number of classes.
+        in_channels: channels of the images.
+        branches: number of branches.
+        trunk: width of each layer of the trunk (3x3 convolution, BatchNorm, ReLU).
+        widths: the same of every branch.
+        strides: stride of each layer, those of the trunk first.
+
+    Raises:
+        ValueError: widths and strides are not equally many, or there are fewer than two branches.
     """
 
     def __init__(
@@ -28,11 +39,6 @@ class One(nn.Module):
         widths: Sequence[int] = (64, 64),
         strides: Sequence[int] = (2, 2, 1, 2),
     ) -> None:
-        """Builds a layer (3x3 convolution, BatchNorm, ReLU) for each width, the first ones in the trunk, the others in every branch.
-
-        Raises:
-            ValueError: widths and strides are not equally many, or there are fewer than two branches.
-        """
         super().__init__()
         if len(trunk) + len(widths) != len(strides):
             raise ValueError(f"{len(trunk)} + {len(widths)} widths and {len(strides)} strides; give one of each for every layer")

@@ -140,7 +140,7 @@ def _unfetched(name: str, error: BaseException) -> ValueError:
 
 @contextmanager
 def _socket_timeout(seconds: float = 60.0) -> Iterator[None]:
-    """Within it, a connection that says nothing for so long fails; by default torchvision waits for ever."""
+    """Context in which a connection that sends nothing for `seconds` fails; by default torchvision waits for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(before or seconds)
     try:

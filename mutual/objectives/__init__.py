@@ -1,10 +1,10 @@
 """Losses: what an edge computes from its learner's output, its source's output and the labels."""
 
 from mutual.objectives.ensembles import ENSEMBLES
-from mutual.objectives.registry import LOSSES, Loss, Output, build_loss, class_indices
+from mutual.objectives.registry import LOSSES, Loss, build_loss
 from mutual.objectives.relation import distances
 from mutual.objectives.response import pairwise_kl
-from mutual.objectives.shapes import Shape, to_vector, vector_width
+from mutual.objectives.shapes import to_vector, vector_width
 from mutual.objectives.spec import LossSpec, SourcePayload
 
 __all__ = [
@@ -12,11 +12,8 @@ __all__ = [
     "LOSSES",
     "Loss",
     "LossSpec",
-    "Output",
-    "Shape",
     "SourcePayload",
     "build_loss",
-    "class_indices",
     "distances",
     "pairwise_kl",
     "to_vector",

@@ -33,14 +33,14 @@ class Loss(nn.Module):
     """One end-to-end rule for all losses: the source is detached, and the mathematics runs in float32 at least.
 
     Attributes:
-        spec: what the loss reads.
+        loss_spec: what the loss reads.
         arguments: those of its section in a recipe.
         adapter: its trainable part, or None.
     """
 
-    def __init__(self, spec: LossSpec, arguments: dict[str, Any], adapter: nn.Module | None = None) -> None:
+    def __init__(self, loss_spec: LossSpec, arguments: dict[str, Any], adapter: nn.Module | None = None) -> None:
         super().__init__()
-        self.spec = spec
+        self.loss_spec = loss_spec
         self.arguments = arguments
         self.adapter = adapter
 
@@ -58,7 +58,7 @@ class Loss(nn.Module):
         Where the loss gathers, `source` and `labels` are those of all processes, and the learner's rows begin at `row_offset`. With
         `source_is_distances`, the source of a loss that reads distances alone is these, `[B, B]`.
         """
-        spec = self.spec
+        spec = self.loss_spec
         values: dict[str, Any] = {"learner": upcast(learner), "labels": labels, "row_offset": row_offset}
         with torch.autocast(_device_type(learner), enabled=False):
             if spec.reads_source:
@@ -75,7 +75,7 @@ class Loss(nn.Module):
 
     def extra_repr(self) -> str:
         """Returns what `print(loss)` shows."""
-        return ", ".join([self.spec.function.__name__, *(f"{key}={value}" for key, value in self.arguments.items())])
+        return ", ".join([self.loss_spec.function.__name__, *(f"{key}={value}" for key, value in self.arguments.items())])
 
 
 def build_loss(

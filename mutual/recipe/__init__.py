@@ -1,18 +1,15 @@
-"""Floor 1: what a recipe may say, how it is loaded and overridden, and how its mistakes are told. Knows no torch."""
+"""Floor 1: what a recipe may say, how it is loaded and overridden, and how its mistakes are reported. Knows no torch."""
 
 from __future__ import annotations
 
 from mutual.recipe.base import MAX_CLASSES, Spec
-from mutual.recipe.data import DATASETS, Data, DatasetKind, DatasetName, Statistics
+from mutual.recipe.data import DATASETS, Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import (
     EMA,
     ENSEMBLE,
     LOGITS,
-    PEERS_EMA,
-    SELF,
     DistillationObjective,
-    Ensemble,
     Objective,
     WeightSchedule,
     is_ema,
@@ -20,11 +17,10 @@ from mutual.recipe.edges import (
 )
 from mutual.recipe.errors import Fault, InputError, RecipeError, RunError, did_you_mean
 from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
-from mutual.recipe.objectives import OBJECTIVES, AnyObjective
+from mutual.recipe.objectives import OBJECTIVES
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Precision, Schedule, Train
-from mutual.recipe.transforms import Transform
+from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, PeerSpec, Precision, Schedule, Train
 
 __all__ = [
     "DATASETS",
@@ -33,16 +29,9 @@ __all__ = [
     "LOGITS",
     "MAX_CLASSES",
     "OBJECTIVES",
-    "PEERS_EMA",
-    "SELF",
-    "AnyObjective",
     "CheckpointSpec",
     "Data",
-    "DatasetKind",
-    "DatasetName",
     "DistillationObjective",
-    "Ensemble",
-    "ExchangeSpec",
     "Fault",
     "InputError",
     "Objective",
@@ -57,7 +46,6 @@ __all__ = [
     "Spec",
     "Statistics",
     "Train",
-    "Transform",
     "WeightSchedule",
     "allow_any_name",
     "check_section",

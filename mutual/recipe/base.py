@@ -1,4 +1,8 @@
-"""Spec: what every section of a recipe is, a frozen pydantic model that refuses unknown keys."""
+"""Spec: what every section of a recipe is, a frozen pydantic model that refuses unknown keys.
+
+A section's class has the name of its key (`Data`, `Train`), with `Spec` behind it only where another class has that name
+(`Peer`, `Checkpoint`).
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,7 @@ NonNegativeFloat = Annotated[StrictFloat, Field(ge=0, le=1e6)]  # its square and
 Probability = Annotated[StrictFloat, Field(ge=0, le=1)]
 Temperature = Annotated[StrictFloat, Field(ge=1e-4, le=1e4)]  # logits divided by it, and losses times its square, are finite in float32
 Deviation = Annotated[StrictFloat, Field(ge=1e-6, le=1e6)]  # of pixel values in 0 .. 1, which are divided by it
-Cost = Annotated[StrictFloat, Field(ge=1e-9, le=1e12)]  # microseconds, where it is measured: a million seconds
+PeerCost = Annotated[StrictFloat, Field(ge=1e-9, le=1e12)]  # microseconds, where it is measured: a million seconds
 Seed = Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
 Epochs = Annotated[StrictInt, Field(gt=0, le=1_000_000)]
 Pixels = Annotated[StrictInt, Field(gt=0, le=MAX_SIDE)]

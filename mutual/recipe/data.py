@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     DatasetName = str
 else:
     DatasetName = Literal[tuple(DATASETS)]
-Transforms = Annotated[list[TransformOrName], Field(max_length=MAX_TRANSFORMS)]
+TransformList = Annotated[list[TransformOrName], Field(max_length=MAX_TRANSFORMS)]
 
 
 class Statistics(Spec):
@@ -110,7 +110,7 @@ class Data(Spec):
     """An image that cannot be read ends the run (error), or the next readable image of the epoch's order stands in for it (skip);
     evaluation then leaves it out of the scores. Such files are named, once each, and counted."""
     subset: Positive | None = None
-    """Train on so many images only: stratified by class, drawn by the recipe's seed or by `subset_seed`."""
+    """Train on this number of images only: stratified by class, drawn by the recipe's seed or by `subset_seed`."""
     subset_seed: Seed | None = None
     """Seed of the subset; the default is the recipe's seed."""
     num_train: MadeUpImages = 1024
@@ -121,11 +121,11 @@ class Data(Spec):
     """Number of classes; the default is what the data hold (fake: 10)."""
     views: Literal["shared", "per_peer"] = "shared"
     """shared: all peers see the same augmentation of an image; per_peer: one augmentation for each, from one decoding."""
-    augment: Transforms | None = None
+    augment: TransformList | None = None
     """Transforms of the training images, in their order. The default only brings them to image_size, as `preprocess` does, but with the
     whole of each image in the crop. Images of data sets that are no files are resized to image_size first, unless a resize or a
     random_resized_crop begins the list."""
-    preprocess: Transforms | None = None
+    preprocess: TransformList | None = None
     """Transforms of the evaluation images: resize and center_crop only. The default brings them to image_size: folders and lists by a
     resize of the shorter side to image_size / 0.875 (of both sides where they differ) and a centre crop, other data sets by a resize."""
     normalize: Literal["auto", "none"] | Statistics = "auto"

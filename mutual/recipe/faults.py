@@ -63,7 +63,7 @@ class _Mistake:
     path: _Path
     message: str
     misfit: bool
-    """The value is of another kind than this member of a union: told only where it fits no member better."""
+    """The value is of another kind than this member of a union: reported only where it fits no member better."""
 
 
 def _mistake(section: type[Spec], details: Any, document: Any) -> _Mistake:

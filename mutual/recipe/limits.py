@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MAX_BYTES = 128 * 1024
+MAX_RECIPE_BYTES = 128 * 1024
 """Of a file: the scanner, which is in Python, reads about a megabyte a second."""
 MAX_VALUES = 5_000
 """Keys, values, lists and mappings, each alias counted with all that it stands for: a few aliases can stand for billions."""
@@ -22,11 +22,11 @@ MAX_DIGITS = 40
 MAX_OVERRIDES = 1_000
 """Each is a YAML text of its own, and is looked through for each mistake."""
 MAX_OVERRIDE_CHARACTERS = 32 * 1024
-"""Of all overrides together: each may be beyond a limit by itself, and all of them are told."""
+"""Of all overrides together: each may be beyond a limit by itself, and all of them are reported."""
 MAX_FAULTS = 50
-"""Mistakes that are told of one recipe; where there are more, it is another file that was given."""
+"""Mistakes that are reported of one recipe; where there are more, it is another file that was given."""
 MAX_CANDIDATES = 1_000
-"""Files beside a recipe that is not there, of which the one with the nearest name is told."""
+"""Files beside a recipe that is not there, of which the one with the nearest name is given."""
 
 TOO_DEEP = f"more than {MAX_DEPTH} levels of lists and mappings inside each other; a recipe has fewer"
 TOO_MANY_DIGITS = f"a whole number of more than {MAX_DIGITS} digits; a recipe has none"

@@ -16,7 +16,7 @@ from mutual.recipe.checks import check
 from mutual.recipe.document import Recipe
 from mutual.recipe.errors import Fault, Origin, RecipeError, did_you_mean
 from mutual.recipe.faults import faults_of
-from mutual.recipe.limits import MAX_BYTES, MAX_CANDIDATES, Extent, LimitError, measure
+from mutual.recipe.limits import MAX_CANDIDATES, MAX_RECIPE_BYTES, Extent, LimitError, measure
 from mutual.recipe.overrides import apply_overrides
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 from mutual.recipe.text import format_value
@@ -63,7 +63,7 @@ def parse_recipe(document: Mapping[str, Any], *, source: str = "") -> Recipe:
 
 
 def dump_recipe(recipe: Recipe, *, notes: Mapping[str, Any] | None = None) -> str:
-    """Returns `recipe` as YAML in which every field is said; loading it gives an equal recipe.
+    """Returns `recipe` as YAML in which every field is written out; loading it gives an equal recipe.
 
     `notes` stand behind it as information; their keys begin with `x-` and are not read.
 
@@ -113,10 +113,10 @@ def _copy_containers(value: Any) -> Any:
 def _read(file: Path) -> str:
     try:
         with file.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)  # the file may be a device, which has no end
-        if len(content) <= MAX_BYTES:
+            content = stream.read(MAX_RECIPE_BYTES + 1)  # the file may be a device, which has no end
+        if len(content) <= MAX_RECIPE_BYTES:
             return content.decode("utf-8-sig")
-        fault = f"more than {MAX_BYTES:,} bytes; a recipe has fewer"
+        fault = f"more than {MAX_RECIPE_BYTES:,} bytes; a recipe has fewer"
     except FileNotFoundError:
         fault = f"no such file{_similar_files(file)}" if file.parent.is_dir() else f"no such file; there is no folder {str(file.parent)!r}"
     except IsADirectoryError:
@@ -161,7 +161,7 @@ def _validate(document: dict[str, Any], origin: Origin) -> Recipe:
 
 
 def _check_read_again(recipe: Recipe) -> None:
-    """Refuses a recipe that is within the limits as it was given, and beyond them as a run writes it, with every default said."""
+    """Refuses a recipe that is within the limits as it was given, and beyond them as a run writes it, with every default written out."""
     try:
         parse_yaml(dump_recipe(recipe))
     except YamlError as error:

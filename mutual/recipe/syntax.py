@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mutual.recipe.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, TOO_DEEP, TOO_MANY_DIGITS, Extent
+from mutual.recipe.limits import MAX_DEPTH, MAX_DIGITS, MAX_RECIPE_BYTES, TOO_DEEP, TOO_MANY_DIGITS, Extent
 from mutual.recipe.text import format_value, printable
 
 _PREFIX = "tag:yaml.org,2002:"
@@ -37,8 +37,8 @@ def parse_yaml(text: str) -> Any:
     Raises:
         YamlError: the text is no YAML, has a key twice in one mapping, uses tags, or is beyond a limit.
     """
-    if len(text) > MAX_BYTES:
-        raise YamlError(f"more than {MAX_BYTES:,} characters; a recipe has fewer")
+    if len(text) > MAX_RECIPE_BYTES:
+        raise YamlError(f"more than {MAX_RECIPE_BYTES:,} characters; a recipe has fewer")
     try:
         return yaml.load(text, _Loader)
     except yaml.reader.ReaderError as error:

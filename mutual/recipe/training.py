@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 
-from mutual.recipe.base import MAX_NAMES, Cost, Epochs, NonNegativeFloat, Positive, PositiveFloat, Probability, Spec, Temperature
+from mutual.recipe.base import MAX_NAMES, Epochs, NonNegativeFloat, PeerCost, Positive, PositiveFloat, Probability, Spec, Temperature
 
 Precision = Literal["no", "fp16", "bf16"]
 
@@ -40,7 +40,7 @@ class Schedule(Spec):
     name: Literal["constant", "cosine", "linear", "step", "multistep"] = "cosine"
     """Form of the schedule after the warm-up."""
     warmup_epochs: NonNegativeFloat = 0.0
-    """The rate rises linearly from 0 over so many epochs, before the schedule proper begins."""
+    """The rate rises linearly from 0 over this number of epochs, before the schedule proper begins."""
     min_lr: NonNegativeFloat = 0.0
     """cosine, linear: the rate that the last update approaches."""
     step_epochs: Annotated[StrictFloat, Field(ge=1e-3, le=1e6)] = 30.0
@@ -52,7 +52,7 @@ class Schedule(Spec):
 
 
 class ExchangeSpec(Spec):
-    """How peers hear of each other where they do not stand on one rank.
+    """How peers on different ranks or in different jobs exchange outputs or weights.
 
     live: between the ranks of a job, where `placement` is parallel. stale: between jobs that have no process group in common,
     codistillation (arXiv:1804.03235); each trains some of the peers and learns from the weights that the others have published last.
@@ -68,7 +68,7 @@ class ExchangeSpec(Spec):
     every: Positive = 100
     """stale: updates between two publications, and between two looks at the others'."""
     reads: list[str] = Field(default_factory=list, max_length=MAX_NAMES)
-    """stale: the peers that other jobs train; the resolved recipe of a job says them."""
+    """stale: the peers that other jobs train; recorded in the resolved recipe of a job."""
     dtype: Literal["exact", "bf16", "fp16"] = "exact"
     """live: exact: in the precision they have; bf16, fp16: in half of float32's bytes."""
 
@@ -89,13 +89,13 @@ class PeerSpec(Spec):
     schedule: Schedule | None = None
     """This peer's own schedule; the default is the recipe's."""
     rank: Literal["own"] | None = None
-    """placement: parallel, frozen peers: own: it has ranks to itself, and its learners need no memory for it; by default it is computed on
-    the ranks that learn from it."""
+    """placement: parallel, frozen peers: own: it has ranks of its own, and its learners need no memory for it; by default it is
+    computed on the ranks that learn from it."""
     ranks: Positive | None = None
-    """placement: parallel: so many ranks hold this peer alone; the default is an equal share, or by cost where this cannot be."""
-    cost: Cost | None = None
+    """placement: parallel: number of ranks that hold this peer alone; the default is an equal share, or by cost where this cannot be."""
+    cost: PeerCost | None = None
     """placement: parallel: what an image costs in this peer (next to the others), where ranks cannot be shared equally; the default is what
-    is measured when the run begins (microseconds), and the run's recipe says it."""
+    is measured when the run begins (microseconds), and recorded in the run's recipe."""
 
 
 class Pause(Spec):
@@ -123,14 +123,15 @@ class Train(Spec):
     epochs: Epochs = 20
     """Passes over the training images."""
     precision: Annotated[Precision | None, BeforeValidator(_yaml_no)] = None
-    """no, fp16 or bf16; the default is what `accelerate launch` was told, and the run's recipe says it."""
+    """no, fp16 or bf16; the default is the launcher's mixed precision; recorded in the run's recipe."""
     threads: Annotated[StrictInt, Field(gt=0, le=1_024)] | None = None
-    """CPU threads of a process: sums over more threads differ in their last digits. The default is what the launcher gives; the run's
-    recipe says it."""
+    """CPU threads of a process: sums over more threads differ in their last digits. The default is what the launcher gives;
+    recorded in the run's recipe."""
     accumulate: Annotated[StrictInt, Field(gt=0, le=1_000_000)] = 1
     """Micro-batches in one update."""
     update: Literal["simultaneous", "alternating"] = "simultaneous"
-    """simultaneous: all peers step on the same predictions; alternating: each peer steps on its fellows' fresh ones (DML, algorithm 1)."""
+    """simultaneous: all peers step on the same predictions; alternating: each peer steps on the other peers' updated
+    predictions (DML, algorithm 1)."""
     clip_grad_norm: PositiveFloat | None = None
     """Largest gradient norm of a peer."""
     ema: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = None
@@ -170,4 +171,4 @@ class CheckpointSpec(Spec):
     every_steps: Positive | None = None
     """Updates between two checkpoints, counted from the start of the run."""
     keep: Positive = 2
-    """So many of the latest checkpoints stay."""
+    """Number of the latest checkpoints that stay."""

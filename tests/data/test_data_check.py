@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from support import run, start, tiny_document
 
-from mutual.data import check, checking, reading, split
+from mutual.data import check, image_check, reading, split
 from mutual.data.check import main
 from mutual.data.reading import examine
 from mutual.recipe import InputError
@@ -139,7 +139,7 @@ def test_a_decoder_that_crashes_or_does_not_end_is_a_finding_about_its_file(root
     monkeypatch.setattr(reading, "decode", decode)
     paths = sorted(root.rglob("*.png"))
     for workers in (1, 2):
-        everything = list(examine(paths, workers=workers, most_seconds=0.5))
+        everything = list(examine(paths, workers=workers, timeout=0.5))
         assert sorted(each.path for each in everything) == paths
         reasons = {str(each.path.relative_to(root)): each.reason for each in everything if each.reason}
         assert reasons == {f"{part}/cat/1.png": "the decoder crashed (SIGKILL)" for part in ("train", "val")} | {
@@ -181,7 +181,7 @@ def test_check_and_split_end_as_every_verb_does(tmp_path, capsys, monkeypatch, c
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(*((checking, "check_folder") if command is check else (split, "split_folder")), fail)
+    monkeypatch.setattr(*((image_check, "check_folder") if command is check else (split, "split_folder")), fail)
     assert command.main([str(tmp_path), *([] if command is check else [str(tmp_path / "out")])]) == code
     told = capsys.readouterr()
     assert told.err.startswith(f"mutual: {line}")

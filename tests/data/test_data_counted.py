@@ -21,7 +21,8 @@ def module(*, seed=0, views=1, **fields):
 def windows(data, epoch=0, *, start=0, world_size=1, accumulate=1):
     """All ranks' windows of an epoch, by window and rank."""
     ranks = [
-        list(data.train_windows(epoch, start=start, world_size=world_size, rank=rank, accumulate=accumulate)) for rank in range(world_size)
+        list(data.train_windows(epoch, start=start, world_size=world_size, shard=(rank, world_size), accumulate=accumulate))
+        for rank in range(world_size)
     ]
     return list(zip(*ranks, strict=True))
 
@@ -61,14 +62,14 @@ def test_a_plan_gives_every_sample_once_and_every_rank_the_same_number_of_micro_
     plan = EpochPlan(num_samples, batch_size=4, world_size=4, accumulate=2, seed=0)
     seen = []
     for window in range(plan.num_windows):
-        cells = [plan.micro_batches(window, rank) for rank in range(4)]
+        cells = [plan.micro_batches(window, (rank, 4)) for rank in range(4)]
         assert len({len(rank) for rank in cells}) == 1
         sizes = [cell.end - cell.begin for rank in cells for cell in rank]
         assert sum(sizes) == plan.size(window)
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) <= 4
         for parts in (1, 2, 3):
-            pieces = [plan.micro_batches(window, part, parts) for part in range(parts)]
+            pieces = [plan.micro_batches(window, (part, parts)) for part in range(parts)]
             for index, size in enumerate(plan.micro_sizes(window)):
                 assert pieces[0][index].begin == cells[0][index].begin, "a micro-batch is the same images however it is cut"
                 assert pieces[-1][index].end == cells[-1][index].end == cells[0][index].begin + size
@@ -113,7 +114,7 @@ def test_augmentation_changes_with_the_epoch_and_leaves_the_global_generator_alo
 
 def test_the_first_of_many_views_is_the_shared_one():
     shared, views = module(augment=AUGMENT), module(augment=AUGMENT, views=3)
-    one, three = (next(data.train_windows(0, world_size=1, rank=0, accumulate=1)).batches[0] for data in (shared, views))
+    one, three = (next(data.train_windows(0, world_size=1, shard=(0, 1), accumulate=1)).batches[0] for data in (shared, views))
     assert three.images.shape == (3, *one.images.shape)
     assert torch.equal(three.images[0], one.images)
     assert not torch.equal(three.images[1], one.images)
@@ -123,10 +124,10 @@ def test_the_first_of_many_views_is_the_shared_one():
 def test_evaluation_counts_every_image_once(world_size):
     data = module()
     for parts in (world_size, 1, 2):
-        of_part = [list(data.eval_batches(world_size=world_size, rank=part, num_shards=parts)) for part in range(parts)]
+        of_part = [list(data.eval_batches(world_size=world_size, shard=(part, parts))) for part in range(parts)]
         rounds = list(zip(*of_part, strict=True))  # equally many for every part
         assert all(len(batch.labels) == len(batch.images) == max(batch.num_valid, 1) for batches in rounds for batch in batches)
-        alone = list(module(batch_size=1000).eval_batches(world_size=1, rank=0))
+        alone = list(module(batch_size=1000).eval_batches(world_size=1, shard=(0, 1)))
         seen = torch.cat([batch.images[: batch.num_valid] for batches in rounds for batch in batches])
         assert torch.equal(seen, alone[0].images)
         assert len(seen) == data.info.num_val == 355

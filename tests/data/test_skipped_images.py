@@ -50,7 +50,8 @@ def module(root, **fields):
 def epoch_of(data, epoch=0, *, start=0, world_size=1, accumulate=1):
     """All real images and labels of an epoch in its order."""
     ranks = [
-        list(data.train_windows(epoch, start=start, world_size=world_size, rank=rank, accumulate=accumulate)) for rank in range(world_size)
+        list(data.train_windows(epoch, start=start, world_size=world_size, shard=(rank, world_size), accumulate=accumulate))
+        for rank in range(world_size)
     ]
     data.close()
     cells = []
@@ -82,7 +83,7 @@ def test_an_epochs_order_is_drawn_once_for_all_its_bad_images(root, monkeypatch)
     monkeypatch.setattr(mutual.data.images, "epoch_order", lambda *sizes, **of: drawn.append(of["epoch"]) or epoch_order(*sizes, **of))
     data = module(root)
     for epoch in (4, 5):
-        list(data.train_windows(epoch, world_size=1, rank=0, accumulate=1))
+        list(data.train_windows(epoch, world_size=1, shard=(0, 1), accumulate=1))
         assert data.take_bad_images()["train"].keys() == {data._train._images.name(index) for index in BAD}
     assert drawn == [4, 5]
 
@@ -106,8 +107,8 @@ def test_substitutes_are_the_same_in_worker_processes_and_after_a_cut(root):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skipped_images_are_known_by_their_names(root, workers):
     data = module(root, workers=workers)
-    assert len(list(data.train_windows(0, world_size=1, rank=0, accumulate=1))) == 8
-    batches = list(data.eval_batches(world_size=1, rank=0))
+    assert len(list(data.train_windows(0, world_size=1, shard=(0, 1), accumulate=1))) == 8
+    batches = list(data.eval_batches(world_size=1, shard=(0, 1)))
     data.close()
     found = data.take_bad_images()
     assert {Path(path).name for path in found["train"]} == {f"{index:02}.png" for index in BAD}
@@ -120,14 +121,16 @@ def test_skipped_images_are_known_by_their_names(root, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_otherwise_the_first_is_an_error_that_names_file_and_epoch(root, workers):
     data = module(root, workers=workers, on_bad_image="error")
-    with pytest.raises(ImageError, match=r"train/class\d/\d\d.png is no image .*\(epoch 7; mend it .*data.on_bad_image: skip\)") as caught:
-        list(data.train_windows(6, world_size=1, rank=0, accumulate=1))
+    with pytest.raises(
+        ImageError, match=r"train/class\d/\d\d.png is no image .*\(epoch 7; repair it .*data.on_bad_image: skip\)"
+    ) as caught:
+        list(data.train_windows(6, world_size=1, shard=(0, 1), accumulate=1))
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None, "no traceback of a worker"
     data.close()
     data = module(root, workers=workers, on_bad_image="error")
     with pytest.raises(ImageError, match=r"val/class0/01.png is no image that can be read: it is empty \(evaluation;"):
-        list(data.eval_batches(world_size=1, rank=0))
+        list(data.eval_batches(world_size=1, shard=(0, 1)))
     data.close()
 
 
@@ -139,7 +142,7 @@ def test_a_failing_disk_is_an_error_and_nothing_is_skipped(root, workers, monkey
     data = module(root, workers=workers)
     monkeypatch.setattr(Path, "read_bytes", fail)  # workers are forks
     with pytest.raises(OSError, match=r"\[Errno 5\] Input/output error: '.*png'") as caught:
-        list(data.train_windows(0, world_size=1, rank=0, accumulate=1))
+        list(data.train_windows(0, world_size=1, shard=(0, 1), accumulate=1))
     assert not isinstance(caught.value, ImageError)
     data.close()
 
@@ -179,7 +182,7 @@ def test_a_transform_that_fails_in_an_epoch_is_told_with_file_and_epoch(root, tm
     data = module(tmp_path / "data", workers=workers, on_bad_image="skip", **augment)
     data._spec = data._spec.model_copy(update={"on_bad_image": on_bad_image})
     with pytest.raises(TransformError) as caught:
-        list(data.train_windows(4, world_size=1, rank=0, accumulate=1))
+        list(data.train_windows(4, world_size=1, shard=(0, 1), accumulate=1))
     data.close()
     assert re.search(
         rf"train/class1/15.png: the transforms do not take its 3 x 3 pixels: .*{reason}.* \(epoch 5\); "
@@ -195,8 +198,8 @@ def test_where_images_are_skipped_already_it_is_not_proposed(root, tmp_path):
     data = module(tmp_path / "data")
     for path in (tmp_path / "data" / "train").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(ImageError, match=r"nor can the 29 images .*\(epoch 1; mend it or take it out, .*data.check` finds all") as caught:
-        list(data.train_windows(0, world_size=1, rank=0, accumulate=1))
+    with pytest.raises(ImageError, match=r"nor can the 29 images .*\(epoch 1; repair it or take it out, .*data.check` finds all") as caught:
+        list(data.train_windows(0, world_size=1, shard=(0, 1), accumulate=1))
     assert "on_bad_image" not in str(caught.value)
 
 
@@ -209,7 +212,7 @@ def test_too_little_memory_for_a_transform_is_the_machines_fault(root, workers, 
 
     monkeypatch.setattr(data._train._transforms, "random", exhausted)
     with pytest.raises(OSError, match="not enough memory") as caught:
-        list(data.train_windows(0, world_size=1, rank=0, accumulate=1))
+        list(data.train_windows(0, world_size=1, shard=(0, 1), accumulate=1))
     assert caught.value.errno == errno.ENOMEM
     data.close()
 
@@ -227,7 +230,7 @@ def test_an_error_without_a_message_is_told_too(root, monkeypatch):
 
 
 def workers_of(data):
-    iterator = data.train_windows(0, world_size=1, rank=0, accumulate=1)
+    iterator = data.train_windows(0, world_size=1, shard=(0, 1), accumulate=1)
     next(iterator)
     return iterator, multiprocessing.active_children()
 
@@ -270,7 +273,7 @@ def test_workers_obey_once_the_loader_is_closed_even_if_torchs_iterator_lives_on
 def test_a_new_loader_ends_the_workers_of_the_one_before(root):
     data = module(root, workers=1, batch_size=1)
     _, first = workers_of(data)
-    list(data.train_windows(0, world_size=2, rank=0, accumulate=1))
+    list(data.train_windows(0, world_size=2, shard=(0, 2), accumulate=1))
     assert wait_until_gone(first) == []
     data.close()
     assert np.all([not process.is_alive() for process in multiprocessing.active_children()])

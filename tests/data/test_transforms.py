@@ -9,7 +9,7 @@ from mutual.recipe import Data
 
 def first_images(**fields):
     data = build_data(Data(dataset="digits", **fields), seed=0)
-    return next(data.train_windows(0, world_size=1, rank=0, accumulate=1)).batches[0].images
+    return next(data.train_windows(0, world_size=1, shard=(0, 1), accumulate=1)).batches[0].images
 
 
 ALL_TRANSFORMS = [

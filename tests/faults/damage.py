@@ -15,18 +15,12 @@ SIZE = (60, 44)
 
 def healthy_images():
     """Small image files by name, at least one of each format and kind."""
-    colour, grey = _pictures()
-    alpha = colour.copy()
-    alpha.putalpha(grey)
-    deep = np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE[1], SIZE[0]) * 24
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    turned[0x010E] = "a description"
-    palette, transparent = colour.quantize(64), colour.quantize(32)
-    transparent.info["transparency"] = 3
-    frames = [colour.rotate(90 * turn).quantize(32) for turn in range(3)]
-    several = {"save_all": True, "append_images": frames[1:]}
-    text = "P3\n6 4\n255\n" + " ".join(str(value) for value in range(72)) + "\n"
+    pictures = _variants()
+    kinds = (_jpegs, _pngs, _webps_and_gifs, _bmps, _tiffs, _ppms)
+    return {name: content for kind in kinds for name, content in kind(**pictures).items()}
+
+
+def _jpegs(*, colour, grey, turned, **_):
     return {
         "grey.jpg": _saved(grey, "JPEG"),
         "colour.jpg": _saved(colour, "JPEG", quality=90),
@@ -36,6 +30,11 @@ def healthy_images():
         "turned.jpg": _saved(colour, "JPEG", exif=turned),
         "profile.jpg": _saved(colour, "JPEG", icc_profile=bytes(range(256)) * 4, comment=b"a comment"),
         "cmyk.jpg": _saved(colour.convert("CMYK"), "JPEG"),
+    }
+
+
+def _pngs(*, colour, grey, alpha, deep, turned, palette, transparent, frames, **_):
+    return {
         "grey.png": _saved(grey, "PNG"),
         "colour.png": _saved(colour, "PNG"),
         "alpha.png": _saved(alpha, "PNG"),
@@ -50,6 +49,11 @@ def healthy_images():
         "animated.png": _saved(
             frames[0].convert("RGB"), "PNG", save_all=True, append_images=[frame.convert("RGB") for frame in frames[1:]]
         ),
+    }
+
+
+def _webps_and_gifs(*, colour, alpha, palette, transparent, frames, several, **_):
+    return {
         "lossy.webp": _saved(colour, "WEBP"),
         "lossless.webp": _saved(colour, "WEBP", lossless=True),
         "alpha.webp": _saved(alpha, "WEBP"),
@@ -60,11 +64,21 @@ def healthy_images():
         "interlaced.gif": _saved(palette, "GIF", interlace=1),
         "transparent.gif": _saved(transparent, "GIF", transparency=3),
         "animated.gif": _saved(frames[0], "GIF", **several),
+    }
+
+
+def _bmps(*, colour, grey, alpha, **_):
+    return {
         "colour.bmp": _saved(colour, "BMP"),
         "grey.bmp": _saved(grey, "BMP"),
         "bilevel.bmp": _saved(grey.convert("1"), "BMP"),
         "alpha.bmp": _saved(alpha, "BMP"),
         "runs.bmp": runs_bmp(),
+    }
+
+
+def _tiffs(*, colour, grey, deep, frames, several, **_):
+    return {
         "colour.tif": _saved(colour, "TIFF"),
         "grey.tif": _saved(grey, "TIFF"),
         "bilevel.tif": _saved(grey.convert("1"), "TIFF", compression="group4"),
@@ -78,6 +92,12 @@ def healthy_images():
         "cmyk.tif": _saved(colour.convert("CMYK"), "TIFF"),
         "ycbcr.tif": _saved(colour.convert("YCbCr"), "TIFF"),
         "pages.tif": _saved(frames[0], "TIFF", **several),
+    }
+
+
+def _ppms(*, colour, grey, deep, **_):
+    text = "P3\n6 4\n255\n" + " ".join(str(value) for value in range(72)) + "\n"
+    return {
         "grey.pgm": _saved(grey, "PPM"),
         "deep.pgm": _saved(Image.fromarray(deep.astype(np.int32)), "PPM"),
         "colour.ppm": _saved(colour, "PPM"),
@@ -225,6 +245,32 @@ def runs_bmp():
     offset = 54 + len(palette)
     header = struct.pack("<IiiHHIIiiII", 40, 8, 4, 1, 8, 1, len(rows), 0, 0, 256, 0)
     return b"BM" + struct.pack("<IHHI", offset + len(rows), 0, 0, offset) + header + palette + rows
+
+
+def _variants():
+    """The pictures of `_pictures` in other kinds of pixel, and what is saved with them."""
+    colour, grey = _pictures()
+    alpha = colour.copy()
+    alpha.putalpha(grey)
+    deep = np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE[1], SIZE[0]) * 24
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    turned[0x010E] = "a description"
+    palette, transparent = colour.quantize(64), colour.quantize(32)
+    transparent.info["transparency"] = 3
+    frames = [colour.rotate(90 * turn).quantize(32) for turn in range(3)]
+    several = {"save_all": True, "append_images": frames[1:]}
+    return {
+        "colour": colour,
+        "grey": grey,
+        "alpha": alpha,
+        "deep": deep,
+        "turned": turned,
+        "palette": palette,
+        "transparent": transparent,
+        "frames": frames,
+        "several": several,
+    }
 
 
 def _pictures():

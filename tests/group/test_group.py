@@ -37,7 +37,7 @@ class Exchange:
 
 
 def first_batch(data):
-    window = next(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1))
+    window = next(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1))
     return to_inputs(window.batches[0], data.info)
 
 
@@ -87,7 +87,7 @@ def test_what_comes_from_other_ranks_is_read_when_it_has_arrived(monkeypatch):
     wait = exchange.handle.wait
     monkeypatch.setattr(exchange.handle, "wait", lambda: order.append("wait") or wait())
     found = forward(alone, data)
-    assert [index if index == "wait" else group.edges[index].objective for index in order] == ["cross_entropy", "wait", "dml"]
+    assert [index if index == "wait" else group.edges[index].name for index in order] == ["cross_entropy", "wait", "dml"]
     torch.testing.assert_close(found.losses["a"], whole.losses["a"])
     assert found.edge_losses == {index: whole.edge_losses[index] for index in alone.local_losses}
     assert alone.trainable == [group.peers["a"]]

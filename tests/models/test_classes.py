@@ -27,7 +27,7 @@ def test_numbers_that_are_names_too_are_mapped_by_name():
 
 def test_a_name_that_two_classes_have_tells_nothing():
     assert class_columns(("cat", "cat", "dog"), ("cat", "cat", "dog")) is None
-    with pytest.raises(ValueError, match="classes differ, and cannot be told by name: the model has 'cat' twice"):
+    with pytest.raises(ValueError, match="classes differ, and cannot be matched by name: the model has 'cat' twice"):
         class_columns(("cat", "cat", "dog"), ("cat", "dog", "dog"))
 
 

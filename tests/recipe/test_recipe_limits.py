@@ -13,12 +13,12 @@ from pair import BASE
 from mutual.recipe import RecipeError, load_recipe, parse_recipe
 from mutual.recipe.errors import Fault, Origin, format_value
 from mutual.recipe.limits import (
-    MAX_BYTES,
     MAX_CHARACTERS,
     MAX_DEPTH,
     MAX_FAULTS,
     MAX_OVERRIDE_CHARACTERS,
     MAX_OVERRIDES,
+    MAX_RECIPE_BYTES,
     MAX_VALUES,
     Extent,
     LimitError,
@@ -67,7 +67,7 @@ def lines_of(load) -> list[str]:
         ("seed: " + "9" * 5_000, f"line 1, column 7: {TOO_MANY_DIGITS}"),
         ("seed: 0b" + "1" * 50, None),  # text
         ("seed: 0x" + "f" * 50, f"line 1, column 7: {TOO_MANY_DIGITS}"),
-        ("#" * (MAX_BYTES + 1), "more than 131,072 characters; a recipe has fewer"),
+        ("#" * (MAX_RECIPE_BYTES + 1), "more than 131,072 characters; a recipe has fewer"),
         ("a: *" + "b" * 5_000, f"line 1, column 4: found undefined alias '{'b' * 134}..."),
         ("a: !" + "b" * 5_000 + " c", f"line 1, column 4: a recipe has no tags such as !{'b' * 127}..."),
         ("a: &a {<<: *a}", "line 1, column 12: alias 'a' stands inside its own anchor"),

@@ -89,7 +89,7 @@ def test_evaluate_agrees_with_the_models_own_logits(folder, capsys):
     data = build_data(mutual.load_recipe(folder / "recipe.yaml").data, seed=0)
     for peer in "ab":
         model, right = mutual.load_peer(folder, peer=peer), 0
-        for batch in data.eval_batches(world_size=1, rank=0):
+        for batch in data.eval_batches(world_size=1, shard=(0, 1)):
             images, labels = to_inputs(batch, data.info)
             right += int((model(images).argmax(1) == labels).sum())
         assert scores[peer]["top1"] == pytest.approx(right / 355)
@@ -117,7 +117,7 @@ def test_evaluation_on_two_processes_counts_every_image_once(folder, capsys):
 @pytest.fixture
 def images(tmp_path):
     data = build_data(Data(dataset="digits"), seed=0)
-    batch = next(data.eval_batches(world_size=1, rank=0))
+    batch = next(data.eval_batches(world_size=1, shard=(0, 1)))
     for index in range(4):
         Image.fromarray(batch.images[index, 0].numpy()).save(tmp_path / f"{index}.png")
     return tmp_path, batch.labels[:4].tolist()

@@ -54,7 +54,7 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
         with environment.autocast():
             return {name: model(images).float()[:, columns[name]] for name, (model, _) in models.items()}
 
-    batches = with_rank(data.eval_batches(world_size=comm.size, rank=comm.rank), comm)
+    batches = with_rank(data.eval_batches(world_size=comm.size, shard=(comm.rank, comm.size)), comm)
     try:
         scores = evaluator(predict, batches, info, prepare=lambda images: images)
     finally:

@@ -155,7 +155,7 @@ class TrainMeter:
         images, labelled = max(totals.images, 1), max(totals.labelled, 1)
         objectives: dict[str, list[float]] = {}
         for edge, loss_sum in zip(self._edges, totals.edges, strict=True):
-            objectives.setdefault(edge.objective, []).append(loss_sum / images)
+            objectives.setdefault(edge.name, []).append(loss_sum / images)
         loss = {name: loss_sum / images for name, loss_sum in zip(self._peers, totals.losses, strict=True)}
         top1 = {name: correct / labelled for name, correct in zip(self._peers, totals.correct, strict=True)}
         return TrainMetrics(totals.images, loss, top1, {name: sum(means) / len(means) for name, means in objectives.items()})

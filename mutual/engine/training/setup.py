@@ -48,10 +48,7 @@ class Training:
 
     def windows(self, epoch: int, *, start: int = 0) -> Iterator[Window]:
         """Yields this rank's shard of an epoch's windows, from window `start` on."""
-        shard_index, num_shards = self.group.shard
-        return self.data.train_windows(
-            epoch, start=start, world_size=self.world_size, rank=shard_index, num_shards=num_shards, accumulate=self.accumulate
-        )
+        return self.data.train_windows(epoch, start=start, world_size=self.world_size, shard=self.group.shard, accumulate=self.accumulate)
 
 
 def build_training(recipe: Recipe, environment: Environment) -> Training:

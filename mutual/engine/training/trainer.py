@@ -186,9 +186,9 @@ class Trainer:
         return with_rank(self.training.windows(self.progress.epoch, start=self.progress.window), self.comm)
 
     def _evaluate(self) -> Scores:
-        training, (shard_index, num_shards) = self.training, self.training.group.shard
+        training = self.training
         training.group.eval()
-        batches = with_rank(training.data.eval_batches(world_size=self.comm.size, rank=shard_index, num_shards=num_shards), self.comm)
+        batches = with_rank(training.data.eval_batches(world_size=self.comm.size, shard=training.group.shard), self.comm)
 
         def predict(images: Tensor, batch: Batch) -> dict[str, Tensor]:
             return training.group.predict(images, global_batch_size=batch.global_batch_size)

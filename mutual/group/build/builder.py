@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mutual.group.build.dry_run import dry_run
 from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
 from mutual.group.communication import Communicator
-from mutual.group.edges import Edge, EdgeLoss, OutputKey, TensorSpec, expand, tap_paths, weight_factor
+from mutual.group.edges import Edge, EdgeLoss, OutputKey, TensorSpec, expand_objectives, tap_paths, weight_factor
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, parallel, replicated, scoring_requirements
 from mutual.group.group import Group
 from mutual.group.peers import MovingAverage, Peer, TappedModel, find_module
@@ -48,28 +48,21 @@ def build_group(
     Raises:
         RecipeError: a model, its arguments, its weights file, a module path or a shape is wrong; on all ranks alike.
     """
-    edges = expand(recipe)
+    edges = expand_objectives(recipe)
     data = _DataSpec(num_classes, tuple(class_names), torch.zeros(2, in_channels, *image_size))
     placement = _place_peers(recipe, comm.size)
     peers, specs = _build_peers(recipe, edges, comm, placement, data)
-    losses = _build_losses(recipe, edges, comm, placement, peers, specs)
+    losses = _build_losses(recipe, edges, comm, placement, peers, specs)  # before their adapters are moved with the peers
     trained = [name for name in recipe.peers if not recipe.peers[name].frozen]
     comms = dict(zip(trained, comm.split([placement.replica_ranks[name] for name in trained]), strict=True))
     for peer in peers.values():
         _set_up(peer, recipe, comm.device, comms.get(peer.name))
-    unlabelled = recipe.data.unlabelled is not None
-    local_losses = {}
-    for index, loss in losses.items():
-        edge, replicas = edges[index], comms[edges[index].learner]
-        assert replicas is not None, "losses are built for local learners"
-        factor = weight_factor(edge.spec, epochs=recipe.train.epochs)
-        local_losses[index] = EdgeLoss(edge, loss, factor, comm=replicas, unlabelled=unlabelled)
     loss_plan = TransferPlan.of(placement, edges, specs, dtype=recipe.exchange.dtype)
     score_plan = TransferPlan(placement, scoring_requirements(placement, list(recipe.peers)), specs)
     return Group(
         peers,
         edges,
-        local_losses,
+        {index: _edge_loss(recipe, edges[index], loss, comms[edges[index].learner]) for index, loss in losses.items()},
         autocast=autocast,
         placement=placement,
         rank=comm.rank,
@@ -159,6 +152,13 @@ def _build_losses(
         }
 
 
+def _edge_loss(recipe: Recipe, edge: Edge, loss: Loss, comm: Communicator | None) -> EdgeLoss:
+    """Returns the loss of a local learner's edge; `comm`: the processes that train the learner."""
+    assert comm is not None, "losses are built for local learners"
+    factor = weight_factor(edge.objective, epochs=recipe.train.epochs)
+    return EdgeLoss(edge, loss, factor, comm=comm, unlabelled=recipe.data.unlabelled is not None)
+
+
 def _source_statistics(recipe: Recipe, edges: list[Edge], peers: dict[str, Peer]) -> dict[str, dict[str, list[list[float]]]]:
     """Returns by the edge's index what a loss must know of its source's model, for the sources that this process holds."""
     statistics = {}
@@ -168,7 +168,7 @@ def _source_statistics(recipe: Recipe, edges: list[Edge], peers: dict[str, Peer]
             try:
                 tensors_by_name = from_model(peers[source].model, list(edge.source_at[0]))
             except ValueError as error:
-                raise recipe.error(f"objectives.{edge.index}.at", str(error)) from error
+                raise recipe.error(f"objectives.{edge.objective_index}.at", str(error)) from error
             statistics[str(index)] = {name: [tensor.tolist() for tensor in tensors] for name, tensors in tensors_by_name.items()}
     return statistics
 
@@ -188,7 +188,7 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: _DataSpec, name: str, *
         except Exception as error:  # copying runs the user's model's code
             raise recipe.error("train.ema", f"{spec.model} cannot be copied: {type(error).__name__}: {error}") from error
     tapped = TappedModel(model, paths, columns=_class_columns(recipe, name, data.class_names))
-    return Peer(name, tapped, frozen=spec.frozen, average=average, score_average=train.evaluate_ema)
+    return Peer(name, tapped, frozen=spec.frozen, average=average, evaluate_average=train.evaluate_ema)
 
 
 def _class_columns(recipe: Recipe, name: str, class_names: Sequence[str]) -> list[int] | None:
@@ -217,7 +217,9 @@ def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge])
                 if at != LOGITS:
                     find_module(model, at)
             except ValueError as error:
-                raise recipe.error(f"objectives.{edge.index}.at", f"peer {name!r} ({recipe.peers[name].model}) has {error}") from error
+                raise recipe.error(
+                    f"objectives.{edge.objective_index}.at", f"peer {name!r} ({recipe.peers[name].model}) has {error}"
+                ) from error
 
 
 def _set_up(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator | None) -> None:

@@ -14,8 +14,8 @@ from mutual.group.edges import Edge
 from mutual.group.peers import Outputs, Peer, TappedModel
 from mutual.recipe import EMA, LOGITS, Recipe, RecipeError, derive_seed, first_line
 
-_DRAWS = 8
-"""So many forwards in training mode must leave a parameter unused before it is taken to be unused in all."""
+_NUM_FORWARDS = 8
+"""A parameter that this many forwards in training mode leave unused is taken to be unused in all."""
 
 
 @dataclass
@@ -43,16 +43,16 @@ def dry_run(
         RecipeError: a peer fails, its outputs are no tensors or of other classes, or it has nothing that can be trained.
     """
     result = DryRun()
-    read = list(edges)
+    edges = list(edges)
     for peer in peers:
-        result.outputs[peer.name] = _evaluated(recipe, peer, peer.tapped, images)
+        result.outputs[peer.name] = _run_in_eval_mode(recipe, peer, peer.tapped, images)
         if peer.average is not None:
-            result.outputs[f"{peer.name}.{EMA}"] = _evaluated(recipe, peer, peer.average.tapped, images)
+            result.outputs[f"{peer.name}.{EMA}"] = _run_in_eval_mode(recipe, peer, peer.average.tapped, images)
         _check_classes(recipe, peer, result.outputs[peer.name], num_classes)
         if not peer.frozen:
-            paths = {LOGITS, *(at for edge in read if edge.learner == peer.name for at in edge.learner_at)}
+            paths = {LOGITS, *(at for edge in edges if edge.learner == peer.name for at in edge.learner_at)}
             result.notes += _exclude_unused(recipe, peer, paths, images, num_classes, num_replicas=num_replicas[peer.name])
-    _check_apart(recipe, peers)
+    _check_no_shared_parameters(recipe, peers)
     return result
 
 
@@ -63,7 +63,7 @@ def input_mismatch_error(recipe: Recipe, name: str, images: Tensor, error: Excep
     return recipe.error(f"peers.{name}.model", f"{recipe.peers[name].model} cannot take images of {size}{mode}: {kind}{first_line(error)}")
 
 
-def _evaluated(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor) -> Outputs:
+def _run_in_eval_mode(recipe: Recipe, peer: Peer, tapped: TappedModel, images: Tensor) -> Outputs:
     tapped.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
@@ -82,8 +82,8 @@ def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor,
         raise recipe.error(f"peers.{peer.name}.model", f"{model} has no parameter to train; a peer that only teaches is frozen: true")
     num_parameters = len(unused)
     ever_unused: dict[str, nn.Parameter] = {}
-    for draw in range(_DRAWS):
-        used = _used(recipe, peer, paths, images, num_classes, list(unused.values()), draw=draw)
+    for draw in range(_NUM_FORWARDS):
+        used = _which_are_used(recipe, peer, paths, images, num_classes, list(unused.values()), draw=draw)
         unused = {name: parameter for (name, parameter), is_used in zip(unused.items(), used, strict=True) if not is_used}
         ever_unused = ever_unused or unused
         if not unused:
@@ -94,20 +94,20 @@ def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor,
     if sometimes and num_replicas > 1:
         raise recipe.error(
             f"peers.{peer.name}.model",
-            f"{model} uses {_named(sometimes)} in some forwards only, and gradients are averaged over {num_replicas} processes, which wait "
-            "for all of them; train it on one, or add 0 * parameter.sum() to its logits",
+            f"{model} uses {_format_names(sometimes)} in some forwards only, and gradients are averaged over {num_replicas} processes, "
+            "which wait for all of them; train it on one, or add 0 * parameter.sum() to its logits",
         )
     for parameter in unused.values():
         parameter.requires_grad_(False)
     if not unused:
         return []
     return [
-        f"peers.{peer.name}.model: no output of {model} that is read depends on {_named(list(unused))}, in {_DRAWS} forwards in training "
-        "mode; taken to be unused in all, excluded from training"
+        f"peers.{peer.name}.model: no output of {model} that is read depends on {_format_names(list(unused))}, in {_NUM_FORWARDS} forwards "
+        "in training mode; taken to be unused in all, excluded from training"
     ]
 
 
-def _used(
+def _which_are_used(
     recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, parameters: list[nn.Parameter], *, draw: int
 ) -> list[bool]:
     """Returns for each parameter whether an output at `paths` depends on it in a forward in training mode."""
@@ -147,7 +147,7 @@ def _check_classes(recipe: Recipe, peer: Peer, outputs: Outputs, num_classes: in
         )
 
 
-def _check_apart(recipe: Recipe, peers: list[Peer]) -> None:
+def _check_no_shared_parameters(recipe: Recipe, peers: list[Peer]) -> None:
     """Refuses peers that have a parameter in common, as two models of a factory that returns the same one twice."""
     owners: dict[int, str] = {}
     for peer in peers:
@@ -185,6 +185,6 @@ def _state_restored(module: nn.Module, *, seed: int) -> Iterator[None]:
                     layer._buffers[name] = buffer.copy_(value)
 
 
-def _named(names: list[str]) -> str:
+def _format_names(names: list[str]) -> str:
     plural = "s" if len(names) > 1 else ""
     return f"{len(names)} parameter{plural} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

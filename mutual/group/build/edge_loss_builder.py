@@ -49,16 +49,12 @@ def build_edge_loss(
     Raises:
         RecipeError: the shapes do not fit.
     """
-    loss_spec, arguments = edge.loss_spec, edge.spec.loss_arguments()
-    learner_shapes = [specs[OutputKey(edge.learner, at)][0] for at in edge.learner_at]
-    source_shapes = [
-        specs[OutputKey(edge.members[0] if source == ENSEMBLE else source, at)][0]
-        for source, paths in zip(edge.sources, edge.source_at, strict=True)
-        for at in paths
-    ]
+    loss_spec, arguments = edge.loss_spec, edge.objective.loss_arguments()
+    learner_shapes, source_shapes = _shapes_of(edge, specs)
     if not source_shapes and learner_shapes[0] != specs[OutputKey(edge.learner, LOGITS)][0]:
         raise recipe.error(
-            f"objectives.{edge.index}.at", f"{edge.learner}.{edge.learner_at[0]} has shape {learner_shapes[0]}, which are no logits"
+            f"objectives.{edge.objective_index}.at",
+            f"{edge.learner}.{edge.learner_at[0]} has shape {learner_shapes[0]}, which are no logits",
         )
     learner_shape, source_shape = (
         shapes if loss_spec.multi_output else shapes[0] if shapes else None for shapes in (learner_shapes, source_shapes)
@@ -68,23 +64,34 @@ def build_edge_loss(
     )
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(recipe.seed, "adapter", edge.index, edge.learner, edge.source or "", *edge.learner_at))
-            loss = build_loss(edge.spec.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=from_model, **arguments)
+            torch.manual_seed(derive_seed(recipe.seed, "adapter", edge.objective_index, edge.learner, edge.source or "", *edge.learner_at))
+            loss = build_loss(
+                edge.objective.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=from_model, **arguments
+            )
     except ValueError as error:
         raise recipe.error(
-            f"objectives.{edge.index}.at", f"{_shapes_of(edge, [learner_shapes, source_shapes])}; {edge.objective} {error}"
+            f"objectives.{edge.objective_index}.at", f"{_describe_shapes(edge, [*learner_shapes, *source_shapes])}; {edge.name} {error}"
         ) from error
     if loss_spec.has_adapter:
-        if synchronized:
-            loss = nn.SyncBatchNorm.convert_sync_batchnorm(loss)
+        dtype = torch.promote_types(torch.float32, specs[OutputKey(edge.learner, edge.learner_at[0])][1])
+        loss = (nn.SyncBatchNorm.convert_sync_batchnorm(loss) if synchronized else loss).to(dtype)
         adapters = learner.tapped.adapters
-        adapters[f"{edge.index}_{len(adapters)}"] = loss.to(
-            torch.promote_types(torch.float32, specs[OutputKey(edge.learner, edge.learner_at[0])][1])
-        )
+        adapters[f"{edge.objective_index}_{len(adapters)}"] = loss
     return loss
 
 
-def _shapes_of(edge: Edge, shapes: list[list[tuple[int, ...]]]) -> str:
-    ends = [(edge.learner, at) for at in edge.learner_at]
-    ends += [(source, at) for source, paths in zip(edge.sources, edge.source_at, strict=True) for at in paths]
-    return " and ".join(f"{name}.{at} has shape {shape}" for (name, at), shape in zip(ends, [*shapes[0], *shapes[1]], strict=True))
+def _shapes_of(edge: Edge, specs: dict[OutputKey, TensorSpec]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Returns the shapes, without the batch dimension, of the outputs that the edge reads of its learner, and of its sources."""
+    learner_shapes = [specs[OutputKey(edge.learner, at)][0] for at in edge.learner_at]
+    source_shapes = [
+        specs[OutputKey(edge.members[0] if source == ENSEMBLE else source, at)][0]
+        for source, paths in zip(edge.sources, edge.source_at, strict=True)
+        for at in paths
+    ]
+    return learner_shapes, source_shapes
+
+
+def _describe_shapes(edge: Edge, shapes: list[tuple[int, ...]]) -> str:
+    outputs = [(edge.learner, at) for at in edge.learner_at]
+    outputs += [(source, at) for source, paths in zip(edge.sources, edge.source_at, strict=True) for at in paths]
+    return " and ".join(f"{name}.{at} has shape {shape}" for (name, at), shape in zip(outputs, shapes, strict=True))

@@ -1,6 +1,6 @@
-"""Communicator: the processes of a run, or a subgroup of them, and the only door to torch.distributed.
+"""Communicator: the processes of a run, or a subgroup of them, and the only module that uses torch.distributed beside `launch`.
 
-With one process every method is the identity, so that no caller asks how many there are.
+With one process every reduction and gather is the identity, so that no caller asks how many there are.
 """
 
 from __future__ import annotations
@@ -148,14 +148,16 @@ class Communicator:
         return rows, sum(counts[: self.rank])
 
     def send(self, content: bytes, *, to: int) -> None:
-        """Sends bytes to rank `to`, which must call `receive`."""
+        """Sends bytes to rank `to`, which must call `receive`. For a communicator of all processes only."""
+        assert self.process_group is dist.group.WORLD, "a rank is counted among all processes"
         self.traffic.subgroup_calls += 1
         payload = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
         dist.send(torch.tensor([len(content)], device=self.device), to)
         dist.send(payload, to)
 
     def receive(self, *, source: int) -> bytes:
-        """Returns the bytes that rank `source` sends."""
+        """Returns the bytes that rank `source` sends. For a communicator of all processes only."""
+        assert self.process_group is dist.group.WORLD, "a rank is counted among all processes"
         self.traffic.subgroup_calls += 1
         length = torch.zeros(1, dtype=torch.int64, device=self.device)
         dist.recv(length, source)
@@ -291,13 +293,16 @@ class AllToAllWork:
 
 
 class StopPoll:
-    """Tells all processes at the same call that one of them wants to stop.
+    """Reports to all processes at the same call that one of them wants to stop.
 
     The answer comes with the next call, so that no process waits for the slowest one.
+
+    Args:
+        group: the processes; None: this one alone.
+        count: called at each collective.
     """
 
     def __init__(self, group: dist.ProcessGroup | None, count: Callable[[], None]) -> None:
-        """Polls the processes of `group`, or this one alone; calls `count` at each collective."""
         self._group = group
         self._count = count
         self._pending: tuple[dist.Work, Tensor] | None = None

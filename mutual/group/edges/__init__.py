@@ -1,6 +1,6 @@
 """Edges: who learns what from whom, with which loss and weight."""
 
-from mutual.group.edges.edge import Edge, OutputKey, TensorSpec, distances_key, expand, objective_names, tap_paths
+from mutual.group.edges.edge import Edge, OutputKey, TensorSpec, distances_key, expand_objectives, objective_names, tap_paths
 from mutual.group.edges.edge_loss import EdgeLoss, MicroBatchContext
 from mutual.group.edges.selection import Selections
 from mutual.group.edges.weight_schedule import weight_factor
@@ -13,7 +13,7 @@ __all__ = [
     "Selections",
     "TensorSpec",
     "distances_key",
-    "expand",
+    "expand_objectives",
     "objective_names",
     "tap_paths",
     "weight_factor",

@@ -20,7 +20,7 @@ TensorSpec = tuple[tuple[int, ...], torch.dtype]
 class OutputKey(NamedTuple):
     """Names an output: a peer or a moving average, and a module path or `logits`."""
 
-    source: str
+    peer: str
     path: str
 
 
@@ -29,9 +29,9 @@ class Edge:
     """One learner's loss against one source, or against the labels where there is none.
 
     Attributes:
-        index: index of the objective in the recipe.
-        objective: the objective's name in logs.
-        spec: the objective itself.
+        objective_index: index of the objective in the recipe.
+        name: the objective's name in logs.
+        objective: the objective itself.
         learner: the peer that learns.
         sources: a peer, a moving average ("a.ema") or "ensemble"; several where the loss reads them jointly, none for the labels.
         learner_at: the outputs that the loss reads of the learner.
@@ -40,9 +40,9 @@ class Edge:
         weight: the objective's weight, divided by the number of the learner's sources where the objective averages over them.
     """
 
-    index: int
-    objective: str
-    spec: Objective
+    objective_index: int
+    name: str
+    objective: Objective
     learner: str
     sources: tuple[str, ...]
     learner_at: Paths
@@ -53,7 +53,7 @@ class Edge:
     @property
     def loss_spec(self) -> LossSpec:
         """What the edge's loss reads."""
-        return LOSSES[self.spec.loss]
+        return LOSSES[self.objective.loss]
 
     @property
     def source(self) -> str | None:
@@ -76,22 +76,22 @@ class Edge:
                 required |= {OutputKey(member, LOGITS): SourcePayload.WHOLE for member in self.members}
                 continue
             required |= {OutputKey(source, path): payload for path in paths}
-            if self.spec.gate == "correct":
+            if self.objective.gate == "correct":
                 required[OutputKey(source, LOGITS)] = SourcePayload.WHOLE
         return required
 
     @property
     def reads_labels(self) -> bool:
         """True if the loss, the ensemble or the gate reads labels, so that images without one are skipped."""
-        ensemble = self.spec.ensemble if isinstance(self.spec, DistillationObjective) else None
+        ensemble = self.objective.ensemble if isinstance(self.objective, DistillationObjective) else None
         is_weighted = ensemble is not None and ensemble.weighting != "mean"
-        return self.loss_spec.reads_labels or is_weighted or self.spec.gate == "correct"
+        return self.loss_spec.reads_labels or is_weighted or self.objective.gate == "correct"
 
     def __str__(self) -> str:
-        return f"{self.objective} ({self.learner} <- {self.source or 'labels'})"
+        return f"{self.name} ({self.learner} <- {self.source or 'labels'})"
 
 
-def expand(recipe: Recipe) -> list[Edge]:
+def expand_objectives(recipe: Recipe) -> list[Edge]:
     """Returns the edges of all objectives whose gate is not cut off, in the recipe's order, then the learners', then the sources'.
 
     Raises:
@@ -124,9 +124,9 @@ def objective_names(recipe: Recipe) -> list[str]:
 
 def tap_paths(edges: Sequence[Edge], name: str) -> list[str]:
     """Returns the module paths of a peer, or of a moving average, that some edge reads."""
-    ends = [path for edge in edges if edge.learner == name for path in edge.learner_at]
-    ends += [path for edge in edges for source, paths in zip(edge.sources, edge.source_at, strict=True) if source == name for path in paths]
-    return [path for path in dict.fromkeys(ends) if path != LOGITS]
+    paths = [path for edge in edges if edge.learner == name for path in edge.learner_at]
+    paths += [path for edge in edges for source, at in zip(edge.sources, edge.source_at, strict=True) if source == name for path in at]
+    return [path for path in dict.fromkeys(paths) if path != LOGITS]
 
 
 def _pairs(recipe: Recipe, index: int, objective: Objective, learner: str) -> list[tuple[tuple[str, ...], Paths, tuple[Paths, ...]]]:

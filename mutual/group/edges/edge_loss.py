@@ -26,17 +26,17 @@ class MicroBatchContext:
     """What losses must know of a micro-batch besides its images and labels.
 
     Attributes:
-        num_valid: Number of valid images; the rest are padding, ignored by every loss. If 0, losses are computed on padding and the caller
+        num_valid: number of valid images; the rest are padding, ignored by every loss. If 0, losses are computed on padding and the caller
             must weight them by 0.
-        seed: Seeds the micro-batch's random numbers; each peer's depend on it and the peer's name alone.
-        epoch: Epochs done, with fractions; weights may depend on it.
-        global_batch_size: Images of the micro-batch over all processes.
+        seed: seeds the micro-batch's random numbers; each peer's depend on it and the peer's name alone.
+        epoch: epochs done, with fractions; weights may depend on it.
+        global_batch_size: images of the micro-batch over all processes; required where outputs travel between ranks.
     """
 
     num_valid: int
     seed: int
     epoch: float = 0.0
-    global_batch_size: int = 0
+    global_batch_size: int | None = None
 
 
 class EdgeLoss:
@@ -57,7 +57,7 @@ class EdgeLoss:
         self._comm = comm
         self._readers = readers_of(edge)
         self._selector = Selector.of(edge, unlabelled=unlabelled)
-        self._seed_key = f"{edge.index}.{edge.source}"
+        self._seed_key = f"{edge.objective_index}.{edge.source}"
 
     def weight(self, epoch: float) -> float:
         """Returns the weight of this loss after `epoch` epochs."""
@@ -74,7 +74,7 @@ class EdgeLoss:
             selections: the micro-batch's selections.
             context: what else is known of the micro-batch.
         """
-        spec = self.loss.spec
+        spec = self.loss.loss_spec
         selection = selections.get(self._selector, source_outputs)
         learner = [learner_outputs[path][selection.rows] for path in self.edge.learner_at]
         source = [output for reader in self._readers for output in reader.read(source_outputs, selection)]
@@ -96,7 +96,7 @@ class EdgeLoss:
         """Returns sources and targets of all processes, and the index of this process' first row among them."""
         is_empty = context.num_valid == 0 or selection.fraction == 0
         num_shards, num_rows = self._comm.size, None
-        if context.global_batch_size and self._selector == Selector():  # else each process selects as many rows as it does
+        if context.global_batch_size is not None and self._selector == Selector():  # else each process selects as many rows as it does
             bounds = [shard_bounds(context.global_batch_size, shard, num_shards) for shard in range(num_shards)]
             num_rows = [end - begin for begin, end in bounds]
         outgoing = [tensor[:0] if is_empty else tensor for tensor in (*source, selection.targets)]

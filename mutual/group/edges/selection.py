@@ -82,8 +82,8 @@ def readers_of(edge: Edge) -> list[Reader]:
 def _reader(edge: Edge, source: str, paths: Paths) -> Reader:
     if source != ENSEMBLE:
         return OutputReader(source, paths)
-    assert isinstance(edge.spec, DistillationObjective), "only such an objective has sources"
-    return EnsembleReader(edge.members, "mean" if edge.spec.ensemble is None else edge.spec.ensemble.weighting)
+    assert isinstance(edge.objective, DistillationObjective), "only such an objective has sources"
+    return EnsembleReader(edge.members, "mean" if edge.objective.ensemble is None else edge.objective.ensemble.weighting)
 
 
 @dataclass(frozen=True)
@@ -101,36 +101,39 @@ class Selector:
     @classmethod
     def of(cls, edge: Edge, *, unlabelled: bool) -> Selector:
         """Returns the selector of an edge; `unlabelled`: the data have images without a label."""
-        gate = _reader(edge, edge.sources[0], (LOGITS,)) if edge.spec.gate == "correct" else None
+        gate = _reader(edge, edge.sources[0], (LOGITS,)) if edge.objective.gate == "correct" else None
         return cls(unlabelled and edge.reads_labels, gate)
 
     def select(self, labels: Tensor, source_outputs: Mapping[str, Outputs]) -> Selection:
         """Returns the selected images among those with `labels` `[B]` (-1: no label) or `[B, C]`."""
-        every = slice(len(labels))
+        all_rows = slice(len(labels))
         is_selected_B = labels >= 0 if self.labelled_only else None
         targets = labels.clamp(min=0) if self.labelled_only else labels
         if self.gate is not None:
-            (logits_BC,) = self.gate.read(source_outputs, Selection(every, targets, 1.0))
+            (logits_BC,) = self.gate.read(source_outputs, Selection(all_rows, targets, 1.0))
             is_correct_B = logits_BC.argmax(dim=1) == (targets.argmax(dim=1) if targets.is_floating_point() else targets)
             is_selected_B = is_correct_B if is_selected_B is None else is_selected_B & is_correct_B
         if is_selected_B is None:
-            return Selection(every, targets, 1.0)
+            return Selection(all_rows, targets, 1.0)
         rows = is_selected_B.nonzero().flatten()
         if len(rows) == 0:
-            return Selection(every, targets, 0.0)
+            return Selection(all_rows, targets, 0.0)
         return Selection(rows, targets[rows], len(rows) / len(labels))
 
 
 class Selections:
-    """The selections of one micro-batch, each made when an edge first asks for it."""
+    """The selections of one micro-batch, each made when an edge first asks for it.
+
+    Args:
+        labels: labels of the valid images, among which is selected.
+    """
 
     def __init__(self, labels: Tensor) -> None:
-        """Selects among the valid images, which have `labels`."""
         self._labels = labels
-        self._made: dict[Selector, Selection] = {}
+        self._by_selector: dict[Selector, Selection] = {}
 
     def get(self, selector: Selector, source_outputs: Mapping[str, Outputs]) -> Selection:
         """Returns what `selector` selects; its gate's source must be in `source_outputs`."""
-        if selector not in self._made:
-            self._made[selector] = selector.select(self._labels, source_outputs)
-        return self._made[selector]
+        if selector not in self._by_selector:
+            self._by_selector[selector] = selector.select(self._labels, source_outputs)
+        return self._by_selector[selector]

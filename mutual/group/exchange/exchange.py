@@ -37,6 +37,10 @@ class _Plan:
 class OutputExchange:
     """Sends outputs of local peers to the ranks that read them, and receives those that local learners read.
 
+    Args:
+        transfer_plan: which outputs travel between which ranks.
+        comm: all processes.
+
     Attributes:
         transfer_plan: which outputs travel between which ranks.
         sent_bytes: bytes that this rank has sent so far.
@@ -48,38 +52,39 @@ class OutputExchange:
         self._comm = comm
         self._plans: dict[int, _Plan] = {}
 
-    def start(self, outputs: Mapping[str, Outputs], *, size: int) -> ExchangeHandle:
+    def start(self, outputs: Mapping[str, Outputs], *, size: int | None) -> ExchangeHandle:
         """Starts the exchange of a micro-batch of `size` images over all ranks.
 
         Collective: all ranks must call it.
 
         Args:
             outputs: outputs of the peers that this rank holds, by peer and module path.
-            size: images of the micro-batch over all ranks.
+            size: images of the micro-batch over all ranks; may be None only if nothing travels.
         """
         if self.transfer_plan.is_empty:
-            return ExchangeHandle(self, None, size)
+            return ExchangeHandle(self, None, 0)
+        assert size, "what each rank sends depends on the number of images"
         plan, dtype = self._plan(size), self.transfer_plan.dtype
-        pieces = [transfer.pack(outputs, plan.first_row).to(dtype).flatten() for transfer in plan.sends]
-        outgoing = torch.cat(pieces) if pieces else torch.empty(0, dtype=dtype, device=self._comm.device)
+        chunks = [transfer.pack(outputs, plan.first_row).to(dtype).flatten() for transfer in plan.sends]
+        outgoing = torch.cat(chunks) if chunks else torch.empty(0, dtype=dtype, device=self._comm.device)
         self.sent_bytes += outgoing.numel() * outgoing.element_size()
         return ExchangeHandle(self, self._comm.all_to_all(outgoing, plan.num_sent, plan.num_received), size)
 
     def unpack(self, incoming: Tensor, size: int) -> dict[str, Outputs]:
         """Returns received elements as outputs of this rank's rows, by source and module path."""
-        pieces: dict[OutputKey, list[Tensor]] = {}
+        chunks: dict[OutputKey, list[Tensor]] = {}
         offset = 0
         for transfer in self._plan(size).receives:
             length = prod(transfer.shape)
             rows = incoming[offset : offset + length].view(transfer.shape).to(transfer.dtype)
-            pieces.setdefault(transfer.arrives_as, []).append(rows)
+            chunks.setdefault(transfer.received_key, []).append(rows)
             offset += length
-        if not pieces:  # this rank has no image: its edges read padding, with weight 0
-            missing = self.transfer_plan.missing(self._comm.rank)
-            pieces = {key: [torch.zeros(1, *shape, dtype=dtype, device=incoming.device)] for key, (shape, dtype) in missing.items()}
+        if not chunks:  # this rank has no image: its edges read padding, with weight 0
+            specs = self.transfer_plan.received_specs(self._comm.rank)
+            chunks = {key: [torch.zeros(1, *shape, dtype=dtype, device=incoming.device)] for key, (shape, dtype) in specs.items()}
         source_outputs: dict[str, Outputs] = {}
-        for key, rows_of_senders in pieces.items():
-            source_outputs.setdefault(key.source, {})[key.path] = torch.cat(rows_of_senders)
+        for key, rows_of_senders in chunks.items():
+            source_outputs.setdefault(key.peer, {})[key.path] = torch.cat(rows_of_senders)
         return source_outputs
 
     def _plan(self, size: int) -> _Plan:
@@ -97,7 +102,7 @@ class OutputExchange:
 
 @dataclass(frozen=True)
 class ExchangeHandle:
-    """An exchange under way; `work` is None where nothing travels."""
+    """An exchange under way; `work` is None, and `size` 0, where nothing travels."""
 
     exchange: OutputExchange
     work: AllToAllWork | None

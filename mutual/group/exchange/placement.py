@@ -42,15 +42,15 @@ class Placement:
 
 def replicated(recipe: Recipe, world_size: int) -> Placement:
     """Returns the placement in which every rank holds every peer."""
-    everywhere = {name: tuple(range(world_size)) for name in recipe.peers}
-    return Placement(world_size, everywhere, everywhere, is_replicated=True)
+    all_ranks = {name: tuple(range(world_size)) for name in recipe.peers}
+    return Placement(world_size, all_ranks, all_ranks, is_replicated=True)
 
 
 def needs_costs(recipe: Recipe, world_size: int) -> bool:
     """Returns True if a parallel placement on `world_size` ranks depends on costs, and the recipe does not give them all."""
     if all(peer.cost is not None for peer in recipe.peers.values()):
         return False
-    owned = _owned(recipe)
+    owned = _with_own_ranks(recipe)
     free = [name for name in owned if recipe.peers[name].ranks is None]
     if len(owned) > world_size:
         return True
@@ -68,15 +68,16 @@ def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Pla
     Raises:
         RecipeError: the ranks that peers ask for do not fit the world.
     """
-    owned = _owned(recipe)
+    owned = _with_own_ranks(recipe)
     costs = _with_frozen(recipe, owned, costs)
     if len(owned) > world_size:
-        replica_ranks = _several_a_rank(recipe, owned, world_size, costs)
+        replica_ranks = _share_ranks(recipe, owned, world_size, costs)
     else:
-        counts = _counts(recipe, owned, world_size, costs)
-        first_ranks = [sum(counts[:index]) for index in range(len(counts))]
+        num_ranks = _num_ranks(recipe, owned, world_size, costs)
+        first_ranks = [sum(num_ranks[:index]) for index in range(len(num_ranks))]
         replica_ranks = {
-            name: tuple(range(first_rank, first_rank + count)) for name, first_rank, count in zip(owned, first_ranks, counts, strict=True)
+            name: tuple(range(first_rank, first_rank + count))
+            for name, first_rank, count in zip(owned, first_ranks, num_ranks, strict=True)
         }
     sender_ranks = dict(replica_ranks)
     for name in recipe.peers:
@@ -87,7 +88,7 @@ def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Pla
     return Placement(world_size, replica_ranks, sender_ranks, is_replicated=False)
 
 
-def _owned(recipe: Recipe) -> list[str]:
+def _with_own_ranks(recipe: Recipe) -> list[str]:
     """Returns the peers that have ranks to themselves."""
     return [name for name, peer in recipe.peers.items() if not peer.frozen or peer.rank == "own" or peer.ranks is not None]
 
@@ -106,7 +107,7 @@ def _with_frozen(recipe: Recipe, owned: Sequence[str], costs: Mapping[str, float
     return total_costs
 
 
-def _several_a_rank(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
+def _share_ranks(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
     for name in owned:
         if recipe.peers[name].ranks is not None:
             raise recipe.error(f"peers.{name}.ranks", f"{len(owned)} peers on {world_size} ranks share them; leave ranks away")
@@ -119,10 +120,10 @@ def _several_a_rank(recipe: Recipe, owned: Sequence[str], world_size: int, costs
     return {name: replica_ranks[name] for name in owned}
 
 
-def _counts(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> list[int]:
-    asked = {name: recipe.peers[name].ranks for name in owned}
-    num_fixed = sum(count for count in asked.values() if count is not None)
-    free = [name for name in owned if asked[name] is None]
+def _num_ranks(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> list[int]:
+    requested = {name: recipe.peers[name].ranks for name in owned}
+    num_fixed = sum(count for count in requested.values() if count is not None)
+    free = [name for name in owned if requested[name] is None]
     num_left = world_size - num_fixed
     if num_left < len(free) or (not free and num_left):
         raise recipe.error(
@@ -133,7 +134,7 @@ def _counts(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mappin
     for _ in range(num_left - len(free)):  # each next rank goes to the peer that computes longest
         slowest = max(free, key=lambda name: -num_ranks[name] if even else costs[name] / num_ranks[name])
         num_ranks[slowest] += 1
-    return [num_ranks[name] if asked[name] is None else asked[name] or 0 for name in owned]
+    return [num_ranks[name] if requested[name] is None else requested[name] or 0 for name in owned]
 
 
 def _learners_from(recipe: Recipe, source: str) -> list[str]:

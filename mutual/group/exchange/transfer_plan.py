@@ -1,7 +1,7 @@
 """TransferPlan: what each rank sends to each other of a micro-batch, as a pure function of placement, edges and shapes.
 
 Of every source only what an edge of the receiving rank reads is sent, and only the rows of that rank's images: feature maps of which the
-receiver's edges read the mean over the positions as vectors, outputs of which they read the distances between images as these.
+receiver's edges read the mean over the positions as vectors; if only distances are read, the distances are sent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mutual.group.peers import Outputs
 from mutual.objectives import SourcePayload, distances, to_vector, vector_width
 from mutual.recipe import LOGITS, peer_of
 
-_WIRE = {"exact": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TRANSFER_DTYPES = {"exact": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 RequiredOutputs = Mapping[OutputKey, SourcePayload]
 """How much a rank reads of each output of peers that it does not hold."""
 
@@ -31,7 +31,7 @@ class Transfer:
 
     Attributes:
         output_key: the output.
-        arrives_as: under which key the receiver finds it.
+        received_key: under which key the receiver finds it.
         rows: first row of the micro-batch that it holds, and one after the last.
         shape: its shape, rows included.
         payload: how much of the output it is.
@@ -39,7 +39,7 @@ class Transfer:
     """
 
     output_key: OutputKey
-    arrives_as: OutputKey
+    received_key: OutputKey
     rows: tuple[int, int]
     shape: tuple[int, ...]
     payload: SourcePayload
@@ -47,7 +47,7 @@ class Transfer:
 
     def pack(self, outputs: Mapping[str, Outputs], first_row: int) -> Tensor:
         """Returns what is sent of the sender's `outputs`, which begin with row `first_row` of the micro-batch."""
-        output = outputs[self.output_key.source][self.output_key.path]
+        output = outputs[self.output_key.peer][self.output_key.path]
         rows = output[self.rows[0] - first_row : self.rows[1] - first_row].detach()
         if self.payload is SourcePayload.DISTANCES:
             return distances(rows.to(self.dtype))
@@ -56,6 +56,12 @@ class Transfer:
 
 class TransferPlan:
     """Which outputs travel between which ranks.
+
+    Args:
+        placement: which ranks hold which peers.
+        requirements: for each rank the outputs that it reads of peers that it does not hold.
+        specs: shape and dtype of every output that is read, by any rank.
+        dtype: the dtype in which they travel; by default the widest among them.
 
     Attributes:
         dtype: the dtype in which they travel.
@@ -71,13 +77,12 @@ class TransferPlan:
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Plans to bring rank r the outputs that `requirements[r]` lists, in `dtype` or, if it is None, in the widest dtype among them."""
         self._placement = placement
         self._requirements = requirements
         self.specs = specs
         ranks = range(placement.world_size)
         self._output_keys = {
-            (sender, receiver): [key for key in requirements[receiver] if sender in placement.sender_ranks[peer_of(key.source)]]
+            (sender, receiver): [key for key in requirements[receiver] if sender in placement.sender_ranks[peer_of(key.peer)]]
             for sender in ranks
             for receiver in ranks
         }
@@ -91,7 +96,7 @@ class TransferPlan:
     @classmethod
     def of(cls, placement: Placement, edges: Sequence[Edge], specs: Mapping[OutputKey, TensorSpec], *, dtype: str) -> TransferPlan:
         """Returns the plan that brings learners their sources' outputs; `dtype` as in a recipe's `exchange`."""
-        return cls(placement, learner_requirements(placement, edges), specs, dtype=_WIRE[dtype])
+        return cls(placement, learner_requirements(placement, edges), specs, dtype=_TRANSFER_DTYPES[dtype])
 
     @property
     def full_feature_maps(self) -> dict[OutputKey, int]:
@@ -104,7 +109,7 @@ class TransferPlan:
         }
         return {key: prod(self.specs[key][0]) * self.dtype.itemsize for key in sorted(whole)}
 
-    def missing(self, rank: int) -> dict[OutputKey, TensorSpec]:
+    def received_specs(self, rank: int) -> dict[OutputKey, TensorSpec]:
         """Returns shape and dtype of what `rank` receives for one image, of every output that it reads and does not hold."""
         received = {}
         for key, payload in self._requirements[rank].items():
@@ -124,8 +129,8 @@ class TransferPlan:
         for key in self._output_keys[sender, receiver] if num_rows > 0 else ():
             payload, (shape, dtype) = self._requirements[receiver][key], self.specs[key]
             if payload is SourcePayload.DISTANCES and rows == receiver_rows and num_rows < prod(shape):
-                arrives_as, wide = OutputKey(key.source, distances_key(key.path)), torch.promote_types(dtype, torch.float32)
-                yield Transfer(key, arrives_as, rows, (num_rows, num_rows), payload, wide)
+                received_key, wide = OutputKey(key.peer, distances_key(key.path)), torch.promote_types(dtype, torch.float32)
+                yield Transfer(key, received_key, rows, (num_rows, num_rows), payload, wide)
             elif payload is SourcePayload.VECTOR:
                 yield Transfer(key, key, rows, (num_rows, vector_width(shape)), payload, dtype)
             else:
@@ -142,7 +147,7 @@ class TransferPlan:
     def _is_whole(self, key: OutputKey, receiver: int) -> bool:
         """Returns True if `receiver` gets the whole output: its edges read all of it, or distances between rows of several senders."""
         payload = self._requirements[receiver][key]
-        sender = self._placement.sender_ranks[peer_of(key.source)][0]
+        sender = self._placement.sender_ranks[peer_of(key.peer)][0]
         (_, num_sender_shards), (_, num_receiver_shards) = self._placement.shard(sender), self._placement.shard(receiver)
         return payload is SourcePayload.WHOLE or (payload is SourcePayload.DISTANCES and num_sender_shards not in (1, num_receiver_shards))
 
@@ -155,14 +160,14 @@ def learner_requirements(placement: Placement, edges: Sequence[Edge]) -> list[Re
         for edge in edges:
             for key, payload in edge.required_outputs.items() if rank in placement.replica_ranks[edge.learner] else ():
                 required[key] = max(required.get(key, payload), payload)
-        requirements.append(_elsewhere(placement, rank, required))
+        requirements.append(_not_held(placement, rank, required))
     return requirements
 
 
 def scoring_requirements(placement: Placement, peers: Sequence[str]) -> list[RequiredOutputs]:
     """Returns for each rank the logits that it needs to score all peers; the ranks of the first peer score."""
     logits = {OutputKey(name, LOGITS): SourcePayload.WHOLE for name in peers}
-    return [_elsewhere(placement, rank, logits) if is_scoring_rank(placement, rank) else {} for rank in range(placement.world_size)]
+    return [_not_held(placement, rank, logits) if is_scoring_rank(placement, rank) else {} for rank in range(placement.world_size)]
 
 
 def is_scoring_rank(placement: Placement, rank: int) -> bool:
@@ -170,5 +175,5 @@ def is_scoring_rank(placement: Placement, rank: int) -> bool:
     return placement.is_replicated or rank in next(iter(placement.replica_ranks.values()))
 
 
-def _elsewhere(placement: Placement, rank: int, requirements: RequiredOutputs) -> RequiredOutputs:
-    return {key: payload for key, payload in requirements.items() if rank not in placement.replica_ranks[peer_of(key.source)]}
+def _not_held(placement: Placement, rank: int, requirements: RequiredOutputs) -> RequiredOutputs:
+    return {key: payload for key, payload in requirements.items() if rank not in placement.replica_ranks[peer_of(key.peer)]}

@@ -14,10 +14,16 @@ from mutual.group.peers.taps import TappedModel
 
 
 class MovingAverage:
-    """An exponential moving average of a model's parameters and floating-point buffers, run in eval mode."""
+    """An exponential moving average of a model's parameters and floating-point buffers, run in eval mode.
+
+    Args:
+        model: the model, which is copied.
+        decay: weight of the average in an update; the model has the rest.
+        warmup: the decay of update t is at most 1 - 1/t.
+        paths: module paths that are tapped.
+    """
 
     def __init__(self, model: nn.Module, *, decay: float, warmup: bool = False, paths: Iterable[str] = ()) -> None:
-        """Copies `model` and taps it at `paths`; with `warmup` the decay of update t is at most 1 - 1/t."""
         self.tapped = TappedModel(copy.deepcopy(model).requires_grad_(False), paths).eval()
         self._decay = decay
         self._warmup = warmup

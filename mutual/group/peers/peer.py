@@ -43,7 +43,7 @@ class Peer:
         tapped: the model with its taps.
         frozen: the peer is not trained.
         average: moving average of the model's weights.
-        score_average: evaluate the moving average in place of the model.
+        evaluate_average: evaluate the moving average in place of the model.
 
     Attributes:
         tapped: the model with its taps and adapters; what a checkpoint holds.
@@ -53,7 +53,7 @@ class Peer:
     """
 
     def __init__(
-        self, name: str, tapped: TappedModel, *, frozen: bool, average: MovingAverage | None = None, score_average: bool = True
+        self, name: str, tapped: TappedModel, *, frozen: bool, average: MovingAverage | None = None, evaluate_average: bool = True
     ) -> None:
         self.name = name
         self.frozen = frozen
@@ -61,7 +61,7 @@ class Peer:
         self.train_module: nn.Module = Frozen(tapped) if frozen else tapped
         self.average = average
         self.comm: Communicator | None = None
-        self._scored = average.tapped if average is not None and score_average else tapped
+        self._evaluated = average.tapped if average is not None and evaluate_average else tapped
 
     @property
     def model(self) -> nn.Module:
@@ -71,7 +71,7 @@ class Peer:
     @property
     def eval_model(self) -> nn.Module:
         """The model that is evaluated, saved and exported: the moving average or, without one, the trained model."""
-        return self._scored.model
+        return self._evaluated.model
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -93,7 +93,7 @@ class Peer:
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Returns the logits `[B, C]` of the evaluated model; call `eval()` on the group before."""
-        outputs: Outputs = self._scored(images)
+        outputs: Outputs = self._evaluated(images)
         return outputs[LOGITS]
 
     @torch.no_grad()
@@ -106,7 +106,7 @@ class Peer:
     @torch.no_grad()
     def forward_without_side_effects(self, images: Tensor) -> Outputs:
         """Returns the outputs in the present mode, without gradients and without updating BatchNorm statistics."""
-        with _statistics_kept(self.tapped):
+        with _frozen_batchnorm_statistics(self.tapped):
             outputs: Outputs = self.tapped(images)
         return outputs
 
@@ -118,7 +118,7 @@ def replica_comm(peer: Peer) -> Communicator:
 
 
 @contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
+def _frozen_batchnorm_statistics(module: nn.Module) -> Iterator[None]:
     """Context in which BatchNorm layers in training mode do not update their running statistics."""
     tracking = [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats]
     for layer in tracking:

@@ -24,21 +24,22 @@ class TappedModel(nn.Module):
 
     The hooks are installed here, before any torch.compile or DDP wrapping, and are part of neither state_dict nor export.
 
+    Args:
+        model: the model.
+        paths: module paths such as "layer3.1", or "fc:input" for what a module is given.
+        columns: for each class the model's output that stands for it, where the model has them in another order than the data.
+
     Attributes:
         model: the bare model.
         adapters: the trainable parts of the edges that this peer learns by; trained with it and never exported.
+
+    Raises:
+        ValueError: the model has no module at a path; the message lists the near ones.
     """
 
     columns: Tensor | None
 
     def __init__(self, model: nn.Module, paths: Iterable[str] = (), *, columns: Sequence[int] | None = None) -> None:
-        """Taps `paths`, each a module path such as "layer3.1", or "fc:input" for what a module is given.
-
-        `columns`: for each class the model's output that stands for it, where the model has them in another order than the data.
-
-        Raises:
-            ValueError: the model has no module at a path; the message lists the near ones.
-        """
         super().__init__()
         self.model = model
         self.adapters = nn.ModuleDict()

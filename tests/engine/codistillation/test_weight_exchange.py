@@ -68,7 +68,7 @@ def test_an_edge_from_a_peer_that_has_not_spoken_weighs_nothing(tmp_path):
     _, _, expected, other = build(alone)
     for each, group_of in ((train_step, group), (other, expected)):
         group_of.train()
-        for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
+        for update, window in enumerate(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)):
             each.simultaneous(window, update, measure=False)
     of_b = {name: value for name, value in weights(group).items() if name.startswith("b.")}
     assert_equal_weights(of_b, weights(expected), tolerance=1e-12)

@@ -10,7 +10,7 @@ from support import TinyNet, run, tiny_document
 from mutual import bench
 from mutual.engine import Link, compare
 from mutual.engine.costs import Links, PeerProfile, predict_cost
-from mutual.group import TransferPlan, expand, parallel, replicated
+from mutual.group import TransferPlan, expand_objectives, parallel, replicated
 from mutual.recipe import parse_recipe
 
 ALONE = {"peers": {"a": {"model": "support:tiny"}}, "objectives": [{"loss": "cross_entropy"}]}
@@ -101,7 +101,7 @@ def predicted(size, placement, *, replicas, all_ranks, frozen=False, **sections)
     specs = {(name, "logits"): ((4,), torch.float32) for name in "ab"}
     return predict_cost(
         placed,
-        TransferPlan.of(placed, expand(recipe), specs, dtype="exact"),
+        TransferPlan.of(placed, expand_objectives(recipe), specs, dtype="exact"),
         {"a": PROFILE, "b": PROFILE},
         Links(replicas, all_ranks),
         batch_size=4,

@@ -24,7 +24,7 @@ def scored(num_classes=10, peers=("a", "b"), ensemble=("a", "b"), shift=1.0, bro
     document = tiny_document()
     document["data"] |= {"num_classes": num_classes, "eval_batch_size": 5}
     _, data, _, _ = build(document)
-    labels = torch.cat([batch.labels for batch in data.eval_batches(world_size=1, rank=0)])
+    labels = torch.cat([batch.labels for batch in data.eval_batches(world_size=1, shard=(0, 1))])
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(12, num_classes, generator=generator)
     logits = {name: base + shift * torch.randn(12, num_classes, generator=generator) for name in peers}
@@ -36,7 +36,7 @@ def scored(num_classes=10, peers=("a", "b"), ensemble=("a", "b"), shift=1.0, bro
         return {name: value[begin : begin + len(images)] for name, value in logits.items()}
 
     evaluator = Evaluator(peers, ensemble, num_classes=num_classes, device=CPU)
-    scores = evaluator(predict, data.eval_batches(world_size=1, rank=0), data.info, prepare=lambda images: images)
+    scores = evaluator(predict, data.eval_batches(world_size=1, shard=(0, 1)), data.info, prepare=lambda images: images)
     return scores, logits, labels
 
 

@@ -63,7 +63,7 @@ def test_an_unreadable_image_ends_a_run_with_workers_in_one_line(tmp_path):
     done = run("mutual.train", recipe_of(root, tmp_path), "data.workers=2", expect=2, timeout=120)
     lines = [line for line in done.stderr.splitlines() if line.startswith("mutual: ")]
     assert len(lines) == 1
-    assert re.search(r"train/class1/20.png is no image that can be read: .* \(epoch 1; mend it", lines[0])
+    assert re.search(r"train/class1/20.png is no image that can be read: .* \(epoch 1; repair it", lines[0])
     assert "Traceback" not in done.stderr
 
 
@@ -119,7 +119,7 @@ def test_skipped_images_are_named_once_and_counted_and_left_out_of_the_scores(tm
         assert f"note: epoch {epoch}: 2 validation images could not be read and are left out of the scores" in done.stdout
 
     refused = run("mutual.evaluate", tmp_path / "tiny", "data.on_bad_image=error", *FACTORY, expect=2)
-    assert re.search(r"val/class0/02.png is no image that can be read: .* \(evaluation; mend it", refused.stderr)
+    assert re.search(r"val/class0/02.png is no image that can be read: .* \(evaluation; repair it", refused.stderr)
     assert "Traceback" not in refused.stderr
     skipped = run("mutual.evaluate", tmp_path / "tiny", "--json", "data.eval_batch_size=3", *FACTORY)
     assert "2 validation images could not be read and are left out of the scores" in skipped.stderr

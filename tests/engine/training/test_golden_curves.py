@@ -33,7 +33,7 @@ def curve(kind):
     losses, epoch = {peer.name: [] for peer in group.trainable}, 0
     group.train()
     while True:
-        for window in data.train_windows(epoch, world_size=1, rank=0, accumulate=recipe.train.accumulate):
+        for window in data.train_windows(epoch, world_size=1, shard=(0, 1), accumulate=recipe.train.accumulate):
             train_step(window, len(losses[group.trainable[0].name]), measure=False)
             for name, loss in train_step._meter.flush().loss.items():
                 losses[name].append(loss)

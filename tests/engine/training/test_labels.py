@@ -77,7 +77,7 @@ def test_several_labels_are_learned_end_to_end(folder, tmp_path):
 
 def test_scores_of_several_labels_are_by_definition():
     _, data, _, _ = build(several(eval_batch_size=5))
-    labels = torch.cat([batch.labels for batch in data.eval_batches(world_size=1, rank=0)])
+    labels = torch.cat([batch.labels for batch in data.eval_batches(world_size=1, shard=(0, 1))])
     generator = torch.Generator().manual_seed(0)
     logits = {name: torch.randn(12, 4, generator=generator) for name in "ab"}
     served = iter(range(0, 12, 5))
@@ -87,7 +87,7 @@ def test_scores_of_several_labels_are_by_definition():
         return {name: value[begin : begin + len(images)] for name, value in logits.items()}
 
     evaluator = Evaluator("ab", "ab", num_classes=4, device=torch.device("cpu"), multi_label=True)
-    scores = evaluator(predict, data.eval_batches(world_size=1, rank=0), data.info, prepare=lambda images: images)
+    scores = evaluator(predict, data.eval_batches(world_size=1, shard=(0, 1)), data.info, prepare=lambda images: images)
     for name, value in logits.items():
         assert scores[name]["nll"] == pytest.approx(F.binary_cross_entropy_with_logits(value, labels).item(), rel=1e-5)
         expected = multilabel_average_precision(value.sigmoid(), labels.long(), num_labels=4)
@@ -105,7 +105,7 @@ def test_unlabelled_images_are_mixed_in(folder, place):
     recipe = parse_recipe(tiny_document(data=listed(folder, "classes", unlabelled=str(folder / place))))
     data = build_data(recipe.data, seed=0)
     assert (data.info.num_train, data.info.num_classes) == (48 + 32, 4)
-    windows = list(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1))
+    windows = list(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1))
     labels = torch.cat([batch.labels[: batch.num_valid] for window in windows for batch in window.batches])
     assert (labels == -1).sum() == 32
     assert 0 < (windows[0].batches[0].labels == -1).sum() < 8, "labelled and unlabelled stand in one batch"

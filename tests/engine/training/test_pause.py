@@ -100,7 +100,7 @@ def test_a_paused_peer_stands_still(monkeypatch):
     for verdict, moves in (("a", False), (None, True)):
         monkeypatch.setattr(train_step._pause_selector, "select_paused_peer", lambda verdict=verdict: verdict)
         before = {name: value.clone() for name, value in weights(group).items()}
-        for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
+        for update, window in enumerate(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)):
             train_step.simultaneous(window, update, measure=False)
         after = weights(group)
         of_a = {name: value for name, value in after.items() if name.startswith("a.")}

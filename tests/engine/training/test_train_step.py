@@ -29,7 +29,7 @@ def test_a_frozen_peer_never_changes():
     before = copy.deepcopy(teacher.model.state_dict())
     teacher.train_module.train()
     group.train()
-    for window in data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1):
+    for window in data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1):
         train_step.simultaneous(window, 0, measure=False)
     assert not any(module.training for module in teacher.model.modules())
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
@@ -55,7 +55,7 @@ def test_kd_is_one_trainable_peer_and_a_frozen_one():
     student, teacher = copy.deepcopy(group.peers["student"].model), copy.deepcopy(group.peers["teacher"].model).eval()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.5, momentum=0.9)
     group.train()
-    for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
+    for update, window in enumerate(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)):
         train_step.simultaneous(window, update, measure=False)
         images, labels = to_inputs(window.batches[0], data.info)
         logits, teaching = student(images), teacher(images).detach()
@@ -87,7 +87,7 @@ def test_alternating_peers_hear_of_their_fellows_steps(names):
     document["data"] |= {"num_train": 8}
     _, data, group, train_step = build(document)
     models = {name: copy.deepcopy(group.peers[name].model) for name in names}
-    (window,) = data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)
+    (window,) = data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)
     images, labels = to_inputs(window.batches[0], data.info)
     for name, learner in models.items():
         logits = F.log_softmax(learner(images), 1)
@@ -113,7 +113,7 @@ def test_alternating_peers_hear_of_their_fellows_averages_after_their_steps():
     document["data"] |= {"num_train": 8}
     _, data, group, train_step = build(document)
     models, averages = ({name: copy.deepcopy(group.peers[name].model) for name in "abc"} for _ in range(2))
-    (window,) = data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)
+    (window,) = data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)
     images, labels = to_inputs(window.batches[0], data.info)
     for name, learner in models.items():
         logits = learner(images)
@@ -193,7 +193,7 @@ def test_an_overflow_skips_the_step_of_one_peer_alone():
         if overflow:
             peer_optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
         before = copy.deepcopy(weights(group))
-        window = next(iter(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)))
+        window = next(iter(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)))
         group.train()
         train_step.simultaneous(window, 0, measure=True)
         return before, weights(group), {name: value.scaler.get_scale() for name, value in train_step._optimizers.items()}
@@ -216,7 +216,7 @@ def test_the_loss_scale_leaves_the_update_as_it_is():
         for peer_optimizer in train_step._optimizers.values():
             peer_optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         group.train()
-        for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=2)):
+        for update, window in enumerate(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=2)):
             train_step.simultaneous(window, update, measure=False)
         results.append(weights(group))
     assert_equal_weights(results[0], results[1], tolerance=2e-3)
@@ -226,7 +226,7 @@ def test_more_views_than_one_give_each_peer_its_own():
     document = tiny_document()
     document["data"] |= {"views": "per_peer", "augment": [{"name": "random_crop", "padding": 2}]}
     recipe, data, group, _ = build(document)
-    window = next(iter(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)))
+    window = next(iter(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)))
     images, _ = to_inputs(window.batches[0], data.info)
     assert images.shape[0] == len(recipe.peers)
     assert not torch.equal(group.view("a", images), group.view("b", images))
@@ -237,10 +237,10 @@ def test_a_group_of_n_peers_averages_over_its_sources(num_peers):
     """DML eq. 8: 1 / (K - 1) for each of the other peers."""
     names = "abcdefgh"[:num_peers]
     _, data, group, train_step = build(tiny_document(peers={name: {"model": "support:double"} for name in names}))
-    dml = [edge for edge in group.edges if edge.objective == "dml"]
+    dml = [edge for edge in group.edges if edge.name == "dml"]
     assert len(dml) == num_peers * (num_peers - 1)
     assert all(edge.weight == 1 / (num_peers - 1) for edge in dml)
-    window = next(iter(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)))
+    window = next(iter(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)))
     group.train()
     train_step.simultaneous(window, 0, measure=False)
     assert parse_recipe(tiny_document()).trainable == ("a", "b")
@@ -253,7 +253,7 @@ def test_a_peer_that_learns_by_features_alone_does_not_read_its_logits():
     with torch.no_grad():
         group.peers["b"].model.head.weight.fill_(torch.inf)
     group.train()
-    window = next(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1))
+    window = next(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1))
     images, labels = to_inputs(window.batches[0], data.info)
     output = group.forward(images, labels, MicroBatchContext(len(labels), seed=0, global_batch_size=len(labels)))
     assert not output.logits["b"].isfinite().any()

@@ -9,7 +9,7 @@ import torch
 from support import WORLD, build, tiny_document
 from torch import nn
 
-from mutual.group import Communicator, MicroBatchContext, build_group, expand
+from mutual.group import Communicator, MicroBatchContext, build_group, expand_objectives
 from mutual.group.build.builder import (
     _build_losses,
     _build_peer,
@@ -25,7 +25,7 @@ from mutual.recipe import RecipeError, parse_recipe
 
 
 def edges_of(document):
-    return {(edge.objective, edge.learner, edge.source): edge.weight for edge in build(document)[2].edges}
+    return {(edge.name, edge.learner, edge.source): edge.weight for edge in build(document)[2].edges}
 
 
 def test_objectives_expand_into_directed_edges():
@@ -43,7 +43,7 @@ def test_several_sources_are_averaged_or_summed():
 
 def test_equal_objectives_get_names_of_their_own():
     objectives = [{"loss": "cross_entropy"}, {"loss": "l2", "at": "body"}, {"loss": "l2", "at": "body"}, {"loss": "l2"}]
-    names = {edge.objective for edge in build(tiny_document(objectives=objectives))[2].edges}
+    names = {edge.name for edge in build(tiny_document(objectives=objectives))[2].edges}
     assert names == {"cross_entropy", "l2@body", "l2@body_2", "l2"}
 
 
@@ -107,7 +107,7 @@ def test_statistics_are_synchronized_where_several_processes_train_a_peer(synchr
     peers = {"a": {**NORMED, "frozen": frozen}, "b": NORMED}
     recipe = parse_recipe(tiny_document(peers=peers, train={"sync_batchnorm": synchronized}))
     data = _DataSpec(4, (), torch.zeros(2, 1, 8, 8))
-    assert type(_build_peer(recipe, expand(recipe), data, "a", is_replicated=is_replicated).model.norm) is kind
+    assert type(_build_peer(recipe, expand_objectives(recipe), data, "a", is_replicated=is_replicated).model.norm) is kind
 
 
 def test_peers_stand_apart_where_the_recipe_says_so_and_there_are_several_ranks():
@@ -274,7 +274,7 @@ def test_adapters_are_synchronized_as_their_learners_are(synchronized):
     objectives = [{"loss": "cross_entropy"}, {"loss": "ofd", "at": ["norm"], "learners": ["a"]}]
     document = tiny_document(peers={"a": NORMED, "b": NORMED}, objectives=objectives, train={"sync_batchnorm": synchronized})
     recipe, comm = parse_recipe(document), rank_of_two(0)
-    edges, placement = expand(recipe), _place_peers(recipe, 2)
+    edges, placement = expand_objectives(recipe), _place_peers(recipe, 2)
     peers, specs = _build_peers(recipe, edges, comm, placement, _DataSpec(4, (), torch.zeros(2, 1, 8, 8)))
     entered = []
     comm.raise_together = lambda: entered.append(1) or nullcontext()
@@ -291,7 +291,9 @@ def test_adapters_are_synchronized_as_their_learners_are(synchronized):
 def test_the_main_rank_alone_tells_what_a_dry_run_found(recwarn):
     recipe = parse_recipe(tiny_document(peers={"a": {"model": "odd_models:Spare"}}, objectives=[{"loss": "cross_entropy"}]))
     for rank, told in ((1, 0), (0, 1)):
-        _build_peers(recipe, expand(recipe), rank_of_two(rank), _place_peers(recipe, 2), _DataSpec(4, (), torch.zeros(2, 1, 8, 8)))
+        _build_peers(
+            recipe, expand_objectives(recipe), rank_of_two(rank), _place_peers(recipe, 2), _DataSpec(4, (), torch.zeros(2, 1, 8, 8))
+        )
         assert len([warning for warning in recwarn if "excluded" in str(warning.message)]) == told
 
 

@@ -22,6 +22,15 @@ class Work:
         self.target.copy_(self.result)
 
 
+def test_a_subgroup_neither_sends_nor_receives():
+    """Its ranks would be taken for those of all processes."""
+    subgroup = Communicator(rank=0, size=2, device=torch.device("cpu"), process_group=object())
+    with pytest.raises(AssertionError, match="among all processes"):
+        subgroup.send(b"weights", to=1)
+    with pytest.raises(AssertionError, match="among all processes"):
+        subgroup.receive(source=1)
+
+
 def test_what_comes_in_is_waited_for():
     incoming = torch.zeros(3)
     work = Work(incoming, torch.arange(3.0))

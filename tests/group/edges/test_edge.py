@@ -3,7 +3,7 @@
 import pytest
 from support import tiny_document
 
-from mutual.group import expand
+from mutual.group import expand_objectives
 from mutual.group.edges.edge import OutputKey, objective_names, tap_paths
 from mutual.objectives import SourcePayload
 from mutual.recipe import RecipeError, parse_recipe
@@ -17,12 +17,12 @@ def recipe_of(*objectives, **sections):
 
 
 def edges_of(*objectives, learner="a"):
-    return [edge for edge in expand(recipe_of(*objectives)) if edge.index > 0 and edge.learner == learner]
+    return [edge for edge in expand_objectives(recipe_of(*objectives)) if edge.objective_index > 0 and edge.learner == learner]
 
 
 def test_what_is_cut_off_hides_nothing_behind_it():
     (edge,) = edges_of({"loss": "dml", "gate": "cutoff"}, {"loss": "kd", "learners": ["a"], "sources": ["b"]})
-    assert (edge.index, edge.objective, edge.source) == (2, "kd", "b")
+    assert (edge.objective_index, edge.name, edge.source) == (2, "kd", "b")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_taps_are_what_some_edge_reads_of_this_peer_once():
         {"loss": "hint", "learners": ["a"], "sources": ["b"], "at": "stem", "source_at": "body"},
         {"loss": "l2", "learners": ["c"], "sources": "ema", "at": "norm"},
     ]
-    edges = expand(recipe_of(*objectives))
+    edges = expand_objectives(recipe_of(*objectives))
     assert {name: tap_paths(edges, name) for name in ("a", "b", "c", "a.ema", "c.ema")} == {
         "a": ["stem"],
         "b": ["body"],

@@ -20,7 +20,7 @@ AVERAGED = {"epochs": 2, "progress": False, "ema": 0.9, "evaluate_ema": False}
 
 def first_batch(data, group):
     group.train()
-    (window, *_) = data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)
+    (window, *_) = data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)
     return to_inputs(window.batches[0], data.info)
 
 
@@ -30,7 +30,7 @@ def losses_of(document, *, labels=None, epoch=0.0):
     images, targets = first_batch(data, group)
     targets = targets if labels is None else labels(targets, group, images)
     output = group.forward(images, targets, MicroBatchContext(len(images), seed=0, epoch=epoch))
-    edge_losses = {(edge.objective, edge.learner, edge.source): output.edge_losses[index] for index, edge in enumerate(group.edges)}
+    edge_losses = {(edge.name, edge.learner, edge.source): output.edge_losses[index] for index, edge in enumerate(group.edges)}
     return edge_losses, output, targets
 
 
@@ -82,7 +82,7 @@ def test_a_warm_average_forgets_the_initial_weights():
     document["data"] |= {"num_train": 16}
     _, data, group, train_step = build(document)
     peer, seen = group.peers["a"], []
-    for update, window in enumerate(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)):
+    for update, window in enumerate(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)):
         train_step.simultaneous(window, update, measure=False)
         seen.append(copy.deepcopy(peer.model.head.weight.detach()))
     torch.testing.assert_close(peer.average.model.head.weight, (seen[0] + seen[1]) / 2)
@@ -147,7 +147,7 @@ def test_a_source_that_knows_nothing_teaches_nothing_and_breaks_nothing():
 
 def test_a_cut_off_edge_is_not_there():
     _, _, group, _ = build(tiny_document(objectives=[CE, {"loss": "dml", "gate": "cutoff"}]))
-    assert {edge.objective for edge in group.edges} == {"cross_entropy"}
+    assert {edge.name for edge in group.edges} == {"cross_entropy"}
     with pytest.raises(RecipeError, match="no objective trains 'a'"):
         build(tiny_document(objectives=[{**CE, "gate": "cutoff"}]))
 
@@ -198,7 +198,7 @@ def test_images_without_a_label_count_nothing_where_labels_are_read():
     expected = F.cross_entropy(logits[known], targets[known]) * known.sum() / len(targets)
     assert output.edge_losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
     everything = group.forward(images, targets, MicroBatchContext(len(images), seed=0))
-    by_name = {edge.objective: index for index, edge in enumerate(group.edges)}
+    by_name = {edge.name: index for index, edge in enumerate(group.edges)}
     assert output.edge_losses[by_name["ssld"]] == everything.edge_losses[by_name["ssld"]]
     assert output.edge_losses[by_name["dkd"]] != everything.edge_losses[by_name["dkd"]]
 
@@ -258,7 +258,7 @@ def test_adapters_belong_to_the_learner():
 def test_an_adapters_initial_weights_do_not_depend_on_who_stands_beside():
     def regressors(peers):
         _, _, group, _ = build(tiny_document(peers=peers, objectives=[CE, {"loss": "hint", "at": "body"}]))
-        local_losses = [edge_loss for edge_loss in group.local_losses.values() if edge_loss.edge.objective == "hint@body"]
+        local_losses = [edge_loss for edge_loss in group.local_losses.values() if edge_loss.edge.name == "hint@body"]
         return {str(edge_loss.edge): edge_loss.loss.adapter.regressor.weight for edge_loss in local_losses}
 
     pair, trio = regressors({name: THREE[name] for name in "ab"}), regressors({name: THREE[name] for name in "cba"})

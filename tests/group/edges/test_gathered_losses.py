@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import WORLD, tiny_document
 
-from mutual.group import MicroBatchContext, expand
+from mutual.group import MicroBatchContext, expand_objectives
 from mutual.group.edges import EdgeLoss
 from mutual.group.edges.selection import Selections
 from mutual.objectives import build_loss
@@ -33,7 +33,7 @@ class Gathering:
 
 def edge_loss(comm, name="crd", *, unlabelled=False, **fields):
     objectives = [{"loss": "cross_entropy"}, {"loss": name, "learners": ["a"], **fields}]
-    edge = next(edge for edge in expand(parse_recipe(tiny_document(objectives=objectives))) if edge.spec.loss == name)
+    edge = next(edge for edge in expand_objectives(parse_recipe(tiny_document(objectives=objectives))) if edge.objective.loss == name)
     torch.manual_seed(0)
     loss = build_loss(name, learner_shape=(4,), source_shape=(4,)).double()
     return EdgeLoss(edge, loss, lambda epoch: 1.0, comm=comm, unlabelled=unlabelled)
@@ -99,7 +99,7 @@ def test_a_loss_that_draws_draws_by_the_micro_batchs_seed():
     """And not by the generator as it was left; other micro-batches draw others."""
     maps = {"stem": torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))}
     objectives = [{"loss": "cross_entropy"}, {"loss": "mgd", "learners": ["a"], "at": "stem"}]
-    edge = next(edge for edge in expand(parse_recipe(tiny_document(objectives=objectives))) if edge.spec.loss == "mgd")
+    edge = next(edge for edge in expand_objectives(parse_recipe(tiny_document(objectives=objectives))) if edge.objective.loss == "mgd")
     loss = EdgeLoss(edge, build_loss("mgd", learner_shape=(3, 4, 4), source_shape=(3, 4, 4)), lambda epoch: 1.0, comm=WORLD)
 
     def value(seed):

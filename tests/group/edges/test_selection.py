@@ -4,7 +4,7 @@ import torch
 from support import build, tiny_document
 
 from mutual.data import to_inputs
-from mutual.group import MicroBatchContext, expand
+from mutual.group import MicroBatchContext, expand_objectives
 from mutual.group.edges.selection import EnsembleReader, OutputReader, Selection, Selections, Selector, readers_of
 from mutual.recipe import parse_recipe
 
@@ -68,14 +68,14 @@ def test_what_is_read_is_detached_and_of_the_selected_rows():
 
 def test_only_edges_that_read_labels_skip_images_without_one():
     objectives = [{"loss": "cross_entropy"}, {"loss": "kd", "learners": ["a"]}, {"loss": "l2", "learners": ["a"], "gate": "correct"}]
-    edges = {edge.objective: edge for edge in expand(parse_recipe(tiny_document(objectives=objectives)))}
+    edges = {edge.name: edge for edge in expand_objectives(parse_recipe(tiny_document(objectives=objectives)))}
     selectors = {name: Selector.of(edge, unlabelled=True) for name, edge in edges.items()}
     assert {name: selector.labelled_only for name, selector in selectors.items()} == {"cross_entropy": True, "kd": False, "l2": True}
     assert selectors["l2"].gate == OutputReader("b", ("logits",))
     assert selectors["kd"].gate is None
     assert not any(Selector.of(edge, unlabelled=False).labelled_only for edge in edges.values())
     ensemble = {"loss": "kd", "learners": ["a"], "sources": "ensemble", "ensemble": {"weighting": "naive", "own": True}}
-    (edge,) = (edge for edge in expand(parse_recipe(tiny_document(objectives=[objectives[0], ensemble]))) if edge.sources)
+    (edge,) = (edge for edge in expand_objectives(parse_recipe(tiny_document(objectives=[objectives[0], ensemble]))) if edge.sources)
     assert readers_of(edge) == [EnsembleReader(("a", "b"), "naive")]
 
 
@@ -86,7 +86,7 @@ def test_edges_with_the_same_gate_share_one_selection(monkeypatch):
     monkeypatch.setattr(Selector, "select", lambda self, *args: selected.append(self) or select(self, *args))
     gated = [{"loss": loss, "gate": "correct"} for loss in ("dml", "kd", "l2")]
     _, data, group, _ = build(tiny_document(objectives=[{"loss": "cross_entropy"}, *gated]))
-    (window, *_) = data.train_windows(0, start=0, world_size=1, rank=0, accumulate=1)
+    (window, *_) = data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)
     images, labels = to_inputs(window.batches[0], data.info)
     group.forward(images, labels, MicroBatchContext(len(images), seed=0))
     assert len(selected) == 3, "one for the labels, one for each source"

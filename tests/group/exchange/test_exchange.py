@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import tiny_document
 
-from mutual.group import expand
+from mutual.group import expand_objectives
 from mutual.group.edges import OutputKey
 from mutual.group.exchange import OutputExchange, TransferPlan, parallel, scoring_requirements
 from mutual.objectives import distances
@@ -46,7 +46,9 @@ def exchange(recipe, size, *, plan=None, num_images=6, specs=SPECS):
     """By rank what arrives, each peer's outputs of the whole micro-batch, and the exchanges."""
     ranks = Ranks(size)
     placement = parallel(recipe, size, dict.fromkeys(recipe.peers, 1.0))
-    transfer_plan = TransferPlan.of(placement, expand(recipe), specs, dtype=recipe.exchange.dtype) if plan is None else plan(placement)
+    transfer_plan = (
+        TransferPlan.of(placement, expand_objectives(recipe), specs, dtype=recipe.exchange.dtype) if plan is None else plan(placement)
+    )
     generator = torch.Generator().manual_seed(0)
     whole = {}
     for (name, path), (shape, dtype) in specs.items():
@@ -152,3 +154,14 @@ def test_the_first_peers_ranks_get_everyones_logits_to_score():
     for rank in (0, 1):
         assert torch.equal(arrived[rank]["b"]["logits"], whole["b"]["logits"][rows[rank]])
     assert arrived[2] == {}
+
+
+def test_an_exchange_needs_the_number_of_images_only_where_something_travels():
+    recipe = parse_recipe(tiny_document())
+    placement = parallel(recipe, 2, dict.fromkeys(recipe.peers, 1.0))
+    of_learners = TransferPlan.of(placement, expand_objectives(recipe), SPECS, dtype="exact")
+    for size in (None, 0):
+        with pytest.raises(AssertionError, match="number of images"):
+            OutputExchange(of_learners, Ranks(2).comm(0)).start({}, size=size)
+    nothing = TransferPlan(placement, [{}, {}], SPECS)
+    assert OutputExchange(nothing, Ranks(2).comm(0)).start({}, size=None).wait() == {}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import tiny_document
 
-from mutual.group import expand
+from mutual.group import expand_objectives
 from mutual.group.exchange.placement import needs_costs, parallel, replicated
 from mutual.group.exchange.transfer_plan import TransferPlan, learner_requirements
 from mutual.objectives import distances
@@ -126,7 +126,7 @@ def plan_of(size, *objectives, **ranks):
     placement = parallel(recipe, size, {"a": 1.0, "b": 1.0})
     shapes = {"logits": (5,), "body": (6, 2, 2)}
     specs = {(name, path): (shape, torch.float32) for name in "ab" for path, shape in shapes.items()}
-    return TransferPlan(placement, learner_requirements(placement, expand(recipe)), specs)
+    return TransferPlan(placement, learner_requirements(placement, expand_objectives(recipe)), specs)
 
 
 RKD = {"loss": "rkd_distance", "at": "body"}
@@ -147,13 +147,13 @@ RKD = {"loss": "rkd_distance", "at": "body"}
 )
 def test_an_output_travels_as_the_least_that_its_readers_need(objectives, size, shapes):
     """Distances where these are fewer numbers than the outputs, vectors where all readers average."""
-    assert [(transfer.arrives_as.path, transfer.shape) for transfer in plan_of(2, *objectives).transfers(0, 1, size)] == shapes
+    assert [(transfer.received_key.path, transfer.shape) for transfer in plan_of(2, *objectives).transfers(0, 1, size)] == shapes
 
 
 def test_distances_travel_only_from_a_rank_that_has_all_images_of_the_receiver():
     transfer_plan = plan_of(3, RKD, a=1)
     sent = {
-        pair: [(transfer.arrives_as.path, transfer.rows) for transfer in transfer_plan.transfers(*pair, 6)]
+        pair: [(transfer.received_key.path, transfer.rows) for transfer in transfer_plan.transfers(*pair, 6)]
         for pair in ((0, 1), (0, 2), (1, 0), (2, 0), (1, 2))
     }
     assert sent[0, 1] == [("body:distances", (0, 3))]

@@ -31,7 +31,7 @@ def test_the_average_is_scored_where_it_is_asked_for():
     assert peer.model is not peer.average.model
     peer.train_module.eval()
     torch.testing.assert_close(peer.predict(images()), peer.forward_ema(images())["logits"])
-    apart = peer_of(averaged=True, score_average=False)
+    apart = peer_of(averaged=True, evaluate_average=False)
     assert apart.eval_model is apart.model
     apart.train_module.eval()
     torch.testing.assert_close(apart.predict(images()), apart.tapped(images())["logits"])

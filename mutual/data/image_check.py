@@ -47,13 +47,13 @@ class Findings:
 
     def lines(self) -> list[str]:
         """Returns a line for each finding, and a summary."""
-        found = [str(ImageError(path, reason)) for path, reason in sorted(self.bad.items())]
-        found += [f"{printable(val)} has the content of {printable(train)}" for val, train in sorted(self.duplicates.items())]
-        found += [f"class {printable(name)} is in {side} only" for name, side in sorted(self.one_sided.items())]
-        found += [f"{printable(folder)} holds no image" for folder in self.empty]
-        found += [f"note: {printable(path)} is hidden and passed over" for path in self.hidden]
+        lines = [str(ImageError(path, reason)) for path, reason in sorted(self.bad.items())]
+        lines += [f"{printable(val)} has the content of {printable(train)}" for val, train in sorted(self.duplicates.items())]
+        lines += [f"class {printable(name)} is in {side} only" for name, side in sorted(self.one_sided.items())]
+        lines += [f"{printable(folder)} holds no image" for folder in self.empty]
+        lines += [f"note: {printable(path)} is hidden and passed over" for path in self.hidden]
         counts = f"{len(self.bad)} bad, {len(self.duplicates)} of val that are in train too"
-        return [*found, f"{self.images} images: {counts}; {len(self.one_sided)} classes of one side only, {len(self.empty)} empty"]
+        return [*lines, f"{self.images} images: {counts}; {len(self.one_sided)} classes of one side only, {len(self.empty)} empty"]
 
 
 def check(sides: dict[str, Classes], *, workers: int) -> Findings:
@@ -62,18 +62,18 @@ def check(sides: dict[str, Classes], *, workers: int) -> Findings:
     for side, classes in sides.items():
         for path in (path for paths in classes.values() for path in paths):
             sides_of.setdefault(path, set()).add(side)  # lists may name a file in both
-    found = Findings(images=len(sides_of))
+    findings = Findings(images=len(sides_of))
     digests: dict[str, dict[str, list[Path]]] = {side: {} for side in sides}
     with tqdm(total=len(sides_of), desc="reading", unit="image", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
         for each in examine(list(sides_of), workers=workers):
             bar.update()
             if each.reason:
-                found.bad[str(each.path)] = each.reason
+                findings.bad[str(each.path)] = each.reason
             for side in sides_of[each.path] if each.digest else ():
                 digests[side].setdefault(each.digest, []).append(each.path)
     for digest in digests.get("train", {}).keys() & digests.get("val", {}).keys():
-        found.duplicates |= {str(path): str(min(digests["train"][digest])) for path in digests["val"][digest]}
-    return found
+        findings.duplicates |= {str(path): str(min(digests["train"][digest])) for path in digests["val"][digest]}
+    return findings
 
 
 def check_folder(folder: Path, *, workers: int) -> Findings:
@@ -93,12 +93,12 @@ def check_folder(folder: Path, *, workers: int) -> Findings:
         sides = {"": {child.name: image_files(child) for child in class_folders(folder)} or {"": image_files(folder)}}
     if not any(paths for classes in sides.values() for paths in classes.values()):
         raise InputError(f"{printable(folder)} holds no image")
-    found = check(sides, workers=workers)
-    found.empty = [str(folder / side / name) for side, classes in sides.items() for name, paths in classes.items() if not paths]
+    findings = check(sides, workers=workers)
+    findings.empty = [str(folder / side / name) for side, classes in sides.items() for name, paths in classes.items() if not paths]
     if len(sides) == 2:
-        found.one_sided = _one_sided(set(sides["train"]), set(sides["val"]))
-    found.hidden = [str(path) for path in hidden_image_files(folder)]
-    return found
+        findings.one_sided = _one_sided(set(sides["train"]), set(sides["val"]))
+    findings.hidden = [str(path) for path in hidden_image_files(folder)]
+    return findings
 
 
 def check_data(spec: Data, *, workers: int) -> Findings:
@@ -115,11 +115,11 @@ def check_data(spec: Data, *, workers: int) -> Findings:
     except ValueError as error:
         raise InputError(f"data: {printable(error)}") from error
     if isinstance(train, FileSplit) and isinstance(splits.val, FileSplit):
-        found = check({"train": {"": list(train.paths)}, "val": {"": list(splits.val.paths)}}, workers=workers)
+        findings = check({"train": {"": list(train.paths)}, "val": {"": list(splits.val.paths)}}, workers=workers)
     else:
-        found = Findings(len(splits.train.labels) + len(splits.val.labels), duplicates=_duplicates_in_memory(splits.train, splits.val))
-    found.one_sided = _one_sided(*(_classes_of(split, splits) for split in (splits.train, splits.val)))
-    return found
+        findings = Findings(len(splits.train.labels) + len(splits.val.labels), duplicates=_duplicates_in_memory(splits.train, splits.val))
+    findings.one_sided = _one_sided(*(_classes_of(split, splits) for split in (splits.train, splits.val)))
+    return findings
 
 
 def _one_sided(train: set[str], val: set[str]) -> dict[str, str]:

@@ -35,5 +35,6 @@ def test_a_name_is_imported_once(monkeypatch):
     package = type(sys)("lazy_package")
     monkeypatch.setitem(sys.modules, "lazy_package", package)
     package.__getattr__, package.__dir__ = lazy_attributes("lazy_package", {"math": ["tau"]})
+    package.__all__ = ["tau"]
     assert "tau" in package.__dir__()
     assert package.tau == package.__dict__["tau"]

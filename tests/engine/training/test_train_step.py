@@ -136,7 +136,7 @@ def test_gradients_are_brought_together_once_a_window_and_peer(update):
     entered = []
     train_step._comm = SimpleNamespace(device=torch.device("cpu"), no_sync=lambda modules: entered.append(modules) or nullcontext())
     group.train()
-    window = next(data.train_windows(0, start=0, world_size=1, rank=0, accumulate=2))
+    window = next(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=2))
     train_step(window, 0, measure=False)
     assert entered == [[peer.train_module for peer in group.trainable]] * (1 if update == "simultaneous" else 2)
 

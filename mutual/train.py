@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.train") 
         recipe = load_recipe(options.recipe, options.overrides)
         from mutual.engine import check_inputs
 
-        check_inputs(recipe)
+        check_inputs(recipe, into_new_folder=not (options.resume or options.overwrite))
         from mutual.engine import fit  # torch takes seconds to import, a wrong recipe is reported before
 
         result = fit(recipe, resume=options.resume, overwrite=options.overwrite)

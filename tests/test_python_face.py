@@ -221,3 +221,28 @@ def test_no_lazy_name_is_a_submodules_too():
         if hasattr(package, "__getattr__"):
             submodules = {module.name for module in pkgutil.iter_modules([str(path.parent)])}
             assert submodules.isdisjoint(set(package.__all__) - ({"predict"} if package is mutual else set())), name
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([print], "is no instance of a subclass of mutual.Callback"),
+        ([mutual.Callback], "is no instance"),
+        (
+            type("Misspelt", (mutual.Callback,), {"on_epoch": lambda self, state: None})(),
+            "has none of the methods begin, update, epoch, end",
+        ),
+    ],
+    ids=["a function", "a class", "a misspelt method"],
+)
+def test_what_is_no_callback_is_one_line_before_anything_is_removed(tmp_path, callbacks, message):
+    with pytest.raises(mutual.InputError, match=message):
+        mutual.fit({**tiny_document(), "output": str(tmp_path)}, overwrite=True, callbacks=callbacks)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fit_takes_a_dict_and_refuses_to_resume_and_overwrite_at_once(tmp_path):
+    document = {**tiny_document(), "output": str(tmp_path), "train": {"epochs": 1, "progress": False}}
+    with pytest.raises(mutual.InputError, match="exclude each other"):
+        mutual.fit(document, resume=True, overwrite=True)
+    assert mutual.fit(document).folder == tmp_path / document["name"]

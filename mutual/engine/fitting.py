@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -22,39 +24,50 @@ from mutual.engine.runtime import (
     torch_threads,
 )
 from mutual.engine.storage import BEST, RunFolder, check_same_data, exclusive_access, peer_file, resumed_recipe, select_checkpoint
-from mutual.engine.training import Callback, Trainer, build_trainer, build_training
+from mutual.engine.training import Callback, Trainer, build_trainer, build_training, check_callbacks
 from mutual.models import read_model
-from mutual.recipe import Recipe
+from mutual.recipe import InputError, Recipe, load_recipe
 
 
 @restore_switches()
-def fit(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, callbacks: Sequence[Callback] = ()) -> RunResult:
+def fit(
+    recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Callback | Sequence[Callback] = (),
+) -> RunResult:
     """Trains `recipe` into its run folder. Collective: all ranks must call it.
 
     Args:
-        recipe: as `load_recipe` returns it.
+        recipe: as `load_recipe` returns it, or what it takes.
         resume: go on from the run's last good checkpoint, or start where there is none.
         overwrite: remove what an earlier run of this name has left.
-        callbacks: are called while it runs, in this order; see `Callback`.
+        callbacks: one or several, called while it runs, in this order; see `Callback`.
 
     Returns:
         The run folder, the best peer, the scores and the history.
 
     Raises:
         RecipeError: the recipe, the data or the launcher do not fit; nothing has been written.
-        InputError: the run folder holds a run, and neither `resume` nor `overwrite` was given; another training has locked it; it is no
-            run's; or what it holds is damaged. Nothing in it has been changed.
+        InputError: `resume` and `overwrite` are both given; a callback is none; the run folder holds a run, and neither was given;
+            another training has locked it; it is no run's; or what it holds is damaged. Nothing in it has been changed.
         StoppedError: SIGTERM, SIGUSR1 or SIGINT was received; a checkpoint has been written.
         NonFiniteLossError: a loss diverged; the last good checkpoint is kept.
         OSError: the disk is full or does not answer; the last good checkpoint is kept.
 
     Example:
         >>> import mutual
-        >>> recipe = mutual.load_recipe("recipes/dml_pplcnet.yaml", ["train.epochs=1"]) # doctest: +SKIP
+        >>> recipe = mutual.load_recipe("recipes/dml_pplcnet.yaml")              # doctest: +SKIP
         >>> result = mutual.fit(recipe, overwrite=True)                          # doctest: +SKIP
         >>> result.best_peer, result.history[-1]["eval"]["a"]["top1"]            # doctest: +SKIP
-        ('a', 0.98)
+        ('b', 0.9887)
     """
+    if resume and overwrite:
+        raise InputError("resume and overwrite exclude each other: go on with the run, or start over")
+    callbacks = check_callbacks(callbacks)
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
     recipe = restrict_to_job(split_launch(recipe)).resolved()
     folder = RunFolder.of(recipe)
     environment = init_environment(recipe)

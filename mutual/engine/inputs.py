@@ -6,20 +6,25 @@ from pathlib import Path
 
 from mutual.commandline import launched_rank
 from mutual.data import check_present
+from mutual.engine.storage import LOCK, MARK, RunFolder
 from mutual.models import check_file
 from mutual.recipe import Recipe
 
 
-def check_inputs(recipe: Recipe) -> None:
-    """Refuses a recipe whose data or weights files are missing.
+def check_inputs(recipe: Recipe, *, into_new_folder: bool = False) -> None:
+    """Refuses a recipe whose data or weights files are missing, and if `into_new_folder`, one whose run folder holds a run.
 
     Of several processes, or jobs that train peers of one recipe, each reads its own: there it is left to those who read.
 
     Raises:
         RecipeError: a folder or file that the recipe names is missing.
+        InputError: the run folder holds a run.
     """
     if launched_rank()[1] != 1 or recipe.exchange.kind == "stale":
         return
+    folder = RunFolder.of(recipe)
+    if into_new_folder and (folder.path / MARK).exists() and not (folder.path / LOCK).exists():  # who holds a lock is said later
+        folder.check_unused()
     check_data_present(recipe)
     for name, peer in recipe.peers.items():
         if peer.weights not in (None, "pretrained"):

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -125,6 +126,8 @@ def _listed(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
         yield from named_images([Path(images)])
     elif isinstance(images, Image.Image) or (isinstance(images, Tensor) and images.dim() != 4):
         yield images
+    elif isinstance(images, np.ndarray):
+        raise InputError("a NumPy array may be [H, W, C] or [C, H, W], RGB or BGR; give torch.from_numpy(array) as uint8 [C, H, W] in RGB")
     elif isinstance(images, Iterable):
         for image in images:
             yield from _listed(image)

@@ -8,7 +8,8 @@ from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from mutual.engine.storage.checkpoint_store import CheckpointStore
-    from mutual.engine.storage.files import UNFINISHED, json_text, sha256, unfinished, write_file
+    from mutual.engine.storage.files import MARK, UNFINISHED, json_text, sha256, unfinished, write_file
+    from mutual.engine.storage.lock import LOCK
     from mutual.engine.storage.opening import check_same_data, exclusive_access, resumed_recipe, select_checkpoint
     from mutual.engine.storage.run_folder import (
         BEST,
@@ -27,6 +28,8 @@ __all__ = [
     "EXPORTED",
     "EXPORT_SUFFIXES",
     "LAST",
+    "LOCK",
+    "MARK",
     "METRICS",
     "UNFINISHED",
     "BestRecord",
@@ -48,7 +51,8 @@ __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),
-        "mutual.engine.storage.files": ("UNFINISHED", "json_text", "sha256", "unfinished", "write_file"),
+        "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "sha256", "unfinished", "write_file"),
+        "mutual.engine.storage.lock": ("LOCK",),
         "mutual.engine.storage.opening": ("check_same_data", "exclusive_access", "resumed_recipe", "select_checkpoint"),
         "mutual.engine.storage.run_folder": (
             "BEST",

@@ -79,9 +79,8 @@ def resumed_recipe(
 def _saved_document(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
     """Returns the recipe of the run that is resumed as JSON values, after a comparison with `recipe`."""
     has_checkpoint = bool(folder.checkpoints().resumable())
-    if not (resume or overwrite) and folder.holds_run():
-        content = "a checkpoint" if has_checkpoint else "trained weights"
-        raise InputError(f"{folder.path} holds {content}; add --resume to go on, --overwrite to start over, or give another name=...")
+    if not (resume or overwrite):
+        folder.check_unused()
     # where weights are left without a checkpoint, what is trained again in their place must be the same run
     if not resume or not (has_checkpoint or (folder.holds_run() and (folder.path / RECIPE).exists())):
         return None

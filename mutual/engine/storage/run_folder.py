@@ -87,6 +87,16 @@ class RunFolder:
         folders += [(self.export, suffix) for suffix in EXPORT_SUFFIXES.values()]
         return bool(self.checkpoints().resumable()) or any(any(folder.glob(f"*{suffix}")) for folder, suffix in folders)
 
+    def check_unused(self) -> None:
+        """Refuses a folder that holds a run.
+
+        Raises:
+            InputError: it holds a checkpoint, or trained weights.
+        """
+        if self.holds_run():
+            content = "a checkpoint" if self.checkpoints().resumable() else "trained weights"
+            raise InputError(f"{self.path} holds {content}; add --resume to go on, --overwrite to start over, or give another name=...")
+
     def check_owner(self) -> None:
         """Refuses a folder that holds files with a run's names but not the mark of a run, or links in the place of folders.
 
@@ -240,5 +250,6 @@ def peer_file(folder: RunFolder, peer: str) -> Path:
     best = folder.best_peer()
     name = best if peer == "best" else peer
     if name not in recipe.trainable:
-        raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {', '.join(recipe.trainable)}, and `best` is {best}")
+        trained = f"{', '.join(recipe.trainable)}, and `best` is {best}"
+        raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {trained}; evaluate knows `all`, predict `ensemble`, too")
     return folder.verified_weights(BEST, name)

@@ -1,6 +1,6 @@
 """Training: the loop, the update, optimizers, and the state that a checkpoint holds."""
 
-from mutual.engine.training.callbacks import Callback, TrainingState
+from mutual.engine.training.callbacks import Callback, TrainingState, check_callbacks
 from mutual.engine.training.run_setup import build_trainer
 from mutual.engine.training.setup import Training, build_dataset, build_training, image_preparation, make_optimizer
 from mutual.engine.training.trainer import Trainer
@@ -13,6 +13,7 @@ __all__ = [
     "build_dataset",
     "build_trainer",
     "build_training",
+    "check_callbacks",
     "image_preparation",
     "make_optimizer",
 ]

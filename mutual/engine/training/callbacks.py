@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mutual.engine.monitoring import Scores
-from mutual.recipe import Recipe
+from mutual.recipe import InputError, Recipe
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,25 @@ class Callback:
 
     def end(self, state: TrainingState) -> None:
         """Called once after the last epoch; not where the run is stopped or fails."""
+
+
+_EVENTS = ("begin", "update", "epoch", "end")
+
+
+def check_callbacks(callbacks: Callback | Sequence[Callback]) -> tuple[Callback, ...]:
+    """Returns one or several callbacks as a tuple.
+
+    Raises:
+        InputError: one of them is no `Callback`, or none of its methods would be called.
+    """
+    given = (callbacks,) if isinstance(callbacks, Callback) else tuple(callbacks)
+    for callback in given:
+        if not isinstance(callback, Callback):
+            raise InputError(f"callbacks: {callback!r} is no instance of a subclass of mutual.Callback")
+        inherited = [getattr(getattr(callback, event), "__func__", None) is getattr(Callback, event) for event in _EVENTS]
+        if type(callback) is not Callback and all(inherited):
+            raise InputError(f"callbacks: {type(callback).__name__} has none of the methods {', '.join(_EVENTS)}")
+    return given
 
 
 class Callbacks:

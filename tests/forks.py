@@ -111,9 +111,9 @@ class Job:
         if self._store is None:
             return {}
         names = ("RANK", "LOCAL_RANK", "ROLE_RANK"), ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE")
-        told = {name: str(value) for group, value in zip(names, (rank, processes), strict=True) for name in group}
+        reported = {name: str(value) for group, value in zip(names, (rank, processes), strict=True) for name in group}
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self._store.port), "GROUP_RANK": "0"}
-        return {**told, **meeting, "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+        return {**reported, **meeting, "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
 
     def _end(self) -> None:
         self._join(_NOTICE)

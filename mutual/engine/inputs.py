@@ -22,9 +22,6 @@ def check_inputs(recipe: Recipe, *, into_new_folder: bool = False) -> None:
     """
     if launched_rank()[1] != 1 or recipe.exchange.kind == "stale":
         return
-    folder = RunFolder.of(recipe)
-    if into_new_folder and (folder.path / MARK).exists() and not (folder.path / LOCK).exists():  # who holds a lock is said later
-        folder.check_unused()
     check_data_present(recipe)
     for name, peer in recipe.peers.items():
         if peer.weights not in (None, "pretrained"):
@@ -32,6 +29,9 @@ def check_inputs(recipe: Recipe, *, into_new_folder: bool = False) -> None:
                 check_file(Path(peer.weights or ""))
             except ValueError as error:
                 raise recipe.error(f"peers.{name}.weights", str(error)) from error
+    folder = RunFolder.of(recipe)
+    if into_new_folder and (folder.path / MARK).exists() and not (folder.path / LOCK).exists():  # who holds a lock is said later
+        folder.check_unused()
 
 
 def check_data_present(recipe: Recipe) -> None:

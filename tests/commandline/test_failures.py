@@ -49,7 +49,7 @@ HOST = re.escape(os.uname().nodename)
         ("data", rf"mutual: rank 1 on {HOST}: \S*recipe.yaml: data: no folder /nowhere/train; .*"),
     ],
 )
-def test_what_one_machine_lacks_is_told_once_with_its_rank(tmp_path, fault, line):
+def test_what_one_machine_lacks_is_reported_once_with_its_rank(tmp_path, fault, line):
     end = ended(tmp_path, module="rank_faults", fault=fault, torchrun=fault == "recipe")
     assert len(end.lines) == 1, end.stderr
     assert re.match(line, end.lines[0]), end.lines
@@ -68,11 +68,11 @@ def test_a_factory_that_fails_on_one_rank_ends_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fault", "told", "code", "workers"), [("input", "/data/3.jpg cannot be read", 2, 1), ("bug", "KeyError: 'no such key'", 1, 0)]
+    ("fault", "reported", "code", "workers"), [("input", "/data/3.jpg cannot be read", 2, 1), ("bug", "KeyError: 'no such key'", 1, 0)]
 )
-def test_an_error_in_the_middle_of_an_epoch_ends_all(tmp_path, fault, told, code, workers):
+def test_an_error_in_the_middle_of_an_epoch_ends_all(tmp_path, fault, reported, code, workers):
     end = ended(tmp_path, model="rank_faults:faulty", fault=fault, workers=workers)
-    assert end.stderr.count(told) == 1, end.stderr
+    assert end.stderr.count(reported) == 1, end.stderr
     assert len(end.lines) == 1, end.stderr
     assert end.lines[0].startswith(f"mutual: rank 1 on {os.uname().nodename}: ")
     assert code in end.codes
@@ -89,14 +89,14 @@ def test_a_rank_that_was_killed_leaves_a_line_and_no_traceback(tmp_path):
     assert end.seconds < 40
 
 
-def test_what_all_have_is_told_once_and_without_ranks(tmp_path):
+def test_what_all_have_is_reported_once_and_without_ranks(tmp_path):
     end = ended(tmp_path, "peers.a.model=support:nothing")
     assert len(end.lines) == 1, end.stderr
     assert end.lines[0].startswith("mutual: override peers.a.model=support:nothing: peers.a.model: ")
     assert end.codes == {2}
 
 
-def test_a_diverged_run_is_told_once(tmp_path):
+def test_a_diverged_run_is_reported_once(tmp_path):
     end = ended(tmp_path, "peers.a.model=support:poisoned")
     assert len(end.lines) == 1, end.stderr
     assert "not finite" in end.lines[0]

@@ -52,9 +52,9 @@ def raised(error):
 )  # fmt: skip
 def test_what_can_be_mended_is_a_line(capsys, error, code, line):
     assert run_command(raised(error), resumes=True) == code
-    told = capsys.readouterr().err
-    assert told.startswith(f"mutual: {line}")
-    assert told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert reported.startswith(f"mutual: {line}")
+    assert reported.count("\n") == 1
     run_command(raised(error))
     assert "--resume" not in capsys.readouterr().err, "only a training can be gone on with"
 
@@ -80,14 +80,14 @@ def command():
 
 sys.exit(run_command(command))
 """
-    for word, told in (("reader", ""), ("worker", "mutual: Broken pipe\n")):
+    for word, reported in (("reader", ""), ("worker", "mutual: Broken pipe\n")):
         process = subprocess.Popen(
             [sys.executable, "-c", code, word], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         if word == "reader":
             process.stdout.close()
         assert process.wait(timeout=60) == 1
-        assert process.stderr.read() == told
+        assert process.stderr.read() == reported
 
 
 def test_what_nobody_expected_keeps_its_traceback():
@@ -152,24 +152,24 @@ def test_an_interrupt_while_torch_is_imported_is_a_line(tmp_path, name):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, reported = process.communicate(timeout=60)
     lines = {"train": "mutual: interrupted at once; the last checkpoint, if there is one, stands; go on with --resume\n"}
-    assert (process.returncode, told) == (1, lines.get(name, "mutual: interrupted\n"))
+    assert (process.returncode, reported) == (1, lines.get(name, "mutual: interrupted\n"))
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "reported"),
     [
         ("output=taken", "a file stands in a folder's place"),
         ("output=" + 300 * "x", "give a shorter name or path"),
         ("output=/proc/nothing", "check the path"),
     ],
 )
-def test_a_run_folder_that_cannot_be_made_is_a_line(tmp_path, override, told):
+def test_a_run_folder_that_cannot_be_made_is_a_line(tmp_path, override, reported):
     (tmp_path / "taken").write_text("the user's own")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny_document(output=str(tmp_path))))
     done = run("mutual.train", tmp_path / "recipe.yaml", override, cwd=tmp_path, expect=2, PYTHONPATH=f"{ROOT / 'tests'}{os.pathsep}{ROOT}")
-    assert told in done.stderr
+    assert reported in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("mutual: ")]) == 1
     assert "Traceback" not in done.stderr
     assert (tmp_path / "taken").read_text() == "the user's own"

@@ -114,7 +114,7 @@ def test_a_folder_of_classes_that_is_not_split_yet_is_checked_too(root, capsys):
         (["recipe.yaml", "data.dataset=image_list", "data.train_list=recipe.yaml", "data.val_list=recipe.yaml"], "recipe.yaml"),
     ],
 )
-def test_what_cannot_be_checked_is_told_in_a_line(root, capsys, monkeypatch, arguments, message):
+def test_what_cannot_be_checked_is_one_line(root, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(root)
     (root / "none").mkdir()
     recipe(root, dataset="fake")
@@ -183,7 +183,7 @@ def test_check_and_split_end_as_every_verb_does(tmp_path, capsys, monkeypatch, c
 
     monkeypatch.setattr(*((image_check, "check_folder") if command is check else (split, "split_folder")), fail)
     assert command.main([str(tmp_path), *([] if command is check else [str(tmp_path / "out")])]) == code
-    told = capsys.readouterr()
-    assert told.err.startswith(f"mutual: {line}")
-    assert told.err.count("\n") == 1
-    assert told.out == ""
+    reported = capsys.readouterr()
+    assert reported.err.startswith(f"mutual: {line}")
+    assert reported.err.count("\n") == 1
+    assert reported.out == ""

@@ -199,7 +199,7 @@ def test_names_in_lists_and_folders_need_not_be_utf8(tmp_path):
         ("\u0663", None, r"train.txt, line 2: 'train/cat/0.png \u0663' is not `path label` with a class number"),
     ],
 )
-def test_an_absurd_label_is_told_with_its_line(tmp_path, label, num_classes, message):
+def test_an_absurd_label_is_reported_with_its_line(tmp_path, label, num_classes, message):
     image_folder(tmp_path)
     (tmp_path / "train.txt").write_text(f"train/cat/0.png 0\ntrain/cat/0.png {label}\ntrain/cat/0.png 1\n", encoding="utf-8")
     (tmp_path / "val.txt").write_text("val/cat/0.png 0\n")
@@ -218,7 +218,7 @@ def test_many_classes_may_be_meant(tmp_path):
     assert torch.cat([batch.labels for batch in data.eval_batches(world_size=1, shard=(0, 1))]).tolist() == [19_999]
 
 
-def test_what_is_wrong_with_a_folder_is_told_at_the_start(tmp_path):
+def test_what_is_wrong_with_a_folder_is_reported_at_the_start(tmp_path):
     with pytest.raises(ValueError, match=r"no folder .*train; image_folder needs ROOT/train/CLASS"):
         build(dataset="image_folder", root=str(tmp_path / "nowhere"))
     image_folder(tmp_path, parts=("train",))
@@ -254,7 +254,7 @@ def test_what_is_wrong_with_a_folder_is_told_at_the_start(tmp_path):
         ),
     ],
 )
-def test_what_does_not_fit_is_told_in_a_line(fields, message):
+def test_what_does_not_fit_is_one_line(fields, message):
     with pytest.raises(ValueError, match=message):
         build(**fields)
 

@@ -57,7 +57,7 @@ def header(*sizes, kind=8):
     ids=["empty", "text", "labels", "floats", "cut header", "cut", "longer", "huge", "none"],
 )
 @pytest.mark.parametrize("compress", [True, False])
-def test_a_damaged_idx_file_is_told_in_a_line(tmp_path, content, message, compress):
+def test_a_damaged_idx_file_is_one_line(tmp_path, content, message, compress):
     name = tmp_path / f"train-images-idx3-ubyte{'.gz' if compress else ''}"
     name.write_bytes(gzip.compress(content) if compress else content)
     with pytest.raises(ValueError, match=rf"{name.name} is no whole IDX file: .*({message})"):

@@ -14,7 +14,7 @@ from mutual.data import ImageError, load_image
 PNG = healthy_images()["colour.png"]
 
 
-def test_what_is_no_file_is_told_at_once(tmp_path):
+def test_what_is_no_file_is_reported_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
@@ -49,7 +49,7 @@ def test_what_is_no_file_is_told_at_once(tmp_path):
         load_image(tmp_path / ("x" * 5000), 3)
 
 
-def test_names_that_are_not_utf8_or_not_printable_are_read_and_told_in_a_line(tmp_path):
+def test_names_that_are_not_utf8_or_not_printable_are_read_and_reported_in_one_line(tmp_path):
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe\n\x1b[31m.png"))
     odd.write_bytes(PNG)
     assert load_image(odd, 3).shape == (3, 44, 60)

@@ -176,7 +176,7 @@ PADDED = {"augment": [{"name": "random_crop", "size": 8, "padding": 4, "padding_
     ("augment", "reason"),
     [(PADDED, "[Pp]adding size should be less"), ({"augment": [{"name": "random_crop", "size": 8, "padding": 0}]}, "crop size")],
 )
-def test_a_transform_that_fails_in_an_epoch_is_told_with_file_and_epoch(root, tmp_path, workers, augment, reason, on_bad_image):
+def test_a_transform_that_fails_in_an_epoch_is_reported_with_file_and_epoch(root, tmp_path, workers, augment, reason, on_bad_image):
     shutil.copytree(root, tmp_path / "data")
     Image.new("L", (3, 3)).save(tmp_path / "data" / "train" / "class1" / "15.png")
     data = module(tmp_path / "data", workers=workers, on_bad_image="skip", **augment)
@@ -217,7 +217,7 @@ def test_too_little_memory_for_a_transform_is_the_machines_fault(root, workers, 
     data.close()
 
 
-def test_an_error_without_a_message_is_told_too(root, monkeypatch):
+def test_an_error_without_a_message_is_reported_too(root, monkeypatch):
     def silent(*_):
         raise RuntimeError
 

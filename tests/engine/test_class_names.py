@@ -173,6 +173,6 @@ def test_images_that_a_model_does_not_take_are_a_line(run, monkeypatch, capsys, 
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.Linear, "forward", strict)
         assert evaluate.main([str(run), override]) == 2
-    told = capsys.readouterr().err
-    assert f"data: not what peer 'a' was trained for: {line}" in told
-    assert told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert f"data: not what peer 'a' was trained for: {line}" in reported
+    assert reported.count("\n") == 1

@@ -113,14 +113,14 @@ def test_a_damaged_file_gives_the_right_answer_or_a_line(place, tmp_path, capsys
     files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
     if command != "resume":
         files = [file for file in files if file.parts[0] != "checkpoints"]
-    told = 0
+    reported = 0
     for number, file in enumerate(files):
         folder = shutil.copytree(source, tmp_path / str(number) / "tiny")
         damage(folder / file, [folder / each for each in files])
         code, found, err = answer(command, folder, place, capsys)
         if code == 0 and "is determined again" in err:  # best weights that are lost are told of, and the run goes on without them
             assert file.parts[0] == "best", f"{damage.__name__} {file}: {err}"
-            told += 1
+            reported += 1
         elif code == 0:
             assert found == expected, f"{damage.__name__} {file}: another answer, and nobody was told"
         else:
@@ -129,6 +129,6 @@ def test_a_damaged_file_gives_the_right_answer_or_a_line(place, tmp_path, capsys
             assert lines, f"{damage.__name__} {file}: nothing was told"
             assert all(line.startswith("mutual: ") for line in lines), f"{damage.__name__} {file}: {err}"
             assert "Traceback" not in err
-            told += 1
-    assert told, "some damage was noticed"
+            reported += 1
+    assert reported, "some damage was noticed"
     assert len(files) >= 7

@@ -121,7 +121,7 @@ def _attack(strategy: st.SearchStrategy, number: int, case: Callable[[object], N
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[str(path.relative_to(REPOSITORY)) for path in RECIPES])
-def test_a_mutant_is_a_recipe_or_told_in_lines(path, tmp_path, tally, request):
+def test_a_mutant_is_a_recipe_or_reported_in_lines(path, tmp_path, tally, request):
     file, again = tmp_path / "mutant.yaml", tmp_path / "again.yaml"
 
     def case(content: bytes) -> None:
@@ -132,7 +132,7 @@ def test_a_mutant_is_a_recipe_or_told_in_lines(path, tmp_path, tally, request):
     attack(mutants(path.read_text(encoding="utf-8")), number, case)
 
 
-def test_an_override_gives_a_recipe_or_is_told_in_lines(tmp_path, tally, request):
+def test_an_override_gives_a_recipe_or_is_reported_in_lines(tmp_path, tally, request):
     recipes = {path: list(key_paths(yaml.safe_load(dump_recipe(load_recipe(path))))) for path in RECIPES}
     cases = st.sampled_from(RECIPES).flatmap(lambda path: st.tuples(st.just(path), overrides(recipes[path])))
 

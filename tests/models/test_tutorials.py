@@ -42,6 +42,6 @@ def test_one_is_the_gated_mean_of_its_branches():
 
 
 @pytest.mark.parametrize("args", [{"branches": 1}, {"widths": [8]}])
-def test_a_one_that_cannot_be_is_told_in_a_line(args):
+def test_a_one_that_cannot_be_is_one_line(args):
     with pytest.raises(ValueError, match=r"take 2 or more|one of each for every layer"):
         create_model("one", num_classes=5, **args)

@@ -160,7 +160,7 @@ def test_a_card_rebuilds_the_model(net, tmp_path):
     assert torch.equal(model(images), net.eval()(images))
 
 
-def test_weights_that_do_not_fit_are_told_in_a_line(net, tmp_path):
+def test_weights_that_do_not_fit_are_one_line(net, tmp_path):
     (tmp_path / "net.safetensors").write_bytes(model_bytes(net, CARD))
     with pytest.raises(ValueError, match="class counts differ: the file has 4, the model 6"):
         create_model("small_cnn", num_classes=6, in_channels=1, weights=str(tmp_path / "net.safetensors"))

@@ -241,7 +241,7 @@ def test_measured_distances_are_taken_for_what_they_are(logits):
     assert torch.equal(loss(learner, distances(source), source_is_distances=True), loss(learner, source))
 
 
-def test_shapes_are_compared_where_both_are_told():
+def test_shapes_are_compared_where_both_are_reported():
     """A list is as good as a tuple, also of several outputs; an output without dimensions has the shape ()."""
     build_loss("kd", learner_shape=(5,))
     build_loss("kd", source_shape=(5,))
@@ -270,7 +270,7 @@ def test_shapes_are_compared_where_both_are_told():
         ("afd", {"learner_shape": [(5, 4, 4)], "source_shape": [(6,)]}, r"needs feature maps \[C, H, W\]"),
     ],
 )
-def test_wrong_arguments_are_told_in_a_line(name, arguments, message):
+def test_wrong_arguments_are_one_line(name, arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         build_loss(name, **arguments)
     assert "\n" not in str(caught.value)

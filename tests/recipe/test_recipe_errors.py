@@ -140,11 +140,11 @@ CROSS_MISTAKES = [
 
 @pytest.mark.parametrize(("changes", "line"), SCHEMA_MISTAKES + CROSS_MISTAKES, ids=lambda value: value[:40])
 def test_a_mistake_is_one_line(changes, line):
-    told = line.replace("{losses}", ", ".join(sorted(OBJECTIVES))).replace("{names}", ", ".join(RESERVED_NAMES))
-    assert lines_of(changes) == [f"r.yaml: {told}"]
+    reported = line.replace("{losses}", ", ".join(sorted(OBJECTIVES))).replace("{names}", ", ".join(RESERVED_NAMES))
+    assert lines_of(changes) == [f"r.yaml: {reported}"]
 
 
-def test_all_mistakes_of_all_sections_are_told_together():
+def test_all_mistakes_of_all_sections_are_reported_together():
     changes = "{seed: x, data: {dataset: digit}, objectives: [{loss: dlm}, {loss: kd, temperature: 0}], train: {epoch: 3, ema: 2}, lr: 1}"
     assert [line.split(": ")[1] for line in lines_of(changes)] == [
         "seed",
@@ -157,7 +157,7 @@ def test_all_mistakes_of_all_sections_are_told_together():
     ]
 
 
-def test_all_required_keys_are_told_together():
+def test_all_required_keys_are_reported_together():
     with pytest.raises(RecipeError) as caught:
         parse_recipe({})
     assert str(caught.value).splitlines() == [f"{key}: required, but not given" for key in ("name", "peers", "objectives")]
@@ -171,7 +171,7 @@ def test_an_objective_needs_another_peer():
         parse_recipe(document)
 
 
-def test_a_peer_that_no_objective_trains_is_told():
+def test_a_peer_that_no_objective_trains_is_reported():
     document = {**BASE, "peers": {"a": {"model": "x"}, "b": {"model": "x"}}, "objectives": [{"loss": "cross_entropy", "learners": ["a"]}]}
     with pytest.raises(RecipeError, match=r"peers\.b: no objective trains 'b'; name it among some learners or set frozen: true"):
         parse_recipe(document)

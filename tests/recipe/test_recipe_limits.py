@@ -81,10 +81,10 @@ def test_a_text_beyond_a_limit_is_one_line(text, line):
     begun = time.process_time()
     try:
         parse_yaml(text)
-        told = None
+        reported = None
     except YamlError as error:
-        told = str(error)
-    assert told == line
+        reported = str(error)
+    assert reported == line
     assert time.process_time() - begun < 1
 
 
@@ -195,7 +195,7 @@ def test_an_objectives_temperature_has_bounds_that_float32_can_take(file):
         ]
 
 
-def test_of_very_many_mistakes_the_first_are_told(file):
+def test_of_very_many_mistakes_the_first_are_reported(file):
     file.write_text(BASE + "".join(f"k{number}: 1\n" for number in range(2_000)))
     lines = lines_of(lambda: load_recipe(file))
     assert len(lines) == MAX_FAULTS + 1

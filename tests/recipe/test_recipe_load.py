@@ -263,7 +263,7 @@ def test_a_dict_is_loaded_as_the_file_that_says_the_same(tmp_path):
         ({"objectives": [{"loss": "kd"}]}, ["epochs"], "override epochs: no override; write key.path=value, such as train.epochs=3"),
     ],
 )
-def test_mistakes_in_a_dict_are_told_as_those_of_a_file(change, overrides, line):
+def test_mistakes_in_a_dict_are_reported_as_those_of_a_file(change, overrides, line):
     with pytest.raises(RecipeError) as caught:
         load_recipe({**document_of_digits(), **change}, overrides)
     assert str(caught.value) == line
@@ -277,13 +277,13 @@ def test_mistakes_in_a_dict_are_told_as_those_of_a_file(change, overrides, line)
         (3, "recipe: 3 is no mapping; a recipe has at least name, peers and objectives"),
     ],
 )
-def test_what_is_no_dict_is_told_in_a_line(document, line):
+def test_what_is_no_dict_is_one_line(document, line):
     with pytest.raises(RecipeError) as caught:
         load_recipe(document)
     assert str(caught.value) == line
 
 
-def test_a_dict_that_holds_itself_is_told_in_a_line():
+def test_a_dict_that_holds_itself_is_one_line():
     document = document_of_digits()
     document["data"] = document
     with pytest.raises(RecipeError, match=r"^recipe: more than [0-9,]+ (levels|values)[^\n]*$"):

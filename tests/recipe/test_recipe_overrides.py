@@ -104,13 +104,13 @@ def test_later_overrides_win(file):
 def test_a_wrong_override_is_named_in_its_line(file, override, line):
     with pytest.raises(RecipeError) as caught:
         load_recipe(file, [override])
-    told = line.replace("{sections}", ", ".join(sorted(Recipe.model_fields))).replace(
+    reported = line.replace("{sections}", ", ".join(sorted(Recipe.model_fields))).replace(
         "{sources}", ", ".join(sorted(["a", "b", *SOURCE_KINDS]))
     )
-    assert str(caught.value) == f"override {override}: {told}"
+    assert str(caught.value) == f"override {override}: {reported}"
 
 
-def test_mistakes_of_the_file_and_of_overrides_are_told_apart(file):
+def test_mistakes_of_the_file_and_of_overrides_are_reported_apart(file):
     Path(file).write_text(BASE + "trian: {}\n")
     with pytest.raises(RecipeError) as caught:
         load_recipe(file, ["train.epochs=1", "train.epochs=0", "train.ema=2"])
@@ -121,7 +121,7 @@ def test_mistakes_of_the_file_and_of_overrides_are_told_apart(file):
     ]
 
 
-def test_all_wrong_overrides_are_told_together(file):
+def test_all_wrong_overrides_are_reported_together(file):
     with pytest.raises(RecipeError) as caught:
         load_recipe(file, ["train.epochs", "objectives.7.weight=1"])
     assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == ["override train.epochs", "override objectives.7.weight=1"]

@@ -55,5 +55,5 @@ def test_lines_stay_lines():
         (OSError("x" * 300), "x" * 200 + " ..."),
     ],
 )
-def test_an_error_is_told_in_its_first_line(error, expected):
+def test_an_error_is_reported_in_its_first_line(error, expected):
     assert first_line(error) == expected

@@ -32,14 +32,14 @@ def test_accelerate_reads_its_configurations(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "told"), [("cpu.yaml", "1 process on cpu"), ("cpu_2.yaml", "2 processes on cpu")])
-def test_the_cpu_configurations_train(tmp_path, name, told):
+@pytest.mark.parametrize(("name", "reported"), [("cpu.yaml", "1 process on cpu"), ("cpu_2.yaml", "2 processes on cpu")])
+def test_the_cpu_configurations_train(tmp_path, name, reported):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny_document(train={"epochs": 1, "progress": False})))
     command = ["accelerate", "launch", "--config_file", LAUNCH / name, "-m", "mutual.train", tmp_path / "recipe.yaml"]
     without_gpus = environment(CUDA_VISIBLE_DEVICES="")
     done = subprocess.run([*command, f"output={tmp_path}"], env=without_gpus, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert told in done.stdout
+    assert reported in done.stdout
     assert (tmp_path / "tiny" / "best" / "best.json").exists()
 
 

@@ -100,7 +100,7 @@ MISTAKES = [
 ]
 
 
-def test_a_mistake_that_needs_no_torch_is_told_without(trained, tmp_path):
+def test_a_mistake_that_needs_no_torch_is_reported_without(trained, tmp_path):
     root = trained[0]
     places = {"recipe": root / "run.yaml", "run": root / "run", "image": root / "image.png", "nothing": tmp_path}
     commands = [

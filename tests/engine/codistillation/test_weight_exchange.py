@@ -62,7 +62,7 @@ def test_what_is_published_is_taken_over(tmp_path):
     assert_equal_weights(group_b.peers["a"].model.state_dict(), group_a.peers["a"].model.state_dict())
 
 
-def test_an_edge_from_a_peer_that_has_not_spoken_weighs_nothing(tmp_path):
+def test_an_edge_from_an_unavailable_peer_weighs_nothing(tmp_path):
     _, data, group, train_step = job(tmp_path, ["b"])
     alone = tiny_document(peers={"b": {"model": "support:double"}}, objectives=[{"loss": "cross_entropy"}])
     _, _, expected, other = build(alone)
@@ -106,29 +106,29 @@ def test_a_publication_that_cannot_be_read_is_skipped_with_a_warning(tmp_path, s
 
 
 def test_the_shelf_keeps_the_last_two_and_any_fsspec_address_serves():
-    shelf = WeightStore("memory://shelf")
-    assert shelf.latest("a") is None
+    published = WeightStore("memory://shelf")
+    assert published.latest("a") is None
     for step in range(4):
-        shelf.publish("a", bytes([step]) * 10, step=step)
-    digest, content = shelf.latest("a")
+        published.publish("a", bytes([step]) * 10, step=step)
+    digest, content = published.latest("a")
     assert content == bytes([3]) * 10
     assert len(digest) == 64
-    assert len(shelf._files.glob(f"{shelf._root}/a-*.safetensors")) == 2
+    assert len(published._files.glob(f"{published._root}/a-*.safetensors")) == 2
 
 
 def test_publishing_removes_nothing_but_what_the_peer_has_published_before(tmp_path):
     """Neither what a peer whose name begins alike has published, nor what the user keeps in the folder."""
-    shelf = WeightStore(str(tmp_path))
+    published = WeightStore(str(tmp_path))
     for peer in ("a-b", "a"):
         for step in range(3):
-            shelf.publish(peer, peer.encode() * 10, step=step)
+            published.publish(peer, peer.encode() * 10, step=step)
     kept = ["a-mine.safetensors", "a-0000000001-backup.safetensors", "a-1-deadbeef.safetensors", "[a].txt"]
     for name in kept:
         (tmp_path / name).write_text("the user's own")
     (tmp_path / ".unfinished-a-0000000001-deadbeef.safetensors").write_text("of a job that was killed")
     for step in range(3, 6):
-        shelf.publish("a", b"a" * step, step=step)
-    assert shelf.latest("a-b")[1] == b"a-b" * 10
+        published.publish("a", b"a" * step, step=step)
+    assert published.latest("a-b")[1] == b"a-b" * 10
     left = {path.name for path in tmp_path.iterdir()} - {"a.json", "a-b.json", *kept}
     assert sorted(name[: len("a-b-0000000001")] for name in left if name.startswith("a-b-")) == ["a-b-0000000001", "a-b-0000000002"]
     assert sorted(name[: len("a-0000000001")] for name in left if not name.startswith("a-b-")) == ["a-0000000004", "a-0000000005"]
@@ -138,13 +138,13 @@ def test_publishing_removes_nothing_but_what_the_peer_has_published_before(tmp_p
 def test_a_peer_that_nobody_publishes_is_named_once(tmp_path):
     exchange, _, _, _ = job(tmp_path, ["b"])
     exchange.refresh()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for update in range(1, 21):
             exchange.exchange_if_due(update)
             if update == 5:
-                assert not told
-    assert [str(each.message).partition(";")[0] for each in told] == [
+                assert not caught
+    assert [str(each.message).partition(";")[0] for each in caught] == [
         f"nobody has published peer 'a' in {tmp_path} so far, so nothing is learned from it"
     ]
 
@@ -154,24 +154,24 @@ def test_a_job_in_which_ranks_hold_different_peers_publishes_them_all_and_reads_
     """Only rank 1 holds the learner of c, and so c itself, which another job trains; without its weights nothing is learned from it."""
     peers = {name: {"model": "support:double"} for name in "abc"}
     objectives = [{"loss": "cross_entropy", "learners": ["a", "c"]}, {"loss": "dml", "learners": ["b"], "sources": ["c"]}]
-    shelf = WeightStore(str(tmp_path / "shelf"))
-    shelf.publish("c", safetensors.torch.save(build(tiny_document())[2].peers["a"].model.state_dict()), step=1)
+    published = WeightStore(str(tmp_path / "shelf"))
+    published.publish("c", safetensors.torch.save(build(tiny_document())[2].peers["a"].model.state_dict()), step=1)
     document = stale(tmp_path / "shelf", ["a", "b"], peers=peers, objectives=objectives, placement="parallel")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
     done = run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path}", processes=2)
     assert "b (208 parameters, rank 1)" in done.stdout
     trained = {name: safetensors.torch.load_file(tmp_path / "tiny" / "last" / f"{name}.safetensors") for name in "ab"}
     for name, tensors in trained.items():
-        assert_equal_weights(safetensors.torch.load(shelf.latest(name)[1]), tensors)
+        assert_equal_weights(safetensors.torch.load(published.latest(name)[1]), tensors)
     metrics = json.loads((tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()[0])
     assert metrics["train"]["loss"]["b"] > 0, "the edge from c weighs"
 
 
 def test_a_job_that_begins_anew_is_read_although_its_steps_are_lower(tmp_path):
-    shelf = WeightStore(str(tmp_path))
+    published = WeightStore(str(tmp_path))
     for step in (464, 480, 16, 32):
-        shelf.publish("a", bytes([step % 256]) * 10, step=step)
-        assert shelf.latest("a")[1] == bytes([step % 256]) * 10
+        published.publish("a", bytes([step % 256]) * 10, step=step)
+        assert published.latest("a")[1] == bytes([step % 256]) * 10
     assert len(list(tmp_path.glob("a-*.safetensors"))) == 2
 
 
@@ -183,7 +183,7 @@ def test_a_job_that_begins_anew_is_read_although_its_steps_are_lower(tmp_path):
         ({"folder": "x"}, "exchange.folder: belongs to kind: stale"),
     ],
 )
-def test_a_wrong_exchange_is_told_in_a_line(exchange, message):
+def test_a_wrong_exchange_is_one_line(exchange, message):
     with pytest.raises(RecipeError, match=message):
         parse_recipe(tiny_document(exchange=exchange))
 
@@ -196,7 +196,7 @@ def test_a_wrong_exchange_is_told_in_a_line(exchange, message):
         ({"WORLD_SIZE": "2", "RANK": "0"}, "exchange.trains: several jobs in one launch need torchrun"),
     ],
 )
-def test_processes_that_cannot_be_divided_among_the_peers_are_told_so(monkeypatch, launched, message):
+def test_processes_that_cannot_be_divided_among_the_peers_are_reported_so(monkeypatch, launched, message):
     for name in ("WORLD_SIZE", "RANK", "TORCHELASTIC_USE_AGENT_STORE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in launched.items():

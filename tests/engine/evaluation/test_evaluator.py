@@ -176,7 +176,7 @@ def test_weights_files_hold_at_every_moment_of_a_write(folder, monkeypatch):
             folder.verified_weights(kind, peer)
 
 
-def test_a_best_file_that_was_lost_is_told_when_the_run_is_resumed(folder):
+def test_a_best_file_that_was_lost_is_reported_when_the_run_is_resumed(folder):
     best = best_weights(folder)
     best.finish_epoch(1, {"a": {"top1": 0.9, "nll": 0.5}, "b": {"top1": 0.8, "nll": 0.5}})
     again = best_weights(folder)

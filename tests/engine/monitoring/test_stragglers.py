@@ -18,31 +18,31 @@ def beats(number, *places):
 
 
 def test_a_rank_is_behind_where_it_stands_in_an_earlier_update_or_stage():
-    judge = HangDetector(stall=60, silence=15)
+    detector = HangDetector(stall=60, silence=15)
     for second in range(0, 60, 5):
-        assert judge.lagging_ranks(beats(second, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), second) == []
-    assert judge.lagging_ranks(beats(60, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 60) == [1]
-    assert judge.lagging_ranks(beats(65, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 65) == [], "once in a stall"
-    assert judge.lagging_ranks(beats(70, (8, LOADING), (8, LOADING), (8, LOADING)), 70) == []
-    assert judge.lagging_ranks(beats(131, (8, LOADING), (8, COMPUTING), (8, LOADING)), 131) == []
-    assert judge.lagging_ranks(beats(192, (8, LOADING), (8, COMPUTING), (8, LOADING)), 192) == [0, 2]
+        assert detector.lagging_ranks(beats(second, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), second) == []
+    assert detector.lagging_ranks(beats(60, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 60) == [1]
+    assert detector.lagging_ranks(beats(65, (7, COMPUTING), (7, LOADING), (7, COMPUTING)), 65) == [], "once in a stall"
+    assert detector.lagging_ranks(beats(70, (8, LOADING), (8, LOADING), (8, LOADING)), 70) == []
+    assert detector.lagging_ranks(beats(131, (8, LOADING), (8, COMPUTING), (8, LOADING)), 131) == []
+    assert detector.lagging_ranks(beats(192, (8, LOADING), (8, COMPUTING), (8, LOADING)), 192) == [0, 2]
 
 
 def test_where_all_are_equally_far_a_silent_rank_is_behind_and_else_none():
     """A long evaluation is no stall of anybody."""
-    judge = HangDetector(stall=60, silence=15)
+    detector = HangDetector(stall=60, silence=15)
     for second in range(0, 100, 5):
-        assert judge.lagging_ranks(beats(second, (7, LOADING), (7, LOADING)), second) == []
+        assert detector.lagging_ranks(beats(second, (7, LOADING), (7, LOADING)), second) == []
     for second in range(100, 200, 5):
-        found = judge.lagging_ranks([Heartbeat(second, "node", (8, COMPUTING)), Heartbeat(100, "node", (8, COMPUTING))], second)
+        found = detector.lagging_ranks([Heartbeat(second, "node", (8, COMPUTING)), Heartbeat(100, "node", (8, COMPUTING))], second)
         assert found == ([1] if second == 160 else [])
-    assert judge.is_silent(1, 200)
-    assert not judge.is_silent(0, 200)
+    assert detector.is_silent(1, 200)
+    assert not detector.is_silent(0, 200)
 
 
-def test_nobody_is_judged_before_all_have_spoken():
-    judge = HangDetector(stall=60, silence=15)
-    assert [judge.lagging_ranks(beats(second, (0, COMPUTING), None), second) for second in (0, 61, 122)] == [[], [], []]
+def test_no_rank_is_reported_before_all_have_sent_a_heartbeat():
+    detector = HangDetector(stall=60, silence=15)
+    assert [detector.lagging_ranks(beats(second, (0, COMPUTING), None), second) for second in (0, 61, 122)] == [[], [], []]
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_a_rank_that_hangs_is_named_with_what_it_hangs_in(jobs, placement):
     """In the loader, a forward, an evaluation and a checkpoint (tests/hanging_train.py), one after another; each is told once."""
     _, printed = finished(jobs, placement)
     pattern = r"mutual: warning: nothing has gone on for 3 s: (.*), and the others wait for it"
-    told = [match[1] for line in printed if (match := re.fullmatch(pattern, line))]
+    reported = [match[1] for line in printed if (match := re.fullmatch(pattern, line))]
     host = socket.gethostname()
-    assert told == [
+    assert reported == [
         f"rank 1 on {host} waits for its data in update 4",
         f"rank 1 on {host} evaluates peer 'b' after update 5",
         f"rank 0 on {host} writes a checkpoint after update 5",

@@ -260,6 +260,6 @@ def test_half_a_file_does_not_stay_on_a_full_disk(tmp_path, monkeypatch):
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"file": b"old"}
 
 
-def test_a_file_that_is_no_checkpoint_is_told_in_a_line(tmp_path):
+def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="torn"):
         read_checkpoint(tmp_path)

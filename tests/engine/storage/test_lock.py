@@ -83,7 +83,7 @@ def test_a_folder_that_was_held_for_nothing_is_gone_again(folder, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["x"]
 
 
-def test_a_file_system_without_locks_is_told_of(folder, monkeypatch):
+def test_a_file_system_without_locks_is_reported(folder, monkeypatch):
     import errno
     import fcntl
 

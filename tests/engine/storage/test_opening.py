@@ -249,7 +249,7 @@ def test_ranks_without_the_folder_resume_from_what_rank_0_sends(tmp_path):
 
 
 @pytest.mark.slow
-def test_ranks_with_other_data_are_told(tmp_path):
+def test_ranks_with_other_data_are_reported(tmp_path):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(RANKS))
     done = run("apart_train", tmp_path / "r.yaml", f"output={tmp_path / 'x'}", processes=2, expect=1, APART_IMAGES="1")
     assert done.stderr.count("reads others than rank 0") == 1

@@ -192,7 +192,7 @@ def test_what_is_lost_is_searched_anew_with_a_warning(make, tmp_path, damage):
     assert state(tmp_path) == ("b", {"a": 2, "b": 1})
 
 
-def test_a_peer_without_best_weights_is_not_told_of(make, recwarn):
+def test_a_peer_without_best_weights_is_not_reported(make, recwarn):
     best = make()
     best.finish_epoch(1, None)
     again = make()

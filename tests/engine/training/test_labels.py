@@ -145,7 +145,7 @@ def test_a_student_learns_from_a_teacher_on_unlabelled_images(folder, tmp_path):
         ({"data": {"dataset": "image_folder", "root": "x", "unlabelled": "x", "mixup": 0.2}}, "data.mixup: mixes labels"),
     ],
 )
-def test_labels_that_do_not_fit_are_told_in_a_line(sections, message):
+def test_labels_that_do_not_fit_are_one_line(sections, message):
     with pytest.raises(RecipeError, match=message):
         parse_recipe(tiny_document(**sections))
 
@@ -158,7 +158,7 @@ def test_labels_that_do_not_fit_are_told_in_a_line(sections, message):
         ("nowhere.png 0,1\n", "line 1: no file"),
     ],
 )
-def test_a_wrong_list_is_told_in_a_line(folder, tmp_path, text, message):
+def test_a_wrong_list_is_one_line(folder, tmp_path, text, message):
     (tmp_path / "train.txt").write_text(text)
     data = listed(folder, "flags", multi_label=True, train_list=str(tmp_path / "train.txt"))
     with pytest.raises(ValueError, match=message):
@@ -166,7 +166,7 @@ def test_a_wrong_list_is_told_in_a_line(folder, tmp_path, text, message):
 
 
 @pytest.mark.parametrize("place", ["nowhere", "empty"])
-def test_a_wrong_place_of_unlabelled_images_is_told_in_a_line(folder, tmp_path, place):
+def test_a_wrong_place_of_unlabelled_images_is_one_line(folder, tmp_path, place):
     (tmp_path / "empty").mkdir()
     recipe = parse_recipe(tiny_document(data=listed(folder, "classes", unlabelled=str(tmp_path / place))))
     with pytest.raises(ValueError, match=r"data.unlabelled: .*(neither a folder nor a list|holds no image)"):

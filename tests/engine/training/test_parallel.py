@@ -90,15 +90,15 @@ def test_auto_takes_the_placement_with_the_shorter_updates_and_keeps_it(tmp_path
     done = run("mutual.train", recipe, f"output={tmp_path}", processes=2)
     chosen = yaml.safe_load((tmp_path / "tiny" / "recipe.yaml").read_text())["placement"]
     lines = [line for line in done.stdout.splitlines() if line.startswith("placement")]
-    told = [
+    reported = [
         re.fullmatch(r"placement (\w+): ([\d.]+) ms .*holds ([\d.]+) MB \(([\d.]+)\) and sends ([\d.]+) MB \(([\d.]+)\)", line)
         for line in lines[:2]
     ]
-    milliseconds = {found[1]: float(found[2]) for found in told}
+    milliseconds = {found[1]: float(found[2]) for found in reported}
     assert set(milliseconds) == {"replicated", "parallel"}
     assert lines[2] == f"placement: {chosen}"
     assert milliseconds[chosen] == min(milliseconds.values())
-    for found in told:
+    for found in reported:
         assert found[5] == found[6], "what is sent is predicted to the byte"
         assert float(found[4]) == pytest.approx(float(found[3]), rel=0.3, abs=0.1)
     again = run("mutual.train", recipe, f"output={tmp_path}", "--resume", "train.epochs=4", processes=2)

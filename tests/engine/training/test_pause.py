@@ -42,7 +42,7 @@ def test_the_decision_is_the_updates_and_not_a_micro_batchs():
     assert decide(far, behind) == decide(far, behind, parts=4) == "a"
 
 
-def test_the_share_of_paused_updates_is_told_once():
+def test_the_share_of_paused_updates_is_reported_once():
     pause_selector = PauseSelector(Pause(peer="a", versus="b"), WORLD)
     assert pause_selector.flush() == {}
     for logits in (3 * TRUTH.roll(1, 1), torch.zeros(4, 4)):
@@ -120,6 +120,6 @@ def test_a_paused_peer_stands_still(monkeypatch):
         ({"pause": {"peer": "a", "versus": "b"}, "update": "alternating"}, "train.pause: needs all peers' predictions at once"),
     ],
 )
-def test_a_wrong_pause_is_told_in_a_line(train, message):
+def test_a_wrong_pause_is_one_line(train, message):
     with pytest.raises(RecipeError, match=message):
         parse_recipe(tiny_document(train=train))

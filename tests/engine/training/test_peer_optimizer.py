@@ -96,7 +96,7 @@ NAMES = sorted({*TORCHS, *timm.optim.list_optimizers()} - {"optimizer"})
 
 
 @torch.compiler.set_stance("force_eager")
-def test_every_optimizer_of_torch_and_timm_trains_or_is_told_in_a_line():
+def test_every_optimizer_of_torch_and_timm_trains_or_is_one_line():
     """Those that need another machine or package (bnb..., fused...) and those that no training can step are refused when they are built."""
     refused = {}
     for name in NAMES:

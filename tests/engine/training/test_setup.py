@@ -27,7 +27,7 @@ def failing(monkeypatch, number, owner, name):
 
 
 @pytest.mark.parametrize("dataset", ["image_folder", "mnist", "cifar10"])
-def test_a_missing_root_is_told_in_a_line(tmp_path, dataset):
+def test_a_missing_root_is_one_line(tmp_path, dataset):
     with pytest.raises(RecipeError, match=r"^data: .*nowhere") as caught:
         build_dataset(recipe(tmp_path / "nowhere", dataset=dataset))
     assert "\n" not in str(caught.value)
@@ -43,13 +43,13 @@ def unreadable(root, monkeypatch, number, listing):
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
 @pytest.mark.parametrize("listing", LISTINGS)
-def test_a_root_that_may_not_be_read_is_told_in_a_line(tmp_path, monkeypatch, number, listing):
+def test_a_root_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, number, listing):
     unreadable(tmp_path, monkeypatch, number, listing)
     with pytest.raises(RecipeError, match=rf"^data: {tmp_path}/train\S*: .*; give another path, or allow this user to read it$"):
         build_dataset(recipe(tmp_path))
 
 
-def test_a_name_that_is_too_long_is_told_in_a_line(tmp_path):
+def test_a_name_that_is_too_long_is_one_line(tmp_path):
     with pytest.raises(RecipeError, match=r"^data: .*File name too long"):
         build_dataset(recipe(tmp_path / ("x" * 300)))
 

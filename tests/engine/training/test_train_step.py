@@ -80,7 +80,7 @@ def test_accumulation_is_exact(update, num_train):
 
 
 @pytest.mark.parametrize("names", ["ab", "abc"])
-def test_alternating_peers_hear_of_their_fellows_steps(names):
+def test_alternating_peers_see_the_others_steps(names):
     """Each peer's gradient is taken against what its fellows say after the steps they have made (DML, algorithm 1)."""
     document = tiny_document(train={"update": "alternating"}, optimizer={"name": "sgd", "lr": 0.5})
     document["peers"] = {name: {"model": "support:double"} for name in names}
@@ -105,7 +105,7 @@ def test_alternating_peers_hear_of_their_fellows_steps(names):
         assert_equal_weights(group.peers[name].model.state_dict(), model.state_dict(), tolerance=1e-12)
 
 
-def test_alternating_peers_hear_of_their_fellows_averages_after_their_steps():
+def test_alternating_peers_see_the_others_averages_after_their_steps():
     """As of the weights: `c` learns from an average that `b` has moved since `a` heard it."""
     objectives = [{"loss": "cross_entropy"}, {"loss": "l2", "sources": "peers_ema"}]
     document = tiny_document(objectives=objectives, optimizer={"name": "sgd", "lr": 0.5}, train={"update": "alternating", "ema": 0.5})

@@ -85,7 +85,7 @@ FEATURE = [{"loss": "cross_entropy"}, {"loss": "l2", "at": "body"}]
         ({"optimizer": {"name": "adamw", "args": {"amsgrd": True}}}, r"adamw takes no 'amsgrd'; did you mean 'amsgrad'"),
     ],
 )
-def test_a_mistake_is_told_in_a_line(sections, message):
+def test_a_mistake_is_one_line(sections, message):
     with pytest.raises((RecipeError, ValueError), match=message) as caught:
         build(tiny_document(**sections))
     assert "\n" not in str(caught.value)
@@ -169,7 +169,7 @@ def test_one_process_has_nothing_to_synchronize_and_nothing_that_was_not_asked_f
     assert [len(peer.tapped.adapters) for peer in group.peers.values()] == [1, 0], "of losses with a trainable part alone"
 
 
-def test_a_loss_is_told_of_its_sources_batchnorm():
+def test_a_loss_is_reported_of_its_sources_batchnorm():
     objectives = [{"loss": "cross_entropy"}, {"loss": "ofd", "at": ["norm"], "learners": ["a"]}]
     document = tiny_document(peers={"a": NORMED, "b": {"model": "odd_models:Shifted"}}, objectives=objectives)
     group = build(document)[2]
@@ -288,13 +288,13 @@ def test_adapters_are_synchronized_as_their_learners_are(synchronized):
     assert _source_statistics(recipe, edges, {"a": peers["a"]}) == {}, "of sources that are held elsewhere"
 
 
-def test_the_main_rank_alone_tells_what_a_dry_run_found(recwarn):
+def test_the_main_rank_alone_reports_what_a_dry_run_found(recwarn):
     recipe = parse_recipe(tiny_document(peers={"a": {"model": "odd_models:Spare"}}, objectives=[{"loss": "cross_entropy"}]))
-    for rank, told in ((1, 0), (0, 1)):
+    for rank, reported in ((1, 0), (0, 1)):
         _build_peers(
             recipe, expand_objectives(recipe), rank_of_two(rank), _place_peers(recipe, 2), _DataSpec(4, (), torch.zeros(2, 1, 8, 8))
         )
-        assert len([warning for warning in recwarn if "excluded" in str(warning.message)]) == told
+        assert len([warning for warning in recwarn if "excluded" in str(warning.message)]) == reported
 
 
 def test_a_peers_initial_weights_are_drawn_by_its_name():

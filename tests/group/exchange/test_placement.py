@@ -95,7 +95,7 @@ def test_a_rank_computes_its_part_for_all_peers_that_it_holds():
         ({"a": 1}, 1, "peers.a.ranks: 2 peers on 1 ranks share them"),
     ],
 )
-def test_ranks_that_do_not_fit_are_told_in_a_line(ranks, size, message):
+def test_ranks_that_do_not_fit_are_one_line(ranks, size, message):
     with pytest.raises(RecipeError, match=message):
         teams(recipe_of("ab", ranks=ranks), size)
 
@@ -116,7 +116,7 @@ def test_ranks_that_do_not_fit_are_told_in_a_line(ranks, size, message):
         ),
     ],
 )
-def test_what_cannot_be_parallel_is_told_in_a_line(sections, message):
+def test_what_cannot_be_parallel_is_one_line(sections, message):
     with pytest.raises(RecipeError, match=message):
         parse_recipe(tiny_document(**sections))
 

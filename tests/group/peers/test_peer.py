@@ -38,7 +38,7 @@ def test_the_average_is_scored_where_it_is_asked_for():
     assert not torch.equal(peer.predict(images()), apart.predict(images()))
 
 
-def test_an_average_speaks_in_eval_mode_at_taps_of_its_own():
+def test_an_average_runs_in_eval_mode_with_taps_of_its_own():
     peer = peer_of(averaged=True)
     peer.train_module.train()
     first, second = peer.forward_ema(images()), peer.forward_ema(images())

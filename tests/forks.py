@@ -23,7 +23,20 @@ from unittest import mock
 from torch.distributed import TCPStore
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "support", "mutual.engine"])
+_CONTEXT.set_forkserver_preload(
+    # what a training imports when it needs it, too
+    [
+        "pytest",
+        "support",
+        "mutual.engine.fitting",
+        "mutual.engine.exporting",
+        "mutual.data.v2",
+        "accelerate",
+        "timm.optim",
+        "torchmetrics.classification",
+        "torch.utils.tensorboard",
+    ]
+)
 _NOTICE, _GRACE = 0.1, 10.0
 """Seconds after which a failed rank is noticed, as by torchrun, and that the others have after SIGTERM then."""
 

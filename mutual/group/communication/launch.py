@@ -70,7 +70,7 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-_LOST = re.compile(r"gloo|nccl|timed out|connection (closed|reset)", re.IGNORECASE)
+_LOST = re.compile(r"gloo|nccl|timed out|timeout|pair closure|broken pipe|connection (closed|reset)", re.IGNORECASE)
 
 
 def lost_connection(error: BaseException) -> bool:

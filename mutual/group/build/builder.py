@@ -111,7 +111,7 @@ def _build_peers(
     """Returns the peers that this process holds, and the specs of every output of all peers."""
     peers_here = placement.peers_on(comm.rank)
     num_replicas = {name: len(ranks) for name, ranks in placement.replica_ranks.items()}
-    with comm.raise_together():
+    with comm.raise_together(names_rank=True):
         peers = {
             name: _build_peer(recipe, edges, data, name, is_replicated=num_replicas[name] > 1)
             for name in recipe.peers
@@ -134,10 +134,10 @@ def _build_losses(
     specs: dict[OutputKey, TensorSpec],
 ) -> dict[int, Loss]:
     """Returns by the edge's index the loss of every local learner's edge."""
-    with comm.raise_together():
+    with comm.raise_together(names_rank=True):
         statistics_here = _source_statistics(recipe, edges, peers)
     statistics = {index: each for some in comm.all_gather_json(statistics_here) for index, each in some.items()}
-    with comm.raise_together():
+    with comm.raise_together(names_rank=True):
         return {
             index: build_edge_loss(
                 recipe,

@@ -22,7 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.distributed_c10d import Store as Store
 from torch.nn.parallel import DistributedDataParallel
 
-from mutual.group.communication.errors import describe_error, restore_error
+from mutual.group.communication.errors import OtherRankError, describe_error, restore_error
 from mutual.group.communication.launch import JOB, launch_store
 from mutual.group.communication.tensors import flatten, float_buffers, unflatten_
 from mutual.group.communication.traffic import Traffic
@@ -195,10 +195,14 @@ class Communicator:
         return [json.loads(content) for content in self.all_gather_bytes(json.dumps(value).encode())]
 
     @contextmanager
-    def raise_together(self) -> Iterator[None]:
+    def raise_together(self, *, names_rank: bool = False) -> Iterator[None]:
         """Raises an error of one process on all of them: without it the others would wait in their next collective.
 
         Collective: all ranks must enter it, and no rank communicates within it. Where several fail, the error of the lowest rank is raised.
+
+        Args:
+            names_rank: a rank that fails raises its own error, the others OtherRankError, so that what is printed names the rank. For what
+                several ranks try and some of them may fail at by themselves.
 
         Raises:
             InputError: it was raised within, on some rank; a RecipeError stays one.
@@ -216,8 +220,10 @@ class Communicator:
             error = raised
         for rank, fault in enumerate(self.all_gather_json(None if error is None else describe_error(error))):
             if fault is not None:
-                if rank == self.rank and error is not None:
+                if error is not None and (names_rank or rank == self.rank):
                     raise error
+                if names_rank:
+                    raise OtherRankError(f"rank {rank} of {self.size} has failed: {restore_error(fault)}")
                 raise restore_error(fault) from error
 
     def all_to_all(self, outgoing: Tensor, sent: Sequence[int], received: Sequence[int]) -> AllToAllWork:

@@ -8,6 +8,10 @@ from typing import Any
 from mutual.recipe import Fault, InputError, RecipeError
 
 
+class OtherRankError(RuntimeError):
+    """Raised on the ranks that did not fail themselves, where the rank that did reports why."""
+
+
 def describe_error(error: InputError | OSError) -> dict[str, Any]:
     """Returns `error` as a JSON value for `restore_error`."""
     if isinstance(error, OSError):

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.distributed_c10d import Store as Store
 
+from mutual.group.communication.errors import OtherRankError
+
 JOB = "MUTUAL_JOB"
 
 
@@ -75,4 +77,4 @@ _LOST = re.compile(r"gloo|nccl|timed out|timeout|pair closure|broken pipe|connec
 
 def lost_connection(error: BaseException) -> bool:
     """Returns True for what a collective raises where another process has ended or does not answer in time."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None)
+    return isinstance(error, dist.DistError | OtherRankError) or (isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None)

@@ -266,7 +266,9 @@ def test_a_trainable_peer_begins_with_weights_of_the_datas_classes_alone(weights
 
 def rank_of_two(rank):
     """Stands for one of two ranks that hold the same peers; what it gathers is what it has itself."""
-    return SimpleNamespace(rank=rank, size=2, is_main=rank == 0, raise_together=nullcontext, all_gather_json=lambda value: [value, value])
+    return SimpleNamespace(
+        rank=rank, size=2, is_main=rank == 0, raise_together=lambda **_: nullcontext(), all_gather_json=lambda value: [value, value]
+    )
 
 
 @pytest.mark.parametrize("synchronized", [False, True])

@@ -15,6 +15,7 @@ import torch
 from forks import Job
 from torch import nn
 
+from mutual.data import mixed
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_training
 from mutual.group import Communicator
@@ -199,6 +200,13 @@ def build(document):
     for optimizer in training.optimizers.values():  # a scale at which tiny nets do not overflow
         optimizer.scaler = torch.amp.GradScaler("cpu", enabled=recipe.train.precision == "fp16", init_scale=2.0**10)
     return recipe, training.data, training.group, training.train_step
+
+
+def inputs_of(batch, info):
+    """What a peer reads that has no input of its own, and the labels, as a plain loop computes them; mixed where the batch says so."""
+    pixels, labels = mixed(batch, num_classes=info.num_classes)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (info.mean, info.std))
+    return (pixels.float() / 255 - mean) / std, labels
 
 
 def train_epochs(document, *, epochs=1):

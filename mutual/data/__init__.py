@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.data.batch import Batch, DataInfo, Window, normalize, to_inputs
+    from mutual.data.batch import Batch, DataInfo, Window, mixed
     from mutual.data.decoding import ImageError, load_image, pixels
     from mutual.data.fingerprint import data_changes
     from mutual.data.listing import named_images
-    from mutual.data.module import DataModule, build_data, build_preprocess
+    from mutual.data.module import DataModule, build_data
     from mutual.data.plan import shard_bounds
     from mutual.data.presence import check_present
-    from mutual.data.transforms import ShapeError
+    from mutual.data.transforms import ShapeError, build_preprocess, resolved_preprocess
 
 __all__ = [
     "Batch",
@@ -28,23 +28,23 @@ __all__ = [
     "check_present",
     "data_changes",
     "load_image",
+    "mixed",
     "named_images",
-    "normalize",
     "pixels",
+    "resolved_preprocess",
     "shard_bounds",
-    "to_inputs",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.data.batch": ("Batch", "DataInfo", "Window", "normalize", "to_inputs"),
+        "mutual.data.batch": ("Batch", "DataInfo", "Window", "mixed"),
         "mutual.data.decoding": ("ImageError", "load_image", "pixels"),
         "mutual.data.fingerprint": ("data_changes",),
         "mutual.data.listing": ("named_images",),
-        "mutual.data.module": ("DataModule", "build_data", "build_preprocess"),
+        "mutual.data.module": ("DataModule", "build_data"),
         "mutual.data.plan": ("shard_bounds",),
         "mutual.data.presence": ("check_present",),
-        "mutual.data.transforms": ("ShapeError",),
+        "mutual.data.transforms": ("ShapeError", "build_preprocess", "resolved_preprocess"),
     },
 )

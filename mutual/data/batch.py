@@ -1,13 +1,11 @@
-"""Batch: images as they travel to the device, and `to_inputs`, which makes of them there what the peers read.
+"""Batch: images as they travel to the device, and `mixed`, which mixes them there (MixUp, CutMix).
 
 Shapes: V views, B images (padding included), X extra images that are only mixed in, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -100,22 +98,14 @@ class Window:
     batches: list[Batch]
 
 
-def to_inputs(batch: Batch, info: DataInfo) -> tuple[Tensor, Tensor]:
-    """Returns float32 images `[B, C, H, W]` (or `[V, B, C, H, W]`) and labels: indices `[B]`, or `[B, C]` if mixed or several."""
-    images = normalize(batch.images, info.mean, info.std)
+def mixed(batch: Batch, *, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Returns pixels `[B, C, H, W]` (or `[V, B, C, H, W]`) and labels: indices `[B]`, or `[B, num_classes]` if mixed or several.
+
+    Pixels are uint8, or where images are mixed float32 in 0 .. 255: a peer's input normalises them.
+    """
     if batch.mix is None:
-        return images, batch.labels
-    return mix(images, batch.labels, batch.mix, num_classes=info.num_classes)
-
-
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Returns uint8 images `[..., C, H, W]` as float32, minus `mean`, divided by `std` (of pixel values in 0 .. 1)."""
-    return (images.float() / 255 - _by_channel(tuple(mean), images.device)) / _by_channel(tuple(std), images.device)
-
-
-@lru_cache  # so that no step copies them to the device again
-def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+        return batch.images, batch.labels
+    return mix(batch.images.float(), batch.labels, batch.mix, num_classes=num_classes)
 
 
 def mix(images: Tensor, labels: Tensor, how: Mix, *, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,10 @@ from mutual.data.images import TransformError
 from mutual.data.loading import Failure, TransformedDataset
 from mutual.data.plan import EpochPlan
 from mutual.data.requests import TrainBatchSampler, eval_requests
-from mutual.data.splits import Split, stratified_subset, to_channels
-from mutual.data.transforms import Pipeline, eval_transforms, train_transforms
+from mutual.data.splits import Split, stratified_subset
+from mutual.data.transforms import eval_transforms, resolved_preprocess, train_transforms
 from mutual.data.workers import Loader
-from mutual.recipe import Data
+from mutual.recipe import MAX_SIDE, Data
 
 
 class DataModule:
@@ -28,24 +28,27 @@ class DataModule:
     Args:
         spec: the recipe's data section.
         info: what the data set is.
-        train: the training images.
-        val: the validation images.
-        seed: the recipe's seed.
         read: both splits as they were read, without transforms.
+        seed: the recipe's seed.
+        num_views: augmentations of each training image.
 
     Attributes:
         info: what the data set is.
+        loaded_shape: (channels, height, width) of the images that are loaded; peers resize them to their own.
+
+    Raises:
+        ValueError: the transforms do not take the first image of a split, or give another shape.
     """
 
-    def __init__(
-        self, spec: Data, info: DataInfo, train: TransformedDataset, val: TransformedDataset, *, seed: int, read: tuple[Split, Split]
-    ) -> None:
+    loaded_shape: tuple[int, int, int]
+
+    def __init__(self, spec: Data, info: DataInfo, read: tuple[Split, Split], *, seed: int, num_views: int = 1) -> None:
         self.info = info
         self._read = read
         self._spec = spec
-        self._train = train
-        self._val = val
         self._seed = seed
+        self._views: tuple[int, ...] = tuple(range(num_views))
+        self._load_as((info.channels, *info.image_size))
         self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainBatchSampler, Loader[Batch | Failure]] | None = None
         self._eval_loader: Loader[Batch | Failure] | None = None
         self._bad: dict[str, dict[str, str]] = {"train": {}, "val": {}}
@@ -57,7 +60,32 @@ class DataModule:
 
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
-        self._train.views = tuple(views)
+        self._train.views = self._views = tuple(views)
+
+    def load_for(self, shapes: Sequence[tuple[int, int, int]]) -> None:
+        """Loads images as large, and with as many channels, as peers need that read these shapes; to be called before images are loaded.
+
+        No larger, and with no more channels, than the data set has them, nor smaller than `info` says: the peers resize. Where `augment`
+        or `preprocess` names a size of its own, that holds.
+
+        Raises:
+            ValueError: the transforms do not take the first image of a split.
+        """
+        kind, before = self._spec.kind, (self.info.channels, *self.info.image_size)
+        wanted = tuple(max(sides) for sides in zip(before, *shapes, strict=True))
+        bounds = (kind.channels, *((MAX_SIDE, MAX_SIDE) if kind.in_files else kind.image_size))
+        channels, height, width = (max(own, min(side, bound)) for own, side, bound in zip(before, wanted, bounds, strict=True))
+        if (channels, height, width) == self.loaded_shape:
+            return
+        try:
+            self._load_as((channels, height, width))
+        except _FixedSizeError:
+            self._load_as((channels, *self.info.image_size))
+
+    @property
+    def preprocess(self) -> list[Any]:
+        """The transforms of evaluation images, as sections of a recipe that leave nothing open."""
+        return resolved_preprocess(self._spec, self.loaded_shape[1:])
 
     def num_windows(self, *, world_size: int, accumulate: int) -> int:
         """Returns the number of updates in an epoch."""
@@ -117,6 +145,18 @@ class DataModule:
                 loader.close()
         self._train_loader = self._eval_loader = None
 
+    def _load_as(self, shape: tuple[int, int, int]) -> None:
+        """Brings the images of both splits to `shape`."""
+        spec, size = self._spec, shape[1:]
+        common: dict[str, Any] = {"data": spec, "channels": shape[0], "image_size": size, "seed": self._seed}
+        train = TransformedDataset(self._read[0], train_transforms(spec, size), views=self._views, substitute=True, **common)
+        val = TransformedDataset(self._read[1], eval_transforms(spec, size), **common)
+        for name, dataset in (("augment", train), ("preprocess", val)):
+            found = _shape_of_first(dataset, name)
+            if found != shape:
+                raise _FixedSizeError(f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize")
+        self._train, self._val, self.loaded_shape = train, val, shape
+
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
         if isinstance(loaded, Failure):
             raise loaded.exception(epoch, skips=self._spec.on_bad_image == "skip")
@@ -162,18 +202,11 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
     if spec.unlabelled is not None:
         train_split = with_unlabelled(train_split, spec)
         info = replace(info, num_train=len(train_split.labels))
-    common: dict[str, Any] = {"channels": info.channels, "image_size": info.image_size, "seed": seed}
-    train = TransformedDataset(
-        train_split, train_transforms(spec, info.image_size), data=spec, views=range(num_views), substitute=True, **common
-    )
-    val = TransformedDataset(splits.val, eval_transforms(spec, info.image_size), data=spec, **common)
-    for name, dataset in (("augment", train), ("preprocess", val)):
-        shape = _shape_of_first(dataset, name)
-        if shape != (info.channels, *info.image_size):
-            raise ValueError(
-                f"{name} gives images of {shape}, wanted are {(info.channels, *info.image_size)}; end it with a crop or a resize"
-            )
-    return DataModule(spec, info, train, val, seed=seed, read=(train_split, splits.val))
+    return DataModule(spec, info, (train_split, splits.val), seed=seed, num_views=num_views)
+
+
+class _FixedSizeError(ValueError):
+    """Transforms give images of another size than was asked for."""
 
 
 def _shape_of_first(dataset: TransformedDataset, name: str) -> tuple[int, ...]:
@@ -181,16 +214,6 @@ def _shape_of_first(dataset: TransformedDataset, name: str) -> tuple[int, ...]:
         return tuple(dataset.sample(0).shape)
     except TransformError as error:  # a padding or a kernel that is larger than the image, say
         raise ValueError(f"{name} cannot be applied to the first image: {error}") from error
-
-
-def build_preprocess(spec: Data, info: DataInfo) -> Pipeline:
-    """Returns what brings one decoded image (uint8 `[C, H, W]`, of any size) to what evaluation reads, uint8 `[C, h, w]`."""
-    transforms = eval_transforms(spec, info.image_size)
-
-    def preprocess(image: Tensor) -> Tensor:
-        return transforms(to_channels(image, info.channels))
-
-    return preprocess
 
 
 def _info(spec: Data, splits: DatasetSplits) -> DataInfo:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from mutual.data.splits import to_channels
 from mutual.recipe import Data
 from mutual.recipe import transforms as specs
 
@@ -48,6 +50,36 @@ def eval_transforms(data: Data, image_size: tuple[int, int]) -> Transforms:
     if transforms.is_random:
         raise ValueError("preprocess names a random transform; evaluation takes resize and center_crop only")
     return transforms
+
+
+def build_preprocess(chosen: Sequence[specs.Transform], *, channels: int, image_size: tuple[int, int]) -> Pipeline:
+    """Returns what brings one decoded image (uint8 `[C, H, W]`, of any size) through transforms, with `channels` channels.
+
+    Args:
+        chosen: the transforms.
+        channels: of the images that go through them.
+        image_size: what a transform without a size brings images to.
+    """
+    transforms = Transforms(chosen, image_size)
+
+    def preprocess(image: Tensor) -> Tensor:
+        return transforms(to_channels(image, channels))
+
+    return preprocess
+
+
+def resolved_preprocess(data: Data, image_size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Returns the transforms of evaluation images as JSON values, each with its size."""
+    chosen = _chosen(data, data.preprocess, image_size, crop=_EVAL_CROP)
+    values = [spec.model_dump(mode="json") for spec in chosen]
+    return [{**value, "size": _own_size(value, image_size)} for value in values]
+
+
+def _own_size(value: dict[str, Any], image_size: tuple[int, int]) -> Any:
+    """Returns the size of a transform; of one that has none the images', or their shorter side where it scales that."""
+    if value["size"] is not None:
+        return value["size"]
+    return min(image_size) if value.get("mode") == "shorter" else list(image_size)
 
 
 def _chosen(data: Data, named: Sequence[specs.Transform] | None, image_size: tuple[int, int], *, crop: float) -> list[specs.Transform]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def fit(
     with exclusive_access(folder, comm):
         launch = LaunchSettings.of(recipe, comm)
         saved_recipe = resumed_recipe(folder, recipe, comm, launch, resume=resume, overwrite=overwrite)
-        recipe = resolve_launch(recipe, saved_recipe, launch)
+        recipe = resolve_launch(recipe if saved_recipe is None else recipe.with_inputs_of(saved_recipe), saved_recipe, launch)
         assert recipe.train.precision is not None, "it is resolved"
         assert recipe.train.threads is not None, "it is resolved"
         with torch_threads(recipe.train.threads):
@@ -91,6 +91,7 @@ def fit(
 def _train(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool, callbacks: Sequence[Callback]) -> Trainer:
     """Builds a trainer, runs it to its end, and closes it whatever happens."""
     training = build_training(recipe, environment)
+    recipe = recipe.with_inputs({name: asdict(model_input) for name, model_input in training.group.inputs.items()})
     check_same_data(training.data, environment.comm)
     trainer = build_trainer(recipe, environment, folder, training, callbacks=callbacks)
     try:

@@ -1,6 +1,6 @@
 """The group: peers, the edges between them, and the processes they live in."""
 
-from mutual.group.build import build_group, create_peer_model, input_mismatch_error
+from mutual.group.build import DataSpec, build_group, create_peer_model, input_mismatch_error
 from mutual.group.communication import (
     Communicator,
     StopPoll,
@@ -17,10 +17,11 @@ from mutual.group.communication import (
 from mutual.group.edges import Edge, MicroBatchContext, expand_objectives
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, needs_costs, parallel, replicated
 from mutual.group.group import Group, GroupOutput, merge_outputs
-from mutual.group.peers import Frozen, MovingAverage, Outputs, Peer, TappedModel, replica_comm
+from mutual.group.peers import Frozen, MovingAverage, Outputs, Peer, PeerInput, TappedModel, replica_comm
 
 __all__ = [
     "Communicator",
+    "DataSpec",
     "Edge",
     "Frozen",
     "Group",
@@ -30,6 +31,7 @@ __all__ = [
     "OutputExchange",
     "Outputs",
     "Peer",
+    "PeerInput",
     "Placement",
     "StopPoll",
     "Store",

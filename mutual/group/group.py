@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mutual.group.edges import Edge, EdgeLoss, MicroBatchContext, Selections
+from mutual.group.edges import Edge, EdgeLoss, KnownClasses, MicroBatchContext, Selections
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
-from mutual.group.peers import Outputs, Peer
+from mutual.group.peers import Outputs, Peer, PeerInput
+from mutual.models import ModelInput
 from mutual.recipe import LOGITS, derive_seed, is_ema, peer_of
 
 
@@ -54,6 +55,8 @@ class Group:
         peers: the peers that this process holds, by name.
         edges: all edges of the group.
         local_losses: by the edge's index the losses of the learners that this process holds.
+        inputs: what every peer, of all ranks, reads.
+        known_classes: the peers, of all ranks, that know a part of the data's classes, with these.
         autocast: gives the context in which peers run.
         placement: which ranks hold which peers.
         rank: this process among them.
@@ -64,6 +67,8 @@ class Group:
         peers: the peers that this process holds, by name.
         edges: all edges of the group, in the order in which their losses are numbered.
         local_losses: by the edge's index the losses of the learners that this process holds.
+        inputs: what every peer, of all ranks, reads.
+        known_classes: the peers, of all ranks, that know a part of the data's classes, with these.
         trainable: the peers that are trained here.
         placement: which ranks hold which peers.
         shard: which shard of each micro-batch this process computes: its index, and the number of shards.
@@ -93,6 +98,8 @@ class Group:
         edges: Sequence[Edge],
         local_losses: Mapping[int, EdgeLoss],
         *,
+        inputs: Mapping[str, ModelInput],
+        known_classes: KnownClasses,
         autocast: Callable[[], AbstractContextManager[object]],
         placement: Placement,
         rank: int,
@@ -102,6 +109,8 @@ class Group:
         self.peers = dict(peers)
         self.edges = tuple(edges)
         self.local_losses = dict(local_losses)
+        self.inputs = dict(inputs)
+        self.known_classes = dict(known_classes)
         self.placement = placement
         self.shard = placement.shard(rank)
         self.is_scoring_rank = is_scoring_rank(placement, rank)
@@ -111,6 +120,7 @@ class Group:
         self.exchange = loss_exchange
         self._score_exchange = score_exchange
         self._autocast = autocast
+        self._inputs = _SharedInputs()
         self._view_of = {name: view for view, name in enumerate(self.peers)}
         required = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_ema(name))
         self._averages = [name for name in required if peer_of(name) in self.peers]
@@ -142,7 +152,8 @@ class Group:
         Collective: all ranks must call it, as outputs travel between them.
 
         Args:
-            images: float images `[B, ...]` on the peers' device, or one view for each peer of this process, `[P, B, ...]`.
+            images: pixels `[B, C, H, W]` on the peers' device (uint8, or floats in 0 .. 255), or one view of them for each peer of this
+                process, `[P, B, C, H, W]`.
             labels: class indices `[B]` (-1: no label) or probabilities `[B, C]`.
             context: what else is known of the micro-batch.
         """
@@ -227,10 +238,28 @@ class Group:
         outputs = {}
         for name, peer in self.peers.items():
             with self.peer_context(name), self._autocast():
-                outputs[name] = {LOGITS: peer.predict(images).float()}
+                outputs[name] = {LOGITS: peer.predict(self.view(name, images)).float()}
         everyone = outputs | self._score_exchange.start(outputs, size=global_batch_size).wait()
         return {name: each[LOGITS] for name, each in everyone.items()}
 
     def view(self, name: str, images: Tensor) -> Tensor:
-        """Returns the peer's view `[B, C, H, W]` of `images`, which may hold one view for each peer of this process."""
-        return images[self._view_of[name]] if images.dim() == 5 else images
+        """Returns what the peer reads `[B, C, H, W]` of `images`, which may hold one view for each peer of this process."""
+        view = self._view_of[name] if images.dim() == 5 else None
+        return self._inputs.get(self.peers[name].input, images, view)
+
+
+class _SharedInputs:
+    """What peers read of the last pixels; peers with equal inputs read one tensor."""
+
+    def __init__(self) -> None:
+        self._pixels: tuple[Tensor, int] | None = None
+        self._made: dict[tuple[PeerInput, int | None], Tensor] = {}
+
+    def get(self, peer_input: PeerInput, pixels: Tensor, view: int | None) -> Tensor:
+        """Returns what a peer with this input reads of `pixels`, or of a view of them."""
+        if self._pixels is None or self._pixels[0] is not pixels or self._pixels[1] != pixels._version:
+            self._pixels, self._made = (pixels, pixels._version), {}
+        key = peer_input, view
+        if key not in self._made:
+            self._made[key] = peer_input(pixels if view is None else pixels[view])
+        return self._made[key]

@@ -7,32 +7,50 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.models.cards import ModelCard, architecture_args, cpu_tensors, model_bytes, read_card, read_model
-    from mutual.models.classes import class_columns
+    from mutual.models.cards import ModelCard, architecture_args, cpu_tensors, model_bytes, read_card, read_model, read_preprocess
+    from mutual.models.classes import ClassMap, class_columns, match_indices, match_names
     from mutual.models.files import check_file
     from mutual.models.loading import load_weights
-    from mutual.models.zoo import create_model
+    from mutual.models.model_input import ModelInput, declared_input, statistics_for
+    from mutual.models.zoo import create_model, pretrained_classes
 
 __all__ = [
+    "ClassMap",
     "ModelCard",
+    "ModelInput",
     "architecture_args",
     "check_file",
     "class_columns",
     "cpu_tensors",
     "create_model",
+    "declared_input",
     "load_weights",
+    "match_indices",
+    "match_names",
     "model_bytes",
+    "pretrained_classes",
     "read_card",
     "read_model",
+    "read_preprocess",
+    "statistics_for",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.models.cards": ("ModelCard", "architecture_args", "cpu_tensors", "model_bytes", "read_card", "read_model"),
-        "mutual.models.classes": ("class_columns",),
+        "mutual.models.cards": (
+            "ModelCard",
+            "architecture_args",
+            "cpu_tensors",
+            "model_bytes",
+            "read_card",
+            "read_model",
+            "read_preprocess",
+        ),
+        "mutual.models.classes": ("ClassMap", "class_columns", "match_indices", "match_names"),
         "mutual.models.files": ("check_file",),
         "mutual.models.loading": ("load_weights",),
-        "mutual.models.zoo": ("create_model",),
+        "mutual.models.model_input": ("ModelInput", "declared_input", "statistics_for"),
+        "mutual.models.zoo": ("create_model", "pretrained_classes"),
     },
 )

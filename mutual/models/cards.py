@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import safetensors.torch
 import torch
@@ -19,6 +19,7 @@ from pydantic import (
     FiniteFloat,
     JsonValue,
     PlainValidator,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -29,9 +30,11 @@ from torch import Tensor, nn
 from mutual.models.factories import is_factory_name
 from mutual.models.files import check_file, is_shortage
 from mutual.models.loading import load_weights
+from mutual.models.model_input import ModelInput
 from mutual.models.reading import CARD, UNREADABLE, digest_of
 from mutual.models.zoo import create_model, is_in_zoo
 from mutual.recipe import InputError, first_line
+from mutual.recipe.transforms import CenterCrop, Interpolation, Resize
 
 _LARGEST = 2**24
 """No number in a card's `args` is larger: sizes of layers, not of the machine's memory."""
@@ -72,12 +75,17 @@ def _bounded(value: Any, depth: int = 0) -> Any:
     return value
 
 
+_TRANSFORMS: TypeAdapter[list[Resize | CenterCrop]] = TypeAdapter(list[Annotated[Resize | CenterCrop, Field(discriminator="name")]])
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class ModelCard:
     """What rebuilds a model and prepares its images: stands in the metadata of every weights file that we write.
 
-    `mean` and `std` are those of pixel values in 0 .. 1, by channel; `image_size` is (height, width); with `multi_label` the logits are
-    for a sigmoid each, not for a softmax. `args` are plain JSON values.
+    An image is decoded with `loaded_channels`, goes through `preprocess` (`resize` and `center_crop` as recipes have them), is resized to
+    `image_size` (height, width) by `interpolation` where it has another size, its values are brought from 0 .. 255 to `pixel_range`, and
+    `mean` is subtracted and by `std` divided, channel by channel in `channel_order`. Cards of before have neither `preprocess` nor
+    `loaded_channels`. With `multi_label` the logits are for a sigmoid each, not for a softmax. `args` are plain JSON values.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
@@ -89,6 +97,11 @@ class ModelCard:
     class_names: tuple[_Text, ...]
     args: Annotated[dict[_Text, JsonValue], BeforeValidator(_plain), AfterValidator(_bounded)] = field(default_factory=dict)
     multi_label: bool = False
+    interpolation: Interpolation = "bilinear"
+    channel_order: Literal["RGB", "L"] = "RGB"
+    pixel_range: tuple[float, float] = (0.0, 1.0)
+    preprocess: Annotated[list[JsonValue] | None, BeforeValidator(_plain), AfterValidator(_bounded)] = None
+    loaded_channels: _Count | None = None
 
     @model_validator(mode="after")
     def _lengths(self) -> ModelCard:
@@ -97,7 +110,14 @@ class ModelCard:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.in_channels):
                 raise ValueError(f"{len(values)} values of {name} for {self.in_channels} channels")
+        if self.preprocess is not None:
+            read_preprocess(self.preprocess)
         return self
+
+    @property
+    def input(self) -> ModelInput:
+        """What the model reads."""
+        return ModelInput(self.image_size, self.mean, self.std, self.interpolation, self.in_channels)
 
     def to_json(self) -> str:
         """Returns the card as JSON text."""
@@ -122,6 +142,19 @@ class ModelCard:
             raise ValueError(": ".join(part for part in (where, first["msg"]) if part)) from error
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
+
+
+def read_preprocess(steps: Sequence[Any]) -> list[Resize | CenterCrop]:
+    """Returns a card's `preprocess` as sections of a recipe.
+
+    Raises:
+        ValueError: it names another transform, or an argument that a transform does not take.
+    """
+    return _TRANSFORMS.validate_python([{**step, "size": _pair(step.get("size"))} if isinstance(step, dict) else step for step in steps])
+
+
+def _pair(size: Any) -> Any:
+    return tuple(size) if isinstance(size, list) else size
 
 
 def model_bytes(model: nn.Module, card: ModelCard) -> bytes:

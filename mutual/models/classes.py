@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Which of a model's outputs stand for classes of the data.
+
+    Attributes:
+        columns: outputs, for each class of the data that the model knows; None: all outputs, in their order.
+        known: the classes of the data, by their index, that `columns` stand for; None: all.
+    """
+
+    columns: tuple[int, ...] | None = None
+    known: tuple[int, ...] | None = None
 
 
 def class_columns(model: Sequence[str], data: Sequence[str]) -> list[int] | None:
@@ -17,10 +31,7 @@ def class_columns(model: Sequence[str], data: Sequence[str]) -> list[int] | None
         raise ValueError(f"class counts differ: the model has {len(model)}, the data have {len(data)}")
     if tuple(model) == tuple(data):
         return None
-    for where, names in (("the model", model), ("the data", data)):
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"classes differ, and cannot be matched by name: {where} has {twice!r} twice")
+    _check_unique(model, data)
     if set(model) != set(data):
         if _is_numbered(model) or _is_numbered(data):
             return None
@@ -30,10 +41,69 @@ def class_columns(model: Sequence[str], data: Sequence[str]) -> list[int] | None
     return [index_of[name] for name in data]
 
 
+def match_names(model: Sequence[str | Sequence[str]], data: Sequence[str]) -> ClassMap:
+    """Returns which outputs stand for the classes that a model and the data have in common.
+
+    Args:
+        model: the class of each of its outputs: a name, or several that mean the same.
+        data: the data's classes.
+
+    Raises:
+        ValueError: a name stands for two outputs, or fewer than two classes are in common; one line says which.
+    """
+    aliases = [(names,) if isinstance(names, str) else tuple(names) for names in model]
+    first = [names[0] for names in aliases]
+    if len(model) == len(data) and (set(first) == set(data) or _is_numbered(first) or _is_numbered(data)):
+        columns = class_columns(first, data)
+        return ClassMap(None if columns is None else tuple(columns))
+    if _is_numbered(first) or _is_numbered(data):
+        raise ValueError(f"class counts differ: the model has {len(model)}, the data have {len(data)}, and they are numbers, not names")
+    _check_unique([name for name in first if name in data], data)
+    index_of: dict[str, int] = {}
+    for index, names in enumerate(aliases):
+        for name in names:
+            index_of.setdefault(name, index)
+    known = [index for index, name in enumerate(data) if name in index_of]
+    if len(known) < 2:
+        sides = [_named("the model", set(first) - set(data)), _named("the data", set(data) - index_of.keys())]
+        raise ValueError(f"{len(known)} of its {len(model)} classes are among the data's {len(data)}: {'; '.join(filter(None, sides))}")
+    return ClassMap(tuple(index_of[data[index]] for index in known), None if len(known) == len(data) else tuple(known))
+
+
+def match_indices(indices: Sequence[int | None], num_outputs: int, num_classes: int) -> ClassMap:
+    """Returns the same from the index of the output of each class of the data, None where the model does not know it.
+
+    Raises:
+        ValueError: there is not one for each class, one is no output, or two are the same; one line says which.
+    """
+    if len(indices) != num_classes:
+        raise ValueError(f"{len(indices)} indices for the data's {num_classes} classes")
+    known = [index for index, output in enumerate(indices) if output is not None]
+    columns = [output for output in indices if output is not None]
+    beyond = next((output for output in columns if output >= num_outputs), None)
+    if beyond is not None:
+        raise ValueError(f"output {beyond} is not there: the model has {num_outputs}; say how many it has by args: {{num_classes: ..}}")
+    if len(set(columns)) != len(columns):
+        twice = next(output for output in columns if columns.count(output) > 1)
+        raise ValueError(f"output {twice} stands for two classes")
+    if len(known) < 2:
+        raise ValueError("the model knows fewer than two of the data's classes")
+    return ClassMap(tuple(columns), None if len(known) == num_classes else tuple(known))
+
+
+def _check_unique(model: Sequence[str], data: Sequence[str]) -> None:
+    for where, names in (("the model", model), ("the data", data)):
+        twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+        if twice is not None:
+            raise ValueError(f"classes differ, and cannot be matched by name: {where} has {twice!r} twice")
+
+
 def _is_numbered(names: Sequence[str]) -> bool:
     return tuple(names) == tuple(map(str, range(len(names))))
 
 
 def _named(where: str, names: set[str]) -> str:
+    if not names:
+        return ""
     shown = ", ".join(repr(name) for name in sorted(names)[:3])
     return f"only {where} has {shown}{', ...' if len(names) > 3 else ''}"

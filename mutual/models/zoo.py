@@ -26,13 +26,13 @@ PRETRAINED = "pretrained"
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # in training mode they would answer with a tuple
 
 
-def create_model(name: str, *, num_classes: int, in_channels: int = 3, weights: str | None = None, **args: Any) -> nn.Module:
+def create_model(name: str, *, num_classes: int | None, in_channels: int = 3, weights: str | None = None, **args: Any) -> nn.Module:
     """Returns the model called `name`: images `[B, in_channels, H, W]` to logits `[B, num_classes]`.
 
     Args:
         name: `pplcnet_x1_0` (ours), `torchvision/resnet18`, `timm/convnext_tiny` or `package.module:factory`, which is called
             as `factory(num_classes=.., in_channels=.., **args)`. That runs its code: the name must be the user's own word, never a file's.
-        num_classes: C.
+        num_classes: C; None keeps the classifier of the zoo's own weights.
         in_channels: 1 grey, 3 colour.
         weights: None for initial weights, `pretrained` for the zoo's own where it has some, or the path of a weights file.
         args: further arguments of the model's factory.
@@ -41,6 +41,7 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, weights: 
         ValueError: no such model, an argument that it does not take, or weights that do not fit; one line says which.
     """
     pretrained = weights == PRETRAINED
+    assert pretrained or num_classes is not None, "only weights of the zoo bring a classifier"
     family, _, rest = name.partition("/")
     if family == "torchvision" and rest:
         model = _from_torchvision(rest, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **args)
@@ -54,6 +55,25 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, weights: 
     if weights is not None and not pretrained:
         load_weights(model, weights)
     return _without_inplace(model)
+
+
+def pretrained_classes(name: str) -> list[tuple[str, ...]] | None:
+    """Returns for each output of the zoo's own weights of a model the names of its class, which mean the same; None: not recorded."""
+    family, _, rest = name.partition("/")
+    if family == "torchvision":
+        import torchvision.models
+
+        categories = torchvision.models.get_model_weights(rest).DEFAULT.meta["categories"]
+        return [(category,) for category in categories]
+    import timm
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    config = timm.get_pretrained_cfg(rest)
+    subset = None if config is None else infer_imagenet_subset(config.to_dict())
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return [(synset, *info.label_name_to_description(synset).split(", ")) for synset in info.label_names()]
 
 
 def is_in_zoo(name: str) -> bool:
@@ -76,12 +96,13 @@ def _ours(name: str) -> Factory:
     raise ValueError(f"{name!r} is no model{did_you_mean(name, MODELS if name.startswith('pplc') else known)}")
 
 
-def _from_timm(name: str, *, num_classes: int, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
+def _from_timm(name: str, *, num_classes: int | None, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
     if not _is_timm(name):
         near = did_you_mean(name, _timm_names())
         raise ValueError(f"'timm/{name}' is no model of timm{near}")
 
-    arguments = {"num_classes": num_classes, "in_chans": in_channels, **args}
+    classifier = {} if num_classes is None else {"num_classes": num_classes}
+    arguments = {**classifier, "in_chans": in_channels, **args}
     initial = partial(_timm_model, name, False)
     if not pretrained:
         return build(f"timm/{name}", initial, **arguments)
@@ -100,7 +121,7 @@ def _timm_model(name: str, pretrained: bool, /, **arguments: Any) -> nn.Module:
     return model
 
 
-def _from_torchvision(name: str, *, num_classes: int, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
+def _from_torchvision(name: str, *, num_classes: int | None, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
     if name not in _torchvision_names():
         raise ValueError(f"'torchvision/{name}' is no classifier of torchvision{did_you_mean(name, _torchvision_names())}")
     if name in _AUXILIARY_HEADS:
@@ -108,7 +129,9 @@ def _from_torchvision(name: str, *, num_classes: int, in_channels: int, pretrain
     import torchvision.models
 
     factory = torchvision.models.get_model_builder(name)
-    model = build(f"torchvision/{name}", factory, num_classes=num_classes, **args)
+    if num_classes is not None:
+        args = {"num_classes": num_classes, **args}
+    model = build(f"torchvision/{name}", factory, **args)
     if pretrained:
         state = _torchvision_weights(name)
         fitting = {key: value for key, value in state.items() if key in model.state_dict() and model.state_dict()[key].shape == value.shape}

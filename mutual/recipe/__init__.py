@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutual.recipe.base import MAX_CLASSES, Spec
+from mutual.recipe.base import MAX_CLASSES, MAX_SIDE, Spec
 from mutual.recipe.data import DATASETS, Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import (
@@ -28,6 +28,7 @@ __all__ = [
     "ENSEMBLE",
     "LOGITS",
     "MAX_CLASSES",
+    "MAX_SIDE",
     "OBJECTIVES",
     "CheckpointSpec",
     "Data",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -10,6 +11,7 @@ from mutual.recipe.base import MAX_OBJECTIVES, Seed, Spec
 from mutual.recipe.data import Data
 from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, Objective
 from mutual.recipe.errors import Fault, Origin, RecipeError
+from mutual.recipe.inputs import InputSpec
 from mutual.recipe.objectives import AnyObjective
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, PeerSpec, Schedule, Train
 
@@ -87,6 +89,25 @@ class Recipe(Spec):
         best_metric = self.train.best_metric or ("map" if self.data.multi_label else "top1")
         train = self.train.model_copy(update={"best_metric": best_metric})
         return self.model_copy(update={"data": self.data.resolved(seed=self.seed), "train": train})
+
+    def with_inputs(self, inputs: Mapping[str, Mapping[str, Any]]) -> Recipe:
+        """Returns this recipe with what peers read, which their models say; by the peer's name the fields of `InputSpec`."""
+        peers = {
+            name: peer.model_copy(update={"input": InputSpec(**inputs[name])}) if name in inputs else peer
+            for name, peer in self.peers.items()
+        }
+        return self.model_copy(update={"peers": peers})
+
+    def with_inputs_of(self, saved: Recipe) -> Recipe:
+        """Returns this recipe in which peers read what those of `saved` do where this one leaves it open."""
+        peers = {}
+        for name, peer in self.peers.items():
+            then = saved.peers[name].input if name in saved.peers else "auto"
+            if then != "auto":
+                given = {} if peer.input == "auto" else peer.input.model_dump(exclude_none=True)
+                peer = peer.model_copy(update={"input": InputSpec(**{**then.model_dump(), **given})})
+            peers[name] = peer
+        return self.model_copy(update={"peers": peers})
 
     def error(self, path: str, message: str) -> RecipeError:
         """A RecipeError for one fault, which names the file or the override that it comes from."""

@@ -6,6 +6,7 @@ from mutual.recipe.base import Spec
 from mutual.recipe.data import Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
+from mutual.recipe.inputs import InputSpec
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Schedule, Train
 
 EXAMPLES: dict[type[Spec], str] = {
@@ -62,11 +63,20 @@ model: torchvision/resnet18
 args: {zero_init_residual: true}
 weights: pretrained
 frozen: false
+input: {mean: [0.5], std: [0.5]}
+classes: auto
 optimizer: {name: adamw, lr: 1.0e-3}
 schedule: {name: linear}
 rank: null
 ranks: 2
 cost: 12.5
+""",
+    InputSpec: """\
+size: 224
+mean: [0.485, 0.456, 0.406]
+std: [0.229, 0.224, 0.225]
+interpolation: bicubic
+channels: 3
 """,
     Optimizer: """\
 name: adamw

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
+from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from mutual.recipe.base import MAX_NAMES, Epochs, NonNegativeFloat, PeerCost, Positive, PositiveFloat, Probability, Spec, Temperature
+from mutual.recipe.base import (
+    MAX_CLASSES,
+    MAX_NAMES,
+    Epochs,
+    NonNegativeFloat,
+    PeerCost,
+    Positive,
+    PositiveFloat,
+    Probability,
+    Spec,
+    Temperature,
+)
+from mutual.recipe.inputs import InputSpec
 
 Precision = Literal["no", "fp16", "bf16"]
+Classes = (
+    str
+    | Annotated[list[StrictStr], Field(min_length=2, max_length=MAX_CLASSES)]
+    | Annotated[list[Annotated[StrictInt, Field(ge=0, lt=MAX_CLASSES)] | None], Field(min_length=2, max_length=MAX_CLASSES)]
+)
 
 
 class Optimizer(Spec):
@@ -84,6 +101,13 @@ class PeerSpec(Spec):
     """A safetensors file, a torch checkpoint, or `pretrained` where the zoo has weights."""
     frozen: StrictBool = False
     """The peer only teaches: eval mode for good, no gradient, no optimizer."""
+    input: Literal["auto"] | InputSpec = "auto"
+    """What the model was made for: size, mean, std, interpolation, channels. auto: what its weights say (the card in a file of ours,
+    timm's or torchvision's record of pretrained weights), else what the factory's model says in its attribute `input`, else the data's;
+    the size of a peer that is trained is the data's unless its model takes one size only."""
+    classes: Literal["auto"] | Classes = "auto"
+    """The classes that a frozen peer's outputs stand for: names, a text file with a name a line, or for each class of the data the index
+    of its output (null: the peer does not know it). auto: by the names that its weights have. Losses and scores read those in common."""
     optimizer: Optimizer | None = None
     """This peer's own optimizer; the default is the recipe's."""
     schedule: Schedule | None = None

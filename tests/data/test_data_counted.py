@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from support import inputs_of
 from torch import Tensor
 
-from mutual.data import build_data, to_inputs
+from mutual.data import build_data
 from mutual.data.plan import EpochPlan
 from mutual.recipe import Data
 
@@ -32,7 +33,7 @@ def real_samples(data, **plan):
     found = []
     for ranks in windows(data, **plan):
         cells = [
-            (*to_inputs(rank.batches[index], data.info), rank.batches[index].num_valid)
+            (*inputs_of(rank.batches[index], data.info), rank.batches[index].num_valid)
             for index in range(len(ranks[0].batches))
             for rank in ranks
         ]

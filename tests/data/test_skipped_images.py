@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import inputs_of
 from torchvision.transforms.v2 import RandomCrop
 
 import mutual.data.images
-from mutual.data import ImageError, build_data, to_inputs
+from mutual.data import ImageError, build_data
 from mutual.data.images import TransformError
 from mutual.data.plan import epoch_order
 from mutual.recipe import Data
@@ -57,7 +58,7 @@ def epoch_of(data, epoch=0, *, start=0, world_size=1, accumulate=1):
     cells = []
     for windows in zip(*ranks, strict=True):
         for batches in zip(*(window.batches for window in windows), strict=True):
-            cells += [(*to_inputs(batch, data.info), batch.num_valid) for batch in batches]
+            cells += [(*inputs_of(batch, data.info), batch.num_valid) for batch in batches]
     return tuple(torch.cat([cell[part][: cell[2]] for cell in cells]) for part in (0, 1))
 
 

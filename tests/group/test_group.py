@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import build, tiny_document
 
-from mutual.data import to_inputs
+from mutual.data import mixed
 from mutual.group import Group, MicroBatchContext, merge_outputs
 from mutual.group.exchange import Placement
 from mutual.group.group import GroupOutput
@@ -38,7 +38,7 @@ class Exchange:
 
 def first_batch(data):
     window = next(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1))
-    return to_inputs(window.batches[0], data.info)
+    return mixed(window.batches[0], num_classes=data.info.num_classes)
 
 
 def forward(group, data, **context):
@@ -65,6 +65,8 @@ def half(group, name, exchange):
         {name: group.peers[name]},
         group.edges,
         losses,
+        inputs=group.inputs,
+        known_classes={},
         autocast=nullcontext,
         placement=Placement(len(ranks), ranks, ranks, is_replicated=False),
         rank=ranks[name][0],
@@ -214,6 +216,7 @@ def test_modes_are_those_of_all_peers():
 
 def test_each_peer_has_its_own_view_or_all_have_one():
     _, _, group, _ = build(tiny_document())
-    views = torch.arange(2.0)[:, None, None, None, None].expand(2, 3, 1, 8, 8)
-    assert [group.view(name, views).unique().item() for name in "ab"] == [0, 1]
+    views = torch.arange(2, dtype=torch.uint8)[:, None, None, None, None].expand(2, 3, 1, 8, 8)
+    expected = [(shade / 255 - 0.5) / 0.29 for shade in (0, 1)]
+    assert [group.view(name, views).unique().item() for name in "ab"] == pytest.approx(expected)
     assert all(group.view(name, views[0]) is not None and group.view(name, views[1]).shape == (3, 1, 8, 8) for name in "ab")

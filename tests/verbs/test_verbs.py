@@ -9,12 +9,12 @@ import safetensors.torch
 import torch
 import yaml
 from PIL import Image
-from support import ROOT, run, tiny_document
+from support import ROOT, inputs_of, run, tiny_document
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mutual
 from mutual import evaluate, export, predict, train
-from mutual.data import build_data, to_inputs
+from mutual.data import build_data
 from mutual.models import read_model
 from mutual.recipe import Data
 
@@ -90,7 +90,7 @@ def test_evaluate_agrees_with_the_models_own_logits(folder, capsys):
     for peer in "ab":
         model, right = mutual.load_peer(folder, peer=peer), 0
         for batch in data.eval_batches(world_size=1, shard=(0, 1)):
-            images, labels = to_inputs(batch, data.info)
+            images, labels = inputs_of(batch, data.info)
             right += int((model(images).argmax(1) == labels).sum())
         assert scores[peer]["top1"] == pytest.approx(right / 355)
     best = json.loads((folder / "best" / "best.json").read_text())

@@ -18,8 +18,9 @@ from torch import Tensor
 from mutual.data import DataInfo
 from mutual.engine.costs.memory import num_bytes, saved_bytes, state_bytes
 from mutual.engine.runtime import Environment
-from mutual.engine.training import image_preparation, make_optimizer
-from mutual.group import Communicator, Group, create_peer_model, input_mismatch_error, replica_comm
+from mutual.engine.training import make_optimizer
+from mutual.group import Communicator, DataSpec, Group, PeerInput, create_peer_model, input_mismatch_error, replica_comm
+from mutual.models import ModelInput
 from mutual.recipe import Recipe
 
 ROUNDS = 5
@@ -116,7 +117,9 @@ def _measure_link(comm: Communicator) -> Link:
 
 def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name: str) -> PeerProfile:
     comm, frozen = environment.comm, recipe.peers[name].frozen
-    model = create_peer_model(recipe, name, num_classes=info.num_classes, in_channels=info.channels).to(comm.device)
+    data_input = ModelInput(info.image_size, info.mean, info.std, channels=info.channels)
+    created = create_peer_model(recipe, name, DataSpec(info.num_classes, info.class_names, data_input))
+    model = created.model.to(comm.device)
     if recipe.train.channels_last:
         model.to(memory_format=torch.channels_last)
     model.train(not frozen).requires_grad_(not frozen)
@@ -133,9 +136,10 @@ def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name
         if not frozen:
             loss.backward()
 
-    prepare, batch_size = image_preparation(recipe), max(recipe.data.batch_size, 2)  # BatchNorm asks for two in training
-    small = prepare(torch.rand(batch_size, info.channels, *info.image_size, device=comm.device))
-    large = prepare(torch.cat([small, small]))
+    peer_input = PeerInput(created.input, is_identity=True, channels_last=recipe.train.channels_last)
+    batch_size = max(recipe.data.batch_size, 2)  # BatchNorm asks for two in training
+    small = peer_input(torch.rand(batch_size, *created.input.shape, device=comm.device))
+    large = peer_input(torch.cat([small, small]))
     try:
         forward(small)
     except (RuntimeError, ValueError, TypeError) as error:

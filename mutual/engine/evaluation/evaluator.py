@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mutual.data import Batch, DataInfo, to_inputs
-from mutual.engine.evaluation.task_metrics import mean_metric, task_metrics
+from mutual.data import Batch
+from mutual.engine.evaluation.task_metrics import TaskMetrics, mean_metric, task_metrics
 from mutual.engine.monitoring import Scores
 from mutual.recipe import ENSEMBLE
 
@@ -33,22 +33,34 @@ class Evaluator:
         num_classes: number of logits of an image.
         device: of the logits.
         multi_label: whether an image has several labels and not one class.
+        known_classes: by peer the classes of the data that its logits stand for, where these are not all; it is scored on images of these.
 
     Example:
         >>> evaluator = Evaluator(["a"], ["a"], num_classes=3, device=torch.device("cpu"))
         >>> batch = Batch(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), 2, 2)
         >>> logits = torch.tensor([[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
-        >>> info = DataInfo(3, ("x", "y", "z"), 1, (4, 4), (0.0,), (1.0,), num_train=0, num_val=2)
-        >>> evaluator(lambda images, batch: {"a": logits}, [batch], info, prepare=lambda images: images)["a"]["top1"]
+        >>> evaluator(lambda pixels, batch: {"a": logits}, [batch])["a"]["top1"]
         0.5
     """
 
     def __init__(
-        self, peers: Sequence[str], ensemble: Sequence[str], *, num_classes: int, device: torch.device, multi_label: bool = False
+        self,
+        peers: Sequence[str],
+        ensemble: Sequence[str],
+        *,
+        num_classes: int,
+        device: torch.device,
+        multi_label: bool = False,
+        known_classes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self._peers = tuple(peers)
+        self._known = {name: torch.tensor(known, device=device) for name, known in (known_classes or {}).items()}
+        self._comparable = [name for name in self._peers if name not in self._known]
+        ensemble = [name for name in ensemble if name not in self._known]
         self._ensemble = tuple(ensemble) if len(ensemble) > 1 else ()
         self._task = task_metrics(num_classes, multi_label=multi_label)
+        self._tasks = {name: task_metrics(len(known), multi_label=multi_label) for name, known in self._known.items()}
+        self._multi_label = multi_label
         self._device = device
 
     @torch.no_grad()
@@ -56,9 +68,7 @@ class Evaluator:
         self,
         predict: Callable[[Tensor, Batch], dict[str, Tensor]],
         batches: Iterable[Batch],
-        info: DataInfo,
         *,
-        prepare: Callable[[Tensor], Tensor],
         is_scoring_rank: bool = True,
     ) -> Scores:
         """Returns the scores over the batches of all ranks: accuracies and mAP as fractions, NLL in nats.
@@ -66,48 +76,65 @@ class Evaluator:
         Collective: all ranks must call it.
 
         Args:
-            predict: returns every peer's float32 logits `[B, C]` of a batch's prepared images.
+            predict: returns every peer's float32 logits `[B, C]` of a batch's pixels; `[B, K]` of a peer that knows a part of the classes.
             batches: those of this rank.
-            info: of the data, which says how pixels become inputs.
-            prepare: is applied to the images before.
             is_scoring_rank: if False, this rank computes its peers for others and adds nothing.
         """
         for batch in batches:
-            images, labels = to_inputs(batch.to(self._device, non_blocking=True), info)
-            logits = predict(prepare(images), batch)
+            on_device = batch.to(self._device, non_blocking=True)
+            logits = predict(on_device.images, batch)
             if is_scoring_rank and batch.num_valid > len(batch.bad):
-                self._add(*_readable(logits, labels, batch))
+                self._add(*_readable(logits, on_device.labels, batch))
         return self._compute()
 
     @cached_property  # made for the first evaluation: a training need not wait for torchmetrics to begin
     def _metrics(self) -> dict[str, dict[str, Metric]]:
         members = [*self._peers, *([ENSEMBLE] if self._ensemble else [])]
-        return {member: {name: metric.to(self._device) for name, metric in self._task.metrics().items()} for member in members}
+        tasks = {member: self._tasks.get(member, self._task) for member in members}
+        return {member: {name: metric.to(self._device) for name, metric in task.metrics().items()} for member, task in tasks.items()}
 
     @cached_property
     def _pairs(self) -> dict[str, Metric]:
         return {name: mean_metric().to(self._device) for name in ("agreement", "kl")}
 
     def _add(self, logits: dict[str, Tensor], labels: Tensor) -> None:
-        log_probabilities = {name: self._task.log_probabilities(logits[name]) for name in self._peers}
+        log_probabilities = {name: self._task.log_probabilities(logits[name]) for name in self._comparable}
         if self._ensemble:
             stacked = torch.stack([log_probabilities[name] for name in self._ensemble])
             log_probabilities[ENSEMBLE] = stacked.logsumexp(dim=0) - math.log(len(self._ensemble))
         for member, log_probability in log_probabilities.items():
-            metrics = self._metrics[member]
-            metrics["nll"].update(self._task.nll(log_probability, labels))
-            for name in metrics.keys() - {"nll"}:
-                metrics[name].update(self._task.probabilities(log_probability), labels)
-        if len(self._peers) > 1:
-            predictions = [self._task.predictions(logits[name]) for name in self._peers]
+            self._update(member, self._task, log_probability, labels)
+        for name, known_K in self._known.items():
+            rows, known_labels = self._among(known_K, labels)
+            if len(known_labels) > 0:
+                self._update(name, self._tasks[name], self._tasks[name].log_probabilities(logits[name][rows]), known_labels)
+        if len(self._comparable) > 1:
+            predictions = [self._task.predictions(logits[name]) for name in self._comparable]
             agreement = torch.stack([(a == b).float().mean() for a, b in combinations(predictions, 2)]).mean()
-            divergence = self._task.divergence(torch.stack([logits[name] for name in self._peers]))
+            divergence = self._task.divergence(torch.stack([logits[name] for name in self._comparable]))
             self._pairs["agreement"].update(agreement, weight=len(labels))
             self._pairs["kl"].update(divergence, weight=len(labels))
 
+    def _update(self, member: str, task: TaskMetrics, log_probability: Tensor, labels: Tensor) -> None:
+        metrics = self._metrics[member]
+        metrics["nll"].update(task.nll(log_probability, labels))
+        for name in metrics.keys() - {"nll"}:
+            metrics[name].update(task.probabilities(log_probability), labels)
+
+    def _among(self, known_K: Tensor, labels: Tensor) -> tuple[Tensor | slice, Tensor]:
+        """Returns the rows of the images that have a label among these classes, and the labels among them."""
+        if self._multi_label:
+            return slice(None), labels[:, known_K]
+        is_class_BK = labels[:, None] == known_K
+        rows = is_class_BK.any(dim=1).nonzero().flatten()
+        return rows, is_class_BK[rows].int().argmax(dim=1)
+
     def _compute(self) -> Scores:
         scores = {member: _valid(_read(metrics)) for member, metrics in self._metrics.items()}
-        if len(self._peers) > 1:
+        for name, known_K in self._known.items():
+            if "top5" in next(iter(scores.values())) and len(known_K) <= 5:
+                scores[name]["top5"] = 1.0  # the class is among five of no more than five
+        if len(self._comparable) > 1:
             scores["pairs"] = _read(self._pairs)
         return scores
 

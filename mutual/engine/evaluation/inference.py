@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mutual.data import Batch, DataInfo, build_data
+from mutual.data import Batch, build_data
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.monitoring import Scores, SkippedImages, with_rank
 from mutual.engine.runtime import init_environment, restore_switches
-from mutual.models import ModelCard, class_columns, read_model
-from mutual.recipe import Data, Recipe, Statistics, first_line
+from mutual.models import ModelCard, ModelInput, class_columns, read_model
+from mutual.recipe import Data, Recipe, first_line
 
 
 @restore_switches()
@@ -33,9 +34,10 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
     models = read_models(files, factories)
     environment = init_environment(recipe)
     comm = environment.comm
+    inputs = {name: _input_of(recipe, name, card) for name, (_, card) in models.items()}
     try:
-        name, (_, card) = next(iter(models.items()))
-        data = build_data(_as_trained(recipe.data, name, card), seed=recipe.seed)
+        data = build_data(_as_trained(recipe.data, next(card for _, card in models.values())), seed=recipe.seed)
+        data.load_for([each.shape for each in inputs.values()])
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
@@ -43,55 +45,63 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
     for name, (model, card) in models.items():
         try:
             order = class_columns(card.class_names, info.class_names)
-            _check_images(model, card, info)
+            if info.multi_label != card.multi_label:
+                raise ValueError(f"its images have {'several labels' if card.multi_label else 'one class'} each")
         except ValueError as error:
             raise recipe.error("data", f"not what peer {name!r} was trained for: {error}") from error
+        _check_size(recipe, name, model, card, inputs[name])
         model.to(comm.device)
         columns[name] = slice(None) if order is None else torch.tensor(order, device=comm.device)
     evaluator = Evaluator(list(models), list(models), num_classes=info.num_classes, device=comm.device, multi_label=info.multi_label)
 
-    def predict(images: Tensor, _: Batch) -> dict[str, Tensor]:
+    def predict(pixels: Tensor, _: Batch) -> dict[str, Tensor]:
+        images = {each: each(pixels) for each in set(inputs.values())}
         with environment.autocast():
-            return {name: model(images).float()[:, columns[name]] for name, (model, _) in models.items()}
+            return {name: model(images[inputs[name]]).float()[:, columns[name]] for name, (model, _) in models.items()}
 
     batches = with_rank(data.eval_batches(world_size=comm.size, shard=(comm.rank, comm.size)), comm)
     try:
-        scores = evaluator(predict, batches, info, prepare=lambda images: images)
+        scores = evaluator(predict, batches)
     finally:
         data.close()
     SkippedImages(recipe, data, comm, shard=(comm.rank, comm.size)).report(partial(warnings.warn, stacklevel=2))
     return scores
 
 
-def _as_trained(data: Data, name: str, card: ModelCard) -> Data:
-    """Returns the recipe's data section with the model's image size, channels and normalisation where it leaves these to the data set.
+def _input_of(recipe: Recipe, name: str, card: ModelCard) -> ModelInput:
+    """Returns what a trained peer reads: as it was trained, apart from what the recipe's `peers.NAME.input` says now."""
+    given = recipe.peers[name].input if name in recipe.peers else "auto"
+    fields = {} if given == "auto" else given.model_dump(exclude_none=True)
+    if isinstance(fields.get("size"), int):
+        fields["size"] = (fields["size"], fields["size"])
+    if fields.get("channels", card.in_channels) != card.in_channels:
+        raise recipe.error(f"peers.{name}.input.channels", f"the peer was trained with {card.in_channels}")
+    for key in ("mean", "std"):
+        if len(fields.get(key, ())) not in (0, 1, card.in_channels):
+            raise recipe.error(f"peers.{name}.input.{key}", f"{len(fields[key])} values for a peer that reads {card.in_channels} channels")
+    return replace(card.input, **fields)
+
+
+def _as_trained(data: Data, card: ModelCard) -> Data:
+    """Returns the recipe's data section with the model's image size and channels where it leaves these to the data set.
 
     Other data than those of the training may have others.
     """
-    if data.channels not in (None, card.in_channels):  # before their statistics are found not to fit, which says less
-        raise ValueError(
-            f"not what peer {name!r} was trained for: its images have {card.in_channels} channels, data.channels is {data.channels}"
-        )
-    update: dict[str, object] = {"image_size": data.image_size or card.image_size, "channels": card.in_channels}
-    if data.normalize == "auto":
-        update["normalize"] = Statistics.model_construct(mean=card.mean, std=card.std)
-    return data.model_copy(update=update)
+    return data.model_copy(update={"image_size": data.image_size or card.image_size, "channels": data.channels or card.in_channels})
 
 
-def _check_images(model: nn.Module, card: ModelCard, info: DataInfo) -> None:
-    """Raises a ValueError where the data's images are of a shape that the model does not take."""
-    if info.channels != card.in_channels:
-        raise ValueError(f"its images have {card.in_channels} channels, data.channels is {info.channels}")
-    if info.multi_label != card.multi_label:
-        raise ValueError(f"its images have {'several labels' if card.multi_label else 'one class'} each")
-    if info.image_size != card.image_size:
-        height, width = info.image_size
-        try:
-            with torch.no_grad():
-                model(torch.zeros(1, card.in_channels, height, width))
-        except Exception as error:  # a model's own code says in its own way what it does not take
-            size = " x ".join(map(str, card.image_size))
-            raise ValueError(f"its images are of {size} pixels, and {height} x {width} fail ({first_line(error)})") from error
+def _check_size(recipe: Recipe, name: str, model: nn.Module, card: ModelCard, model_input: ModelInput) -> None:
+    """Refuses another size than the model was trained with where it does not take that."""
+    if model_input.size == card.image_size:
+        return
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *model_input.shape))
+    except Exception as error:  # a model's own code says in its own way what it does not take
+        size, own = (" x ".join(map(str, each)) for each in (model_input.size, card.image_size))
+        raise recipe.error(
+            f"peers.{name}.input.size", f"the peer was trained with {own} pixels, and {size} fail ({first_line(error)})"
+        ) from error
 
 
 def read_models(files: Sequence[Path], factories: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:

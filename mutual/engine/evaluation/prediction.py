@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -13,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mutual.data import DataInfo, ImageError, ShapeError, build_preprocess, load_image, named_images, normalize, pixels
+from mutual.data import ImageError, ShapeError, build_preprocess, load_image, named_images, pixels, resolved_preprocess
 from mutual.engine.evaluation.inference import read_models
 from mutual.engine.storage import RunFolder, peer_files
-from mutual.models import ModelCard
+from mutual.models import ModelCard, read_preprocess
 from mutual.recipe import ENSEMBLE, InputError, Recipe
 
 ImageLike: TypeAlias = "str | Path | Image.Image | Tensor"
@@ -50,7 +52,7 @@ class Predictor:
         """
         self._models = list(read_models(files, factories).values())
         self.card = self._models[0][1]
-        self._preprocess = build_preprocess(recipe.data, _info(self.card))
+        self._loaders = [_Loader.of(recipe, card) for _, card in self._models]
 
     def __call__(self, images: Iterable[ImageLike], *, topk: int | None = None) -> Iterator[Prediction]:
         """Yields for each image its `topk` classes, or all of them.
@@ -60,26 +62,47 @@ class Predictor:
         """
         remaining = iter(images)
         while batch := list(islice(remaining, _BATCH)):
-            pixels_BCHW = torch.stack([self._prepare(image) for image in batch])
-            for image, row_C in zip(batch, self._probabilities(pixels_BCHW), strict=True):
+            for image, row_C in zip(batch, self._probabilities(batch), strict=True):
                 best = row_C.topk(len(row_C) if topk is None else min(topk, len(row_C)))
                 names = tuple(self.card.class_names[index] for index in best.indices.tolist())
                 yield Prediction(Path(image) if isinstance(image, str | Path) else None, names, tuple(best.values.tolist()))
 
-    def _prepare(self, image: ImageLike) -> Tensor:
+    @torch.no_grad()
+    def _probabilities(self, images: Sequence[ImageLike]) -> Tensor:
+        """Returns the mean probabilities `[B, C]` of the peers."""
+        pixels = {loader: torch.stack([loader(image) for image in images]) for loader in dict.fromkeys(self._loaders)}
+        probabilities = []
+        for (model, card), loader in zip(self._models, self._loaders, strict=True):
+            logits_BC = model(card.input(pixels[loader])).float()
+            probabilities.append(logits_BC.sigmoid() if card.multi_label else logits_BC.softmax(dim=1))
+        return torch.stack(probabilities).mean(dim=0)
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """Called on an image of any kind, it returns the pixels `[C, H, W]` that a peer's input is made of, as evaluation loads them."""
+
+    preprocess: str
+    channels: int
+    image_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, recipe: Recipe, card: ModelCard) -> _Loader:
+        """Returns the loader that a card describes; a card of before leaves it to the recipe of the run."""
+        steps = card.preprocess or resolved_preprocess(recipe.data, card.image_size)
+        return cls(json.dumps(steps), card.loaded_channels or card.in_channels, card.image_size)
+
+    def __call__(self, image: ImageLike) -> Tensor:
         try:
-            return self._preprocess(_load(image, self.card.in_channels))
+            return self._pipeline(_load(image, self.channels))
         except ShapeError as error:
             if isinstance(image, str | Path):
                 raise ImageError(Path(image), str(error)) from error
             raise InputError(f"an image cannot be prepared: {error}") from error
 
-    @torch.no_grad()
-    def _probabilities(self, images: Tensor) -> Tensor:
-        """Returns the mean probabilities `[B, C]` of the peers."""
-        inputs = normalize(images, self.card.mean, self.card.std)
-        logits = [(model(inputs).float(), card) for model, card in self._models]
-        return torch.stack([each_BC.sigmoid() if card.multi_label else each_BC.softmax(dim=1) for each_BC, card in logits]).mean(dim=0)
+    @cached_property
+    def _pipeline(self) -> Callable[[Tensor], Tensor]:
+        return build_preprocess(read_preprocess(json.loads(self.preprocess)), channels=self.channels, image_size=self.image_size)
 
 
 def predict(
@@ -146,17 +169,3 @@ def _load(image: ImageLike, channels: int) -> Tensor:
             "1 or 3 channels, or call the model that load_peer returns"
         )
     return image
-
-
-def _info(card: ModelCard) -> DataInfo:
-    return DataInfo(
-        num_classes=card.num_classes,
-        class_names=card.class_names,
-        channels=card.in_channels,
-        image_size=card.image_size,
-        mean=card.mean,
-        std=card.std,
-        num_train=0,
-        num_val=0,
-        multi_label=card.multi_label,
-    )

@@ -85,7 +85,7 @@ def _saved_document(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *
     if not resume or not (has_checkpoint or (folder.holds_run() and (folder.path / RECIPE).exists())):
         return None
     saved_recipe = folder.recipe()
-    _check_same(resolve_launch(recipe, saved_recipe, launch), saved_recipe.resolved())
+    _check_same(resolve_launch(recipe.with_inputs_of(saved_recipe), saved_recipe, launch), saved_recipe.resolved())
     return saved_recipe.model_dump(mode="json")
 
 

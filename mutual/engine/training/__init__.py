@@ -2,7 +2,7 @@
 
 from mutual.engine.training.callbacks import Callback, TrainingState, check_callbacks
 from mutual.engine.training.run_setup import build_trainer
-from mutual.engine.training.setup import Training, build_dataset, build_training, image_preparation, make_optimizer
+from mutual.engine.training.setup import Training, build_dataset, build_training, load_for_peers, make_optimizer
 from mutual.engine.training.trainer import Trainer
 
 __all__ = [
@@ -14,6 +14,6 @@ __all__ = [
     "build_trainer",
     "build_training",
     "check_callbacks",
-    "image_preparation",
+    "load_for_peers",
     "make_optimizer",
 ]

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from mutual.data import DataInfo
 from mutual.engine.monitoring import Scores
 from mutual.engine.storage import BEST, LAST, BestRecord, RunFolder, sha256, write_file
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.group import Group
-from mutual.models import ModelCard, architecture_args, model_bytes
+from mutual.models import ModelCard, model_bytes
 from mutual.recipe import InputError, Recipe
 
 _WORST = (-math.inf, -math.inf)
@@ -28,15 +27,15 @@ class BestWeights:
         recipe: the resolved one; names the peers and the metric.
         folder: the run folder.
         group: the peers that this rank holds.
-        info: of the data; goes into the weights' model cards.
+        cards: what the weights files of each peer that this rank holds say of it.
         collector: brings the weights to the main process.
     """
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, group: Group, info: DataInfo, collector: PeerCollector) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, group: Group, cards: Mapping[str, ModelCard], collector: PeerCollector) -> None:
         self._recipe = recipe
         self._folder = folder
         self._group = group
-        self._info = info
+        self._cards = cards
         self._collector = collector
         assert recipe.train.best_metric is not None, "it is resolved"
         self._metric = recipe.train.best_metric
@@ -136,16 +135,4 @@ class BestWeights:
         return True
 
     def _content(self, name: str) -> bytes:
-        spec = self._recipe.peers[name]
-        card = ModelCard(
-            model=spec.model,
-            args=architecture_args(spec.model, spec.args),
-            num_classes=self._info.num_classes,
-            in_channels=self._info.channels,
-            image_size=self._info.image_size,
-            mean=self._info.mean,
-            std=self._info.std,
-            class_names=self._info.class_names,
-            multi_label=self._info.multi_label,
-        )
-        return model_bytes(self._group.peers[name].eval_model, card)
+        return model_bytes(self._group.peers[name].eval_model, self._cards[name])

@@ -42,8 +42,10 @@ class PeerOptimizer:
         grad_norm: norm of the gradient before clipping, a scalar on the device; None before it is measured.
 
     Example:
-        >>> from mutual.group import TappedModel
-        >>> peer = Peer("a", TappedModel(nn.Linear(2, 1), ()), frozen=False)
+        >>> from mutual.group import PeerInput, TappedModel
+        >>> from mutual.models import ModelInput
+        >>> peer_input = PeerInput(ModelInput((1, 2), mean=(0.5,), std=(0.5,), channels=1))
+        >>> peer = Peer("a", TappedModel(nn.Linear(2, 1), ()), frozen=False, input=peer_input)
         >>> optimizer = PeerOptimizer(
         ...     peer, torch.optim.SGD(peer.parameters()), lambda update: 0.1, scaler=torch.amp.GradScaler(enabled=False)
         ... )

@@ -12,6 +12,7 @@ from mutual.engine.storage import RunFolder
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.callbacks import Callback, Callbacks
 from mutual.engine.training.checkpointer import Checkpointer
+from mutual.engine.training.peer_card import peer_card
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.engine.training.setup import Training
 from mutual.engine.training.trainer import Trainer
@@ -25,7 +26,8 @@ def build_trainer(
     comm, data, group = environment.comm, training.data, training.group
     info, models = data.info, {name: peer.model for name, peer in group.peers.items()}
     collector = PeerCollector(comm, group.placement)
-    best_weights = BestWeights(recipe, folder, group, info, collector)
+    cards = {name: peer_card(recipe, name, data, group.inputs[name]) for name in group.peers}
+    best_weights = BestWeights(recipe, folder, group, cards, collector)
     checkpointer = Checkpointer(
         recipe,
         group,
@@ -52,7 +54,12 @@ def build_trainer(
         checkpoints=folder.checkpoints(keep=recipe.checkpoint.keep),
         collector=collector,
         evaluator=Evaluator(
-            list(recipe.peers), recipe.trainable, num_classes=info.num_classes, device=comm.device, multi_label=info.multi_label
+            list(recipe.peers),
+            recipe.trainable,
+            num_classes=info.num_classes,
+            device=comm.device,
+            multi_label=info.multi_label,
+            known_classes=group.known_classes,
         ),
         skipped_images=SkippedImages(recipe, data, comm, shard=group.shard),
         stragglers=stragglers,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mutual.data import DataInfo, DataModule, Window, build_data
 from mutual.engine.monitoring import TrainMeter
@@ -15,6 +15,7 @@ from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, build_schedule
 from mutual.engine.training.train_step import TrainStep
 from mutual.group import Group, Peer, build_group
+from mutual.models import ModelInput
 from mutual.recipe import Recipe
 
 
@@ -29,7 +30,6 @@ class Training:
         train_step: updates all of them from one window.
         meter: collects what the micro-batches gave.
         pause_selector: chooses the peer that skips an update.
-        prepare: what is applied to images before a peer sees them: their memory format.
         updates_per_epoch: number of windows of an epoch.
         world_size: number of ranks.
         accumulate: number of micro-batches of a window.
@@ -41,7 +41,6 @@ class Training:
     train_step: TrainStep
     meter: TrainMeter
     pause_selector: PauseSelector
-    prepare: Callable[[Tensor], Tensor]
     updates_per_epoch: int
     world_size: int
     accumulate: int
@@ -63,6 +62,7 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
     data = build_dataset(recipe)
     info = data.info
     group = _build_group(recipe, info, environment)
+    load_for_peers(recipe, data, group.inputs.values())
     if recipe.data.views == "per_peer":
         data.make_views([index for index, name in enumerate(recipe.peers) if name in group.peers])
     updates_per_epoch = data.num_windows(world_size=comm.size, accumulate=recipe.train.accumulate)
@@ -70,16 +70,14 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
         optimizers = {peer.name: _build_peer_optimizer(recipe, peer, environment, updates_per_epoch) for peer in group.trainable}
     meter = TrainMeter(group.edges, recipe.trainable, comm, is_scoring_rank=group.is_scoring_rank)
     pause_selector = PauseSelector(recipe.train.pause, comm)
-    prepare = image_preparation(recipe)
     train_step = TrainStep(
         group,
         optimizers,
         meter,
         comm=comm,
-        info=info,
+        num_classes=info.num_classes,
         seed=recipe.seed,
         updates_per_epoch=updates_per_epoch,
-        prepare=prepare,
         pause_selector=pause_selector,
         is_alternating=recipe.train.update == "alternating",
     )
@@ -90,16 +88,10 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
         train_step=train_step,
         meter=meter,
         pause_selector=pause_selector,
-        prepare=prepare,
         updates_per_epoch=updates_per_epoch,
         world_size=comm.size,
         accumulate=recipe.train.accumulate,
     )
-
-
-def image_preparation(recipe: Recipe) -> Callable[[Tensor], Tensor]:
-    """Returns what is applied to images before a peer sees them: the recipe's memory format."""
-    return _to_channels_last if recipe.train.channels_last else lambda images: images
 
 
 def build_dataset(recipe: Recipe) -> DataModule:
@@ -112,6 +104,18 @@ def build_dataset(recipe: Recipe) -> DataModule:
     num_views = len(recipe.peers) if recipe.data.views == "per_peer" else 1
     try:
         return build_data(recipe.data, seed=recipe.seed, num_views=num_views)
+    except ValueError as error:
+        raise recipe.error("data", str(error)) from error
+
+
+def load_for_peers(recipe: Recipe, data: DataModule, inputs: Iterable[ModelInput]) -> None:
+    """Makes the data load images with as many channels, and as large, as peers of these inputs need.
+
+    Raises:
+        RecipeError: the data's transforms do not take that.
+    """
+    try:
+        data.load_for([model_input.shape for model_input in inputs])
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
 
@@ -138,6 +142,7 @@ def _build_group(recipe: Recipe, info: DataInfo, environment: Environment) -> Gr
         comm=environment.comm,
         autocast=environment.autocast,
         class_names=info.class_names,
+        statistics=(info.mean, info.std),
     )
 
 
@@ -146,10 +151,3 @@ def _build_peer_optimizer(recipe: Recipe, peer: Peer, environment: Environment, 
     optimizer = make_optimizer(recipe, peer.name, peer.parameters())
     learning_rate = build_schedule(schedule, lr=spec.lr, updates_per_epoch=updates_per_epoch, epochs=recipe.train.epochs)
     return PeerOptimizer(peer, optimizer, learning_rate, scaler=environment.scaler(), clip_grad_norm=recipe.train.clip_grad_norm)
-
-
-def _to_channels_last(images: Tensor) -> Tensor:
-    """Returns the images `[B, C, H, W]`, or views of them `[V, B, C, H, W]`, with the channels last in memory."""
-    if images.dim() == 4:
-        return images.contiguous(memory_format=torch.channels_last)
-    return torch.stack([view.contiguous(memory_format=torch.channels_last) for view in images])

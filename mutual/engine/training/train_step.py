@@ -6,14 +6,14 @@ loss L of a micro-batch's v valid images contributes L * v * g / n.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mutual.data import DataInfo, Window, to_inputs
+from mutual.data import Window, mixed
 from mutual.engine.monitoring import TrainMeter
 from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer
@@ -26,7 +26,7 @@ class _MicroBatch:
     """A micro-batch of this rank on its device.
 
     Attributes:
-        images: `[B, C, H, W]`, or views of them `[V, B, C, H, W]`.
+        images: pixels `[B, C, H, W]`, or views of them `[V, B, C, H, W]`.
         labels: `[B]`, or `[B, C]` where images have several.
         context: its number of valid images (the rest are padding), seed and epoch.
         is_last: whether it is the window's last one, whose backward synchronises the gradients.
@@ -55,10 +55,9 @@ class TrainStep:
         optimizers: one for each trainable peer that this rank holds.
         meter: accumulates each micro-batch's losses.
         comm: the ranks of the run.
-        info: of the data, which says how pixels become inputs.
+        num_classes: of the data.
         seed: the recipe's, for random draws that depend on update and micro-batch alone.
         updates_per_epoch: number of windows of an epoch.
-        prepare: is applied to the images: their memory format.
         pause_selector: chooses the peer that skips an update.
         is_alternating: whether peers step one after another and not all at once.
     """
@@ -70,10 +69,9 @@ class TrainStep:
         meter: TrainMeter,
         *,
         comm: Communicator,
-        info: DataInfo,
+        num_classes: int,
         seed: int,
         updates_per_epoch: int,
-        prepare: Callable[[Tensor], Tensor],
         pause_selector: PauseSelector,
         is_alternating: bool = False,
     ) -> None:
@@ -81,10 +79,9 @@ class TrainStep:
         self._optimizers = optimizers
         self._meter = meter
         self._comm = comm
-        self._info = info
+        self._num_classes = num_classes
         self._seed = seed
         self._updates_per_epoch = updates_per_epoch
-        self._prepare = prepare
         self._pause_selector = pause_selector
         self._update = self.alternating if is_alternating else self.simultaneous
         self._train_modules = [peer.train_module for peer in group.trainable]
@@ -140,7 +137,7 @@ class TrainStep:
 
     def _micro_batches(self, window: Window, update: int) -> Iterator[_MicroBatch]:
         for index, batch in enumerate(window.batches):
-            images, labels = to_inputs(batch.to(self._comm.device, non_blocking=True), self._info)
+            pixels, labels = mixed(batch.to(self._comm.device, non_blocking=True), num_classes=self._num_classes)
             seed = derive_seed(self._seed, "draw", update, index, self._group.shard[0])
             context = MicroBatchContext(
                 num_valid=batch.num_valid,
@@ -148,7 +145,7 @@ class TrainStep:
                 epoch=update / self._updates_per_epoch,
                 global_batch_size=batch.global_batch_size,
             )
-            yield _MicroBatch(self._prepare(images), labels, context, is_last=index == len(window.batches) - 1)
+            yield _MicroBatch(pixels, labels, context, is_last=index == len(window.batches) - 1)
 
     def _compute_source_outputs(self, micro_batch: _MicroBatch, learner: str) -> None:
         """Computes the outputs of the learner's sources that are missing or out of date."""

@@ -196,8 +196,6 @@ class Trainer:
         self.scores = self._evaluator(
             predict,
             self._stragglers.evaluated(batches, self.progress.update),
-            training.data.info,
-            prepare=training.prepare,
             is_scoring_rank=training.group.is_scoring_rank,
         )
         return self.scores

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mutual.group.build.dry_run import dry_run
 from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
+from mutual.group.build.peer_model import DataSpec, create_peer_model
 from mutual.group.communication import Communicator
-from mutual.group.edges import Edge, EdgeLoss, OutputKey, TensorSpec, expand_objectives, tap_paths, weight_factor
+from mutual.group.edges import (
+    CommonClasses,
+    Edge,
+    EdgeLoss,
+    KnownClasses,
+    OutputKey,
+    TensorSpec,
+    expand_objectives,
+    tap_paths,
+    weight_factor,
+)
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, parallel, replicated, scoring_requirements
 from mutual.group.group import Group
-from mutual.group.peers import MovingAverage, Peer, TappedModel, find_module
-from mutual.models import class_columns, create_model, load_weights, read_card
+from mutual.group.peers import MovingAverage, Peer, PeerInput, TappedModel, find_module
+from mutual.models import ModelInput
 from mutual.objectives import Loss
-from mutual.recipe import EMA, LOGITS, Recipe, derive_seed, peer_of
+from mutual.recipe import EMA, LOGITS, Recipe, peer_of
 
 
 def build_group(
@@ -31,6 +42,7 @@ def build_group(
     image_size: tuple[int, int],
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     class_names: Sequence[str] = (),
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Group:
     """Builds the peers that this process holds, and the edges by which they learn.
 
@@ -44,15 +56,21 @@ def build_group(
         image_size: height and width of the images.
         autocast: gives the context in which peers run.
         class_names: the data's classes; if given, the outputs of a frozen peer whose weights name their classes are read in this order.
+        statistics: mean and standard deviation of the data's pixel values in 0 .. 1, for peers that have none of their own; None: images
+            that the group is given are what every peer reads, as they are.
 
     Raises:
         RecipeError: a model, its arguments, its weights file, a module path or a shape is wrong; on all ranks alike.
     """
     edges = expand_objectives(recipe)
-    data = _DataSpec(num_classes, tuple(class_names), torch.zeros(2, in_channels, *image_size))
+    mean, std = statistics or ((0.0,), (1.0,))
+    data_input = ModelInput(image_size, tuple(mean), tuple(std), channels=in_channels)
+    data = DataSpec(num_classes, tuple(class_names), data_input, reads_pixels=statistics is not None)
     placement = _place_peers(recipe, comm.size)
-    peers, specs = _build_peers(recipe, edges, comm, placement, data)
-    losses = _build_losses(recipe, edges, comm, placement, peers, specs)  # before their adapters are moved with the peers
+    built = _build_peers(recipe, edges, comm, placement, data)
+    peers, specs = built.peers, built.specs
+    classes = _common_classes(recipe, edges, built.known_classes, num_classes)
+    losses = _build_losses(recipe, edges, comm, placement, built, classes)  # before their adapters are moved with the peers
     trained = [name for name in recipe.peers if not recipe.peers[name].frozen]
     comms = dict(zip(trained, comm.split([placement.replica_ranks[name] for name in trained]), strict=True))
     for peer in peers.values():
@@ -62,7 +80,9 @@ def build_group(
     return Group(
         peers,
         edges,
-        {index: _edge_loss(recipe, edges[index], loss, comms[edges[index].learner]) for index, loss in losses.items()},
+        {index: _edge_loss(recipe, edges[index], loss, comms[edges[index].learner], classes[index]) for index, loss in losses.items()},
+        inputs=built.inputs,
+        known_classes=built.known_classes,
         autocast=autocast,
         placement=placement,
         rank=comm.rank,
@@ -71,31 +91,21 @@ def build_group(
     )
 
 
-def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """Returns the bare model of peer `name` with its initial weights, which depend on the recipe's seed and on `name` alone."""
-    spec = recipe.peers[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(recipe.seed, "weights", name))
-        pretrained = spec.weights if spec.weights == "pretrained" else None
-        try:
-            model = create_model(spec.model, **{"num_classes": num_classes, "in_channels": in_channels, "weights": pretrained, **spec.args})
-        except ValueError as error:
-            raise recipe.error(f"peers.{name}.model", str(error)) from error
-    if spec.weights is not None and pretrained is None:
-        try:
-            load_weights(model, spec.weights)
-        except ValueError as error:
-            raise recipe.error(f"peers.{name}.weights", str(error)) from error
-    return model
-
-
 @dataclass(frozen=True)
-class _DataSpec:
-    """What peers are built for; `images` `[2, C, H, W]` are what a dry run gives them."""
+class _BuiltPeers:
+    """The peers that this process holds, and of all peers what the others must know.
 
-    num_classes: int
-    class_names: tuple[str, ...]
-    images: Tensor
+    Attributes:
+        peers: the peers that this process holds, by name.
+        specs: shape and dtype of every output of all peers.
+        inputs: what each peer reads.
+        known_classes: the peers that know a part of the data's classes, with these.
+    """
+
+    peers: dict[str, Peer]
+    specs: dict[OutputKey, TensorSpec]
+    inputs: dict[str, ModelInput]
+    known_classes: dict[str, tuple[int, ...]]
 
 
 def _place_peers(recipe: Recipe, world_size: int) -> Placement:
@@ -105,10 +115,7 @@ def _place_peers(recipe: Recipe, world_size: int) -> Placement:
     return parallel(recipe, world_size, {name: peer.cost or 1.0 for name, peer in recipe.peers.items()})
 
 
-def _build_peers(
-    recipe: Recipe, edges: list[Edge], comm: Communicator, placement: Placement, data: _DataSpec
-) -> tuple[dict[str, Peer], dict[OutputKey, TensorSpec]]:
-    """Returns the peers that this process holds, and the specs of every output of all peers."""
+def _build_peers(recipe: Recipe, edges: list[Edge], comm: Communicator, placement: Placement, data: DataSpec) -> _BuiltPeers:
     peers_here = placement.peers_on(comm.rank)
     num_replicas = {name: len(ranks) for name, ranks in placement.replica_ranks.items()}
     with comm.raise_together(names_rank=True):
@@ -117,12 +124,45 @@ def _build_peers(
             for name in recipe.peers
             if name in peers_here
         }
-        result = dry_run(recipe, edges, list(peers.values()), data.images, data.num_classes, num_replicas=num_replicas)
-    results = comm.all_gather_json([output_specs(result.outputs), result.notes])
+        result = dry_run(recipe, edges, list(peers.values()), data.num_classes, num_replicas=num_replicas)
+    local_inputs = {name: asdict(peer.input.model_input) for name, peer in peers.items()}
+    local_known = {name: peer.known_classes for name, peer in peers.items() if peer.known_classes is not None}
+    notes_here = [*result.notes, *_class_notes(data, local_known)]
+    results = comm.all_gather_json([output_specs(result.outputs), notes_here, local_inputs, local_known])
     if comm.is_main:
-        for note in dict.fromkeys(note for _, notes in results for note in notes):
+        for note in dict.fromkeys(note for _, notes, _, _ in results for note in notes):
             warnings.warn(note, stacklevel=3)
-    return peers, parse_output_specs([spec for specs, _ in results for spec in specs])
+    inputs = {name: fields for _, _, some, _ in results for name, fields in some.items()}
+    known = {name: tuple(indices) for _, _, _, some in results for name, indices in some.items()}
+    return _BuiltPeers(
+        peers,
+        specs=parse_output_specs([spec for specs, _, _, _ in results for spec in specs]),
+        inputs={name: ModelInput.from_json(inputs[name]) for name in recipe.peers if name in inputs},
+        known_classes=known,
+    )
+
+
+def _class_notes(data: DataSpec, known: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Returns a line for each peer that knows a part of the data's classes."""
+    lines = []
+    for name, indices in known.items():
+        missing = [data.class_names[index] for index in range(data.num_classes) if index not in indices]
+        shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        lines.append(
+            f"peers.{name}: knows {len(indices)} of the data's {data.num_classes} classes (not {shown}); losses and scores compare those"
+        )
+    return lines
+
+
+def _common_classes(recipe: Recipe, edges: list[Edge], known: KnownClasses, num_classes: int) -> list[CommonClasses | None]:
+    """Returns for each edge the classes that its ends have in common, None where these are all."""
+    common = []
+    for edge in edges:
+        try:
+            common.append(CommonClasses.of(edge, known, num_classes=num_classes, multi_label=recipe.data.multi_label))
+        except ValueError as error:
+            raise recipe.error(f"objectives.{edge.objective_index}.sources", str(error)) from error
+    return common
 
 
 def _build_losses(
@@ -130,33 +170,34 @@ def _build_losses(
     edges: list[Edge],
     comm: Communicator,
     placement: Placement,
-    peers: dict[str, Peer],
-    specs: dict[OutputKey, TensorSpec],
+    built: _BuiltPeers,
+    classes: Sequence[CommonClasses | None],
 ) -> dict[int, Loss]:
     """Returns by the edge's index the loss of every local learner's edge."""
     with comm.raise_together(names_rank=True):
-        statistics_here = _source_statistics(recipe, edges, peers)
+        statistics_here = _source_statistics(recipe, edges, built.peers)
     statistics = {index: each for some in comm.all_gather_json(statistics_here) for index, each in some.items()}
     with comm.raise_together(names_rank=True):
         return {
             index: build_edge_loss(
                 recipe,
                 edge,
-                peers[edge.learner],
-                specs,
+                built.peers[edge.learner],
+                built.specs,
                 statistics.get(str(index)),
                 synchronized=recipe.train.sync_batchnorm and len(placement.replica_ranks[edge.learner]) > 1,
+                classes=classes[index],
             )
             for index, edge in enumerate(edges)
-            if edge.learner in peers
+            if edge.learner in built.peers
         }
 
 
-def _edge_loss(recipe: Recipe, edge: Edge, loss: Loss, comm: Communicator | None) -> EdgeLoss:
+def _edge_loss(recipe: Recipe, edge: Edge, loss: Loss, comm: Communicator | None, classes: CommonClasses | None) -> EdgeLoss:
     """Returns the loss of a local learner's edge; `comm`: the processes that train the learner."""
     assert comm is not None, "losses are built for local learners"
     factor = weight_factor(edge.objective, epochs=recipe.train.epochs)
-    return EdgeLoss(edge, loss, factor, comm=comm, unlabelled=recipe.data.unlabelled is not None)
+    return EdgeLoss(edge, loss, factor, comm=comm, unlabelled=recipe.data.unlabelled is not None, classes=classes)
 
 
 def _source_statistics(recipe: Recipe, edges: list[Edge], peers: dict[str, Peer]) -> dict[str, dict[str, list[list[float]]]]:
@@ -173,10 +214,11 @@ def _source_statistics(recipe: Recipe, edges: list[Edge], peers: dict[str, Peer]
     return statistics
 
 
-def _build_peer(recipe: Recipe, edges: list[Edge], data: _DataSpec, name: str, *, is_replicated: bool) -> Peer:
+def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, *, is_replicated: bool) -> Peer:
     """Returns peer `name`; `is_replicated`: several processes train it together."""
     spec, train = recipe.peers[name], recipe.train
-    model = create_peer_model(recipe, name, num_classes=data.num_classes, in_channels=data.images.shape[1])
+    created = create_peer_model(recipe, name, data)
+    model = created.model
     paths, average_paths = tap_paths(edges, name), tap_paths(edges, f"{name}.{EMA}")
     _check_paths(recipe, model, name, edges)
     if train.sync_batchnorm and is_replicated and not spec.frozen:
@@ -187,25 +229,16 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: _DataSpec, name: str, *
             average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
         except Exception as error:  # copying runs the user's model's code
             raise recipe.error("train.ema", f"{spec.model} cannot be copied: {type(error).__name__}: {error}") from error
-    tapped = TappedModel(model, paths, columns=_class_columns(recipe, name, data.class_names))
-    return Peer(name, tapped, frozen=spec.frozen, average=average, evaluate_average=train.evaluate_ema)
-
-
-def _class_columns(recipe: Recipe, name: str, class_names: Sequence[str]) -> list[int] | None:
-    """Returns which output of a peer stands for which class of the data, by the names that its weights file has; None: in their order."""
-    spec = recipe.peers[name]
-    if spec.weights in (None, "pretrained") or not class_names:
-        return None
-    try:
-        card = read_card(spec.weights or "")
-        columns = None if card is None else class_columns(card.class_names, class_names)
-    except ValueError as error:
-        raise recipe.error(f"peers.{name}.weights", f"{spec.weights}: {error}") from error
-    if columns is not None and not spec.frozen:
-        raise recipe.error(
-            f"peers.{name}.weights", f"{spec.weights} has the data's classes in another order, which only a frozen peer can have"
-        )
-    return columns
+    tapped = TappedModel(model, paths, columns=created.classes.columns)
+    return Peer(
+        name,
+        tapped,
+        frozen=spec.frozen,
+        input=PeerInput(created.input, is_identity=not data.reads_pixels, channels_last=train.channels_last),
+        known_classes=created.classes.known,
+        average=average,
+        evaluate_average=train.evaluate_ema,
+    )
 
 
 def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge]) -> None:

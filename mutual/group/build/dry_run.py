@@ -31,10 +31,8 @@ class DryRun:
     notes: list[str] = field(default_factory=list)
 
 
-def dry_run(
-    recipe: Recipe, edges: Iterable[Edge], peers: list[Peer], images: Tensor, num_classes: int, *, num_replicas: Mapping[str, int]
-) -> DryRun:
-    """Runs every peer and moving average on `images` `[2, C, H, W]`, trainable peers in training mode too, and leaves no trace.
+def dry_run(recipe: Recipe, edges: Iterable[Edge], peers: list[Peer], num_classes: int, *, num_replicas: Mapping[str, int]) -> DryRun:
+    """Runs every peer and moving average on two images, trainable peers in training mode too, and leaves no trace.
 
     Parameters of a trainable peer that reach none of the outputs that are read are excluded from training: without a gradient they would
     stay as they are on one process, and DDP would wait for them on several. `num_replicas` says on how many processes each peer is trained.
@@ -45,6 +43,7 @@ def dry_run(
     result = DryRun()
     edges = list(edges)
     for peer in peers:
+        images = torch.zeros(2, *peer.input.model_input.shape)
         result.outputs[peer.name] = _run_in_eval_mode(recipe, peer, peer.tapped, images)
         if peer.average is not None:
             result.outputs[f"{peer.name}.{EMA}"] = _run_in_eval_mode(recipe, peer, peer.average.tapped, images)
@@ -140,7 +139,7 @@ def _check_tensors(recipe: Recipe, peer: Peer, outputs: Mapping[str, object], *,
 
 def _check_classes(recipe: Recipe, peer: Peer, outputs: Outputs, num_classes: int, *, mode: str = "") -> None:
     result, model = tuple(outputs[LOGITS].shape), recipe.peers[peer.name].model
-    if result != (2, num_classes):
+    if result != (2, num_classes if peer.known_classes is None else len(peer.known_classes)):
         raise recipe.error(
             f"peers.{peer.name}.model",
             f"class counts differ: {model} gives logits of shape {result[1:]}{mode}, the data have {num_classes} classes",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.group.edges import Edge, OutputKey, TensorSpec
+from mutual.group.edges import CommonClasses, Edge, OutputKey, TensorSpec
 from mutual.group.peers import Outputs, Peer
 from mutual.objectives import Loss, build_loss
 from mutual.recipe import ENSEMBLE, LOGITS, Recipe, derive_seed
@@ -35,6 +35,7 @@ def build_edge_loss(
     source_statistics: dict[str, list[list[float]]] | None,
     *,
     synchronized: bool = False,
+    classes: CommonClasses | None = None,
 ) -> Loss:
     """Returns the loss of an edge, and adds its trainable part to the learner's adapters.
 
@@ -45,12 +46,13 @@ def build_edge_loss(
         specs: shape and dtype of every output.
         source_statistics: what the loss must know of its source's model.
         synchronized: adapters synchronise BatchNorm statistics over the learner's processes.
+        classes: those in common of learner and sources, where these are not all.
 
     Raises:
         RecipeError: the shapes do not fit.
     """
     loss_spec, arguments = edge.loss_spec, edge.objective.loss_arguments()
-    learner_shapes, source_shapes = _shapes_of(edge, specs)
+    learner_shapes, source_shapes = _shapes_of(edge, specs, classes)
     if not source_shapes and learner_shapes[0] != specs[OutputKey(edge.learner, LOGITS)][0]:
         raise recipe.error(
             f"objectives.{edge.objective_index}.at",
@@ -80,11 +82,17 @@ def build_edge_loss(
     return loss
 
 
-def _shapes_of(edge: Edge, specs: dict[OutputKey, TensorSpec]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+def _shapes_of(
+    edge: Edge, specs: dict[OutputKey, TensorSpec], classes: CommonClasses | None
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Returns the shapes, without the batch dimension, of the outputs that the edge reads of its learner, and of its sources."""
-    learner_shapes = [specs[OutputKey(edge.learner, at)][0] for at in edge.learner_at]
+
+    def shape(peer: str, at: str) -> tuple[int, ...]:
+        return (len(classes.classes),) if classes is not None and at == LOGITS else specs[OutputKey(peer, at)][0]
+
+    learner_shapes = [shape(edge.learner, at) for at in edge.learner_at]
     source_shapes = [
-        specs[OutputKey(edge.members[0] if source == ENSEMBLE else source, at)][0]
+        shape(edge.members[0] if source == ENSEMBLE else source, at)
         for source, paths in zip(edge.sources, edge.source_at, strict=True)
         for at in paths
     ]

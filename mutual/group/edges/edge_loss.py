@@ -13,12 +13,13 @@ from torch import Tensor
 
 from mutual.data import shard_bounds
 from mutual.group.communication import Communicator
+from mutual.group.edges.common_classes import CommonClasses
 from mutual.group.edges.edge import Edge
 from mutual.group.edges.selection import Selection, Selections, Selector, readers_of
 from mutual.group.edges.weight_schedule import Factor
 from mutual.group.peers import Outputs
 from mutual.objectives import Loss
-from mutual.recipe import derive_seed
+from mutual.recipe import LOGITS, derive_seed
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,26 @@ class EdgeLoss:
         factor: by the epoch, the factor on the edge's weight.
         comm: the processes that train the learner.
         unlabelled: some images have no label.
+        classes: those in common of learner and sources, where these are not all.
     """
 
-    def __init__(self, edge: Edge, loss: Loss, factor: Factor, *, comm: Communicator, unlabelled: bool = False) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        loss: Loss,
+        factor: Factor,
+        *,
+        comm: Communicator,
+        unlabelled: bool = False,
+        classes: CommonClasses | None = None,
+    ) -> None:
         self.edge = edge
         self.loss = loss
         self._factor = factor
         self._comm = comm
-        self._readers = readers_of(edge)
-        self._selector = Selector.of(edge, unlabelled=unlabelled)
+        self._classes = classes
+        self._readers = readers_of(edge, classes)
+        self._selector = Selector.of(edge, unlabelled=unlabelled, classes=classes)
         self._seed_key = f"{edge.objective_index}.{edge.source}"
 
     def weight(self, epoch: float) -> float:
@@ -76,7 +88,7 @@ class EdgeLoss:
         """
         spec = self.loss.loss_spec
         selection = selections.get(self._selector, source_outputs)
-        learner = [learner_outputs[path][selection.rows] for path in self.edge.learner_at]
+        learner = [self._learner_output(learner_outputs, path)[selection.rows] for path in self.edge.learner_at]
         source = [output for reader in self._readers for output in reader.read(source_outputs, selection)]
         targets, row_offset = selection.targets, 0
         if spec.gathers:
@@ -91,6 +103,10 @@ class EdgeLoss:
             source_is_distances=any(reader.reads_distances(source_outputs) for reader in self._readers),
         )
         return loss if selection.fraction == 1 else loss * selection.fraction
+
+    def _learner_output(self, outputs: Outputs, path: str) -> Tensor:
+        output = outputs[path]
+        return output if self._classes is None or path != LOGITS else self._classes.restrict(self.edge.learner, output)
 
     def _all_gather(self, source: list[Tensor], selection: Selection, context: MicroBatchContext) -> tuple[list[Tensor], Tensor, int]:
         """Returns sources and targets of all processes, and the index of this process' first row among them."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mutual.group.edges.common_classes import CommonClasses
 from mutual.group.edges.edge import Edge, Paths, distances_key
 from mutual.group.peers import Outputs
 from mutual.objectives import ENSEMBLES
@@ -39,15 +40,19 @@ class OutputReader:
 
     source: str
     paths: Paths
+    classes: CommonClasses | None = None
 
     def read(self, source_outputs: Mapping[str, Outputs], selection: Selection) -> list[Tensor]:
         """Returns the detached outputs of the selected rows, `[R, ...]`; distances `[R, R]` where they arrived in an output's place."""
         outputs, rows = source_outputs[self.source], selection.rows
         keys = [distances_key(path) for path in self.paths]
         return [
-            outputs[key][rows][:, rows] if key in outputs else outputs[path][rows].detach()
+            outputs[key][rows][:, rows] if key in outputs else self._restrict(path, outputs[path][rows].detach())
             for path, key in zip(self.paths, keys, strict=True)
         ]
+
+    def _restrict(self, path: str, output: Tensor) -> Tensor:
+        return output if self.classes is None or path != LOGITS else self.classes.restrict(self.source, output)
 
     def reads_distances(self, source_outputs: Mapping[str, Outputs]) -> bool:
         """Returns True if distances arrived in an output's place."""
@@ -60,10 +65,14 @@ class EnsembleReader:
 
     members: tuple[str, ...]
     weighting: str
+    classes: CommonClasses | None = None
 
     def read(self, source_outputs: Mapping[str, Outputs], selection: Selection) -> list[Tensor]:
         """Returns the ensemble's detached logits of the selected rows, `[R, C]` in float32."""
-        logits_MRC = torch.stack([source_outputs[member][LOGITS][selection.rows].detach().float() for member in self.members])
+        logits = {member: source_outputs[member][LOGITS][selection.rows].detach().float() for member in self.members}
+        if self.classes is not None:
+            logits = {member: self.classes.restrict(member, each) for member, each in logits.items()}
+        logits_MRC = torch.stack(list(logits.values()))
         return [ENSEMBLES[self.weighting](logits_MRC, selection.targets)]
 
     def reads_distances(self, source_outputs: Mapping[str, Outputs]) -> bool:
@@ -74,16 +83,16 @@ class EnsembleReader:
 Reader = OutputReader | EnsembleReader
 
 
-def readers_of(edge: Edge) -> list[Reader]:
+def readers_of(edge: Edge, classes: CommonClasses | None = None) -> list[Reader]:
     """Returns a reader for each source of the edge."""
-    return [_reader(edge, source, paths) for source, paths in zip(edge.sources, edge.source_at, strict=True)]
+    return [_reader(edge, source, paths, classes) for source, paths in zip(edge.sources, edge.source_at, strict=True)]
 
 
-def _reader(edge: Edge, source: str, paths: Paths) -> Reader:
+def _reader(edge: Edge, source: str, paths: Paths, classes: CommonClasses | None) -> Reader:
     if source != ENSEMBLE:
-        return OutputReader(source, paths)
+        return OutputReader(source, paths, classes)
     assert isinstance(edge.objective, DistillationObjective), "only such an objective has sources"
-    return EnsembleReader(edge.members, "mean" if edge.objective.ensemble is None else edge.objective.ensemble.weighting)
+    return EnsembleReader(edge.members, "mean" if edge.objective.ensemble is None else edge.objective.ensemble.weighting, classes)
 
 
 @dataclass(frozen=True)
@@ -93,22 +102,32 @@ class Selector:
     Attributes:
         labelled_only: skip images without a label.
         gate: if given, select the images that this source classifies correctly.
+        classes: if given, select the images with a label among these, and give the labels among them.
     """
 
     labelled_only: bool = False
     gate: Reader | None = None
+    classes: CommonClasses | None = None
 
     @classmethod
-    def of(cls, edge: Edge, *, unlabelled: bool) -> Selector:
-        """Returns the selector of an edge; `unlabelled`: the data have images without a label."""
-        gate = _reader(edge, edge.sources[0], (LOGITS,)) if edge.objective.gate == "correct" else None
-        return cls(unlabelled and edge.reads_labels, gate)
+    def of(cls, edge: Edge, *, unlabelled: bool, classes: CommonClasses | None = None) -> Selector:
+        """Returns the selector of an edge.
+
+        Args:
+            edge: the edge.
+            unlabelled: the data have images without a label.
+            classes: those in common of learner and sources, where these are not all.
+        """
+        gate = _reader(edge, edge.sources[0], (LOGITS,), classes) if edge.objective.gate == "correct" else None
+        return cls(unlabelled and edge.reads_labels, gate, classes if edge.reads_labels else None)
 
     def select(self, labels: Tensor, source_outputs: Mapping[str, Outputs]) -> Selection:
         """Returns the selected images among those with `labels` `[B]` (-1: no label) or `[B, C]`."""
         all_rows = slice(len(labels))
         is_selected_B = labels >= 0 if self.labelled_only else None
-        targets = labels.clamp(min=0) if self.labelled_only else labels
+        if self.classes is not None:
+            labels, is_selected_B = self.classes.labels(labels)
+        targets = labels.clamp(min=0) if is_selected_B is not None and not labels.is_floating_point() else labels
         if self.gate is not None:
             (logits_BC,) = self.gate.read(source_outputs, Selection(all_rows, targets, 1.0))
             is_correct_B = logits_BC.argmax(dim=1) == (targets.argmax(dim=1) if targets.is_floating_point() else targets)

@@ -2,6 +2,7 @@
 
 from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.peer import Frozen, Peer, replica_comm
+from mutual.group.peers.peer_input import PeerInput
 from mutual.group.peers.taps import Outputs, TappedModel, find_module
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "MovingAverage",
     "Outputs",
     "Peer",
+    "PeerInput",
     "TappedModel",
     "find_module",
     "replica_comm",

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mutual.group.communication import Communicator
 from mutual.group.peers.ema import MovingAverage
+from mutual.group.peers.peer_input import PeerInput
 from mutual.group.peers.taps import Outputs, TappedModel
 from mutual.recipe import LOGITS
 
@@ -42,10 +43,14 @@ class Peer:
         name: name in the recipe.
         tapped: the model with its taps.
         frozen: the peer is not trained.
+        input: makes of pixels what the model reads.
+        known_classes: the data's classes that the logits stand for; None: all.
         average: moving average of the model's weights.
         evaluate_average: evaluate the moving average in place of the model.
 
     Attributes:
+        input: makes of pixels what the model reads.
+        known_classes: the data's classes, by their index, that the logits `[B, K]` stand for; None: all.
         tapped: the model with its taps and adapters; what a checkpoint holds.
         train_module: what is called in training: `tapped`, wrapped in DDP or in `Frozen`.
         average: the moving average, or None.
@@ -53,10 +58,20 @@ class Peer:
     """
 
     def __init__(
-        self, name: str, tapped: TappedModel, *, frozen: bool, average: MovingAverage | None = None, evaluate_average: bool = True
+        self,
+        name: str,
+        tapped: TappedModel,
+        *,
+        frozen: bool,
+        input: PeerInput,
+        known_classes: tuple[int, ...] | None = None,
+        average: MovingAverage | None = None,
+        evaluate_average: bool = True,
     ) -> None:
         self.name = name
         self.frozen = frozen
+        self.input = input
+        self.known_classes = known_classes
         self.tapped = tapped
         self.train_module: nn.Module = Frozen(tapped) if frozen else tapped
         self.average = average

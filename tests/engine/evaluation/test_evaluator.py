@@ -13,6 +13,7 @@ from support import WORLD, build, tiny_document
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.storage.run_folder import RunFolder
 from mutual.engine.training.best_weights import BestWeights
+from mutual.engine.training.peer_card import peer_card
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.recipe import InputError
 
@@ -36,7 +37,7 @@ def scored(num_classes=10, peers=("a", "b"), ensemble=("a", "b"), shift=1.0, bro
         return {name: value[begin : begin + len(images)] for name, value in logits.items()}
 
     evaluator = Evaluator(peers, ensemble, num_classes=num_classes, device=CPU)
-    scores = evaluator(predict, data.eval_batches(world_size=1, shard=(0, 1)), data.info, prepare=lambda images: images)
+    scores = evaluator(predict, data.eval_batches(world_size=1, shard=(0, 1)))
     return scores, logits, labels
 
 
@@ -102,7 +103,8 @@ def test_a_peer_that_does_not_answer_every_image_has_no_scores():
 
 def best_weights(folder, metric=None):
     recipe, data, group, _ = build(tiny_document(train={"epochs": 2, "progress": False, "best_metric": metric}))
-    return BestWeights(recipe.resolved(), folder, group, data.info, PeerCollector(WORLD, group.placement))
+    cards = {name: peer_card(recipe, name, data, group.inputs[name]) for name in group.peers}
+    return BestWeights(recipe.resolved(), folder, group, cards, PeerCollector(WORLD, group.placement))
 
 
 @pytest.fixture

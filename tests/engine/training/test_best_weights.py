@@ -8,6 +8,7 @@ from support import WORLD, build, tiny_document
 
 from mutual.engine.storage import RunFolder
 from mutual.engine.training.best_weights import BestWeights
+from mutual.engine.training.peer_card import peer_card
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.group import Communicator
 from mutual.models import read_card
@@ -31,7 +32,8 @@ def make(tmp_path):
     def built(**train):
         peers = {name: {"model": "small_cnn"} for name in "ab"}
         recipe, data, group, _ = build(tiny_document(peers=peers, train=train))
-        return BestWeights(recipe.resolved(), RunFolder(tmp_path), group, data.info, PeerCollector(WORLD, group.placement))
+        cards = {name: peer_card(recipe, name, data, group.inputs[name]) for name in group.peers}
+        return BestWeights(recipe.resolved(), RunFolder(tmp_path), group, cards, PeerCollector(WORLD, group.placement))
 
     return built
 
@@ -89,7 +91,7 @@ def test_of_several_labels_the_mean_average_precision_counts(make, tmp_path):
     data = plain._recipe.data.model_copy(update={"multi_label": True})
     train = plain._recipe.train.model_copy(update={"best_metric": None})
     recipe = plain._recipe.model_copy(update={"data": data, "train": train}).resolved()
-    best = BestWeights(recipe, RunFolder(tmp_path), plain._group, plain._info, plain._collector)
+    best = BestWeights(recipe, RunFolder(tmp_path), plain._group, plain._cards, plain._collector)
     best.finish_epoch(1, {"a": {"map": 0.2, "nll": 1.0}, "b": {"map": 0.3, "nll": 2.0}})
     assert (state(tmp_path)[0], RunFolder(tmp_path).read_best().metric) == ("b", "map")
 

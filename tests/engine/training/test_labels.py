@@ -87,7 +87,7 @@ def test_scores_of_several_labels_are_by_definition():
         return {name: value[begin : begin + len(images)] for name, value in logits.items()}
 
     evaluator = Evaluator("ab", "ab", num_classes=4, device=torch.device("cpu"), multi_label=True)
-    scores = evaluator(predict, data.eval_batches(world_size=1, shard=(0, 1)), data.info, prepare=lambda images: images)
+    scores = evaluator(predict, data.eval_batches(world_size=1, shard=(0, 1)))
     for name, value in logits.items():
         assert scores[name]["nll"] == pytest.approx(F.binary_cross_entropy_with_logits(value, labels).item(), rel=1e-5)
         expected = multilabel_average_precision(value.sigmoid(), labels.long(), num_labels=4)

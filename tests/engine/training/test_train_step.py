@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from support import assert_equal_weights, build, tiny_document, train_epochs, weights
+from support import assert_equal_weights, build, inputs_of, tiny_document, train_epochs, weights
 
-from mutual.data import to_inputs
+from mutual.data import mixed
 from mutual.group import MicroBatchContext
 from mutual.recipe import parse_recipe
 
@@ -57,7 +57,7 @@ def test_kd_is_one_trainable_peer_and_a_frozen_one():
     group.train()
     for update, window in enumerate(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)):
         train_step.simultaneous(window, update, measure=False)
-        images, labels = to_inputs(window.batches[0], data.info)
+        images, labels = inputs_of(window.batches[0], data.info)
         logits, teaching = student(images), teacher(images).detach()
         kl = F.kl_div(F.log_softmax(logits / 4, 1), F.log_softmax(teaching / 4, 1), log_target=True, reduction="batchmean")
         optimizer.zero_grad()
@@ -88,7 +88,7 @@ def test_alternating_peers_see_the_others_steps(names):
     _, data, group, train_step = build(document)
     models = {name: copy.deepcopy(group.peers[name].model) for name in names}
     (window,) = data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)
-    images, labels = to_inputs(window.batches[0], data.info)
+    images, labels = inputs_of(window.batches[0], data.info)
     for name, learner in models.items():
         logits = F.log_softmax(learner(images), 1)
         loss = F.nll_loss(logits, labels)
@@ -114,7 +114,7 @@ def test_alternating_peers_see_the_others_averages_after_their_steps():
     _, data, group, train_step = build(document)
     models, averages = ({name: copy.deepcopy(group.peers[name].model) for name in "abc"} for _ in range(2))
     (window,) = data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)
-    images, labels = to_inputs(window.batches[0], data.info)
+    images, labels = inputs_of(window.batches[0], data.info)
     for name, learner in models.items():
         logits = learner(images)
         taught = [F.mse_loss(logits, average(images).detach()) for other, average in averages.items() if other != name]
@@ -227,7 +227,7 @@ def test_more_views_than_one_give_each_peer_its_own():
     document["data"] |= {"views": "per_peer", "augment": [{"name": "random_crop", "padding": 2}]}
     recipe, data, group, _ = build(document)
     window = next(iter(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)))
-    images, _ = to_inputs(window.batches[0], data.info)
+    images, _ = mixed(window.batches[0], num_classes=data.info.num_classes)
     assert images.shape[0] == len(recipe.peers)
     assert not torch.equal(group.view("a", images), group.view("b", images))
 
@@ -254,7 +254,7 @@ def test_a_peer_that_learns_by_features_alone_does_not_read_its_logits():
         group.peers["b"].model.head.weight.fill_(torch.inf)
     group.train()
     window = next(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1))
-    images, labels = to_inputs(window.batches[0], data.info)
+    images, labels = mixed(window.batches[0], num_classes=data.info.num_classes)
     output = group.forward(images, labels, MicroBatchContext(len(labels), seed=0, global_batch_size=len(labels)))
     assert not output.logits["b"].isfinite().any()
     assert output.losses["b"].isfinite()

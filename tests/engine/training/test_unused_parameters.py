@@ -6,7 +6,8 @@ import torch
 import yaml
 from support import run, tiny_document
 
-from mutual.group import create_peer_model
+from mutual.group import DataSpec, create_peer_model
+from mutual.models import ModelInput
 from mutual.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,8 @@ def test_one_process_and_two_give_the_same_numbers(tmp_path):
         for peer, tensors in one.items():
             for name, tensor in tensors.items():
                 torch.testing.assert_close(two[peer][name], tensor, rtol=1e-10, atol=1e-10, msg=f"{placement} {peer}.{name}")
-    start = create_peer_model(load_recipe(tmp_path / "one" / "recipe.yaml"), "a", num_classes=4, in_channels=1)
+    data = DataSpec(4, (), ModelInput((8, 8), (0.0,), (1.0,), channels=1))
+    start = create_peer_model(load_recipe(tmp_path / "one" / "recipe.yaml"), "a", data).model
     assert torch.equal(one["a"]["spare.weight"], start.spare.weight), "neither gradient nor weight decay moves it"
 
 

@@ -9,19 +9,19 @@ import torch
 from support import WORLD, build, tiny_document
 from torch import nn
 
-from mutual.group import Communicator, MicroBatchContext, build_group, expand_objectives
+from mutual.group import Communicator, DataSpec, MicroBatchContext, build_group, create_peer_model, expand_objectives
 from mutual.group.build.builder import (
     _build_losses,
     _build_peer,
     _build_peers,
-    _DataSpec,
     _place_peers,
     _source_statistics,
-    create_peer_model,
 )
-from mutual.models import ModelCard, create_model, model_bytes
+from mutual.models import ModelCard, ModelInput, create_model, model_bytes
 from mutual.objectives.adapters import margins_of
 from mutual.recipe import RecipeError, parse_recipe
+
+DATA = DataSpec(4, (), ModelInput((8, 8), (0.0,), (1.0,), channels=1))
 
 
 def edges_of(document):
@@ -106,8 +106,7 @@ NORMED = {"model": "support:tiny", "args": {"norm": True}}
 def test_statistics_are_synchronized_where_several_processes_train_a_peer(synchronized, is_replicated, frozen, kind):
     peers = {"a": {**NORMED, "frozen": frozen}, "b": NORMED}
     recipe = parse_recipe(tiny_document(peers=peers, train={"sync_batchnorm": synchronized}))
-    data = _DataSpec(4, (), torch.zeros(2, 1, 8, 8))
-    assert type(_build_peer(recipe, expand_objectives(recipe), data, "a", is_replicated=is_replicated).model.norm) is kind
+    assert type(_build_peer(recipe, expand_objectives(recipe), DATA, "a", is_replicated=is_replicated).model.norm) is kind
 
 
 def test_peers_stand_apart_where_the_recipe_says_so_and_there_are_several_ranks():
@@ -188,13 +187,15 @@ def test_peers_are_put_where_the_process_computes():
 
 def test_pretrained_weights_are_asked_of_the_zoo_and_files_are_read(monkeypatch):
     asked, read = [], []
-    monkeypatch.setattr("mutual.group.build.builder.create_model", lambda name, **arguments: asked.append(arguments["weights"]) or name)
-    monkeypatch.setattr("mutual.group.build.builder.load_weights", lambda model, path: read.append((model, path)))
+    monkeypatch.setattr("mutual.group.build.peer_model.create_model", lambda name, **arguments: asked.append(arguments["weights"]) or name)
+    monkeypatch.setattr("mutual.group.build.peer_model.load_weights", lambda model, path: read.append((model, path)))
+    monkeypatch.setattr("mutual.group.build.peer_model.read_card", lambda path: None)
+    monkeypatch.setattr("mutual.group.build.peer_model.declared_input", lambda *_, **__: {})
     for weights in (None, "pretrained", "a.safetensors"):
         recipe = parse_recipe(
             tiny_document(peers={"a": {"model": "timm/resnet10t", "weights": weights}}, objectives=[{"loss": "cross_entropy"}])
         )
-        assert create_peer_model(recipe, "a", num_classes=4, in_channels=1) == "timm/resnet10t"
+        assert create_peer_model(recipe, "a", DATA).model == "timm/resnet10t"
     assert asked == [None, "pretrained", None]
     assert read == [("timm/resnet10t", "a.safetensors")]
 
@@ -260,8 +261,8 @@ def test_a_trainable_peer_begins_with_weights_of_the_datas_classes_alone(weights
     with pytest.raises(RecipeError, match=r"^peers.t.weights: .* another order, which only a frozen peer can have"):
         group_of(path, frozen=False)
     path, _ = weights(("bee", "ant", "dog", "cow"))
-    with pytest.raises(RecipeError, match=r"^peers.t.weights: "):
-        group_of(path, frozen=True)
+    with pytest.raises(RecipeError, match=r"^peers.t.weights: .*classes differ: only the model has 'cow'; only the data has 'cat'"):
+        group_of(path, frozen=False)
 
 
 def rank_of_two(rank):
@@ -277,10 +278,11 @@ def test_adapters_are_synchronized_as_their_learners_are(synchronized):
     document = tiny_document(peers={"a": NORMED, "b": NORMED}, objectives=objectives, train={"sync_batchnorm": synchronized})
     recipe, comm = parse_recipe(document), rank_of_two(0)
     edges, placement = expand_objectives(recipe), _place_peers(recipe, 2)
-    peers, specs = _build_peers(recipe, edges, comm, placement, _DataSpec(4, (), torch.zeros(2, 1, 8, 8)))
+    built = _build_peers(recipe, edges, comm, placement, DATA)
+    peers = built.peers
     entered = []
     comm.raise_together = lambda **_: entered.append(1) or nullcontext()
-    losses = _build_losses(recipe, edges, comm, placement, peers, specs)
+    losses = _build_losses(recipe, edges, comm, placement, built, [None] * len(edges))
     assert len(entered) == 2, "what fails on one rank, of statistics or of shapes, fails on all"
     norms = [layer for loss in losses.values() for layer in loss.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     assert [isinstance(norm, nn.SyncBatchNorm) for norm in norms] == [synchronized]
@@ -293,15 +295,13 @@ def test_adapters_are_synchronized_as_their_learners_are(synchronized):
 def test_the_main_rank_alone_reports_what_a_dry_run_found(recwarn):
     recipe = parse_recipe(tiny_document(peers={"a": {"model": "odd_models:Spare"}}, objectives=[{"loss": "cross_entropy"}]))
     for rank, reported in ((1, 0), (0, 1)):
-        _build_peers(
-            recipe, expand_objectives(recipe), rank_of_two(rank), _place_peers(recipe, 2), _DataSpec(4, (), torch.zeros(2, 1, 8, 8))
-        )
+        _build_peers(recipe, expand_objectives(recipe), rank_of_two(rank), _place_peers(recipe, 2), DATA)
         assert len([warning for warning in recwarn if "excluded" in str(warning.message)]) == reported
 
 
 def test_a_peers_initial_weights_are_drawn_by_its_name():
     recipe = parse_recipe(tiny_document())
-    first, again, other = (create_peer_model(recipe, name, num_classes=4, in_channels=1).head.weight for name in "aab")
+    first, again, other = (create_peer_model(recipe, name, DATA).model.head.weight for name in "aab")
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

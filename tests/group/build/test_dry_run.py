@@ -124,7 +124,7 @@ def trial(model, num_replicas, *, seed=0):
     peers = list(group.peers.values())
     for peer in peers:
         peer.model.requires_grad_(True)
-    return dry_run(recipe, group.edges, peers, torch.zeros(2, 1, 8, 8), 4, num_replicas={"a": num_replicas}).notes
+    return dry_run(recipe, group.edges, peers, 4, num_replicas={"a": num_replicas}).notes
 
 
 def test_a_parameter_that_is_used_now_and_then_is_refused_where_processes_would_wait_for_it():
@@ -144,7 +144,7 @@ def test_a_parameter_that_is_never_used_is_excluded_on_several_processes_too():
 def test_averages_are_run_too_and_parameters_are_counted():
     group = build(tiny_document(train={"ema": 0.5}))[2]
     recipe = parse_recipe(tiny_document(train={"ema": 0.5}))
-    found = dry_run(recipe, group.edges, list(group.peers.values()), torch.zeros(2, 1, 8, 8), 4, num_replicas={"a": 1, "b": 1})
+    found = dry_run(recipe, group.edges, list(group.peers.values()), 4, num_replicas={"a": 1, "b": 1})
     assert found.outputs.keys() == {"a", "a.ema", "b", "b.ema"}
     assert not any(output.requires_grad for outputs in found.outputs.values() for output in outputs.values())
     assert _format_names(["x"]) == "1 parameter (x)"

@@ -3,7 +3,7 @@
 import torch
 from support import build, tiny_document
 
-from mutual.data import to_inputs
+from mutual.data import mixed
 from mutual.group import MicroBatchContext, expand_objectives
 from mutual.group.edges.selection import EnsembleReader, OutputReader, Selection, Selections, Selector, readers_of
 from mutual.recipe import parse_recipe
@@ -87,6 +87,6 @@ def test_edges_with_the_same_gate_share_one_selection(monkeypatch):
     gated = [{"loss": loss, "gate": "correct"} for loss in ("dml", "kd", "l2")]
     _, data, group, _ = build(tiny_document(objectives=[{"loss": "cross_entropy"}, *gated]))
     (window, *_) = data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)
-    images, labels = to_inputs(window.batches[0], data.info)
+    images, labels = mixed(window.batches[0], num_classes=data.info.num_classes)
     group.forward(images, labels, MicroBatchContext(len(images), seed=0))
     assert len(selected) == 3, "one for the labels, one for each source"

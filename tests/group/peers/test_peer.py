@@ -8,7 +8,10 @@ import torch
 from support import WORLD, TinyNet
 from torch import nn
 
-from mutual.group import MovingAverage, Peer, TappedModel
+from mutual.group import MovingAverage, Peer, PeerInput, TappedModel
+from mutual.models import ModelInput
+
+IDENTITY = PeerInput(ModelInput((8, 8), (0.0,), (1.0,), channels=1), is_identity=True)
 
 
 def images(seed=0):
@@ -22,7 +25,7 @@ def peer_of(*, frozen=False, averaged=False, **arguments):
     if averaged:
         with torch.no_grad():
             average.model.head.bias += 1
-    return Peer("a", TappedModel(model, ["stem"]), frozen=frozen, average=average, **arguments)
+    return Peer("a", TappedModel(model, ["stem"]), frozen=frozen, input=IDENTITY, average=average, **arguments)
 
 
 def test_the_average_is_scored_where_it_is_asked_for():

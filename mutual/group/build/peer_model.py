@@ -1,0 +1,205 @@
+"""create_peer_model: a peer's bare model with its initial weights, what it reads, and which classes its outputs stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mutual.models import (
+    ClassMap,
+    ModelCard,
+    ModelInput,
+    class_columns,
+    create_model,
+    declared_input,
+    load_weights,
+    match_indices,
+    match_names,
+    pretrained_classes,
+    read_card,
+    statistics_for,
+)
+from mutual.recipe import Recipe, derive_seed
+
+_PRETRAINED = "pretrained"
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What peers are built for.
+
+    Attributes:
+        num_classes: classes of the data.
+        class_names: their names; empty where they have none.
+        input: what a peer reads that has no input of its own: the data's size, channels and statistics.
+        reads_pixels: False where the images that peers are given are normalised already; they then read them as they are.
+    """
+
+    num_classes: int
+    class_names: tuple[str, ...]
+    input: ModelInput
+    reads_pixels: bool = True
+
+
+@dataclass(frozen=True)
+class PeerModel:
+    """A peer's model before it is tapped.
+
+    Attributes:
+        model: with its initial weights.
+        input: what it reads.
+        classes: which of its outputs stand for classes of the data.
+    """
+
+    model: nn.Module
+    input: ModelInput
+    classes: ClassMap
+
+
+def create_peer_model(recipe: Recipe, name: str, data: DataSpec) -> PeerModel:
+    """Returns the model of peer `name`; its initial weights depend on the recipe's seed and on `name` alone.
+
+    Raises:
+        RecipeError: the model, its arguments, its weights, its input or its classes are wrong.
+    """
+    spec = recipe.peers[name]
+    card = _card(recipe, name)
+    pretrained = spec.weights == _PRETRAINED
+    num_classes = _num_outputs(recipe, name, card, data)
+    in_channels = _in_channels(recipe, name, card, data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.seed, "weights", name))
+        arguments = {"num_classes": num_classes, "in_channels": in_channels, "weights": _PRETRAINED if pretrained else None, **spec.args}
+        try:
+            model = create_model(spec.model, **arguments)
+        except ValueError as error:
+            raise recipe.error(f"peers.{name}.model", str(error)) from error
+    if spec.weights is not None and not pretrained:
+        try:
+            load_weights(model, spec.weights)
+        except ValueError as error:
+            raise recipe.error(f"peers.{name}.weights", str(error)) from error
+    return PeerModel(model, _input(recipe, name, model, card, data, in_channels), _classes(recipe, name, model, num_classes, card, data))
+
+
+def _card(recipe: Recipe, name: str) -> ModelCard | None:
+    weights = recipe.peers[name].weights
+    if weights in (None, _PRETRAINED):
+        return None
+    try:
+        return read_card(weights or "")
+    except ValueError as error:
+        raise recipe.error(f"peers.{name}.weights", str(error)) from error
+
+
+def _num_outputs(recipe: Recipe, name: str, card: ModelCard | None, data: DataSpec) -> int | None:
+    """Returns with how many outputs a peer's model is built; None: with those of the zoo's own weights."""
+    spec = recipe.peers[name]
+    if not spec.frozen:
+        return data.num_classes
+    names = _given_names(recipe, name)
+    if names is not None:
+        return len(names)
+    if card is not None:
+        return card.num_classes
+    return None if spec.weights == _PRETRAINED else data.num_classes
+
+
+def _in_channels(recipe: Recipe, name: str, card: ModelCard | None, data: DataSpec) -> int:
+    spec = recipe.peers[name]
+    if spec.input != "auto" and spec.input.channels is not None:
+        return spec.input.channels
+    if not data.reads_pixels:
+        return data.input.channels
+    if card is not None:
+        return card.in_channels
+    return 3 if spec.weights == _PRETRAINED else data.input.channels
+
+
+def _input(recipe: Recipe, name: str, model: nn.Module, card: ModelCard | None, data: DataSpec, in_channels: int) -> ModelInput:
+    """Returns what a peer reads: what the recipe says, else what its weights or its model say, else what the data are."""
+    spec, given = recipe.peers[name], recipe.peers[name].input
+    if not data.reads_pixels:
+        return data.input
+    has_weights = spec.weights is not None
+    try:
+        declared = declared_input(spec.model, model, spec.args, pretrained=spec.weights == _PRETRAINED, with_weights=has_weights)
+    except ValueError as error:
+        raise recipe.error(f"peers.{name}.model", str(error)) from error
+    if card is not None:
+        declared = {"size": card.image_size, "mean": card.mean, "std": card.std, "interpolation": card.interpolation}
+    if not spec.frozen and not _takes_one_size(model):
+        declared.pop("size", None)  # it is trained for the data's
+    fields: dict[str, Any] = {**declared, **({} if given == "auto" else given.model_dump(exclude_none=True))}
+    fields["channels"] = in_channels
+    if isinstance(fields.get("size"), int):
+        fields["size"] = (fields["size"], fields["size"])
+    for key in ("mean", "std"):
+        values = fields.get(key, getattr(data.input, key))
+        if key in fields and len(values) not in (1, in_channels):
+            raise recipe.error(f"peers.{name}.input.{key}", f"{len(values)} values for a peer that reads {in_channels} channels")
+        fields[key] = statistics_for(values, in_channels)
+    return replace(data.input, **fields)
+
+
+def _takes_one_size(model: nn.Module) -> bool:
+    config = getattr(model, "pretrained_cfg", None)
+    return isinstance(config, dict) and bool(config.get("fixed_input_size"))
+
+
+def _classes(recipe: Recipe, name: str, model: nn.Module, num_built: int | None, card: ModelCard | None, data: DataSpec) -> ClassMap:
+    """Returns which outputs stand for which classes of the data; `num_built`: how many the model was asked to have, None: the zoo's."""
+    spec, given = recipe.peers[name], recipe.peers[name].classes
+    if not data.class_names:
+        return ClassMap()
+    where = "classes" if given != "auto" else "weights"
+    try:
+        if not spec.frozen:
+            columns = None if card is None else class_columns(card.class_names, data.class_names)
+        elif isinstance(given, list) and not isinstance(given[0], str):
+            num_outputs: Any = spec.args.get("num_classes") or num_built or getattr(model, "num_classes", 1000)
+            return match_indices(given, int(num_outputs), data.num_classes)
+        else:
+            names = _names(recipe, name, card)
+            return ClassMap() if names is None else match_names(names, data.class_names)
+    except ValueError as error:
+        raise recipe.error(f"peers.{name}.{where}", f"{spec.weights}: {error}" if where == "weights" else str(error)) from error
+    if columns is not None:
+        raise recipe.error(
+            f"peers.{name}.weights", f"{spec.weights} has the data's classes in another order, which only a frozen peer can have"
+        )
+    return ClassMap()
+
+
+def _given_names(recipe: Recipe, name: str) -> list[str] | None:
+    """Returns the names of classes that the recipe gives, itself or by a file with a name a line; None where it gives none."""
+    given = recipe.peers[name].classes
+    if isinstance(given, list):
+        names = [entry for entry in given if isinstance(entry, str)]
+        return names if len(names) == len(given) else None
+    if given == "auto":
+        return None
+    try:
+        names = [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no UTF-8"
+        raise recipe.error(f"peers.{name}.classes", f"{given} cannot be read ({reason}); give a text file with a class a line") from error
+    if len(names) < 2:
+        raise recipe.error(f"peers.{name}.classes", f"{given} has {len(names)} lines; give a text file with a class a line")
+    return names
+
+
+def _names(recipe: Recipe, name: str, card: ModelCard | None) -> Sequence[str | Sequence[str]] | None:
+    """Returns the classes of a frozen peer's outputs, or None where nothing says them."""
+    spec = recipe.peers[name]
+    given = _given_names(recipe, name)
+    if given is not None:
+        return given
+    if card is not None:
+        return card.class_names
+    return pretrained_classes(spec.model) if spec.weights == _PRETRAINED else None

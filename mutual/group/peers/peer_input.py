@@ -1,0 +1,30 @@
+"""PeerInput: from the pixels of a micro-batch to what a peer reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mutual.models import ModelInput
+
+
+@dataclass(frozen=True)
+class PeerInput:
+    """Called on pixels `[B, C, H, W]`, it returns what a peer reads of them; peers with equal inputs can share it.
+
+    Attributes:
+        model_input: what the peer's model was made for.
+        is_identity: images are given as the model reads them already.
+        channels_last: the memory format.
+    """
+
+    model_input: ModelInput
+    is_identity: bool = False
+    channels_last: bool = False
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Returns float images `[B, C, H, W]` of the peer's own size and channels."""
+        images = pixels if self.is_identity else self.model_input(pixels)
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images

@@ -1,4 +1,4 @@
-"""Ship a trained peer: `python -m mutual.export RUN [--peer best|NAME] [--format safetensors,torch,onnx] [--output DIR]`."""
+"""Ship a trained peer: `python -m mutual.export RUN [--peer best|NAME] [--format safetensors,torch,onnx] [--with-input] [--output DIR]`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.export")
     parser.add_argument(
         "--factory", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, with which a peer was trained"
     )
+    parser.add_argument(
+        "--with-input",
+        action="store_true",
+        help="torch, onnx: the program takes uint8 pixels of the model's size",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write; the default is RUN/export")
     options = parser.parse_args(arguments)
 
@@ -34,7 +39,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.export")
         from mutual.models import read_model
 
         model, card = read_model(file, factories=options.factory)
-        written = export_model(model, card, options.output or folder.export, file.stem, formats=options.format.split(","))
+        output, formats = options.output or folder.export, options.format.split(",")
+        written = export_model(model, card, output, file.stem, formats=formats, with_input=options.with_input)
         for path, difference in written.values():
             print_main(f"{path}  {path.stat().st_size / 1e6:.2f} MB, reloaded: logits agree within {difference:.0e}")
 

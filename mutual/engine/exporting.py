@@ -20,7 +20,9 @@ _TOLERANCE = 1e-4
 """Largest difference of logits, relative to the largest logit, between two runtimes in float32."""
 
 
-def export_model(model: nn.Module, card: ModelCard, folder: Path, name: str, *, formats: Sequence[str]) -> dict[str, tuple[Path, float]]:
+def export_model(
+    model: nn.Module, card: ModelCard, folder: Path, name: str, *, formats: Sequence[str], with_input: bool = False
+) -> dict[str, tuple[Path, float]]:
     """Writes a model in each of `formats`.
 
     Args:
@@ -29,6 +31,7 @@ def export_model(model: nn.Module, card: ModelCard, folder: Path, name: str, *, 
         folder: where the files are written.
         name: of the files, without suffix.
         formats: of `safetensors`, `torch`, `onnx`.
+        with_input: the programs take pixels of the card's size, uint8 `[B, C, H, W]`, and normalise them; their files are `NAME.pixels.*`.
 
     Returns:
         By format, the file and the relative difference of its logits from the model's.
@@ -40,11 +43,34 @@ def export_model(model: nn.Module, card: ModelCard, folder: Path, name: str, *, 
     for format_name in formats:
         if format_name not in FORMATS:
             raise InputError(f"{format_name!r} is no export format{did_you_mean(format_name, FORMATS)}")
+    if with_input and "safetensors" in formats:
+        raise InputError("a safetensors file holds weights and no program that could take pixels; with the input export torch or onnx")
+    if with_input:
+        model, name = WithInput(model, card), f"{name}.pixels"
     paths = {format_name: folder / f"{name}{EXPORT_SUFFIXES[format_name]}" for format_name in formats}
     for path in paths.values():
         if path.exists() and (not path.is_file() or sha256(path.read_bytes()) not in _exported(folder).get(path.name, [])):
             raise InputError(f"{path} is there already, and not as an export wrote it; move it away, or give another --output")
     return {format_name: _export(FORMATS[format_name], model, card, path, format_name) for format_name, path in paths.items()}
+
+
+class WithInput(nn.Module):
+    """Pixels of a model's own size, uint8 `[B, C, H, W]`, to its logits: what `ModelCard.input` does, in a program that can be exported."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, card: ModelCard) -> None:
+        super().__init__()
+        self.model = model
+        for name, values in (("mean", card.mean), ("std", card.std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None])
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Returns the logits."""
+        logits: Tensor = self.model((pixels.float() / 255 - self.mean) / self.std)
+        return logits
 
 
 Reload = Callable[[Tensor], Tensor]
@@ -86,7 +112,11 @@ def _record(path: Path, digest: str) -> None:
 
 def _difference(model: nn.Module, reloaded: Reload, card: ModelCard, batch: int) -> float:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, card.in_channels, *card.image_size, generator=generator)
+    shape = (batch, card.in_channels, *card.image_size)
+    if isinstance(model, WithInput):
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    else:
+        images = torch.randn(shape, generator=generator)
     with torch.no_grad():
         expected = model(images)
         actual = reloaded(images)
@@ -100,7 +130,7 @@ def _write_safetensors(model: nn.Module, card: ModelCard, path: Path) -> Reload:
 
 
 def _write_torch(model: nn.Module, card: ModelCard, path: Path) -> Reload:
-    example = torch.zeros(2, card.in_channels, *card.image_size)
+    example = _example(model, card)
     program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     with path.open("wb") as file:  # a stream, because the path's ending is not the one that torch asks for
         torch.export.save(program, file, extra_files={"card.json": card.to_json()})
@@ -116,13 +146,14 @@ def _write_onnx(model: nn.Module, card: ModelCard, path: Path) -> Reload:
     import onnx
     import onnxruntime
 
-    example = torch.zeros(2, card.in_channels, *card.image_size)
+    name = "pixels" if isinstance(model, WithInput) else "images"
+    example = _example(model, card)
     program = torch.onnx.export(
         model,
         (example,),
         dynamo=True,
         verbose=False,
-        input_names=["images"],
+        input_names=[name],
         output_names=["logits"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
@@ -132,7 +163,13 @@ def _write_onnx(model: nn.Module, card: ModelCard, path: Path) -> Reload:
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    return lambda images: torch.from_numpy(session.run(["logits"], {name: images.numpy()})[0])
+
+
+def _example(model: nn.Module, card: ModelCard) -> Tensor:
+    """Returns two images of the kind that a model takes."""
+    dtype = torch.uint8 if isinstance(model, WithInput) else torch.float32
+    return torch.zeros(2, card.in_channels, *card.image_size, dtype=dtype)
 
 
 FORMATS: dict[str, Callable[[nn.Module, ModelCard, Path], Reload]] = {

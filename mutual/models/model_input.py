@@ -145,7 +145,7 @@ def _of_timm(model: nn.Module, args: Mapping[str, Any]) -> dict[str, Any]:
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(model)
-    channels, *size = config["input_size"]
+    size = list(config["input_size"][1:])  # the channels are those that the model was built with
     asked = args.get("img_size")
     if asked is not None:
         size = [asked, asked] if isinstance(asked, int) else list(asked)
@@ -155,7 +155,6 @@ def _of_timm(model: nn.Module, args: Mapping[str, Any]) -> dict[str, Any]:
         "mean": tuple(map(float, config["mean"])),
         "std": tuple(map(float, config["std"])),
         "interpolation": interpolation,
-        "channels": channels,
     }
 
 
@@ -170,5 +169,4 @@ def _of_torchvision(name: str) -> dict[str, Any]:
         "mean": tuple(preset.mean),
         "std": tuple(preset.std),
         "interpolation": mode if mode in INTERPOLATIONS else "bilinear",
-        "channels": 3,
     }

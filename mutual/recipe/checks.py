@@ -72,6 +72,10 @@ def _check_peers(recipe: Recipe) -> Iterator[Fault]:
                 f"peers.{name}",
                 f"{format_value(name)} cannot name a peer; take letters, digits and _, and none of {', '.join(RESERVED_NAMES)}",
             )
+        if not peer.frozen and peer.classes != "auto":
+            yield Fault(
+                f"peers.{name}.classes", f"peer {name!r} is trained, and has the data's classes; take this away or set frozen: true"
+            )
         if peer.frozen:
             for key in ("optimizer", "schedule"):
                 if getattr(peer, key) is not None:

@@ -224,8 +224,8 @@ class RunFolder:
             for path in (self.weights(BEST, peer), self.weights(LAST, peer)):
                 yield from (path, unfinished(path))
             for suffix in EXPORT_SUFFIXES.values():
-                path = self.export / f"{peer}{suffix}"
-                yield from (path, unfinished(path))
+                for path in (self.export / f"{peer}{suffix}", self.export / f"{peer}.pixels{suffix}"):
+                    yield from (path, unfinished(path))
         yield from self.checkpoints().files()
         yield from (path for path in self.path.iterdir() if _EVENTS.fullmatch(path.name))
 

@@ -119,15 +119,16 @@ def _build_peers(recipe: Recipe, edges: list[Edge], comm: Communicator, placemen
     peers_here = placement.peers_on(comm.rank)
     num_replicas = {name: len(ranks) for name, ranks in placement.replica_ranks.items()}
     with comm.raise_together(names_rank=True):
+        notes: list[str] = []
         peers = {
-            name: _build_peer(recipe, edges, data, name, is_replicated=num_replicas[name] > 1)
+            name: _build_peer(recipe, edges, data, name, notes, is_replicated=num_replicas[name] > 1)
             for name in recipe.peers
             if name in peers_here
         }
         result = dry_run(recipe, edges, list(peers.values()), data.num_classes, num_replicas=num_replicas)
     local_inputs = {name: asdict(peer.input.model_input) for name, peer in peers.items()}
     local_known = {name: peer.known_classes for name, peer in peers.items() if peer.known_classes is not None}
-    notes_here = [*result.notes, *_class_notes(data, local_known)]
+    notes_here = [*notes, *result.notes, *_class_notes(data, local_known)]
     results = comm.all_gather_json([output_specs(result.outputs), notes_here, local_inputs, local_known])
     if comm.is_main:
         for note in dict.fromkeys(note for _, notes, _, _ in results for note in notes):
@@ -214,10 +215,11 @@ def _source_statistics(recipe: Recipe, edges: list[Edge], peers: dict[str, Peer]
     return statistics
 
 
-def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, *, is_replicated: bool) -> Peer:
-    """Returns peer `name`; `is_replicated`: several processes train it together."""
+def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, notes: list[str], *, is_replicated: bool) -> Peer:
+    """Returns peer `name`, and adds lines for the user to `notes`; `is_replicated`: several processes train it together."""
     spec, train = recipe.peers[name], recipe.train
     created = create_peer_model(recipe, name, data)
+    notes += created.notes
     model = created.model
     paths, average_paths = tap_paths(edges, name), tap_paths(edges, f"{name}.{EMA}")
     _check_paths(recipe, model, name, edges)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mutual.models import (
     read_card,
     statistics_for,
 )
-from mutual.recipe import Recipe, derive_seed
+from mutual.recipe import Recipe, derive_seed, format_value
 
 _PRETRAINED = "pretrained"
 
@@ -54,11 +54,13 @@ class PeerModel:
         model: with its initial weights.
         input: what it reads.
         classes: which of its outputs stand for classes of the data.
+        notes: lines for the user.
     """
 
     model: nn.Module
     input: ModelInput
     classes: ClassMap
+    notes: tuple[str, ...] = ()
 
 
 def create_peer_model(recipe: Recipe, name: str, data: DataSpec) -> PeerModel:
@@ -84,7 +86,19 @@ def create_peer_model(recipe: Recipe, name: str, data: DataSpec) -> PeerModel:
             load_weights(model, spec.weights)
         except ValueError as error:
             raise recipe.error(f"peers.{name}.weights", str(error)) from error
-    return PeerModel(model, _input(recipe, name, model, card, data, in_channels), _classes(recipe, name, model, num_classes, card, data))
+    model_input = _input(recipe, name, model, card, data, in_channels)
+    notes = (_note(name, model_input, data.input),) if spec.input == "auto" and model_input != data.input else ()
+    return PeerModel(model, model_input, _classes(recipe, name, model, num_classes, card, data), notes)
+
+
+def _note(name: str, model_input: ModelInput, data_input: ModelInput) -> str:
+    """Returns a line that says how a peer's input, of which the recipe says nothing, differs from the data's."""
+    own, datas = asdict(model_input), asdict(data_input)
+    if own["size"] == datas["size"]:
+        del own["interpolation"]
+    differing = {key: format_value(list(value) if isinstance(value, tuple) else value) for key, value in own.items() if value != datas[key]}
+    described = ", ".join(f"{key} {value}" for key, value in differing.items())
+    return f"peers.{name}.input: {described}, as its model and weights say; not the data's"
 
 
 def _card(recipe: Recipe, name: str) -> ModelCard | None:
@@ -113,6 +127,12 @@ def _num_outputs(recipe: Recipe, name: str, card: ModelCard | None, data: DataSp
 def _in_channels(recipe: Recipe, name: str, card: ModelCard | None, data: DataSpec) -> int:
     spec = recipe.peers[name]
     if spec.input != "auto" and spec.input.channels is not None:
+        if card is not None and card.in_channels != spec.input.channels:
+            raise recipe.error(
+                f"peers.{name}.input.channels",
+                f"{spec.input.channels} for a model of {card.in_channels} channels ({spec.weights}); leave it out: images are brought to "
+                "the model's channels",
+            )
         return spec.input.channels
     if not data.reads_pixels:
         return data.input.channels
@@ -141,7 +161,7 @@ def _input(recipe: Recipe, name: str, model: nn.Module, card: ModelCard | None, 
         fields["size"] = (fields["size"], fields["size"])
     for key in ("mean", "std"):
         values = fields.get(key, getattr(data.input, key))
-        if key in fields and len(values) not in (1, in_channels):
+        if given != "auto" and getattr(given, key) is not None and len(values) not in (1, in_channels):
             raise recipe.error(f"peers.{name}.input.{key}", f"{len(values)} values for a peer that reads {in_channels} channels")
         fields[key] = statistics_for(values, in_channels)
     return replace(data.input, **fields)

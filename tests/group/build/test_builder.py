@@ -106,7 +106,7 @@ NORMED = {"model": "support:tiny", "args": {"norm": True}}
 def test_statistics_are_synchronized_where_several_processes_train_a_peer(synchronized, is_replicated, frozen, kind):
     peers = {"a": {**NORMED, "frozen": frozen}, "b": NORMED}
     recipe = parse_recipe(tiny_document(peers=peers, train={"sync_batchnorm": synchronized}))
-    assert type(_build_peer(recipe, expand_objectives(recipe), DATA, "a", is_replicated=is_replicated).model.norm) is kind
+    assert type(_build_peer(recipe, expand_objectives(recipe), DATA, "a", [], is_replicated=is_replicated).model.norm) is kind
 
 
 def test_peers_stand_apart_where_the_recipe_says_so_and_there_are_several_ranks():

@@ -21,6 +21,11 @@ def pytest_cmdline_main(config):
         config.option.dist = "worksteal"
 
 
+def pytest_collection_modifyitems(items):
+    """The longest tests begin first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker("faults") is None, item.get_closest_marker("slow") is None))
+
+
 def pytest_terminal_summary(terminalreporter):
     """Names quick tests that were slow; a busy machine is a reason, so this fails nothing."""
     seconds = Counter()

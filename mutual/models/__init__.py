@@ -9,13 +9,16 @@ from mutual.lazy import lazy_attributes
 if TYPE_CHECKING:
     from mutual.models.cards import ModelCard, architecture_args, cpu_tensors, model_bytes, read_card, read_model
     from mutual.models.classes import class_columns
-    from mutual.models.files import check_file
-    from mutual.models.loading import load_weights
+    from mutual.models.files import check_file, weights_path
+    from mutual.models.loading import LoadedWeights, load_weights
+    from mutual.models.program import check_batch_sizes
     from mutual.models.zoo import create_model
 
 __all__ = [
+    "LoadedWeights",
     "ModelCard",
     "architecture_args",
+    "check_batch_sizes",
     "check_file",
     "class_columns",
     "cpu_tensors",
@@ -24,6 +27,7 @@ __all__ = [
     "model_bytes",
     "read_card",
     "read_model",
+    "weights_path",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -31,8 +35,9 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "mutual.models.cards": ("ModelCard", "architecture_args", "cpu_tensors", "model_bytes", "read_card", "read_model"),
         "mutual.models.classes": ("class_columns",),
-        "mutual.models.files": ("check_file",),
-        "mutual.models.loading": ("load_weights",),
+        "mutual.models.files": ("check_file", "weights_path"),
+        "mutual.models.loading": ("LoadedWeights", "load_weights"),
+        "mutual.models.program": ("check_batch_sizes",),
         "mutual.models.zoo": ("create_model",),
     },
 )

@@ -20,7 +20,18 @@ from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_re
 from mutual.recipe.objectives import OBJECTIVES
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
-from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, PeerSpec, Precision, Schedule, Train
+from mutual.recipe.training import (
+    PRETRAINED,
+    CheckpointSpec,
+    Optimizer,
+    Pause,
+    PeerSpec,
+    Precision,
+    Schedule,
+    Train,
+    WeightsSpec,
+    program_file,
+)
 
 __all__ = [
     "DATASETS",
@@ -29,6 +40,7 @@ __all__ = [
     "LOGITS",
     "MAX_CLASSES",
     "OBJECTIVES",
+    "PRETRAINED",
     "CheckpointSpec",
     "Data",
     "DistillationObjective",
@@ -47,6 +59,7 @@ __all__ = [
     "Statistics",
     "Train",
     "WeightSchedule",
+    "WeightsSpec",
     "allow_any_name",
     "check_section",
     "derive_seed",
@@ -60,4 +73,5 @@ __all__ = [
     "peer_of",
     "printable",
     "printable_lines",
+    "program_file",
 ]

@@ -6,7 +6,7 @@ from mutual.recipe.base import Spec
 from mutual.recipe.data import Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Schedule, Train, WeightsSpec
 
 EXAMPLES: dict[type[Spec], str] = {
     Recipe: """\
@@ -60,13 +60,20 @@ std: [0.229, 0.224, 0.225]
     PeerSpec: """\
 model: torchvision/resnet18
 args: {zero_init_residual: true}
-weights: pretrained
+weights: {file: runs/old, head: new}
+train_only: []
+freeze: [conv1, bn1, layer1]
 frozen: false
 optimizer: {name: adamw, lr: 1.0e-3}
 schedule: {name: linear}
 rank: null
 ranks: 2
 cost: 12.5
+""",
+    WeightsSpec: """\
+file: checkpoints/resnet18.ckpt
+head: new
+prefix: state_dict.model.
 """,
     Optimizer: """\
 name: adamw

@@ -119,7 +119,9 @@ def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name
     model = create_peer_model(recipe, name, num_classes=info.num_classes, in_channels=info.channels).to(comm.device)
     if recipe.train.channels_last:
         model.to(memory_format=torch.channels_last)
-    model.train(not frozen).requires_grad_(not frozen)
+    model.train(not frozen)
+    if frozen:
+        model.requires_grad_(False)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = None if frozen else make_optimizer(recipe, name, parameters)
 

@@ -16,10 +16,10 @@ from mutual.group.communication import Communicator
 from mutual.group.edges import Edge, EdgeLoss, OutputKey, TensorSpec, expand_objectives, tap_paths, weight_factor
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, parallel, replicated, scoring_requirements
 from mutual.group.group import Group
-from mutual.group.peers import MovingAverage, Peer, TappedModel, find_module
-from mutual.models import class_columns, create_model, load_weights, read_card
+from mutual.group.peers import MovingAverage, Peer, TappedModel, find_module, freeze_parts
+from mutual.models import class_columns, create_model, load_weights, read_card, weights_path
 from mutual.objectives import Loss
-from mutual.recipe import EMA, LOGITS, Recipe, derive_seed, peer_of
+from mutual.recipe import EMA, LOGITS, PRETRAINED, Recipe, derive_seed, peer_of, program_file
 
 
 def build_group(
@@ -71,21 +71,52 @@ def build_group(
     )
 
 
-def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """Returns the bare model of peer `name` with its initial weights, which depend on the recipe's seed and on `name` alone."""
+def create_peer_model(
+    recipe: Recipe, name: str, *, num_classes: int, in_channels: int, class_names: Sequence[str] = (), notes: list[str] | None = None
+) -> nn.Module:
+    """Returns the bare model of peer `name` with its initial weights, which depend on the recipe's seed and on `name` alone.
+
+    What `freeze` and `train_only` leave out of training is frozen. Lines for the user are added to `notes`.
+    """
     spec = recipe.peers[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights", name))
-        pretrained = spec.weights if spec.weights == "pretrained" else None
+        pretrained = spec.weights if spec.weights == PRETRAINED else None
         try:
             model = create_model(spec.model, **{"num_classes": num_classes, "in_channels": in_channels, "weights": pretrained, **spec.args})
         except ValueError as error:
             raise recipe.error(f"peers.{name}.model", str(error)) from error
-    if spec.weights is not None and pretrained is None:
-        try:
-            load_weights(model, spec.weights)
-        except ValueError as error:
-            raise recipe.error(f"peers.{name}.weights", str(error)) from error
+    found = _load_weights(recipe, name, model, class_names)
+    if notes is not None:
+        notes += [f"peers.{name}.weights: {note}" for note in found]
+    return freeze_peer_parts(recipe, name, model)
+
+
+def _load_weights(recipe: Recipe, name: str, model: nn.Module, class_names: Sequence[str]) -> tuple[str, ...]:
+    """Loads the weights file of peer `name`, if it has one; returns lines for the user."""
+    spec = recipe.peers[name]
+    source = spec.weights_file
+    if source is None:
+        return ()
+    try:
+        path = weights_path(source.file)
+        card = read_card(path) if source.head == "new" and class_names else None
+        other_classes = card is not None and not _same_classes(card.class_names, class_names)
+        loaded = load_weights(model, path, prefix=source.prefix, head=source.head, other_classes=other_classes)
+    except ValueError as error:
+        raise recipe.error(f"peers.{name}.weights", str(error)) from error
+    if spec.frozen and loaded.initial:
+        raise recipe.error(f"peers.{name}.weights.head", "a frozen peer would teach with a classifier that nothing has trained; set keep")
+    return loaded.notes
+
+
+def freeze_peer_parts(recipe: Recipe, name: str, model: nn.Module) -> nn.Module:
+    """Freezes what `freeze` and `train_only` of peer `name` leave out of its training; returns the model."""
+    spec = recipe.peers[name]
+    try:
+        freeze_parts(model, train_only=spec.train_only, freeze=spec.freeze)
+    except ValueError as error:
+        raise recipe.error(f"peers.{name}.{'train_only' if spec.train_only else 'freeze'}", f"{spec.model}: {error}") from error
     return model
 
 
@@ -111,14 +142,15 @@ def _build_peers(
     """Returns the peers that this process holds, and the specs of every output of all peers."""
     peers_here = placement.peers_on(comm.rank)
     num_replicas = {name: len(ranks) for name, ranks in placement.replica_ranks.items()}
+    notes: list[str] = []
     with comm.raise_together(names_rank=True):
         peers = {
-            name: _build_peer(recipe, edges, data, name, is_replicated=num_replicas[name] > 1)
+            name: _build_peer(recipe, edges, data, name, is_replicated=num_replicas[name] > 1, notes=notes)
             for name in recipe.peers
             if name in peers_here
         }
         result = dry_run(recipe, edges, list(peers.values()), data.images, data.num_classes, num_replicas=num_replicas)
-    results = comm.all_gather_json([output_specs(result.outputs), result.notes])
+    results = comm.all_gather_json([output_specs(result.outputs), notes + result.notes])
     if comm.is_main:
         for note in dict.fromkeys(note for _, notes in results for note in notes):
             warnings.warn(note, stacklevel=3)
@@ -173,14 +205,18 @@ def _source_statistics(recipe: Recipe, edges: list[Edge], peers: dict[str, Peer]
     return statistics
 
 
-def _build_peer(recipe: Recipe, edges: list[Edge], data: _DataSpec, name: str, *, is_replicated: bool) -> Peer:
-    """Returns peer `name`; `is_replicated`: several processes train it together."""
+def _build_peer(
+    recipe: Recipe, edges: list[Edge], data: _DataSpec, name: str, *, is_replicated: bool, notes: list[str] | None = None
+) -> Peer:
+    """Returns peer `name`; `is_replicated`: several processes train it together. Lines for the user are added to `notes`."""
     spec, train = recipe.peers[name], recipe.train
-    model = create_peer_model(recipe, name, num_classes=data.num_classes, in_channels=data.images.shape[1])
+    model = create_peer_model(
+        recipe, name, num_classes=data.num_classes, in_channels=data.images.shape[1], class_names=data.class_names, notes=notes
+    )
     paths, average_paths = tap_paths(edges, name), tap_paths(edges, f"{name}.{EMA}")
     _check_paths(recipe, model, name, edges)
     if train.sync_batchnorm and is_replicated and not spec.frozen:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = freeze_peer_parts(recipe, name, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # once more: it has new layers
     average = None
     if train.ema is not None and not spec.frozen:
         try:
@@ -194,18 +230,26 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: _DataSpec, name: str, *
 def _class_columns(recipe: Recipe, name: str, class_names: Sequence[str]) -> list[int] | None:
     """Returns which output of a peer stands for which class of the data, by the names that its weights file has; None: in their order."""
     spec = recipe.peers[name]
-    if spec.weights in (None, "pretrained") or not class_names:
+    key, file, is_new = f"peers.{name}.model", program_file(spec.model), False
+    if spec.weights_file is not None:
+        key, file, is_new = f"peers.{name}.weights", spec.weights_file.file, spec.weights_file.head == "new"
+    if file is None or is_new or not class_names:
         return None
     try:
-        card = read_card(spec.weights or "")
+        card = read_card(weights_path(file))
         columns = None if card is None else class_columns(card.class_names, class_names)
     except ValueError as error:
-        raise recipe.error(f"peers.{name}.weights", f"{spec.weights}: {error}") from error
+        raise recipe.error(key, f"{file}: {error}") from error
     if columns is not None and not spec.frozen:
-        raise recipe.error(
-            f"peers.{name}.weights", f"{spec.weights} has the data's classes in another order, which only a frozen peer can have"
-        )
+        raise recipe.error(key, f"{file} has the data's classes in another order, which only a frozen peer can have")
     return columns
+
+
+def _same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
+    try:
+        return class_columns(first, second) is None
+    except ValueError:
+        return False
 
 
 def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge]) -> None:
@@ -214,6 +258,8 @@ def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge])
         source_at = [path for source, paths in zip(edge.sources, edge.source_at, strict=True) if peer_of(source) == name for path in paths]
         for at in (*learner_at, *source_at):
             try:
+                if at != LOGITS and program_file(recipe.peers[name].model) is not None:
+                    raise ValueError(f"no module {at!r}: an exported program gives its logits alone")
                 if at != LOGITS:
                     find_module(model, at)
             except ValueError as error:

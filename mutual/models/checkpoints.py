@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,6 +21,8 @@ _DEEPEST = 8
 """So many levels of dicts are looked through; a file may hold a dict that contains itself."""
 _MAX_DICTS = 10_000
 _MAX_SHOWN = 5
+_Place = tuple[str, str]
+"""The path of a dict in a checkpoint, and what stands before names in it."""
 
 
 @dataclass(frozen=True)
@@ -66,65 +68,57 @@ def select_tensors(groups: Mapping[str, Mapping[str, Tensor]], expected: Mapping
     Raises:
         ValueError: nothing stands behind the given prefix, or several fit that nothing distinguishes; one line lists the candidates.
     """
+    scores = _scores(groups, expected)
     if prefix != AUTO:
-        candidates = list(_behind(groups, prefix) or _behind(groups, f"{prefix}."))
-        if not candidates:
+        places = [*_places(groups, prefix), *_places(groups, f"{prefix}.")]
+        if not places:
             raise ValueError(f"no tensor's name begins with {prefix!r}; they begin with {_listed(_beginnings(groups))}")
-    else:
-        candidates = list(_candidates(groups, expected))
-    scores = {each.prefix: _score(each, expected) for each in candidates}
+        scores = {place: scores.get(place, (0, 0)) for place in places}
     best_score = max(scores.values(), default=(0, 0))
     if prefix == AUTO and 2 * best_score[0] < sum(not name.endswith(COUNTER) for name in expected):
         return _usual(groups)
-    best = [each for each in candidates if scores[each.prefix] == best_score]
+    best = [place for place, score in scores.items() if score == best_score]
     chosen = best[0] if len(best) == 1 else _preferred(best)
     if chosen is None:
-        raise ValueError(f"{len(best)} prefixes fit equally; say which in `prefix`: {_listed([each.prefix for each in best])}")
-    return Selection(chosen.prefix, chosen.tensors, tuple(each.prefix for each in best if each is not chosen))
+        raise ValueError(f"{len(best)} prefixes fit equally; say which in `prefix`: {_listed([''.join(place) for place in best])}")
+    return _stripped(groups, chosen, others=[place for place in best if place != chosen])
 
 
-def _candidates(groups: Mapping[str, Mapping[str, Tensor]], expected: Mapping[str, Tensor]) -> Iterator[Selection]:
-    """Yields what stands behind each prefix that makes at least one name an expected one."""
+def _scores(groups: Mapping[str, Mapping[str, Tensor]], expected: Mapping[str, Tensor]) -> dict[_Place, tuple[int, int]]:
+    """Returns for each place how many tensors have expected names there, and how many of these the shapes, too."""
+    num_names: Counter[_Place] = Counter()
+    num_shapes: Counter[_Place] = Counter()
     for path, tensors in groups.items():
-        prefixes = dict.fromkeys(
-            name[:start] for name in tensors for start in _boundaries(name) if name[start:] in expected and not name.endswith(COUNTER)
-        )
-        for prefix in prefixes:
-            yield _stripped(path, tensors, prefix)
+        for name, tensor in tensors.items():
+            for start in [0, *(index + 1 for index, character in enumerate(name) if character == ".")]:
+                wanted = expected.get(name[start:])
+                if wanted is not None and not name.endswith(COUNTER):
+                    num_names[path, name[:start]] += 1
+                    num_shapes[path, name[:start]] += tensor.shape == wanted.shape
+    return {place: (count, num_shapes[place]) for place, count in num_names.items()}
 
 
-def _boundaries(name: str) -> list[int]:
-    """Returns where a component of a dotted name begins."""
-    return [0, *(index + 1 for index, character in enumerate(name) if character == ".")]
+def _places(groups: Mapping[str, Mapping[str, Tensor]], prefix: str) -> list[_Place]:
+    """Returns the places that a prefix names, counted from the top of the file, or else from any dict in it."""
+    from_top = [(path, prefix.removeprefix(path)) for path in groups if prefix.startswith(path)]
+    inside = [(path, prefix) for path in groups]
+    for places in (from_top, inside):
+        if there := [(path, start) for path, start in places if any(name.startswith(start) for name in groups[path])]:
+            return there
+    return []
 
 
-def _behind(groups: Mapping[str, Mapping[str, Tensor]], prefix: str) -> list[Selection]:
-    """Returns what stands behind a prefix, counted from the top of the file, or else from any dict in it."""
-    from_top = [
-        _stripped(path, tensors, prefix.removeprefix(path))
-        for path, tensors in groups.items()
-        if prefix.startswith(path) and any(name.startswith(prefix.removeprefix(path)) for name in tensors)
-    ]
-    inside = [_stripped(path, tensors, prefix) for path, tensors in groups.items() if any(name.startswith(prefix) for name in tensors)]
-    return from_top or inside
+def _stripped(groups: Mapping[str, Mapping[str, Tensor]], place: _Place, *, others: Sequence[_Place] = ()) -> Selection:
+    path, prefix = place
+    behind = {name.removeprefix(prefix): tensor for name, tensor in groups[path].items() if name.startswith(prefix)}
+    return Selection(path + prefix, behind, tuple("".join(other) for other in others))
 
 
-def _stripped(path: str, tensors: Mapping[str, Tensor], prefix: str) -> Selection:
-    behind = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return Selection(path + prefix, behind)
-
-
-def _score(selection: Selection, expected: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Returns how many tensors have expected names, and how many of these their shapes, too."""
-    common = [name for name in selection.tensors if name in expected and not name.endswith(COUNTER)]
-    return len(common), sum(selection.tensors[name].shape == expected[name].shape for name in common)
-
-
-def _preferred(fitting: list[Selection]) -> Selection | None:
-    averages = [each for each in fitting if _names_average(each.prefix)]
+def _preferred(places: Sequence[_Place]) -> _Place | None:
+    averages = [place for place in places if _names_average("".join(place))]
     if averages:
         return averages[0] if len(averages) == 1 else None
-    usual = {each.prefix.partition(".")[0]: each for each in reversed(fitting)}
+    usual = {path.partition(".")[0]: (path, prefix) for path, prefix in reversed(places)}
     return next((usual[nest] for nest in NESTS if nest in usual), None)
 
 
@@ -141,18 +135,17 @@ def _names_average(prefix: str) -> bool:
 def _usual(groups: Mapping[str, Mapping[str, Tensor]]) -> Selection:
     """Returns what a checkpoint has at its usual place, without what wrappers put before every name."""
     paths = [path for nest in ("", *NESTS) for path in groups if path.partition(".")[0] == nest]
-    path = paths[0] if paths else max(groups, key=lambda path: len(groups[path]))
-    selection = _stripped(path, groups[path], "")
-    for prefix in _WRAPPERS * 2:
-        if all(name.startswith(prefix) for name in selection.tensors):
-            selection = _stripped(selection.prefix, selection.tensors, prefix)
-    return selection
+    path, prefix = paths[0] if paths else max(groups, key=lambda path: len(groups[path])), ""
+    for wrapper in _WRAPPERS * 2:
+        if all(name.startswith(prefix + wrapper) for name in groups[path]):
+            prefix += wrapper
+    return _stripped(groups, (path, prefix))
 
 
 def _beginnings(groups: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
-    """Returns the first components of all names, those of most tensors first."""
-    firsts = Counter(path + name.partition(".")[0] + "." * ("." in name) for path, tensors in groups.items() for name in tensors)
-    return [first for first, _ in firsts.most_common()]
+    """Returns the modules at the beginning of names, those with most tensors first."""
+    firsts = Counter(path + name.partition(".")[0] + "." for path, tensors in groups.items() for name in tensors if "." in name)
+    return [first for first, _ in firsts.most_common()] or list(groups)
 
 
 def _listed(prefixes: list[str]) -> str:

@@ -50,30 +50,36 @@ def load_weights(
     Raises:
         ValueError: the file is missing or unreadable, or its tensors are not those of the model; one line says which.
     """
+    expected = model.state_dict()
+    groups = read_tensors(Path(path))
     try:
-        selection = select_tensors(read_tensors(Path(path)), expected := model.state_dict(), prefix=prefix)
+        selection = select_tensors(groups, expected, prefix=prefix)
     except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
     notes = []
     if selection.others:
         others = ", ".join(repr(other) for other in selection.others)
-        notes.append(f"{path} holds the model several times: what stands behind {selection.prefix!r} is taken, not {others}; see `prefix`")
+        notes.append(
+            f"{path} holds the model several times: what stands behind {selection.prefix!r} is taken, not {others}; `prefix` takes another"
+        )
     state, initial = selection.tensors, ()
     if head == "new":
         state, initial, note = _without_classifier(path, model, state, expected, other_classes=other_classes)
         notes.append(note)
-    _check_names(path, selection.prefix, state, [name for name in expected if name not in initial])
+    _check_names(path, selection.prefix, model, state, [name for name in expected if name not in initial])
     _load(path, model, state, expected)
     return LoadedWeights(tuple(notes), initial)
 
 
-def _check_names(path: str | Path, prefix: str, state: Mapping[str, Tensor], expected: Sequence[str]) -> None:
+def _check_names(path: str | Path, prefix: str, model: nn.Module, state: Mapping[str, Tensor], expected: Sequence[str]) -> None:
     missing = [name for name in expected if name not in state and not name.endswith(COUNTER)]
     known = set(expected)
     unexpected = [name for name in state if name not in known]
     if missing or unexpected:
         where = f" behind {prefix!r}" if prefix else ""
-        raise ValueError(f"{path} holds another model{where}: {_named('missing', missing)}{_named('unexpected', unexpected)}".rstrip("; "))
+        remedy = _REMEDY if all(_is_within(name, classifier_paths(model)) for name in (*missing, *unexpected)) else ""
+        message = f"{path} holds another model{where}: {_named('missing', missing)}{_named('unexpected', unexpected)}{remedy}"
+        raise ValueError(message.rstrip("; "))
 
 
 def _load(path: str | Path, model: nn.Module, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -98,26 +104,26 @@ def _without_classifier(
 ) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
     """Returns the file's tensors without its classifier's, the names of the model's own classifier, and a line for the user.
 
-    The classifier is what differs in its first dimension alone, by the same two numbers throughout: the layers that give logits, however
-    many there are. Where no shape differs, it is the model's (`classifier_paths`).
+    The classifier is the model's (`classifier_paths`), or else what differs in its first dimension alone, by the same two numbers
+    throughout: the layers that give logits, however many there are.
 
     Raises:
         ValueError: the file's classifier is the model's, or something else differs, too.
     """
+    paths = classifier_paths(model)
     different = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    odd = [name for name in {**expected, **state} if (name in expected) != (name in state) and not name.endswith(COUNTER)]
+    reason = "the file has another, or none" if odd else "the file's is of other classes"
     if different:
         widths = {(*state[name].shape[:1], *expected[name].shape[:1]) for name in different}
-        if len(widths) > 1 or any(state[name].shape[1:] != expected[name].shape[1:] or not expected[name].dim() for name in different):
-            raise ValueError(f"{path}: {_shape_message(different, state, expected)}; head: new leaves out a classifier alone")
-        old, new = widths.pop()
-        paths = tuple(dict.fromkeys(name.rpartition(".")[0] for name in different))
-        reason = f"the file's has {old:,} classes, the model {new:,}"
-    else:
-        paths = classifier_paths(model)
-        odd = [name for name in {**expected, **state} if (name in expected) != (name in state) and not name.endswith(COUNTER)]
-        if not odd and not other_classes:
-            raise ValueError(f"head: new, but the classifier in {path} is of the model's width, and of no other classes; take head: keep")
-        reason = "the file's is of other classes" if not odd else "the file has another, or none"
+        if any(state[name].shape[1:] != expected[name].shape[1:] for name in different) or len(widths) > 1:
+            if not all(_is_within(name, paths) for name in different):
+                raise ValueError(f"{path}: {_shape_message(different, state, expected)}; head: new leaves out a classifier alone")
+        else:
+            paths = tuple(dict.fromkeys(name.rpartition(".")[0] for name in different))
+            reason = "the file's has {:,} classes, the model {:,}".format(*widths.pop())
+    elif not odd and not other_classes:
+        raise ValueError(f"head: new, but the classifier in {path} is of the model's width, and of no other classes; take head: keep")
     kept = {name: tensor for name, tensor in state.items() if not _is_within(name, paths)}
     initial = tuple(name for name in expected if _is_within(name, paths))
     begins = "; the model's begins with its initial weights" if initial else ""

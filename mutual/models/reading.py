@@ -8,6 +8,7 @@ import pickle
 import re
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def _read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
-            torch.serialization.safe_globals(list(_PLACEHOLDERS)),
+            torch.serialization.safe_globals([*_PLACEHOLDERS, *_DICTS]),
         ):
             _check_pickle(whole)
             # of the older format from memory, where a text cannot be read that is longer than the file
@@ -160,23 +161,12 @@ class _Placeholder:
     def __setstate__(self, _state: Any) -> None:
         pass
 
-    def __setitem__(self, _key: Any, _value: Any) -> None:
-        pass
 
-
-_LIGHTNING = (
-    "lightning.fabric.utilities.data",
-    "lightning_fabric.utilities.data",
-    "lightning.pytorch.utilities.parsing",
-    "pytorch_lightning.utilities.parsing",
-)
-"""Where Lightning's versions have the class of a checkpoint's hyperparameters."""
 # numpy moved these from `core` to `_core`; a file names what its writer had
 _PLACEHOLDERS = tuple(
     type(name, (_Placeholder,), {"__module__": module})
     for module, name in (
         ("argparse", "Namespace"),
-        *((module, "AttributeDict") for module in _LIGHTNING),
         ("datetime", "datetime"),
         ("numpy", "dtype"),
         ("numpy", "ndarray"),
@@ -185,3 +175,11 @@ _PLACEHOLDERS = tuple(
     )
 )
 """Kinds of objects that many checkpoints hold beside the weights; torch.load would refuse the whole file."""
+_LIGHTNING_MODULES = (
+    "lightning.fabric.utilities.data",
+    "lightning_fabric.utilities.data",
+    "lightning.pytorch.utilities.parsing",
+    "pytorch_lightning.utilities.parsing",
+)
+_DICTS = tuple((OrderedDict, f"{module}.AttributeDict") for module in _LIGHTNING_MODULES)
+"""Kinds of dicts that checkpoints hold beside the weights: Lightning's hyperparameters."""

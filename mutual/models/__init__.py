@@ -11,14 +11,12 @@ if TYPE_CHECKING:
     from mutual.models.classes import class_columns
     from mutual.models.files import check_file, weights_path
     from mutual.models.loading import LoadedWeights, load_weights
-    from mutual.models.program import check_batch_sizes
     from mutual.models.zoo import create_model
 
 __all__ = [
     "LoadedWeights",
     "ModelCard",
     "architecture_args",
-    "check_batch_sizes",
     "check_file",
     "class_columns",
     "cpu_tensors",
@@ -37,7 +35,6 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.models.classes": ("class_columns",),
         "mutual.models.files": ("check_file", "weights_path"),
         "mutual.models.loading": ("LoadedWeights", "load_weights"),
-        "mutual.models.program": ("check_batch_sizes",),
         "mutual.models.zoo": ("create_model",),
     },
 )

@@ -22,6 +22,7 @@ from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
 from mutual.recipe.training import (
     PRETRAINED,
+    PROGRAM_SUFFIX,
     CheckpointSpec,
     Optimizer,
     Pause,
@@ -41,6 +42,7 @@ __all__ = [
     "MAX_CLASSES",
     "OBJECTIVES",
     "PRETRAINED",
+    "PROGRAM_SUFFIX",
     "CheckpointSpec",
     "Data",
     "DistillationObjective",

@@ -59,7 +59,7 @@ def check_file(path: Path) -> None:
                     raise ValueError(f"{path} is empty")
             return
         if path.exists():
-            raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; give a weights file")
+            raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; give a weights file, or the folder of a run")
         near = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:5] if path.parent.is_dir() else []
     except OSError as error:
         if is_shortage(error, path):

@@ -59,14 +59,16 @@ def card_text(path: Path) -> str | None:
     """Returns the card that an export of ours has put into a program's archive; None where there is none.
 
     Raises:
-        ValueError: it is no archive.
+        ValueError: it is damaged.
     """
+    if not zipfile.is_zipfile(path):
+        return None  # who loads it says what is wrong
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(_CARDS)]
             return archive.read(names[0]).decode() if names else None
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is no program of torch.export.save") from error
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _checked(name: str, content: bytes) -> bytes:

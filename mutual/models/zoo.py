@@ -15,7 +15,6 @@ from mutual.models.factories import Factory, build, users_factory
 from mutual.models.loading import load_weights
 from mutual.models.one import One
 from mutual.models.pplcnet import PPLCNETS
-from mutual.models.program import load_program
 from mutual.models.small_cnn import SmallCNN
 from mutual.models.tutorials import TUTORIAL_MODELS
 from mutual.recipe import PRETRAINED, did_you_mean, first_line, program_file
@@ -46,6 +45,8 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, weights: 
     if (program := program_file(name)) is not None:
         if weights is not None:
             raise ValueError(f"{name} holds its weights")
+        from mutual.models.program import load_program  # torch.export takes long to import
+
         return load_program(program)
     if family == "torchvision" and rest:
         model = _from_torchvision(rest, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **args)

@@ -1,4 +1,4 @@
-"""Exported programs as models: the logits of what was exported, in batches of any size, and nothing in a file runs but torch's operators."""
+"""Exported programs as models: the logits of what was exported, and nothing in a file runs but operators of torch."""
 
 import json
 import os

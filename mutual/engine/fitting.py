@@ -82,7 +82,7 @@ def fit(
         assert recipe.train.threads is not None, "it is resolved"
         with torch_threads(recipe.train.threads):
             environment = replace(environment, precision=recipe.train.precision)
-            recipe = _resolve_weights(recipe, comm)
+            recipe = _resolve_weights(recipe, comm, saved_recipe)
             recipe = resolve_placement(recipe, environment, saved_recipe)
             trainer = _train(recipe, environment, folder, resume=resume, callbacks=callbacks)
         with comm.raise_together():
@@ -91,8 +91,8 @@ def fit(
         return RunResult(folder.path, best_peer, trainer.scores, best_scores, trainer.gather_history())
 
 
-def _resolve_weights(recipe: Recipe, comm: Communicator) -> Recipe:
-    """Returns the recipe with a weights file in the place of each run folder, as the best peer of that run may be another one later.
+def _resolve_weights(recipe: Recipe, comm: Communicator, saved_recipe: Recipe | None) -> Recipe:
+    """Returns the recipe with a weights file in the place of each run folder; a run that is resumed keeps the file it began with.
 
     Collective: all ranks obtain the same recipe. A folder in which no rank finds weights stays; who builds the peer says what is wrong.
     """
@@ -100,7 +100,8 @@ def _resolve_weights(recipe: Recipe, comm: Communicator) -> Recipe:
     for name, peer in recipe.peers.items():
         with suppress(ValueError):
             if peer.weights_file is not None and (path := weights_path(peer.weights_file.file)) != Path(peer.weights_file.file):
-                local_files[name] = str(path)
+                before = None if saved_recipe is None else saved_recipe.peers[name].weights_file
+                local_files[name] = before.file if before is not None and Path(before.file).parent == path.parent else str(path)
     files = {name: file for each in reversed(comm.all_gather_json(local_files)) for name, file in each.items()}
     peers = {name: peer.with_weights_file(files[name]) if name in files else peer for name, peer in recipe.peers.items()}
     return recipe.model_copy(update={"peers": peers})

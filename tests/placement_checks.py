@@ -42,6 +42,14 @@ CASES = {
             "objectives": [CE, {"loss": "dml", "sources": ["a", "b"], "learners": ["c"]}, {"loss": "kd", "sources": ["t"]}],
             "data": {"views": "per_peer", "augment": [{"name": "random_crop", "padding": 2}], "workers": 1},
         },
+        "frozen parts": {
+            "peers": {
+                "a": {"model": "support:double", "args": {"norm": True}, "freeze": ["stem", "norm"]},
+                "b": {"model": "support:double", "args": {"norm": True, "dropout": 0.5}, "train_only": ["head"]},
+            },
+            "objectives": [CE, {"loss": "dml"}, {"loss": "hint", "at": {"a": "body", "b": "stem"}, "learners": ["a"]}],
+            "train": AVERAGED,
+        },
         "a peer that learns by features alone": {
             "peers": TWINS,
             "objectives": [{"loss": "l2", "at": "body"}, {**CE, "learners": ["a"]}],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from mutual.engine.runtime import (
 )
 from mutual.engine.storage import BEST, RunFolder, check_same_data, exclusive_access, peer_file, resumed_recipe, select_checkpoint
 from mutual.engine.training import Callback, Trainer, build_trainer, build_training, check_callbacks
-from mutual.models import read_model
+from mutual.group import Communicator
+from mutual.models import read_model, weights_path
 from mutual.recipe import InputError, Recipe, load_recipe
 
 
@@ -80,12 +82,29 @@ def fit(
         assert recipe.train.threads is not None, "it is resolved"
         with torch_threads(recipe.train.threads):
             environment = replace(environment, precision=recipe.train.precision)
+            recipe = _resolve_weights(recipe, comm, saved_recipe)
             recipe = resolve_placement(recipe, environment, saved_recipe)
             trainer = _train(recipe, environment, folder, resume=resume, callbacks=callbacks)
         with comm.raise_together():
             local_best = _best(folder) if comm.is_main else ("", {})
         best_peer, best_scores = comm.all_gather_json(local_best)[0]
         return RunResult(folder.path, best_peer, trainer.scores, best_scores, trainer.gather_history())
+
+
+def _resolve_weights(recipe: Recipe, comm: Communicator, saved_recipe: Recipe | None) -> Recipe:
+    """Returns the recipe with a weights file in the place of each run folder; a run that is resumed keeps the file it began with.
+
+    Collective: all ranks obtain the same recipe. A folder in which no rank finds weights stays; who builds the peer says what is wrong.
+    """
+    local_files = {}
+    for name, peer in recipe.peers.items():
+        with suppress(ValueError):
+            if peer.weights_file is not None and (path := weights_path(peer.weights_file.file)) != Path(peer.weights_file.file):
+                before = None if saved_recipe is None else saved_recipe.peers[name].weights_file
+                local_files[name] = before.file if before is not None and Path(before.file).parent == path.parent else str(path)
+    files = {name: file for each in reversed(comm.all_gather_json(local_files)) for name, file in each.items()}
+    peers = {name: peer.with_weights_file(files[name]) if name in files else peer for name, peer in recipe.peers.items()}
+    return recipe.model_copy(update={"peers": peers})
 
 
 def _train(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool, callbacks: Sequence[Callback]) -> Trainer:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mutual.commandline import launched_rank
 from mutual.data import check_present
 from mutual.engine.storage import LOCK, MARK, RunFolder
-from mutual.models import check_file
-from mutual.recipe import Recipe
+from mutual.models import check_file, weights_path
+from mutual.recipe import Recipe, program_file
 
 
 def check_inputs(recipe: Recipe, *, into_new_folder: bool = False) -> None:
@@ -24,11 +22,14 @@ def check_inputs(recipe: Recipe, *, into_new_folder: bool = False) -> None:
         return
     check_data_present(recipe)
     for name, peer in recipe.peers.items():
-        if peer.weights not in (None, "pretrained"):
-            try:
-                check_file(Path(peer.weights or ""))
-            except ValueError as error:
-                raise recipe.error(f"peers.{name}.weights", str(error)) from error
+        source = peer.weights_file
+        files = {"model": program_file(peer.model), "weights": None if source is None else source.file}
+        for key, file in files.items():
+            if file is not None:
+                try:
+                    check_file(weights_path(file))
+                except ValueError as error:
+                    raise recipe.error(f"peers.{name}.{key}", str(error)) from error
     folder = RunFolder.of(recipe)
     if into_new_folder and (folder.path / MARK).exists() and not (folder.path / LOCK).exists():  # who holds a lock is said later
         folder.check_unused()

@@ -9,13 +9,14 @@ from mutual.lazy import lazy_attributes
 if TYPE_CHECKING:
     from mutual.models.cards import ModelCard, architecture_args, cpu_tensors, model_bytes, read_card, read_model, read_preprocess
     from mutual.models.classes import ClassMap, class_columns, match_indices, match_names
-    from mutual.models.files import check_file
-    from mutual.models.loading import load_weights
+    from mutual.models.files import check_file, weights_path
+    from mutual.models.loading import LoadedWeights, load_weights
     from mutual.models.model_input import ModelInput, declared_input, statistics_for
     from mutual.models.zoo import create_model, pretrained_classes
 
 __all__ = [
     "ClassMap",
+    "LoadedWeights",
     "ModelCard",
     "ModelInput",
     "architecture_args",
@@ -33,6 +34,7 @@ __all__ = [
     "read_model",
     "read_preprocess",
     "statistics_for",
+    "weights_path",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -48,8 +50,8 @@ __getattr__, __dir__ = lazy_attributes(
             "read_preprocess",
         ),
         "mutual.models.classes": ("ClassMap", "class_columns", "match_indices", "match_names"),
-        "mutual.models.files": ("check_file",),
-        "mutual.models.loading": ("load_weights",),
+        "mutual.models.files": ("check_file", "weights_path"),
+        "mutual.models.loading": ("LoadedWeights", "load_weights"),
         "mutual.models.model_input": ("ModelInput", "declared_input", "statistics_for"),
         "mutual.models.zoo": ("create_model", "pretrained_classes"),
     },

@@ -31,9 +31,10 @@ from mutual.models.factories import is_factory_name
 from mutual.models.files import check_file, is_shortage
 from mutual.models.loading import load_weights
 from mutual.models.model_input import ModelInput
+from mutual.models.program_archive import card_text
 from mutual.models.reading import CARD, UNREADABLE, digest_of
 from mutual.models.zoo import create_model, is_in_zoo
-from mutual.recipe import InputError, first_line
+from mutual.recipe import PROGRAM_SUFFIX, InputError, first_line
 from mutual.recipe.transforms import CenterCrop, Interpolation, Resize
 
 _LARGEST = 2**24
@@ -197,27 +198,33 @@ def read_model(path: str | Path, *, factories: Collection[str] = ()) -> tuple[nn
 
 
 def read_card(path: str | Path) -> ModelCard | None:
-    """Returns the card of a weights file, or None where it has none; builds and imports nothing.
+    """Returns the card of a weights file or of an exported program, or None where it has none; builds and imports nothing.
 
     Raises:
         ValueError: there is no such file, or it or its card cannot be read.
     """
     check_file(Path(path))
-    if Path(path).suffix != ".safetensors":
+    text = card_text(Path(path)) if Path(path).suffix == PROGRAM_SUFFIX else _metadata(Path(path)).get(CARD)
+    if text is None:
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except UNREADABLE as error:
-        if is_shortage(error, Path(path)):
-            raise
-        raise ValueError(f"{path} is no whole safetensors file ({first_line(error)})") from error
-    if CARD not in metadata:
-        return None
-    try:
-        return ModelCard.from_json(metadata[CARD].rpartition("\n")[2])
+        return ModelCard.from_json(text.rpartition("\n")[2])
     except ValueError as error:
         raise ValueError(f"the card in {path} is damaged, or of another version of mutual ({first_line(error)})") from error
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Returns the metadata of a safetensors file; none of another file."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except UNREADABLE as error:
+        if is_shortage(error, path):
+            raise
+        raise ValueError(f"{path} is no whole safetensors file ({first_line(error)})") from error
+    return metadata
 
 
 def _check_trusted(path: str | Path, card: ModelCard, factories: Collection[str]) -> None:

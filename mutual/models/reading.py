@@ -1,4 +1,4 @@
-"""read_state: the tensors by name of a safetensors file or a torch checkpoint, whoever wrote it; nothing in it runs."""
+"""read_tensors: the tensors by name of a safetensors file or a torch checkpoint, whoever wrote it; nothing in it runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pickle
 import re
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mutual.models.checkpoints import NESTS, tensor_groups
 from mutual.models.files import check_file, is_shortage
 from mutual.recipe import first_line
 
-_NESTS = ("state_dict", "model", "model_state", "model_state_dict", "ema", "state_dict_ema", "model_ema")
-_DEEPEST = 8
-"""So many levels of `_NESTS` are looked through; a file may hold a dict that contains itself."""
 CARD = "mutual"
 """Where the metadata of a safetensors file of ours have its checksum and, in a second line, its card: one entry, as a file would have
 several in any order."""
@@ -47,15 +46,15 @@ _SPEAKING = (RuntimeError, ValueError, OSError, zipfile.BadZipFile)
 """Those of them whose message says something to who reads it."""
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a weights file by name; a checkpoint may hold them under a key such as `state_dict`.
+def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Returns the tensors of a weights file by name, in groups by where they stand in it, as `tensor_groups` does.
 
     Raises:
         ValueError: the file is missing or unreadable, or holds no tensors by name; one line says which.
         OSError, MemoryError, RuntimeError: the disk does not answer, or the machine lacks memory; that says nothing of the file.
     """
     check_file(path)
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    return {"": _read_safetensors(path)} if path.suffix == ".safetensors" else _read_checkpoint(path)
 
 
 def digest_of(tensors: Mapping[str, Tensor], card: str) -> str:
@@ -82,13 +81,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+def _read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
     try:
         _check_archive(path)
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
-            torch.serialization.safe_globals(list(_PLACEHOLDERS)),
+            torch.serialization.safe_globals([*_PLACEHOLDERS, *_DICTS]),
         ):
             _check_pickle(whole)
             # of the older format from memory, where a text cannot be read that is longer than the file
@@ -98,18 +97,15 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         if is_shortage(error, path):
             raise
         raise ValueError(f"{path} is no torch checkpoint of plain tensors ({_why(error)})") from error
-    for _ in range(_DEEPEST):
-        nests = [key for key in _NESTS if isinstance(content, dict) and isinstance(content.get(key), dict)]
-        if not nests or any(isinstance(value, Tensor) for value in content.values()):
-            break
-        content = content[nests[0]]
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
-    if not tensors:
-        raise ValueError(f"{path} holds no weights: neither tensors by name nor any of {', '.join(_NESTS)}")
-    unnamed = next((name for name in tensors if not isinstance(name, str)), None)
-    if unnamed is not None:
-        raise ValueError(f"{path} holds tensors under {unnamed!r}, which is no name; save the model's state_dict()")
-    return tensors
+    groups = tensor_groups(content)
+    for where in [where for where, tensors in groups.items() if not all(isinstance(name, str) for name in tensors)]:
+        if where == "" or where.split(".")[-2] in NESTS:
+            unnamed = next(name for name in groups[where] if not isinstance(name, str))
+            raise ValueError(f"{path} holds tensors under {unnamed!r}, which is no name; save the model's state_dict()")
+        del groups[where]  # such as an optimizer's state
+    if not groups:
+        raise ValueError(f"{path} holds no weights: neither tensors by name nor any of {', '.join(NESTS)}")
+    return groups
 
 
 def _check_archive(path: Path) -> None:
@@ -179,3 +175,11 @@ _PLACEHOLDERS = tuple(
     )
 )
 """Kinds of objects that many checkpoints hold beside the weights; torch.load would refuse the whole file."""
+_LIGHTNING_MODULES = (
+    "lightning.fabric.utilities.data",
+    "lightning_fabric.utilities.data",
+    "lightning.pytorch.utilities.parsing",
+    "pytorch_lightning.utilities.parsing",
+)
+_DICTS = tuple((OrderedDict, f"{module}.AttributeDict") for module in _LIGHTNING_MODULES)
+"""Kinds of dicts that checkpoints hold beside the weights: Lightning's hyperparameters."""

@@ -17,12 +17,11 @@ from mutual.models.one import One
 from mutual.models.pplcnet import PPLCNETS
 from mutual.models.small_cnn import SmallCNN
 from mutual.models.tutorials import TUTORIAL_MODELS
-from mutual.recipe import did_you_mean, first_line
+from mutual.recipe import PRETRAINED, did_you_mean, first_line, program_file
 
 _TABLES: tuple[Mapping[str, Factory], ...] = (PPLCNETS, {"small_cnn": SmallCNN, "one": One}, TUTORIAL_MODELS)
 MODELS: dict[str, Factory] = {name: factory for table in _TABLES for name, factory in table.items()}
 assert len(MODELS) == sum(map(len, _TABLES)), "two models have one name"
-PRETRAINED = "pretrained"
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # in training mode they would answer with a tuple
 
 
@@ -32,6 +31,7 @@ def create_model(name: str, *, num_classes: int | None, in_channels: int = 3, we
     Args:
         name: `pplcnet_x1_0` (ours), `torchvision/resnet18`, `timm/convnext_tiny` or `package.module:factory`, which is called
             as `factory(num_classes=.., in_channels=.., **args)`. That runs its code: the name must be the user's own word, never a file's.
+            Or `program:FILE.pt2`, which `torch.export.save` wrote; the other arguments say nothing then.
         num_classes: C; None keeps the classifier of the zoo's own weights.
         in_channels: 1 grey, 3 colour.
         weights: None for initial weights, `pretrained` for the zoo's own where it has some, or the path of a weights file.
@@ -43,6 +43,12 @@ def create_model(name: str, *, num_classes: int | None, in_channels: int = 3, we
     pretrained = weights == PRETRAINED
     assert pretrained or num_classes is not None, "only weights of the zoo bring a classifier"
     family, _, rest = name.partition("/")
+    if (program := program_file(name)) is not None:
+        if weights is not None:
+            raise ValueError(f"{name} holds its weights")
+        from mutual.models.program import load_program  # torch.export takes long to import
+
+        return load_program(program)
     if family == "torchvision" and rest:
         model = _from_torchvision(rest, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **args)
     elif family == "timm" and rest:

@@ -20,7 +20,19 @@ from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_re
 from mutual.recipe.objectives import OBJECTIVES
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
-from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, PeerSpec, Precision, Schedule, Train
+from mutual.recipe.training import (
+    PRETRAINED,
+    PROGRAM_SUFFIX,
+    CheckpointSpec,
+    Optimizer,
+    Pause,
+    PeerSpec,
+    Precision,
+    Schedule,
+    Train,
+    WeightsSpec,
+    program_file,
+)
 
 __all__ = [
     "DATASETS",
@@ -30,6 +42,8 @@ __all__ = [
     "MAX_CLASSES",
     "MAX_SIDE",
     "OBJECTIVES",
+    "PRETRAINED",
+    "PROGRAM_SUFFIX",
     "CheckpointSpec",
     "Data",
     "DistillationObjective",
@@ -48,6 +62,7 @@ __all__ = [
     "Statistics",
     "Train",
     "WeightSchedule",
+    "WeightsSpec",
     "allow_any_name",
     "check_section",
     "derive_seed",
@@ -61,4 +76,5 @@ __all__ = [
     "peer_of",
     "printable",
     "printable_lines",
+    "program_file",
 ]

@@ -14,7 +14,7 @@ from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Dis
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.objectives import DeepMutualLearning
 from mutual.recipe.text import format_value
-from mutual.recipe.training import Optimizer, PeerSpec
+from mutual.recipe.training import Optimizer, PeerSpec, program_file
 
 MAX_BYTES_OF_A_NAME = 200
 MAX_BATCH_PIXELS = 2**31
@@ -80,6 +80,28 @@ def _check_peers(recipe: Recipe) -> Iterator[Fault]:
             for key in ("optimizer", "schedule"):
                 if getattr(peer, key) is not None:
                     yield Fault(f"peers.{name}.{key}", f"peer {name!r} is frozen and has no {key}; take this away or set frozen: false")
+        yield from _check_frozen_parts(name, peer)
+        yield from _check_program(name, peer)
+
+
+def _check_frozen_parts(name: str, peer: PeerSpec) -> Iterator[Fault]:
+    for key, paths in (("train_only", peer.train_only), ("freeze", peer.freeze)):
+        if paths and peer.frozen:
+            yield Fault(f"peers.{name}.{key}", f"peer {name!r} is frozen as a whole; take this away or set frozen: false")
+        yield from _check_repeats(paths, f"peers.{name}.{key}")
+    if peer.train_only and peer.freeze:
+        yield Fault(f"peers.{name}.freeze", "train_only says already what is trained; take one of the two away")
+
+
+def _check_program(name: str, peer: PeerSpec) -> Iterator[Fault]:
+    if program_file(peer.model) is None:
+        return
+    if not peer.frozen:
+        yield Fault(f"peers.{name}.model", "an exported program cannot be trained; set frozen: true, or take the model and its weights")
+    if peer.weights is not None:
+        yield Fault(f"peers.{name}.weights", "an exported program holds its weights; take this away")
+    if peer.args:
+        yield Fault(f"peers.{name}.args", "an exported program takes no arguments; take this away")
 
 
 def _check_objectives(recipe: Recipe) -> Iterator[Fault]:

@@ -7,7 +7,7 @@ from mutual.recipe.data import Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.inputs import InputSpec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Schedule, Train, WeightsSpec
 
 EXAMPLES: dict[type[Spec], str] = {
     Recipe: """\
@@ -61,7 +61,9 @@ std: [0.229, 0.224, 0.225]
     PeerSpec: """\
 model: torchvision/resnet18
 args: {zero_init_residual: true}
-weights: pretrained
+weights: {file: runs/old, head: new}
+train_only: []
+freeze: [conv1, bn1, layer1]
 frozen: false
 input: {mean: [0.5], std: [0.5]}
 classes: auto
@@ -77,6 +79,11 @@ mean: [0.485, 0.456, 0.406]
 std: [0.229, 0.224, 0.225]
 interpolation: bicubic
 channels: 3
+""",
+    WeightsSpec: """\
+file: checkpoints/resnet18.ckpt
+head: new
+prefix: state_dict.model.
 """,
     Optimizer: """\
 name: adamw

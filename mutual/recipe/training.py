@@ -26,6 +26,8 @@ Classes = (
     | Annotated[list[StrictStr], Field(min_length=2, max_length=MAX_CLASSES)]
     | Annotated[list[Annotated[StrictInt, Field(ge=0, lt=MAX_CLASSES)] | None], Field(min_length=2, max_length=MAX_CLASSES)]
 )
+PRETRAINED = "pretrained"
+"""In place of a weights file: the zoo's own weights."""
 
 
 class Optimizer(Spec):
@@ -90,15 +92,49 @@ class ExchangeSpec(Spec):
     """live: exact: in the precision they have; bf16, fp16: in half of float32's bytes."""
 
 
+class WeightsSpec(Spec):
+    """Weights from a file, and how its tensors become the model's."""
+
+    file: str
+    """A safetensors file, a torch checkpoint, or the folder of an earlier run (its best peer)."""
+    head: Literal["keep", "new"] = "keep"
+    """keep: every tensor of the model is in the file; new: all but the classifier, where the file's is of another width or of other classes
+    or there is none: the model's begins with its initial weights, and a line says so."""
+    prefix: str = "auto"
+    """What stands before the model's names in the file, such as `backbone.` or `state_dict.model.`; tensors without it are left out.
+    auto: what makes most of the file's names the model's; where several fit equally, what names a moving average (`model_ema.module.`)."""
+
+
+PROGRAM_PREFIX, PROGRAM_SUFFIX = "program:", ".pt2"
+
+
+def program_file(model: str) -> str | None:
+    """Returns the path in `program:FILE.pt2`; None where `model` names no exported program.
+
+    Example:
+        >>> program_file("program:teacher.pt2"), program_file("program:net")
+        ('teacher.pt2', None)
+    """
+    is_program = model.startswith(PROGRAM_PREFIX) and model.endswith(PROGRAM_SUFFIX)
+    return model.removeprefix(PROGRAM_PREFIX) if is_program else None
+
+
 class PeerSpec(Spec):
     """One model of the group."""
 
     model: str
-    """pplcnet_x1_0, torchvision/resnet18, timm/convnext_tiny or package.module:factory."""
+    """pplcnet_x1_0, torchvision/resnet18, timm/convnext_tiny, package.module:factory, or program:FILE.pt2 for a frozen peer that
+    `torch.export` wrote."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the model's factory."""
-    weights: str | None = None
-    """A safetensors file, a torch checkpoint, or `pretrained` where the zoo has weights."""
+    weights: str | WeightsSpec | None = None
+    """A safetensors file, a torch checkpoint, the folder of an earlier run (its best peer), `pretrained` where the zoo has weights, or a
+    section that says how a file's tensors become the model's."""
+    train_only: list[str] = Field(default_factory=list, max_length=MAX_NAMES)
+    """Module paths (`fc`, `layer4.1`) whose parameters are trained; all others stay as they are, and what is not named stays in eval mode
+    (BatchNorm statistics, dropout)."""
+    freeze: list[str] = Field(default_factory=list, max_length=MAX_NAMES)
+    """Module paths whose parameters stay as they are, in eval mode; all others are trained."""
     frozen: StrictBool = False
     """The peer only teaches: eval mode for good, no gradient, no optimizer."""
     input: Literal["auto"] | InputSpec = "auto"
@@ -120,6 +156,18 @@ class PeerSpec(Spec):
     cost: PeerCost | None = None
     """placement: parallel: what an image costs in this peer (next to the others), where ranks cannot be shared equally; the default is what
     is measured when the run begins (microseconds), and recorded in the run's recipe."""
+
+    @property
+    def weights_file(self) -> WeightsSpec | None:
+        """The file that the weights come from, and how; None for initial weights and the zoo's own."""
+        if isinstance(self.weights, WeightsSpec):
+            return self.weights
+        return None if self.weights in (None, PRETRAINED) else WeightsSpec.model_validate({"file": self.weights})
+
+    def with_weights_file(self, file: str) -> PeerSpec:
+        """Returns the same with another weights file; the rest of its section stays."""
+        is_section = isinstance(self.weights, WeightsSpec)
+        return self.model_copy(update={"weights": self.weights.model_copy(update={"file": file}) if is_section else file})
 
 
 class Pause(Spec):

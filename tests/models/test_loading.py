@@ -18,7 +18,7 @@ from support import run
 from torch import nn
 
 from mutual.models import ModelCard, create_model, load_weights, model_bytes, read_card
-from mutual.models.reading import read_state
+from mutual.models.reading import read_tensors
 
 
 def net(seed=1):
@@ -174,10 +174,10 @@ def test_a_text_that_is_longer_than_its_file_takes_no_memory(tmp_path):
     (tmp_path / "net.pt").write_bytes(b"".join(pickle.dumps(each, 2) for each in head) + text)
     code = f"""
 import pathlib, resource
-from mutual.models.reading import read_state
+from mutual.models.reading import read_tensors
 used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
-read_state(pathlib.Path({str(tmp_path / "net.pt")!r}))
+read_tensors(pathlib.Path({str(tmp_path / "net.pt")!r}))
 """
     done = run("snippet", code, expect=1)
     assert "is no torch checkpoint of plain tensors" in done.stderr.splitlines()[-1]
@@ -205,7 +205,7 @@ def test_what_says_nothing_of_the_file_goes_up_as_it_is(tmp_path, monkeypatch, e
 
     for place in ("torch.load", "safetensors.torch.load_file", "mutual.models.cards.safe_open"):
         monkeypatch.setattr(place, fail)
-    for read in (read_state, read_card) if suffix == ".safetensors" else (read_state,):
+    for read in (read_tensors, read_card) if suffix == ".safetensors" else (read_tensors,):
         with pytest.raises(type(error)) as caught:
             read(path)
         assert caught.value is error
@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_opened_for_want_of_descriptors_is_not_called_miss
 
     monkeypatch.setattr(pathlib.Path, "open", fail)
     with pytest.raises(OSError, match="Too many open files"):
-        read_state(path)
+        read_tensors(path)
 
 
 def test_memory_that_a_file_asks_for_beyond_its_size_is_its_own_fault(tmp_path, monkeypatch):
@@ -262,12 +262,14 @@ def test_damaged_checkpoints_are_one_line_or_another_model(tmp_path, zipped):
             content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
         (tmp_path / "damaged.pt").write_bytes(content)
         try:
-            found = read_state(tmp_path / "damaged.pt")
+            found = read_tensors(tmp_path / "damaged.pt")
         except ValueError as error:
             lines.append(str(error))
             continue
         if zipped:
-            assert all(torch.equal(found[name], value) for name, value in STATE.items()), "a flip that no byte of the weights had"
+            assert all(torch.equal(found["state_dict."][name], value) for name, value in STATE.items()), (
+                "a flip that no byte of the weights had"
+            )
     assert not any("\n" in line for line in lines)
     assert len(lines) >= (90 if zipped else 50)
 

@@ -85,6 +85,11 @@ MISTAKES = [
     ("mutual.train {recipe} seed=one", "seed"),
     ("mutual.train nowhere.yaml", "nowhere.yaml: no such file"),
     ("mutual.train {recipe} peers.a.weights=nowhere.safetensors", "no weights file nowhere.safetensors"),
+    ("mutual.train {recipe} peers.a.weights={nothing}", "is a folder; give a weights file, or the folder of a run"),
+    (
+        "mutual.train {recipe} peers.a.model=program:nowhere.pt2 peers.a.frozen=true peers.a.args={{}}",
+        "peers.a.model: no weights file nowhere.pt2",
+    ),
     ("mutual.train {recipe} data={{dataset:image_folder,root:nowhere}}", "no folder nowhere/train"),
     ("mutual.train {recipe} data={{dataset:fashion_mnist,root:nowhere}}", "no train-images-idx3-ubyte"),
     ("mutual.train {recipe} data={{dataset:image_list,root:.,train_list:no.txt,val_list:no.txt}}", "no.txt is no file"),

@@ -122,7 +122,9 @@ def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name
     model = created.model.to(comm.device)
     if recipe.train.channels_last:
         model.to(memory_format=torch.channels_last)
-    model.train(not frozen).requires_grad_(not frozen)
+    model.train(not frozen)
+    if frozen:
+        model.requires_grad_(False)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = None if frozen else make_optimizer(recipe, name, parameters)
 

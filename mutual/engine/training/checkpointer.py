@@ -176,7 +176,10 @@ def _average(peer: Peer) -> torch.nn.Module:
 
 def _local_buffers(buffers: Tensor, comm: Communicator) -> Tensor:
     """Returns this rank's row of the buffers `[g, ...]` that g ranks have saved; their mean where the number of ranks has changed."""
-    return buffers[comm.rank] if len(buffers) == comm.size else buffers.mean(dim=0)
+    if len(buffers) == comm.size:
+        return buffers[comm.rank]
+    is_equal = (buffers == buffers[0]).all(dim=0)  # as those of frozen parts are, whose mean may differ in the last bit
+    return torch.where(is_equal, buffers[0], buffers.mean(dim=0))
 
 
 def _torch_bytes(state: dict[str, Any]) -> bytes:

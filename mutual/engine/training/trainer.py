@@ -20,7 +20,7 @@ from mutual.engine.training.callbacks import Callbacks
 from mutual.engine.training.checkpointer import Checkpointer, Progress
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.engine.training.setup import Training
-from mutual.group import Peer, StopPoll, replica_comm
+from mutual.group import Peer, StopPoll
 from mutual.recipe import Recipe
 
 
@@ -164,7 +164,7 @@ class Trainer:
         """Evaluates, writes the epoch's weights and metrics, and a checkpoint where one is due."""
         progress, epochs = self.progress, self._recipe.train.epochs
         for peer in self.training.group.trainable:
-            replica_comm(peer).average_buffers(peer.modules)
+            peer.average_buffers()
         epoch = progress.epoch + 1
         scores = self._evaluate() if epoch % self._recipe.train.eval_every == 0 or epoch == epochs else None
         self._skipped_images.report(lambda line: self._tracker.print_line(f"note: {line}"), prefix=f"epoch {epoch}: ")
@@ -265,4 +265,6 @@ class Trainer:
 
 def _describe_size(peer: Peer) -> str:
     model, adapters = (sum(parameter.numel() for parameter in module.parameters()) for module in (peer.model, peer.tapped.adapters))
-    return f"{model:,} parameters" + (f" and {adapters:,} in adapters" if adapters else "")
+    trained = sum(parameter.numel() for parameter in peer.model.parameters() if parameter.requires_grad)
+    only = f", {trained:,} of them trained" if trained < model else ""
+    return f"{model:,} parameters{only}" + (f" and {adapters:,} in adapters" if adapters else "")

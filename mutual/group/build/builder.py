@@ -12,7 +12,7 @@ from torch import nn
 
 from mutual.group.build.dry_run import dry_run
 from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
-from mutual.group.build.peer_model import DataSpec, create_peer_model
+from mutual.group.build.peer_model import DataSpec, create_peer_model, freeze_peer_parts
 from mutual.group.communication import Communicator
 from mutual.group.edges import (
     CommonClasses,
@@ -30,7 +30,7 @@ from mutual.group.group import Group
 from mutual.group.peers import MovingAverage, Peer, PeerInput, TappedModel, find_module
 from mutual.models import ModelInput
 from mutual.objectives import Loss
-from mutual.recipe import EMA, LOGITS, Recipe, peer_of
+from mutual.recipe import EMA, LOGITS, Recipe, peer_of, program_file
 
 
 def build_group(
@@ -118,8 +118,8 @@ def _place_peers(recipe: Recipe, world_size: int) -> Placement:
 def _build_peers(recipe: Recipe, edges: list[Edge], comm: Communicator, placement: Placement, data: DataSpec) -> _BuiltPeers:
     peers_here = placement.peers_on(comm.rank)
     num_replicas = {name: len(ranks) for name, ranks in placement.replica_ranks.items()}
+    notes: list[str] = []
     with comm.raise_together(names_rank=True):
-        notes: list[str] = []
         peers = {
             name: _build_peer(recipe, edges, data, name, notes, is_replicated=num_replicas[name] > 1)
             for name in recipe.peers
@@ -224,7 +224,7 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
     paths, average_paths = tap_paths(edges, name), tap_paths(edges, f"{name}.{EMA}")
     _check_paths(recipe, model, name, edges)
     if train.sync_batchnorm and is_replicated and not spec.frozen:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = freeze_peer_parts(recipe, name, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # once more: it has new layers
     average = None
     if train.ema is not None and not spec.frozen:
         try:
@@ -249,6 +249,8 @@ def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge])
         source_at = [path for source, paths in zip(edge.sources, edge.source_at, strict=True) if peer_of(source) == name for path in paths]
         for at in (*learner_at, *source_at):
             try:
+                if at != LOGITS and program_file(recipe.peers[name].model) is not None:
+                    raise ValueError(f"no module {at!r}: an exported program gives its logits alone")
                 if at != LOGITS:
                     find_module(model, at)
             except ValueError as error:

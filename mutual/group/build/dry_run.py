@@ -82,13 +82,14 @@ def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor,
     num_parameters = len(unused)
     ever_unused: dict[str, nn.Parameter] = {}
     for draw in range(_NUM_FORWARDS):
-        used = _which_are_used(recipe, peer, paths, images, num_classes, list(unused.values()), draw=draw)
+        used, fixed_paths = _which_are_used(recipe, peer, paths, images, num_classes, list(unused.values()), draw=draw)
         unused = {name: parameter for (name, parameter), is_used in zip(unused.items(), used, strict=True) if not is_used}
         ever_unused = ever_unused or unused
         if not unused:
             break
     if len(unused) == num_parameters:
         raise recipe.error(f"peers.{peer.name}.model", f"no parameter of {model} reaches its outputs; does its forward detach them?")
+    _check_taught(recipe, peer, fixed_paths)
     sometimes = [name for name in ever_unused if name not in unused]
     if sometimes and num_replicas > 1:
         raise recipe.error(
@@ -106,10 +107,20 @@ def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor,
     ]
 
 
+def _check_taught(recipe: Recipe, peer: Peer, fixed_paths: Iterable[str]) -> None:
+    """Refuses a peer with frozen parts whose objectives read what only these give: they would teach it nothing."""
+    spec = recipe.peers[peer.name]
+    for path in fixed_paths if spec.train_only or spec.freeze else ():
+        key = "train_only" if spec.train_only else "freeze"
+        raise recipe.error(
+            f"peers.{peer.name}.{key}", f"no parameter that is trained reaches {path!r} of {spec.model}, by which {peer.name!r} is to learn"
+        )
+
+
 def _which_are_used(
     recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, parameters: list[nn.Parameter], *, draw: int
-) -> list[bool]:
-    """Returns for each parameter whether an output at `paths` depends on it in a forward in training mode."""
+) -> tuple[list[bool], list[str]]:
+    """Returns for each parameter whether an output at `paths` depends on it in a forward in training mode, and outputs without gradient."""
     mode = " in training mode"
     with _state_restored(peer.tapped, seed=derive_seed(recipe.seed, "probe", peer.name, draw)):
         try:
@@ -119,13 +130,14 @@ def _which_are_used(
         _check_tensors(recipe, peer, outputs, mode=mode)
         _check_classes(recipe, peer, outputs, num_classes, mode=mode)
         roots = [outputs[path].sum() for path in sorted(paths) if outputs[path].requires_grad]
+        fixed_paths = [path for path in sorted(paths) if not outputs[path].requires_grad]
         if not roots:
-            return [False] * len(parameters)
+            return [False] * len(parameters), fixed_paths
         try:
             gradients = torch.autograd.grad(roots, parameters, allow_unused=True)
         except Exception as error:  # of backward functions that the user wrote, too
             raise input_mismatch_error(recipe, peer.name, images, error, mode=" backward") from error
-    return [gradient is not None for gradient in gradients]
+    return [gradient is not None for gradient in gradients], fixed_paths
 
 
 def _check_tensors(recipe: Recipe, peer: Peer, outputs: Mapping[str, object], *, mode: str = "") -> None:

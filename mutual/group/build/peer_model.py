@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mutual.group.peers import freeze_parts
 from mutual.models import (
     ClassMap,
     ModelCard,
@@ -23,10 +24,9 @@ from mutual.models import (
     pretrained_classes,
     read_card,
     statistics_for,
+    weights_path,
 )
-from mutual.recipe import Recipe, derive_seed, format_value
-
-_PRETRAINED = "pretrained"
+from mutual.recipe import PRETRAINED, Recipe, derive_seed, format_value, program_file
 
 
 @dataclass(frozen=True)
@@ -66,29 +66,63 @@ class PeerModel:
 def create_peer_model(recipe: Recipe, name: str, data: DataSpec) -> PeerModel:
     """Returns the model of peer `name`; its initial weights depend on the recipe's seed and on `name` alone.
 
+    What `freeze` and `train_only` leave out of training is frozen.
+
     Raises:
         RecipeError: the model, its arguments, its weights, its input or its classes are wrong.
     """
     spec = recipe.peers[name]
     card = _card(recipe, name)
-    pretrained = spec.weights == _PRETRAINED
     num_classes = _num_outputs(recipe, name, card, data)
     in_channels = _in_channels(recipe, name, card, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights", name))
-        arguments = {"num_classes": num_classes, "in_channels": in_channels, "weights": _PRETRAINED if pretrained else None, **spec.args}
+        pretrained = spec.weights if spec.weights == PRETRAINED else None
         try:
-            model = create_model(spec.model, **arguments)
+            model = create_model(spec.model, **{"num_classes": num_classes, "in_channels": in_channels, "weights": pretrained, **spec.args})
         except ValueError as error:
             raise recipe.error(f"peers.{name}.model", str(error)) from error
-    if spec.weights is not None and not pretrained:
-        try:
-            load_weights(model, spec.weights)
-        except ValueError as error:
-            raise recipe.error(f"peers.{name}.weights", str(error)) from error
+    notes = [f"peers.{name}.weights: {note}" for note in _load_weights(recipe, name, model, card, data)]
+    freeze_peer_parts(recipe, name, model)
     model_input = _input(recipe, name, model, card, data, in_channels)
-    notes = (_note(name, model_input, data.input),) if spec.input == "auto" and model_input != data.input else ()
-    return PeerModel(model, model_input, _classes(recipe, name, model, num_classes, card, data), notes)
+    if spec.input == "auto" and model_input != data.input:
+        notes.append(_note(name, model_input, data.input))
+    return PeerModel(model, model_input, _classes(recipe, name, model, num_classes, card, data), tuple(notes))
+
+
+def freeze_peer_parts(recipe: Recipe, name: str, model: nn.Module) -> nn.Module:
+    """Freezes what `freeze` and `train_only` of peer `name` leave out of its training; returns the model."""
+    spec = recipe.peers[name]
+    try:
+        freeze_parts(model, train_only=spec.train_only, freeze=spec.freeze)
+    except ValueError as error:
+        raise recipe.error(f"peers.{name}.{'train_only' if spec.train_only else 'freeze'}", f"{spec.model}: {error}") from error
+    return model
+
+
+def _load_weights(recipe: Recipe, name: str, model: nn.Module, card: ModelCard | None, data: DataSpec) -> tuple[str, ...]:
+    """Loads the weights file of peer `name`, if it has one; returns lines for the user."""
+    spec = recipe.peers[name]
+    source = spec.weights_file
+    if source is None:
+        return ()
+    other_classes = (
+        source.head == "new" and card is not None and bool(data.class_names) and not _same_classes(card.class_names, data.class_names)
+    )
+    try:
+        loaded = load_weights(model, weights_path(source.file), prefix=source.prefix, head=source.head, other_classes=other_classes)
+    except ValueError as error:
+        raise recipe.error(f"peers.{name}.weights", str(error)) from error
+    if spec.frozen and loaded.initial:
+        raise recipe.error(f"peers.{name}.weights.head", "a frozen peer would teach with a classifier that nothing has trained; set keep")
+    return loaded.notes
+
+
+def _same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
+    try:
+        return class_columns(first, second) is None
+    except ValueError:
+        return False
 
 
 def _note(name: str, model_input: ModelInput, data_input: ModelInput) -> str:
@@ -102,13 +136,17 @@ def _note(name: str, model_input: ModelInput, data_input: ModelInput) -> str:
 
 
 def _card(recipe: Recipe, name: str) -> ModelCard | None:
-    weights = recipe.peers[name].weights
-    if weights in (None, _PRETRAINED):
+    """Returns the card of a peer's weights file, or of the program that it is; None where there is none."""
+    spec = recipe.peers[name]
+    key, file = f"peers.{name}.model", program_file(spec.model)
+    if spec.weights_file is not None:
+        key, file = f"peers.{name}.weights", spec.weights_file.file
+    if file is None:
         return None
     try:
-        return read_card(weights or "")
+        return read_card(weights_path(file))
     except ValueError as error:
-        raise recipe.error(f"peers.{name}.weights", str(error)) from error
+        raise recipe.error(key, str(error)) from error
 
 
 def _num_outputs(recipe: Recipe, name: str, card: ModelCard | None, data: DataSpec) -> int | None:
@@ -121,7 +159,7 @@ def _num_outputs(recipe: Recipe, name: str, card: ModelCard | None, data: DataSp
         return len(names)
     if card is not None:
         return card.num_classes
-    return None if spec.weights == _PRETRAINED else data.num_classes
+    return None if spec.weights == PRETRAINED else data.num_classes
 
 
 def _in_channels(recipe: Recipe, name: str, card: ModelCard | None, data: DataSpec) -> int:
@@ -138,7 +176,7 @@ def _in_channels(recipe: Recipe, name: str, card: ModelCard | None, data: DataSp
         return data.input.channels
     if card is not None:
         return card.in_channels
-    return 3 if spec.weights == _PRETRAINED else data.input.channels
+    return 3 if spec.weights == PRETRAINED else data.input.channels
 
 
 def _input(recipe: Recipe, name: str, model: nn.Module, card: ModelCard | None, data: DataSpec, in_channels: int) -> ModelInput:
@@ -148,7 +186,7 @@ def _input(recipe: Recipe, name: str, model: nn.Module, card: ModelCard | None, 
         return data.input
     has_weights = spec.weights is not None
     try:
-        declared = declared_input(spec.model, model, spec.args, pretrained=spec.weights == _PRETRAINED, with_weights=has_weights)
+        declared = declared_input(spec.model, model, spec.args, pretrained=spec.weights == PRETRAINED, with_weights=has_weights)
     except ValueError as error:
         raise recipe.error(f"peers.{name}.model", str(error)) from error
     if card is not None:
@@ -180,7 +218,8 @@ def _classes(recipe: Recipe, name: str, model: nn.Module, num_built: int | None,
     where = "classes" if given != "auto" else "weights"
     try:
         if not spec.frozen:
-            columns = None if card is None else class_columns(card.class_names, data.class_names)
+            has_new_head = spec.weights_file is not None and spec.weights_file.head == "new"
+            columns = None if card is None or has_new_head else class_columns(card.class_names, data.class_names)
         elif isinstance(given, list) and not isinstance(given[0], str):
             num_outputs: Any = spec.args.get("num_classes") or num_built or getattr(model, "num_classes", 1000)
             return match_indices(given, int(num_outputs), data.num_classes)
@@ -222,4 +261,4 @@ def _names(recipe: Recipe, name: str, card: ModelCard | None) -> Sequence[str | 
         return given
     if card is not None:
         return card.class_names
-    return pretrained_classes(spec.model) if spec.weights == _PRETRAINED else None
+    return pretrained_classes(spec.model) if spec.weights == PRETRAINED else None

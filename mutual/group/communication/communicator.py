@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -234,9 +234,12 @@ class Communicator:
         assert work is not None
         return AllToAllWork(work, outgoing, incoming)
 
-    def average_buffers(self, modules: Iterable[nn.Module]) -> None:
-        """Sets floating-point buffers (BatchNorm statistics) to their mean over the processes. Collective."""
-        buffers = float_buffers(modules)
+    def average_buffers(self, modules: Iterable[nn.Module], *, leave_out: Container[int] = ()) -> None:
+        """Sets floating-point buffers (BatchNorm statistics) to their mean over the processes. Collective.
+
+        Those whose ids are in `leave_out` are the same on all and stay as they are, as a mean of three need not be what each of them is.
+        """
+        buffers = float_buffers(modules, leave_out=leave_out)
         if self.size == 1 or not buffers:
             return
         mean = self.all_reduce_sum(flatten(buffers)) / self.size

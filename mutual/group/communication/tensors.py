@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import torch
 from torch import Tensor, nn
 
 
-def float_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """Returns the floating-point buffers of `modules`, in a fixed order."""
-    return [buffer for module in modules for buffer in module.buffers() if buffer.is_floating_point()]
+def float_buffers(modules: Iterable[nn.Module], *, leave_out: Container[int] = ()) -> list[Tensor]:
+    """Returns the floating-point buffers of `modules`, in a fixed order, but those whose ids are in `leave_out`."""
+    return [buffer for module in modules for buffer in module.buffers() if buffer.is_floating_point() and id(buffer) not in leave_out]
 
 
 def flatten(tensors: list[Tensor]) -> Tensor:

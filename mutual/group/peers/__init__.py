@@ -1,6 +1,7 @@
 """Peers: models with their taps, frozen or trained, and their moving averages."""
 
 from mutual.group.peers.ema import MovingAverage
+from mutual.group.peers.frozen_parts import freeze_parts
 from mutual.group.peers.peer import Frozen, Peer, replica_comm
 from mutual.group.peers.peer_input import PeerInput
 from mutual.group.peers.taps import Outputs, TappedModel, find_module
@@ -13,5 +14,6 @@ __all__ = [
     "PeerInput",
     "TappedModel",
     "find_module",
+    "freeze_parts",
     "replica_comm",
 ]

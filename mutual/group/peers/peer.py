@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mutual.group.communication import Communicator
 from mutual.group.peers.ema import MovingAverage
+from mutual.group.peers.frozen_parts import frozen_buffers
 from mutual.group.peers.peer_input import PeerInput
 from mutual.group.peers.taps import Outputs, TappedModel
 from mutual.recipe import LOGITS
@@ -96,6 +97,10 @@ class Peer:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that this peer's optimizer trains."""
         return [parameter for parameter in self.tapped.parameters() if parameter.requires_grad]
+
+    def average_buffers(self) -> None:
+        """Sets floating-point buffers to their mean over the processes that train the peer, those of frozen parts left out. Collective."""
+        replica_comm(self).average_buffers(self.modules, leave_out=set().union(*map(frozen_buffers, self.modules)))
 
     def distribute(self, comm: Communicator) -> None:
         """Averages gradients and SyncBatchNorm statistics over the processes of `comm`, which hold this peer."""

@@ -145,6 +145,8 @@ def test_buffers_are_those_of_the_rank_or_their_mean_where_ranks_are_others():
     saved = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
     comms = [Communicator(0, 1, torch.device("cpu")), SimpleNamespace(rank=1, size=2)]
     assert [_local_buffers(saved, comm).tolist() for comm in comms] == [[2.0, 4.0], [3.0, 6.0]]
+    rested = torch.tensor([0.1, 0.7], dtype=torch.float64)
+    assert torch.equal(_local_buffers(rested.expand(3, 2), comms[0]), rested), "what does not move is no mean of three"
 
 
 def test_weights_are_saved_whatever_their_layout_and_wherever_they_are_shared():

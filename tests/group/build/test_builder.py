@@ -17,7 +17,7 @@ from mutual.group.build.builder import (
     _place_peers,
     _source_statistics,
 )
-from mutual.models import ModelCard, ModelInput, create_model, model_bytes
+from mutual.models import LoadedWeights, ModelCard, ModelInput, create_model, model_bytes
 from mutual.objectives.adapters import margins_of
 from mutual.recipe import RecipeError, parse_recipe
 
@@ -188,7 +188,9 @@ def test_peers_are_put_where_the_process_computes():
 def test_pretrained_weights_are_asked_of_the_zoo_and_files_are_read(monkeypatch):
     asked, read = [], []
     monkeypatch.setattr("mutual.group.build.peer_model.create_model", lambda name, **arguments: asked.append(arguments["weights"]) or name)
-    monkeypatch.setattr("mutual.group.build.peer_model.load_weights", lambda model, path: read.append((model, path)))
+    monkeypatch.setattr(
+        "mutual.group.build.peer_model.load_weights", lambda model, path, **_: read.append((model, str(path))) or LoadedWeights()
+    )
     monkeypatch.setattr("mutual.group.build.peer_model.read_card", lambda path: None)
     monkeypatch.setattr("mutual.group.build.peer_model.declared_input", lambda *_, **__: {})
     for weights in (None, "pretrained", "a.safetensors"):

@@ -32,6 +32,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *_check_names_of_files(recipe),
         *_check_peers(recipe),
         *_check_args(recipe),
+        *_check_schedules(recipe),
         *_check_objectives(recipe),
         *_check_data(recipe),
         *_check_pause(recipe),
@@ -76,6 +77,14 @@ def _check_peers(recipe: Recipe) -> Iterator[Fault]:
             for key in ("optimizer", "schedule"):
                 if getattr(peer, key) is not None:
                     yield Fault(f"peers.{name}.{key}", f"peer {name!r} is frozen and has no {key}; take this away or set frozen: false")
+
+
+def _check_schedules(recipe: Recipe) -> Iterator[Fault]:
+    sections = [("schedule", recipe.schedule)]
+    sections += [(f"peers.{name}.schedule", peer.schedule) for name, peer in recipe.peers.items() if peer.schedule is not None]
+    for path, schedule in sections:
+        if schedule.period_epochs is not None and schedule.name != "cosine":
+            yield Fault(f"{path}.period_epochs", f"belongs to name: cosine, not to {schedule.name}")
 
 
 def _check_objectives(recipe: Recipe) -> Iterator[Fault]:

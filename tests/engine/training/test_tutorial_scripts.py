@@ -5,20 +5,20 @@ of an image's augmentation. The nets compute in float64, as Adam's first steps a
 float32 a script differs from itself with its loss written otherwise by up to 2e-4 after six steps.
 """
 
+import copy
 import struct
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.models
+from PIL import Image
 from safetensors.torch import save_file
 from support import ROOT, WORLD, assert_equal_weights
 from torch import nn
-from torchvision.io import write_png
 from torchvision.transforms import v2
 
 import mutual
-from mutual.data.batch import normalize
 from mutual.data.plan import epoch_order
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_training
@@ -71,9 +71,10 @@ def batches(num_images, size, epoch):
 
 @pytest.fixture
 def mnist(tmp_path):
-    """White on black images, whose normalised values are exact in float32, their labels, and the folder of the files that hold them."""
+    """Images with strokes, their labels, and the folder of the files that hold them."""
     generator = torch.Generator().manual_seed(0)
-    images = 255 * (torch.rand((72, 28, 28), generator=generator) < 0.2).to(torch.uint8)
+    images = torch.randint(0, 256, (72, 28, 28), generator=generator, dtype=torch.uint8)
+    images *= torch.rand((72, 28, 28), generator=generator) < 0.2  # most of a digit is black
     labels = torch.randint(0, 10, (72,), generator=generator)
     labels[0] = 9
     for part in ("train", "t10k"):
@@ -147,6 +148,13 @@ def plain_cnn():
     return nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
+def as_pixels(images):
+    """The pixels' values 0 .. 255, but for the last digit of float32: the way by 0 .. 1, which all images take, rounds them."""
+    pixels = images / 255 / (1 / 255)
+    torch.testing.assert_close(pixels, images.float(), rtol=1e-7, atol=0)
+    return pixels.double()
+
+
 def plain_perceptron():
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 512), nn.Sigmoid(), nn.Linear(512, 10))
 
@@ -155,7 +163,7 @@ def train_on_labels(model, images, labels, *, epochs):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for epoch in range(epochs):
         for batch in batches(len(labels), 64, epoch):
-            loss = F.cross_entropy(model(images[batch].double()), labels[batch])
+            loss = F.cross_entropy(model(as_pixels(images[batch])), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -166,7 +174,7 @@ def train_on_probabilities(student, teacher, images, *, epochs):
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     for epoch in range(epochs):
         for batch in batches(len(images), 64, epoch):
-            inputs = images[batch].double()
+            inputs = as_pixels(images[batch])
             with torch.no_grad():
                 probabilities = teacher(inputs).softmax(dim=1)
             loss = -(probabilities * student(inputs).log_softmax(dim=1)).sum(dim=1).mean()
@@ -174,14 +182,6 @@ def train_on_probabilities(student, teacher, images, *, epochs):
             loss.backward()
             optimizer.step()
             yield
-
-
-@pytest.mark.parametrize("path", ["teacher_tensorflow_cnn", "student_mlp", "soft_label_mlp"])
-def test_the_perceptron_tutorials_nets_see_pixels_as_they_are(path):
-    statistics = mutual.load_recipe(ROOT / f"recipes/mnist/{path}.yaml").data.statistics
-    pixels = torch.arange(256, dtype=torch.uint8)
-    found = normalize(pixels[:, None, None], statistics.mean, statistics.std).flatten()
-    torch.testing.assert_close(found, pixels.float(), rtol=1e-7, atol=0)
 
 
 def test_the_perceptron_tutorial_from_its_teacher_to_its_distilled_student(mnist, tmp_path):
@@ -196,11 +196,13 @@ def test_the_perceptron_tutorial_from_its_teacher_to_its_distilled_student(mnist
     student = run.initialize("student", plain_perceptron())
     assert_equal_updates(run, "student", student, train_on_labels(student, images, labels, epochs=10))
     save_file(run.model("student").state_dict(), tmp_path / "student.safetensors")
-    for net in (teacher, student):
-        net.float().double()  # weights are read in float32
 
     weights = [f"peers.{peer}.weights={tmp_path}/{peer}.safetensors" for peer in ("teacher", "student")]
     run = Run("mnist/soft_label_mlp.yaml", root, *weights)
+    for peer, net in (("teacher", teacher), ("student", student)):
+        before = copy.deepcopy(net.state_dict())
+        run.initialize(peer, net)
+        assert_equal_weights(net.state_dict(), before, tolerance=TOLERANCE)  # of files, which are read in float32
     assert_equal_updates(run, "student", student, train_on_probabilities(student, teacher, images, epochs=5))
 
 
@@ -235,7 +237,7 @@ def folder(tmp_path):
         for part in ("train", "val"):
             place = tmp_path / part / f"class{index // 2:02}"
             place.mkdir(parents=True, exist_ok=True)
-            write_png(images[-1], str(place / f"{index % 2}.png"))
+            Image.fromarray(images[-1].permute(1, 2, 0).numpy()).save(place / f"{index % 2}.png")
     return images, torch.arange(24) // 2, f"data.root={tmp_path}"
 
 
@@ -289,8 +291,8 @@ def test_the_coatnet_tutorials_student(folder):
     run = Run("image_folder/kd_coatnet_resnet18.yaml", root, *small)
     teacher = run.training.group.peers["teacher"].model.eval()
     plain = run.initialize("student", torchvision.models.resnet18(num_classes=12)).train()
-    script = train_resnet_on_coatnet(plain, teacher, images, labels, size=32, epochs=3)
-    assert_equal_updates(run, "student", plain, script, epochs=3)
+    script = train_resnet_on_coatnet(plain, teacher, images, labels, size=32, epochs=2)
+    assert_equal_updates(run, "student", plain, script, epochs=2)
 
 
 def test_the_coatnet_tutorials_learning_rate(folder):

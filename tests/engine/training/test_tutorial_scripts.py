@@ -295,6 +295,16 @@ def test_the_coatnet_tutorials_student(folder):
     assert_equal_updates(run, "student", plain, script, epochs=2)
 
 
+def test_the_coatnet_tutorials_teacher_has_its_students_images_and_optimizer():
+    teacher, student = (
+        mutual.load_recipe(ROOT / f"recipes/image_folder/{name}.yaml") for name in ("teacher_coatnet", "kd_coatnet_resnet18")
+    )
+    assert teacher.peers["teacher"].model == student.peers["teacher"].model
+    assert student.peers["teacher"].weights == f"{teacher.output}/{teacher.name}/best/teacher.safetensors"
+    for section in ("data", "optimizer", "schedule", "train"):
+        assert getattr(teacher, section) == getattr(student, section)
+
+
 def test_the_coatnet_tutorials_learning_rate(folder):
     """It falls for 20 epochs, rises for 20 and falls for 10, with one step an epoch."""
     *_, root = folder

@@ -32,6 +32,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *_check_names_of_files(recipe),
         *_check_peers(recipe),
         *_check_args(recipe),
+        *_check_schedules(recipe),
         *_check_objectives(recipe),
         *_check_data(recipe),
         *_check_pause(recipe),
@@ -102,6 +103,14 @@ def _check_program(name: str, peer: PeerSpec) -> Iterator[Fault]:
         yield Fault(f"peers.{name}.weights", "an exported program holds its weights; take this away")
     if peer.args:
         yield Fault(f"peers.{name}.args", "an exported program takes no arguments; take this away")
+
+
+def _check_schedules(recipe: Recipe) -> Iterator[Fault]:
+    sections = [("schedule", recipe.schedule)]
+    sections += [(f"peers.{name}.schedule", peer.schedule) for name, peer in recipe.peers.items() if peer.schedule is not None]
+    for path, schedule in sections:
+        if schedule.period_epochs is not None and schedule.name != "cosine":
+            yield Fault(f"{path}.period_epochs", f"belongs to name: cosine, not to {schedule.name}")
 
 
 def _check_objectives(recipe: Recipe) -> Iterator[Fault]:

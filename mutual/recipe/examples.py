@@ -100,9 +100,11 @@ args: {amsgrad: true}
 name: multistep
 warmup_epochs: 2
 min_lr: 0.0
+period_epochs: null
 step_epochs: 30
 milestones: [30, 60, 80]
 gamma: 0.1
+interval: update
 """,
     DistillationObjective: """\
 loss: l2

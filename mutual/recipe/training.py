@@ -61,13 +61,19 @@ class Schedule(Spec):
     warmup_epochs: NonNegativeFloat = 0.0
     """The rate rises linearly from 0 over this number of epochs, before the schedule proper begins."""
     min_lr: NonNegativeFloat = 0.0
-    """cosine, linear: the rate that the last update approaches."""
+    """cosine, linear: the rate that the last update approaches; with `period_epochs`, the lowest rate of each period."""
+    period_epochs: Annotated[StrictFloat, Field(ge=1e-3, le=1e6)] | None = None
+    """cosine: epochs in which the rate falls; in as many it rises again, and so on, as torch's CosineAnnealingLR with this T_max. The
+    default is all epochs behind the warm-up, in which it falls once."""
     step_epochs: Annotated[StrictFloat, Field(ge=1e-3, le=1e6)] = 30.0
     """step: epochs between two drops."""
     milestones: list[PositiveFloat] = Field(default_factory=list, max_length=1_000)
     """multistep: epochs at which the rate drops."""
     gamma: Annotated[StrictFloat, Field(gt=0, le=1)] = 0.1
     """step, multistep: factor of a drop."""
+    interval: Literal["update", "epoch"] = "update"
+    """update: the rate changes with each update; epoch: an epoch's updates have the rate of its first one, as with a scheduler of torch
+    that is stepped once an epoch. The warm-up rises with each update all the same."""
 
 
 class ExchangeSpec(Spec):

@@ -16,6 +16,7 @@ def size(model):
         ("deep_nn", {"in_channels": 3}, 32, 1_186_986),
         ("light_nn", {"in_channels": 3}, 32, 267_738),
         ("mlp", {"in_channels": 1, "hidden": [512]}, 28, 784 * 512 + 512 + 512 * 10 + 10),
+        ("tensorflow_cnn", {"in_channels": 1}, 28, 93_322),
         ("keras_cnn", {"in_channels": 1}, 28, 256 * 9 + 256 + 256 * 512 * 9 + 512 + 512 * 49 * 10 + 10),
         ("keras_cnn", {"in_channels": 1, "widths": [16, 32]}, 28, 16 * 9 + 16 + 16 * 32 * 9 + 32 + 32 * 49 * 10 + 10),
     ],
@@ -30,6 +31,18 @@ def test_the_deep_nets_hidden_representation_has_the_light_ones_width():
     deep, light = (create_model(name, num_classes=10).eval() for name in ("deep_nn", "light_nn"))
     images = torch.randn(2, 3, 32, 32)
     assert deep.pooled(deep.flat(deep.features(images))).shape == light.flat(light.features(images)).shape == (2, 1024)
+
+
+@pytest.mark.parametrize(("activation", "function"), [("relu", torch.relu), ("sigmoid", torch.sigmoid), ("tanh", torch.tanh)])
+def test_a_perceptron_has_the_activation_that_it_is_given(activation, function):
+    model = create_model("mlp", num_classes=3, in_channels=1, image_size=[4, 4], hidden=[5], activation=activation)
+    images = torch.randn(2, 1, 4, 4)
+    torch.testing.assert_close(model(images), model[-1](function(model[1](images.flatten(1)))))
+
+
+def test_an_unknown_activation_is_one_line():
+    with pytest.raises(ValueError, match=r"mlp cannot be built with .*: activation 'sigmoidal' is unknown; .*'sigmoid'"):
+        create_model("mlp", num_classes=3, activation="sigmoidal")
 
 
 def test_one_is_the_gated_mean_of_its_branches():

@@ -276,7 +276,7 @@ RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes"
 
 
 def marked(path):
-    return pytest.param(path, marks=pytest.mark.slow) if "coatnet" in path else path
+    return pytest.param(path, marks=pytest.mark.slow) if "coatnet" in path or "resnetv2" in path else path
 
 
 @pytest.mark.parametrize("path", [marked(path) for path in RECIPES])

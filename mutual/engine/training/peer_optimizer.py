@@ -173,7 +173,8 @@ def _try_out(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], spe
 def build_schedule(spec: Schedule, *, lr: float, updates_per_epoch: int, epochs: int) -> Callable[[int], float]:
     """Returns the learning rate as a pure function of the update (0 is the first).
 
-    During warm-up, update t of w has lr * (t + 1) / w, so that no update is lost to a rate of zero.
+    During warm-up, update t of w has lr * (t + 1) / w, so that no update is lost to a rate of zero. With `period_epochs`, a cosine rises
+    again behind each period; an epoch at its lowest point may have a rate of zero, as with torch's CosineAnnealingLR.
 
     Example:
         >>> learning_rate = build_schedule(Schedule(name="linear"), lr=0.4, updates_per_epoch=2, epochs=2)
@@ -184,8 +185,12 @@ def build_schedule(spec: Schedule, *, lr: float, updates_per_epoch: int, epochs:
     num_updates = max(epochs * updates_per_epoch, warmup + 1)  # a benchmark goes on beyond the last
     floor = min(spec.min_lr, lr)
 
+    span = num_updates - warmup if spec.period_epochs is None else spec.period_epochs * updates_per_epoch
+
     def after_warmup(update: int) -> float:
-        progress = (update - warmup) / (num_updates - warmup)
+        if spec.interval == "epoch":
+            update = max(update - update % updates_per_epoch, warmup)
+        progress = (update - warmup) / span
         epoch = update / updates_per_epoch
         match spec.name:
             case "constant":

@@ -70,6 +70,50 @@ def test_cosine_equals_torchs_own():
     assert rates(name="cosine") == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("interval", ["update", "epoch"])
+@pytest.mark.parametrize("min_lr", [0.0, 0.01])
+def test_a_cosine_with_a_period_rises_again_as_torchs_own(interval, min_lr):
+    """CosineAnnealingLR beyond its T_max, stepped with each update or once an epoch."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    period = 6 * (4 if interval == "update" else 1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=period, eta_min=min_lr)
+    expected = []
+    for _ in range(20):
+        for _ in range(4):
+            expected.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if interval == "update":
+                scheduler.step()
+        if interval == "epoch":
+            scheduler.step()
+    found = rates(name="cosine", period_epochs=6, min_lr=min_lr, interval=interval, epochs=20)
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert (found[24], found[48], found[72]) == pytest.approx((min_lr, 0.5, min_lr))
+
+
+@pytest.mark.parametrize("fields", [{"name": "linear"}, {"name": "cosine"}, {"name": "step", "step_epochs": 1.5}])
+def test_a_rate_that_changes_once_an_epoch_is_that_of_its_first_update(fields):
+    every_update = rates(**fields)
+    assert rates(**fields, interval="epoch") == [every_update[update - update % 4] for update in range(40)]
+
+
+def test_a_warmup_rises_with_each_update_and_may_end_within_an_epoch():
+    found = rates(name="linear", warmup_epochs=1.5, interval="epoch")
+    assert found[:6] == pytest.approx([0.5 * (update + 1) / 6 for update in range(6)])
+    assert found[6:12] == pytest.approx([0.5] * 2 + [0.5 * (1 - 2 / 34)] * 4)
+
+
+def test_a_period_of_what_is_no_cosine_is_refused():
+    peers = {"a": {"model": "small_cnn", "schedule": {"name": "step", "period_epochs": 2}}, "b": {"model": "small_cnn"}}
+    schedule = {"name": "linear", "period_epochs": 2}
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({"name": "x", "peers": peers, "objectives": [CE], "schedule": schedule})
+    assert [(fault.path, fault.message) for fault in caught.value.faults] == [
+        ("schedule.period_epochs", "belongs to name: cosine, not to linear"),
+        ("peers.a.schedule.period_epochs", "belongs to name: cosine, not to step"),
+    ]
+
+
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("AdamW", torch.optim.AdamW), ("lamb", timm.optim.Lamb)])
 def test_optimizers_of_torch_and_timm_by_name(name, kind):
     parameters = list(nn.Linear(2, 2).parameters())

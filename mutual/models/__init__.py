@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from mutual.models.classes import class_columns
     from mutual.models.files import check_file
     from mutual.models.loading import load_weights
-    from mutual.models.zoo import create_model
+    from mutual.models.zoo import classifier_tensors, create_model
 
 __all__ = [
     "ModelCard",
     "architecture_args",
     "check_file",
     "class_columns",
+    "classifier_tensors",
     "cpu_tensors",
     "create_model",
     "load_weights",
@@ -33,6 +34,6 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.models.classes": ("class_columns",),
         "mutual.models.files": ("check_file",),
         "mutual.models.loading": ("load_weights",),
-        "mutual.models.zoo": ("create_model",),
+        "mutual.models.zoo": ("classifier_tensors", "create_model"),
     },
 )

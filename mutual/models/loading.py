@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -14,10 +15,15 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 _COUNTER = "num_batches_tracked"
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, dropped: Callable[[], Collection[str]] = tuple) -> None:
     """Loads a safetensors file or a torch checkpoint into `model`, every tensor of it.
 
     A checkpoint may hold the weights under a key such as `state_dict`, and with the prefixes that DDP and torch.compile add.
+
+    Args:
+        model: the model.
+        path: the file.
+        dropped: asked where the file has tensors that the model has not, and returns the names of those that may be left out.
 
     Raises:
         ValueError: the file is missing or unreadable, or its tensors are not those of the model; one line says which.
@@ -25,6 +31,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     state = read_state(Path(path))
     expected = model.state_dict()
     state = _without_prefixes(state, expected)
+    if not state.keys() <= expected.keys():
+        left_out = dropped()
+        state = {name: tensor for name, tensor in state.items() if name not in left_out}
     missing, unexpected = [name for name in expected if name not in state], [name for name in state if name not in expected]
     missing = [name for name in missing if not name.endswith(_COUNTER)]  # absent in checkpoints from other frameworks
     if missing or unexpected:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.models.factories import Factory, build, users_factory
+from mutual.models.factories import Factory, build, takes, users_factory
+from mutual.models.heads import STAND_IN_CLASSES, remove_classifier
 from mutual.models.loading import load_weights
 from mutual.models.one import One
 from mutual.models.pplcnet import PPLCNETS
@@ -27,12 +28,13 @@ _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # in training mode they would 
 
 
 def create_model(name: str, *, num_classes: int, in_channels: int = 3, weights: str | None = None, **args: Any) -> nn.Module:
-    """Returns the model called `name`: images `[B, in_channels, H, W]` to logits `[B, num_classes]`.
+    """Returns the model called `name`: images `[B, in_channels, H, W]` to logits `[B, num_classes]`, or to its embedding `[B, D]`.
 
     Args:
         name: `pplcnet_x1_0` (ours), `torchvision/resnet18`, `timm/convnext_tiny` or `package.module:factory`, which is called
             as `factory(num_classes=.., in_channels=.., **args)`. That runs its code: the name must be the user's own word, never a file's.
-        num_classes: C.
+        num_classes: C; with 0 the model has no classifier. timm builds it so, of torchvision's and ours the classifier is replaced by
+            the identity, and a factory of the user's is called with 0, or without `num_classes` if it does not take it.
         in_channels: 1 grey, 3 colour.
         weights: None for initial weights, `pretrained` for the zoo's own where it has some, or the path of a weights file.
         args: further arguments of the model's factory.
@@ -50,10 +52,24 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, weights: 
         factory = users_factory(name) if ":" in name else _ours(name)
         if pretrained:
             raise ValueError(f"{name} has no pretrained weights; give the path of a weights file")
-        model = build(name, factory, num_classes=num_classes, in_channels=in_channels, **args)
+        model = _from_factory(name, factory, num_classes=num_classes, in_channels=in_channels, **args)
     if weights is not None and not pretrained:
-        load_weights(model, weights)
+        load_weights(model, weights, dropped=partial(classifier_tensors, name, model, num_classes, in_channels=in_channels, **args))
     return _without_inplace(model)
+
+
+def classifier_tensors(name: str, model: nn.Module, num_classes: int, /, **args: Any) -> frozenset[str]:
+    """Returns the names of the tensors of the classifier that `model` was built without; none where it has one.
+
+    They are those that the same model of two classes has beyond it.
+    """
+    if num_classes:
+        return frozenset()
+    try:
+        with_classifier = create_model(name, **{**args, "num_classes": 2})
+    except ValueError:  # a factory of a user's that knows no classes
+        return frozenset()
+    return frozenset(with_classifier.state_dict().keys() - model.state_dict().keys())
 
 
 def is_in_zoo(name: str) -> bool:
@@ -74,6 +90,14 @@ def _ours(name: str) -> Factory:
         return MODELS[name]
     known = [*MODELS, *(f"torchvision/{each}" for each in _torchvision_names()), *(f"timm/{each}" for each in _timm_names())]
     raise ValueError(f"{name!r} is no model{did_you_mean(name, MODELS if name.startswith('pplc') else known)}")
+
+
+def _from_factory(name: str, factory: Factory, *, num_classes: int, **arguments: Any) -> nn.Module:
+    if num_classes or (":" in name and takes(factory, "num_classes")):
+        return build(name, factory, num_classes=num_classes, **arguments)
+    if ":" in name:
+        return build(name, factory, **arguments)
+    return remove_classifier(name, build(name, factory, num_classes=STAND_IN_CLASSES, **arguments))
 
 
 def _from_timm(name: str, *, num_classes: int, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
@@ -108,14 +132,14 @@ def _from_torchvision(name: str, *, num_classes: int, in_channels: int, pretrain
     import torchvision.models
 
     factory = torchvision.models.get_model_builder(name)
-    model = build(f"torchvision/{name}", factory, num_classes=num_classes, **args)
+    model = build(f"torchvision/{name}", factory, num_classes=num_classes or STAND_IN_CLASSES, **args)
     if pretrained:
         state = _torchvision_weights(name)
         fitting = {key: value for key, value in state.items() if key in model.state_dict() and model.state_dict()[key].shape == value.shape}
         model.load_state_dict(fitting, strict=False)
     if in_channels != 3:
         _adapt_first_convolution(f"torchvision/{name}", model, in_channels)
-    return model
+    return model if num_classes else remove_classifier(f"torchvision/{name}", model)
 
 
 def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ from mutual.recipe.data import DATASETS, Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import (
     EMA,
+    EMBEDDING,
     ENSEMBLE,
     LOGITS,
     DistillationObjective,
@@ -25,6 +26,7 @@ from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, PeerSpec, P
 __all__ = [
     "DATASETS",
     "EMA",
+    "EMBEDDING",
     "ENSEMBLE",
     "LOGITS",
     "MAX_CLASSES",

@@ -62,6 +62,8 @@ model: torchvision/resnet18
 args: {zero_init_residual: true}
 weights: pretrained
 frozen: false
+head: classifier
+standardize: false
 optimizer: {name: adamw, lr: 1.0e-3}
 schedule: {name: linear}
 rank: null

@@ -52,7 +52,7 @@ def build_trainer(
         checkpoints=folder.checkpoints(keep=recipe.checkpoint.keep),
         collector=collector,
         evaluator=Evaluator(
-            list(recipe.peers), recipe.trainable, num_classes=info.num_classes, device=comm.device, multi_label=info.multi_label
+            recipe.classifiers, recipe.trainable, num_classes=info.num_classes, device=comm.device, multi_label=info.multi_label
         ),
         skipped_images=SkippedImages(recipe, data, comm, shard=group.shard),
         stragglers=stragglers,

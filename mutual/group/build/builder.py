@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,9 @@ from mutual.group.edges import Edge, EdgeLoss, OutputKey, TensorSpec, expand_obj
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, parallel, replicated, scoring_requirements
 from mutual.group.group import Group
 from mutual.group.peers import MovingAverage, Peer, TappedModel, find_module
-from mutual.models import class_columns, create_model, load_weights, read_card
+from mutual.models import class_columns, classifier_tensors, create_model, load_weights, read_card
 from mutual.objectives import Loss
-from mutual.recipe import EMA, LOGITS, Recipe, derive_seed, peer_of
+from mutual.recipe import EMA, EMBEDDING, LOGITS, Recipe, derive_seed, peer_of
 
 
 def build_group(
@@ -58,7 +59,7 @@ def build_group(
     for peer in peers.values():
         _set_up(peer, recipe, comm.device, comms.get(peer.name))
     loss_plan = TransferPlan.of(placement, edges, specs, dtype=recipe.exchange.dtype)
-    score_plan = TransferPlan(placement, scoring_requirements(placement, list(recipe.peers)), specs)
+    score_plan = TransferPlan(placement, scoring_requirements(placement, recipe.classifiers), specs)
     return Group(
         peers,
         edges,
@@ -74,6 +75,7 @@ def build_group(
 def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channels: int) -> nn.Module:
     """Returns the bare model of peer `name` with its initial weights, which depend on the recipe's seed and on `name` alone."""
     spec = recipe.peers[name]
+    num_classes = 0 if spec.head == "none" else num_classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights", name))
         pretrained = spec.weights if spec.weights == "pretrained" else None
@@ -83,7 +85,8 @@ def create_peer_model(recipe: Recipe, name: str, *, num_classes: int, in_channel
             raise recipe.error(f"peers.{name}.model", str(error)) from error
     if spec.weights is not None and pretrained is None:
         try:
-            load_weights(model, spec.weights)
+            dropped = partial(classifier_tensors, spec.model, model, num_classes, **{"in_channels": in_channels, **spec.args})
+            load_weights(model, spec.weights, dropped=dropped)
         except ValueError as error:
             raise recipe.error(f"peers.{name}.weights", str(error)) from error
     return model
@@ -187,14 +190,15 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: _DataSpec, name: str, *
             average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
         except Exception as error:  # copying runs the user's model's code
             raise recipe.error("train.ema", f"{spec.model} cannot be copied: {type(error).__name__}: {error}") from error
-    tapped = TappedModel(model, paths, columns=_class_columns(recipe, name, data.class_names))
+    columns = _class_columns(recipe, name, data.class_names)
+    tapped = TappedModel(model, paths, columns=columns, output=LOGITS if spec.head == "classifier" else EMBEDDING)
     return Peer(name, tapped, frozen=spec.frozen, average=average, evaluate_average=train.evaluate_ema)
 
 
 def _class_columns(recipe: Recipe, name: str, class_names: Sequence[str]) -> list[int] | None:
     """Returns which output of a peer stands for which class of the data, by the names that its weights file has; None: in their order."""
     spec = recipe.peers[name]
-    if spec.weights in (None, "pretrained") or not class_names:
+    if spec.weights in (None, "pretrained") or spec.head == "none" or not class_names:
         return None
     try:
         card = read_card(spec.weights or "")
@@ -209,12 +213,13 @@ def _class_columns(recipe: Recipe, name: str, class_names: Sequence[str]) -> lis
 
 
 def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge]) -> None:
+    output = EMBEDDING if name in recipe.headless else LOGITS
     for edge in edges:
         learner_at = edge.learner_at if edge.learner == name else ()
         source_at = [path for source, paths in zip(edge.sources, edge.source_at, strict=True) if peer_of(source) == name for path in paths]
         for at in (*learner_at, *source_at):
             try:
-                if at != LOGITS:
+                if at != output:
                     find_module(model, at)
             except ValueError as error:
                 raise recipe.error(

@@ -55,6 +55,23 @@ def double(num_classes, in_channels, **args):
     return TinyNet(num_classes, in_channels, double=True, **args)
 
 
+class EmbeddingNet(TinyNet):
+    """Has no classifier: gives its features, `scale` times as large."""
+
+    def __init__(self, in_channels, *, width=5, scale=1.0, norm=True):
+        super().__init__(1, in_channels, width=width, double=True, norm=norm)
+        self.head = nn.Identity()
+        self.scale = scale
+
+    def forward(self, images):
+        return self.scale * super().forward(images)
+
+
+def embedding(in_channels, **args):
+    """The factory `support:embedding`; its net knows no classes."""
+    return EmbeddingNet(in_channels, **args)
+
+
 class _RootAtZero(torch.autograd.Function):
     """A finite value with a gradient that is not."""
 

@@ -8,7 +8,7 @@ import inspect
 import reprlib
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -131,26 +131,23 @@ def _defining_module(factory: Any) -> str:
     return str(getattr(factory, "__module__", None) or "builtins")
 
 
-def takes(factory: Factory, argument: str) -> bool:
-    """Returns True where `factory` can be called with `argument`, or does not say with what."""
-    parameters = _parameters(factory)
-    return parameters is None or argument in parameters
-
-
-def _parameters(factory: Factory) -> Collection[str] | None:
-    """Returns the names of a factory's parameters; None where it takes any, or has no signature and says itself what it does not take."""
+def names_parameter(factory: Factory, argument: str) -> bool:
+    """Returns True where the signature of `factory` names `argument`; one that takes any keyword does not."""
     try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        return None
-    return None if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()) else parameters.keys()
+        return argument in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # it has no signature
+        return False
 
 
 def _check_arguments(name: str, factory: Factory, arguments: dict[str, Any]) -> None:
-    parameters = _parameters(factory)
-    for argument in arguments if parameters is not None else ():
-        if argument not in (parameters or ()):
-            raise ValueError(f"{name} takes no argument {argument!r}{did_you_mean(argument, parameters or ())}")
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # a callable without a signature says itself what it does not take
+        return
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for argument in arguments:
+            if argument not in parameters:
+                raise ValueError(f"{name} takes no argument {argument!r}{did_you_mean(argument, parameters)}")
 
 
 def _describe_error(error: BaseException, factory: Factory | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.models.factories import Factory, build, takes, users_factory
+from mutual.models.factories import Factory, build, names_parameter, users_factory
 from mutual.models.heads import STAND_IN_CLASSES, remove_classifier
 from mutual.models.loading import load_weights
 from mutual.models.one import One
@@ -34,7 +34,7 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, weights: 
         name: `pplcnet_x1_0` (ours), `torchvision/resnet18`, `timm/convnext_tiny` or `package.module:factory`, which is called
             as `factory(num_classes=.., in_channels=.., **args)`. That runs its code: the name must be the user's own word, never a file's.
         num_classes: C; with 0 the model has no classifier. timm builds it so, of torchvision's and ours the classifier is replaced by
-            the identity, and a factory of the user's is called with 0, or without `num_classes` if it does not take it.
+            the identity, and a factory of the user's is called with 0, or without `num_classes` if its signature does not name it.
         in_channels: 1 grey, 3 colour.
         weights: None for initial weights, `pretrained` for the zoo's own where it has some, or the path of a weights file.
         args: further arguments of the model's factory.
@@ -93,7 +93,7 @@ def _ours(name: str) -> Factory:
 
 
 def _from_factory(name: str, factory: Factory, *, num_classes: int, **arguments: Any) -> nn.Module:
-    if num_classes or (":" in name and takes(factory, "num_classes")):
+    if num_classes or (":" in name and names_parameter(factory, "num_classes")):
         return build(name, factory, num_classes=num_classes, **arguments)
     if ":" in name:
         return build(name, factory, **arguments)

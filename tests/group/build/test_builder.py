@@ -189,7 +189,7 @@ def test_peers_are_put_where_the_process_computes():
 def test_pretrained_weights_are_asked_of_the_zoo_and_files_are_read(monkeypatch):
     asked, read = [], []
     monkeypatch.setattr("mutual.group.build.builder.create_model", lambda name, **arguments: asked.append(arguments["weights"]) or name)
-    monkeypatch.setattr("mutual.group.build.builder.load_weights", lambda model, path: read.append((model, path)))
+    monkeypatch.setattr("mutual.group.build.builder.load_weights", lambda model, path, **_: read.append((model, path)))
     for weights in (None, "pretrained", "a.safetensors"):
         recipe = parse_recipe(
             tiny_document(peers={"a": {"model": "timm/resnet10t", "weights": weights}}, objectives=[{"loss": "cross_entropy"}])

@@ -22,7 +22,7 @@ EMBEDDED = [
     CE,
     {"loss": "similarity", "sources": ["t"], "at": "body", "source_at": "embedding"},
     {"loss": "similarity", "sources": ["a"], "learners": ["b"], "at": "body"},
-    {"loss": "rkd_distance", "sources": ["t"], "at": "body", "source_at": "embedding"},
+    {"loss": "pefd", "sources": ["t"], "at": "body", "source_at": "embedding"},
     {"loss": "crd", "sources": ["t"], "at": "body", "source_at": "stem"},
 ]
 EVERYTHING = [

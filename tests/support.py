@@ -72,6 +72,14 @@ def embedding(in_channels, **args):
     return EmbeddingNet(in_channels, **args)
 
 
+def bodied(num_classes, in_channels, **args):
+    """The factory `support:bodied`: the tiny net, which for no classes gives what its classifier would be given."""
+    net = TinyNet(num_classes or 1, in_channels, **args)
+    if not num_classes:
+        net.head = nn.Identity()
+    return net
+
+
 class _RootAtZero(torch.autograd.Function):
     """A finite value with a gradient that is not."""
 

@@ -68,6 +68,7 @@ def two_ranks(tmp_path_factory):
         paths.append(path)
     done = run("train_all", *paths, processes=2)
     assert done.stdout.count("2 processes on cpu") == len(CASES)
+    (folder / "stdout").write_text(done.stdout)
     return folder
 
 
@@ -101,10 +102,12 @@ def test_two_ranks_equal_one_with_adapters_gates_and_averages(tmp_path, two_rank
     assert two["train"]["objectives"] == pytest.approx(one["train"]["objectives"], abs=1e-6)
 
 
-def test_similarities_to_the_images_of_all_ranks(tmp_path, two_ranks):
+def test_similarities_to_the_images_of_all_ranks(tmp_path, two_ranks, capsys):
     """An image stands among those that images of other ranks are compared with: its gradient comes from them as well."""
     one, two = compared("a teacher without a head", two_ranks, tmp_path, tolerance=1e-10)
     assert two["train"]["objectives"] == pytest.approx(one["train"]["objectives"], abs=1e-6)
+    (scored,) = (line for line in capsys.readouterr().out.splitlines() if line.endswith("nearest training images"))
+    assert (two_ranks / "stdout").read_text().splitlines().count(scored) == 1, "by its neighbours, too, it is scored once, and as on one"
 
 
 def test_a_peer_that_learns_by_features_alone(tmp_path, two_ranks):

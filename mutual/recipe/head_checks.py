@@ -28,11 +28,12 @@ def check_heads(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _check_objective(recipe: Recipe, objective: DistillationObjective, where: str) -> Iterator[Fault]:
-    headless = set(recipe.headless)
     for learner in recipe.learners_of(objective):
-        for name in headless.intersection(recipe.members_of(objective, learner)):
+        members = recipe.members_of(objective, learner)
+        sources = {peer_of(source) for source in recipe.sources_of(objective, learner)}
+        for name in (name for name in recipe.headless if name in members):
             yield Fault(f"{where}.ensemble.members", f"an ensemble is one of logits, and peer {name!r} has none (head: none); leave it out")
-        for name in headless.intersection(map(peer_of, recipe.sources_of(objective, learner))):
+        for name in (name for name in recipe.headless if name in sources):
             yield from _check_source(objective, name, where)
 
 

@@ -6,7 +6,7 @@ from support import TinyNet
 from torch import nn
 
 from mutual.models import create_model, load_weights
-from mutual.models.zoo import classifier_tensors
+from mutual.models.zoo import MODELS, classifier_tensors
 
 OURS = {
     "small_cnn": ("fc", 64, {}),
@@ -73,6 +73,10 @@ def test_the_zoos_give_what_their_classifier_is_given(name, tmp_path):
         expected = expected.relu().mean(dim=(2, 3))
     if "distilled" not in name:
         torch.testing.assert_close(found, expected)
+
+
+def test_every_model_of_ours_has_one_classifier_or_is_refused():
+    assert {*OURS, *(name for name in MODELS if name.startswith("pplcnet")), "one"} == set(MODELS)
 
 
 def test_several_branches_have_no_embedding_of_their_own():

@@ -157,6 +157,19 @@ def test_the_scale_of_a_standardised_teacher_changes_nothing():
     assert not torch.allclose(trained["raw"]["body.weight"], trained["raw scaled"]["body.weight"], rtol=1e-3)
 
 
+def test_of_two_standardised_teachers_none_outweighs_the_other():
+    """One of them a thousand times as large, learned from together: nothing changes."""
+    trained = []
+    for scale in (1.0, 1000.0):
+        teacher = {"model": "support:embedding", "frozen": True, "head": "none", "standardize": True}
+        recipe = similarity(standardize=True)
+        recipe["peers"]["u"] = {**teacher, "args": {"scale": scale, "width": 3}}
+        recipe["objectives"][1] = {"loss": "hint", "sources": ["t", "u"], "at": "head:input", "source_at": "embedding"}
+        trained.append(train_epochs(recipe).peers["s"].tapped.state_dict())
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, rtol=1e-9, atol=1e-12)
+
+
 def test_a_dimension_without_deviation_is_only_moved():
     group = group_of(standardize=True, args={"scale": 0.0})
     assert torch.equal(group.peers["t"].train_module(images())["embedding"], torch.zeros(6, 5, dtype=torch.float64))

@@ -16,7 +16,15 @@ from mutual.recipe import parse_recipe
 PEERS = {"a": {"model": "support:double"}, "b": {"model": "support:double", "args": {"width": 6}}}
 TWINS = {name: {"model": "support:double"} for name in "abc"}
 TEACHER = {"model": "support:double", "frozen": True, "args": {"norm": True, "width": 5}}
+HEADLESS = {"model": "support:embedding", "frozen": True, "head": "none", "standardize": True}
 CE = {"loss": "cross_entropy"}
+EMBEDDED = [
+    CE,
+    {"loss": "similarity", "sources": ["t"], "at": "body", "source_at": "embedding"},
+    {"loss": "similarity", "sources": ["a"], "learners": ["b"], "at": "body"},
+    {"loss": "pefd", "sources": ["t"], "at": "body", "source_at": "embedding"},
+    {"loss": "crd", "sources": ["t"], "at": "body", "source_at": "stem"},
+]
 EVERYTHING = [
     CE,
     {"loss": "dml", "gate": "correct"},
@@ -37,6 +45,7 @@ CASES = {
         },
         "three peers, everything": {"peers": TWINS, "objectives": EVERYTHING, "train": AVERAGED},
         "a frozen teacher": {"peers": {**PEERS, "t": TEACHER}, "objectives": [CE, {"loss": "hint", "at": "body", "sources": ["t"]}]},
+        "a teacher without a head": {"peers": {**PEERS, "t": HEADLESS}, "objectives": EMBEDDED},
         "a view for each peer": {
             "peers": {**TWINS, "t": TEACHER},
             "objectives": [CE, {"loss": "dml", "sources": ["a", "b"], "learners": ["c"]}, {"loss": "kd", "sources": ["t"]}],
@@ -66,6 +75,7 @@ CASES = {
             "peers": {**PEERS, "t": {**TEACHER, "rank": "own"}},
             "objectives": [CE, {"loss": "kd", "sources": ["t"]}, {"loss": "hint", "at": "body", "sources": ["t"]}],
         },
+        "a teacher without a head on a rank of its own": {"peers": {**PEERS, "t": {**HEADLESS, "rank": "own"}}, "objectives": EMBEDDED},
     },
     4: {"two peers": {"peers": PEERS, "objectives": [CE, {"loss": "dml"}, {"loss": "l2"}, {"loss": "hint", "at": "body"}]}},
 }

@@ -56,6 +56,31 @@ def double(num_classes, in_channels, **args):
     return TinyNet(num_classes, in_channels, double=True, **args)
 
 
+class EmbeddingNet(TinyNet):
+    """Has no classifier: gives its features, `scale` times as large."""
+
+    def __init__(self, in_channels, *, width=5, scale=1.0, norm=True):
+        super().__init__(1, in_channels, width=width, double=True, norm=norm)
+        self.head = nn.Identity()
+        self.scale = scale
+
+    def forward(self, images):
+        return self.scale * super().forward(images)
+
+
+def embedding(in_channels, **args):
+    """The factory `support:embedding`; its net knows no classes."""
+    return EmbeddingNet(in_channels, **args)
+
+
+def bodied(num_classes, in_channels, **args):
+    """The factory `support:bodied`: the tiny net, which for no classes gives what its classifier would be given."""
+    net = TinyNet(num_classes or 1, in_channels, **args)
+    if not num_classes:
+        net.head = nn.Identity()
+    return net
+
+
 class _RootAtZero(torch.autograd.Function):
     """A finite value with a gradient that is not."""
 

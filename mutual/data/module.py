@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mutual.data.batch import Batch, DataInfo, Window
@@ -51,6 +52,7 @@ class DataModule:
         self._load_as((info.channels, *info.image_size))
         self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainBatchSampler, Loader[Batch | Failure]] | None = None
         self._eval_loader: Loader[Batch | Failure] | None = None
+        self._sample_loader: Loader[Batch | Failure] | None = None
         self._bad: dict[str, dict[str, str]] = {"train": {}, "val": {}}
 
     @cached_property
@@ -133,6 +135,32 @@ class DataModule:
             yield self._checked(loaded, "val", None)
         loader.close()
 
+    def sample_batches(self, size: int, *, world_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
+        """Yields a shard of `size` labelled training images, or of all where there are fewer, prepared as the validation images are.
+
+        The classes are as frequent as among all of them; which images it are depends on the recipe's seed alone.
+
+        Args:
+            size: number of images over all shards.
+            world_size: number of ranks, on which the size of a round depends.
+            shard: the shard's index, and the number of shards.
+
+        Raises:
+            ImageError: an image cannot be read.
+            OSError: the disk or the machine failed.
+        """
+        train = self._read[0]
+        labelled = train.select(torch.arange(len(train.labels)) if train.labels.dim() == 2 else (train.labels >= 0).nonzero().flatten())
+        split = labelled.select(stratified_subset(labelled.labels, min(size, len(labelled.labels)), seed=self._seed))
+        spec, channels, image_size = self._spec, self.loaded_shape[0], self.loaded_shape[1:]
+        transforms = eval_transforms(spec, image_size)
+        dataset = TransformedDataset(split, transforms, data=spec, channels=channels, image_size=image_size, seed=self._seed)
+        requests = eval_requests(len(split.labels), spec.eval_batch_size or spec.batch_size, world_size=world_size, shard=shard)
+        self._sample_loader = loader = self._loader(dataset, requests, persistent=False)
+        for loaded in loader:
+            yield self._checked(loaded, "train", None)
+        loader.close()
+
     def take_bad_images(self) -> dict[str, dict[str, str]]:
         """Returns the images that could not be read since the last call: of `train` and of `val` the reason by path."""
         bad, self._bad = self._bad, {"train": {}, "val": {}}
@@ -140,10 +168,10 @@ class DataModule:
 
     def close(self) -> None:
         """Ends the worker processes."""
-        for loader in (self._train_loader and self._train_loader[2], self._eval_loader):
+        for loader in (self._train_loader and self._train_loader[2], self._eval_loader, self._sample_loader):
             if loader is not None:
                 loader.close()
-        self._train_loader = self._eval_loader = None
+        self._train_loader = self._eval_loader = self._sample_loader = None
 
     def _load_as(self, shape: tuple[int, int, int]) -> None:
         """Brings the images of both splits to `shape`."""

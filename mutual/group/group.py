@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mutual.group.edges import Edge, EdgeLoss, KnownClasses, MicroBatchContext, Selections
+from mutual.group.edges import Edge, EdgeLoss, KnownClasses, MicroBatchContext, OutputKey, Selections
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
 from mutual.group.peers import Outputs, Peer, PeerInput
 from mutual.models import ModelInput
-from mutual.recipe import LOGITS, derive_seed, is_ema, peer_of
+from mutual.recipe import EMBEDDING, LOGITS, derive_seed, is_ema, peer_of
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,9 @@ class Group:
         learning = {edge.learner for edge in local}
         self.trainable = [peer for peer in self.peers.values() if peer.name in learning]
         self._features_only = learning - {edge.learner for edge in local if LOGITS in edge.learner_at}
+        self._embeds = [
+            name for name, peer in self.peers.items() if peer.tapped.output == EMBEDDING and rank in placement.sender_ranks[name]
+        ]
         sources_here = {*self.peers, *self._averages}
         self._locally_sourced = [index for index, each in self.local_losses.items() if sources_here.issuperset(each.edge.required_sources)]
         self._remotely_sourced = [index for index in self.local_losses if index not in self._locally_sourced]
@@ -213,7 +216,8 @@ class Group:
             edge_losses[index] = loss.detach()
         for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
             losses[name] = losses[name] + outputs[name][LOGITS][:0].sum()  # no value is read: logits may overflow in fp16
-        logits = {name: output[LOGITS][: context.num_valid].detach().float() for name, output in outputs.items()}
+        classifiers = {name: output[LOGITS] for name, output in outputs.items() if LOGITS in output}
+        logits = {name: output[: context.num_valid].detach().float() for name, output in classifiers.items()}
         return GroupOutput(losses, edge_losses, logits)
 
     def _in_order(
@@ -227,7 +231,7 @@ class Group:
 
     @torch.no_grad()
     def predict(self, images: Tensor, *, global_batch_size: int) -> dict[str, Tensor]:
-        """Returns every peer's logits `[B, C]` in float32, by the weights that are evaluated; call `eval()` before.
+        """Returns the logits `[B, C]` in float32 of every peer that has some, by the weights that are evaluated; call `eval()` before.
 
         Collective: all ranks must call it. Where this process does not score, only its own peers' logits are returned.
 
@@ -237,10 +241,30 @@ class Group:
         """
         outputs = {}
         for name, peer in self.peers.items():
+            if peer.tapped.output != LOGITS:
+                continue
             with self.peer_context(name), self._autocast():
                 outputs[name] = {LOGITS: peer.predict(self.view(name, images)).float()}
         everyone = outputs | self._score_exchange.start(outputs, size=global_batch_size).wait()
         return {name: each[LOGITS] for name, each in everyone.items()}
+
+    def embedding_spec(self, name: str) -> tuple[int, torch.dtype]:
+        """Returns the width of the embeddings that `embed` returns of a peer without a head, on whichever ranks it is, and their dtype."""
+        (width,), dtype = self.exchange.transfer_plan.specs[OutputKey(name, EMBEDDING)]
+        return width, torch.promote_types(dtype, torch.float32)
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns the embeddings `[B, D]`, in float32 at least and not standardised, of the peers without a head whose outputs it sends.
+
+        Over all processes that do, every image is embedded exactly once by each such peer.
+        """
+        embeddings = {}
+        for name in self._embeds:
+            with self.peer_context(name), self._autocast():
+                embedding = self.peers[name].embed(self.view(name, images))
+            embeddings[name] = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
+        return embeddings
 
     def view(self, name: str, images: Tensor) -> Tensor:
         """Returns what the peer reads `[B, C, H, W]` of `images`, which may hold one view for each peer of this process."""

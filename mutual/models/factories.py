@@ -131,6 +131,14 @@ def _defining_module(factory: Any) -> str:
     return str(getattr(factory, "__module__", None) or "builtins")
 
 
+def names_parameter(factory: Factory, argument: str) -> bool:
+    """Returns True where the signature of `factory` names `argument`; one that takes any keyword does not."""
+    try:
+        return argument in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # it has no signature
+        return False
+
+
 def _check_arguments(name: str, factory: Factory, arguments: dict[str, Any]) -> None:
     try:
         parameters = inspect.signature(factory).parameters

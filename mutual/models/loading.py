@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,7 +33,13 @@ class LoadedWeights:
 
 
 def load_weights(
-    model: nn.Module, path: str | Path, *, prefix: str = AUTO, head: Literal["keep", "new"] = "keep", other_classes: bool = False
+    model: nn.Module,
+    path: str | Path,
+    *,
+    prefix: str = AUTO,
+    head: Literal["keep", "new"] = "keep",
+    other_classes: bool = False,
+    dropped: Callable[[], Collection[str]] = tuple,
 ) -> LoadedWeights:
     """Loads a safetensors file or a torch checkpoint into `model`.
 
@@ -46,6 +52,7 @@ def load_weights(
         prefix: what stands before the model's names in the file; auto: is found.
         head: keep: every tensor of the model must be in the file; new: all but its classifier's, which must differ.
         other_classes: the file's classifier is of other classes than the model's, whatever its width is.
+        dropped: asked where the file has tensors that the model has not, and returns the names of those that may be left out.
 
     Raises:
         ValueError: the file is missing or unreadable, or its tensors are not those of the model; one line says which.
@@ -63,6 +70,9 @@ def load_weights(
             f"{path} holds the model several times: what stands behind {selection.prefix!r} is taken, not {others}; `prefix` takes another"
         )
     state, initial = selection.tensors, ()
+    if not state.keys() <= expected.keys():
+        left_out = dropped()
+        state = {name: tensor for name, tensor in state.items() if name not in left_out}
     if head == "new":
         state, initial, note = _without_classifier(path, model, state, expected, other_classes=other_classes)
         notes.append(note)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutual.models.factories import Factory, build, users_factory
+from mutual.models.factories import Factory, build, names_parameter, users_factory
+from mutual.models.heads import STAND_IN_CLASSES, remove_classifier
 from mutual.models.loading import load_weights
 from mutual.models.one import One
 from mutual.models.pplcnet import PPLCNETS
@@ -26,13 +27,15 @@ _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # in training mode they would 
 
 
 def create_model(name: str, *, num_classes: int | None, in_channels: int = 3, weights: str | None = None, **args: Any) -> nn.Module:
-    """Returns the model called `name`: images `[B, in_channels, H, W]` to logits `[B, num_classes]`.
+    """Returns the model called `name`: images `[B, in_channels, H, W]` to logits `[B, num_classes]`, or to its embedding `[B, D]`.
 
     Args:
         name: `pplcnet_x1_0` (ours), `torchvision/resnet18`, `timm/convnext_tiny` or `package.module:factory`, which is called
             as `factory(num_classes=.., in_channels=.., **args)`. That runs its code: the name must be the user's own word, never a file's.
             Or `program:FILE.pt2`, which `torch.export.save` wrote; the other arguments say nothing then.
-        num_classes: C; None keeps the classifier of the zoo's own weights.
+        num_classes: C; None keeps the classifier of the zoo's own weights. With 0 the model has no classifier: timm builds it so, of
+            torchvision's and ours the classifier is replaced by the identity, and a factory of the user's is called with 0, or without
+            `num_classes` if its signature does not name it.
         in_channels: 1 grey, 3 colour.
         weights: None for initial weights, `pretrained` for the zoo's own where it has some, or the path of a weights file.
         args: further arguments of the model's factory.
@@ -57,9 +60,9 @@ def create_model(name: str, *, num_classes: int | None, in_channels: int = 3, we
         factory = users_factory(name) if ":" in name else _ours(name)
         if pretrained:
             raise ValueError(f"{name} has no pretrained weights; give the path of a weights file")
-        model = build(name, factory, num_classes=num_classes, in_channels=in_channels, **args)
+        model = _from_factory(name, factory, num_classes=num_classes, in_channels=in_channels, **args)
     if weights is not None and not pretrained:
-        load_weights(model, weights)
+        load_weights(model, weights, dropped=partial(classifier_tensors, name, model, num_classes, in_channels=in_channels, **args))
     return _without_inplace(model)
 
 
@@ -82,6 +85,20 @@ def pretrained_classes(name: str) -> list[tuple[str, ...]] | None:
     return [(synset, *info.label_name_to_description(synset).split(", ")) for synset in info.label_names()]
 
 
+def classifier_tensors(name: str, model: nn.Module, num_classes: int | None, /, **args: Any) -> frozenset[str]:
+    """Returns the names of the tensors of the classifier that `model` was built without; none where it has one.
+
+    They are those that the same model of two classes has beyond it.
+    """
+    if num_classes != 0:
+        return frozenset()
+    try:
+        with_classifier = create_model(name, **{**args, "num_classes": 2})
+    except ValueError:  # a factory of a user's that knows no classes
+        return frozenset()
+    return frozenset(with_classifier.state_dict().keys() - model.state_dict().keys())
+
+
 def is_in_zoo(name: str) -> bool:
     """Returns True where `name` is a model of ours, of torchvision's or of timm's own: code that is installed, whoever names it."""
     family, _, rest = name.partition("/")
@@ -100,6 +117,14 @@ def _ours(name: str) -> Factory:
         return MODELS[name]
     known = [*MODELS, *(f"torchvision/{each}" for each in _torchvision_names()), *(f"timm/{each}" for each in _timm_names())]
     raise ValueError(f"{name!r} is no model{did_you_mean(name, MODELS if name.startswith('pplc') else known)}")
+
+
+def _from_factory(name: str, factory: Factory, *, num_classes: int | None, **arguments: Any) -> nn.Module:
+    if num_classes or (":" in name and names_parameter(factory, "num_classes")):
+        return build(name, factory, num_classes=num_classes, **arguments)
+    if ":" in name:
+        return build(name, factory, **arguments)
+    return remove_classifier(name, build(name, factory, num_classes=STAND_IN_CLASSES, **arguments))
 
 
 def _from_timm(name: str, *, num_classes: int | None, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
@@ -136,7 +161,7 @@ def _from_torchvision(name: str, *, num_classes: int | None, in_channels: int, p
 
     factory = torchvision.models.get_model_builder(name)
     if num_classes is not None:
-        args = {"num_classes": num_classes, **args}
+        args = {"num_classes": num_classes or STAND_IN_CLASSES, **args}
     model = build(f"torchvision/{name}", factory, **args)
     if pretrained:
         state = _torchvision_weights(name)
@@ -144,7 +169,7 @@ def _from_torchvision(name: str, *, num_classes: int | None, in_channels: int, p
         model.load_state_dict(fitting, strict=False)
     if in_channels != 3:
         _adapt_first_convolution(f"torchvision/{name}", model, in_channels)
-    return model
+    return model if num_classes else remove_classifier(f"torchvision/{name}", model)
 
 
 def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:

@@ -51,15 +51,18 @@ class Loss(nn.Module):
         labels: Tensor | None = None,
         *,
         row_offset: int = 0,
+        num_rows: int | None = None,
         source_is_distances: bool = False,
     ) -> Tensor:
         """Returns the scalar loss of `learner` `[B, ...]`; what the loss does not read may be None.
 
-        Where the loss gathers, `source` and `labels` are those of all processes, and the learner's rows begin at `row_offset`. With
-        `source_is_distances`, the source of a loss that reads distances alone is these, `[B, B]`.
+        Where the loss gathers, `source` and `labels` are those of all processes, and the learner's rows begin at `row_offset`; where it
+        gathers the learner's as well, `num_rows` of them are this process' own, by default all. With `source_is_distances`, the source of
+        a loss that reads distances alone is these, `[B, B]`.
         """
         spec = self.loss_spec
         values: dict[str, Any] = {"learner": upcast(learner), "labels": labels, "row_offset": row_offset}
+        values["num_rows"] = len(learner) if num_rows is None else num_rows
         with torch.autocast(_device_type(learner), enabled=False):
             if spec.reads_source:
                 assert source is not None, "this loss reads a source"

@@ -1,7 +1,8 @@
 """Losses on relations between the images of a batch; the two outputs may differ in width.
 
-Shapes: B images, D features (outputs are flattened). The relations are those of this process' micro-batch. Of its source a loss reads the
-distances alone, `distances(output)`: they are what travels between processes. Sources arrive detached.
+Shapes: B images, D features, N images of all processes. RKD's relations are those of this process' micro-batch, of flattened outputs; of
+its source it reads the distances alone, `distances(output)`: they are what travels between processes. Those of `similarity` are between the
+images of all processes. Sources arrive detached.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mutual.objectives.shapes import any_shapes
+from mutual.objectives.shapes import any_shapes, to_vector
 from mutual.objectives.spec import LossSpec, SourcePayload
 
 _SHORTEST = 1e-6
@@ -32,6 +33,31 @@ def rkd_distance(learner: Tensor, source_BB: Tensor) -> Tensor:
 def rkd_angle(learner: Tensor, source_BB: Tensor) -> Tensor:
     """Relational KD, angles (arXiv:1904.05068, eq. 7 and 8): smooth L1 of the cosines of all triples' angles."""
     return F.smooth_l1_loss(_angle_cosines(learner.flatten(1)), _cosines_of(source_BB))
+
+
+def similarity(
+    learner: Tensor, source: Tensor, row_offset: int, num_rows: int, *, temperature: float = 0.2, source_temperature: float = 0.01
+) -> Tensor:
+    """SEED (arXiv:2101.04731, eq. 5) with the batch as its queue: the mean over this process' images of KL(source || learner).
+
+    Each image's distribution is the softmax of its cosine similarities to the N - 1 other images of all processes, at the learner's and
+    the source's own temperature. The paper compares both with the source's queue, for which the widths must agree, and minimises the
+    cross-entropy, which differs by the source's entropy, a constant. The gradient is that of the sum over all N images, divided by
+    `num_rows`: an image is compared with those of other processes, so that their divergences depend on it as well.
+    """
+    log_learner, log_source = _log_similarities(learner, temperature), _log_similarities(source, source_temperature)
+    divergence_N = (log_source.exp() * (log_source - log_learner)).sum(dim=1)
+    own = divergence_N[row_offset : row_offset + num_rows].mean()
+    others = divergence_N.sum() / num_rows - own
+    return own + (others - others.detach())
+
+
+def _log_similarities(output: Tensor, temperature: float) -> Tensor:
+    """Returns `[N, N - 1]`: for each image the logarithms of its softmaxed cosine similarities to the others."""
+    rows_ND = F.normalize(to_vector(output), dim=1)
+    similarity_NN = rows_ND @ rows_ND.T / temperature
+    others_NN = ~torch.eye(len(rows_ND), dtype=torch.bool, device=rows_ND.device)
+    return similarity_NN[others_NN].view(len(rows_ND), len(rows_ND) - 1).log_softmax(dim=1)
 
 
 def _relative_distances(rows_BD: Tensor) -> Tensor:
@@ -57,6 +83,7 @@ def _cosines_of(distance_BB: Tensor) -> Tensor:
 
 
 LOSSES = {
+    "similarity": LossSpec(similarity, ("learner", "source", "row_offset", "num_rows"), check=any_shapes, payload=SourcePayload.VECTOR),
     "rkd_distance": LossSpec(rkd_distance, check=any_shapes, payload=SourcePayload.DISTANCES),
     "rkd_angle": LossSpec(rkd_angle, check=any_shapes, payload=SourcePayload.DISTANCES),
 }

@@ -11,7 +11,7 @@ from torch import nn
 
 from mutual.objectives.shapes import Check, equal_shapes
 
-Input = Literal["learner", "source", "labels", "classes", "row_offset"]
+Input = Literal["learner", "source", "labels", "classes", "row_offset", "num_rows"]
 
 
 class SourcePayload(IntEnum):
@@ -33,7 +33,8 @@ class LossSpec:
             source and these arguments, and called with `inputs`: an adapter, whose parameters belong to the learner.
         inputs: what it is called with, in this order. `learner` and `source`: their outputs, the source's detached. `labels`: class
             indices `[B]`, or probabilities or flags `[B, C]`; `classes`: always indices. `row_offset`: the loss compares with the images
-            of all processes; source and labels are theirs, and the learner's own begin at this row.
+            of all processes; source and labels are theirs, and the learner's own begin at this row. `num_rows`: `learner`, too, has the
+            rows of all processes, and so many from `row_offset` on are this process' own, the only ones with a gradient.
         check: what it asks of the shapes of learner and source; adapters check in their constructor.
         multi_output: it reads all outputs that `at` lists together, as lists.
         multi_source: it reads all sources of a learner together, and the logits of each beside `at`.
@@ -70,3 +71,8 @@ class LossSpec:
     def gathers(self) -> bool:
         """Whether source and labels are those of all processes."""
         return "row_offset" in self.inputs
+
+    @property
+    def gathers_learner(self) -> bool:
+        """Whether the learner's output is that of all processes."""
+        return "num_rows" in self.inputs

@@ -7,6 +7,7 @@ from mutual.recipe.data import DATASETS, Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import (
     EMA,
+    EMBEDDING,
     ENSEMBLE,
     LOGITS,
     DistillationObjective,
@@ -37,6 +38,7 @@ from mutual.recipe.training import (
 __all__ = [
     "DATASETS",
     "EMA",
+    "EMBEDDING",
     "ENSEMBLE",
     "LOGITS",
     "MAX_CLASSES",

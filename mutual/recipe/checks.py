@@ -12,6 +12,7 @@ from mutual.recipe.data import DATASETS, Data
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, DistillationObjective, Ensemble, Objective, is_ema, peer_of
 from mutual.recipe.errors import Fault, did_you_mean
+from mutual.recipe.head_checks import check_heads
 from mutual.recipe.objectives import DeepMutualLearning
 from mutual.recipe.text import format_value
 from mutual.recipe.training import Optimizer, PeerSpec, program_file
@@ -34,6 +35,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *_check_args(recipe),
         *_check_schedules(recipe),
         *_check_objectives(recipe),
+        *check_heads(recipe),
         *_check_data(recipe),
         *_check_pause(recipe),
     ]

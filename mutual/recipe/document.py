@@ -52,6 +52,16 @@ class Recipe(Spec):
         """Names of the peers that are trained, in the recipe's order."""
         return tuple(name for name, peer in self.peers.items() if not peer.frozen)
 
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """Names of the peers that give logits, in the recipe's order."""
+        return tuple(name for name, peer in self.peers.items() if peer.head != "none")
+
+    @property
+    def headless(self) -> tuple[str, ...]:
+        """Names of the peers that give embeddings in place of logits, in the recipe's order."""
+        return tuple(name for name, peer in self.peers.items() if peer.head == "none")
+
     def optimizer_of(self, peer: str) -> Optimizer:
         """The optimizer section that holds for `peer`."""
         return self.peers[peer].optimizer or self.optimizer

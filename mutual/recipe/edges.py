@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, StrictBool
 
 from mutual.recipe.base import MAX_NAMES, NonNegativeFloat, PositiveFloat, Spec
 
-LOGITS = "logits"
+LOGITS, EMBEDDING = "logits", "embedding"
 ENSEMBLE, EMA, PEERS_EMA, SELF = "ensemble", "ema", "peers_ema", "self"
 SOURCE_KINDS = (ENSEMBLE, EMA, PEERS_EMA, SELF)
 
@@ -67,6 +67,8 @@ class Objective(Spec):
     label_type: ClassVar[Literal["any", "single", "multi"]] = "any"
     """The data that the loss is for. single: one class an image, for it reads class indices or a softmax over the classes; multi: several
     labels an image."""
+    reads: ClassVar[Literal["logits", "any", "maps"]] = "any"
+    """The outputs that the loss is for. logits: scores of classes, which a peer without a head does not have; maps: feature maps."""
 
     loss: str
     """The loss, by its name."""
@@ -77,7 +79,8 @@ class Objective(Spec):
     learners: PeerNames | None = None
     """Peers that this objective trains; the default is every trainable peer."""
     at: At = LOGITS
-    """Which output the loss reads: `logits`, or a module path inside the peers ("blocks5"; "fc:input" is what the module is given).
+    """Which output the loss reads: `logits`, `embedding` of a peer with `head: none`, or a module path inside the peers ("blocks5";
+    "fc:input" is what the module is given).
 
     A list reads several: losses that compare them jointly (afd) take all, the others add up. A mapping gives one for each peer.
     """

@@ -67,6 +67,8 @@ freeze: [conv1, bn1, layer1]
 frozen: false
 input: {mean: [0.5], std: [0.5]}
 classes: auto
+head: classifier
+standardize: false
 optimizer: {name: adamw, lr: 1.0e-3}
 schedule: {name: linear}
 rank: null

@@ -33,6 +33,7 @@ class KnowledgeDistillation(DistillationObjective):
     """KD (arXiv:1503.02531): T^2 KL(source || learner) of the softened probabilities."""
 
     label_type = "single"
+    reads = "logits"
     loss: Literal["kd"]
     temperature: Temperature = 4.0
     """Divides the logits before the softmax; the loss is multiplied by its square."""
@@ -46,6 +47,7 @@ class SoftLabel(DistillationObjective):
     """Cross-entropy with the source's probabilities in place of the labels."""
 
     label_type = "single"
+    reads = "logits"
     loss: Literal["soft_label"]
     temperature: Temperature = 1.0
     """Divides the logits before the softmax; the loss is multiplied by its square."""
@@ -58,6 +60,7 @@ class DeepMutualLearning(DistillationObjective):
     images with several labels each.
     """
 
+    reads = "logits"
     loss: Literal["dml"]
     form: Literal["js", "kl", "sigmoid"] = "js"
     """Which divergence."""
@@ -69,6 +72,7 @@ class DecoupledKD(DistillationObjective):
     """DKD (arXiv:2203.08679): the label's class against the rest (`alpha`), and the rest among themselves (`beta`)."""
 
     label_type = "single"
+    reads = "logits"
     loss: Literal["dkd"]
     temperature: Temperature = 4.0
     """Divides the logits before the softmax; the loss is multiplied by its square."""
@@ -82,6 +86,7 @@ class Dist(DistillationObjective):
     """DIST (arXiv:2205.10536): Pearson's correlation between classes (`beta`) and within classes (`gamma`)."""
 
     label_type = "single"
+    reads = "logits"
     loss: Literal["dist"]
     beta: NonNegativeFloat = 1.0
     """Weight of the relations between classes."""
@@ -95,6 +100,7 @@ class WeightedSoftLabels(DistillationObjective):
     """WSL (arXiv:2102.00650): soft labels, weighted by how much better the source knows the image than the learner."""
 
     label_type = "single"
+    reads = "logits"
     loss: Literal["wsl"]
     temperature: Temperature = 2.0
     """Divides the logits before the softmax; the loss is multiplied by its square."""
@@ -104,6 +110,7 @@ class SphericalKD(DistillationObjective):
     """SKD (arXiv:2010.07485): soft labels on normalised logits. It holds its own ground-truth term: leave `cross_entropy` away."""
 
     label_type = "single"
+    reads = "logits"
     loss: Literal["skd"]
     temperature: Temperature = 1.0
     """Divides the logits before the softmax; the loss is multiplied by its square."""
@@ -117,6 +124,7 @@ class SemiSupervisedLabelDistillation(DistillationObjective):
     """SSLD (arXiv:2103.05959): the Jensen-Shannon divergence from a teacher, without labels; `data.unlabelled` adds images."""
 
     label_type = "single"
+    reads = "logits"
     loss: Literal["ssld"]
     temperature: Temperature = 1.0
     """Divides the logits before the softmax; the loss is multiplied by its square."""
@@ -151,6 +159,7 @@ class Cosine(DistillationObjective):
 class AttentionTransfer(DistillationObjective):
     """AT (arXiv:1612.03928): the difference of normalised spatial attention maps, mean of |activation|^power over the channels."""
 
+    reads = "maps"
     loss: Literal["at"]
     power: Annotated[StrictFloat, Field(gt=0, le=16)] = 2.0
     """Exponent of the activations."""
@@ -170,12 +179,14 @@ class OverHaul(DistillationObjective):
     The margin comes from the source's BatchNorm. Of several layers each counts half as much as the next.
     """
 
+    reads = "maps"
     loss: Literal["ofd"]
 
 
 class MaskedGenerativeDistillation(DistillationObjective):
     """MGD (arXiv:2205.01529): the learner's masked feature map generates the source's."""
 
+    reads = "maps"
     loss: Literal["mgd"]
     alpha_mgd: NonNegativeFloat = 1.756
     """Factor of the mean squared difference."""
@@ -186,6 +197,7 @@ class MaskedGenerativeDistillation(DistillationObjective):
 class AttentionFeatureDistillation(DistillationObjective):
     """AFD (AAAI 2021): every layer of the source taught to every layer of the learner, weighted by learned attention; `at` lists layers."""
 
+    reads = "maps"
     loss: Literal["afd"]
     qk_dim: Width = 128
     """Width of the queries and keys."""
@@ -228,6 +240,7 @@ class DiversePeers(DistillationObjective):
     """
 
     label_type = "single"
+    reads = "logits"
     loss: Literal["okddip"]
     dim: Width = 64
     """Width of the queries and keys."""
@@ -235,6 +248,19 @@ class DiversePeers(DistillationObjective):
     """Divides the logits before the softmax; the loss is multiplied by its square."""
     own: StrictBool = False
     """Whether the learner's own prediction is in the mixture; attention that may choose it tends to, and then nothing is taught."""
+
+
+class Similarity(DistillationObjective):
+    """SEED (arXiv:2101.04731), the batch as its queue: KL(source || learner) of each image's similarities to all others, over all ranks.
+
+    Each end compares within its own outputs, of whatever width; no labels and no adapter.
+    """
+
+    loss: Literal["similarity"]
+    temperature: Temperature = 0.2
+    """Divides the learner's cosine similarities before the softmax."""
+    source_temperature: Temperature = 0.01
+    """Divides the source's."""
 
 
 class RkdDistance(DistillationObjective):

@@ -150,6 +150,13 @@ class PeerSpec(Spec):
     classes: Literal["auto"] | Classes = "auto"
     """The classes that a frozen peer's outputs stand for: names, a text file with a name a line, or for each class of the data the index
     of its output (null: the peer does not know it). auto: by the names that its weights have. Losses and scores read those in common."""
+    head: Literal["classifier", "none"] = "classifier"
+    """none: a frozen peer without a classifier (DINO, a tower of CLIP, an embedding net). Its output is called `embedding`, a vector of any
+    width, which feature, relational and contrastive losses read with `at` or `source_at`; a classifier in its weights is left out. It is
+    scored once, by its nearest neighbours among the training images."""
+    standardize: StrictBool = False
+    """head: none: each dimension of the embedding is brought to mean 0 and standard deviation 1 by the statistics of at most 2,048 training
+    images, so that of several such peers none outweighs the others by its scale (arXiv:2410.01680)."""
     optimizer: Optimizer | None = None
     """This peer's own optimizer; the default is the recipe's."""
     schedule: Schedule | None = None

@@ -166,3 +166,32 @@ def test_cutmix_labels_are_the_area_that_stays():
         if expected[1][index] != expected[1][index ^ 1]:
             surely_pasted = (~kept).float().mean()
             assert 1 - labels[index, expected[1][index]] >= surely_pasted - 1e-6
+
+
+def sample(data, size, world_size):
+    """The images and labels of all shards, in their order within each round."""
+    shards = [list(data.sample_batches(size, world_size=world_size, shard=(rank, world_size))) for rank in range(world_size)]
+    rows = [(batch.images[: batch.num_valid], batch.labels[: batch.num_valid]) for each in zip(*shards, strict=True) for batch in each]
+    return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+
+
+@pytest.mark.parametrize(("batch_size", "world_size", "workers"), [(8, 1, 0), (4, 2, 0), (5, 3, 0), (8, 2, 1)])
+def test_a_sample_holds_the_same_images_however_it_is_cut(batch_size, world_size, workers):
+    """They are neither augmented nor mixed, and as of the validation images each is there once."""
+    data = module(augment=AUGMENT, mixup=0.4, batch_size=batch_size, workers=workers)
+    images, labels = sample(data, 101, world_size)
+    expected_images, expected_labels = sample(module(batch_size=101), 101, 1)
+    data.close()
+    assert len(labels) == 101
+    assert torch.equal(images, expected_images)
+    assert torch.equal(labels, expected_labels)
+    assert len(images.flatten(1).unique(dim=0)) == 101
+
+
+def test_a_sample_is_as_the_seed_draws_it_and_has_each_class_as_often():
+    _, labels = sample(module(subset=None), 500, 1)
+    every = torch.cat([batch.labels[: batch.num_valid] for (window,) in windows(module(subset=None)) for batch in window.batches])
+    expected = every.bincount() * 500 / len(every)
+    assert ((labels.bincount() - expected).abs() < 1).all()
+    assert not torch.equal(sample(module(seed=1), 50, 1)[0], sample(module(), 50, 1)[0])
+    assert len(sample(module(), 1_000, 1)[1]) == 203, "all, where there are fewer"

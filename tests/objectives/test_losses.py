@@ -24,7 +24,7 @@ def example(name, dtype=torch.float64):
         return [torch.randn(6, *shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
 
     maps = {"at": [(3, 4, 4), (2, 2, 2)], "hint": [(3, 4, 4), (2, 2, 2)], "mgd": [(3, 4, 4), (2, 4, 4)]}
-    vectors = {"pefd": [(7,), (4,)], "crd": [(7,), (4,)], "mcl": [(7,), (4,)]}
+    vectors = {"pefd": [(7,), (4,)], "crd": [(7,), (4,)], "mcl": [(7,), (4,)], "similarity": [(7,), (4,)]}
     lists = {
         "ofd": ([(3, 4, 4), (4, 2, 2)], [(2, 4, 4), (5, 2, 2)]),
         "afd": ([(3, 4, 4), (4, 2, 2)], [(2, 4, 4), (5, 4, 4), (3, 2, 2)]),

@@ -51,3 +51,52 @@ def test_a_direction_without_length_has_no_angle():
     ours = F.normalize(learner[None, :] - learner[:, None], dim=2)
     expected = F.smooth_l1_loss(ours @ ours.transpose(1, 2), directions @ directions.transpose(1, 2))
     torch.testing.assert_close(build_loss("rkd_angle")(learner, source), expected)
+
+
+def written_out_similarity(learner, source, temperature, source_temperature):
+    """Image by image, with loops, from the definition."""
+    num = len(learner)
+    total = 0
+    for i in range(num):
+        logits = []
+        for rows, divisor in ((source, source_temperature), (learner, temperature)):
+            cosines = [rows[i] @ rows[j] / (rows[i].norm() * rows[j].norm()) for j in range(num) if j != i]
+            logits.append(torch.stack(cosines) / divisor)
+        p, q = (each.exp() / each.exp().sum() for each in logits)
+        total = total + (p * (p / q).log()).sum()
+    return total / num
+
+
+@pytest.mark.parametrize(("temperature", "source_temperature"), [(0.2, 0.1), (0.07, 0.3)])
+def test_similarity_is_the_divergence_of_softmaxed_similarities_to_the_others(temperature, source_temperature):
+    learner, source = rand(6, 7).requires_grad_(), rand(6, 3, seed=1)
+    loss = build_loss("similarity", temperature=temperature, source_temperature=source_temperature)(learner, source)
+    expected = written_out_similarity(learner, source, temperature, source_temperature)
+    torch.testing.assert_close(loss, expected)
+    (found_gradient,), (expected_gradient,) = (torch.autograd.grad(each, learner) for each in (loss, expected))
+    torch.testing.assert_close(found_gradient, expected_gradient)
+
+
+def test_similarity_ignores_turns_scales_and_width_and_is_zero_between_equals():
+    rows = rand(5, 4)
+    turn = torch.linalg.qr(rand(7, 7, seed=4)).Q[:4]
+    loss = build_loss("similarity", temperature=0.1, source_temperature=0.1)
+    assert loss(rows, 3 * rows @ turn).item() == pytest.approx(0, abs=1e-12)
+    assert loss(rows, rand(5, 4, seed=1)) > 0.01
+
+
+def test_an_image_alone_is_similar_to_nothing():
+    learner = rand(1, 4).requires_grad_()
+    loss = build_loss("similarity")(learner, rand(1, 3, seed=1))
+    loss.backward()
+    assert loss.item() == 0
+    assert not learner.grad.any()
+
+
+def test_the_sources_sharp_similarities_stay_finite_in_float32():
+    """Equal and opposite images at the paper's 0.01 differ by 200 in the exponent."""
+    learner, source = torch.eye(4)[:3].requires_grad_(), torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]])
+    loss = build_loss("similarity")(learner, source)
+    loss.backward()
+    assert loss.isfinite()
+    assert learner.grad.isfinite().all()

@@ -1,14 +1,21 @@
 """Evaluation: from models to scores and predictions."""
 
+from mutual.engine.evaluation.embeddings import embedded
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.evaluation.inference import evaluate_run
+from mutual.engine.evaluation.neighbours import BANK_SIZE, NUM_NEIGHBOURS, knn_scores, neighbour_votes
 from mutual.engine.evaluation.prediction import ImageLike, Prediction, Predictor, predict
 
 __all__ = [
+    "BANK_SIZE",
+    "NUM_NEIGHBOURS",
     "Evaluator",
     "ImageLike",
     "Prediction",
     "Predictor",
+    "embedded",
     "evaluate_run",
+    "knn_scores",
+    "neighbour_votes",
     "predict",
 ]

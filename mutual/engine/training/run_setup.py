@@ -54,7 +54,7 @@ def build_trainer(
         checkpoints=folder.checkpoints(keep=recipe.checkpoint.keep),
         collector=collector,
         evaluator=Evaluator(
-            list(recipe.peers),
+            recipe.classifiers,
             recipe.trainable,
             num_classes=info.num_classes,
             device=comm.device,

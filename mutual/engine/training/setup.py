@@ -13,6 +13,7 @@ from mutual.engine.monitoring import TrainMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, build_schedule
+from mutual.engine.training.standardization import standardize_embeddings
 from mutual.engine.training.train_step import TrainStep
 from mutual.group import Group, Peer, build_group
 from mutual.models import ModelInput
@@ -70,6 +71,8 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
         optimizers = {peer.name: _build_peer_optimizer(recipe, peer, environment, updates_per_epoch) for peer in group.trainable}
     meter = TrainMeter(group.edges, recipe.trainable, comm, is_scoring_rank=group.is_scoring_rank)
     pause_selector = PauseSelector(recipe.train.pause, comm)
+    standardized = tuple(name for name, peer in recipe.peers.items() if peer.standardize)
+    standardize_embeddings(group, data, comm, names=standardized)
     train_step = TrainStep(
         group,
         optimizers,

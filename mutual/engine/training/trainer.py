@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mutual.data import Batch, Window
 from mutual.engine.codistillation import WeightExchange
-from mutual.engine.evaluation import Evaluator
+from mutual.engine.evaluation import BANK_SIZE, NUM_NEIGHBOURS, Evaluator, knn_scores
 from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tracker, TrafficMeter, with_rank
 from mutual.engine.runtime import Environment, StoppedError, StopSignals
 from mutual.engine.storage import CheckpointStore, RunFolder
@@ -103,6 +103,9 @@ class Trainer:
         with StopSignals() as signals:
             self._weight_exchange.refresh()
             self._call_back("begin")
+            for name, row in (self._headless_scores() if progress.update == 0 else {}).items():
+                values = ", ".join(f"{metric} {value:.2%}" for metric, value in row.items())
+                self._tracker.print_line(f"{name}: {values} by the {NUM_NEIGHBOURS} nearest training images")
             while progress.epoch < self._recipe.train.epochs:
                 self.training.group.train()
                 self._tracker.begin_epoch(progress.epoch, done=progress.window)
@@ -199,6 +202,17 @@ class Trainer:
             is_scoring_rank=training.group.is_scoring_rank,
         )
         return self.scores
+
+    def _headless_scores(self) -> Scores:
+        """Returns the scores of the peers without a head, which stay what they are. Collective: all ranks must call it."""
+        training, names, info = self.training, self._recipe.headless, self.training.data.info
+        if not names or info.multi_label:
+            return {}
+        ranks: dict[str, Any] = {"world_size": self.comm.size, "shard": training.group.shard}
+        bank = with_rank(training.data.sample_batches(BANK_SIZE, **ranks), self.comm)
+        batches = with_rank(training.data.eval_batches(**ranks), self.comm)
+        with self._stragglers.during("scores the peers without a head"):
+            return knn_scores(training.group, bank, batches, info, self.comm, names=names)
 
     def _log_is_due(self) -> bool:
         """Whether the update that comes next is to be logged; an epoch's last one always is."""

@@ -30,7 +30,7 @@ from mutual.group.group import Group
 from mutual.group.peers import MovingAverage, Peer, PeerInput, TappedModel, find_module
 from mutual.models import ModelInput
 from mutual.objectives import Loss
-from mutual.recipe import EMA, LOGITS, Recipe, peer_of, program_file
+from mutual.recipe import EMA, EMBEDDING, LOGITS, Recipe, peer_of, program_file
 
 
 def build_group(
@@ -76,7 +76,7 @@ def build_group(
     for peer in peers.values():
         _set_up(peer, recipe, comm.device, comms.get(peer.name))
     loss_plan = TransferPlan.of(placement, edges, specs, dtype=recipe.exchange.dtype)
-    score_plan = TransferPlan(placement, scoring_requirements(placement, list(recipe.peers)), specs)
+    score_plan = TransferPlan(placement, scoring_requirements(placement, recipe.classifiers), specs)
     return Group(
         peers,
         edges,
@@ -231,7 +231,7 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
             average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
         except Exception as error:  # copying runs the user's model's code
             raise recipe.error("train.ema", f"{spec.model} cannot be copied: {type(error).__name__}: {error}") from error
-    tapped = TappedModel(model, paths, columns=created.classes.columns)
+    tapped = TappedModel(model, paths, columns=created.classes.columns, output=LOGITS if spec.head == "classifier" else EMBEDDING)
     return Peer(
         name,
         tapped,
@@ -244,14 +244,15 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
 
 
 def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge]) -> None:
+    output = EMBEDDING if name in recipe.headless else LOGITS
     for edge in edges:
         learner_at = edge.learner_at if edge.learner == name else ()
         source_at = [path for source, paths in zip(edge.sources, edge.source_at, strict=True) if peer_of(source) == name for path in paths]
         for at in (*learner_at, *source_at):
             try:
-                if at != LOGITS and program_file(recipe.peers[name].model) is not None:
+                if at != output and program_file(recipe.peers[name].model) is not None:
                     raise ValueError(f"no module {at!r}: an exported program gives its logits alone")
-                if at != LOGITS:
+                if at != output:
                     find_module(model, at)
             except ValueError as error:
                 raise recipe.error(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mutual.group.edges import Edge
 from mutual.group.peers import Outputs, Peer, TappedModel
-from mutual.recipe import EMA, LOGITS, Recipe, RecipeError, derive_seed, first_line
+from mutual.recipe import EMA, EMBEDDING, LOGITS, Recipe, RecipeError, derive_seed, first_line
 
 _NUM_FORWARDS = 8
 """A parameter that this many forwards in training mode leave unused is taken to be unused in all."""
@@ -38,7 +38,7 @@ def dry_run(recipe: Recipe, edges: Iterable[Edge], peers: list[Peer], num_classe
     stay as they are on one process, and DDP would wait for them on several. `num_replicas` says on how many processes each peer is trained.
 
     Raises:
-        RecipeError: a peer fails, its outputs are no tensors or of other classes, or it has nothing that can be trained.
+        RecipeError: a peer fails, its outputs are no tensors, of other classes or no embeddings, or it has nothing that can be trained.
     """
     result = DryRun()
     edges = list(edges)
@@ -47,7 +47,10 @@ def dry_run(recipe: Recipe, edges: Iterable[Edge], peers: list[Peer], num_classe
         result.outputs[peer.name] = _run_in_eval_mode(recipe, peer, peer.tapped, images)
         if peer.average is not None:
             result.outputs[f"{peer.name}.{EMA}"] = _run_in_eval_mode(recipe, peer, peer.average.tapped, images)
-        _check_classes(recipe, peer, result.outputs[peer.name], num_classes)
+        if recipe.peers[peer.name].head == "none":
+            _check_embedding(recipe, peer, result.outputs[peer.name][EMBEDDING])
+        else:
+            _check_classes(recipe, peer, result.outputs[peer.name], num_classes)
         if not peer.frozen:
             paths = {LOGITS, *(at for edge in edges if edge.learner == peer.name for at in edge.learner_at)}
             result.notes += _exclude_unused(recipe, peer, paths, images, num_classes, num_replicas=num_replicas[peer.name])
@@ -156,6 +159,14 @@ def _check_classes(recipe: Recipe, peer: Peer, outputs: Outputs, num_classes: in
             f"peers.{peer.name}.model",
             f"class counts differ: {model} gives logits of shape {result[1:]}{mode}, the data have {num_classes} classes",
         )
+
+
+def _check_embedding(recipe: Recipe, peer: Peer, embedding: Tensor) -> None:
+    model, shape = recipe.peers[peer.name].model, tuple(embedding.shape)
+    if len(shape) != 2 or shape[0] != 2 or shape[1] == 0 or not embedding.is_floating_point():
+        hint = "called with num_classes=0 it must leave its classifier out" if shape == (2, 0) else "wanted is a vector of each image"
+        kind = str(embedding.dtype).removeprefix("torch.")
+        raise recipe.error(f"peers.{peer.name}.model", f"head: none, and {model} gives {kind} of shape {shape[1:]} for an image; {hint}")
 
 
 def _check_no_shared_parameters(recipe: Recipe, peers: list[Peer]) -> None:

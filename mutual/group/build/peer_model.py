@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mutual.models import (
     ModelCard,
     ModelInput,
     class_columns,
+    classifier_tensors,
     create_model,
     declared_input,
     load_weights,
@@ -82,7 +84,8 @@ def create_peer_model(recipe: Recipe, name: str, data: DataSpec) -> PeerModel:
             model = create_model(spec.model, **{"num_classes": num_classes, "in_channels": in_channels, "weights": pretrained, **spec.args})
         except ValueError as error:
             raise recipe.error(f"peers.{name}.model", str(error)) from error
-    notes = [f"peers.{name}.weights: {note}" for note in _load_weights(recipe, name, model, card, data)]
+    dropped = partial(classifier_tensors, spec.model, model, num_classes, **{"in_channels": in_channels, **spec.args})
+    notes = [f"peers.{name}.weights: {note}" for note in _load_weights(recipe, name, model, card, data, dropped)]
     freeze_peer_parts(recipe, name, model)
     model_input = _input(recipe, name, model, card, data, in_channels)
     if spec.input == "auto" and model_input != data.input:
@@ -100,8 +103,13 @@ def freeze_peer_parts(recipe: Recipe, name: str, model: nn.Module) -> nn.Module:
     return model
 
 
-def _load_weights(recipe: Recipe, name: str, model: nn.Module, card: ModelCard | None, data: DataSpec) -> tuple[str, ...]:
-    """Loads the weights file of peer `name`, if it has one; returns lines for the user."""
+def _load_weights(
+    recipe: Recipe, name: str, model: nn.Module, card: ModelCard | None, data: DataSpec, dropped: Callable[[], Collection[str]]
+) -> tuple[str, ...]:
+    """Loads the weights file of peer `name`, if it has one; returns lines for the user.
+
+    `dropped` returns the names of the file's tensors that may be left out.
+    """
     spec = recipe.peers[name]
     source = spec.weights_file
     if source is None:
@@ -110,7 +118,8 @@ def _load_weights(recipe: Recipe, name: str, model: nn.Module, card: ModelCard |
         source.head == "new" and card is not None and bool(data.class_names) and not _same_classes(card.class_names, data.class_names)
     )
     try:
-        loaded = load_weights(model, weights_path(source.file), prefix=source.prefix, head=source.head, other_classes=other_classes)
+        path = weights_path(source.file)
+        loaded = load_weights(model, path, prefix=source.prefix, head=source.head, other_classes=other_classes, dropped=dropped)
     except ValueError as error:
         raise recipe.error(f"peers.{name}.weights", str(error)) from error
     if spec.frozen and loaded.initial:
@@ -152,6 +161,8 @@ def _card(recipe: Recipe, name: str) -> ModelCard | None:
 def _num_outputs(recipe: Recipe, name: str, card: ModelCard | None, data: DataSpec) -> int | None:
     """Returns with how many outputs a peer's model is built; None: with those of the zoo's own weights."""
     spec = recipe.peers[name]
+    if spec.head == "none":
+        return 0
     if not spec.frozen:
         return data.num_classes
     names = _given_names(recipe, name)
@@ -213,7 +224,7 @@ def _takes_one_size(model: nn.Module) -> bool:
 def _classes(recipe: Recipe, name: str, model: nn.Module, num_built: int | None, card: ModelCard | None, data: DataSpec) -> ClassMap:
     """Returns which outputs stand for which classes of the data; `num_built`: how many the model was asked to have, None: the zoo's."""
     spec, given = recipe.peers[name], recipe.peers[name].classes
-    if not data.class_names:
+    if not data.class_names or spec.head == "none":
         return ClassMap()
     where = "classes" if given != "auto" else "weights"
     try:

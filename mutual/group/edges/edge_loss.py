@@ -18,7 +18,7 @@ from mutual.group.edges.edge import Edge
 from mutual.group.edges.selection import Selection, Selections, Selector, readers_of
 from mutual.group.edges.weight_schedule import Factor
 from mutual.group.peers import Outputs
-from mutual.objectives import Loss
+from mutual.objectives import Loss, to_vector
 from mutual.recipe import LOGITS, derive_seed
 
 
@@ -90,8 +90,10 @@ class EdgeLoss:
         selection = selections.get(self._selector, source_outputs)
         learner = [self._learner_output(learner_outputs, path)[selection.rows] for path in self.edge.learner_at]
         source = [output for reader in self._readers for output in reader.read(source_outputs, selection)]
-        targets, row_offset = selection.targets, 0
-        if spec.gathers:
+        targets, row_offset, num_rows = selection.targets, 0, len(learner[0])
+        if spec.gathers_learner:
+            learner, source, targets, row_offset = self._all_gather_both(learner, source, selection, context)
+        elif spec.gathers:
             source, targets, row_offset = self._all_gather(source, selection, context)
         if spec.is_stochastic:
             torch.manual_seed(derive_seed(context.seed, self.edge.learner, self._seed_key))
@@ -100,6 +102,7 @@ class EdgeLoss:
             None if not spec.reads_source else source if spec.multi_output else source[0],
             targets,
             row_offset=row_offset,
+            num_rows=num_rows,
             source_is_distances=any(reader.reads_distances(source_outputs) for reader in self._readers),
         )
         return loss if selection.fraction == 1 else loss * selection.fraction
@@ -107,6 +110,16 @@ class EdgeLoss:
     def _learner_output(self, outputs: Outputs, path: str) -> Tensor:
         output = outputs[path]
         return output if self._classes is None or path != LOGITS else self._classes.restrict(self.edge.learner, output)
+
+    def _all_gather_both(
+        self, learner: list[Tensor], source: list[Tensor], selection: Selection, context: MicroBatchContext
+    ) -> tuple[list[Tensor], list[Tensor], Tensor, int]:
+        """Returns learner, sources and targets of all processes, and the index of this process' first row, which alone has a gradient."""
+        learner = [to_vector(output) for output in learner]
+        gathered, targets, row_offset = self._all_gather([output.detach() for output in learner] + source, selection, context)
+        end = row_offset + len(learner[0])
+        joined = [torch.cat([rows[:row_offset], own, rows[end:]]) for rows, own in zip(gathered[: len(learner)], learner, strict=True)]
+        return joined, gathered[len(learner) :], targets, row_offset
 
     def _all_gather(self, source: list[Tensor], selection: Selection, context: MicroBatchContext) -> tuple[list[Tensor], Tensor, int]:
         """Returns sources and targets of all processes, and the index of this process' first row among them."""

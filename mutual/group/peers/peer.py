@@ -117,6 +117,11 @@ class Peer:
         return outputs[LOGITS]
 
     @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """Returns the embedding `[B, D]` of a peer without a head, as its model gives it."""
+        return self.tapped.embed(images)
+
+    @torch.no_grad()
     def forward_ema(self, images: Tensor) -> Outputs:
         """Returns the outputs of the moving average, in eval mode."""
         assert self.average is not None, "a recipe whose edges read averages has a decay"

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from mutual.recipe import LOGITS
 
 Outputs = dict[str, Tensor]
-"""Outputs of a peer for a batch: `logits` `[B, C]`, and by module path the tapped ones `[B, ...]`."""
+"""Outputs of a peer for a batch: `logits` `[B, C]` or `embedding` `[B, D]`, and by module path the tapped ones `[B, ...]`."""
 INPUT = ":input"
 """Suffix of a module path: taps the input of the module's last call in place of its output."""
 
@@ -28,9 +28,11 @@ class TappedModel(nn.Module):
         model: the model.
         paths: module paths such as "layer3.1", or "fc:input" for what a module is given.
         columns: for each class the model's output that stands for it, where the model has them in another order than the data.
+        output: what the model's own output is called: `logits`, or `embedding` where it has no head.
 
     Attributes:
         model: the bare model.
+        output: as above.
         adapters: the trainable parts of the edges that this peer learns by; trained with it and never exported.
 
     Raises:
@@ -38,26 +40,43 @@ class TappedModel(nn.Module):
     """
 
     columns: Tensor | None
+    mean: Tensor | None
+    std: Tensor | None
 
-    def __init__(self, model: nn.Module, paths: Iterable[str] = (), *, columns: Sequence[int] | None = None) -> None:
+    def __init__(self, model: nn.Module, paths: Iterable[str] = (), *, columns: Sequence[int] | None = None, output: str = LOGITS) -> None:
         super().__init__()
         self.model = model
+        self.output = output
         self.adapters = nn.ModuleDict()
         self.register_buffer("columns", None if columns is None else torch.tensor(columns), persistent=False)
+        self.register_buffer("mean", None, persistent=False)
+        self.register_buffer("std", None, persistent=False)
         self._features: Outputs = {}
-        self._paths = [path for path in dict.fromkeys(paths) if path != LOGITS]
+        self._paths = [path for path in dict.fromkeys(paths) if path != output]
         self._copied: frozenset[str] = frozenset()
         self._handles = [_tap(model, path, self._keep(path)) for path in self._paths]
 
     def forward(self, images: Tensor) -> Outputs:
-        """Returns the logits and every tapped output of `images` `[B, C, H, W]`."""
+        """Returns the logits or the embedding, and every tapped output, of `images` `[B, C, H, W]`."""
         self._features.clear()
-        logits = self.model(images)
+        output = self.model(images)
         if self.columns is not None:
-            logits = logits[:, self.columns]
-        outputs = {LOGITS: logits, **self._features}
+            output = output[:, self.columns]
+        if self.mean is not None and self.std is not None:
+            output = (output - self.mean) / self.std
+        outputs = {self.output: output, **self._features}
         self._features.clear()
         return outputs
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Returns the model's own output for `images` as it is: neither standardised nor in another order."""
+        output: Tensor = self.model(images)
+        self._features.clear()
+        return output
+
+    def standardize(self, mean: Tensor, std: Tensor) -> None:
+        """Makes `forward` subtract `mean` `[D]` from the model's output and divide it by `std` `[D]`; state_dict has neither."""
+        self.mean, self.std = mean, std
 
     def probe(self, images: Tensor) -> Outputs:
         """Returns what `forward` does, and from then on copies the outputs that the model changes in place after the tap."""

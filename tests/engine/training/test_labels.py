@@ -111,6 +111,15 @@ def test_unlabelled_images_are_mixed_in(folder, place):
     assert 0 < (windows[0].batches[0].labels == -1).sum() < 8, "labelled and unlabelled stand in one batch"
 
 
+def test_a_sample_of_training_images_leaves_unlabelled_ones_out(folder):
+    recipe = parse_recipe(tiny_document(data=listed(folder, "classes", unlabelled=str(folder / "more"))))
+    data = build_data(recipe.data, seed=0)
+    batches = list(data.sample_batches(80, world_size=1, shard=(0, 1)))
+    labels = torch.cat([batch.labels[: batch.num_valid] for batch in batches])
+    assert len(labels) == 48
+    assert (labels >= 0).all()
+
+
 def test_a_student_learns_from_a_teacher_on_unlabelled_images(folder, tmp_path):
     teacher = tiny_document(
         name="teacher", peers={"t": {"model": "support:tiny", "args": {"width": 16}}}, objectives=[{"loss": "cross_entropy"}]

@@ -23,6 +23,16 @@ ADAPTERS_AND_GATES = [
 ]
 PAUSED = {"epochs": 2, "progress": False, "ema": 0.9, "evaluate_ema": False, "pause": {"peer": "a", "versus": "b"}}
 FEATURES_ALONE = [{"loss": "cross_entropy", "learners": ["a"]}, {"loss": "l2", "at": "body", "learners": ["b"]}]
+HEADLESS = {"model": "support:embedding", "frozen": True, "head": "none", "standardize": True}
+EMBEDDED = {
+    "peers": {"a": {"model": "support:double"}, "b": {"model": "support:double", "args": {"width": 6}}, "t": HEADLESS},
+    "objectives": [
+        {"loss": "cross_entropy"},
+        {"loss": "similarity", "at": "body", "sources": ["t"], "source_at": "embedding"},
+        {"loss": "similarity", "at": "body", "sources": ["a"], "learners": ["b"]},
+        {"loss": "pefd", "at": "body", "sources": ["t"], "source_at": "embedding"},
+    ],
+}
 
 
 def document(batch_size, *, num_train=40, num_val=12, **sections):
@@ -40,6 +50,7 @@ SHORT = {f"{update} {number}": accumulated(update, number) for update in ("simul
 CASES = {
     **SHORT,
     "adapters, gates and averages": tuple(document(size, num_train=33, objectives=ADAPTERS_AND_GATES, train=PAUSED) for size in (8, 16)),
+    "a teacher without a head": tuple(document(size, num_train=33, **EMBEDDED) for size in (8, 16)),
     "features alone": tuple(document(size, objectives=FEATURES_ALONE) for size in (4, 8)),
     "one validation image": tuple(document(size, num_val=1, train={"epochs": 1, "progress": False}) for size in (4, 8)),
 }
@@ -57,6 +68,7 @@ def two_ranks(tmp_path_factory):
         paths.append(path)
     done = run("train_all", *paths, processes=2)
     assert done.stdout.count("2 processes on cpu") == len(CASES)
+    (folder / "stdout").write_text(done.stdout)
     return folder
 
 
@@ -88,6 +100,14 @@ def test_two_ranks_equal_one_with_adapters_gates_and_averages(tmp_path, two_rank
     """Adapters are averaged with their learner; contrasts see the images of both ranks, also where one has none."""
     one, two = compared("adapters, gates and averages", two_ranks, tmp_path, tolerance=1e-6)
     assert two["train"]["objectives"] == pytest.approx(one["train"]["objectives"], abs=1e-6)
+
+
+def test_similarities_to_the_images_of_all_ranks(tmp_path, two_ranks, capsys):
+    """An image stands among those that images of other ranks are compared with: its gradient comes from them as well."""
+    one, two = compared("a teacher without a head", two_ranks, tmp_path, tolerance=1e-10)
+    assert two["train"]["objectives"] == pytest.approx(one["train"]["objectives"], abs=1e-6)
+    (scored,) = (line for line in capsys.readouterr().out.splitlines() if line.endswith("nearest training images"))
+    assert (two_ranks / "stdout").read_text().splitlines().count(scored) == 1, "by its neighbours, too, it is scored once, and as on one"
 
 
 def test_a_peer_that_learns_by_features_alone(tmp_path, two_ranks):

@@ -63,6 +63,46 @@ def test_the_losses_of_all_ranks_are_the_loss_of_one(name):
     torch.testing.assert_close(total / len(LABELS), whole)
 
 
+def test_similarities_and_their_gradients_of_all_ranks_are_those_of_one():
+    """An image's embedding counts in the divergences of other ranks' images as well."""
+    learner = LEARNER["logits"].clone().requires_grad_()
+    _, *others = rows_of(slice(None))
+    whole = edge_loss(WORLD, "similarity").forward({"logits": learner}, *others)
+    (expected,) = torch.autograd.grad(whole, learner)
+    everything = [LEARNER["logits"], SOURCE["logits"], LABELS]
+    total = 0
+    for part in (slice(0, 4), slice(4, 7)):
+        comm = Gathering(2, everything, part.start)
+        own = LEARNER["logits"][part].clone().requires_grad_()
+        _, *others = rows_of(part)
+        loss = edge_loss(comm, "similarity").forward({"logits": own}, *others) * (part.stop - part.start) / len(LABELS)
+        (found,) = torch.autograd.grad(loss, own)
+        torch.testing.assert_close(found, expected[part], rtol=1e-12, atol=1e-14)
+        ((sent, counts),) = comm.sent
+        assert torch.equal(sent[0], own)
+        assert not sent[0].requires_grad
+        assert torch.equal(sent[1], SOURCE["logits"][part])
+        assert counts == [4, 3]
+        total += loss.detach()
+    torch.testing.assert_close(total, whole.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_similarities_of_feature_maps_are_sent_as_vectors():
+    maps = torch.randn(7, 4, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    comm = Gathering(1, [maps.mean(dim=(2, 3)), SOURCE["logits"], LABELS], 0)
+    _, *others = rows_of(slice(None))
+    found = edge_loss(comm, "similarity").forward({"logits": maps}, *others)
+    assert comm.sent[0][0][0].shape == (7, 4)
+    torch.testing.assert_close(found, build_loss("similarity")(maps.mean(dim=(2, 3)), SOURCE["logits"]))
+
+
+def test_a_rank_without_images_compares_its_padding_with_itself():
+    comm = Gathering(2, [LEARNER["logits"], SOURCE["logits"], LABELS], 7)
+    found = edge_loss(comm, "similarity").forward(*rows_of(slice(0, 1), num_valid=0))
+    assert [len(tensor) for tensor in comm.sent[0][0]] == [0, 0, 0]
+    assert found == 0
+
+
 def test_how_many_rows_each_rank_has_is_asked_where_images_are_selected():
     hidden = torch.where(torch.arange(len(LABELS)) % 2 == 0, LABELS, -1)
     likeliest = SOURCE["logits"].argmax(dim=1)

@@ -56,6 +56,13 @@ def test_a_loss_that_fits_reads_its_embedding_or_a_module(loss):
     assert lines_of({"loss": loss, "sources": ["t"], "at": "blocks3", "source_at": "logits"}) == [f"r.yaml: objectives.1.source_at: {line}"]
 
 
+def test_a_mapping_is_asked_for_its_own_path():
+    at = {"student": "blocks3", "other": "blocks3", "t": "logits"}
+    line = "peer 't' has no logits (head: none); write source_at: embedding, or a module path"
+    assert lines_of({"loss": "l2", "sources": ["t"], "at": at}) == [f"r.yaml: objectives.1.at: {line}"]
+    assert lines_of({"loss": "l2", "sources": ["t"], "at": {**at, "t": ["embedding", "logits"]}}) == [f"r.yaml: objectives.1.at: {line}"]
+
+
 @pytest.mark.parametrize("loss", READ_MAPS)
 def test_a_loss_that_reads_feature_maps_takes_a_module_inside(loss):
     recipe({"loss": loss, "sources": ["t"], "at": "blocks3"})

@@ -34,7 +34,7 @@ def neighbour_votes(
         tensor([[0., 1., 0.]])
     """
     similarity_BN = F.normalize(queries_BD, dim=1) @ F.normalize(bank_ND, dim=1).T
-    nearest = similarity_BN.topk(min(k, len(bank_ND)), dim=1)
+    nearest = similarity_BN.topk(min(k, len(bank_ND)))
     weight_BK = torch.softmax(nearest.values / temperature, dim=1)
     return weight_BK.new_zeros(len(queries_BD), num_classes).scatter_add_(1, classes_N[nearest.indices], weight_BK)
 
@@ -82,13 +82,12 @@ def knn_scores(
 def _gather_bank(name: str, bank: list[Embedded], group: Group, comm: Communicator) -> tuple[Tensor, Tensor]:
     """Returns the bank's embeddings `[N, D]` of a peer and its classes `[N]`, of all ranks, in the order of the images."""
     width, dtype = group.embedding_spec(name)
-    embeddings = [batch.embeddings[name] for batch in bank if name in batch.embeddings]
-    labels = [batch.labels for batch in bank if name in batch.embeddings]
-    positions = [batch.positions for batch in bank if name in batch.embeddings]
+    held = [batch for batch in bank if name in batch.embeddings]  # none on a rank that does not send the peer's outputs
+    none = torch.zeros(0, dtype=torch.int64, device=comm.device)
     local = [
-        torch.cat([torch.zeros(0, width, dtype=dtype, device=comm.device), *embeddings]),
-        torch.cat([torch.zeros(0, dtype=torch.int64, device=comm.device), *labels]),
-        torch.cat([torch.zeros(0, dtype=torch.int64, device=comm.device), *positions]),
+        torch.cat([torch.zeros(0, width, dtype=dtype, device=comm.device), *(batch.embeddings[name] for batch in held)]),
+        torch.cat([none, *(batch.labels for batch in held)]),
+        torch.cat([none, *(batch.positions for batch in held)]),
     ]
     (rows_ND, classes_N, positions_N), _ = comm.all_gather_rows(local)
     order = positions_N.argsort()

@@ -136,6 +136,50 @@ def test_every_image_counts_once_over_two_ranks():
     assert all(counts)
 
 
+def test_a_rank_that_sends_no_outputs_of_a_peer_counts_none_of_it():
+    """As in the parallel placement, where it learns from the same images what others are told of by another rank."""
+    data, group = training()
+    expected = scored(data, group)
+    sent = {}
+    embeds = group._embeds
+    for _ in range(2):
+        for rank in range(2):
+            comm = Halves(rank, 2, torch.device("cpu"), process_group=object())
+            object.__setattr__(comm, "sent", sent)
+            object.__setattr__(comm, "calls", {})
+            group._embeds = embeds if rank == 0 else []
+            found = scored(data, group, comm)
+    assert found == expected
+    assert not sent[("sum", 0)][1].any()
+
+
+@pytest.mark.parametrize(("num_classes", "metrics"), [(5, {"top1"}), (6, {"top1", "top5"})])
+def test_the_first_five_are_asked_for_where_there_are_more(num_classes, metrics):
+    data, group = training(num_classes=num_classes)
+    assert set(scored(data, group)["t"]) == metrics
+
+
+def test_places_in_the_split_go_on_from_batch_to_batch_and_shard_to_shard():
+    data, group = training()
+    whole = [batch.labels for batch in data.sample_batches(45, world_size=2, shard=(0, 1))]
+    positions, labels = [], []
+    for rank in range(2):
+        group.shard = (rank, 2)
+        batches = data.sample_batches(45, world_size=2, shard=group.shard)
+        for batch in module.embedded(group, batches, data.info, prepare=unchanged, device=torch.device("cpu")):
+            positions.append(batch.positions)
+            labels.append(batch.labels)
+    positions, labels = torch.cat(positions), torch.cat(labels)
+    assert sorted(positions.tolist()) == list(range(45))
+    assert torch.equal(labels[positions.argsort()], torch.cat(whole))
+
+
+def test_where_no_validation_image_can_be_read_nothing_is_right():
+    data, group = training()
+    bank = data.sample_batches(BANK_SIZE, world_size=1, shard=(0, 1))
+    assert knn_scores(group, bank, [], data.info, WORLD, names=("t",), prepare=unchanged) == {"t": {"top1": 0.0, "top5": 0.0}}
+
+
 def test_a_sample_is_stratified_bounded_and_the_same_for_all_shards():
     data, _ = training(num_train=45)
     whole = images_of(data.sample_batches(20, world_size=1, shard=(0, 1)), data.info)

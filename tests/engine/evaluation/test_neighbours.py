@@ -8,6 +8,7 @@ import torch
 from support import WORLD, build, tiny_document
 
 from mutual.data import Batch
+from mutual.data.batch import BadImage
 from mutual.engine.evaluation import BANK_SIZE, knn_scores, neighbour_votes
 from mutual.engine.evaluation import neighbours as module
 from mutual.engine.evaluation.neighbours import _count_hits
@@ -166,7 +167,7 @@ def test_places_in_the_split_go_on_from_batch_to_batch_and_shard_to_shard():
     for rank in range(2):
         group.shard = (rank, 2)
         batches = data.sample_batches(45, world_size=2, shard=group.shard)
-        for batch in module.embedded(group, batches, data.info, prepare=unchanged, device=torch.device("cpu")):
+        for batch in module.embedded(group, batches, device=torch.device("cpu")):
             positions.append(batch.positions)
             labels.append(batch.labels)
     positions, labels = torch.cat(positions), torch.cat(labels)
@@ -177,7 +178,7 @@ def test_places_in_the_split_go_on_from_batch_to_batch_and_shard_to_shard():
 def test_where_no_validation_image_can_be_read_nothing_is_right():
     data, group = training()
     bank = data.sample_batches(BANK_SIZE, world_size=1, shard=(0, 1))
-    assert knn_scores(group, bank, [], data.info, WORLD, names=("t",), prepare=unchanged) == {"t": {"top1": 0.0, "top5": 0.0}}
+    assert knn_scores(group, bank, [], data.info, WORLD, names=("t",)) == {"t": {"top1": 0.0, "top5": 0.0}}
 
 
 def test_a_sample_is_stratified_bounded_and_the_same_for_all_shards():
@@ -198,10 +199,8 @@ def test_a_sample_is_stratified_bounded_and_the_same_for_all_shards():
 
 
 def test_images_that_cannot_be_read_are_left_out(monkeypatch):
-    data, group = training()
+    _, group = training()
     blank = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
-    from mutual.data.batch import BadImage
-
     batches = [
         Batch(torch.cat([blank, blank]), torch.tensor([0, 1, 2, 3]), 3, 3, bad=(BadImage("x", "gone", 1),)),
         Batch(blank, torch.tensor([4, 5]), 0, 2),

@@ -233,7 +233,7 @@ def digests(folder):
     }
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        del line["train"]["images_per_second"]
+        line.get("train", {}).pop("images_per_second", None)  # epoch 0 has scores alone
     return {**found, "metrics": lines, "best": json.loads((folder / "best" / "best.json").read_text())}
 
 

@@ -23,12 +23,8 @@ def check_inputs(recipe: Recipe, *, into_new_folder: bool = False) -> None:
     if launched_rank()[1] != 1 or recipe.exchange.kind == "stale":
         return
     check_data_present(recipe)
-    for name, peer in recipe.peers.items():
-        if peer.weights not in (None, "pretrained"):
-            try:
-                check_file(Path(peer.weights or ""))
-            except ValueError as error:
-                raise recipe.error(f"peers.{name}.weights", str(error)) from error
+    for name in recipe.peers:
+        check_weights_present(recipe, name)
     folder = RunFolder.of(recipe)
     if into_new_folder and (folder.path / MARK).exists() and not (folder.path / LOCK).exists():  # who holds a lock is said later
         folder.check_unused()
@@ -44,3 +40,17 @@ def check_data_present(recipe: Recipe) -> None:
         check_present(recipe.data)
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
+
+
+def check_weights_present(recipe: Recipe, peer: str) -> None:
+    """Refuses a recipe whose weights file of `peer` is missing.
+
+    Raises:
+        RecipeError: it is.
+    """
+    weights = recipe.peers[peer].weights
+    if weights not in (None, "pretrained"):
+        try:
+            check_file(Path(weights or ""))
+        except ValueError as error:
+            raise recipe.error(f"peers.{peer}.weights", str(error)) from error

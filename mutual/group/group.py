@@ -58,7 +58,7 @@ class Group:
         placement: which ranks hold which peers.
         rank: this process among them.
         loss_exchange: sends outputs between ranks for the losses.
-        score_exchange: sends logits to the ranks that score.
+        score_exchange: returns what sends the logits of some peers to the ranks that score.
 
     Attributes:
         peers: the peers that this process holds, by name.
@@ -97,7 +97,7 @@ class Group:
         placement: Placement,
         rank: int,
         loss_exchange: OutputExchange,
-        score_exchange: OutputExchange,
+        score_exchange: Callable[[tuple[str, ...]], OutputExchange],
     ) -> None:
         self.peers = dict(peers)
         self.edges = tuple(edges)
@@ -215,20 +215,21 @@ class Group:
         yield from ((index, source_outputs) for index in self._remotely_sourced if self.edges[index].learner in learners)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, global_batch_size: int) -> dict[str, Tensor]:
-        """Returns every peer's logits `[B, C]` in float32, by the weights that are evaluated; call `eval()` before.
+    def predict(self, images: Tensor, peers: Sequence[str], *, global_batch_size: int) -> dict[str, Tensor]:
+        """Returns the logits `[B, C]` of `peers` in float32, by the weights that are evaluated; call `eval()` before.
 
         Collective: all ranks must call it. Where this process does not score, only its own peers' logits are returned.
 
         Args:
             images: as in `forward`, one view for all peers.
+            peers: names of the peers that are run, here or on other ranks.
             global_batch_size: images of this batch over all processes.
         """
         outputs = {}
-        for name, peer in self.peers.items():
+        for name in (name for name in self.peers if name in peers):
             with self.peer_context(name), self._autocast():
-                outputs[name] = {LOGITS: peer.predict(images).float()}
-        everyone = outputs | self._score_exchange.start(outputs, size=global_batch_size).wait()
+                outputs[name] = {LOGITS: self.peers[name].predict(images).float()}
+        everyone = outputs | self._score_exchange(tuple(peers)).start(outputs, size=global_batch_size).wait()
         return {name: each[LOGITS] for name, each in everyone.items()}
 
     def view(self, name: str, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mutual.models.classes import class_columns
     from mutual.models.files import check_file
     from mutual.models.loading import load_weights
-    from mutual.models.zoo import create_model
+    from mutual.models.zoo import create_model, is_in_zoo
 
 __all__ = [
     "ModelCard",
@@ -20,6 +20,7 @@ __all__ = [
     "class_columns",
     "cpu_tensors",
     "create_model",
+    "is_in_zoo",
     "load_weights",
     "model_bytes",
     "read_card",
@@ -33,6 +34,6 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.models.classes": ("class_columns",),
         "mutual.models.files": ("check_file",),
         "mutual.models.loading": ("load_weights",),
-        "mutual.models.zoo": ("create_model",),
+        "mutual.models.zoo": ("create_model", "is_in_zoo"),
     },
 )

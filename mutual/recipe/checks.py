@@ -31,6 +31,7 @@ def check(recipe: Recipe) -> list[Fault]:
     faults = [
         *_check_names_of_files(recipe),
         *_check_peers(recipe),
+        *_check_expected(recipe),
         *_check_args(recipe),
         *_check_objectives(recipe),
         *_check_data(recipe),
@@ -76,6 +77,21 @@ def _check_peers(recipe: Recipe) -> Iterator[Fault]:
             for key in ("optimizer", "schedule"):
                 if getattr(peer, key) is not None:
                     yield Fault(f"peers.{name}.{key}", f"peer {name!r} is frozen and has no {key}; take this away or set frozen: false")
+
+
+def _check_expected(recipe: Recipe) -> Iterator[Fault]:
+    metrics, task = (("map",), "several labels") if recipe.data.multi_label else (("top1", "top5"), "one class")
+    for name, peer in recipe.peers.items():
+        if peer.expect is None:
+            continue
+        where = f"peers.{name}.expect"
+        if not (peer.has_weights or ":" in peer.model):  # a model of the user's own may load its weights by itself
+            yield Fault(where, f"{name!r} begins without weights, so that nothing can be expected of it; give it weights")
+        if not peer.expect.minima:
+            yield Fault(where, f"says no metric; images of {task} each have {' and '.join(metrics)}")
+        for metric in peer.expect.minima:
+            if metric not in metrics:
+                yield Fault(f"{where}.{metric}", f"images of {task} each are scored by {' and '.join(metrics)}, not by {metric}")
 
 
 def _check_objectives(recipe: Recipe) -> Iterator[Fault]:

@@ -73,6 +73,22 @@ class ExchangeSpec(Spec):
     """live: exact: in the precision they have; bf16, fp16: in half of float32's bytes."""
 
 
+class Expect(Spec):
+    """What a peer must score on the validation images before the first update; a run whose peer scores less ends before it begins."""
+
+    top1: Probability | None = None
+    """Images of one class each: the lowest top-1 accuracy, as a fraction."""
+    top5: Probability | None = None
+    """Images of one of more than 5 classes each: the lowest top-5 accuracy, as a fraction."""
+    map: Probability | None = None
+    """Images with several labels each: the lowest mean average precision, as a fraction."""
+
+    @property
+    def minima(self) -> dict[str, float]:
+        """By metric the lowest score that is taken."""
+        return {name: value for name, value in self if value is not None}
+
+
 class PeerSpec(Spec):
     """One model of the group."""
 
@@ -84,6 +100,8 @@ class PeerSpec(Spec):
     """A safetensors file, a torch checkpoint, or `pretrained` where the zoo has weights."""
     frozen: StrictBool = False
     """The peer only teaches: eval mode for good, no gradient, no optimizer."""
+    expect: Expect | None = None
+    """What the peer, which begins with weights, must score before the first update."""
     optimizer: Optimizer | None = None
     """This peer's own optimizer; the default is the recipe's."""
     schedule: Schedule | None = None
@@ -96,6 +114,11 @@ class PeerSpec(Spec):
     cost: PeerCost | None = None
     """placement: parallel: what an image costs in this peer (next to the others), where ranks cannot be shared equally; the default is what
     is measured when the run begins (microseconds), and recorded in the run's recipe."""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it begins with trained weights, as far as the recipe says."""
+        return self.weights is not None or any(value for key, value in self.args.items() if key.startswith(("pretrained", "weights")))
 
 
 class Pause(Spec):

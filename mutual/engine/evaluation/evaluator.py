@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mutual.data import Batch, DataInfo, to_inputs
 from mutual.engine.evaluation.task_metrics import mean_metric, task_metrics
-from mutual.engine.monitoring import Scores
+from mutual.engine.monitoring import PAIRS, Scores
 from mutual.recipe import ENSEMBLE
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Evaluator:
         num_classes: number of logits of an image.
         device: of the logits.
         multi_label: whether an image has several labels and not one class.
+        compares: whether agreement and divergence of the peers are scored too, if they are two or more.
 
     Example:
         >>> evaluator = Evaluator(["a"], ["a"], num_classes=3, device=torch.device("cpu"))
@@ -44,12 +45,20 @@ class Evaluator:
     """
 
     def __init__(
-        self, peers: Sequence[str], ensemble: Sequence[str], *, num_classes: int, device: torch.device, multi_label: bool = False
+        self,
+        peers: Sequence[str],
+        ensemble: Sequence[str],
+        *,
+        num_classes: int,
+        device: torch.device,
+        multi_label: bool = False,
+        compares: bool = True,
     ) -> None:
         self._peers = tuple(peers)
         self._ensemble = tuple(ensemble) if len(ensemble) > 1 else ()
         self._task = task_metrics(num_classes, multi_label=multi_label)
         self._device = device
+        self._compares = compares and len(peers) > 1
 
     @torch.no_grad()
     def __call__(
@@ -98,7 +107,7 @@ class Evaluator:
             metrics["nll"].update(self._task.nll(log_probability, labels))
             for name in metrics.keys() - {"nll"}:
                 metrics[name].update(self._task.probabilities(log_probability), labels)
-        if len(self._peers) > 1:
+        if self._compares:
             predictions = [self._task.predictions(logits[name]) for name in self._peers]
             agreement = torch.stack([(a == b).float().mean() for a, b in combinations(predictions, 2)]).mean()
             divergence = self._task.divergence(torch.stack([logits[name] for name in self._peers]))
@@ -107,8 +116,8 @@ class Evaluator:
 
     def _compute(self) -> Scores:
         scores = {member: _valid(_read(metrics)) for member, metrics in self._metrics.items()}
-        if len(self._peers) > 1:
-            scores["pairs"] = _read(self._pairs)
+        if self._compares:
+            scores[PAIRS] = _read(self._pairs)
         return scores
 
 

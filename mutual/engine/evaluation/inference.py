@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mutual.data import Batch, DataInfo, build_data
 from mutual.engine.evaluation.evaluator import Evaluator
+from mutual.engine.evaluation.frozen import read_frozen
 from mutual.engine.monitoring import Scores, SkippedImages, with_rank
 from mutual.engine.runtime import init_environment, restore_switches
 from mutual.models import ModelCard, class_columns, read_model
@@ -19,18 +20,19 @@ from mutual.recipe import Data, Recipe, Statistics, first_line
 
 
 @restore_switches()
-def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = ()) -> Scores:
+def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = (), frozen: str | None = None) -> Scores:
     """Scores peers and their ensemble on the validation images of `recipe`, each counted once. Collective: all ranks must call it.
 
     Args:
         recipe: the run's, with other values where the user gave some.
         files: the peers' weights, as `peer_files` finds them.
         factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
+        frozen: name of a frozen peer of the recipe, which is scored in place of the peers in `files`: these say what the run's data were.
 
     Raises:
         InputError: a file or the data cannot be read, or they do not fit.
     """
-    models = read_models(files, factories)
+    models = read_models(files, factories) if frozen is None else {frozen: read_frozen(recipe, frozen, files[0], factories)}
     environment = init_environment(recipe)
     comm = environment.comm
     try:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mutual.engine.codistillation import WeightExchange
-from mutual.engine.evaluation import Evaluator
 from mutual.engine.monitoring import SkippedImages, StragglerMonitor, Tracker, TrafficMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.storage import RunFolder
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.callbacks import Callback, Callbacks
 from mutual.engine.training.checkpointer import Checkpointer
+from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_collector import PeerCollector
+from mutual.engine.training.scorer import Scorer
 from mutual.engine.training.setup import Training
 from mutual.engine.training.trainer import Trainer
 from mutual.recipe import Recipe
@@ -41,6 +42,7 @@ def build_trainer(
     weight_exchange.attach()
     stragglers = StragglerMonitor(group, comm, synchronized_forwards=recipe.train.sync_batchnorm)  # starts a thread
     stragglers.attach()
+    scorer = Scorer(recipe, training, comm, stragglers)
     return Trainer(
         recipe,
         environment,
@@ -51,9 +53,8 @@ def build_trainer(
         checkpointer=checkpointer,
         checkpoints=folder.checkpoints(keep=recipe.checkpoint.keep),
         collector=collector,
-        evaluator=Evaluator(
-            list(recipe.peers), recipe.trainable, num_classes=info.num_classes, device=comm.device, multi_label=info.multi_label
-        ),
+        initial_scoring=InitialScoring(recipe, folder, training, scorer, checkpointer, collector),
+        scorer=scorer,
         skipped_images=SkippedImages(recipe, data, comm, shard=group.shard),
         stragglers=stragglers,
         tracker=Tracker(recipe, environment.accelerator, folder.path, updates_per_epoch=training.updates_per_epoch),

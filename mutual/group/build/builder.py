@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,11 @@ def build_group(
     for peer in peers.values():
         _set_up(peer, recipe, comm.device, comms.get(peer.name))
     loss_plan = TransferPlan.of(placement, edges, specs, dtype=recipe.exchange.dtype)
-    score_plan = TransferPlan(placement, scoring_requirements(placement, list(recipe.peers)), specs)
+
+    @cache
+    def score_exchange(names: tuple[str, ...]) -> OutputExchange:
+        return OutputExchange(TransferPlan(placement, scoring_requirements(placement, names), specs), comm)
+
     return Group(
         peers,
         edges,
@@ -67,7 +72,7 @@ def build_group(
         placement=placement,
         rank=comm.rank,
         loss_exchange=OutputExchange(loss_plan, comm),
-        score_exchange=OutputExchange(score_plan, comm),
+        score_exchange=score_exchange,
     )
 
 

@@ -286,6 +286,7 @@ def test_two_processes_score_as_one(teacher, tmp_path, placement):
         "s": {"model": "support:tiny"},
         "s2": {"model": "support:tiny", "args": {"width": 5}},
         "t": {"model": "small_cnn", "frozen": True, "weights": str(teacher)},
+        "random": {"model": "small_cnn", "frozen": True},
     }
     whole = document(tmp_path, peers=peers, placement=placement, train={"epochs": 1, "progress": False})
     path = tmp_path / "recipe.json"
@@ -293,8 +294,10 @@ def test_two_processes_score_as_one(teacher, tmp_path, placement):
     done = run("mutual.train", path, "peers.t.expect={top1: 0.99}", processes=2, expect=1)
     assert len([line for line in done.stderr.splitlines() if "peers.t.expect.top1: top1 is 0." in line]) == 1
     assert not (tmp_path / "tiny").exists()
-    run("mutual.train", path, "name=two", processes=2)
-    run("mutual.train", path, "name=one", "placement=replicated")
+    two = run("mutual.train", path, "name=two", processes=2)
+    one = run("mutual.train", path, "name=one", "placement=replicated")
+    (warned,) = [line for line in one.stderr.splitlines() if "on 355 validation images, and chance gives" in line]
+    assert [line for line in two.stderr.splitlines() if "begins with" in line] == [warned]
     for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
         assert two["eval"]["t"] == pytest.approx(one["eval"]["t"], abs=1e-6)
     assert lines(tmp_path / "two")[0]["eval"]["t"] == lines(tmp_path / "two")[1]["eval"]["t"]

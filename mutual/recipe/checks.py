@@ -14,7 +14,7 @@ from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Dis
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.objectives import DeepMutualLearning
 from mutual.recipe.text import format_value
-from mutual.recipe.training import Optimizer, PeerSpec
+from mutual.recipe.training import FROZEN_ONLY, Optimizer, PeerSpec, Train
 
 MAX_BYTES_OF_A_NAME = 200
 MAX_BATCH_PIXELS = 2**31
@@ -77,6 +77,10 @@ def _check_peers(recipe: Recipe) -> Iterator[Fault]:
             for key in ("optimizer", "schedule"):
                 if getattr(peer, key) is not None:
                     yield Fault(f"peers.{name}.{key}", f"peer {name!r} is frozen and has no {key}; take this away or set frozen: false")
+        for key in () if peer.frozen else FROZEN_ONLY:
+            if getattr(peer, key) is not None:
+                run = f"; train.{key} is that of the run" if key in Train.model_fields else ""
+                yield Fault(f"peers.{name}.{key}", f"belongs to frozen peers, and {name!r} is trained{run}")
 
 
 def _check_expected(recipe: Recipe) -> Iterator[Fault]:

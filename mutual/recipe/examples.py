@@ -63,6 +63,10 @@ args: {zero_init_residual: true}
 weights: pretrained
 frozen: false
 expect: {top1: 0.01}
+precision: bf16
+compile: false
+channels_last: true
+forward_batch: 256
 optimizer: {name: adamw, lr: 1.0e-3}
 schedule: {name: linear}
 rank: null

@@ -6,9 +6,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 
-from mutual.recipe.base import MAX_NAMES, Epochs, NonNegativeFloat, PeerCost, Positive, PositiveFloat, Probability, Spec, Temperature
+from mutual.recipe.base import (
+    MAX_NAMES,
+    BatchSize,
+    Epochs,
+    NonNegativeFloat,
+    PeerCost,
+    Positive,
+    PositiveFloat,
+    Probability,
+    Spec,
+    Temperature,
+)
 
 Precision = Literal["no", "fp16", "bf16"]
+
+
+def _yaml_no(value: Any) -> Any:
+    return "no" if value is False else value  # YAML 1.1 reads a bare `no` as false
 
 
 class Optimizer(Spec):
@@ -73,6 +88,10 @@ class ExchangeSpec(Spec):
     """live: exact: in the precision they have; bf16, fp16: in half of float32's bytes."""
 
 
+FROZEN_ONLY = ("precision", "compile", "channels_last", "forward_batch")
+"""Fields of a peer that say how it is run where it only teaches."""
+
+
 class Expect(Spec):
     """What a peer must score on the validation images before the first update; a run whose peer scores less ends before it begins."""
 
@@ -102,6 +121,15 @@ class PeerSpec(Spec):
     """The peer only teaches: eval mode for good, no gradient, no optimizer."""
     expect: Expect | None = None
     """What the peer, which begins with weights, must score before the first update."""
+    precision: Annotated[Precision | None, BeforeValidator(_yaml_no)] = None
+    """Frozen peers: no, fp16 or bf16; the default is the run's. Losses compute in float32 in any case."""
+    compile: StrictBool | None = None
+    """Frozen peers: torch.compile; the default is the run's."""
+    channels_last: StrictBool | None = None
+    """Frozen peers: memory format of weights and images; the default is the run's."""
+    forward_batch: BatchSize | None = None
+    """Frozen peers: the micro-batches of an update are taken together and computed in forwards of so many images, which takes memory for
+    their images; by default each micro-batch is a forward."""
     optimizer: Optimizer | None = None
     """This peer's own optimizer; the default is the recipe's."""
     schedule: Schedule | None = None
@@ -134,10 +162,6 @@ class Pause(Spec):
     """The weaker peer."""
     temperature: Temperature = 1.0
     """Divides both peers' logits before the softmax."""
-
-
-def _yaml_no(value: Any) -> Any:
-    return "no" if value is False else value  # YAML 1.1 reads a bare `no` as false
 
 
 class Train(Spec):

@@ -115,16 +115,17 @@ def _measure_link(comm: Communicator) -> Link:
 
 
 def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name: str) -> PeerProfile:
-    comm, frozen = environment.comm, recipe.peers[name].frozen
+    comm, spec = environment.comm, recipe.peers[name]
+    frozen = spec.frozen
     model = create_peer_model(recipe, name, num_classes=info.num_classes, in_channels=info.channels).to(comm.device)
-    if recipe.train.channels_last:
+    if recipe.train.channels_last if spec.channels_last is None else spec.channels_last:
         model.to(memory_format=torch.channels_last)
     model.train(not frozen).requires_grad_(not frozen)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = None if frozen else make_optimizer(recipe, name, parameters)
 
     def forward(images: Tensor) -> Tensor:
-        with environment.autocast(), torch.set_grad_enabled(not frozen):
+        with environment.autocast(spec.precision), torch.set_grad_enabled(not frozen):
             logits: Tensor = model(images)
         return logits.float().square().mean()
 

@@ -52,8 +52,10 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
         columns[name] = slice(None) if order is None else torch.tensor(order, device=comm.device)
     evaluator = Evaluator(list(models), list(models), num_classes=info.num_classes, device=comm.device, multi_label=info.multi_label)
 
+    precision = None if frozen is None else recipe.peers[frozen].precision
+
     def predict(images: Tensor, _: Batch) -> dict[str, Tensor]:
-        with environment.autocast():
+        with environment.autocast(precision):
             return {name: model(images).float()[:, columns[name]] for name, (model, _) in models.items()}
 
     batches = with_rank(data.eval_batches(world_size=comm.size, shard=(comm.rank, comm.size)), comm)

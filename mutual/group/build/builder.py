@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,10 +17,10 @@ from mutual.group.communication import Communicator
 from mutual.group.edges import Edge, EdgeLoss, OutputKey, TensorSpec, expand_objectives, tap_paths, weight_factor
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, parallel, replicated, scoring_requirements
 from mutual.group.group import Group
-from mutual.group.peers import MovingAverage, Peer, TappedModel, find_module
+from mutual.group.peers import Autocast, FrozenSettings, MovingAverage, Peer, TappedModel, find_module
 from mutual.models import class_columns, create_model, load_weights, read_card
 from mutual.objectives import Loss
-from mutual.recipe import EMA, LOGITS, Recipe, derive_seed, peer_of
+from mutual.recipe import EMA, LOGITS, PeerSpec, Recipe, derive_seed, peer_of
 
 
 def build_group(
@@ -30,7 +30,7 @@ def build_group(
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    autocast: Autocast = nullcontext,
     class_names: Sequence[str] = (),
 ) -> Group:
     """Builds the peers that this process holds, and the edges by which they learn.
@@ -43,7 +43,7 @@ def build_group(
         num_classes: classes of the data.
         in_channels: channels of the images.
         image_size: height and width of the images.
-        autocast: gives the context in which peers run.
+        autocast: gives the context in which peers run, or in another precision if one is given.
         class_names: the data's classes; if given, the outputs of a frozen peer whose weights name their classes are read in this order.
 
     Raises:
@@ -73,6 +73,7 @@ def build_group(
         rank=comm.rank,
         loss_exchange=OutputExchange(loss_plan, comm),
         score_exchange=score_exchange,
+        split_peers=loss_plan.split_peers,
     )
 
 
@@ -193,7 +194,15 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: _DataSpec, name: str, *
         except Exception as error:  # copying runs the user's model's code
             raise recipe.error("train.ema", f"{spec.model} cannot be copied: {type(error).__name__}: {error}") from error
     tapped = TappedModel(model, paths, columns=_class_columns(recipe, name, data.class_names))
-    return Peer(name, tapped, frozen=spec.frozen, average=average, evaluate_average=train.evaluate_ema)
+    settings = FrozenSettings(spec.precision, _memory_format(spec), spec.forward_batch)
+    return Peer(name, tapped, frozen=spec.frozen, average=average, evaluate_average=train.evaluate_ema, settings=settings)
+
+
+def _memory_format(spec: PeerSpec) -> torch.memory_format | None:
+    """Returns the memory format of a frozen peer's images where the recipe says one; the run's they have already."""
+    if spec.channels_last is None:
+        return None
+    return torch.channels_last if spec.channels_last else torch.contiguous_format
 
 
 def _class_columns(recipe: Recipe, name: str, class_names: Sequence[str]) -> list[int] | None:
@@ -229,11 +238,12 @@ def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge])
 
 def _set_up(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator | None) -> None:
     """Moves a peer to its device and into its memory format, compiles it and, if it is trained, averages its gradients over `comm`."""
+    spec, train = recipe.peers[peer.name], recipe.train
     for module in peer.modules:
         module.to(device)
-        if recipe.train.channels_last:
+        if train.channels_last if spec.channels_last is None else spec.channels_last:
             module.to(memory_format=torch.channels_last)
-    if recipe.train.compile:
+    if train.compile if spec.compile is None else spec.compile:
         peer.tapped.compile()
     if comm is not None:
         peer.distribute(comm)

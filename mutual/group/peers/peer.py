@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from mutual.group.communication import Communicator
 from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.taps import Outputs, TappedModel
-from mutual.recipe import LOGITS
+from mutual.recipe import LOGITS, Precision
 
 
 class Frozen(nn.Module):
@@ -35,6 +36,25 @@ class Frozen(nn.Module):
         return outputs
 
 
+Autocast = Callable[..., AbstractContextManager[object]]
+"""Called without an argument it gives the context in which peers run, with a precision that of this one."""
+
+
+@dataclass(frozen=True)
+class FrozenSettings:
+    """How a frozen peer is run, where that is said of it alone.
+
+    Attributes:
+        precision: mixed precision, or `no`; None: the run's.
+        memory_format: that of its images; None: they are taken as they come.
+        forward_batch: images of a forward, over the micro-batches of an update; None: each micro-batch is a forward.
+    """
+
+    precision: Precision | None = None
+    memory_format: torch.memory_format | None = None
+    forward_batch: int | None = None
+
+
 class Peer:
     """One model of the group.
 
@@ -44,8 +64,10 @@ class Peer:
         frozen: the peer is not trained.
         average: moving average of the model's weights.
         evaluate_average: evaluate the moving average in place of the model.
+        settings: how it is run, if it is frozen.
 
     Attributes:
+        settings: as above.
         tapped: the model with its taps and adapters; what a checkpoint holds.
         train_module: what is called in training: `tapped`, wrapped in DDP or in `Frozen`.
         average: the moving average, or None.
@@ -53,9 +75,17 @@ class Peer:
     """
 
     def __init__(
-        self, name: str, tapped: TappedModel, *, frozen: bool, average: MovingAverage | None = None, evaluate_average: bool = True
+        self,
+        name: str,
+        tapped: TappedModel,
+        *,
+        frozen: bool,
+        average: MovingAverage | None = None,
+        evaluate_average: bool = True,
+        settings: FrozenSettings | None = None,
     ) -> None:
         self.name = name
+        self.settings = settings or FrozenSettings()
         self.frozen = frozen
         self.tapped = tapped
         self.train_module: nn.Module = Frozen(tapped) if frozen else tapped

@@ -169,5 +169,5 @@ def test_distances_travel_only_from_a_rank_that_has_all_images_of_the_receiver()
 def test_a_transfer_holds_the_receivers_rows_alone():
     (transfer,) = plan_of(3, RKD, a=1).transfers(0, 2, 6)
     output = torch.randn(6, 6, 2, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(transfer.pack({"a": {"body": output}}, 0), torch.cdist(output[3:].flatten(1), output[3:].flatten(1)))
-    assert torch.equal(transfer.pack({"a": {"body": output}}, 0), distances(output[3:]))
+    torch.testing.assert_close(transfer.pack({"a": {"body": output}}), torch.cdist(output[3:].flatten(1), output[3:].flatten(1)))
+    assert torch.equal(transfer.pack({"a": {"body": output}}), distances(output[3:]))

@@ -178,6 +178,24 @@ def measured(num_classes, in_channels, **args):
     return Measured(num_classes, in_channels, **args)
 
 
+class Counted(TinyNet):
+    """Writes down of how many images each forward is."""
+
+    def __init__(self, num_classes, in_channels, *, log, **args):
+        super().__init__(num_classes, in_channels, double=True, **args)
+        self.log = log
+
+    def forward(self, images):
+        with Path(self.log).open("a") as log:
+            log.write(f"{len(images)}\n")
+        return super().forward(images)
+
+
+def counted(num_classes, in_channels, **args):
+    """The factory `support:counted`."""
+    return Counted(num_classes, in_channels, **args)
+
+
 def tiny_document(**sections):
     """A recipe of two tiny peers on fake images, as a dict; `sections` replace its own."""
     document = {

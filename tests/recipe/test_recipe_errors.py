@@ -139,6 +139,11 @@ CROSS_MISTAKES = [
         "peers.a.expect.map: images of one class each are scored by top1 and top5, not by map",
     ),
     (
+        "peers: {a: {model: x, precision: bf16}}",
+        "peers.a.precision: belongs to frozen peers, and 'a' is trained; train.precision is that of the run",
+    ),
+    ("peers: {a: {model: x, forward_batch: 8}}", "peers.a.forward_batch: belongs to frozen peers, and 'a' is trained"),
+    (
         "peers: {best: {model: x}}",
         "peers.best: 'best' cannot name a peer; take letters, digits and _, and none of {names}",
     ),

@@ -17,6 +17,9 @@ from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_
 from mutual.group.peers import Autocast, Outputs, Peer
 from mutual.recipe import LOGITS, derive_seed, is_ema, peer_of
 
+FORWARD_BATCH = 256
+"""Images of which a frozen peer computes several micro-batches at once, unless its recipe says another number."""
+
 
 @dataclass(frozen=True)
 class GroupOutput:
@@ -66,7 +69,7 @@ class Group:
         edges: all edges of the group, in the order in which their losses are numbered.
         local_losses: by the edge's index the losses of the learners that this process holds.
         trainable: the peers that are trained here.
-        batched_peers: names of the frozen peers here that are computed for all micro-batches of an update at once.
+        frozen: the peers that only teach here.
         placement: which ranks hold which peers.
         shard: which shard of each micro-batch this process computes: its index, and the number of shards.
         is_scoring_rank: True where this process counts images and scores peers; those ranks together see every image once.
@@ -123,7 +126,7 @@ class Group:
         self.trainable = [peer for peer in self.peers.values() if peer.name in learning]
         self._features_only = learning - {edge.learner for edge in local if LOGITS in edge.learner_at}
         self._split_peers = tuple(name for name in split_peers if name in self.peers)
-        self.batched_peers = [name for name, peer in self.peers.items() if peer.settings.forward_batch is not None]
+        self.frozen = [peer for peer in self.peers.values() if peer.frozen]
         sources_here = {*self.peers, *self._averages}.difference(self._split_peers)
         self._locally_sourced = [index for index, each in self.local_losses.items() if sources_here.issuperset(each.edge.required_sources)]
         self._remotely_sourced = [index for index in self.local_losses if index not in self._locally_sourced]
@@ -153,37 +156,37 @@ class Group:
             images: float images `[B, ...]` on the peers' device, or one view for each peer of this process, `[P, B, ...]`.
             labels: class indices `[B]` (-1: no label) or probabilities `[B, C]`.
             context: what else is known of the micro-batch.
-            frozen_outputs: those of `batched_peers`, as `forward_frozen` returns them; by default they are computed here.
+            frozen_outputs: as `forward_frozen` returns them; by default they are computed here.
         """
-        partial_names = {*self.batched_peers, *self._split_peers}
-        outputs = {name: self.forward_peer(name, images, seed=context.seed) for name in self.peers if name not in partial_names}
-        averages = {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
         if frozen_outputs is None:
-            (frozen_outputs,) = self.forward_frozen(self.batched_peers, [(images, context)])
-        (split_outputs,) = self.forward_frozen([name for name in self._split_peers if name not in frozen_outputs], [(images, context)])
+            (frozen_outputs,) = self.forward_frozen([(images, context)])
+        outputs = {name: self.forward_peer(name, images, seed=context.seed) for name, peer in self.peers.items() if not peer.frozen}
         outputs |= {name: each for name, each in frozen_outputs.items() if name not in self._split_peers}
-        source_outputs = {**outputs, **averages, **frozen_outputs, **split_outputs}
+        averages = {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
+        source_outputs = {**outputs, **averages, **frozen_outputs}
         handle = self.exchange.start(source_outputs, size=context.global_batch_size)
         learners = [peer.name for peer in self.trainable]
         return self.compute_losses(outputs, source_outputs, labels, context, learners=learners, handle=handle)
 
-    def forward_frozen(self, peers: Sequence[str], micro_batches: Sequence[tuple[Tensor, MicroBatchContext]]) -> list[dict[str, Outputs]]:
-        """Returns for each micro-batch the outputs of frozen peers, which are computed in forwards of as many images as their recipe says.
+    def forward_frozen(self, micro_batches: Sequence[tuple[Tensor, MicroBatchContext]]) -> list[dict[str, Outputs]]:
+        """Returns for each micro-batch the outputs of the frozen peers that this process holds, computed for several micro-batches at once.
 
         Of a split peer these are the outputs of this rank's part of the images; none where it has no part.
 
         Args:
-            peers: names of frozen peers that this process holds.
-            micro_batches: images as in `forward`, with their contexts.
+            micro_batches: those of an update: images as in `forward`, with their contexts.
         """
         outputs: list[dict[str, Outputs]] = [{} for _ in micro_batches]
-        for name in peers:
-            views = [self._own_rows(name, images, context) for images, context in micro_batches]
-            found = self._forward_in_batches(name, torch.cat(views), seed=micro_batches[0][1].seed) if any(map(len, views)) else {}
-            rows_of_path = {path: output.split([len(view) for view in views]) for path, output in found.items()}
-            for index, view in enumerate(views):
-                if len(view):
-                    outputs[index][name] = {path: rows[index] for path, rows in rows_of_path.items()}
+        for peer in self.frozen:
+            views = [self._own_rows(peer.name, images, context) for images, context in micro_batches]
+            sizes = [len(view) for view in views]
+            if not any(sizes):
+                continue
+            found = self._forward_in_batches(peer, torch.cat(views) if len(views) > 1 else views[0], max(sizes), micro_batches[0][1].seed)
+            rows_of_path = {path: output.split(sizes) for path, output in found.items()}
+            for index, size in enumerate(sizes):
+                if size:
+                    outputs[index][peer.name] = {path: rows[index] for path, rows in rows_of_path.items()}
         return outputs
 
     def forward_peer(self, name: str, images: Tensor, *, seed: int) -> Outputs:
@@ -277,8 +280,9 @@ class Group:
         ranges = self.exchange.computed_rows(name, context.global_batch_size)
         return torch.cat([view[:0], *(view[rows] for rows in ranges)])
 
-    def _forward_in_batches(self, name: str, view: Tensor, *, seed: int) -> Outputs:
-        each = [self._forward_view(name, part, seed=seed) for part in view.split(self.peers[name].settings.forward_batch or len(view))]
+    def _forward_in_batches(self, peer: Peer, view: Tensor, micro_batch_size: int, seed: int) -> Outputs:
+        size = peer.settings.forward_batch or max(FORWARD_BATCH, micro_batch_size)
+        each = [self._forward_view(peer.name, part, seed=seed) for part in view.split(size)]
         return each[0] if len(each) == 1 else {path: torch.cat([outputs[path] for outputs in each]) for path in each[0]}
 
     def _forward_view(self, name: str, view: Tensor, *, seed: int) -> Outputs:

@@ -128,8 +128,8 @@ class PeerSpec(Spec):
     channels_last: StrictBool | None = None
     """Frozen peers: memory format of weights and images; the default is the run's."""
     forward_batch: BatchSize | None = None
-    """Frozen peers: the micro-batches of an update are taken together and computed in forwards of so many images, which takes memory for
-    their images; by default each micro-batch is a forward."""
+    """Frozen peers: the micro-batches of an update are taken together and computed in forwards of so many images. The default is 256, or a
+    micro-batch where that is larger; where memory is short, take that of a micro-batch."""
     optimizer: Optimizer | None = None
     """This peer's own optimizer; the default is the recipe's."""
     schedule: Schedule | None = None

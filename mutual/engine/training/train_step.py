@@ -30,8 +30,7 @@ class _MicroBatch:
         labels: `[B]`, or `[B, C]` where images have several.
         context: its number of valid images (the rest are padding), seed and epoch.
         is_last: whether it is the window's last one, whose backward synchronises the gradients.
-        source_outputs: outputs of the frozen peers that take several micro-batches at once; alternating: of all sources, with their current
-            weights.
+        source_outputs: outputs of the frozen peers; alternating: of all sources, with their current weights.
         learner_outputs: alternating only: output of each learner, detached.
     """
 
@@ -105,9 +104,7 @@ class TrainStep:
         """Updates all peers from the same outputs: one backward over the sum of all losses, then a step for each peer."""
         for micro_batch in self._with_frozen_outputs(self._micro_batches(window, update)):
             with self._no_sync_before_last(micro_batch):
-                output = self._group.forward(
-                    micro_batch.images, micro_batch.labels, micro_batch.context, micro_batch.source_outputs or None
-                )
+                output = self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context, micro_batch.source_outputs)
                 losses = [self._scale(name, loss, micro_batch, window) for name, loss in output.losses.items()]
                 torch.autograd.backward(losses)
             self._pause_selector.add(output.logits, micro_batch.labels)
@@ -154,12 +151,11 @@ class TrainStep:
             yield _MicroBatch(self._prepare(images), labels, context, is_last=index == len(window.batches) - 1)
 
     def _with_frozen_outputs(self, micro_batches: Iterator[_MicroBatch]) -> Iterable[_MicroBatch]:
-        """Returns the micro-batches of a window, with the outputs of the frozen peers that take them all at once, where there are some."""
-        peers = self._group.batched_peers
-        if not peers:
+        """Returns the micro-batches of a window with the outputs of the frozen peers, which are computed for several of them at once."""
+        if not self._group.frozen:
             return micro_batches
         window = list(micro_batches)
-        outputs = self._group.forward_frozen(peers, [(micro_batch.images, micro_batch.context) for micro_batch in window])
+        outputs = self._group.forward_frozen([(micro_batch.images, micro_batch.context) for micro_batch in window])
         for micro_batch, outputs_by_peer in zip(window, outputs, strict=True):
             micro_batch.source_outputs.update(outputs_by_peer)
         return window

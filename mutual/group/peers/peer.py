@@ -47,7 +47,7 @@ class FrozenSettings:
     Attributes:
         precision: mixed precision, or `no`; None: the run's.
         memory_format: that of its images; None: they are taken as they come.
-        forward_batch: images of a forward, over the micro-batches of an update; None: each micro-batch is a forward.
+        forward_batch: images of a forward, over the micro-batches of an update; None: the group's default.
     """
 
     precision: Precision | None = None

@@ -45,11 +45,11 @@ def test_ranks_that_hold_the_same_images_share_a_teachers_forwards(tmp_path):
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-@pytest.mark.parametrize(("forward_batch", "expected"), [(None, [4, 4, 4, 4]), (100, [16]), (6, [6, 6, 4]), (3, [3, 3, 3, 3, 3, 1])])
+@pytest.mark.parametrize(("forward_batch", "expected"), [(None, [16]), (4, [4, 4, 4, 4]), (6, [6, 6, 4]), (3, [3, 3, 3, 3, 3, 1])])
 def test_a_window_is_computed_in_forwards_of_so_many_images(tmp_path, update, forward_batch, expected):
     """Exact: the same weights, however its images are grouped; the epoch's last window is shorter."""
     train = {"accumulate": 4, "update": update}
-    alone = document(tmp_path / "alone", students="ab", train=train)
+    alone = document(tmp_path / "alone", students="ab", train=train, teacher={"forward_batch": 4})
     grouped = document(tmp_path / "grouped", students="ab", train=train, teacher={"forward_batch": forward_batch})
     for each in (alone, grouped):
         each["data"] |= {"batch_size": 4, "num_train": 25}
@@ -59,12 +59,21 @@ def test_a_window_is_computed_in_forwards_of_so_many_images(tmp_path, update, fo
     assert sum(counts) == 25
 
 
+def test_by_default_a_forward_is_of_256_images_or_of_a_micro_batch(tmp_path):
+    for batch_size, accumulate, expected in ((100, 3, [256, 44]), (300, 1, [300])):
+        whole = document(tmp_path / str(batch_size), train={"accumulate": accumulate})
+        whole["data"] |= {"batch_size": batch_size, "num_train": 300}
+        train_epochs(whole)
+        assert forwards(tmp_path / str(batch_size)) == expected
+
+
 def test_views_of_its_own_are_kept_apart(tmp_path):
     """With a view for each peer, micro-batches of the teacher's own are put together."""
     whole = document(tmp_path / "log", students="ab", train={"accumulate": 2})
     whole["data"] |= {"views": "per_peer", "augment": [{"name": "random_crop", "padding": 2}]}
+    whole["peers"]["t"]["forward_batch"] = 8
     expected = weights(train_epochs(whole))
-    whole["peers"]["t"]["forward_batch"] = 64
+    whole["peers"]["t"]["forward_batch"] = None
     assert_equal_weights(weights(train_epochs(whole)), expected, tolerance=1e-12)
 
 

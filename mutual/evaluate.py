@@ -21,7 +21,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
     parser.add_argument(
         "overrides", metavar="key.path=value", nargs="*", help="fields of the run's recipe to set otherwise, such as data.root"
     )
-    parser.add_argument("--peer", default="all", help="a peer's name, best, or all with their ensemble (the default)")
+    parser.add_argument(
+        "--peer", default="all", help="a peer's name, also of a frozen one, best, or all that were trained and their ensemble (the default)"
+    )
     parser.add_argument(
         "--factory", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, with which a peer was trained"
     )
@@ -29,15 +31,18 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
     options = parser.parse_intermixed_args(arguments)
 
     def command() -> None:
-        from mutual.engine import RunFolder, check_data_present, json_text, peer_files
+        from mutual.engine import RunFolder, check_data_present, check_weights_present, json_text, peer_files
 
         folder = RunFolder(options.run)
         recipe = folder.recipe(options.overrides)
-        files = peer_files(folder, None if options.peer == "all" else options.peer)
+        frozen = options.peer if options.peer in recipe.peers and recipe.peers[options.peer].frozen else None
+        files = peer_files(folder, None if options.peer == "all" else "best" if frozen else options.peer)
         check_data_present(recipe)
+        if frozen is not None:
+            check_weights_present(recipe, frozen)
         from mutual.engine import evaluate_run  # torch takes seconds to import, a missing file is reported before
 
-        scores = evaluate_run(recipe, files, factories=options.factory)
+        scores = evaluate_run(recipe, files, factories=options.factory, frozen=frozen)
         print_main(json_text(scores) if options.json else table(scores))
 
     return run_command(command)

@@ -59,6 +59,12 @@ CASES = {
             "objectives": [CE, {"loss": "dml"}, {"loss": "hint", "at": {"a": "body", "b": "stem"}, "learners": ["a"]}],
             "train": AVERAGED,
         },
+        "two students share a teacher, accumulated": {
+            "peers": {**PEERS, "t": {**TEACHER, "forward_batch": 5}},
+            "objectives": [CE, {"loss": "kd", "sources": ["t"]}, {"loss": "crd", "at": "body", "sources": ["t"]}],
+            "train": {"epochs": 2, "progress": False, "accumulate": 2},
+            "data": {"num_train": 33},
+        },
         "a peer that learns by features alone": {
             "peers": TWINS,
             "objectives": [{"loss": "l2", "at": "body"}, {**CE, "learners": ["a"]}],
@@ -71,6 +77,11 @@ CASES = {
             "objectives": [CE, {"loss": "dml"}, {"loss": "hint", "at": "body"}],
         },
         "three peers, everything": {"peers": TWINS, "objectives": EVERYTHING, "train": AVERAGED},
+        "students on one rank and on two share a teacher": {
+            "peers": {**PEERS, "b": {**PEERS["b"], "ranks": 2}, "t": TEACHER},
+            "objectives": [CE, {"loss": "kd", "sources": ["t"], "gate": "correct"}, {"loss": "crd", "at": "body", "sources": ["t"]}],
+            "data": {"num_train": 38},
+        },
         "a teacher on a rank of its own": {
             "peers": {**PEERS, "t": {**TEACHER, "rank": "own"}},
             "objectives": [CE, {"loss": "kd", "sources": ["t"]}, {"loss": "hint", "at": "body", "sources": ["t"]}],

@@ -18,7 +18,8 @@ from torch import nn
 from mutual.data import mixed
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_training
-from mutual.group import Communicator
+from mutual.group import Communicator, DataSpec, create_peer_model
+from mutual.models import ModelInput
 from mutual.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -204,6 +205,24 @@ def measured(num_classes, in_channels, **args):
     return Measured(num_classes, in_channels, **args)
 
 
+class Counted(TinyNet):
+    """Writes down of how many images each forward is."""
+
+    def __init__(self, num_classes, in_channels, *, log, **args):
+        super().__init__(num_classes, in_channels, double=True, **args)
+        self.log = log
+
+    def forward(self, images):
+        with Path(self.log).open("a") as log:
+            log.write(f"{len(images)}\n")
+        return super().forward(images)
+
+
+def counted(num_classes, in_channels, **args):
+    """The factory `support:counted`."""
+    return Counted(num_classes, in_channels, **args)
+
+
 def tiny_document(**sections):
     """A recipe of two tiny peers on fake images, as a dict; `sections` replace its own."""
     document = {
@@ -225,6 +244,13 @@ def build(document):
     for optimizer in training.optimizers.values():  # a scale at which tiny nets do not overflow
         optimizer.scaler = torch.amp.GradScaler("cpu", enabled=recipe.train.precision == "fp16", init_scale=2.0**10)
     return recipe, training.data, training.group, training.train_step
+
+
+def initial_model(recipe, name, *, num_classes=4, class_names=()):
+    """A peer's model before its first update, for grey images of 8 x 8, and the lines that building it gives."""
+    data = DataSpec(num_classes, tuple(class_names), ModelInput((8, 8), (0.0,), (1.0,), channels=1))
+    created = create_peer_model(recipe, name, data)
+    return created.model, created.notes
 
 
 def inputs_of(batch, info):
@@ -266,7 +292,7 @@ def digests(folder):
     }
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        del line["train"]["images_per_second"]
+        line.get("train", {}).pop("images_per_second", None)  # epoch 0 has scores alone
     return {**found, "metrics": lines, "best": json.loads((folder / "best" / "best.json").read_text())}
 
 

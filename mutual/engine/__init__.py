@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
-    from mutual.engine.inputs import check_data_present, check_inputs
+    from mutual.engine.inputs import check_data_present, check_inputs, check_weights_present
     from mutual.engine.monitoring import NonFiniteLossError, Scores
     from mutual.engine.results import RunResult
     from mutual.engine.runtime import StoppedError
@@ -35,6 +35,7 @@ __all__ = [
     "TrainingState",
     "check_data_present",
     "check_inputs",
+    "check_weights_present",
     "compare",
     "evaluate_run",
     "export_model",
@@ -54,7 +55,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),
-        "mutual.engine.inputs": ("check_data_present", "check_inputs"),
+        "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_weights_present"),
         "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),
         "mutual.engine.results": ("RunResult",),
         "mutual.engine.runtime": ("StoppedError",),

@@ -51,7 +51,8 @@ def fit(
         The run folder, the best peer, the scores and the history.
 
     Raises:
-        RecipeError: the recipe, the data or the launcher do not fit; nothing has been written.
+        RecipeError: the recipe, the data or the launcher do not fit, or a peer scores less than the recipe expects; nothing has been
+            written.
         InputError: `resume` and `overwrite` are both given; a callback is none; the run folder holds a run, and neither was given;
             another training has locked it; it is no run's; or what it holds is damaged. Nothing in it has been changed.
         StoppedError: SIGTERM, SIGUSR1 or SIGINT was received; a checkpoint has been written.
@@ -127,6 +128,7 @@ def _open(trainer: Trainer, recipe: Recipe, folder: RunFolder, *, resume: bool) 
     files = select_checkpoint(trainer.checkpoints, comm) if resume else None
     if files is not None:
         trainer.resume(files)
+    trainer.score_initial(resume=resume)
     notes = environment_notes(comm)
     comm.barrier()
     with comm.raise_together():

@@ -21,15 +21,8 @@ def check_inputs(recipe: Recipe, *, into_new_folder: bool = False) -> None:
     if launched_rank()[1] != 1 or recipe.exchange.kind == "stale":
         return
     check_data_present(recipe)
-    for name, peer in recipe.peers.items():
-        source = peer.weights_file
-        files = {"model": program_file(peer.model), "weights": None if source is None else source.file}
-        for key, file in files.items():
-            if file is not None:
-                try:
-                    check_file(weights_path(file))
-                except ValueError as error:
-                    raise recipe.error(f"peers.{name}.{key}", str(error)) from error
+    for name in recipe.peers:
+        check_weights_present(recipe, name)
     folder = RunFolder.of(recipe)
     if into_new_folder and (folder.path / MARK).exists() and not (folder.path / LOCK).exists():  # who holds a lock is said later
         folder.check_unused()
@@ -45,3 +38,19 @@ def check_data_present(recipe: Recipe) -> None:
         check_present(recipe.data)
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
+
+
+def check_weights_present(recipe: Recipe, peer: str) -> None:
+    """Refuses a recipe whose file of `peer`, of weights or a program, is missing.
+
+    Raises:
+        RecipeError: it is.
+    """
+    spec = recipe.peers[peer]
+    source = spec.weights_file
+    for key, file in {"model": program_file(spec.model), "weights": None if source is None else source.file}.items():
+        if file is not None:
+            try:
+                check_file(weights_path(file))
+            except ValueError as error:
+                raise recipe.error(f"peers.{peer}.{key}", str(error)) from error

@@ -18,7 +18,8 @@ class RunResult:
         best_peer: the best peer's name.
         metrics: the last evaluation: by peer and for the ensemble its metrics.
         best_scores: by peer its best scores, those of its weights in `best`.
-        history: what metrics.jsonl says of each epoch, from the first on, of a resumed run too.
+        history: what metrics.jsonl says of each epoch, of a resumed run too: from the first on, or from epoch 0, the scores before the
+            first update, where peers begin with weights or are frozen.
     """
 
     folder: Path
@@ -29,5 +30,6 @@ class RunResult:
 
     def __repr__(self) -> str:
         scores = [f"{name} {value:.4g}" for name, value in self.best_scores.get(self.best_peer, {}).items() if value is not None]
-        epochs = f"{len(self.history)} epoch{'' if len(self.history) == 1 else 's'}"
+        num_epochs = sum(record["epoch"] > 0 for record in self.history)
+        epochs = f"{num_epochs} epoch{'' if num_epochs == 1 else 's'}"
         return f"<RunResult {self.folder}: {epochs}; the best peer is {self.best_peer!r}{' with ' if scores else ''}{', '.join(scores)}>"

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from mutual.group.edges import Edge, EdgeLoss, KnownClasses, MicroBatchContext, OutputKey, Selections
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
-from mutual.group.peers import Outputs, Peer, PeerInput
+from mutual.group.peers import Autocast, Outputs, Peer, PeerInput
 from mutual.models import ModelInput
 from mutual.recipe import EMBEDDING, LOGITS, derive_seed, is_ema, peer_of
+
+FORWARD_BATCH = 256
+"""Images of which a frozen peer computes several micro-batches at once, unless its recipe says another number."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,12 @@ class Group:
         local_losses: by the edge's index the losses of the learners that this process holds.
         inputs: what every peer, of all ranks, reads.
         known_classes: the peers, of all ranks, that know a part of the data's classes, with these.
-        autocast: gives the context in which peers run.
+        autocast: gives the context in which peers run, or in another precision if one is given.
         placement: which ranks hold which peers.
         rank: this process among them.
         loss_exchange: sends outputs between ranks for the losses.
-        score_exchange: sends logits to the ranks that score.
+        score_exchange: returns what sends the logits of some peers to the ranks that score.
+        split_peers: frozen peers of which this rank computes a part of its images, and gets the others' outputs for the rest.
 
     Attributes:
         peers: the peers that this process holds, by name.
@@ -70,6 +74,7 @@ class Group:
         inputs: what every peer, of all ranks, reads.
         known_classes: the peers, of all ranks, that know a part of the data's classes, with these.
         trainable: the peers that are trained here.
+        frozen: the peers that only teach here.
         placement: which ranks hold which peers.
         shard: which shard of each micro-batch this process computes: its index, and the number of shards.
         is_scoring_rank: True where this process counts images and scores peers; those ranks together see every image once.
@@ -100,11 +105,12 @@ class Group:
         *,
         inputs: Mapping[str, ModelInput],
         known_classes: KnownClasses,
-        autocast: Callable[[], AbstractContextManager[object]],
+        autocast: Autocast,
         placement: Placement,
         rank: int,
         loss_exchange: OutputExchange,
-        score_exchange: OutputExchange,
+        score_exchange: Callable[[tuple[str, ...]], OutputExchange],
+        split_peers: Sequence[str] = (),
     ) -> None:
         self.peers = dict(peers)
         self.edges = tuple(edges)
@@ -113,6 +119,7 @@ class Group:
         self.known_classes = dict(known_classes)
         self.placement = placement
         self.shard = placement.shard(rank)
+        self._rank = rank
         self.is_scoring_rank = is_scoring_rank(placement, rank)
         self.unavailable_sources: set[str] = set()
         self.forward_context: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -131,7 +138,9 @@ class Group:
         self._embeds = [
             name for name, peer in self.peers.items() if peer.tapped.output == EMBEDDING and rank in placement.sender_ranks[name]
         ]
-        sources_here = {*self.peers, *self._averages}
+        self._split_peers = tuple(name for name in split_peers if name in self.peers)
+        self.frozen = [peer for peer in self.peers.values() if peer.frozen]
+        sources_here = {*self.peers, *self._averages}.difference(self._split_peers)
         self._locally_sourced = [index for index, each in self.local_losses.items() if sources_here.issuperset(each.edge.required_sources)]
         self._remotely_sourced = [index for index in self.local_losses if index not in self._locally_sourced]
 
@@ -149,7 +158,9 @@ class Group:
         for peer in self.peers.values():
             peer.train_module.eval()
 
-    def forward(self, images: Tensor, labels: Tensor, context: MicroBatchContext) -> GroupOutput:
+    def forward(
+        self, images: Tensor, labels: Tensor, context: MicroBatchContext, frozen_outputs: Mapping[str, Outputs] | None = None
+    ) -> GroupOutput:
         """Runs every peer once and computes the losses of all edges.
 
         Collective: all ranks must call it, as outputs travel between them.
@@ -159,26 +170,48 @@ class Group:
                 process, `[P, B, C, H, W]`.
             labels: class indices `[B]` (-1: no label) or probabilities `[B, C]`.
             context: what else is known of the micro-batch.
+            frozen_outputs: as `forward_frozen` returns them; by default they are computed here.
         """
-        outputs = {name: self.forward_peer(name, images, seed=context.seed) for name in self.peers}
+        if frozen_outputs is None:
+            (frozen_outputs,) = self.forward_frozen([(images, context)])
+        outputs = {name: self.forward_peer(name, images, seed=context.seed) for name, peer in self.peers.items() if not peer.frozen}
+        outputs |= {name: each for name, each in frozen_outputs.items() if name not in self._split_peers}
         averages = {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
-        source_outputs = outputs | averages
+        source_outputs = {**outputs, **averages, **frozen_outputs}
         handle = self.exchange.start(source_outputs, size=context.global_batch_size)
         learners = [peer.name for peer in self.trainable]
         return self.compute_losses(outputs, source_outputs, labels, context, learners=learners, handle=handle)
 
+    def forward_frozen(self, micro_batches: Sequence[tuple[Tensor, MicroBatchContext]]) -> list[dict[str, Outputs]]:
+        """Returns for each micro-batch the outputs of the frozen peers that this process holds, computed for several micro-batches at once.
+
+        Of a split peer these are the outputs of this rank's part of the images; none where it has no part.
+
+        Args:
+            micro_batches: those of an update: images as in `forward`, with their contexts.
+        """
+        outputs: list[dict[str, Outputs]] = [{} for _ in micro_batches]
+        for peer in self.frozen:
+            views = [self._own_rows(peer.name, images, context) for images, context in micro_batches]
+            sizes = [len(view) for view in views]
+            if not any(sizes):
+                continue
+            found = self._forward_in_batches(peer, torch.cat(views) if len(views) > 1 else views[0], max(sizes), micro_batches[0][1].seed)
+            rows_of_path = {path: output.split(sizes) for path, output in found.items()}
+            for index, size in enumerate(sizes):
+                if size:
+                    outputs[index][peer.name] = {path: rows[index] for path, rows in rows_of_path.items()}
+        return outputs
+
     def forward_peer(self, name: str, images: Tensor, *, seed: int) -> Outputs:
         """Returns the peer's outputs for its view of `images`, with their graph if the peer is trainable."""
-        torch.manual_seed(derive_seed(seed, name))
-        with self.peer_context(name), self.forward_context(), self._autocast():
-            outputs: Outputs = self.peers[name].train_module(self.view(name, images))
-        return outputs
+        return self._forward_view(name, self.view(name, images), seed=seed)
 
     def forward_without_side_effects(self, name: str, images: Tensor, *, seed: int) -> Outputs:
         """Returns the outputs of a peer in training mode, or of its moving average in eval mode; no graph, no BatchNorm statistics."""
         peer, view = self.peers[peer_of(name)], self.view(peer_of(name), images)
         torch.manual_seed(derive_seed(seed, name))
-        with self.peer_context(name), self._autocast():
+        with self.peer_context(name), self._autocast_of(peer):
             return peer.forward_ema(view) if is_ema(name) else peer.forward_without_side_effects(view)
 
     def compute_losses(
@@ -230,22 +263,21 @@ class Group:
         yield from ((index, source_outputs) for index in self._remotely_sourced if self.edges[index].learner in learners)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, global_batch_size: int) -> dict[str, Tensor]:
-        """Returns the logits `[B, C]` in float32 of every peer that has some, by the weights that are evaluated; call `eval()` before.
+    def predict(self, images: Tensor, peers: Sequence[str], *, global_batch_size: int) -> dict[str, Tensor]:
+        """Returns the logits `[B, C]` of `peers` in float32, by the weights that are evaluated; call `eval()` before.
 
-        Collective: all ranks must call it. Where this process does not score, only its own peers' logits are returned.
+        Collective: all ranks must call it. Where this process does not score, only logits that it sends are returned.
 
         Args:
             images: as in `forward`, one view for all peers.
+            peers: names of the peers that are run, here or on other ranks.
             global_batch_size: images of this batch over all processes.
         """
         outputs = {}
-        for name, peer in self.peers.items():
-            if peer.tapped.output != LOGITS:
-                continue
-            with self.peer_context(name), self._autocast():
-                outputs[name] = {LOGITS: peer.predict(self.view(name, images)).float()}
-        everyone = outputs | self._score_exchange.start(outputs, size=global_batch_size).wait()
+        for name in self._predicted_here(peers):
+            with self.peer_context(name), self._autocast_of(self.peers[name]):
+                outputs[name] = {LOGITS: self.peers[name].predict(self.view(name, images)).float()}
+        everyone = outputs | self._score_exchange(tuple(peers)).start(outputs, size=global_batch_size).wait()
         return {name: each[LOGITS] for name, each in everyone.items()}
 
     def embedding_spec(self, name: str) -> tuple[int, torch.dtype]:
@@ -270,6 +302,37 @@ class Group:
         """Returns what the peer reads `[B, C, H, W]` of `images`, which may hold one view for each peer of this process."""
         view = self._view_of[name] if images.dim() == 5 else None
         return self._inputs.get(self.peers[name].input, images, view)
+
+    def _own_rows(self, name: str, images: Tensor, context: MicroBatchContext) -> Tensor:
+        """Returns a frozen peer's view of the images that this rank computes: all of its own, or of a split peer its part."""
+        view = self.view(name, images)
+        if name not in self._split_peers:
+            return view
+        assert context.global_batch_size, "which rank computes what depends on the number of images"
+        ranges = self.exchange.computed_rows(name, context.global_batch_size)
+        return torch.cat([view[:0], *(view[rows] for rows in ranges)])
+
+    def _forward_in_batches(self, peer: Peer, view: Tensor, micro_batch_size: int, seed: int) -> Outputs:
+        size = peer.settings.forward_batch or max(FORWARD_BATCH, micro_batch_size)
+        each = [self._forward_view(peer.name, part, seed=seed) for part in view.split(size)]
+        return each[0] if len(each) == 1 else {path: torch.cat([outputs[path] for outputs in each]) for path in each[0]}
+
+    def _forward_view(self, name: str, view: Tensor, *, seed: int) -> Outputs:
+        torch.manual_seed(derive_seed(seed, name))
+        peer = self.peers[name]
+        with self.peer_context(name), self.forward_context(), self._autocast_of(peer):
+            outputs: Outputs = peer.train_module(view)
+        return outputs
+
+    def _autocast_of(self, peer: Peer) -> AbstractContextManager[object]:
+        precision = peer.settings.precision
+        return self._autocast() if precision is None else self._autocast(precision)
+
+    def _predicted_here(self, peers: Sequence[str]) -> Iterator[str]:
+        """Yields those of `peers` that this process holds, and whose logits it scores or sends."""
+        for name in self.peers:
+            if name in peers and (self.is_scoring_rank or self._rank in self.placement.sender_ranks[name]):
+                yield name
 
 
 class _SharedInputs:

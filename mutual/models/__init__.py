@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mutual.models.files import check_file, weights_path
     from mutual.models.loading import LoadedWeights, load_weights
     from mutual.models.model_input import ModelInput, declared_input, statistics_for
-    from mutual.models.zoo import classifier_tensors, create_model, pretrained_classes
+    from mutual.models.zoo import classifier_tensors, create_model, is_in_zoo, pretrained_classes
 
 __all__ = [
     "ClassMap",
@@ -26,6 +26,7 @@ __all__ = [
     "cpu_tensors",
     "create_model",
     "declared_input",
+    "is_in_zoo",
     "load_weights",
     "match_indices",
     "match_names",
@@ -54,6 +55,6 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.models.files": ("check_file", "weights_path"),
         "mutual.models.loading": ("LoadedWeights", "load_weights"),
         "mutual.models.model_input": ("ModelInput", "declared_input", "statistics_for"),
-        "mutual.models.zoo": ("classifier_tensors", "create_model", "pretrained_classes"),
+        "mutual.models.zoo": ("classifier_tensors", "create_model", "is_in_zoo", "pretrained_classes"),
     },
 )

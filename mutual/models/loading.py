@@ -69,7 +69,8 @@ def load_weights(
         notes.append(
             f"{path} holds the model several times: what stands behind {selection.prefix!r} is taken, not {others}; `prefix` takes another"
         )
-    state, initial = selection.tensors, ()
+    state: dict[str, Tensor] = selection.tensors
+    initial: tuple[str, ...] = ()
     if not state.keys() <= expected.keys():
         left_out = dropped()
         state = {name: tensor for name, tensor in state.items() if name not in left_out}

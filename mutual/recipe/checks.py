@@ -15,7 +15,7 @@ from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.head_checks import check_heads
 from mutual.recipe.objectives import DeepMutualLearning
 from mutual.recipe.text import format_value
-from mutual.recipe.training import Optimizer, PeerSpec, program_file
+from mutual.recipe.training import FROZEN_ONLY, Optimizer, PeerSpec, Train, program_file
 
 MAX_BYTES_OF_A_NAME = 200
 MAX_BATCH_PIXELS = 2**31
@@ -32,6 +32,7 @@ def check(recipe: Recipe) -> list[Fault]:
     faults = [
         *_check_names_of_files(recipe),
         *_check_peers(recipe),
+        *_check_expected(recipe),
         *_check_args(recipe),
         *_check_schedules(recipe),
         *_check_objectives(recipe),
@@ -83,6 +84,10 @@ def _check_peers(recipe: Recipe) -> Iterator[Fault]:
             for key in ("optimizer", "schedule"):
                 if getattr(peer, key) is not None:
                     yield Fault(f"peers.{name}.{key}", f"peer {name!r} is frozen and has no {key}; take this away or set frozen: false")
+        for key in () if peer.frozen else FROZEN_ONLY:
+            if getattr(peer, key) is not None:
+                run = f"; train.{key} is that of the run" if key in Train.model_fields else ""
+                yield Fault(f"peers.{name}.{key}", f"belongs to frozen peers, and {name!r} is trained{run}")
         yield from _check_frozen_parts(name, peer)
         yield from _check_program(name, peer)
 
@@ -113,6 +118,21 @@ def _check_schedules(recipe: Recipe) -> Iterator[Fault]:
     for path, schedule in sections:
         if schedule.period_epochs is not None and schedule.name != "cosine":
             yield Fault(f"{path}.period_epochs", f"belongs to name: cosine, not to {schedule.name}")
+
+
+def _check_expected(recipe: Recipe) -> Iterator[Fault]:
+    metrics, task = (("map",), "several labels") if recipe.data.multi_label else (("top1", "top5"), "one class")
+    for name, peer in recipe.peers.items():
+        if peer.expect is None:
+            continue
+        where = f"peers.{name}.expect"
+        if not (peer.has_weights or ":" in peer.model):  # a model of the user's own may load its weights by itself
+            yield Fault(where, f"{name!r} begins without weights, so that nothing can be expected of it; give it weights")
+        if not peer.expect.minima:
+            yield Fault(where, f"says no metric; images of {task} each have {' and '.join(metrics)}")
+        for metric in peer.expect.minima:
+            if metric not in metrics:
+                yield Fault(f"{where}.{metric}", f"images of {task} each are scored by {' and '.join(metrics)}, not by {metric}")
 
 
 def _check_objectives(recipe: Recipe) -> Iterator[Fault]:

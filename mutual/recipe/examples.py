@@ -7,7 +7,7 @@ from mutual.recipe.data import Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.inputs import InputSpec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Schedule, Train, WeightsSpec
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Expect, Optimizer, Pause, PeerSpec, Schedule, Train, WeightsSpec
 
 EXAMPLES: dict[type[Spec], str] = {
     Recipe: """\
@@ -69,6 +69,11 @@ input: {mean: [0.5], std: [0.5]}
 classes: auto
 head: classifier
 standardize: false
+expect: {top1: 0.01}
+precision: bf16
+compile: false
+channels_last: true
+forward_batch: 256
 optimizer: {name: adamw, lr: 1.0e-3}
 schedule: {name: linear}
 rank: null
@@ -86,6 +91,11 @@ channels: 3
 file: checkpoints/resnet18.ckpt
 head: new
 prefix: state_dict.model.
+""",
+    Expect: """\
+top1: 0.72
+top5: 0.9
+map: null
 """,
     Optimizer: """\
 name: adamw

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt,
 from mutual.recipe.base import (
     MAX_CLASSES,
     MAX_NAMES,
+    BatchSize,
     Epochs,
     NonNegativeFloat,
     PeerCost,
@@ -28,6 +29,10 @@ Classes = (
 )
 PRETRAINED = "pretrained"
 """In place of a weights file: the zoo's own weights."""
+
+
+def _yaml_no(value: Any) -> Any:
+    return "no" if value is False else value  # YAML 1.1 reads a bare `no` as false
 
 
 class Optimizer(Spec):
@@ -125,6 +130,26 @@ def program_file(model: str) -> str | None:
     return model.removeprefix(PROGRAM_PREFIX) if is_program else None
 
 
+FROZEN_ONLY = ("precision", "compile", "channels_last", "forward_batch")
+"""Fields of a peer that say how it is run where it only teaches."""
+
+
+class Expect(Spec):
+    """What a peer must score on the validation images before the first update; a run whose peer scores less ends before it begins."""
+
+    top1: Probability | None = None
+    """Images of one class each: the lowest top-1 accuracy, as a fraction."""
+    top5: Probability | None = None
+    """Images of one of more than 5 classes each: the lowest top-5 accuracy, as a fraction."""
+    map: Probability | None = None
+    """Images with several labels each: the lowest mean average precision, as a fraction."""
+
+    @property
+    def minima(self) -> dict[str, float]:
+        """By metric the lowest score that is taken."""
+        return {name: value for name, value in self if value is not None}
+
+
 class PeerSpec(Spec):
     """One model of the group."""
 
@@ -157,6 +182,17 @@ class PeerSpec(Spec):
     standardize: StrictBool = False
     """head: none: each dimension of the embedding is brought to mean 0 and standard deviation 1 by the statistics of at most 2,048 training
     images, so that of several such peers none outweighs the others by its scale (arXiv:2410.01680)."""
+    expect: Expect | None = None
+    """What the peer, which begins with weights, must score before the first update."""
+    precision: Annotated[Precision | None, BeforeValidator(_yaml_no)] = None
+    """Frozen peers: no, fp16 or bf16; the default is the run's. Losses compute in float32 in any case."""
+    compile: StrictBool | None = None
+    """Frozen peers: torch.compile; the default is the run's."""
+    channels_last: StrictBool | None = None
+    """Frozen peers: memory format of weights and images; the default is the run's."""
+    forward_batch: BatchSize | None = None
+    """Frozen peers: the micro-batches of an update are taken together and computed in forwards of so many images. The default is 256, or a
+    micro-batch where that is larger; where memory is short, take that of a micro-batch."""
     optimizer: Optimizer | None = None
     """This peer's own optimizer; the default is the recipe's."""
     schedule: Schedule | None = None
@@ -179,8 +215,13 @@ class PeerSpec(Spec):
 
     def with_weights_file(self, file: str) -> PeerSpec:
         """Returns the same with another weights file; the rest of its section stays."""
-        is_section = isinstance(self.weights, WeightsSpec)
-        return self.model_copy(update={"weights": self.weights.model_copy(update={"file": file}) if is_section else file})
+        weights = self.weights.model_copy(update={"file": file}) if isinstance(self.weights, WeightsSpec) else file
+        return self.model_copy(update={"weights": weights})
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it begins with trained weights, as far as the recipe says."""
+        return self.weights is not None or any(value for key, value in self.args.items() if key.startswith(("pretrained", "weights")))
 
 
 class Pause(Spec):
@@ -196,10 +237,6 @@ class Pause(Spec):
     """The weaker peer."""
     temperature: Temperature = 1.0
     """Divides both peers' logits before the softmax."""
-
-
-def _yaml_no(value: Any) -> Any:
-    return "no" if value is False else value  # YAML 1.1 reads a bare `no` as false
 
 
 class Train(Spec):

@@ -71,7 +71,7 @@ def half(group, name, exchange):
         placement=Placement(len(ranks), ranks, ranks, is_replicated=False),
         rank=ranks[name][0],
         loss_exchange=exchange,
-        score_exchange=exchange,
+        score_exchange=lambda peers: exchange,
     )
 
 
@@ -127,10 +127,10 @@ def test_predictions_of_other_ranks_stand_beside_ones_own():
     _, data, group, _ = build(tiny_document())
     group.eval()
     images, _ = first_batch(data)
-    whole = group.predict(images, global_batch_size=8)
+    whole = group.predict(images, "ab", global_batch_size=8)
     exchange = Exchange({"b": {"logits": whole["b"]}})
     alone = half(group, "a", exchange)
-    found = alone.predict(images, global_batch_size=9)
+    found = alone.predict(images, "ab", global_batch_size=9)
     assert exchange.sent == [(["a"], 9)]
     assert found.keys() == {"a", "b"}
     for name, logits in found.items():
@@ -202,7 +202,7 @@ def test_every_forward_is_within_the_contexts_of_its_peer():
     group.forward_without_side_effects("a.ema", images, seed=0)
     assert entered == [("peer", "a"), ("autocast",), ("peer", "a.ema"), ("autocast",)]
     entered.clear()
-    group.predict(images, global_batch_size=8)
+    group.predict(images, "ab", global_batch_size=8)
     assert entered == [("peer", "a"), ("autocast",), ("peer", "b"), ("autocast",)]
 
 

@@ -127,6 +127,23 @@ CROSS_MISTAKES = [
         "peers.b.optimizer: peer 'b' is frozen and has no optimizer; take this away or set frozen: false",
     ),
     (
+        "peers: {a: {model: x}, b: {model: x, frozen: true, expect: {top1: 0.5}}}",
+        "peers.b.expect: 'b' begins without weights, so that nothing can be expected of it; give it weights",
+    ),
+    (
+        "peers: {a: {model: x, weights: f, expect: {}}}",
+        "peers.a.expect: says no metric; images of one class each have top1 and top5",
+    ),
+    (
+        "peers: {a: {model: 'm:f', expect: {map: 0.5}}}",
+        "peers.a.expect.map: images of one class each are scored by top1 and top5, not by map",
+    ),
+    (
+        "peers: {a: {model: x, precision: bf16}}",
+        "peers.a.precision: belongs to frozen peers, and 'a' is trained; train.precision is that of the run",
+    ),
+    ("peers: {a: {model: x, forward_batch: 8}}", "peers.a.forward_batch: belongs to frozen peers, and 'a' is trained"),
+    (
         "peers: {best: {model: x}}",
         "peers.best: 'best' cannot name a peer; take letters, digits and _, and none of {names}",
     ),

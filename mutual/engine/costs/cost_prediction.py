@@ -71,11 +71,10 @@ def _predict_rank(
     accumulate: int,
 ) -> CostPrediction:
     size = batch_size * placement.world_size
-    start, end = transfer_plan.rows(rank, size)
-    num_images = end - start
     seconds, memory, gradients = 0.0, 0.0, 0.0
     for name in placement.peers_on(rank):
         peer, num_replicas = profiles[name], len(placement.replica_ranks[name])
+        num_images = sum(end - start for start, end in transfer_plan.computed_rows(rank, name, size))
         seconds += accumulate * peer.seconds(num_images) + peer.step_seconds
         memory += peer.state_bytes + num_images * peer.saved_bytes
         if num_replicas > 1 and peer.gradient_bytes:

@@ -116,11 +116,12 @@ def _measure_link(comm: Communicator) -> Link:
 
 
 def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name: str) -> PeerProfile:
-    comm, frozen = environment.comm, recipe.peers[name].frozen
+    comm, spec = environment.comm, recipe.peers[name]
+    frozen, channels_last = spec.frozen, recipe.train.channels_last if spec.channels_last is None else spec.channels_last
     data_input = ModelInput(info.image_size, info.mean, info.std, channels=info.channels)
     created = create_peer_model(recipe, name, DataSpec(info.num_classes, info.class_names, data_input))
     model = created.model.to(comm.device)
-    if recipe.train.channels_last:
+    if channels_last:
         model.to(memory_format=torch.channels_last)
     model.train(not frozen)
     if frozen:
@@ -129,7 +130,7 @@ def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name
     optimizer = None if frozen else make_optimizer(recipe, name, parameters)
 
     def forward(images: Tensor) -> Tensor:
-        with environment.autocast(), torch.set_grad_enabled(not frozen):
+        with environment.autocast(spec.precision), torch.set_grad_enabled(not frozen):
             logits: Tensor = model(images)
         return logits.float().square().mean()
 
@@ -138,7 +139,7 @@ def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name
         if not frozen:
             loss.backward()
 
-    peer_input = PeerInput(created.input, is_identity=True, channels_last=recipe.train.channels_last)
+    peer_input = PeerInput(created.input, is_identity=True, channels_last=channels_last)
     batch_size = max(recipe.data.batch_size, 2)  # BatchNorm asks for two in training
     small = peer_input(torch.rand(batch_size, *created.input.shape, device=comm.device))
     large = peer_input(torch.cat([small, small]))

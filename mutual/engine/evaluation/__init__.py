@@ -1,5 +1,6 @@
 """Evaluation: from models to scores and predictions."""
 
+from mutual.engine.evaluation.chance import Chance, ChanceMeter
 from mutual.engine.evaluation.embeddings import embedded
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.evaluation.inference import evaluate_run
@@ -9,6 +10,8 @@ from mutual.engine.evaluation.prediction import ImageLike, Prediction, Predictor
 __all__ = [
     "BANK_SIZE",
     "NUM_NEIGHBOURS",
+    "Chance",
+    "ChanceMeter",
     "Evaluator",
     "ImageLike",
     "Prediction",

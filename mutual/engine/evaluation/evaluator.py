@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mutual.data import Batch
 from mutual.engine.evaluation.task_metrics import TaskMetrics, mean_metric, task_metrics
-from mutual.engine.monitoring import Scores
+from mutual.engine.monitoring import PAIRS, Scores
 from mutual.recipe import ENSEMBLE
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Evaluator:
         device: of the logits.
         multi_label: whether an image has several labels and not one class.
         known_classes: by peer the classes of the data that its logits stand for, where these are not all; it is scored on images of these.
+        compares: whether agreement and divergence of the peers are scored too, if they are two or more.
 
     Example:
         >>> evaluator = Evaluator(["a"], ["a"], num_classes=3, device=torch.device("cpu"))
@@ -52,6 +53,7 @@ class Evaluator:
         device: torch.device,
         multi_label: bool = False,
         known_classes: Mapping[str, Sequence[int]] | None = None,
+        compares: bool = True,
     ) -> None:
         self._peers = tuple(peers)
         self._known = {name: torch.tensor(known, device=device) for name, known in (known_classes or {}).items()}
@@ -61,7 +63,9 @@ class Evaluator:
         self._task = task_metrics(num_classes, multi_label=multi_label)
         self._tasks = {name: task_metrics(len(known), multi_label=multi_label) for name, known in self._known.items()}
         self._multi_label = multi_label
+        self._has_top5 = num_classes > 5 and not multi_label
         self._device = device
+        self._compares = compares and len(self._comparable) > 1
 
     @torch.no_grad()
     def __call__(
@@ -108,7 +112,7 @@ class Evaluator:
             rows, known_labels = self._among(known_K, labels)
             if len(known_labels) > 0:
                 self._update(name, self._tasks[name], self._tasks[name].log_probabilities(logits[name][rows]), known_labels)
-        if len(self._comparable) > 1:
+        if self._compares:
             predictions = [self._task.predictions(logits[name]) for name in self._comparable]
             agreement = torch.stack([(a == b).float().mean() for a, b in combinations(predictions, 2)]).mean()
             divergence = self._task.divergence(torch.stack([logits[name] for name in self._comparable]))
@@ -132,10 +136,10 @@ class Evaluator:
     def _compute(self) -> Scores:
         scores = {member: _valid(_read(metrics)) for member, metrics in self._metrics.items()}
         for name, known_K in self._known.items():
-            if "top5" in next(iter(scores.values())) and len(known_K) <= 5:
+            if self._has_top5 and len(known_K) <= 5:
                 scores[name]["top5"] = 1.0  # the class is among five of no more than five
-        if len(self._comparable) > 1:
-            scores["pairs"] = _read(self._pairs)
+        if self._compares:
+            scores[PAIRS] = _read(self._pairs)
         return scores
 
 

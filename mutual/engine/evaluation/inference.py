@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mutual.data import Batch, build_data
+from mutual.data import Batch, DataInfo, build_data
 from mutual.engine.evaluation.evaluator import Evaluator
+from mutual.engine.evaluation.frozen import read_frozen
 from mutual.engine.monitoring import Scores, SkippedImages, with_rank
 from mutual.engine.runtime import init_environment, restore_switches
 from mutual.models import ModelCard, ModelInput, class_columns, read_model
@@ -20,18 +21,25 @@ from mutual.recipe import Data, Recipe, first_line
 
 
 @restore_switches()
-def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = ()) -> Scores:
+def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = (), frozen: str | None = None) -> Scores:
     """Scores peers and their ensemble on the validation images of `recipe`, each counted once. Collective: all ranks must call it.
 
     Args:
         recipe: the run's, with other values where the user gave some.
         files: the peers' weights, as `peer_files` finds them.
         factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
+        frozen: name of a frozen peer of the recipe, which is scored in place of the peers in `files`: these say what the run's data were.
 
     Raises:
         InputError: a file or the data cannot be read, or they do not fit.
     """
-    models = read_models(files, factories)
+    known: dict[str, tuple[int, ...]] = {}
+    if frozen is None:
+        models = read_models(files, factories)
+    else:
+        frozen_model, frozen_card, classes = read_frozen(recipe, frozen, files[0], factories)
+        models = {frozen: (frozen_model, frozen_card)}
+        known = {} if classes.known is None else {frozen: classes.known}
     environment = init_environment(recipe)
     comm = environment.comm
     inputs = {name: _input_of(recipe, name, card) for name, (_, card) in models.items()}
@@ -41,22 +49,23 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
-    columns: dict[str, Tensor | slice] = {}
+    columns = {name: _columns(recipe, name, card, info, is_partial=name in known) for name, (_, card) in models.items()}
     for name, (model, card) in models.items():
-        try:
-            order = class_columns(card.class_names, info.class_names)
-            if info.multi_label != card.multi_label:
-                raise ValueError(f"its images have {'several labels' if card.multi_label else 'one class'} each")
-        except ValueError as error:
-            raise recipe.error("data", f"not what peer {name!r} was trained for: {error}") from error
         _check_size(recipe, name, model, card, inputs[name])
         model.to(comm.device)
-        columns[name] = slice(None) if order is None else torch.tensor(order, device=comm.device)
-    evaluator = Evaluator(list(models), list(models), num_classes=info.num_classes, device=comm.device, multi_label=info.multi_label)
+    evaluator = Evaluator(
+        list(models),
+        list(models),
+        num_classes=info.num_classes,
+        device=comm.device,
+        multi_label=info.multi_label,
+        known_classes=known,
+    )
+    precision = None if frozen is None else recipe.peers[frozen].precision
 
     def predict(pixels: Tensor, _: Batch) -> dict[str, Tensor]:
         images = {each: each(pixels) for each in set(inputs.values())}
-        with environment.autocast():
+        with environment.autocast(precision):
             return {name: model(images[inputs[name]]).float()[:, columns[name]] for name, (model, _) in models.items()}
 
     batches = with_rank(data.eval_batches(world_size=comm.size, shard=(comm.rank, comm.size)), comm)
@@ -80,6 +89,19 @@ def _input_of(recipe: Recipe, name: str, card: ModelCard) -> ModelInput:
         if len(fields.get(key, ())) not in (0, 1, card.in_channels):
             raise recipe.error(f"peers.{name}.input.{key}", f"{len(fields[key])} values for a peer that reads {card.in_channels} channels")
     return replace(card.input, **fields)
+
+
+def _columns(recipe: Recipe, name: str, card: ModelCard, info: DataInfo, *, is_partial: bool) -> list[int] | slice:
+    """Returns which of a peer's logits stand for the data's classes; `is_partial`: it knows some of them, which must be in their order."""
+    try:
+        order = class_columns(card.class_names, info.class_names)
+        if info.multi_label != card.multi_label:
+            raise ValueError(f"its images have {'several labels' if card.multi_label else 'one class'} each")
+        if is_partial and order is not None:
+            raise ValueError("its classes are in another order, and it knows only some of them")
+    except ValueError as error:
+        raise recipe.error("data", f"not what peer {name!r} was trained for: {error}") from error
+    return slice(None) if order is None else order
 
 
 def _as_trained(data: Data, card: ModelCard) -> Data:

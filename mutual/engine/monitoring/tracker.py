@@ -63,9 +63,9 @@ class Tracker:
         if step == 0:
             self._log_hparams(self._accelerator.get_tracker("tensorboard", unwrap=True))
 
-    def print_table_head(self) -> None:
-        """Prints the heading of the table of epochs."""
-        for line in table_head(self._recipe):
+    def print_table_head(self, initial_scores: Scores) -> None:
+        """Prints the heading of the table of epochs, and below it the scores of the peers that were scored before the first update."""
+        for line in (*table_head(self._recipe), *initial_lines(self._recipe, initial_scores)):
             self.print_line(line)
 
     def print_line(self, line: str) -> None:
@@ -105,6 +105,12 @@ class Tracker:
         if self._is_main:
             self._accelerator.log(values, step=step)
 
+    def log_initial(self, scores: Scores) -> None:
+        """Logs the scores before the first update in TensorBoard, and in metrics.jsonl as epoch 0."""
+        if self._is_main:
+            self._log_scores(scores, step=0)
+            self._write_line({"epoch": 0, "step": 0, "eval": scores})
+
     def log_epoch(self, epoch: int, step: int, train: TrainMetrics, scores: Scores | None) -> None:
         """Logs a finished epoch (1 is the first) in TensorBoard, in metrics.jsonl and as a line of the table."""
         if self._bar is not None:
@@ -120,10 +126,8 @@ class Tracker:
         }
         if scores is not None:
             record["eval"] = scores
-            values = {f"eval_{metric}/{member}": value for member, row in scores.items() for metric, value in row.items()}
-            self._accelerator.log(values, step=step)
-        self.lines.append(json_text(record) + "\n")
-        write_file(self._path, "".join(self.lines).encode())
+            self._log_scores(scores, step=step)
+        self._write_line(record)
         self.print_line(table_line(self._recipe, epoch, speed, train, scores))
         evaluations = [json.loads(line).get("eval") or {} for line in self.lines]
         divergences = [kl for evaluation in evaluations if (kl := evaluation.get("pairs", {}).get("kl")) is not None]
@@ -138,6 +142,14 @@ class Tracker:
             self._bar.close()
         if self._is_open:
             self._accelerator.get_tracker("tensorboard").finish()
+
+    def _log_scores(self, scores: Scores, *, step: int) -> None:
+        values = {f"eval_{metric}/{member}": value for member, row in scores.items() for metric, value in row.items()}
+        self._accelerator.log(values, step=step)
+
+    def _write_line(self, record: dict[str, Any]) -> None:
+        self.lines.append(json_text(record) + "\n")
+        write_file(self._path, "".join(self.lines).encode())
 
     def _log_hparams(self, writer: SummaryWriter) -> None:
         from torch.utils.tensorboard.summary import hparams
@@ -163,6 +175,16 @@ def table_head(recipe: Recipe) -> list[str]:
     return [f"  epoch | {' | '.join(heads)} | images/s", f"        | {' | '.join(units)} |"]
 
 
+def initial_lines(recipe: Recipe, scores: Scores) -> list[str]:
+    """Returns a line of the terminal's table for each peer that was scored before the first update."""
+    return [
+        f"{'before':>7} | {name}{' (frozen)' if recipe.peers[name].frozen else ''}: "
+        + ", ".join(f"{metric} {_cell(metric, value).strip()}" for metric, value in row.items() if metric in _columns(recipe))
+        + (" by its nearest training images" if name in recipe.headless else "")
+        for name, row in scores.items()
+    ]
+
+
 def table_line(recipe: Recipe, epoch: int, speed: float, train: TrainMetrics, scores: Scores | None) -> str:
     """Returns the terminal's line of an epoch: training loss, then evaluation, of every trainable peer."""
     columns = _columns(recipe)
@@ -179,7 +201,11 @@ def _columns(recipe: Recipe) -> tuple[str, ...]:
 def _cells(row: dict[str, float] | None, columns: Sequence[str]) -> str:
     if row is None:
         return " " * (8 * len(columns) - 1)
-    return " ".join(f"{row[name]:7.2%}" if name in ("top1", "map") else _short(row[name]) for name in columns)
+    return " ".join(_cell(name, row[name]) for name in columns)
+
+
+def _cell(metric: str, value: float) -> str:
+    return f"{value:7.2%}" if metric in ("top1", "map") else _short(value)
 
 
 def _short(value: float) -> str:

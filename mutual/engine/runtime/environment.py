@@ -42,11 +42,12 @@ class Environment:
     comm: Communicator
     precision: Precision
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """Returns the context in which peers run: mixed precision, or none."""
-        if self.precision == "no":
+    def autocast(self, precision: Precision | None = None, /) -> AbstractContextManager[object]:
+        """Returns the context in which peers run, mixed precision or none; the run's, if `precision` is None."""
+        precision = precision or self.precision
+        if precision == "no":
             return nullcontext()
-        return torch.autocast(self.comm.device.type, dtype=_DTYPES[self.precision])
+        return torch.autocast(self.comm.device.type, dtype=_DTYPES[precision])
 
     def scaler(self) -> torch.amp.GradScaler:
         """Returns a new loss scaler, the identity in other precisions than fp16."""

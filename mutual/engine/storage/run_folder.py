@@ -15,13 +15,13 @@ from mutual.engine.storage.checkpoint_store import CheckpointStore
 from mutual.engine.storage.files import MARK, check_no_links, json_text, remove, sha256, unfinished, write_file
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
-RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
+RECIPE, METRICS, INITIAL_SCORES = "recipe.yaml", "metrics.jsonl", "initial_scores.json"
 BEST, LAST = "best", "last"
 EXPORTED = ".mutual-exports.json"
 """Beside exported files, with their digests; an export replaces no other file."""
 EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
-_RUN_FILES = (RECIPE, METRICS, "checkpoints", LAST, BEST, "export")
+_RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, "checkpoints", LAST, BEST, "export")
 
 
 _DIGEST = "# sha256 of the lines above: "
@@ -47,6 +47,18 @@ class BestRecord(BaseModel):
     metric: StrictStr
     peers: dict[str, dict[str, int | float | None]]
     sha256: dict[str, list[StrictStr]]
+
+
+class InitialScores(BaseModel):
+    """initial_scores.json: the scores before the first update, and a digest of what they depend on.
+
+    A run that ends before its first checkpoint takes them from there; later ones have them in metrics.jsonl.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: StrictStr
+    eval: dict[str, dict[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,17 @@ class RunFolder:
                 f"{self._best_file} is damaged, or of another version; a run that is resumed writes it again at its next epoch"
             ) from error
 
+    def write_initial_scores(self, scores: InitialScores) -> None:
+        """Writes initial_scores.json."""
+        write_file(self.path / INITIAL_SCORES, json_text(scores.model_dump()).encode())
+
+    def read_initial_scores(self) -> InitialScores | None:
+        """Returns what `write_initial_scores` has written; None where it is missing or damaged."""
+        try:
+            return InitialScores.model_validate_json((self.path / INITIAL_SCORES).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
+            return None
+
     def best_peer(self) -> str:
         """Returns the name of the best peer.
 
@@ -218,7 +241,7 @@ class RunFolder:
 
     def _files_of(self, peers: Sequence[str]) -> Iterator[Path]:
         """Yields the paths that trainings and exports of `peers` write to, whether they exist or not."""
-        for path in (self.path / RECIPE, self.path / METRICS, self._best_file, self.export / EXPORTED):
+        for path in (self.path / RECIPE, self.path / METRICS, self.path / INITIAL_SCORES, self._best_file, self.export / EXPORTED):
             yield from (path, unfinished(path))
         for peer in peers:
             for path in (self.weights(BEST, peer), self.weights(LAST, peer)):

@@ -96,7 +96,7 @@ class Checkpointer:
             raise self._recipe.error(
                 "data", f"these are not the data that the run was started with: {changes}; give them back, or --overwrite"
             )
-        for name, digest in self._frozen_digests().items():
+        for name, digest in self.frozen_digests().items():
             if digest != state["frozen"][name]:
                 raise self._recipe.error(
                     f"peers.{name}.weights", "these are not the weights that the run was started with; give the old file"
@@ -125,7 +125,7 @@ class Checkpointer:
             "data": self._fingerprint,
             "meter": self._meter.state_dict(),
             "best": self._best_weights.state_dict(),
-            "frozen": self._frozen_digests(),
+            "frozen": self.frozen_digests(),
         }
         buffers = {}
         for peer in self._group.trainable:
@@ -163,7 +163,8 @@ class Checkpointer:
                 raise NonFiniteLossError(f"{where} are not finite; lower the learning rate or clip gradients")
 
     @cache  # noqa: B019 - frozen weights never change, and a run lives as long as its process
-    def _frozen_digests(self) -> dict[str, str]:
+    def frozen_digests(self) -> dict[str, str]:
+        """Returns by frozen peer the sha256 of its weights. Collective: all ranks must call it."""
         refreshed = self._recipe.exchange.reads
         frozen = {name: peer for name, peer in self._group.peers.items() if peer.frozen and name not in refreshed}
         return self._collector.all_gather_dict({name: sha256(_tensor_bytes(peer.tapped)) for name, peer in frozen.items()})

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mutual.engine.codistillation import WeightExchange
-from mutual.engine.evaluation import Evaluator
 from mutual.engine.monitoring import SkippedImages, StragglerMonitor, Tracker, TrafficMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.storage import RunFolder
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.callbacks import Callback, Callbacks
 from mutual.engine.training.checkpointer import Checkpointer
+from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_card import peer_card
 from mutual.engine.training.peer_collector import PeerCollector
+from mutual.engine.training.scorer import Scorer
 from mutual.engine.training.setup import Training
 from mutual.engine.training.trainer import Trainer
 from mutual.recipe import Recipe
@@ -24,7 +25,7 @@ def build_trainer(
 ) -> Trainer:
     """Builds the trainer of a run at its first update; nothing is read from or written to `folder`."""
     comm, data, group = environment.comm, training.data, training.group
-    info, models = data.info, {name: peer.model for name, peer in group.peers.items()}
+    models = {name: peer.model for name, peer in group.peers.items()}
     collector = PeerCollector(comm, group.placement)
     cards = {name: peer_card(recipe, name, data, group.inputs[name]) for name in group.peers}
     best_weights = BestWeights(recipe, folder, group, cards, collector)
@@ -43,6 +44,7 @@ def build_trainer(
     weight_exchange.attach()
     stragglers = StragglerMonitor(group, comm, synchronized_forwards=recipe.train.sync_batchnorm)  # starts a thread
     stragglers.attach()
+    scorer = Scorer(recipe, training, comm, stragglers)
     return Trainer(
         recipe,
         environment,
@@ -53,14 +55,8 @@ def build_trainer(
         checkpointer=checkpointer,
         checkpoints=folder.checkpoints(keep=recipe.checkpoint.keep),
         collector=collector,
-        evaluator=Evaluator(
-            recipe.classifiers,
-            recipe.trainable,
-            num_classes=info.num_classes,
-            device=comm.device,
-            multi_label=info.multi_label,
-            known_classes=group.known_classes,
-        ),
+        initial_scoring=InitialScoring(recipe, folder, training, scorer, checkpointer, collector),
+        scorer=scorer,
         skipped_images=SkippedImages(recipe, data, comm, shard=group.shard),
         stragglers=stragglers,
         tracker=Tracker(recipe, environment.accelerator, folder.path, updates_per_epoch=training.updates_per_epoch),

@@ -6,7 +6,7 @@ loss L of a micro-batch's v valid images contributes L * v * g / n.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -30,7 +30,7 @@ class _MicroBatch:
         labels: `[B]`, or `[B, C]` where images have several.
         context: its number of valid images (the rest are padding), seed and epoch.
         is_last: whether it is the window's last one, whose backward synchronises the gradients.
-        source_outputs: alternating only: outputs of the sources with their current weights.
+        source_outputs: outputs of the frozen peers; alternating: of all sources, with their current weights.
         learner_outputs: alternating only: output of each learner, detached.
     """
 
@@ -99,9 +99,9 @@ class TrainStep:
 
     def simultaneous(self, window: Window, update: int, *, measure: bool) -> None:
         """Updates all peers from the same outputs: one backward over the sum of all losses, then a step for each peer."""
-        for micro_batch in self._micro_batches(window, update):
+        for micro_batch in self._with_frozen_outputs(self._micro_batches(window, update)):
             with self._no_sync_before_last(micro_batch):
-                output = self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context)
+                output = self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context, micro_batch.source_outputs)
                 losses = [self._scale(name, loss, micro_batch, window) for name, loss in output.losses.items()]
                 torch.autograd.backward(losses)
             self._pause_selector.add(output.logits, micro_batch.labels)
@@ -115,7 +115,7 @@ class TrainStep:
 
     def alternating(self, window: Window, update: int, *, measure: bool) -> None:
         """Updates one peer after another, each from the others' outputs after their own steps (arXiv:1706.00384, algorithm 1)."""
-        micro_batches = list(self._micro_batches(window, update))
+        micro_batches = list(self._with_frozen_outputs(self._micro_batches(window, update)))
         for peer in self._group.trainable:
             for micro_batch in micro_batches:
                 self._compute_source_outputs(micro_batch, peer.name)
@@ -146,6 +146,16 @@ class TrainStep:
                 global_batch_size=batch.global_batch_size,
             )
             yield _MicroBatch(pixels, labels, context, is_last=index == len(window.batches) - 1)
+
+    def _with_frozen_outputs(self, micro_batches: Iterator[_MicroBatch]) -> Iterable[_MicroBatch]:
+        """Returns the micro-batches of a window with the outputs of the frozen peers, which are computed for several of them at once."""
+        if not self._group.frozen:
+            return micro_batches
+        window = list(micro_batches)
+        outputs = self._group.forward_frozen([(micro_batch.images, micro_batch.context) for micro_batch in window])
+        for micro_batch, outputs_by_peer in zip(window, outputs, strict=True):
+            micro_batch.source_outputs.update(outputs_by_peer)
+        return window
 
     def _compute_source_outputs(self, micro_batch: _MicroBatch, learner: str) -> None:
         """Computes the outputs of the learner's sources that are missing or out of date."""

@@ -7,18 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
-from mutual.data import Batch, Window
+from mutual.data import Window
 from mutual.engine.codistillation import WeightExchange
-from mutual.engine.evaluation import BANK_SIZE, NUM_NEIGHBOURS, Evaluator, knn_scores
 from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tracker, TrafficMeter, with_rank
 from mutual.engine.runtime import Environment, StoppedError, StopSignals
 from mutual.engine.storage import CheckpointStore, RunFolder
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.callbacks import Callbacks
 from mutual.engine.training.checkpointer import Checkpointer, Progress
+from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_collector import PeerCollector
+from mutual.engine.training.scorer import Scorer
 from mutual.engine.training.setup import Training
 from mutual.group import Peer, StopPoll
 from mutual.recipe import Recipe
@@ -37,7 +36,8 @@ class Trainer:
         checkpointer: turns the state of these parts into files and back.
         checkpoints: holds these files.
         collector: collects what ranks know of their peers.
-        evaluator: scores the peers.
+        initial_scoring: scores peers before the first update, once in the life of a run.
+        scorer: scores the peers.
         skipped_images: reports images that could not be read.
         stragglers: reports ranks that are slow.
         tracker: writes metrics, charts and the terminal's table.
@@ -64,7 +64,8 @@ class Trainer:
         checkpointer: Checkpointer,
         checkpoints: CheckpointStore,
         collector: PeerCollector,
-        evaluator: Evaluator,
+        initial_scoring: InitialScoring,
+        scorer: Scorer,
         skipped_images: SkippedImages,
         stragglers: StragglerMonitor,
         tracker: Tracker,
@@ -83,7 +84,8 @@ class Trainer:
         self._callbacks = callbacks
         self._checkpointer = checkpointer
         self._collector = collector
-        self._evaluator = evaluator
+        self._initial_scoring = initial_scoring
+        self._scorer = scorer
         self._skipped_images = skipped_images
         self._stragglers = stragglers
         self._tracker = tracker
@@ -103,9 +105,6 @@ class Trainer:
         with StopSignals() as signals:
             self._weight_exchange.refresh()
             self._call_back("begin")
-            for name, row in (self._headless_scores() if progress.update == 0 else {}).items():
-                values = ", ".join(f"{metric} {value:.2%}" for metric, value in row.items())
-                self._tracker.print_line(f"{name}: {values} by the {NUM_NEIGHBOURS} nearest training images")
             while progress.epoch < self._recipe.train.epochs:
                 self.training.group.train()
                 self._tracker.begin_epoch(progress.epoch, done=progress.window)
@@ -129,8 +128,22 @@ class Trainer:
         self.progress, self.scores, self._metrics_lines = restored.progress, restored.scores, restored.lines
         self._saved_progress = replace(self.progress)
 
+    def score_initial(self, *, resume: bool) -> None:
+        """Scores the peers that begin with weights or are frozen, unless the run has done so before; writes nothing.
+
+        Collective: all ranks must call it.
+
+        Raises:
+            RecipeError: a peer scores less than the recipe expects.
+        """
+        was_scored = self._initial_scoring.restore(self._metrics_lines, update=self.progress.update, resume=resume)
+        if not was_scored:
+            self._scorer.score_initial(update=self.progress.update)
+            self._report_skipped_images("before the first update: ")
+        self._scorer.check_expected()
+
     def gather_history(self) -> list[dict[str, Any]]:
-        """Returns on all ranks the records of metrics.jsonl, one for each epoch. Collective: all ranks must call it."""
+        """Returns on all ranks the records of metrics.jsonl. Collective: all ranks must call it."""
         content = f"[{','.join(self._tracker.lines)}]".encode() if self.comm.is_main else None
         history: list[dict[str, Any]] = json.loads(self.comm.broadcast_bytes(content))
         return history
@@ -139,8 +152,11 @@ class Trainer:
         """Starts logging at the current step; the first thing that a trainer writes. Collective: all ranks must call it."""
         with self.comm.raise_together():
             self._tracker.open(step=self.progress.update, lines=self._metrics_lines)
+            if self._scorer.initial and not self._metrics_lines and self.progress.update == 0:
+                self._initial_scoring.save()
+                self._tracker.log_initial(self._scorer.initial)
         self._tracker.print_line(self._summary())
-        self._tracker.print_table_head()
+        self._tracker.print_table_head(self._scorer.initial)
 
     def close(self) -> None:
         """Closes the tracker and the data loaders."""
@@ -169,8 +185,10 @@ class Trainer:
         for peer in self.training.group.trainable:
             peer.average_buffers()
         epoch = progress.epoch + 1
-        scores = self._evaluate() if epoch % self._recipe.train.eval_every == 0 or epoch == epochs else None
-        self._skipped_images.report(lambda line: self._tracker.print_line(f"note: {line}"), prefix=f"epoch {epoch}: ")
+        scores = None
+        if epoch % self._recipe.train.eval_every == 0 or epoch == epochs:
+            self.scores = scores = self._scorer.evaluate(progress.update)
+        self._report_skipped_images(f"epoch {epoch}: ")
         with self._stragglers.during("writes the epoch's weights and metrics"):
             self._best_weights.finish_epoch(epoch, scores)
             metrics = self.training.meter.end_epoch()
@@ -188,31 +206,8 @@ class Trainer:
         """Yields what is left of the epoch's windows."""
         return with_rank(self.training.windows(self.progress.epoch, start=self.progress.window), self.comm)
 
-    def _evaluate(self) -> Scores:
-        training = self.training
-        training.group.eval()
-        batches = with_rank(training.data.eval_batches(world_size=self.comm.size, shard=training.group.shard), self.comm)
-
-        def predict(images: Tensor, batch: Batch) -> dict[str, Tensor]:
-            return training.group.predict(images, global_batch_size=batch.global_batch_size)
-
-        self.scores = self._evaluator(
-            predict,
-            self._stragglers.evaluated(batches, self.progress.update),
-            is_scoring_rank=training.group.is_scoring_rank,
-        )
-        return self.scores
-
-    def _headless_scores(self) -> Scores:
-        """Returns the scores of the peers without a head, which stay what they are. Collective: all ranks must call it."""
-        training, names, info = self.training, self._recipe.headless, self.training.data.info
-        if not names or info.multi_label:
-            return {}
-        ranks: dict[str, Any] = {"world_size": self.comm.size, "shard": training.group.shard}
-        bank = with_rank(training.data.sample_batches(BANK_SIZE, **ranks), self.comm)
-        batches = with_rank(training.data.eval_batches(**ranks), self.comm)
-        with self._stragglers.during("scores the peers without a head"):
-            return knn_scores(training.group, bank, batches, info, self.comm, names=names)
+    def _report_skipped_images(self, prefix: str) -> None:
+        self._skipped_images.report(lambda line: self._tracker.print_line(f"note: {line}"), prefix=prefix)
 
     def _log_is_due(self) -> bool:
         """Whether the update that comes next is to be logged; an epoch's last one always is."""

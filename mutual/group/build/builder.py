@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ from mutual.group.edges import (
 )
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, parallel, replicated, scoring_requirements
 from mutual.group.group import Group
-from mutual.group.peers import MovingAverage, Peer, PeerInput, TappedModel, find_module
+from mutual.group.peers import Autocast, FrozenSettings, MovingAverage, Peer, PeerInput, TappedModel, find_module
 from mutual.models import ModelInput
 from mutual.objectives import Loss
 from mutual.recipe import EMA, EMBEDDING, LOGITS, Recipe, peer_of, program_file
@@ -40,7 +41,7 @@ def build_group(
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    autocast: Autocast = nullcontext,
     class_names: Sequence[str] = (),
     statistics: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Group:
@@ -54,7 +55,7 @@ def build_group(
         num_classes: classes of the data.
         in_channels: channels of the images.
         image_size: height and width of the images.
-        autocast: gives the context in which peers run.
+        autocast: gives the context in which peers run, or in another precision if one is given.
         class_names: the data's classes; if given, the outputs of a frozen peer whose weights name their classes are read in this order.
         statistics: mean and standard deviation of the data's pixel values in 0 .. 1, for peers that have none of their own; None: images
             that the group is given are what every peer reads, as they are.
@@ -76,7 +77,11 @@ def build_group(
     for peer in peers.values():
         _set_up(peer, recipe, comm.device, comms.get(peer.name))
     loss_plan = TransferPlan.of(placement, edges, specs, dtype=recipe.exchange.dtype)
-    score_plan = TransferPlan(placement, scoring_requirements(placement, recipe.classifiers), specs)
+
+    @cache
+    def score_exchange(names: tuple[str, ...]) -> OutputExchange:
+        return OutputExchange(TransferPlan(placement, scoring_requirements(placement, names), specs), comm)
+
     return Group(
         peers,
         edges,
@@ -87,7 +92,8 @@ def build_group(
         placement=placement,
         rank=comm.rank,
         loss_exchange=OutputExchange(loss_plan, comm),
-        score_exchange=OutputExchange(score_plan, comm),
+        score_exchange=score_exchange,
+        split_peers=loss_plan.split_peers,
     )
 
 
@@ -221,6 +227,7 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
     created = create_peer_model(recipe, name, data)
     notes += created.notes
     model = created.model
+    channels_last = train.channels_last if spec.channels_last is None else spec.channels_last
     paths, average_paths = tap_paths(edges, name), tap_paths(edges, f"{name}.{EMA}")
     _check_paths(recipe, model, name, edges)
     if train.sync_batchnorm and is_replicated and not spec.frozen:
@@ -236,10 +243,11 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
         name,
         tapped,
         frozen=spec.frozen,
-        input=PeerInput(created.input, is_identity=not data.reads_pixels, channels_last=train.channels_last),
+        input=PeerInput(created.input, is_identity=not data.reads_pixels, channels_last=channels_last),
         known_classes=created.classes.known,
         average=average,
         evaluate_average=train.evaluate_ema,
+        settings=FrozenSettings(spec.precision, spec.forward_batch),
     )
 
 
@@ -262,11 +270,12 @@ def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge])
 
 def _set_up(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator | None) -> None:
     """Moves a peer to its device and into its memory format, compiles it and, if it is trained, averages its gradients over `comm`."""
+    spec, train = recipe.peers[peer.name], recipe.train
     for module in peer.modules:
         module.to(device)
-        if recipe.train.channels_last:
+        if train.channels_last if spec.channels_last is None else spec.channels_last:
             module.to(memory_format=torch.channels_last)
-    if recipe.train.compile:
+    if train.compile if spec.compile is None else spec.compile:
         peer.tapped.compile()
     if comm is not None:
         peer.distribute(comm)

@@ -226,7 +226,9 @@ def _classes(recipe: Recipe, name: str, model: nn.Module, num_built: int | None,
     spec, given = recipe.peers[name], recipe.peers[name].classes
     if not data.class_names or spec.head == "none":
         return ClassMap()
-    where = "classes" if given != "auto" else "weights"
+    program = program_file(spec.model)
+    where = "classes" if given != "auto" else "weights" if program is None else "model"
+    file = program or (spec.weights_file.file if spec.weights_file is not None else spec.weights)
     try:
         if not spec.frozen:
             has_new_head = spec.weights_file is not None and spec.weights_file.head == "new"
@@ -238,11 +240,9 @@ def _classes(recipe: Recipe, name: str, model: nn.Module, num_built: int | None,
             names = _names(recipe, name, card)
             return ClassMap() if names is None else match_names(names, data.class_names)
     except ValueError as error:
-        raise recipe.error(f"peers.{name}.{where}", f"{spec.weights}: {error}" if where == "weights" else str(error)) from error
+        raise recipe.error(f"peers.{name}.{where}", str(error) if where == "classes" else f"{file}: {error}") from error
     if columns is not None:
-        raise recipe.error(
-            f"peers.{name}.weights", f"{spec.weights} has the data's classes in another order, which only a frozen peer can have"
-        )
+        raise recipe.error(f"peers.{name}.weights", f"{file} has the data's classes in another order, which only a frozen peer can have")
     return ClassMap()
 
 

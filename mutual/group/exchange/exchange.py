@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -20,14 +21,12 @@ class _Plan:
     """Transfers of this rank for micro-batches of one size.
 
     Attributes:
-        first_row: this rank's first row of the micro-batch.
         sends: outgoing transfers, in the order of the receiving ranks.
         num_sent: elements sent to each rank.
         receives: incoming transfers, in the order of the sending ranks.
         num_received: elements received from each rank.
     """
 
-    first_row: int
     sends: list[Transfer]
     num_sent: list[int]
     receives: list[Transfer]
@@ -65,33 +64,39 @@ class OutputExchange:
             return ExchangeHandle(self, None, 0)
         assert size, "what each rank sends depends on the number of images"
         plan, dtype = self._plan(size), self.transfer_plan.dtype
-        chunks = [transfer.pack(outputs, plan.first_row).to(dtype).flatten() for transfer in plan.sends]
+        chunks = [transfer.pack(outputs).to(dtype).flatten() for transfer in plan.sends]
         outgoing = torch.cat(chunks) if chunks else torch.empty(0, dtype=dtype, device=self._comm.device)
-        self.sent_bytes += outgoing.numel() * outgoing.element_size()
+        self.sent_bytes += (outgoing.numel() - plan.num_sent[self._comm.rank]) * outgoing.element_size()
         return ExchangeHandle(self, self._comm.all_to_all(outgoing, plan.num_sent, plan.num_received), size)
+
+    def computed_rows(self, peer: str, size: int) -> list[slice]:
+        """Returns for which of this rank's rows it computes the outputs of a split peer, for a micro-batch of `size` images."""
+        rank = self._comm.rank
+        first_row = self.transfer_plan.rows(rank, size)[0]
+        return [slice(begin - first_row, end - first_row) for begin, end in self.transfer_plan.computed_rows(rank, peer, size)]
 
     def unpack(self, incoming: Tensor, size: int) -> dict[str, Outputs]:
         """Returns received elements as outputs of this rank's rows, by source and module path."""
-        chunks: dict[OutputKey, list[Tensor]] = {}
+        chunks: dict[OutputKey, list[tuple[int, Tensor]]] = {}
         offset = 0
         for transfer in self._plan(size).receives:
             length = prod(transfer.shape)
             rows = incoming[offset : offset + length].view(transfer.shape).to(transfer.dtype)
-            chunks.setdefault(transfer.received_key, []).append(rows)
+            chunks.setdefault(transfer.received_key, []).append((transfer.rows[0], rows))
             offset += length
         if not chunks:  # this rank has no image: its edges read padding, with weight 0
             specs = self.transfer_plan.received_specs(self._comm.rank)
-            chunks = {key: [torch.zeros(1, *shape, dtype=dtype, device=incoming.device)] for key, (shape, dtype) in specs.items()}
+            chunks = {key: [(0, torch.zeros(1, *shape, dtype=dtype, device=incoming.device))] for key, (shape, dtype) in specs.items()}
         source_outputs: dict[str, Outputs] = {}
-        for key, rows_of_senders in chunks.items():
-            source_outputs.setdefault(key.peer, {})[key.path] = torch.cat(rows_of_senders)
+        for key, ranges in chunks.items():
+            in_order = sorted(ranges, key=itemgetter(0))  # of a split peer, ranks have sent several ranges
+            source_outputs.setdefault(key.peer, {})[key.path] = torch.cat([rows for _, rows in in_order])
         return source_outputs
 
     def _plan(self, size: int) -> _Plan:
         if size not in self._plans:  # an epoch has micro-batches of two or three sizes
             rank, ranks, transfer_plan = self._comm.rank, range(self._comm.size), self.transfer_plan
             self._plans[size] = _Plan(
-                first_row=transfer_plan.rows(rank, size)[0],
                 sends=[transfer for receiver in ranks for transfer in transfer_plan.transfers(rank, receiver, size)],
                 num_sent=[transfer_plan.num_values(rank, receiver, size) for receiver in ranks],
                 receives=[transfer for sender in ranks for transfer in transfer_plan.transfers(sender, rank, size)],

@@ -21,12 +21,14 @@ class Placement:
         sender_ranks: maps each peer to the ranks that send its outputs to ranks without a copy. Together they process every image exactly
             once.
         is_replicated: True if every rank holds every peer; nothing travels.
+        shared: the frozen peers without ranks of their own, which the ranks that learn from them hold.
     """
 
     world_size: int
     replica_ranks: dict[str, tuple[int, ...]]
     sender_ranks: dict[str, tuple[int, ...]]
     is_replicated: bool
+    shared: tuple[str, ...] = ()
 
     def peers_on(self, rank: int) -> list[str]:
         """Returns the peers that `rank` holds."""
@@ -85,7 +87,8 @@ def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Pla
             learners = _learners_from(recipe, name)
             replica_ranks[name] = tuple(sorted({rank for learner in learners for rank in replica_ranks[learner]}))
             sender_ranks[name] = replica_ranks[learners[0]]
-    return Placement(world_size, replica_ranks, sender_ranks, is_replicated=False)
+    shared = tuple(name for name in recipe.peers if name not in owned)
+    return Placement(world_size, replica_ranks, sender_ranks, is_replicated=False, shared=shared)
 
 
 def _with_own_ranks(recipe: Recipe) -> list[str]:

@@ -2,12 +2,14 @@
 
 from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.frozen_parts import freeze_parts
-from mutual.group.peers.peer import Frozen, Peer, replica_comm
+from mutual.group.peers.peer import Autocast, Frozen, FrozenSettings, Peer, replica_comm
 from mutual.group.peers.peer_input import PeerInput
 from mutual.group.peers.taps import Outputs, TappedModel, find_module
 
 __all__ = [
+    "Autocast",
     "Frozen",
+    "FrozenSettings",
     "MovingAverage",
     "Outputs",
     "Peer",

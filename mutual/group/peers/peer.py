@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.frozen_parts import frozen_buffers
 from mutual.group.peers.peer_input import PeerInput
 from mutual.group.peers.taps import Outputs, TappedModel
-from mutual.recipe import LOGITS
+from mutual.recipe import LOGITS, Precision
 
 
 class Frozen(nn.Module):
@@ -37,6 +38,23 @@ class Frozen(nn.Module):
         return outputs
 
 
+Autocast = Callable[..., AbstractContextManager[object]]
+"""Called without an argument it gives the context in which peers run, with a precision that of this one."""
+
+
+@dataclass(frozen=True)
+class FrozenSettings:
+    """How a frozen peer is run, where that is said of it alone.
+
+    Attributes:
+        precision: mixed precision, or `no`; None: the run's.
+        forward_batch: images of a forward, over the micro-batches of an update; None: the group's default.
+    """
+
+    precision: Precision | None = None
+    forward_batch: int | None = None
+
+
 class Peer:
     """One model of the group.
 
@@ -48,10 +66,12 @@ class Peer:
         known_classes: the data's classes that the logits stand for; None: all.
         average: moving average of the model's weights.
         evaluate_average: evaluate the moving average in place of the model.
+        settings: how it is run, if it is frozen.
 
     Attributes:
         input: makes of pixels what the model reads.
         known_classes: the data's classes, by their index, that the logits `[B, K]` stand for; None: all.
+        settings: as above.
         tapped: the model with its taps and adapters; what a checkpoint holds.
         train_module: what is called in training: `tapped`, wrapped in DDP or in `Frozen`.
         average: the moving average, or None.
@@ -68,8 +88,10 @@ class Peer:
         known_classes: tuple[int, ...] | None = None,
         average: MovingAverage | None = None,
         evaluate_average: bool = True,
+        settings: FrozenSettings | None = None,
     ) -> None:
         self.name = name
+        self.settings = settings or FrozenSettings()
         self.frozen = frozen
         self.input = input
         self.known_classes = known_classes

@@ -40,11 +40,13 @@ def whole(tmp_path_factory):
 
 def test_only_peers_with_a_head_are_evaluated_saved_and_best(whole):
     assert whole.best_peer == "s"
-    assert set(whole.metrics) == {"s"}
+    assert set(whole.metrics) == {"s", "t", "u"}
     for kind in ("last", "best"):
         assert [path.name for path in (whole.folder / kind).glob("*.safetensors")] == ["s.safetensors"]
     for line in (whole.folder / "metrics.jsonl").read_text().splitlines():
-        assert set(json.loads(line)["eval"]) == {"s"}
+        first, row = json.loads(line)["epoch"] == 0, json.loads(line)["eval"]
+        assert set(row) == ({"t", "u"} if first else {"s", "t", "u"})
+        assert row["t"] == whole.metrics["t"], "scored once, when the run began"
     with pytest.raises(InputError, match="t"):
         mutual.load_peer(whole.folder, peer="t", factory="support:embedding")
 
@@ -58,14 +60,13 @@ def test_a_run_goes_on_from_any_checkpoint_as_it_went(whole, tmp_path, step, cap
             shutil.rmtree(path)
     mutual.fit(recipe_of(tmp_path), resume=True)
     assert digests(folder) == digests(whole.folder)
-    assert "nearest training images" not in capsys.readouterr().out, "they were scored when the run began"
 
 
 def test_each_is_scored_once_when_the_run_begins(tmp_path, capsys):
     mutual.fit(recipe_of(tmp_path))
     lines = [line for line in capsys.readouterr().out.splitlines() if "nearest training images" in line]
-    assert [line.partition(": top1 ")[0] for line in lines] == ["t", "u"]
-    assert all(line.endswith("% by the 20 nearest training images") for line in lines)
+    assert [line.partition(": top1 ")[0].strip() for line in lines] == ["before | t (frozen)", "before | u (frozen)"]
+    assert all(line.endswith("% by its nearest training images") for line in lines)
 
 
 def test_the_resolved_recipe_says_what_has_no_head(whole):

@@ -7,11 +7,10 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from support import build, digests, run, tiny_document, train_epochs
+from support import build, digests, initial_model, run, tiny_document, train_epochs
 from torch.nn import functional as F
 
 import mutual
-from mutual.group import create_peer_model
 from mutual.recipe import RecipeError, parse_recipe
 
 ALONE = [{"loss": "cross_entropy"}]
@@ -30,7 +29,7 @@ def parts(**sections):
 
 
 def initial(document, name):
-    return create_peer_model(parse_recipe(document), name, num_classes=4, in_channels=1)
+    return initial_model(parse_recipe(document), name)[0]
 
 
 def assert_rested(tensors, start, names):

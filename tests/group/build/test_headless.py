@@ -86,7 +86,7 @@ def test_it_stays_as_it_is_and_is_not_predicted_with():
     for key, value in group.peers["t"].model.state_dict().items():
         assert torch.equal(value, before[key]), key
     group.eval()
-    assert set(group.predict(images(), global_batch_size=6)) == {"s"}
+    assert set(group.predict(images(), ["s"], global_batch_size=6)) == {"s"}
     (embedded,) = group.embed(images()).values()
     assert torch.equal(embedded, group.peers["t"].model(group.view("t", images())))
     assert group.embedding_spec("t") == (5, torch.float64)

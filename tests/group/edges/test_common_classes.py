@@ -172,7 +172,7 @@ def test_names_that_mean_the_same():
         match_names(("0", "1", "2"), ("ant", "bee"))
 
 
-@pytest.mark.filterwarnings("ignore:peers.t")
+@pytest.mark.filterwarnings("ignore:peer")
 def test_a_teacher_of_some_classes_is_scored_on_their_images(teacher, tmp_path):
     path, _ = teacher("v", "w", "x", "y", "z")
     taught = {"model": "small_cnn", "weights": path, "frozen": True, "classes": [0, None, 1, None, 2, 3, 4]}

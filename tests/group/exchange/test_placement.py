@@ -5,6 +5,7 @@ import torch
 from support import tiny_document
 
 from mutual.group import expand_objectives
+from mutual.group.edges import OutputKey
 from mutual.group.exchange.placement import needs_costs, parallel, replicated
 from mutual.group.exchange.transfer_plan import TransferPlan, learner_requirements
 from mutual.objectives import distances
@@ -169,5 +170,76 @@ def test_distances_travel_only_from_a_rank_that_has_all_images_of_the_receiver()
 def test_a_transfer_holds_the_receivers_rows_alone():
     (transfer,) = plan_of(3, RKD, a=1).transfers(0, 2, 6)
     output = torch.randn(6, 6, 2, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(transfer.pack({"a": {"body": output}}, 0), torch.cdist(output[3:].flatten(1), output[3:].flatten(1)))
-    assert torch.equal(transfer.pack({"a": {"body": output}}, 0), distances(output[3:]))
+    torch.testing.assert_close(transfer.pack({"a": {"body": output}}), torch.cdist(output[3:].flatten(1), output[3:].flatten(1)))
+    assert torch.equal(transfer.pack({"a": {"body": output}}), distances(output[3:]))
+
+
+def shared(size, *objectives, **ranks):
+    """The plan of two learners and a teacher that their ranks share."""
+    recipe = recipe_of("abt", frozen="t", ranks=ranks, objectives=[{"loss": "cross_entropy"}, *objectives])
+    placement = parallel(recipe, size, {"a": 1.0, "b": 1.0, "t": 1.0})
+    shapes = {"logits": (5,), "body": (6, 2, 2), "head:input": (7,)}
+    specs = {OutputKey(name, path): (shape, torch.float32) for name in "abt" for path, shape in shapes.items()}
+    return TransferPlan.of(placement, expand_objectives(recipe), specs, dtype="exact")
+
+
+TAUGHT = {"loss": "kd", "sources": ["t"]}
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 5, 6, 7, 60])
+@pytest.mark.parametrize("ranks", [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 3}, {"a": 4, "b": 1}])
+def test_each_image_of_a_shared_teacher_is_computed_once(ranks, num_images):
+    size = sum(ranks.values())
+    plan = shared(size, TAUGHT, **ranks)
+    assert plan.split_peers == ("t",)
+    computed = [(row, rank) for rank in range(size) for rows in plan.computed_rows(rank, "t", num_images) for row in range(*rows)]
+    assert sorted(row for row, _ in computed) == list(range(num_images))
+    assert all(plan.rows(rank, num_images)[0] <= row < plan.rows(rank, num_images)[1] for row, rank in computed), "no pixels travel"
+    counts = [sum(rank == other for _, other in computed) for rank in range(size)]
+    assert max(counts) <= num_images / size + sum(ranks.values()), "the ranks compute equally many, but for what does not divide"
+    arrived = {
+        receiver: sorted(
+            row for sender in range(size) for each in plan.transfers(sender, receiver, num_images) for row in range(*each.rows)
+        )
+        for receiver in range(size)
+    }
+    assert arrived == {rank: list(range(*plan.rows(rank, num_images))) for rank in range(size)}
+
+
+def test_a_shared_teachers_logits_are_what_travels():
+    """Half of the images of each of two ranks, in float32; what a rank computes for itself does not travel."""
+    plan = shared(2, TAUGHT)
+    assert [plan.computed_rows(rank, "t", 8) for rank in (0, 1)] == [[(0, 4)], [(4, 8)]]
+    assert [plan.sent_bytes(rank, 8) for rank in (0, 1)] == [4 * 4 * 5] * 2
+    assert not plan.full_feature_maps
+
+
+def test_uneven_ranks_compute_equally_many_images_of_a_shared_teacher():
+    plan = shared(3, TAUGHT, a=1, b=2)
+    assert [plan.computed_rows(rank, "t", 12) for rank in range(3)] == [[(0, 2), (6, 8)], [(2, 6)], [(8, 12)]]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "is_split"),
+    [
+        ([{**TAUGHT, "loss": "crd", "at": "body"}], True),  # vectors of feature maps
+        ([{**TAUGHT, "loss": "rkd_distance", "at": "head:input"}], True),
+        ([{**TAUGHT, "loss": "l2", "at": "body"}], False),
+        ([TAUGHT, {**TAUGHT, "loss": "l2", "at": "body"}], False),
+        ([{**TAUGHT, "loss": "rkd_distance", "at": "body"}], False),
+        ([{"loss": "dml", "sources": ["a", "b"], "learners": ["a"]}], False),  # nobody reads it
+        ([{**TAUGHT, "learners": ["a"]}], False),  # one rank computes it anyway
+    ],
+)
+def test_feature_maps_of_a_shared_teacher_stay_where_they_are_read(objectives, is_split):
+    objectives = [{**each, "sources": ["b"]} if each["loss"] == "dml" else each for each in objectives]
+    plan = shared(2, *objectives)
+    assert plan.split_peers == (("t",) if is_split else ())
+    if not is_split:
+        assert [plan.computed_rows(rank, "t", 8) for rank in (0, 1)] == [[(0, 8)]] * 2
+
+
+def test_a_teacher_on_ranks_of_its_own_is_not_shared():
+    recipe = recipe_of("abt", frozen="t", own="t", objectives=[{"loss": "cross_entropy"}, TAUGHT])
+    assert parallel(recipe, 3, dict.fromkeys("abt", 1.0)).shared == ()
+    assert parallel(recipe_of("abt", frozen="t"), 2, dict.fromkeys("abt", 1.0)).shared == ("t",)

@@ -1,0 +1,98 @@
+"""ChanceMeter: how often a peer would be right if its predictions had nothing to do with the images.
+
+Shapes: B images, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mutual.group import Communicator
+
+_NUM_ERRORS = 3.0
+_SLIGHT = 0.05
+_TELLING = 0.25
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What chance gives a peer.
+
+    Attributes:
+        level: the expected top-1 accuracy, or mean average precision, as a fraction.
+        num_images: number of images by which the peer was scored.
+    """
+
+    level: float
+    num_images: int
+
+    def explains(self, score: float) -> bool:
+        """Returns whether chance explains `score`, and the images are enough to tell.
+
+        It explains what lies within 3 standard errors of the level, or within 5 % of the way from there to 1. They tell if this is less
+        than a quarter of that way, so that a peer that knows something of its classes is above.
+
+        Example:
+            >>> Chance(0.1, num_images=1000).explains(0.12), Chance(0.1, num_images=1000).explains(0.5)
+            (True, False)
+            >>> Chance(0.5, num_images=12).explains(0.5)
+            False
+        """
+        way = 1 - self.level
+        error = math.sqrt(self.level * way / max(self.num_images, 1))
+        margin = max(_NUM_ERRORS * error, _SLIGHT * way)
+        return margin < _TELLING * way and score <= self.level + margin
+
+
+class ChanceMeter:
+    """Counts the images' classes and the classes that peers predict.
+
+    The level for one class an image is the accuracy of predictions that are as frequent and independent of the image (the chance of Cohen's
+    kappa): 1/C where classes are equally frequent, and the frequency of its class for a peer that always predicts the same. For several
+    labels it is the mean frequency of the labels, the average precision of a random order.
+
+    Args:
+        peers: names of the peers.
+        comm: the ranks of the run.
+        num_classes: number of classes.
+        multi_label: whether an image has several labels and not one class.
+    """
+
+    def __init__(self, peers: Sequence[str], comm: Communicator, *, num_classes: int, multi_label: bool) -> None:
+        self._comm = comm
+        self._multi_label = multi_label
+        self._peers = tuple(peers)
+        self._num_images = 0
+        dtype = torch.float32 if comm.device.type == "mps" else torch.float64
+        self._targets_C = torch.zeros(num_classes, dtype=dtype, device=comm.device)
+        self._predictions_PC = torch.zeros(len(self._peers), num_classes, dtype=dtype, device=comm.device)
+
+    def add(self, logits: Mapping[str, Tensor], labels: Tensor) -> None:
+        """Adds the logits `[B, C]` of each peer, and the labels `[B]` or `[B, C]`; rows of the logits beyond these are padding."""
+        self._num_images += len(labels)
+        labels = labels.to(self._targets_C.device)
+        if self._multi_label:
+            self._targets_C += (labels > 0.5).sum(dim=0)
+            return
+        num_classes = len(self._targets_C)
+        self._targets_C += torch.bincount(labels, minlength=num_classes)
+        for counts_C, name in zip(self._predictions_PC, self._peers, strict=True):
+            counts_C += torch.bincount(logits[name][: len(labels)].argmax(dim=1), minlength=num_classes)
+
+    def levels(self) -> dict[str, Chance]:
+        """Returns by peer what chance gives it, over the images of all ranks. Collective: all ranks must call it."""
+        num_images = torch.full_like(self._targets_C[:1], self._num_images)
+        sums = self._comm.all_reduce_sum(torch.cat([num_images, self._targets_C, self._predictions_PC.flatten()]))
+        num_images, targets_C, predictions = sums.split([1, len(self._targets_C), self._predictions_PC.numel()])
+        total = max(int(num_images), 1)
+        if self._multi_label:
+            present = targets_C[targets_C > 0]
+            level = float(present.mean()) / total if len(present) else 0.0
+            return dict.fromkeys(self._peers, Chance(level, int(num_images)))
+        levels = (predictions.view_as(self._predictions_PC) @ targets_C / total**2).tolist()
+        return {name: Chance(level, int(num_images)) for name, level in zip(self._peers, levels, strict=True)}

@@ -1,0 +1,73 @@
+"""read_frozen: a frozen peer of a run, which the run keeps no weights of, as it taught there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mutual.group import DataSpec, create_peer_model
+from mutual.models import ClassMap, ModelCard, architecture_args, is_in_zoo, read_card
+from mutual.recipe import InputError, Recipe, program_file
+
+
+def read_frozen(recipe: Recipe, name: str, trained: Path, factories: Sequence[str]) -> tuple[nn.Module, ModelCard, ClassMap]:
+    """Returns the frozen peer `name` in eval mode, built from the recipe's `model` and `weights`, with a card of what it is given.
+
+    Its logits are of the run's classes, in their order, or of those that it knows. No file chooses code: a model that is none of the zoo
+    must be one of `factories`, which are the user's own word.
+
+    Args:
+        recipe: the run's.
+        name: the peer.
+        trained: weights of a peer that was trained beside it, whose card says what the run's images and classes were.
+        factories: names of models of the user's own that may be built.
+
+    Raises:
+        InputError: the recipe names no weights, or they do not load; or the model is not to be built, or has no classifier.
+    """
+    spec = recipe.peers[name]
+    is_program, is_zoo = program_file(spec.model) is not None, is_in_zoo(spec.model)
+    if not is_program and not is_zoo and spec.model not in factories:
+        given = f" (given: {', '.join(sorted(factories))})" if factories else ""
+        raise InputError(f"peer {name!r} is the model {spec.model!r}; to run that code add --factory {spec.model}{given}")
+    if spec.head == "none":
+        raise recipe.error(f"peers.{name}.head", "it has no classifier; metrics.jsonl has its score by nearest neighbours, in epoch 0")
+    if is_zoo and (spec.weights is None or architecture_args(spec.model, spec.args) != spec.args):
+        raise recipe.error(
+            f"peers.{name}.weights",
+            f"the run keeps no weights of a frozen peer, and its recipe names no file; give peers.{name}.weights=FILE",
+        )
+    try:
+        card = read_card(trained)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    assert card is not None, "the run has written it"
+    created = create_peer_model(recipe, name, DataSpec(card.num_classes, card.class_names, card.input))
+    model_input = created.input
+    card = replace(
+        card,
+        model=spec.model,
+        args=architecture_args(spec.model, spec.args),
+        in_channels=model_input.channels,
+        image_size=model_input.size,
+        mean=model_input.mean,
+        std=model_input.std,
+        interpolation=model_input.interpolation,
+    )
+    return _WithColumns(created.model, created.classes).eval(), card, created.classes
+
+
+class _WithColumns(nn.Module):
+    """A model whose logits are those of the data's classes."""
+
+    def __init__(self, model: nn.Module, classes: ClassMap) -> None:
+        super().__init__()
+        self.model = model
+        self._columns = None if classes.columns is None else list(classes.columns)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits if self._columns is None else logits[:, self._columns]

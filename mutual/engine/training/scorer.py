@@ -1,0 +1,160 @@
+"""Scorer: which peers of a run are scored when; those whose weights never change are scored once."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mutual.data import Batch
+from mutual.engine.evaluation import BANK_SIZE, Chance, ChanceMeter, Evaluator, knn_scores
+from mutual.engine.monitoring import PAIRS, Scores, StragglerMonitor, with_rank
+from mutual.engine.training.setup import Training
+from mutual.group import Communicator
+from mutual.recipe import ENSEMBLE, PRETRAINED, Recipe
+
+_CAUSES = "another input (size, mean, std, channels), other classes or another order of them, and other weights"
+
+
+class Scorer:
+    """Scores the peers of a run on the validation images.
+
+    Peers that begin with weights, and frozen ones, are scored before the first update. The scores of frozen peers are part of every later
+    evaluation without being computed again; peers that other jobs train (`exchange.reads`) do change, and are scored each time.
+
+    Args:
+        recipe: what is trained.
+        training: data and group.
+        comm: the ranks of the run.
+        stragglers: reports ranks that are slow or hang.
+
+    Attributes:
+        initial_peers: the peers that are scored before the first update.
+        initial: their scores; empty until `score_initial` or `restore_initial` was called.
+    """
+
+    def __init__(self, recipe: Recipe, training: Training, comm: Communicator, stragglers: StragglerMonitor) -> None:
+        self._recipe = recipe
+        self._training = training
+        self._comm = comm
+        self._stragglers = stragglers
+        read = recipe.exchange.reads
+        unscored = {*read, *(recipe.headless if training.data.info.multi_label else ())}
+        own = {name: peer for name, peer in recipe.peers.items() if name not in unscored}
+        self.initial_peers = tuple(name for name, peer in own.items() if peer.frozen or peer.has_weights or peer.expect is not None)
+        self.initial: Scores = {}
+        self._constant_peers = tuple(name for name, peer in own.items() if peer.frozen)
+        self._changing_peers = tuple(name for name in recipe.classifiers if name not in self._constant_peers)
+        self._evaluator = self._build_evaluator(self._changing_peers, recipe.trainable)
+
+    def evaluate(self, update: int) -> Scores:
+        """Returns the scores after `update` updates, those of frozen peers among them. Collective: all ranks must call it."""
+        scores = self._score(self._evaluator, self._changing_peers, update)
+        rows = {**{name: self.initial[name] for name in self._constant_peers}, **scores}
+        return {member: rows[member] for member in (*self._recipe.peers, ENSEMBLE, PAIRS) if member in rows}
+
+    def score_initial(self, *, update: int = 0) -> None:
+        """Scores the initial peers, and warns of each that only chance explains. Collective: all ranks must call it.
+
+        Args:
+            update: if it is not 0, only peers whose weights have not changed since the beginning are scored, and none is warned of.
+        """
+        peers = self.initial_peers if update == 0 else self._constant_peers
+        if not peers:
+            return
+        info, classifiers = self._training.data.info, tuple(name for name in peers if name not in self._recipe.headless)
+        meter = ChanceMeter(classifiers, self._comm, num_classes=info.num_classes, multi_label=info.multi_label)
+        scores = self._score(self._build_evaluator(classifiers, (), compares=False), classifiers, update, meter) if classifiers else {}
+        scores |= self._score_headless()
+        self.restore_initial(self._comm.all_gather_json(scores)[0])
+        levels = meter.levels()
+        if update == 0 and self._comm.is_main:
+            self._warn_of_chance(levels)
+
+    def restore_initial(self, scores: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Takes over scores of initial peers as metrics.jsonl has them, in which null is a number that is not finite."""
+        finite = {
+            name: {metric: value if value is not None and math.isfinite(value) else math.nan for metric, value in row.items()}
+            for name, row in scores.items()
+        }
+        self.initial = {name: finite[name] for name in self._recipe.peers if name in finite}
+
+    def check_expected(self) -> None:
+        """Compares the initial scores with what the recipe expects.
+
+        Raises:
+            RecipeError: a peer scores less; on all ranks alike.
+        """
+        for name, row in self.initial.items():
+            expect = self._recipe.peers[name].expect
+            for metric, minimum in (expect.minima if expect is not None else {}).items():
+                where = f"peers.{name}.expect.{metric}"
+                if metric not in row:
+                    raise self._recipe.error(where, f"is not scored: the data have {self._training.data.info.num_classes} classes")
+                if not row[metric] >= minimum:  # NaN is not
+                    images = f"{self._training.data.info.num_val:,} validation images"
+                    raise self._recipe.error(
+                        where,
+                        f"{metric} is {row[metric]:.4f} on {images} before the first update, less than {minimum:g}; "
+                        f"the likely causes are {_CAUSES}; or expect less",
+                    )
+
+    def _build_evaluator(self, peers: Sequence[str], ensemble: Sequence[str], *, compares: bool = True) -> Evaluator:
+        info, known = self._training.data.info, self._training.group.known_classes
+        return Evaluator(
+            peers,
+            ensemble,
+            num_classes=info.num_classes,
+            device=self._comm.device,
+            multi_label=info.multi_label,
+            known_classes={name: known[name] for name in peers if name in known},
+            compares=compares,
+        )
+
+    def _score(self, evaluator: Evaluator, peers: Sequence[str], update: int, chance: ChanceMeter | None = None) -> Scores:
+        data, group = self._training.data, self._training.group
+        group.eval()
+
+        def predict(pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
+            logits = group.predict(pixels, peers, global_batch_size=batch.global_batch_size)
+            if chance is not None and group.is_scoring_rank and batch.num_valid:
+                chance.add({name: self._of_all_classes(name, each) for name, each in logits.items()}, batch.labels)
+            return logits
+
+        batches: Iterable[Batch] = with_rank(data.eval_batches(world_size=self._comm.size, shard=group.shard), self._comm)
+        return evaluator(predict, self._stragglers.evaluated(batches, update), is_scoring_rank=group.is_scoring_rank)
+
+    def _of_all_classes(self, name: str, logits_BK: Tensor) -> Tensor:
+        """Returns logits of all classes of the data, minus infinity of those that the peer does not know."""
+        known = self._training.group.known_classes.get(name)
+        if known is None:
+            return logits_BK
+        logits_BC = logits_BK.new_full((len(logits_BK), self._training.data.info.num_classes), -math.inf)
+        logits_BC[:, list(known)] = logits_BK
+        return logits_BC
+
+    def _score_headless(self) -> Scores:
+        """Returns the scores of the peers without a head by their nearest neighbours. Collective: all ranks must call it."""
+        data, group, names = self._training.data, self._training.group, self._recipe.headless
+        if not names or data.info.multi_label:
+            return {}
+        ranks: dict[str, Any] = {"world_size": self._comm.size, "shard": group.shard}
+        bank = with_rank(data.sample_batches(BANK_SIZE, **ranks), self._comm)
+        batches = with_rank(data.eval_batches(**ranks), self._comm)
+        with self._stragglers.during("scores the peers without a head"):
+            return knn_scores(group, bank, batches, data.info, self._comm, names=names)
+
+    def _warn_of_chance(self, levels: Mapping[str, Chance]) -> None:
+        metric = "map" if self._training.data.info.multi_label else "top1"
+        for name, row in self.initial.items():
+            peer = self._recipe.peers[name]
+            # of a peer that is fine-tuned, a new classifier knows nothing yet
+            if name in levels and (peer.frozen or peer.weights not in (None, PRETRAINED)) and levels[name].explains(row[metric]):
+                score = f"a {metric} of {row[metric]:.2%} on {levels[name].num_images:,} validation images"
+                chance = f"{levels[name].level:.2%}"
+                warnings.warn(
+                    f"peer {name!r} begins with {score}, and chance gives {chance}; the likely causes are {_CAUSES}", stacklevel=2
+                )

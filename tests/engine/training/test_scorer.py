@@ -1,0 +1,316 @@
+"""Peers that begin with weights or are frozen are scored once, before the first update, and what comes of it."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from support import run, run_and_kill, tiny_document
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import mutual
+from mutual import train
+from mutual.engine.training import Callback
+from mutual.engine.training.checkpointer import Checkpointer
+from mutual.engine.training.scorer import Scorer
+from mutual.engine.training.train_step import TrainStep
+from mutual.group import Group
+from mutual.group.peers import Peer
+from mutual.recipe import RecipeError, parse_recipe
+
+KD = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": ["t"]}]
+DIGITS = {"dataset": "digits", "image_size": 8, "batch_size": 64, "subset": 640}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The weights file of a net that was trained on digits; it knows three of four."""
+    output = tmp_path_factory.mktemp("teacher")
+    document = tiny_document(
+        name="teacher",
+        output=str(output),
+        data={**DIGITS, "subset": None},
+        peers={"t": {"model": "small_cnn"}},
+        objectives=[{"loss": "cross_entropy"}],
+        optimizer={"name": "adam", "lr": 0.01},
+        train={"epochs": 2, "progress": False},
+    )
+    result = mutual.fit(parse_recipe(document))
+    assert result.metrics["t"]["top1"] > 0.75
+    return result.folder / "best" / "t.safetensors"
+
+
+def document(output, teacher=None, **changes):
+    """A student and its teacher."""
+    frozen = {"model": "small_cnn", "frozen": True}
+    if teacher is not None:
+        frozen["weights"] = str(teacher)
+    return tiny_document(
+        **{
+            "output": str(output),
+            "data": DIGITS,
+            "peers": {"s": {"model": "support:tiny"}, "t": frozen},
+            "objectives": KD,
+            "optimizer": {"name": "sgd", "lr": 0.1},
+            "checkpoint": {"every_steps": 3},
+            **changes,
+        }
+    )
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def count_predictions(monkeypatch):
+    """Names of the peers that are run in evaluations, as they are."""
+    counted, predict = [], Peer.predict
+    monkeypatch.setattr(Peer, "predict", lambda self, images: counted.append(self.name) or predict(self, images))
+    return counted
+
+
+def test_a_teacher_is_scored_before_the_first_update_and_not_again(teacher, tmp_path, monkeypatch, capsys):
+    events, counted = [], count_predictions(monkeypatch)
+    score, update = Scorer._score, TrainStep.simultaneous
+    monkeypatch.setattr(Scorer, "_score", lambda self, *args: events.append(args[1]) or score(self, *args))
+    monkeypatch.setattr(TrainStep, "simultaneous", lambda self, *args, **named: events.append("update") or update(self, *args, **named))
+    result = mutual.fit(parse_recipe(document(tmp_path, teacher)))
+    assert [event for index, event in enumerate(events) if event != (events[index - 1] if index else None)] == [
+        ("t",),
+        "update",
+        ("s",),
+        "update",
+        ("s",),
+    ]
+    assert counted.count("s") == 2 * counted.count("t") > 0, "in each of two epochs, and once"
+    first, *epochs = lines(result.folder)
+    assert first == {"epoch": 0, "step": 0, "eval": {"t": first["eval"]["t"]}}
+    assert first["eval"]["t"]["top1"] > 0.75
+    assert [list(line["eval"]) for line in epochs] == [["s", "t"]] * 2, "constant scores stand in every epoch; one trained peer is no pair"
+    assert all(line["eval"]["t"] == first["eval"]["t"] for line in epochs)
+    assert result.history == [first, *epochs]
+    assert result.metrics == epochs[-1]["eval"]
+    assert "2 epochs" in repr(result)
+    row = first["eval"]["t"]
+    expected = f" before | t (frozen): top1 {row['top1']:.2%}, nll {row['nll']:.4f}, ece {row['ece']:.4f}"
+    printed = capsys.readouterr().out.splitlines()
+    assert printed.index(expected) < printed.index(next(line for line in printed if line.startswith("  1/2")))
+    scalars = EventAccumulator(str(result.folder)).Reload().Scalars("eval_top1/t")
+    assert [point.step for point in scalars] == [0, 10, 20]
+    assert [point.value for point in scalars] == pytest.approx([row["top1"]] * 3)
+
+
+def test_scores_before_are_those_of_an_evaluation(teacher, tmp_path):
+    """Of all peers, as they begin: trained ones with weights among them."""
+    peers = {
+        "s": {"model": "small_cnn", "weights": str(teacher)},
+        "t": {"model": "small_cnn", "weights": str(teacher), "frozen": True},
+        "new": {"model": "support:tiny"},
+    }
+    result = mutual.fit(parse_recipe(document(tmp_path, peers=peers, train={"epochs": 1, "progress": False})))
+    first, last = lines(result.folder)
+    assert list(first["eval"]) == ["s", "t"], "no ensemble and no pairs, as not all are scored"
+    assert first["eval"]["s"] == first["eval"]["t"] == last["eval"]["t"]
+    assert last["eval"]["s"] != first["eval"]["s"]
+    assert list(last["eval"]) == ["s", "t", "new", "ensemble", "pairs"]
+
+
+def test_what_compares_peers_compares_those_that_are_trained(teacher, tmp_path):
+    """The agreement of two trained peers is the same whether a frozen one stands beside them or not."""
+    peers = {name: {"model": "support:tiny"} for name in "ab"}
+    both = []
+    for name, beside in (("with", {"t": {"model": "small_cnn", "frozen": True, "weights": str(teacher)}}), ("without", {})):
+        whole = document(tmp_path, name=name, peers={**peers, **beside}, objectives=[{"loss": "cross_entropy"}])
+        both.append(mutual.fit(parse_recipe(whole)).metrics)
+    assert both[0].pop("t")
+    assert both[0] == both[1]
+
+
+def test_a_run_without_such_peers_begins_at_once(tmp_path, monkeypatch):
+    scored, score = [], Scorer._score
+    monkeypatch.setattr(Scorer, "_score", lambda self, *args: scored.append(args[1]) or score(self, *args))
+    result = mutual.fit(parse_recipe(tiny_document(output=str(tmp_path))))
+    assert scored == [("a", "b")] * 2
+    assert [record["epoch"] for record in result.history] == [1, 2]
+    assert not (result.folder / "initial_scores.json").exists()
+
+
+def test_callbacks_begin_without_scores_and_then_see_all(teacher, tmp_path):
+    seen = []
+
+    class Look(Callback):
+        def begin(self, state):
+            seen.append(list(state.scores))
+
+        def epoch(self, state):
+            seen.append(list(state.scores))
+
+    mutual.fit(parse_recipe(document(tmp_path, teacher)), callbacks=[Look()])
+    assert seen == [[], ["s", "t"], ["s", "t"]]
+
+
+@pytest.mark.filterwarnings("ignore:peer 't' begins")
+def test_a_run_that_goes_on_does_not_score_a_teacher_again(teacher, tmp_path, monkeypatch):
+    """From a checkpoint, and before there is one: the scores are taken from what the run has written."""
+    recipe = parse_recipe(document(tmp_path / "cut", teacher))
+    whole = mutual.fit(parse_recipe(document(tmp_path / "whole", teacher)))
+    for step in (0, 3, 18):
+        folder = shutil.copytree(whole.folder, tmp_path / "cut" / "tiny")
+        for path in (folder / "checkpoints").iterdir():
+            if int(path.name.removeprefix("step_")) > step:
+                shutil.rmtree(path)
+        if step == 0:
+            for name in ("last", "best"):
+                shutil.rmtree(folder / name)
+        counted = count_predictions(monkeypatch)
+        result = mutual.fit(recipe, resume=True)
+        monkeypatch.undo()
+        assert "t" not in counted
+        assert [{**line, "train": None} for line in result.history] == [{**line, "train": None} for line in whole.history]
+        assert result.metrics == whole.metrics
+        shutil.rmtree(folder)
+
+
+def other_data(folder, recipe):
+    recipe["data"] = {**DIGITS, "subset": 320}
+
+
+def damaged(folder, recipe):
+    (folder / "initial_scores.json").write_text('{"digest": ')
+
+
+def of_other_peers(folder, recipe):
+    content = json.loads((folder / "initial_scores.json").read_text())
+    (folder / "initial_scores.json").write_text(json.dumps({**content, "eval": {}}))
+
+
+def other_weights(folder, recipe):
+    tensors = safetensors.torch.load_file(recipe["peers"]["t"]["weights"])
+    path = folder.parent / "other.safetensors"
+    path.write_bytes(safetensors.torch.save({name: tensor + torch.ones_like(tensor) for name, tensor in tensors.items()}))
+    recipe["peers"]["t"]["weights"] = str(path)
+
+
+@pytest.mark.filterwarnings("ignore:peer 't' begins")
+@pytest.mark.parametrize("change", [other_data, damaged, of_other_peers, other_weights])
+def test_scores_of_something_else_are_not_taken_over(teacher, tmp_path, monkeypatch, change):
+    """Where no checkpoint is left a run begins again, whatever lay there: with other weights or data it scores them."""
+    recipe = document(tmp_path, teacher, train={"epochs": 1, "progress": False})
+    folder = mutual.fit(parse_recipe(recipe)).folder
+    for name in ("checkpoints", "last", "best"):
+        shutil.rmtree(folder / name)
+    change(folder, recipe)
+    counted = count_predictions(monkeypatch)
+    resumed = mutual.fit(parse_recipe(recipe), resume=True)
+    assert "t" in counted
+    monkeypatch.undo()
+    assert resumed.history[0]["eval"] == mutual.fit(parse_recipe({**recipe, "name": "anew"})).history[0]["eval"]
+
+
+def test_a_checkpoint_without_scores_of_the_beginning_is_gone_on_with(teacher, tmp_path, monkeypatch):
+    """Of an earlier version: frozen peers are scored when it goes on, and epoch 0 is not made up."""
+    recipe = parse_recipe(document(tmp_path, teacher))
+    folder = mutual.fit(recipe).folder
+    for step in (path for path in (folder / "checkpoints").iterdir() if path.name != "step_00000018"):
+        shutil.rmtree(step)
+    restore = Checkpointer.restore
+
+    def earlier(self, files):
+        restored = restore(self, files)
+        return replace(restored, lines=[line for line in restored.lines if '"epoch": 0' not in line])
+
+    monkeypatch.setattr(Checkpointer, "restore", earlier)
+    result = mutual.fit(recipe, resume=True)
+    assert [(line["epoch"], list(line["eval"])) for line in result.history] == [(1, ["s", "t"]), (2, ["s", "t"])]
+    assert result.history[1]["eval"]["t"] == result.history[0]["eval"]["t"]
+
+
+def test_a_peer_that_scores_less_than_is_expected_ends_the_run_before_it_begins(teacher, tmp_path, capsys):
+    peers = {"s": {"model": "support:tiny"}, "t": {"model": "small_cnn", "frozen": True, "weights": str(teacher)}}
+    peers["t"]["expect"] = {"top1": 0.999, "top5": 0.7}
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(document(tmp_path / "runs", peers=peers)))
+    assert train.main([str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "peers.t.expect.top1: top1 is 0.9" in line
+    assert "on 355 validation images before the first update, less than 0.999; the likely causes are another input" in line
+    assert not (tmp_path / "runs" / "tiny").exists()
+    assert train.main([str(path), "peers.t.expect.top1=0.9", "train.epochs=1"]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    assert train.main([str(path), "--overwrite"]) == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()} == before, "nor what was there before"
+    assert train.main([str(path), "--resume", "peers.t.expect.top1=0.8", "train.epochs=1"]) == 0, "what is expected may change"
+
+
+def test_expecting_a_metric_that_the_data_do_not_have_is_refused(tmp_path):
+    peers = {"s": {"model": "support:tiny"}, "t": {"model": "support:tiny", "frozen": True, "expect": {"top5": 0.5}}}
+    with pytest.raises(RecipeError, match=r"peers.t.expect.top5: is not scored: the data have 4 classes"):
+        mutual.fit(parse_recipe(tiny_document(output=str(tmp_path), peers=peers, objectives=KD)))
+
+
+def test_a_teacher_without_scores_is_never_enough(tmp_path, monkeypatch):
+    """Outputs that are not numbers."""
+    monkeypatch.setattr(
+        Group, "predict", lambda self, images, peers, **_: {name: torch.full((len(images), 4), torch.nan) for name in peers}
+    )
+    peers = {"s": {"model": "support:tiny"}, "t": {"model": "support:tiny", "frozen": True, "expect": {"top1": 0.0}}}
+    with pytest.raises(RecipeError, match=r"peers.t.expect.top1: top1 is nan"):
+        mutual.fit(parse_recipe(tiny_document(output=str(tmp_path), peers=peers, objectives=KD)))
+
+
+def test_a_teacher_that_knows_nothing_is_warned_of(teacher, tmp_path):
+    """It begins with random weights, or its classes are in another order than they were."""
+    message = (
+        r"peer 't' begins with a top1 of \d+\.\d\d% on 355 validation images, and chance gives \d+\.\d\d%; the likely causes are another"
+    )
+    with pytest.warns(UserWarning, match=message):
+        mutual.fit(parse_recipe(document(tmp_path, train={"epochs": 1, "progress": False})))
+
+
+def test_a_teacher_that_knows_something_and_a_new_classifier_are_not_warned_of(teacher, tmp_path, recwarn):
+    peers = {
+        "s": {"model": "small_cnn"},
+        "t": {"model": "small_cnn", "frozen": True, "weights": str(teacher)},
+    }
+    mutual.fit(parse_recipe(document(tmp_path, peers=peers, train={"epochs": 1, "progress": False})))
+    assert not [each for each in recwarn if "begins with" in str(each.message)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["replicated", "parallel"])
+def test_two_processes_score_as_one(teacher, tmp_path, placement):
+    """Each image is counted once, whichever rank computes it; an expectation that fails ends all with one line."""
+    peers = {
+        "s": {"model": "support:tiny"},
+        "s2": {"model": "support:tiny", "args": {"width": 5}},
+        "t": {"model": "small_cnn", "frozen": True, "weights": str(teacher)},
+        "random": {"model": "small_cnn", "frozen": True},
+    }
+    whole = document(tmp_path, peers=peers, placement=placement, train={"epochs": 1, "progress": False})
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(whole))
+    done = run("mutual.train", path, "peers.t.expect={top1: 0.99}", processes=2, expect=1)
+    assert len([line for line in done.stderr.splitlines() if "peers.t.expect.top1: top1 is 0." in line]) == 1
+    assert not (tmp_path / "tiny").exists()
+    two = run("mutual.train", path, "name=two", processes=2)
+    one = run("mutual.train", path, "name=one", "placement=replicated")
+    (warned,) = [line for line in one.stderr.splitlines() if "on 355 validation images, and chance gives" in line]
+    assert [line for line in two.stderr.splitlines() if "begins with" in line] == [warned]
+    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert two["eval"]["t"] == pytest.approx(one["eval"]["t"], abs=1e-6)
+    assert lines(tmp_path / "two")[0]["eval"]["t"] == lines(tmp_path / "two")[1]["eval"]["t"]
+
+
+@pytest.mark.slow
+def test_killed_before_the_first_checkpoint_it_goes_on_with_the_scores_that_are_there(teacher, tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(document(tmp_path, teacher, checkpoint={"every_epochs": 2})))
+    record = tmp_path / "tiny" / "initial_scores.json"
+    run_and_kill("mutual.train", path, when=lambda: (tmp_path / "tiny" / "metrics.jsonl").exists() and record.exists())
+    content = json.loads(record.read_text())
+    content["eval"]["t"]["ece"] = 0.125  # shows that it is read
+    record.write_text(json.dumps(content))
+    run("mutual.train", path, "--resume")
+    assert [line["eval"]["t"]["ece"] for line in lines(tmp_path / "tiny")] == [0.125] * 3

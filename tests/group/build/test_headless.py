@@ -173,3 +173,4 @@ def test_of_two_standardised_teachers_none_outweighs_the_other():
 def test_a_dimension_without_deviation_is_only_moved():
     group = group_of(standardize=True, args={"scale": 0.0})
     assert torch.equal(group.peers["t"].train_module(group.view("t", images()))["embedding"], torch.zeros(6, 5, dtype=torch.float64))
+    assert torch.equal(group.peers["t"].tapped.std, torch.ones(5, dtype=torch.float64))

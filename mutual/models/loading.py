@@ -62,7 +62,8 @@ def load_weights(
         notes.append(
             f"{path} holds the model several times: what stands behind {selection.prefix!r} is taken, not {others}; `prefix` takes another"
         )
-    state, initial = selection.tensors, ()
+    state = selection.tensors
+    initial: tuple[str, ...] = ()
     if head == "new":
         state, initial, note = _without_classifier(path, model, state, expected, other_classes=other_classes)
         notes.append(note)

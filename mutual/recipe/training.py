@@ -142,8 +142,8 @@ class PeerSpec(Spec):
 
     def with_weights_file(self, file: str) -> PeerSpec:
         """Returns the same with another weights file; the rest of its section stays."""
-        is_section = isinstance(self.weights, WeightsSpec)
-        return self.model_copy(update={"weights": self.weights.model_copy(update={"file": file}) if is_section else file})
+        weights = self.weights
+        return self.model_copy(update={"weights": weights.model_copy(update={"file": file}) if isinstance(weights, WeightsSpec) else file})
 
 
 class Pause(Spec):

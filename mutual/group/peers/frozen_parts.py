@@ -46,7 +46,7 @@ def freeze_parts(model: nn.Module, *, train_only: Sequence[str] = (), freeze: Se
         raise ValueError("no parameter is left to train; a peer that only teaches is frozen: true")
     for name, module in modules.items():
         if is_frozen(name) and not any(_is_within(path, [name]) for path in train_only):
-            module.train = _StayInEvalMode(module)  # type: ignore[method-assign]
+            module.train = _StayInEvalMode(module)
             module.train()
 
 

@@ -85,7 +85,7 @@ def load_weights(
 def _check_names(path: str | Path, prefix: str, model: nn.Module, state: Mapping[str, Tensor], expected: Sequence[str]) -> None:
     missing = [name for name in expected if name not in state and not name.endswith(COUNTER)]
     known = set(expected)
-    unexpected = [name for name in state if name not in known]
+    unexpected = sorted((name for name in state if name not in known), key=lambda name: name.endswith(COUNTER))  # these say least
     if missing or unexpected:
         where = f" behind {prefix!r}" if prefix else ""
         remedy = _REMEDY if all(_is_within(name, classifier_paths(model)) for name in (*missing, *unexpected)) else ""

@@ -28,9 +28,11 @@ _CALLS = re.compile(
 _HIGHER_ORDER = frozenset(["cond", "map_impl", "scan", "while_loop", "wrap_with_set_grad_enabled", "wrap_with_autocast", "out_dtype"])
 _TOKEN = re.compile(r"\s+|'[A-Za-z]+\d*'|\*\*\d(?![\d*])|\*(?!\*)|[()+\-/%,<>=]|\d{1,20}(\.\d{1,20})?|(?P<word>[A-Za-z_]\w*)")
 _WORD = re.compile(
-    r"[a-z]{1,3}\d+|Symbol|positive|nonnegative|integer|real|finite|zero|nonzero|True|False|oo|int_oo|Max|Min|Eq|Ne|Lt|Le|Gt|Ge|Add|Mul|Integer"
-    "|Identity|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv|CeilToInt|FloorToInt|CeilDiv|IntTrueDiv|TruncToInt"
+    r"[a-z]{1,3}\d+|Symbol|positive|nonnegative|integer|real|finite|zero|nonzero|evaluate|True|False|oo|int_oo|Max|Min|Add|Mul|Integer|Rational"
+    "|Eq|Ne|Lt|Le|Gt|Ge|Equality|Unequality|GreaterThan|LessThan|StrictGreaterThan|StrictLessThan|And|Or|Not|floor|ceiling|Identity"
+    "|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv|CeilToInt|FloorToInt|CeilDiv|IntTrueDiv|TruncToInt"
 )
+"""What torch writes into expressions of sizes: symbols, their assumptions, and functions of sympy and of its own."""
 _SPECS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
 

@@ -42,7 +42,16 @@ def attack(tmp_path, monkeypatch):
     sys.modules.pop("evil_module", None)
 
 
-NAMED = ["evil_module:net", "torch.hub:load", "logging:basicConfig", "os:system", "evil_module.net", "timm/hf-hub:a/b", "timm/local-dir:."]
+NAMED = [
+    "program:net.pt2",
+    "evil_module:net",
+    "torch.hub:load",
+    "logging:basicConfig",
+    "os:system",
+    "evil_module.net",
+    "timm/hf-hub:a/b",
+    "timm/local-dir:.",
+]
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,17 @@ def test_a_file_without_a_classifier_or_with_one_of_another_form(tmp_path):
         assert all(torch.equal(model.state_dict()[key], value) for key, value in body.items())
 
 
+@pytest.mark.parametrize("name", ["timm/resnet10t", "timm/vit_tiny_patch16_224"])
+def test_a_model_without_a_classifier_takes_a_file_with_one(tmp_path, name):
+    torch.save(create_model(name, num_classes=4).state_dict(), tmp_path / "net.pt")
+    headless = create_model(name, num_classes=0)
+    refused(headless, tmp_path / "net.pt", r"holds another model: 2 unexpected \((fc|head).weight, (fc|head).bias\)")
+    loaded = load_weights(headless, tmp_path / "net.pt", head="new")
+    assert loaded.initial == ()
+    assert "is left out: the file has another, or none" in loaded.notes[0]
+    assert "begins with" not in loaded.notes[0]
+
+
 def test_a_new_classifier_where_nothing_differs_is_refused(tmp_path):
     torch.save(net().state_dict(), tmp_path / "net.pt")
     refused(net(), tmp_path / "net.pt", "head: new, but the classifier in .*net.pt is of the model's width", head="new")

@@ -293,7 +293,17 @@ def test_expressions_are_arithmetic_alone(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["s0", "2*s0 + 1", "Symbol('s31', positive=True, integer=True)", "Max(1, (s0 - 3)//2)", "s0**2", "FloorDiv(u0, 2)", "0.5"]
+    "text",
+    [
+        "s0",
+        "2*s0 + 1",
+        "Symbol('s31', positive=True, integer=True)",
+        "Max(1, (s0 - 3)//2)",
+        "s0**2",
+        "FloorDiv(u0, 2)",
+        "0.5",
+        "StrictLessThan(Mul(Integer(-1), Symbol('s0', integer=True)), zuf0)",
+    ],
 )
 def test_sizes_of_every_kind_are_arithmetic(text):
     _check_expression(text)

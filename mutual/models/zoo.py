@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mutual.models.classifier import STAND_IN_CLASSES, remove_classifier
 from mutual.models.factories import Factory, build, names_parameter, users_factory
-from mutual.models.heads import STAND_IN_CLASSES, remove_classifier
 from mutual.models.loading import load_weights
 from mutual.models.one import One
 from mutual.models.pplcnet import PPLCNETS

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mutual.data import DataInfo, build_data, build_preprocess
+from mutual.data import build_data, build_preprocess, resolved_preprocess
+from mutual.models import read_preprocess
 from mutual.recipe import Data
 
 
@@ -39,6 +40,6 @@ def test_every_transform_draws_and_keeps_the_form(transform, channels):
 
 def test_any_image_is_brought_to_what_evaluation_reads():
     spec = Data(dataset="digits", image_size=12)
-    info = DataInfo(10, ("0",) * 10, 1, (12, 12), (0.0,), (1.0,), 0, 0)
+    steps = read_preprocess(resolved_preprocess(spec, (12, 12)))
     image = torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8)
-    assert build_preprocess(spec, info)(image).shape == (1, 12, 12)
+    assert build_preprocess(steps, channels=1, image_size=(12, 12))(image).shape == (1, 12, 12)

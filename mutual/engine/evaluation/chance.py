@@ -43,8 +43,9 @@ class Chance:
             >>> Chance(0.5, num_images=12).explains(0.5)
             False
         """
-        way = 1 - self.level
-        error = math.sqrt(self.level * way / max(self.num_images, 1))
+        way, num_images = 1 - self.level, max(self.num_images, 1)
+        level = max(self.level, min(1 / num_images, 0.5))  # what few images show as 0 is not known so exactly
+        error = math.sqrt(level * (1 - level) / num_images)
         margin = max(_NUM_ERRORS * error, _SLIGHT * way)
         return margin < _TELLING * way and score <= self.level + margin
 

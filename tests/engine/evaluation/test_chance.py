@@ -47,6 +47,10 @@ def test_nothing_seen_is_no_chance():
         (0.001, 50_000, 0.05, True),  # within 5 % of the way
         (0.001, 50_000, 0.06, False),
         (0.1, 10, 0.1, False),  # too few images to tell
+        (0.0, 4, 0.0, False),
+        (0.0, 1, 0.0, False),
+        (0.0, 0, 0.0, False),
+        (0.0, 20, 0.0, True),
         (0.5, 100, 0.5, False),
         (0.5, 200, 0.5, True),
         (0.1, 1000, float("nan"), False),

@@ -14,10 +14,10 @@ from mutual.group.communication import (
     unflatten_,
     wait_for_all,
 )
-from mutual.group.edges import Edge, MicroBatchContext, expand_objectives
+from mutual.group.edges import Edge, MicroBatchContext, OutputKey, TensorSpec, expand_objectives
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, needs_costs, parallel, replicated
 from mutual.group.group import Group, GroupOutput, merge_outputs
-from mutual.group.peers import Frozen, MovingAverage, Outputs, Peer, TappedModel, replica_comm
+from mutual.group.peers import Frozen, MovingAverage, Outputs, OutputStore, Peer, TappedModel, replica_comm
 
 __all__ = [
     "Communicator",
@@ -28,12 +28,15 @@ __all__ = [
     "MicroBatchContext",
     "MovingAverage",
     "OutputExchange",
+    "OutputKey",
+    "OutputStore",
     "Outputs",
     "Peer",
     "Placement",
     "StopPoll",
     "Store",
     "TappedModel",
+    "TensorSpec",
     "TransferPlan",
     "build_group",
     "create_peer_model",

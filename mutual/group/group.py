@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mutual.group.edges import Edge, EdgeLoss, MicroBatchContext, Selections
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
-from mutual.group.peers import Outputs, Peer
+from mutual.group.peers import Outputs, OutputStore, Peer
 from mutual.recipe import LOGITS, derive_seed, is_ema, peer_of
 
 
@@ -70,6 +70,7 @@ class Group:
         is_scoring_rank: True where this process counts images and scores peers; those ranks together see every image once.
         exchange: what sends outputs between ranks for the losses.
         unavailable_sources: sources whose outputs mean nothing yet; their edges weigh 0.
+        stores: by frozen peer what its outputs are read from, and kept in.
         forward_context: each peer's forward of an update runs inside this context; for timing.
         peer_context: whatever a peer, by its name, computes runs inside this context.
 
@@ -106,6 +107,7 @@ class Group:
         self.shard = placement.shard(rank)
         self.is_scoring_rank = is_scoring_rank(placement, rank)
         self.unavailable_sources: set[str] = set()
+        self.stores: dict[str, OutputStore] = {}
         self.forward_context: Callable[[], AbstractContextManager[object]] = nullcontext
         self.peer_context: Callable[[str], AbstractContextManager[object]] = nullcontext
         self.exchange = loss_exchange
@@ -146,18 +148,31 @@ class Group:
             labels: class indices `[B]` (-1: no label) or probabilities `[B, C]`.
             context: what else is known of the micro-batch.
         """
-        outputs = {name: self.forward_peer(name, images, seed=context.seed) for name in self.peers}
+        outputs = {name: self._forward_or_read(name, images, context) for name in self.peers}
         averages = {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
         source_outputs = outputs | averages
         handle = self.exchange.start(source_outputs, size=context.global_batch_size)
         learners = [peer.name for peer in self.trainable]
         return self.compute_losses(outputs, source_outputs, labels, context, learners=learners, handle=handle)
 
-    def forward_peer(self, name: str, images: Tensor, *, seed: int) -> Outputs:
-        """Returns the peer's outputs for its view of `images`, with their graph if the peer is trainable."""
+    def _forward_or_read(self, name: str, images: Tensor, context: MicroBatchContext) -> Outputs:
+        return self.read_or_compute(name, images, context) if name in self.stores else self.forward_peer(name, images, seed=context.seed)
+
+    def read_or_compute(self, name: str, images: Tensor, context: MicroBatchContext) -> Outputs:
+        """Returns the outputs of a frozen peer that has a store; those that are not there are computed and kept."""
+        assert context.keys_B2 is not None, "a store knows images by their keys"
+
+        def compute(rows: Tensor | None) -> Outputs:
+            return self.forward_peer(name, images, seed=context.seed, rows=rows)
+
+        return self.stores[name].outputs(context.keys_B2, compute, epoch=int(context.epoch))
+
+    def forward_peer(self, name: str, images: Tensor, *, seed: int, rows: Tensor | None = None) -> Outputs:
+        """Returns the peer's outputs for its view of `images`, or of some rows, with their graph if the peer is trainable."""
+        view = self.view(name, images)
         torch.manual_seed(derive_seed(seed, name))
         with self.peer_context(name), self.forward_context(), self._autocast():
-            outputs: Outputs = self.peers[name].train_module(self.view(name, images))
+            outputs: Outputs = self.peers[name].train_module(view if rows is None else view[rows])
         return outputs
 
     def forward_without_side_effects(self, name: str, images: Tensor, *, seed: int) -> Outputs:
@@ -166,6 +181,12 @@ class Group:
         torch.manual_seed(derive_seed(seed, name))
         with self.peer_context(name), self._autocast():
             return peer.forward_ema(view) if is_ema(name) else peer.forward_without_side_effects(view)
+
+    def forward_source(self, name: str, images: Tensor, context: MicroBatchContext) -> Outputs:
+        """Returns the outputs of a peer or a moving average that only teaches now, from its store where it has one."""
+        if name in self.stores:
+            return self.read_or_compute(name, images, context)
+        return self.forward_without_side_effects(name, images, seed=context.seed)
 
     def compute_losses(
         self,

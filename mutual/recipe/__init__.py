@@ -20,7 +20,7 @@ from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_re
 from mutual.recipe.objectives import OBJECTIVES
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
-from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, PeerSpec, Precision, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, PeerSpec, Precision, Schedule, StoreSpec, Train
 
 __all__ = [
     "DATASETS",
@@ -45,6 +45,7 @@ __all__ = [
     "Schedule",
     "Spec",
     "Statistics",
+    "StoreSpec",
     "Train",
     "WeightSchedule",
     "allow_any_name",

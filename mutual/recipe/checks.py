@@ -13,6 +13,7 @@ from mutual.recipe.document import Recipe
 from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, DistillationObjective, Ensemble, Objective, is_ema, peer_of
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.objectives import DeepMutualLearning
+from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
 from mutual.recipe.training import Optimizer, PeerSpec
 
@@ -35,6 +36,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *_check_objectives(recipe),
         *_check_data(recipe),
         *_check_pause(recipe),
+        *check_stores(recipe),
     ]
     faults += [*_check_placement(recipe), *_check_exchange(recipe)]
     return list(dict.fromkeys(faults))  # one path may be wrong for learners and sources at once

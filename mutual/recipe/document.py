@@ -11,7 +11,7 @@ from mutual.recipe.data import Data
 from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, Objective
 from mutual.recipe.errors import Fault, Origin, RecipeError
 from mutual.recipe.objectives import AnyObjective
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, PeerSpec, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, PeerSpec, Schedule, StoreSpec, Train
 
 
 class Recipe(Spec):
@@ -49,6 +49,19 @@ class Recipe(Spec):
     def trainable(self) -> tuple[str, ...]:
         """Names of the peers that are trained, in the recipe's order."""
         return tuple(name for name, peer in self.peers.items() if not peer.frozen)
+
+    @property
+    def stores(self) -> dict[str, StoreSpec]:
+        """By peer the store that its outputs are kept in."""
+        return {name: peer.store for name, peer in self.peers.items() if peer.store is not None}
+
+    @property
+    def counted_views(self) -> tuple[int, int] | None:
+        """Number of the views of each training image, and their seed; None: each epoch has views of its own."""
+        for store in self.stores.values():  # all say the same
+            if store.views != "epoch":
+                return store.views, self.seed if store.seed is None else store.seed
+        return None
 
     def optimizer_of(self, peer: str) -> Optimizer:
         """The optimizer section that holds for `peer`."""

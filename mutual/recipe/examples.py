@@ -6,7 +6,7 @@ from mutual.recipe.base import Spec
 from mutual.recipe.data import Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, PeerSpec, Schedule, StoreSpec, Train
 
 EXAMPLES: dict[type[Spec], str] = {
     Recipe: """\
@@ -62,11 +62,19 @@ model: torchvision/resnet18
 args: {zero_init_residual: true}
 weights: pretrained
 frozen: false
+store: null
 optimizer: {name: adamw, lr: 1.0e-3}
 schedule: {name: linear}
 rank: null
 ranks: 2
 cost: 12.5
+""",
+    StoreSpec: """\
+folder: stores/resnet34
+topk: 10
+views: 50
+seed: 0
+feature_maps: false
 """,
     Optimizer: """\
 name: adamw

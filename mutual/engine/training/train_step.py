@@ -138,6 +138,17 @@ class TrainStep:
         micro_batch = next(self._micro_batches(window, 0))
         return self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context)
 
+    def fill_stores(self, window: Window, update: int) -> None:
+        """Computes what the stores of frozen peers lack of the window's images; nothing is updated."""
+        for micro_batch in self._micro_batches(window, update):
+            for name in self._group.stores:
+                self._group.read_or_compute(name, micro_batch.images, micro_batch.context)
+
+    def recompute_stored(self, window: Window) -> dict[str, Outputs]:
+        """Returns by frozen peer with a store its outputs for the window's first micro-batch, computed whatever the store holds."""
+        micro_batch = next(self._micro_batches(window, 0))
+        return {name: self._group.forward_peer(name, micro_batch.images, seed=micro_batch.context.seed) for name in self._group.stores}
+
     def _micro_batches(self, window: Window, update: int) -> Iterator[_MicroBatch]:
         for index, batch in enumerate(window.batches):
             images, labels = to_inputs(batch.to(self._comm.device, non_blocking=True), self._info)
@@ -147,6 +158,7 @@ class TrainStep:
                 seed=seed,
                 epoch=update / self._updates_per_epoch,
                 global_batch_size=batch.global_batch_size,
+                keys_B2=batch.keys_B2,
             )
             yield _MicroBatch(self._prepare(images), labels, context, is_last=index == len(window.batches) - 1)
 
@@ -154,7 +166,7 @@ class TrainStep:
         """Computes the outputs of the learner's sources that are missing or out of date."""
         for source in self._group.sources_of(learner):
             if source not in micro_batch.source_outputs:
-                outputs = self._group.forward_without_side_effects(source, micro_batch.images, seed=micro_batch.context.seed)
+                outputs = self._group.forward_source(source, micro_batch.images, micro_batch.context)
                 micro_batch.source_outputs[source] = outputs
 
     def _forward_learner(self, micro_batch: _MicroBatch, learner: str) -> GroupOutput:

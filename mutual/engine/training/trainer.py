@@ -140,10 +140,10 @@ class Trainer:
         self._tracker.print_table_head()
 
     def close(self) -> None:
-        """Closes the tracker and the data loaders."""
+        """Closes the tracker, the data loaders and the stores."""
         self._stragglers.close()
         self._tracker.close()
-        self.training.data.close()
+        self.training.close()
 
     def _update(self, window: Window) -> None:
         """Runs an update and what is due after it."""

@@ -1,0 +1,83 @@
+"""open_stores: the stores of a recipe's frozen peers, made or checked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+
+import torch
+
+from mutual.data import DataModule
+from mutual.engine.teacher_store.fingerprint import fingerprint, open_folder
+from mutual.engine.teacher_store.layout import FeatureLayout, RecordLayout
+from mutual.engine.teacher_store.shards import Shards
+from mutual.engine.teacher_store.store import TeacherStore
+from mutual.group import Communicator, Edge, Group, OutputKey
+from mutual.objectives import SourcePayload, vector_width
+from mutual.recipe import LOGITS, InputError, Precision, Recipe
+
+_MAX_EPOCHS = 1_000_001
+
+
+def open_stores(recipe: Recipe, group: Group, data: DataModule, comm: Communicator, precision: Precision) -> dict[str, TeacherStore]:
+    """Returns by name the stores of the frozen peers that this rank holds. Collective: all ranks must call it.
+
+    Raises:
+        RecipeError: a store is another one's, or would have to keep feature maps.
+        OSError: a folder cannot be made or read.
+    """
+    stores = {}
+    with comm.raise_together(names_rank=True):
+        for name, spec in recipe.stores.items():
+            if name in group.peers:
+                layout = _layout(recipe, group, name)
+                folder = Path(spec.folder)
+                try:
+                    open_folder(folder, fingerprint(recipe, group.peers[name], data, layout, precision), data)
+                except InputError as error:
+                    raise recipe.error(f"peers.{name}.store.folder", str(error)) from error
+                shards = Shards(
+                    folder,
+                    num_bytes=layout.num_bytes,
+                    num_images=data.info.num_train,
+                    num_views=_MAX_EPOCHS if spec.views == "epoch" else spec.views,
+                    rank=comm.rank,
+                    size=comm.size,
+                )
+                stores[name] = TeacherStore(folder, layout, shards, device=comm.device)
+    return stores
+
+
+def _layout(recipe: Recipe, group: Group, name: str) -> RecordLayout:
+    """Returns how the outputs of a peer are kept: the logits, and what edges read besides."""
+    specs = group.exchange.transfer_plan.specs
+    features, dtypes = {}, {LOGITS: torch.promote_types(specs[OutputKey(name, LOGITS)][1], torch.float32)}
+    for path, payload in _payloads(group.edges, name).items():
+        shape, dtype = specs[OutputKey(name, path)]
+        is_mean = payload is SourcePayload.VECTOR and len(shape) > 1
+        if len(shape) > 1 and not is_mean:
+            _check_feature_map(recipe, name, path, shape)
+        features[path] = FeatureLayout((vector_width(shape),) if is_mean else tuple(shape), is_mean)
+        dtypes[path] = torch.promote_types(dtype, torch.float32)
+    (num_classes,) = specs[OutputKey(name, LOGITS)][0]
+    topk = recipe.stores[name].topk
+    return RecordLayout(num_classes, num_classes if topk == "all" else topk, features, dtypes)
+
+
+def _payloads(edges: Sequence[Edge], name: str) -> dict[str, SourcePayload]:
+    """Returns by module path how much of each tapped output of `name` is read, by any edge."""
+    payloads: dict[str, SourcePayload] = {}
+    for edge in edges:
+        for key, payload in edge.required_outputs.items():
+            if key.peer == name and key.path != LOGITS:
+                payloads[key.path] = max(payloads.get(key.path, payload), payload)
+    return dict(sorted(payloads.items()))
+
+
+def _check_feature_map(recipe: Recipe, name: str, path: str, shape: tuple[int, ...]) -> None:
+    size = f"{path} is {' x '.join(map(str, shape))}, {2 * prod(shape):,} bytes for each view of each image"
+    if not recipe.stores[name].feature_maps:
+        raise recipe.error(f"peers.{name}.store.feature_maps", f"{size}; set it to true, or read a vector (`fc:input`)")
+    warnings.warn(f"the store of {name!r}: {size}", stacklevel=2)

@@ -23,7 +23,8 @@ class Mixer:
         """Returns how each of the request's images is mixed with its partner."""
         assert request.partners is not None
         assert request.pairs is not None
-        draws = [self._draw(view, pair) for view, pair in zip(request.view_numbers, request.pairs, strict=False)]  # extra images are unmixed
+        views = request.view_numbers[: len(request.pairs)]  # what comes behind is mixed in, and not mixed itself
+        draws = [self._draw(view, pair) for view, pair in zip(views, request.pairs, strict=True)]
         lam_B = torch.tensor([lam for lam, _ in draws], dtype=torch.float32)
         return Mix(torch.tensor(request.partners), lam_B, torch.tensor([box for _, box in draws]))
 

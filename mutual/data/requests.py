@@ -145,9 +145,7 @@ class TrainBatchSampler:
             views=[view for _, view in loaded],
         )
 
-    def _request_at(
-        self, positions: list[int], order: Sequence[int], epoch: int, *, num_valid: int, global_batch_size: int
-    ) -> Request:
+    def _request_at(self, positions: list[int], order: Sequence[int], epoch: int, *, num_valid: int, global_batch_size: int) -> Request:
         """Returns a request for the images at `positions` of the epoch's order, in the epoch's own views."""
         if not self._mixed:
             return Request(epoch, [order[position] for position in positions], num_valid, global_batch_size)

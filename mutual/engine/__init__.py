@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from mutual.engine.results import RunResult
     from mutual.engine.runtime import StoppedError
     from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files
+    from mutual.engine.store_filling import FilledStore, check_stores, fill_stores
     from mutual.engine.training import Callback, TrainingState
 
 __all__ = [
     "PLACEMENTS",
     "Callback",
+    "FilledStore",
     "ImageLike",
     "Link",
     "MeasuredCost",
@@ -35,9 +37,11 @@ __all__ = [
     "TrainingState",
     "check_data_present",
     "check_inputs",
+    "check_stores",
     "compare",
     "evaluate_run",
     "export_model",
+    "fill_stores",
     "fit",
     "json_text",
     "load_peer",
@@ -59,6 +63,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.results": ("RunResult",),
         "mutual.engine.runtime": ("StoppedError",),
         "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files"),
+        "mutual.engine.store_filling": ("FilledStore", "check_stores", "fill_stores"),
         "mutual.engine.training": ("Callback", "TrainingState"),
     },
 )

@@ -79,6 +79,8 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = Fal
     predictions = list(_predictions(benchmarks)) if predicts else [None] * len(benchmarks)
     traffic = [benchmark.traffic() for benchmark in benchmarks]
     memory = [benchmark.memory() for benchmark in benchmarks]
+    for benchmark in benchmarks:
+        benchmark.close()
     return [
         MeasuredCost(
             name=benchmark.recipe.name,
@@ -148,6 +150,10 @@ class _Benchmark:
         local = torch.tensor([self._state_bytes(), saved], device=self._comm.device)
         state, saved = max(self._comm.all_gather(local).tolist(), key=sum)
         return state, saved
+
+    def close(self) -> None:
+        """Lets others write into the stores."""
+        self._training.close()
 
     def profiles(self) -> dict[str, PeerProfile]:
         """Returns what each peer takes by itself. Collective: all ranks must call it."""

@@ -94,7 +94,8 @@ class RecordLayout:
 
     def decode(self, records_BN: Tensor) -> Outputs:
         """Returns the outputs that records `[B, N]` hold, on their device."""
-        columns = dict(zip((name for name, _ in self._sections()), records_BN.split([size for _, size in self._sections()], dim=1), strict=True))
+        names, sizes = zip(*self._sections(), strict=True)
+        columns = dict(zip(names, records_BN.split(sizes, dim=1), strict=True))
         norm_B1 = _from_bytes(columns["norm"], torch.float32)
         if self.is_whole:
             log_BC = _from_bytes(columns["log"], torch.float16).float()

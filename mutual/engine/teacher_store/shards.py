@@ -39,6 +39,9 @@ class Shards:
         rank: this process among those that write.
         size: number of processes that write.
 
+    Attributes:
+        record_bytes: bytes that a record takes.
+
     Example:
         >>> import tempfile
         >>> shards = Shards(Path(tempfile.mkdtemp()), num_bytes=2, num_images=10, num_views=3)
@@ -49,7 +52,7 @@ class Shards:
 
     def __init__(self, folder: Path, *, num_bytes: int, num_images: int, num_views: int, rank: int = 0, size: int = 1) -> None:
         self._folder = folder
-        self._record_bytes = _HEADER_BYTES + num_bytes
+        self.record_bytes = _HEADER_BYTES + num_bytes
         self._num_images = num_images
         self._num_views = num_views
         self._numbers = count(rank, size)
@@ -90,7 +93,7 @@ class Shards:
         """
         path, descriptor = self._own = self._own or self._open_own()
         file, num_new = self._files.index(path), len(keys_B2)
-        records = np.empty((num_new, self._record_bytes), dtype=np.uint8)
+        records = np.empty((num_new, self.record_bytes), dtype=np.uint8)
         headers = np.zeros((num_new, _HEADER), dtype=np.uint32)
         headers[:, 1:3], headers[:, 3] = keys_B2, np.arange(num_new)[::-1]
         records[:, :_HEADER_BYTES], records[:, _HEADER_BYTES:] = headers.view(np.uint8), contents_BN
@@ -99,7 +102,7 @@ class Shards:
         try:
             _write(descriptor, records.tobytes())
         except OSError as error:
-            os.ftruncate(descriptor, self._num_rows[file] * self._record_bytes)
+            os.ftruncate(descriptor, self._num_rows[file] * self.record_bytes)
             error.filename = error.filename or str(path)
             raise
         self._add(file, self._num_rows[file], records)
@@ -130,7 +133,7 @@ class Shards:
 
     def _gather(self, places_B: NDArray[np.int64]) -> Bytes:
         """Returns the records `[B, header + N]` at `places_B`, zeros where there is none."""
-        records = np.zeros((len(places_B), self._record_bytes), dtype=np.uint8)
+        records = np.zeros((len(places_B), self.record_bytes), dtype=np.uint8)
         files_B, rows_B = places_B >> 40, places_B & (2**40 - 1)
         for file in set(files_B[places_B >= 0].tolist()):
             of_file_B = (places_B >= 0) & (files_B == file)
@@ -141,13 +144,13 @@ class Shards:
     def _mapped(self, file: int, num_rows: int) -> Bytes:
         """Returns the file's records as they lie on the disk, at least `num_rows` of them."""
         if file not in self._maps or len(self._maps[file]) < num_rows:
-            shape = self._num_rows[file], self._record_bytes
+            shape = self._num_rows[file], self.record_bytes
             self._maps[file] = np.memmap(self._files[file], dtype=np.uint8, mode="r", shape=shape)
         return self._maps[file]
 
     def _scan(self, file: int) -> None:
         """Adds what was appended to a file since it was scanned last; of a write that is not finished nothing."""
-        chunk = max(_CHUNK_BYTES // self._record_bytes, 1)
+        chunk = max(_CHUNK_BYTES // self.record_bytes, 1)
         while True:
             first_row = self._num_rows[file]
             records = self._read_rows(file, first_row, chunk)
@@ -163,10 +166,10 @@ class Shards:
     def _read_rows(self, file: int, first_row: int, num_rows: int) -> Bytes:
         """Returns up to `num_rows` whole records; read and not mapped, as an unfinished end may be cut off at any time."""
         with self._files[file].open("rb") as opened:
-            opened.seek(first_row * self._record_bytes)
-            content = opened.read(num_rows * self._record_bytes)
-        num_rows = len(content) // self._record_bytes
-        return np.frombuffer(content, dtype=np.uint8, count=num_rows * self._record_bytes).reshape(num_rows, self._record_bytes)
+            opened.seek(first_row * self.record_bytes)
+            content = opened.read(num_rows * self.record_bytes)
+        num_rows = len(content) // self.record_bytes
+        return np.frombuffer(content, dtype=np.uint8, count=num_rows * self.record_bytes).reshape(num_rows, self.record_bytes)
 
     def _add(self, file: int, first_row: int, records: Bytes) -> None:
         """Notes where these records are; a second one of a key takes the first one's place only if it is whole."""
@@ -190,7 +193,7 @@ class Shards:
                 break
             os.close(descriptor)  # another run writes there, or what is left of one that was killed
         self.refresh()
-        os.ftruncate(descriptor, self._num_rows[self._files.index(path)] * self._record_bytes)
+        os.ftruncate(descriptor, self._num_rows[self._files.index(path)] * self.record_bytes)
         return path, descriptor
 
 
@@ -216,4 +219,3 @@ def _headers(records: Bytes) -> NDArray[np.uint32]:
 def _checksums(records: Bytes) -> NDArray[np.uint32]:
     """Returns the checksum of each record's key and content."""
     return np.array([zlib.crc32(record[4:]) for record in np.ascontiguousarray(records)], dtype=np.uint32)
-

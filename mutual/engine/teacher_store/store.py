@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mutual.engine.teacher_store.layout import RecordLayout
@@ -93,13 +94,15 @@ class TeacherStore:
         """Lets others write into this process' file."""
         self.shards.close()
 
-    def _compute(self, keys: np.ndarray, missing: np.ndarray, compute: Callable[[Tensor | None], Outputs]) -> np.ndarray:
+    def _compute(
+        self, keys: NDArray[np.int64], missing: NDArray[np.int64], compute: Callable[[Tensor | None], Outputs]
+    ) -> NDArray[np.uint8]:
         """Computes the rows that are missing, keeps them, and returns their records `[M, N]`."""
         rows = None if len(missing) == len(keys) else torch.from_numpy(missing).to(self._device)
         outputs = compute(rows)
         path = self.layout.overflowing(outputs)
         if path is not None:
-            raise InputError(f"{self.folder}: {path} has values that float16 does not hold, beyond 65,504 or not finite; take the store away")
+            raise InputError(f"{self.folder}: {path} has values beyond float16's 65,504, or not finite; leave the peer's store away")
         contents = self.layout.encode(outputs).cpu().numpy()
         _, first = np.unique(keys[missing], axis=0, return_index=True)  # padding repeats an image
         first.sort()

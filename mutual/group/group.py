@@ -165,7 +165,7 @@ class Group:
         def compute(rows: Tensor | None) -> Outputs:
             return self.forward_peer(name, images, seed=context.seed, rows=rows)
 
-        return self.stores[name].outputs(context.keys_B2, compute, epoch=int(context.epoch))
+        return self.stores[name].outputs(context.keys_B2, compute)
 
     def forward_peer(self, name: str, images: Tensor, *, seed: int, rows: Tensor | None = None) -> Outputs:
         """Returns the peer's outputs for its view of `images`, or of some rows, with their graph if the peer is trainable."""

@@ -139,4 +139,4 @@ def _as_bytes(values: Tensor) -> Tensor:
 
 
 def _from_bytes(columns: Tensor, dtype: torch.dtype) -> Tensor:
-    return columns.contiguous().view(dtype)
+    return columns.clone(memory_format=torch.contiguous_format).view(dtype)  # of one row, contiguous() keeps stride and offset

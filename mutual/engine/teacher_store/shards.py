@@ -57,20 +57,21 @@ class Shards:
         self._num_views = num_views
         self._numbers = count(rank, size)
         self._own: tuple[Path, int] | None = None
-        self._files: list[Path] = []
-        self._num_rows: list[int] = []
+        first = folder / _file_name(rank)  # of several records of a key the first holds, and a run that is resumed goes on with its own
+        self._files = [first] if first.exists() else []
+        self._num_rows = [0] * len(self._files)
         self._maps: dict[int, Bytes] = {}
         self._index: dict[int, NDArray[np.int64]] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Takes notice of what others have written."""
-        names = sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
-        for path in names:
+        for path in sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)):
             if path not in self._files:
                 self._files.append(path)
                 self._num_rows.append(0)
-            self._scan(self._files.index(path))
+        for file in range(len(self._files)):
+            self._scan(file)
 
     def has(self, keys_B2: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns for each key whether there is a record, which may turn out to be damaged when it is read."""
@@ -172,7 +173,7 @@ class Shards:
         return np.frombuffer(content, dtype=np.uint8, count=num_rows * self.record_bytes).reshape(num_rows, self.record_bytes)
 
     def _add(self, file: int, first_row: int, records: Bytes) -> None:
-        """Notes where these records are; a second one of a key takes the first one's place only if it is whole."""
+        """Notes where these records are; where there is one of a key already that is whole, it stays."""
         keys = _headers(records)[:, 1:3].astype(np.int64)
         places = (file << 40) + np.arange(first_row, first_row + len(records))
         is_known = (keys[:, 0] < self._num_images) & (keys[:, 1] < self._num_views)
@@ -180,14 +181,15 @@ class Shards:
             places_N = self._index.setdefault(view, np.full(self._num_images, -1, dtype=np.int64))
             rows = np.flatnonzero(is_known & (keys[:, 1] == view))
             again = rows[places_N[keys[rows, 0]] >= 0]
-            damaged = again[_checksums(records[again]) != _headers(records[again])[:, 0]]
-            rows = np.setdiff1d(rows, damaged)
+            if len(again):
+                _, is_whole = self.read(keys[again])
+                rows = np.setdiff1d(rows, again[is_whole])
             places_N[keys[rows, 0]] = places[rows]
 
     def _open_own(self) -> tuple[Path, int]:
         """Returns the file that this process alone writes to, at the end of its last finished write."""
         for number in self._numbers:
-            path = self._folder / f"shard_{number:05}.bin"
+            path = self._folder / _file_name(number)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             if _locked(descriptor):
                 break
@@ -195,6 +197,10 @@ class Shards:
         self.refresh()
         os.ftruncate(descriptor, self._num_rows[self._files.index(path)] * self.record_bytes)
         return path, descriptor
+
+
+def _file_name(number: int) -> str:
+    return f"shard_{number:05}.bin"
 
 
 def _write(descriptor: int, content: bytes) -> None:

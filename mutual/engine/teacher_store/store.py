@@ -44,15 +44,13 @@ class TeacherStore:
         self.shards = shards
         self.num_computed = 0
         self._device = device
-        self._epoch: int | None = None
 
-    def outputs(self, keys_B2: Tensor, compute: Callable[[Tensor | None], Outputs], *, epoch: int) -> Outputs:
+    def outputs(self, keys_B2: Tensor, compute: Callable[[Tensor | None], Outputs]) -> Outputs:
         """Returns the outputs for B images; the same bit for bit whether they were there or are computed now.
 
         Args:
             keys_B2: index and view number of each image.
             compute: runs the peer on the rows of these indices, on all if it is None; called where outputs are missing.
-            epoch: the epoch; what other ranks have computed in earlier ones is there.
 
         Raises:
             InputError: float16 does not hold an output.
@@ -60,10 +58,6 @@ class TeacherStore:
         """
         keys = keys_B2.numpy()
         records, is_there_B = self.shards.read(keys)
-        if not is_there_B.all() and epoch != self._epoch:
-            self._epoch = epoch
-            self.shards.refresh()
-            records, is_there_B = self.shards.read(keys)
         if not is_there_B.all():
             missing = np.flatnonzero(~is_there_B)
             records[missing] = self._compute(keys, missing, compute)
@@ -89,6 +83,10 @@ class TeacherStore:
             largest = max(largest, float((kept_values - values).abs().max()))
             is_close &= torch.allclose(kept_values, values, rtol=2**-9, atol=2**-9)
         return largest, is_close
+
+    def refresh(self) -> None:
+        """Takes notice of what others have computed; called when no rank computes, so that a run depends on no race."""
+        self.shards.refresh()
 
     def close(self) -> None:
         """Lets others write into this process' file."""

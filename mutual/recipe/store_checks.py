@@ -9,8 +9,8 @@ from mutual.recipe.edges import LOGITS, DistillationObjective, peer_of
 from mutual.recipe.errors import Fault
 from mutual.recipe.text import format_value
 
-_READ_A_SOFTMAX = ("kd", "soft_label", "dml", "dkd", "dist", "wsl", "skd", "ssld", "okddip")
-"""Losses to which only the probabilities matter that the logits stand for."""
+_READ_A_SOFTMAX = ("kd", "soft_label", "dml", "dkd", "dist", "ssld")
+"""Losses to which only the probabilities matter that the logits stand for, softened by one temperature."""
 
 
 def check_stores(recipe: Recipe) -> Iterator[Fault]:
@@ -42,17 +42,33 @@ def _check_readers(recipe: Recipe, name: str) -> Iterator[Fault]:
     if recipe.data.multi_label:
         yield Fault(f"peers.{name}.store.topk", f"{topk} keeps the largest of a softmax; images with several labels need all")
         return
+    temperatures: dict[float, int] = {}
     for index, objective in enumerate(recipe.objectives):
-        if not isinstance(objective, DistillationObjective) or objective.loss in _READ_A_SOFTMAX:
+        if not isinstance(objective, DistillationObjective) or not _reads_logits(recipe, objective, name):
             continue
-        learners = [learner for learner in recipe.learners_of(objective) if learner in recipe.peers]
-        read = {peer_of(source) for learner in learners for source in recipe.sources_of(objective, learner)}
-        read |= {member for learner in learners for member in recipe.members_of(objective, learner)}
-        if name in read and LOGITS in _source_at(objective, name):
+        arguments = objective.loss_arguments()
+        if objective.loss not in _READ_A_SOFTMAX or arguments.get("standardize"):
             yield Fault(
                 f"peers.{name}.store.topk",
                 f"{topk} keeps the largest of a softmax, and objectives.{index} ({objective.loss}) reads the logits themselves; take all",
             )
+            continue
+        first = temperatures.setdefault(arguments["temperature"], index)
+        if first == index and len(temperatures) > 1:
+            one, other = temperatures
+            yield Fault(
+                f"peers.{name}.store.topk",
+                f"{topk} holds for one temperature; objectives.{temperatures[one]} has {one:g}, objectives.{index} {other:g}; take all",
+            )
+            return
+
+
+def _reads_logits(recipe: Recipe, objective: DistillationObjective, name: str) -> bool:
+    learners = [learner for learner in recipe.learners_of(objective) if learner in recipe.peers]
+    read = {peer_of(source) for learner in learners for source in recipe.sources_of(objective, learner)}
+    if name in {member for learner in learners for member in recipe.members_of(objective, learner)}:
+        return True
+    return name in read and (objective.gate == "correct" or LOGITS in _source_at(objective, name))
 
 
 def _source_at(objective: DistillationObjective, name: str) -> tuple[str, ...]:

@@ -63,7 +63,14 @@ def _layout(recipe: Recipe, group: Group, name: str) -> RecordLayout:
         dtypes[path] = torch.promote_types(dtype, torch.float32)
     (num_classes,) = specs[OutputKey(name, LOGITS)][0]
     topk = recipe.stores[name].topk
-    return RecordLayout(num_classes, num_classes if topk == "all" else topk, features, dtypes)
+    temperature = _temperature(group.edges, name)
+    return RecordLayout(num_classes, num_classes if topk == "all" else topk, features, dtypes, temperature)
+
+
+def _temperature(edges: Sequence[Edge], name: str) -> float:
+    """Returns the temperature at which losses read the logits of `name`; with top-K, a recipe has one."""
+    reading = [edge.objective for edge in edges if OutputKey(name, LOGITS) in edge.required_outputs]
+    return next((float(objective.loss_arguments().get("temperature", 1.0)) for objective in reading), 1.0)
 
 
 def _payloads(edges: Sequence[Edge], name: str) -> dict[str, SourcePayload]:

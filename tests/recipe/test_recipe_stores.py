@@ -22,7 +22,8 @@ def test_views_of_a_recipe_are_those_of_its_stores():
     assert parse_recipe(recipe(seed=3)).counted_views == (50, 3)
     assert parse_recipe(recipe({"views": 8, "seed": 5})).counted_views == (8, 5)
     assert parse_recipe(recipe({"views": "epoch"})).counted_views is None
-    assert parse_recipe({**recipe(), "peers": {name: {"model": "small_cnn"} for name in "at"}}).counted_views is None
+    without = {"model": "small_cnn", "frozen": True}
+    assert parse_recipe({**recipe(), "peers": {"a": {"model": "small_cnn"}, "t": without}}).counted_views is None
 
 
 OTHER = {"model": "small_cnn", "frozen": True}
@@ -40,10 +41,10 @@ MULTI = {
         (recipe(peers={"u": {**OTHER, "store": {"folder": "x", "seed": 9}}}), "peers.u.store.seed", "9 here and null for 't'"),
         (recipe(peers={"u": {**OTHER, "store": {"folder": "stores/t"}}}), "peers.u.store.folder", "is the store of 't'"),
         (recipe({"views": "epoch", "seed": 3}), "peers.t.store.seed", "give `views` a number"),
-        (recipe({"views": 0}), "peers.t.store.views", "at least 1"),
+        (recipe({"views": 0}), "peers.t.store.views", "greater than 0"),
         (recipe({"views": "epochs"}), "peers.t.store.views", "did you mean 'epoch'"),
         (recipe({"topk": "al"}), "peers.t.store.topk", "did you mean 'all'"),
-        (recipe({"topk": 0}), "peers.t.store.topk", "at least 1"),
+        (recipe({"topk": 0}), "peers.t.store.topk", "greater than 0"),
         (recipe({"top": 3}), "peers.t.store.top", "did you mean 'topk'"),
         (
             recipe(objectives=[{"loss": "cross_entropy"}, {"loss": "l2", "sources": ["t"]}]),
@@ -72,7 +73,7 @@ def test_what_cannot_be_is_a_line(document, path, message):
         recipe({"topk": "all"}, **MULTI),
         recipe({"topk": "all"}, objectives=[{"loss": "cross_entropy"}, {"loss": "l2", "sources": ["t"]}]),
         recipe(objectives=[{"loss": "cross_entropy"}, {"loss": "l2", "at": "fc:input", "sources": ["t"]}]),
-        recipe(objectives=[{"loss": "cross_entropy"}, {"loss": "dml", "form": "kl"}, {"loss": "skd", "sources": ["t"]}]),
+        recipe(objectives=[{"loss": "cross_entropy"}, {"loss": "dml", "form": "kl"}, {"loss": "ssld", "sources": ["t"]}]),
         recipe({"views": 9}, peers={"u": {**OTHER, "store": {"folder": "x", "views": 9, "topk": "all"}}}),
     ],
 )

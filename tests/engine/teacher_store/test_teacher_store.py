@@ -14,8 +14,8 @@ from mutual.recipe import InputError, RecipeError
 TEACHER = {"model": "support:double", "args": {"width": 6, "norm": True}, "frozen": True}
 CROP = [{"name": "random_crop", "padding": 2}]
 KD = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": ["t"]}]
-RECORD_BYTES = 16 + 4 + 2 + 2 * (2 + 1)
-"""Two classes of four: a header, what the softmax was divided by, the rest, two log-probabilities and their classes."""
+RECORD_BYTES = 16 + 4 + 10 + 2 * (2 + 1)
+"""Two classes of four: a header, what the softmax was divided by, the others at five temperatures, log-probabilities and classes."""
 FEATURES = [*KD, {"loss": "hint", "at": "head:input", "sources": ["t"]}, {"loss": "rkd_distance", "at": "body", "sources": ["t"]}]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine.costs import PLACEMENTS, Link, MeasuredCost, ScalingPrediction, compare, predict_scaling
+    from mutual.engine.costs import PLACEMENTS, Link, MeasuredCost, ScalingPrediction, compare, predict_scaling, store_variants
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
@@ -49,12 +49,13 @@ __all__ = [
     "peer_files",
     "predict",
     "predict_scaling",
+    "store_variants",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.engine.costs": ("PLACEMENTS", "Link", "MeasuredCost", "ScalingPrediction", "compare", "predict_scaling"),
+        "mutual.engine.costs": ("PLACEMENTS", "Link", "MeasuredCost", "ScalingPrediction", "compare", "predict_scaling", "store_variants"),
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),

@@ -60,7 +60,8 @@ def fill_stores(recipe: Recipe) -> list[FilledStore]:
         total = num_epochs * training.updates_per_epoch
         with tqdm(total=total, desc="filling", unit="batch", file=sys.stderr, disable=not (comm.is_main and sys.stderr.isatty())) as bar:
             for epoch in range(num_epochs):
-                _fill_epoch(training, comm, epoch, bar)
+                _fill_epoch(training, epoch, bar)
+                comm.barrier()  # nobody is further ahead than others wait
         return [
             FilledStore(
                 peer=name,
@@ -128,7 +129,7 @@ def _training(recipe: Recipe) -> Iterator[tuple[Training, Communicator]]:
             training.close()
 
 
-def _fill_epoch(training: Training, comm: Communicator, epoch: int, bar: tqdm[Any]) -> None:
+def _fill_epoch(training: Training, epoch: int, bar: tqdm[Any]) -> None:
     """Computes what is missing of an epoch's views, from the first window on of which something is; the bar counts windows."""
     start = _first_incomplete(training, epoch)
     bar.update(start)

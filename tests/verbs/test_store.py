@@ -82,6 +82,7 @@ def test_killed_while_it_fills_it_goes_on(tmp_path, processes):
     assert "records are as computed now" in run("mutual.store", recipe, "--check", "120").stdout
 
 
+@pytest.mark.slow
 def test_check_finds_a_record_that_is_not_what_the_peer_says(tmp_path):
     recipe = written(tmp_path)
     run("mutual.store", recipe)
@@ -148,6 +149,7 @@ class FillShards:
         fill_shards(self.room)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_training_with_a_store_says_so(tmp_path):
     recipe = written(tmp_path)
     run("mutual.train", recipe, "train.epochs=1")

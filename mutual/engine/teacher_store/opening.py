@@ -19,6 +19,8 @@ from mutual.objectives import SourcePayload, vector_width
 from mutual.recipe import LOGITS, InputError, Precision, Recipe
 
 _MAX_EPOCHS = 1_000_001
+_TOLERANCE = {"no": 2.0**-9, "fp16": 2.0**-5, "bf16": 2.0**-4}
+"""By precision: what rounding to float16, and sums in another order, explain between a batch and an image by itself."""
 
 
 def open_stores(recipe: Recipe, group: Group, data: DataModule, comm: Communicator, precision: Precision) -> dict[str, TeacherStore]:
@@ -46,7 +48,7 @@ def open_stores(recipe: Recipe, group: Group, data: DataModule, comm: Communicat
                     rank=comm.rank,
                     size=comm.size,
                 )
-                stores[name] = TeacherStore(folder, layout, shards, device=comm.device)
+                stores[name] = TeacherStore(folder, layout, shards, device=comm.device, tolerance=_TOLERANCE[precision])
     return stores
 
 

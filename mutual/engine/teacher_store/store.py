@@ -30,6 +30,7 @@ class TeacherStore:
         layout: how outputs become bytes.
         shards: the records.
         device: where outputs are read to.
+        tolerance: how far, relatively and in nats, outputs that are computed again may be from those that are kept.
 
     Attributes:
         folder: as above.
@@ -38,12 +39,13 @@ class TeacherStore:
         num_computed: images whose outputs this process has computed.
     """
 
-    def __init__(self, folder: Path, layout: RecordLayout, shards: Shards, *, device: torch.device) -> None:
+    def __init__(self, folder: Path, layout: RecordLayout, shards: Shards, *, device: torch.device, tolerance: float) -> None:
         self.folder = folder
         self.layout = layout
         self.shards = shards
         self.num_computed = 0
         self._device = device
+        self._tolerance = tolerance
 
     def outputs(self, keys_B2: Tensor, compute: Callable[[Tensor | None], Outputs]) -> Outputs:
         """Returns the outputs for B images; the same bit for bit whether they were there or are computed now.
@@ -67,8 +69,8 @@ class TeacherStore:
         """Compares the record of one image with its outputs `[1, ...]` as they are computed now.
 
         Returns:
-            The largest difference between log-probabilities, or between values of a tapped output, and whether every one is small enough
-            to come of float16 and of the order of sums.
+            The largest difference between log-probabilities, or between values of a tapped output, and whether every one is within the
+            tolerance.
         """
         records, is_there_B = self.shards.read(np.array([key], dtype=np.int64))
         if not is_there_B.all():
@@ -81,7 +83,7 @@ class TeacherStore:
             if path == LOGITS:
                 kept_values, values = _comparable(kept_values, values)
             largest = max(largest, float((kept_values - values).abs().max()))
-            is_close &= torch.allclose(kept_values, values, rtol=2**-9, atol=2**-9)
+            is_close &= torch.allclose(kept_values, values, rtol=self._tolerance, atol=self._tolerance)
         return largest, is_close
 
     def refresh(self) -> None:

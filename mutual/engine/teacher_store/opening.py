@@ -56,9 +56,9 @@ def _layout(recipe: Recipe, group: Group, name: str) -> RecordLayout:
     """Returns how the outputs of a peer are kept: the logits, and what edges read besides."""
     specs = group.exchange.transfer_plan.specs
     features, dtypes = {}, {LOGITS: torch.promote_types(specs[OutputKey(name, LOGITS)][1], torch.float32)}
-    for path, payload in _payloads(group.edges, name).items():
+    for path, only_means in _read_paths(group.edges, name).items():
         shape, dtype = specs[OutputKey(name, path)]
-        is_mean = payload is SourcePayload.VECTOR and len(shape) > 1
+        is_mean = only_means and len(shape) > 1
         if len(shape) > 1 and not is_mean:
             _check_feature_map(recipe, name, path, shape)
         features[path] = FeatureLayout((vector_width(shape),) if is_mean else tuple(shape), is_mean)
@@ -75,14 +75,14 @@ def _temperature(edges: Sequence[Edge], name: str) -> float:
     return next((float(objective.loss_arguments().get("temperature", 1.0)) for objective in reading), 1.0)
 
 
-def _payloads(edges: Sequence[Edge], name: str) -> dict[str, SourcePayload]:
-    """Returns by module path how much of each tapped output of `name` is read, by any edge."""
-    payloads: dict[str, SourcePayload] = {}
+def _read_paths(edges: Sequence[Edge], name: str) -> dict[str, bool]:
+    """Returns by module path of each tapped output of `name` that some edge reads, whether all read no more than a mean over positions."""
+    only_means: dict[str, bool] = {}
     for edge in edges:
         for key, payload in edge.required_outputs.items():
             if key.peer == name and key.path != LOGITS:
-                payloads[key.path] = max(payloads.get(key.path, payload), payload)
-    return dict(sorted(payloads.items()))
+                only_means[key.path] = only_means.get(key.path, True) and payload is SourcePayload.VECTOR
+    return dict(sorted(only_means.items()))
 
 
 def _check_feature_map(recipe: Recipe, name: str, path: str, shape: tuple[int, ...]) -> None:

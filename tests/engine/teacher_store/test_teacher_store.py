@@ -55,6 +55,7 @@ CASES = {
     "cutmix, an epoch's own views": {"data": {"cutmix": 1.0}, "store": {"views": "epoch"}},
     "a view for each peer": {"data": {"views": "per_peer"}, "peers": {"b": {"model": "support:double"}}},
     "vectors and feature maps": {"objectives": FEATURES, "store": {"feature_maps": True}},
+    "means of feature maps": {"objectives": [*KD, {"loss": "pefd", "at": "body", "sources": ["t"]}]},
     "accumulated": {"train": {"epochs": 2, "progress": False, "accumulate": 3}},
     "alternating": {"train": {"epochs": 2, "progress": False, "update": "alternating"}, "peers": {"b": {"model": "support:double"}}},
     "bf16": {"train": {"epochs": 2, "progress": False, "precision": "bf16"}},
@@ -203,6 +204,11 @@ def test_feature_maps_are_refused_unless_they_are_asked_for(tmp_path):
     assert "peers.t.store.feature_maps: stem is" in line
 
 
+def test_distances_between_feature_maps_are_no_distances_between_their_means(tmp_path):
+    both = [*KD, {"loss": "pefd", "at": "body", "sources": ["t"]}, {"loss": "rkd_distance", "at": "body", "sources": ["t"]}]
+    assert "body is 6 x 2 x 2, 48 bytes" in refusal(document(tmp_path / "store", objectives=both))
+
+
 def test_vectors_beyond_float16_are_one_line(tmp_path):
     _, data, group, train_step = build(document(tmp_path / "store", objectives=FEATURES, store={"feature_maps": True}))
     group.peers["t"].model.body.weight *= 1e9
@@ -238,7 +244,7 @@ def test_a_resumed_run_reads_what_the_killed_one_has_written(tmp_path):
 def test_two_ranks_fill_shards_of_their_own_and_read_each_others(placement, tmp_path):
     sections = {"placement": placement, "data": {"mixup": 0.4, "workers": 1}, "train": {"epochs": 5, "progress": False}}
     recipe = document(tmp_path / "store", peers={"b": {"model": "support:double"}}, output=str(tmp_path), **sections)
-    recipe["objectives"] = [*KD, {"loss": "dml", "learners": ["a"], "sources": ["b"]}]
+    recipe["objectives"] = [*KD, {"loss": "dml", "learners": ["a"], "sources": ["b"]}, {"loss": "pefd", "at": "body", "sources": ["t"]}]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     found = []
     for name in ("filled", "read"):
@@ -247,7 +253,7 @@ def test_two_ranks_fill_shards_of_their_own_and_read_each_others(placement, tmp_
         if name == "filled":
             content = shards(tmp_path / "store")
             assert len(content) == 2
-            num_records = sum(map(len, content.values())) / RECORD_BYTES
+            num_records = sum(map(len, content.values())) / (RECORD_BYTES + 2 * 6)  # and the mean over the positions of a feature map
             assert num_records == (120 if placement == "replicated" else 240), "in parallel each rank holds the teacher, and all images"
     assert found[0] == found[1]
     assert shards(tmp_path / "store") == content

@@ -58,6 +58,11 @@ CASES = {
     "means of feature maps": {"objectives": [*KD, {"loss": "pefd", "at": "body", "sources": ["t"]}]},
     "accumulated": {"train": {"epochs": 2, "progress": False, "accumulate": 3}},
     "alternating": {"train": {"epochs": 2, "progress": False, "update": "alternating"}, "peers": {"b": {"model": "support:double"}}},
+    "several labels": {
+        "data": {"multi_label": True},
+        "objectives": [{"loss": "bce"}, {"loss": "dml", "form": "sigmoid", "learners": ["a"]}],
+        "store": {"topk": "all"},
+    },
     "bf16": {"train": {"epochs": 2, "progress": False, "precision": "bf16"}},
 }
 
@@ -85,6 +90,17 @@ def test_a_store_of_all_classes_gives_what_the_live_teacher_gives(case, tmp_path
     live["peers"]["t"] = TEACHER
     assert_equal_weights(weights(with_store), weights(train_epochs(live, epochs=3)), tolerance=2e-3)
     close(with_store)
+
+
+def test_an_ensemble_of_two_stored_teachers(tmp_path):
+    other = {"u": {**TEACHER, "args": {"width": 5}, "store": {"folder": str(tmp_path / "other"), "views": 3, "topk": "all"}}}
+    objectives = [KD[0], {"loss": "kd", "sources": "ensemble", "ensemble": {"weighting": "linear"}}]
+    recipe = document(tmp_path / "store", peers=other, objectives=objectives)
+    groups = [train_epochs(recipe, epochs=4) for _ in range(2)]
+    assert [store.num_computed for group in groups for store in group.stores.values()] == [120, 120, 0, 0]
+    assert_equal_weights(*map(weights, groups))
+    for group in groups:
+        close(group)
 
 
 def test_a_store_that_lost_a_part_is_filled_again_with_the_same(tmp_path):

@@ -126,11 +126,8 @@ class Shards:
 
     def _find(self, keys_B2: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns for each key its record's place, or -1; a place is the number of the file times 2^40 plus that of the row."""
-        places_B = np.full(len(keys_B2), -1, dtype=np.int64)
-        for view in set(keys_B2[:, 1].tolist()) & self._index.keys():
-            is_view_B = keys_B2[:, 1] == view
-            places_B[is_view_B] = self._index[view][keys_B2[is_view_B, 0]]
-        return places_B
+        found = [self._index[view][index] if view in self._index else -1 for index, view in keys_B2.tolist()]
+        return np.array(found, dtype=np.int64)
 
     def _gather(self, places_B: NDArray[np.int64]) -> Bytes:
         """Returns the records `[B, header + N]` at `places_B`, zeros where there is none."""

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": ("mutual.evaluate", "score a run's best weights on its validation images"),
     "predict": ("mutual.predict", "classify image files with a trained peer"),
     "export": ("mutual.export", "write a trained peer as files to ship"),
+    "store": ("mutual.store", "compute what frozen peers say ahead of training"),
     "bench": ("mutual.bench", "measure step time and memory of recipes"),
     "data-check": ("mutual.data.check", "find bad images, duplicates and classes that do not match"),
     "data-split": ("mutual.data.split", "make train/ and val/ from one folder of classes"),

@@ -2,15 +2,18 @@
 
 Several recipes are measured in turn in one process, as ratios to the first, and with `--placements` each in both placements;
 overrides hold for all of them. `--predict 8,64,512 --bandwidth 10` measures the peers alone and predicts an update on these
-numbers of ranks, which a link of this many GB/s joins, in both placements.
+numbers of ranks, which a link of this many GB/s joins, in both placements. `--store` measures for each recipe its students alone, with
+their teachers computed, and with these read from a full store.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mutual.commandline import print_main, run_command
@@ -31,6 +34,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
     parser.add_argument(
         "--placements", action="store_true", help="measure each recipe replicated and parallel (under torchrun or accelerate)"
     )
+    parser.add_argument("--store", action="store_true", help="measure students alone, with teachers computed, and read from a full store")
     parser.add_argument("--predict", metavar="RANKS,...", type=ranks, help="predict both placements on these numbers of ranks")
     parser.add_argument("--bandwidth", type=gigabytes, default=10.0, help="GB/s that a rank then sends (the default is 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
@@ -41,6 +45,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
     paths = [word for word in options.words if "=" not in word]
     if not paths:
         parser.error("give at least one recipe")
+    if options.store and (options.placements or options.predict):
+        parser.error("--store goes with neither --placements nor --predict")
 
     def command() -> None:
         recipes = [load_recipe(path, overrides) for path in paths]
@@ -48,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
 
         for recipe in recipes:
             check_inputs(recipe)
-        from mutual.engine import PLACEMENTS, Link, compare, json_text, predict_scaling
+        from mutual.engine import PLACEMENTS, Link, compare, json_text, predict_scaling, store_variants
 
         if options.predict:
             link = Link(LATENCY, 1e9 * options.bandwidth)
@@ -57,7 +63,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
             return
         if options.placements:
             recipes = [load_recipe(path, [*overrides, f"placement={placement}"]) for path in paths for placement in PLACEMENTS]
-        costs = compare(recipes, rounds=options.rounds, predicts=options.placements)
+        with tempfile.TemporaryDirectory() as folder:
+            if options.store:
+                recipes = [each for number, recipe in enumerate(recipes) for each in store_variants(recipe, Path(folder) / str(number))]
+            costs = compare(recipes, rounds=options.rounds, predicts=options.placements)
         print_main(json_text([asdict(cost) for cost in costs]) if options.json else table(costs))
 
     return run_command(command)
@@ -68,13 +77,14 @@ def table(costs: Sequence[MeasuredCost]) -> str:
     names = [f"{cost.name} ({cost.placement})" if len({each.placement for each in costs}) > 1 else cost.name for cost in costs]
     width = max(map(len, names))
     head = f"{'step ms':>9} {'ratio':>6} {'state MB':>9} {'saved MB':>9} {'ratio':>6} {'gradients MB':>13} {'exchange MB':>12}"
-    predicted = any(cost.predicted for cost in costs)
-    lines = [f"{'':{width}} {head}" + (f" {'predicted ms':>13}" if predicted else "")]
+    predicted, stored = any(cost.predicted for cost in costs), any(cost.store_bytes for cost in costs)
+    lines = [f"{'':{width}} {head}" + (f" {'predicted ms':>13}" if predicted else "") + (f" {'store B/view':>13}" if stored else "")]
     for name, cost in zip(names, costs, strict=True):
         times = f"{1e3 * cost.step_seconds:9.1f} {cost.step_ratio:6.2f}"
         memory = f"{cost.state_bytes / 1e6:9.1f} {cost.saved_bytes / 1e6:9.1f} {cost.memory_ratio:6.2f}"
         line = f"{name:{width}} {times} {memory} {cost.gradient_bytes / 1e6:13.3f} {cost.exchange_bytes / 1e6:12.4f}"
-        lines.append(line + (f" {1e3 * cost.predicted.step_seconds:13.1f}" if cost.predicted is not None else ""))
+        line += f" {1e3 * cost.predicted.step_seconds:13.1f}" if cost.predicted is not None else ""
+        lines.append(line + (f" {cost.store_bytes:13}" if stored else ""))
     return "\n".join(lines)
 
 

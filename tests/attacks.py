@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from mutual.engine.storage import files
+from mutual.engine.teacher_store import shards
 
 _CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
 _OPENED_TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -40,6 +41,20 @@ def fill_disk(number: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     _on_write(lambda count: count >= number, attack)
+
+
+def fill_shards(room: int) -> None:
+    """The disk has room for so many bytes of a teacher's store; of the write that is too long as much as fits gets there."""
+    left = [room]
+    write = shards._write
+
+    def limited(descriptor: int, content: bytes) -> None:
+        part, left[0] = content[: left[0]], left[0] - len(content[: left[0]])
+        write(descriptor, part)
+        if len(part) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    shards._write = limited
 
 
 def take_disk_away(monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:

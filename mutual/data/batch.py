@@ -62,6 +62,8 @@ class Batch:
         global_batch_size: valid images of this micro-batch over all ranks.
         mix: how the first B are mixed, or None.
         bad: the valid images that could not be read: in training their rows hold substitutes, in evaluation they are blank.
+        keys_B2: of each of the first B the index of the image and the number of its view (the epoch, where views are not counted), which
+            determine its pixels and those that are mixed in; in the CPU's memory.
     """
 
     images: Tensor
@@ -70,6 +72,7 @@ class Batch:
     global_batch_size: int
     mix: Mix | None = None
     bad: tuple[BadImage, ...] = ()
+    keys_B2: Tensor | None = None
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """Returns the batch on `device`."""

@@ -137,16 +137,16 @@ class DecodedImages:
 
     def load(self, request: Request) -> LoadedImages:
         """Returns the images of `request`."""
-        decoded = {index: self._decode(index, request.epoch) for index in dict.fromkeys(request.indices)}
-        images = [decoded[index].image for index in request.indices]
+        keys = list(zip(request.indices, request.view_numbers, strict=True))
+        decoded = {key: self._decode(*key) for key in dict.fromkeys(keys)}
         bad = tuple(
-            BadImage(self.name(index), decoded[index].reason, row)
-            for row, index in enumerate(request.indices[: request.num_valid])
-            if decoded[index].reason
+            BadImage(self.name(key[0]), decoded[key].reason, row)
+            for row, key in enumerate(keys[: request.num_valid])
+            if decoded[key].reason
         )
-        return LoadedImages(images, [decoded[index].source_index for index in request.indices], bad)
+        return LoadedImages([decoded[key].image for key in keys], [decoded[key].source_index for key in keys], bad)
 
-    def _decode(self, index: int, epoch: int) -> _Decoded:
+    def _decode(self, index: int, view: int) -> _Decoded:
         try:
             return _Decoded(self._image(index), index)
         except ImageError as error:
@@ -154,11 +154,11 @@ class DecodedImages:
                 raise
             if not self._substitute:
                 return _Decoded(torch.zeros(self._channels, *self._size, dtype=torch.uint8), index, error.reason)
-            return self._next_readable(index, epoch, error)
+            return self._next_readable(index, view, error)
 
-    def _next_readable(self, index: int, epoch: int, error: ImageError) -> _Decoded:
-        """Returns the next readable image of the epoch's order, a function of (seed, epoch, index) alone."""
-        order, positions = self._order_of(epoch)
+    def _next_readable(self, index: int, view: int, error: ImageError) -> _Decoded:
+        """Returns the next readable image of the epoch's order, a function of (seed, epoch, index) alone; a view's number is one's, too."""
+        order, positions = self._order_of(view)
         num_tries = min(len(order) - 1, _MAX_CONSECUTIVE_BAD)
         for step in range(1, num_tries + 1):
             source_index = order[(positions[index] + step) % len(order)]

@@ -1,4 +1,4 @@
-"""Loading: requests to batches, in this process or in workers, each image a function of (seed, epoch, index) alone."""
+"""Loading: requests to batches, in this process or in workers, each image a function of (seed, epoch or view number, index) alone."""
 
 from __future__ import annotations
 
@@ -112,18 +112,20 @@ class TransformedDataset(Dataset[Batch | Failure]):
         mix = None if self._mixer is None or request.partners is None else self._mixer(request)
         images = views[0] if len(views) == 1 else torch.stack(views)
         labels = self._images.labels[loaded.source_index]
-        return Batch(images, labels, request.num_valid, request.global_batch_size, mix, loaded.bad)
+        keys_B2 = torch.tensor([request.indices, request.view_numbers]).T[: request.num_rows]
+        return Batch(images, labels, request.num_valid, request.global_batch_size, mix, loaded.bad, keys_B2)
 
     def _augment(self, request: Request, images: Tensor | list[Tensor], view: int) -> Tensor:
-        """Returns one view of the images, which depends on each one's index, the epoch and the number of the view."""
+        """Returns the images as one peer's view has them: by each one's index, the epoch or its view number, and the peer's number."""
         state = torch.get_rng_state()
-        augmented: dict[int, Tensor] = {}
-        for index, image in zip(request.indices, images, strict=True):
-            if index not in augmented:
-                torch.default_generator.manual_seed(derive_seed(self._seed, "augment", request.epoch, index, view))
-                augmented[index] = apply_transform(self._transforms.random, image, self._images.name(index))
+        keys = list(zip(request.indices, request.view_numbers, strict=True))
+        augmented: dict[tuple[int, int], Tensor] = {}
+        for (index, number), image in zip(keys, images, strict=True):
+            if (index, number) not in augmented:
+                torch.default_generator.manual_seed(derive_seed(self._seed, "augment", number, index, view))
+                augmented[index, number] = apply_transform(self._transforms.random, image, self._images.name(index))
         torch.set_rng_state(state)
-        return torch.stack([augmented[index] for index in request.indices])
+        return torch.stack([augmented[key] for key in keys])
 
 
 def _stack(images: Tensor | list[Tensor]) -> Tensor:

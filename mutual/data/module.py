@@ -16,7 +16,7 @@ from mutual.data.fingerprint import fingerprint
 from mutual.data.images import TransformError
 from mutual.data.loading import Failure, TransformedDataset
 from mutual.data.plan import EpochPlan
-from mutual.data.requests import TrainBatchSampler, eval_requests
+from mutual.data.requests import CountedViews, TrainBatchSampler, eval_requests
 from mutual.data.splits import Split, stratified_subset
 from mutual.data.transforms import eval_transforms, resolved_preprocess, train_transforms
 from mutual.data.workers import Loader
@@ -32,6 +32,7 @@ class DataModule:
         read: both splits as they were read, without transforms.
         seed: the recipe's seed.
         num_views: augmentations of each training image.
+        counted_views: the views of each training image, where they are not each epoch's own.
 
     Attributes:
         info: what the data set is.
@@ -43,12 +44,22 @@ class DataModule:
 
     loaded_shape: tuple[int, int, int]
 
-    def __init__(self, spec: Data, info: DataInfo, read: tuple[Split, Split], *, seed: int, num_views: int = 1) -> None:
+    def __init__(
+        self,
+        spec: Data,
+        info: DataInfo,
+        read: tuple[Split, Split],
+        *,
+        seed: int,
+        num_views: int = 1,
+        counted_views: CountedViews | None = None,
+    ) -> None:
         self.info = info
         self._read = read
         self._spec = spec
         self._seed = seed
         self._views: tuple[int, ...] = tuple(range(num_views))
+        self._counted_views = counted_views
         self._load_as((info.channels, *info.image_size))
         self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainBatchSampler, Loader[Batch | Failure]] | None = None
         self._eval_loader: Loader[Batch | Failure] | None = None
@@ -115,6 +126,22 @@ class DataModule:
         for window in range(start, requests.plan.num_windows):
             yield Window(requests.plan.size(window), [next(batches) for _ in requests.plan.micro_sizes(window)])
 
+    def train_keys(self, epoch: int, *, world_size: int, shard: tuple[int, int], accumulate: int) -> Iterator[list[tuple[int, int]]]:
+        """Yields for each of a shard's windows of `epoch` the index and the view number of its images; nothing is loaded."""
+        for requests in self._sampler(world_size, shard, accumulate).windows(epoch):
+            yield [key for each in requests for key in zip(each.indices[: each.num_rows], each.view_numbers, strict=False)]
+
+    def train_batch(self, index: int, view: int) -> Batch:
+        """Returns one view of one training image as a batch; without counted views its number is that of the epoch.
+
+        Raises:
+            ImageError: it cannot be read, and data.on_bad_image is `error`.
+            OSError: the disk or the machine failed.
+        """
+        request = self._sampler(1, (0, 1), 1).request_of(index, view)
+        (loaded,) = self._train.__getitems__([request])
+        return self._checked(loaded, "train", view)
+
     def eval_batches(self, *, world_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
         """Yields a shard of the validation images, round by round; over all shards each is there exactly once.
 
@@ -176,9 +203,10 @@ class DataModule:
     def _load_as(self, shape: tuple[int, int, int]) -> None:
         """Brings the images of both splits to `shape`."""
         spec, size = self._spec, shape[1:]
-        common: dict[str, Any] = {"data": spec, "channels": shape[0], "image_size": size, "seed": self._seed}
-        train = TransformedDataset(self._read[0], train_transforms(spec, size), views=self._views, substitute=True, **common)
-        val = TransformedDataset(self._read[1], eval_transforms(spec, size), **common)
+        common: dict[str, Any] = {"data": spec, "channels": shape[0], "image_size": size}
+        seed = self._seed if self._counted_views is None else self._counted_views.seed
+        train = TransformedDataset(self._read[0], train_transforms(spec, size), seed=seed, views=self._views, substitute=True, **common)
+        val = TransformedDataset(self._read[1], eval_transforms(spec, size), seed=self._seed, **common)
         for name, dataset in (("augment", train), ("preprocess", val)):
             found = _shape_of_first(dataset, name)
             if found != shape:
@@ -197,24 +225,28 @@ class DataModule:
     def _loader_of(self, world_size: int, shard: tuple[int, int], accumulate: int) -> tuple[TrainBatchSampler, Loader[Batch | Failure]]:
         key = (world_size, shard, accumulate)
         if self._train_loader is None or self._train_loader[0] != key:
-            mixed = bool(self._spec.mixup or self._spec.cutmix)
-            requests = TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed)
+            requests = self._sampler(world_size, shard, accumulate)
             if self._train_loader is not None:
                 self._train_loader[2].close()
             self._train_loader = key, requests, self._loader(self._train, requests, persistent=True)
         return self._train_loader[1:]
 
+    def _sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
+        mixed = bool(self._spec.mixup or self._spec.cutmix)
+        return TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views)
+
     def _loader(self, dataset: TransformedDataset, requests: Any, *, persistent: bool) -> Loader[Batch | Failure]:
         return Loader(dataset, requests, workers=self._spec.workers, persistent=persistent, collate=_only)
 
 
-def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
+def build_data(spec: Data, *, seed: int, num_views: int = 1, counted_views: tuple[int, int] | None = None) -> DataModule:
     """Reads the data set of `spec` and checks it: one image of each split goes through its transforms.
 
     Args:
         spec: the recipe's data section.
         seed: the recipe's seed.
         num_views: augmentations of each training image; one for each peer where `views` is per_peer.
+        counted_views: number and seed of the views of each training image, where they are not each epoch's own.
 
     Raises:
         ValueError: the data are missing, empty, unreadable or do not fit; one line says where and what would be right.
@@ -230,7 +262,8 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1) -> DataModule:
     if spec.unlabelled is not None:
         train_split = with_unlabelled(train_split, spec)
         info = replace(info, num_train=len(train_split.labels))
-    return DataModule(spec, info, (train_split, splits.val), seed=seed, num_views=num_views)
+    views = None if counted_views is None else CountedViews(*counted_views)
+    return DataModule(spec, info, (train_split, splits.val), seed=seed, num_views=num_views, counted_views=views)
 
 
 class _FixedSizeError(ValueError):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mutual.data.plan import EpochPlan, MicroBatchSlice, shard_bounds
+from mutual.recipe import derive_seed
 
 
 @dataclass(frozen=True)
@@ -13,12 +14,13 @@ class Request:
     """One batch to load.
 
     Attributes:
-        epoch: the epoch that it belongs to, on which the augmentation depends.
+        epoch: the epoch that it belongs to.
         indices: its B images (`num_valid` of them, then padding), and behind them extra images that they are mixed with.
         num_valid: number of images that are no padding.
         global_batch_size: the same over all ranks.
         partners: for each of the B images the position of its partner among `indices`; None: they are not mixed.
         pairs: for each of the B images the number of its pair in the epoch, from which both draw one mix.
+        views: for each of the images the number of its view, on which its augmentation and its mix depend; None: the epoch.
     """
 
     epoch: int
@@ -27,6 +29,40 @@ class Request:
     global_batch_size: int
     partners: list[int] | None = None
     pairs: list[int] | None = None
+    views: list[int] | None = None
+
+    @property
+    def view_numbers(self) -> list[int]:
+        """For each of the images the number that its random numbers are drawn by: that of its view, or the epoch."""
+        return [self.epoch] * len(self.indices) if self.views is None else self.views
+
+    @property
+    def num_rows(self) -> int:
+        """Number of images that the peers see, B."""
+        return len(self.indices) if self.partners is None else len(self.partners)
+
+
+@dataclass(frozen=True)
+class CountedViews:
+    """A fixed number of views of each image: what a view is depends on its number, and not on the epoch that shows it.
+
+    In an epoch an image is seen in one of them, and in `number` epochs in each of them once.
+
+    Attributes:
+        number: how many there are of each image.
+        seed: what they are drawn by.
+    """
+
+    number: int
+    seed: int
+
+    def of(self, index: int, epoch: int, seed: int) -> int:
+        """Returns the view in which `epoch` shows the image at `index`, by the recipe's `seed`."""
+        return (derive_seed(seed, "view", epoch // self.number, index) + epoch) % self.number
+
+    def partner(self, index: int, view: int, num_samples: int) -> int:
+        """Returns the image that this view of an image is mixed with; it is in the view of the same number."""
+        return derive_seed(self.seed, "partner", view, index) % num_samples
 
 
 class TrainBatchSampler:
@@ -36,32 +72,83 @@ class TrainBatchSampler:
         plan: which samples each shard computes.
         shard: the shard's index, and the number of shards.
         mixed: each image has a partner that it is mixed with.
+        counted_views: the views of each image, where they are not each epoch's own.
 
     Attributes:
         epoch: the epoch that is sampled next.
         start: the window that it begins with.
     """
 
-    def __init__(self, plan: EpochPlan, *, shard: tuple[int, int], mixed: bool) -> None:
+    def __init__(self, plan: EpochPlan, *, shard: tuple[int, int], mixed: bool, counted_views: CountedViews | None = None) -> None:
         self.plan = plan
         self.epoch = 0
         self.start = 0
         self._shard = shard
         self._mixed = mixed
+        self._counted_views = counted_views
 
     def __iter__(self) -> Iterator[list[Request]]:
         epoch, order = self.epoch, self.plan.order(self.epoch)
         for window in range(self.start, self.plan.num_windows):
-            for micro_batch in self.plan.micro_batches(window, self._shard):
-                yield [self._request(micro_batch, order, epoch)]
+            for request in self._requests(window, order, epoch):
+                yield [request]
+
+    def windows(self, epoch: int) -> Iterator[list[Request]]:
+        """Yields the requests of each window of `epoch`; nothing is loaded."""
+        order = self.plan.order(epoch)
+        yield from (list(self._requests(window, order, epoch)) for window in range(self.plan.num_windows))
+
+    def request_of(self, index: int, view: int) -> Request:
+        """Returns the request of one view of an image alone; without counted views, its number is that of the epoch."""
+        if self._counted_views is not None:
+            return self._counted_request([index], [view], view, num_valid=1, global_batch_size=1)
+        order = self.plan.order(view)
+        return self._request_at([order.index(index)], order, view, num_valid=1, global_batch_size=1)
+
+    def _requests(self, window: int, order: Sequence[int], epoch: int) -> Iterator[Request]:
+        yield from (self._request(micro_batch, order, epoch) for micro_batch in self.plan.micro_batches(window, self._shard))
 
     def _request(self, micro_batch: MicroBatchSlice, order: Sequence[int], epoch: int) -> Request:
         positions = list(range(micro_batch.begin, micro_batch.end))
         num_valid = len(positions)
         min_size = min(2, self.plan.batch_size)  # BatchNorm needs two images where the features of one are a single value
         positions += (positions or [micro_batch.padding_index])[:1] * (min_size - num_valid)
+        sizes = {"num_valid": num_valid, "global_batch_size": micro_batch.global_batch_size}
+        if self._counted_views is None:
+            return self._request_at(positions, order, epoch, **sizes)
+        indices = [order[position] for position in positions]
+        views = [self._counted_views.of(index, epoch, self.plan.seed) for index in indices]
+        return self._counted_request(indices, views, epoch, **sizes)
+
+    def _counted_request(self, indices: list[int], views: list[int], epoch: int, *, num_valid: int, global_batch_size: int) -> Request:
+        """Returns a request for these views of these images; the partners that they are mixed with depend on nothing else."""
+        assert self._counted_views is not None
         if not self._mixed:
-            return Request(epoch, [order[position] for position in positions], num_valid, micro_batch.global_batch_size)
+            return Request(epoch, indices, num_valid, global_batch_size, views=views)
+        keys = list(zip(indices, views, strict=True))
+        loaded = list(keys)
+        row_of = {key: row for row, key in reversed(list(enumerate(keys)))}
+        partners = []
+        for index, view in keys:
+            partner = self._counted_views.partner(index, view, self.plan.num_samples), view
+            if partner not in row_of:
+                row_of[partner] = len(loaded)
+                loaded.append(partner)
+            partners.append(row_of[partner])
+        return Request(
+            epoch,
+            [index for index, _ in loaded],
+            num_valid,
+            global_batch_size,
+            partners=partners,
+            pairs=indices,
+            views=[view for _, view in loaded],
+        )
+
+    def _request_at(self, positions: list[int], order: Sequence[int], epoch: int, *, num_valid: int, global_batch_size: int) -> Request:
+        """Returns a request for the images at `positions` of the epoch's order, in the epoch's own views."""
+        if not self._mixed:
+            return Request(epoch, [order[position] for position in positions], num_valid, global_batch_size)
         # neighbours in the order are each other's partners, so that a mix depends on neither ranks nor batch size
         partners = [position ^ 1 if position ^ 1 < len(order) else position for position in positions]
         row_of: dict[int, int] = {}
@@ -76,7 +163,7 @@ class TrainBatchSampler:
             epoch,
             [order[position] for position in loaded],
             num_valid,
-            micro_batch.global_batch_size,
+            global_batch_size,
             partners=[row_of[partner] for partner in partners],
             pairs=[position // 2 for position in positions],
         )

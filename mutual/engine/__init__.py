@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine.costs import PLACEMENTS, Link, MeasuredCost, ScalingPrediction, compare, predict_scaling
+    from mutual.engine.costs import PLACEMENTS, Link, MeasuredCost, ScalingPrediction, compare, predict_scaling, store_variants
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from mutual.engine.results import RunResult
     from mutual.engine.runtime import StoppedError
     from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files
+    from mutual.engine.store_filling import FilledStore, check_stores, fill_stores
     from mutual.engine.training import Callback, TrainingState
 
 __all__ = [
     "PLACEMENTS",
     "Callback",
+    "FilledStore",
     "ImageLike",
     "Link",
     "MeasuredCost",
@@ -35,10 +37,12 @@ __all__ = [
     "TrainingState",
     "check_data_present",
     "check_inputs",
+    "check_stores",
     "check_weights_present",
     "compare",
     "evaluate_run",
     "export_model",
+    "fill_stores",
     "fit",
     "json_text",
     "load_peer",
@@ -46,12 +50,13 @@ __all__ = [
     "peer_files",
     "predict",
     "predict_scaling",
+    "store_variants",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.engine.costs": ("PLACEMENTS", "Link", "MeasuredCost", "ScalingPrediction", "compare", "predict_scaling"),
+        "mutual.engine.costs": ("PLACEMENTS", "Link", "MeasuredCost", "ScalingPrediction", "compare", "predict_scaling", "store_variants"),
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),
@@ -60,6 +65,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.results": ("RunResult",),
         "mutual.engine.runtime": ("StoppedError",),
         "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files"),
+        "mutual.engine.store_filling": ("FilledStore", "check_stores", "fill_stores"),
         "mutual.engine.training": ("Callback", "TrainingState"),
     },
 )

@@ -14,10 +14,11 @@ from mutual.group.communication import (
     unflatten_,
     wait_for_all,
 )
-from mutual.group.edges import Edge, MicroBatchContext, expand_objectives
+from mutual.group.edges import Edge, MicroBatchContext, OutputKey, TensorSpec, expand_objectives
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, needs_costs, parallel, replicated
-from mutual.group.group import Group, GroupOutput, merge_outputs
-from mutual.group.peers import Frozen, MovingAverage, Outputs, Peer, PeerInput, TappedModel, replica_comm
+from mutual.group.group import Group
+from mutual.group.outputs import GroupOutput, merge_outputs
+from mutual.group.peers import Frozen, MovingAverage, Outputs, OutputStore, Peer, PeerInput, TappedModel, replica_comm
 
 __all__ = [
     "Communicator",
@@ -29,6 +30,8 @@ __all__ = [
     "MicroBatchContext",
     "MovingAverage",
     "OutputExchange",
+    "OutputKey",
+    "OutputStore",
     "Outputs",
     "Peer",
     "PeerInput",
@@ -36,6 +39,7 @@ __all__ = [
     "StopPoll",
     "Store",
     "TappedModel",
+    "TensorSpec",
     "TransferPlan",
     "build_group",
     "create_peer_model",

@@ -7,48 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mutual.group.edges import Edge, EdgeLoss, KnownClasses, MicroBatchContext, OutputKey, Selections
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
-from mutual.group.peers import Autocast, Outputs, Peer, PeerInput
+from mutual.group.outputs import GroupOutput
+from mutual.group.peers import Autocast, Outputs, OutputStore, Peer, SharedInputs
 from mutual.models import ModelInput
 from mutual.recipe import EMBEDDING, LOGITS, derive_seed, is_ema, peer_of
 
 FORWARD_BATCH = 256
 """Images of which a frozen peer computes several micro-batches at once, unless its recipe says another number."""
-
-
-@dataclass(frozen=True)
-class GroupOutput:
-    """What one micro-batch gave.
-
-    Attributes:
-        losses: for each learner the weighted sum of its edges' losses, a scalar (mean over the valid images), with its graph.
-        edge_losses: by the edge's index its loss, unweighted and detached.
-        logits: for each peer that was run its detached logits `[B, C]`, float32, valid images only.
-    """
-
-    losses: dict[str, Tensor]
-    edge_losses: dict[int, Tensor]
-    logits: dict[str, Tensor]
-
-    def detached(self) -> GroupOutput:
-        """Returns the same without the graphs."""
-        return GroupOutput({name: loss.detach() for name, loss in self.losses.items()}, self.edge_losses, self.logits)
-
-
-def merge_outputs(outputs: Iterable[GroupOutput]) -> GroupOutput:
-    """Returns the outputs of several learners for one micro-batch as one."""
-    merged = GroupOutput({}, {}, {})
-    for output in outputs:
-        merged.losses.update(output.losses)
-        merged.edge_losses.update(output.edge_losses)
-        merged.logits.update(output.logits)
-    return merged
 
 
 class Group:
@@ -80,6 +52,7 @@ class Group:
         is_scoring_rank: True where this process counts images and scores peers; those ranks together see every image once.
         exchange: what sends outputs between ranks for the losses.
         unavailable_sources: sources whose outputs mean nothing yet; their edges weigh 0.
+        stores: by frozen peer what its outputs are read from, and kept in.
         forward_context: each peer's forward of an update runs inside this context; for timing.
         peer_context: whatever a peer, by its name, computes runs inside this context.
 
@@ -122,12 +95,13 @@ class Group:
         self._rank = rank
         self.is_scoring_rank = is_scoring_rank(placement, rank)
         self.unavailable_sources: set[str] = set()
+        self.stores: dict[str, OutputStore] = {}
         self.forward_context: Callable[[], AbstractContextManager[object]] = nullcontext
         self.peer_context: Callable[[str], AbstractContextManager[object]] = nullcontext
         self.exchange = loss_exchange
         self._score_exchange = score_exchange
         self._autocast = autocast
-        self._inputs = _SharedInputs()
+        self._inputs = SharedInputs()
         self._view_of = {name: view for view, name in enumerate(self.peers)}
         required = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_ema(name))
         self._averages = [name for name in required if peer_of(name) in self.peers]
@@ -192,16 +166,36 @@ class Group:
         """
         outputs: list[dict[str, Outputs]] = [{} for _ in micro_batches]
         for peer in self.frozen:
-            views = [self._own_rows(peer.name, images, context) for images, context in micro_batches]
-            sizes = [len(view) for view in views]
-            if not any(sizes):
-                continue
-            found = self._forward_in_batches(peer, torch.cat(views) if len(views) > 1 else views[0], max(sizes), micro_batches[0][1].seed)
-            rows_of_path = {path: output.split(sizes) for path, output in found.items()}
-            for index, size in enumerate(sizes):
-                if size:
-                    outputs[index][peer.name] = {path: rows[index] for path, rows in rows_of_path.items()}
+            forward = self.read_or_compute if peer.name in self.stores else self._compute_frozen
+            for index, each in forward(peer, micro_batches).items():
+                outputs[index][peer.name] = each
         return outputs
+
+    def read_or_compute(self, peer: Peer, micro_batches: Sequence[tuple[Tensor, MicroBatchContext]]) -> dict[int, Outputs]:
+        """Returns by the micro-batch's index the outputs of a frozen peer with a store; those that are not there are computed and kept."""
+        found = {}
+        for index, (images, context) in enumerate(micro_batches):
+            assert context.keys_B2 is not None, "a store knows images by their keys"
+            keys_B2 = self._own_rows(peer.name, context.keys_B2, context)
+            if len(keys_B2):
+                found[index] = self.stores[peer.name].outputs(keys_B2, partial(self._compute_rows, peer, images, context))
+        return found
+
+    def _compute_frozen(self, peer: Peer, micro_batches: Sequence[tuple[Tensor, MicroBatchContext]]) -> dict[int, Outputs]:
+        """Returns by the micro-batch's index the outputs of a frozen peer, computed for several micro-batches at once."""
+        views = [self._own_rows(peer.name, self.view(peer.name, images), context) for images, context in micro_batches]
+        sizes = [len(view) for view in views]
+        if not any(sizes):
+            return {}
+        found = self._forward_in_batches(peer, torch.cat(views) if len(views) > 1 else views[0], max(sizes), micro_batches[0][1].seed)
+        rows_of_path = {path: output.split(sizes) for path, output in found.items()}
+        return {index: {path: rows[index] for path, rows in rows_of_path.items()} for index, size in enumerate(sizes) if size}
+
+    def _compute_rows(self, peer: Peer, images: Tensor, context: MicroBatchContext, rows: Tensor | None) -> Outputs:
+        """Returns a frozen peer's outputs for some of the rows that this rank computes, or for all of them."""
+        view = self._own_rows(peer.name, self.view(peer.name, images), context)
+        view = view if rows is None else view[rows]
+        return self._forward_in_batches(peer, view, len(view), context.seed)
 
     def forward_peer(self, name: str, images: Tensor, *, seed: int) -> Outputs:
         """Returns the peer's outputs for its view of `images`, with their graph if the peer is trainable."""
@@ -303,14 +297,13 @@ class Group:
         view = self._view_of[name] if images.dim() == 5 else None
         return self._inputs.get(self.peers[name].input, images, view)
 
-    def _own_rows(self, name: str, images: Tensor, context: MicroBatchContext) -> Tensor:
-        """Returns a frozen peer's view of the images that this rank computes: all of its own, or of a split peer its part."""
-        view = self.view(name, images)
+    def _own_rows(self, name: str, values: Tensor, context: MicroBatchContext) -> Tensor:
+        """Returns those of `values`, one for each image, that this rank computes a frozen peer for: all, or of a split peer its part."""
         if name not in self._split_peers:
-            return view
+            return values
         assert context.global_batch_size, "which rank computes what depends on the number of images"
         ranges = self.exchange.computed_rows(name, context.global_batch_size)
-        return torch.cat([view[:0], *(view[rows] for rows in ranges)])
+        return torch.cat([values[:0], *(values[rows] for rows in ranges)])
 
     def _forward_in_batches(self, peer: Peer, view: Tensor, micro_batch_size: int, seed: int) -> Outputs:
         size = peer.settings.forward_batch or max(FORWARD_BATCH, micro_batch_size)
@@ -333,20 +326,3 @@ class Group:
         for name in self.peers:
             if name in peers and (self.is_scoring_rank or self._rank in self.placement.sender_ranks[name]):
                 yield name
-
-
-class _SharedInputs:
-    """What peers read of the last pixels; peers with equal inputs read one tensor."""
-
-    def __init__(self) -> None:
-        self._pixels: tuple[Tensor, int] | None = None
-        self._made: dict[tuple[PeerInput, int | None], Tensor] = {}
-
-    def get(self, peer_input: PeerInput, pixels: Tensor, view: int | None) -> Tensor:
-        """Returns what a peer with this input reads of `pixels`, or of a view of them."""
-        if self._pixels is None or self._pixels[0] is not pixels or self._pixels[1] != pixels._version:
-            self._pixels, self._made = (pixels, pixels._version), {}
-        key = peer_input, view
-        if key not in self._made:
-            self._made[key] = peer_input(pixels if view is None else pixels[view])
-        return self._made[key]

@@ -14,6 +14,7 @@ from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Dis
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.head_checks import check_heads
 from mutual.recipe.objectives import DeepMutualLearning
+from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
 from mutual.recipe.training import FROZEN_ONLY, Optimizer, PeerSpec, Train, program_file
 
@@ -39,6 +40,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *check_heads(recipe),
         *_check_data(recipe),
         *_check_pause(recipe),
+        *check_stores(recipe),
     ]
     faults += [*_check_placement(recipe), *_check_exchange(recipe)]
     return list(dict.fromkeys(faults))  # one path may be wrong for learners and sources at once

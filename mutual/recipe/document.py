@@ -13,7 +13,7 @@ from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObje
 from mutual.recipe.errors import Fault, Origin, RecipeError
 from mutual.recipe.inputs import InputSpec
 from mutual.recipe.objectives import AnyObjective
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, PeerSpec, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, PeerSpec, Schedule, StoreSpec, Train
 
 
 class Recipe(Spec):
@@ -61,6 +61,19 @@ class Recipe(Spec):
     def headless(self) -> tuple[str, ...]:
         """Names of the peers that give embeddings in place of logits, in the recipe's order."""
         return tuple(name for name, peer in self.peers.items() if peer.head == "none")
+
+    @property
+    def stores(self) -> dict[str, StoreSpec]:
+        """By peer the store that its outputs are kept in."""
+        return {name: peer.store for name, peer in self.peers.items() if peer.store is not None}
+
+    @property
+    def counted_views(self) -> tuple[int, int] | None:
+        """Number of the views of each training image, and their seed; None: each epoch has views of its own."""
+        for store in self.stores.values():  # all say the same
+            if store.views != "epoch":
+                return store.views, self.seed if store.seed is None else store.seed
+        return None
 
     def optimizer_of(self, peer: str) -> Optimizer:
         """The optimizer section that holds for `peer`."""

@@ -7,7 +7,7 @@ from mutual.recipe.data import Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.inputs import InputSpec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Expect, Optimizer, Pause, PeerSpec, Schedule, Train, WeightsSpec
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Expect, Optimizer, Pause, PeerSpec, Schedule, StoreSpec, Train, WeightsSpec
 
 EXAMPLES: dict[type[Spec], str] = {
     Recipe: """\
@@ -74,6 +74,7 @@ precision: bf16
 compile: false
 channels_last: true
 forward_batch: 256
+store: null
 optimizer: {name: adamw, lr: 1.0e-3}
 schedule: {name: linear}
 rank: null
@@ -96,6 +97,13 @@ prefix: state_dict.model.
 top1: 0.72
 top5: 0.9
 map: null
+""",
+    StoreSpec: """\
+folder: stores/resnet34
+topk: 10
+views: 50
+seed: 0
+feature_maps: false
 """,
     Optimizer: """\
 name: adamw

@@ -16,7 +16,7 @@ from mutual.recipe.edges import DistillationObjective, Ensemble, Objective, Weig
 from mutual.recipe.examples import EXAMPLES
 from mutual.recipe.objectives import OBJECTIVES
 from mutual.recipe.syntax import dump_yaml
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Expect, Optimizer, Pause, PeerSpec, Schedule, Train, WeightsSpec
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Expect, Optimizer, Pause, PeerSpec, Schedule, StoreSpec, Train, WeightsSpec
 from mutual.recipe.transforms import Transform
 
 TRANSFORMS: dict[str, type[Spec]] = {
@@ -48,6 +48,7 @@ def _blocks() -> Iterator[str]:
     yield from _section("peers.NAME", PeerSpec)
     yield from _section("peers.NAME.weights", WeightsSpec, level=3)
     yield from _section("peers.NAME.expect", Expect, level=3)
+    yield from _section("peers.NAME.store", StoreSpec, level=3)
     yield from _section("optimizer, peers.NAME.optimizer", Optimizer)
     yield from _section("schedule, peers.NAME.schedule", Schedule)
     yield from _objectives()

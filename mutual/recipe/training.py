@@ -16,6 +16,7 @@ from mutual.recipe.base import (
     Positive,
     PositiveFloat,
     Probability,
+    Seed,
     Spec,
     Temperature,
 )
@@ -150,6 +151,26 @@ class Expect(Spec):
         return {name: value for name, value in self if value is not None}
 
 
+class StoreSpec(Spec):
+    """Where the outputs of a frozen peer are kept: each is computed once, and read in later epochs and runs.
+
+    An output is that of one view of one training image, so a store belongs to weights, data, transforms and seed; another one is refused.
+    """
+
+    folder: str
+    """The folder; it may be shared by runs, and by ranks that see the same disk."""
+    topk: Annotated[StrictInt, Field(gt=0, le=MAX_CLASSES)] | Literal["all"] = 10
+    """Number of largest log-probabilities that are kept of each image, with the probability of all other classes together, which is
+    spread evenly over them when it is read; all: every log-probability. In float16."""
+    views: Annotated[StrictInt, Field(gt=0, le=1_000_000)] | Literal["epoch"] = 50
+    """A number: each image has so many views, which are augmented (and mixed) by their number and not by the epoch, so that after so many
+    epochs nothing is computed any more; epoch: each epoch has views of its own, as without a store."""
+    seed: Seed | None = None
+    """Seed of the views, where they are a number; the default is the recipe's. With one given, runs of other seeds share the store."""
+    feature_maps: StrictBool = False
+    """Keep feature maps, where a loss reads all of one; they are large, and refused by default."""
+
+
 class PeerSpec(Spec):
     """One model of the group."""
 
@@ -193,6 +214,8 @@ class PeerSpec(Spec):
     forward_batch: BatchSize | None = None
     """Frozen peers: the micro-batches of an update are taken together and computed in forwards of so many images. The default is 256, or a
     micro-batch where that is larger; where memory is short, take that of a micro-batch."""
+    store: StoreSpec | None = None
+    """Frozen peers: the folder in which its outputs are kept, so that each is computed once; by default they are computed every time."""
     optimizer: Optimizer | None = None
     """This peer's own optimizer; the default is the recipe's."""
     schedule: Schedule | None = None

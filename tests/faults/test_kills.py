@@ -31,6 +31,7 @@ RECIPE = tiny_document(
     train={"epochs": 3, "accumulate": 2, "progress": False},
     checkpoint={"every_steps": 2, "keep": 2},
 )
+TEACHER = {"model": "support:tiny", "args": {"norm": True, "width": 8}, "frozen": True}
 CONFIGURATIONS = {
     "plain": (1, {}),
     "workers": (1, {"data": {"workers": 2}}),
@@ -39,6 +40,7 @@ CONFIGURATIONS = {
     "bf16": (1, {"train": {"precision": "bf16"}}),
     "a teacher, scored first": (1, {"peers": {"t": {"model": "support:tiny", "frozen": True}}}),
     "two ranks": (2, {}),
+    "a store": (2, {"peers": {"t": {**TEACHER, "store": {"folder": "is given on the command line", "views": 2, "topk": 3}}}}),
     "all at once": (2, {"data": {"workers": 2, "mixup": 0.4}, "train": {"ema": 0.9, "precision": "bf16"}}),
 }
 THOROUGH = ("plain", "all at once")
@@ -67,7 +69,8 @@ class Case:
         self.seconds = time.monotonic() - begun
 
     def arguments(self, output):
-        return ["mutual.train", self.recipe, f"output={output}", "--resume"]
+        store = [f"peers.t.store.folder={output / 'store'}"] if self.name == "a store" else []
+        return ["mutual.train", self.recipe, f"output={output}", *store, "--resume"]
 
     def start(self, output, prepare=None):
         return start(*self.arguments(output), processes=self.processes, prepare=prepare)

@@ -94,6 +94,7 @@ MISTAKES = [
     ("mutual.train {recipe} data={{dataset:fashion_mnist,root:nowhere}}", "no train-images-idx3-ubyte"),
     ("mutual.train {recipe} data={{dataset:image_list,root:.,train_list:no.txt,val_list:no.txt}}", "no.txt is no file"),
     ("mutual.bench {recipe} peers.b.weights=nowhere.safetensors", "no weights file"),
+    ("mutual.store {recipe} peers.a.store.folder=stores/a", "'a' is trained"),
     ("mutual.data.check {recipe} seed=one", "seed"),
     ("mutual.evaluate {nothing}", "is no run folder"),
     ("mutual.evaluate {run} --peer c", "trained no peer 'c'"),

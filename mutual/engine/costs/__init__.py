@@ -5,6 +5,7 @@ from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
 from mutual.engine.costs.placement_choice import resolve_placement
 from mutual.engine.costs.profiles import Link, Links, PeerProfile
 from mutual.engine.costs.scaling import ScalingPrediction, predict_scaling
+from mutual.engine.costs.variants import store_variants
 
 __all__ = [
     "PLACEMENTS",
@@ -18,4 +19,5 @@ __all__ = [
     "predict_cost",
     "predict_scaling",
     "resolve_placement",
+    "store_variants",
 ]

@@ -39,6 +39,7 @@ class MeasuredCost:
         memory_ratio: the sum of both divided by that of the first recipe.
         gradient_bytes: sent by a rank in an update to average gradients, mean over the ranks.
         exchange_bytes: sent by it as outputs to peers on other ranks.
+        store_bytes: bytes that one view of one image takes in the stores of frozen peers.
         predicted: from the peers' profiles and the link alone, if asked for.
     """
 
@@ -51,6 +52,7 @@ class MeasuredCost:
     memory_ratio: float
     gradient_bytes: float
     exchange_bytes: float
+    store_bytes: int = 0
     predicted: CostPrediction | None = None
 
 
@@ -79,6 +81,8 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = Fal
     predictions = list(_predictions(benchmarks)) if predicts else [None] * len(benchmarks)
     traffic = [benchmark.traffic() for benchmark in benchmarks]
     memory = [benchmark.memory() for benchmark in benchmarks]
+    for benchmark in benchmarks:
+        benchmark.close()
     return [
         MeasuredCost(
             name=benchmark.recipe.name,
@@ -90,6 +94,7 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = Fal
             memory_ratio=(state + saved) / sum(memory[0]),
             gradient_bytes=gradients,
             exchange_bytes=exchanged,
+            store_bytes=benchmark.store_bytes,
             predicted=predicted,
         )
         for benchmark, measured, (state, saved), (gradients, exchanged), predicted in zip(
@@ -148,6 +153,15 @@ class _Benchmark:
         local = torch.tensor([self._state_bytes(), saved], device=self._comm.device)
         state, saved = max(self._comm.all_gather(local).tolist(), key=sum)
         return state, saved
+
+    @property
+    def store_bytes(self) -> int:
+        """Bytes of a view of an image in all stores."""
+        return sum(store.shards.record_bytes for store in self._training.stores.values())
+
+    def close(self) -> None:
+        """Lets others write into the stores."""
+        self._training.close()
 
     def profiles(self) -> dict[str, PeerProfile]:
         """Returns what each peer takes by itself. Collective: all ranks must call it."""

@@ -11,6 +11,7 @@ from torch import nn
 from mutual.data import DataInfo, DataModule, Window, build_data
 from mutual.engine.monitoring import TrainMeter
 from mutual.engine.runtime import Environment
+from mutual.engine.teacher_store import TeacherStore, open_stores
 from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, build_schedule
 from mutual.engine.training.standardization import standardize_embeddings
@@ -31,6 +32,7 @@ class Training:
         train_step: updates all of them from one window.
         meter: collects what the micro-batches gave.
         pause_selector: chooses the peer that skips an update.
+        stores: what the outputs of frozen peers are kept in, by peer; to be closed.
         updates_per_epoch: number of windows of an epoch.
         world_size: number of ranks.
         accumulate: number of micro-batches of a window.
@@ -42,9 +44,16 @@ class Training:
     train_step: TrainStep
     meter: TrainMeter
     pause_selector: PauseSelector
+    stores: dict[str, TeacherStore]
     updates_per_epoch: int
     world_size: int
     accumulate: int
+
+    def close(self) -> None:
+        """Ends the loader's processes, and lets others write into the stores."""
+        self.data.close()
+        for store in self.stores.values():
+            store.close()
 
     def windows(self, epoch: int, *, start: int = 0) -> Iterator[Window]:
         """Yields this rank's shard of an epoch's windows, from window `start` on."""
@@ -66,6 +75,8 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
     load_for_peers(recipe, data, group.inputs.values())
     if recipe.data.views == "per_peer":
         data.make_views([index for index, name in enumerate(recipe.peers) if name in group.peers])
+    stores = open_stores(recipe, group, data, comm, environment.precision)
+    group.stores.update(stores)
     updates_per_epoch = data.num_windows(world_size=comm.size, accumulate=recipe.train.accumulate)
     with comm.raise_together(names_rank=True):
         optimizers = {peer.name: _build_peer_optimizer(recipe, peer, environment, updates_per_epoch) for peer in group.trainable}
@@ -91,6 +102,7 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
         train_step=train_step,
         meter=meter,
         pause_selector=pause_selector,
+        stores=stores,
         updates_per_epoch=updates_per_epoch,
         world_size=comm.size,
         accumulate=recipe.train.accumulate,
@@ -106,7 +118,7 @@ def build_dataset(recipe: Recipe) -> DataModule:
     """
     num_views = len(recipe.peers) if recipe.data.views == "per_peer" else 1
     try:
-        return build_data(recipe.data, seed=recipe.seed, num_views=num_views)
+        return build_data(recipe.data, seed=recipe.seed, num_views=num_views, counted_views=recipe.counted_views)
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
 

@@ -135,6 +135,17 @@ class TrainStep:
         micro_batch = next(self._micro_batches(window, 0))
         return self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context)
 
+    def fill_stores(self, window: Window, update: int) -> None:
+        """Computes what the stores of frozen peers lack of the window's images; nothing is updated."""
+        for micro_batch in self._micro_batches(window, update):
+            for name in self._group.stores:
+                self._group.read_or_compute(self._group.peers[name], [(micro_batch.images, micro_batch.context)])
+
+    def recompute_stored(self, window: Window) -> dict[str, Outputs]:
+        """Returns by frozen peer with a store its outputs for the window's first micro-batch, computed whatever the store holds."""
+        micro_batch = next(self._micro_batches(window, 0))
+        return {name: self._group.forward_peer(name, micro_batch.images, seed=micro_batch.context.seed) for name in self._group.stores}
+
     def _micro_batches(self, window: Window, update: int) -> Iterator[_MicroBatch]:
         for index, batch in enumerate(window.batches):
             pixels, labels = mixed(batch.to(self._comm.device, non_blocking=True), num_classes=self._num_classes)
@@ -144,6 +155,7 @@ class TrainStep:
                 seed=seed,
                 epoch=update / self._updates_per_epoch,
                 global_batch_size=batch.global_batch_size,
+                keys_B2=batch.keys_B2,
             )
             yield _MicroBatch(pixels, labels, context, is_last=index == len(window.batches) - 1)
 

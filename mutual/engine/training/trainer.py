@@ -159,10 +159,10 @@ class Trainer:
         self._tracker.print_table_head(self._scorer.initial)
 
     def close(self) -> None:
-        """Closes the tracker and the data loaders."""
+        """Closes the tracker, the data loaders and the stores."""
         self._stragglers.close()
         self._tracker.close()
-        self.training.data.close()
+        self.training.close()
 
     def _update(self, window: Window) -> None:
         """Runs an update and what is due after it."""
@@ -192,12 +192,20 @@ class Trainer:
         with self._stragglers.during("writes the epoch's weights and metrics"):
             self._best_weights.finish_epoch(epoch, scores)
             metrics = self.training.meter.end_epoch()
+            self._refresh_stores()
             with self.comm.raise_together():
                 self._tracker.log_epoch(epoch, progress.update, metrics, scores)
         progress.epoch, progress.window = epoch, 0
         if self._epoch_checkpoint_is_due(epoch):
             self._save()
         self._call_back("epoch")
+
+    def _refresh_stores(self) -> None:
+        """Lets stores take notice of what other ranks have computed: all of this epoch, and nothing of the next one."""
+        if self._recipe.stores:
+            self.comm.barrier()  # and `raise_together` behind it is another one
+            for store in self.training.stores.values():
+                store.refresh()
 
     def _call_back(self, event: str) -> None:
         self._callbacks(event, epoch=self.progress.epoch, update=self.progress.update, scores=self.scores)

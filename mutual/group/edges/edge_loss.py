@@ -32,12 +32,14 @@ class MicroBatchContext:
         seed: seeds the micro-batch's random numbers; each peer's depend on it and the peer's name alone.
         epoch: epochs done, with fractions; weights may depend on it.
         global_batch_size: images of the micro-batch over all processes; required where outputs travel between ranks.
+        keys_B2: index and view number of each image, padding included; required where outputs are kept in a store.
     """
 
     num_valid: int
     seed: int
     epoch: float = 0.0
     global_batch_size: int | None = None
+    keys_B2: Tensor | None = None
 
 
 class EdgeLoss:

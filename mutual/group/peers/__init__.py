@@ -2,8 +2,9 @@
 
 from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.frozen_parts import freeze_parts
+from mutual.group.peers.output_store import OutputStore
 from mutual.group.peers.peer import Autocast, Frozen, FrozenSettings, Peer, replica_comm
-from mutual.group.peers.peer_input import PeerInput
+from mutual.group.peers.peer_input import PeerInput, SharedInputs
 from mutual.group.peers.taps import Outputs, TappedModel, find_module
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "Frozen",
     "FrozenSettings",
     "MovingAverage",
+    "OutputStore",
     "Outputs",
     "Peer",
     "PeerInput",
+    "SharedInputs",
     "TappedModel",
     "find_module",
     "freeze_parts",

@@ -8,10 +8,11 @@ import yaml
 from support import TinyNet, run, tiny_document
 
 from mutual import bench
-from mutual.engine import Link, compare
+from mutual.bench import table
+from mutual.engine import Link, compare, store_variants
 from mutual.engine.costs import Links, PeerProfile, predict_cost
 from mutual.group import TransferPlan, expand_objectives, parallel, replicated
-from mutual.recipe import parse_recipe
+from mutual.recipe import RecipeError, parse_recipe
 
 ALONE = {"peers": {"a": {"model": "support:tiny"}}, "objectives": [{"loss": "cross_entropy"}]}
 
@@ -158,3 +159,31 @@ def test_updates_are_forecast_for_more_ranks_than_there_are(tmp_path, capsys):
     with pytest.raises(SystemExit):
         bench.main([str(tmp_path / "pair.yaml"), "--predict", "0"])
     assert "argument --predict: invalid ranks value: '0'" in capsys.readouterr().err
+
+
+STORED = {
+    "a": {"model": "support:tiny"},
+    "b": {"model": "support:tiny"},
+    "t": {"model": "support:tiny", "args": {"width": 32}, "frozen": True},
+}
+
+
+def test_a_recipe_is_compared_with_its_students_alone_and_with_its_teacher_in_a_store(tmp_path):
+    distilled = [{"loss": "dml", "learners": ["a"], "sources": ["b"]}, {"loss": "kd", "sources": ["t"]}]
+    recipe = parse_recipe(tiny_document(peers=STORED, objectives=distilled))
+    alone, computed, stored = store_variants(recipe, tmp_path)
+    assert [each.name for each in (alone, computed, stored)] == ["tiny-alone", "tiny-computed", "tiny-stored"]
+    assert list(alone.peers) == ["a", "b"]
+    assert [objective.loss for objective in alone.objectives] == ["dml", "cross_entropy"], "b has nothing else to learn from"
+    assert computed == recipe.model_copy(update={"name": "tiny-computed"})
+    assert stored.stores["t"].folder == str(tmp_path / "t")
+    costs = compare([alone, computed, stored], rounds=1)
+    assert [cost.store_bytes for cost in costs] == [0, 0, 16 + 4 + 2 * 4], "ten of four classes are all"
+    assert len(list((tmp_path / "t").glob("shard_*"))) == 1
+    assert "store B/view" in table(costs)
+    assert "store B/view" not in table(costs[:2])
+
+
+def test_a_recipe_without_a_teacher_has_nothing_to_store(tmp_path):
+    with pytest.raises(RecipeError, match="none is frozen"):
+        store_variants(parse_recipe(tiny_document()), tmp_path)

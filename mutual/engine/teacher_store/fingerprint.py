@@ -1,0 +1,118 @@
+"""Fingerprint: what the outputs in a store depend on, in a file of its folder, so that another store is refused."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from mutual.data import DataModule, data_changes
+from mutual.engine.storage import sha256, write_file
+from mutual.engine.teacher_store.layout import RecordLayout
+from mutual.group import Peer
+from mutual.models import cpu_tensors
+from mutual.recipe import InputError, Precision, Recipe, format_value
+
+STORE_MARK = ".mutual-store.json"
+"""The fingerprint, and the mark of a store: in a folder with other files and without it nothing is written."""
+FORMAT = 1
+_ELSEWHERE = ("mean", "std", "val", "num_val")
+"""Of the data's fingerprint: what says how the peer sees pixels, which `input` does, and evaluation images, which are not kept."""
+
+
+def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayout, precision: Precision) -> dict[str, Any]:
+    """Returns what the outputs of `peer` for the training images depend on, as JSON values."""
+    spec, store, section = recipe.peers[peer.name], recipe.stores[peer.name], recipe.data
+    views = recipe.counted_views
+    about = {
+        "format": FORMAT,
+        "model": [spec.model, spec.args],
+        "weights": sha256(safetensors.torch.save(cpu_tensors(peer.tapped)))[:16],
+        "input": asdict(peer.input.model_input),
+        "loaded": data.loaded_shape,
+        "classes": None if peer.tapped.columns is None else peer.tapped.columns.tolist(),
+        "standardize": spec.standardize,
+        "transforms": section.model_dump(mode="json", include={"augment", "mixup", "cutmix"}),
+        "views": store.views,
+        "view": list(recipe.peers).index(peer.name) if section.views == "per_peer" else 0,
+        "seed": recipe.seed if views is None else views[1],
+        "precision": spec.precision or precision,
+        "topk": "all" if layout.is_whole else layout.topk,
+        "outputs": {"logits": [layout.num_classes], **{path: list(feature.shape) for path, feature in layout.features.items()}},
+        "data": {key: value for key, value in data.fingerprint.items() if key not in _ELSEWHERE},
+    }
+    values: dict[str, Any] = json.loads(json.dumps(about, default=str))
+    return values
+
+
+def open_folder(folder: Path, expected: Mapping[str, Any], data: DataModule) -> None:
+    """Makes `folder` the store of these outputs, or checks that it is.
+
+    Raises:
+        InputError: it is another store, or holds what is none.
+        OSError: it cannot be made or read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _exclusive(folder):
+        path = folder / STORE_MARK
+        if path.exists():
+            changes = _changes(_read(path), expected, data)
+            if changes:
+                raise InputError(f"{folder} keeps other outputs: {changes}; give another folder, or what they were computed with")
+        elif any(folder.iterdir()):
+            raise InputError(f"{folder} holds files and no store ({STORE_MARK}); give another folder")
+        else:
+            write_file(path, json.dumps(expected, indent=1).encode())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads(path.read_bytes())
+        number = saved["format"]
+        if not isinstance(saved["data"], dict):
+            raise TypeError("data is no mapping")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}); bring it back, or give another folder") from error
+    if number != FORMAT:
+        raise InputError(f"{path} has format {format_value(number)}, this version reads {FORMAT}; give another folder")
+    return dict(saved)
+
+
+def _changes(saved: Mapping[str, Any], expected: Mapping[str, Any], data: DataModule) -> str:
+    """Returns in words how two fingerprints differ; empty if they do not."""
+    changes = []
+    for key, value in expected.items():
+        if key != "data" and saved.get(key) != value:
+            changes += _differences(key, saved.get(key), value)
+    if saved["data"] != expected["data"]:
+        elsewhere = {key: data.fingerprint[key] for key in _ELSEWHERE}
+        with suppress(KeyError, TypeError, AttributeError):  # a file that was changed by hand
+            changes.append(data_changes({**saved["data"], **elsewhere}, data.fingerprint, names=("there", "here")))
+        changes = [change for change in changes if change] or ["other data"]
+    return "; ".join(changes[:3])
+
+
+def _differences(path: str, saved: Any, value: Any) -> list[str]:
+    if isinstance(saved, dict) and isinstance(value, dict):
+        keys = [key for key in {**saved, **value} if saved.get(key) != value.get(key)]
+        return [change for key in keys for change in _differences(f"{path}.{key}", saved.get(key), value.get(key))]
+    return [f"{path} is {format_value(saved)} there and {format_value(value)} here"]
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Context in which no other process opens the folder, where its disk knows locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -128,8 +128,9 @@ class Scorer:
         metric = "map" if self._training.data.info.multi_label else "top1"
         for name, row in self.initial.items():
             peer = self._recipe.peers[name]
+            is_useless = math.isnan(row[metric]) or levels[name].explains(row[metric])
             # of a peer that is fine-tuned, a new classifier knows nothing yet
-            if (peer.frozen or peer.weights not in (None, "pretrained")) and levels[name].explains(row[metric]):
+            if is_useless and (peer.frozen or peer.weights not in (None, "pretrained")):
                 score = f"a {metric} of {row[metric]:.2%} on {levels[name].num_images:,} validation images"
                 chance = f"{levels[name].level:.2%}"
                 warnings.warn(

@@ -1,6 +1,7 @@
 """The benchmark counts memory and compares recipes in turn; its times are not asserted."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,6 +109,19 @@ def predicted(size, placement, *, replicas, all_ranks, frozen=False, **sections)
         batch_size=4,
         accumulate=2,
     )
+
+
+def test_a_teacher_that_two_ranks_share_costs_each_half_of_the_images():
+    """By hand: each rank trains its peer on 8 images and computes 4 of the teacher's; their logits travel, 16 bytes an image."""
+    peers = {name: {"model": "support:tiny", "frozen": name == "t"} for name in "abt"}
+    recipe = parse_recipe(tiny_document(peers=peers, objectives=[{"loss": "cross_entropy"}, {"loss": "kd", "sources": ["t"]}]))
+    placed = parallel(recipe, 2, dict.fromkeys("abt", 1.0))
+    plan = TransferPlan.of(placed, expand_objectives(recipe), {(name, "logits"): ((4,), torch.float32) for name in "abt"}, dtype="exact")
+    frozen = replace(PROFILE, step_seconds=0.0, gradient_bytes=0)
+    free = Link(latency=0.0, bandwidth=float("inf"))
+    found = predict_cost(placed, plan, {"a": PROFILE, "b": PROFILE, "t": frozen}, Links(free, free), batch_size=4, accumulate=1)
+    assert found.step_seconds == pytest.approx((1 + 8 * 0.5 + 0.25) + (1 + 4 * 0.5))
+    assert found.exchange_bytes == 4 * 16
 
 
 def test_a_prediction_is_the_computation_and_what_the_link_takes():

@@ -256,7 +256,7 @@ def test_a_teacher_without_scores_is_never_enough(tmp_path, monkeypatch):
         Group, "predict", lambda self, images, peers, **_: {name: torch.full((len(images), 4), torch.nan) for name in peers}
     )
     peers = {"s": {"model": "support:tiny"}, "t": {"model": "support:tiny", "frozen": True, "expect": {"top1": 0.0}}}
-    with pytest.raises(RecipeError, match=r"peers.t.expect.top1: top1 is nan"):
+    with pytest.raises(RecipeError, match=r"peers.t.expect.top1: top1 is nan"), pytest.warns(UserWarning, match=r"a top1 of nan% on 12"):
         mutual.fit(parse_recipe(tiny_document(output=str(tmp_path), peers=peers, objectives=KD)))
 
 

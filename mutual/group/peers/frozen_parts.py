@@ -14,7 +14,7 @@ class _StayInEvalMode:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
-    def __call__(self, mode: bool = True) -> nn.Module:
+    def __call__(self, *_mode: bool, **_named: bool) -> nn.Module:
         return nn.Module.train(self._module, False)
 
 
@@ -38,9 +38,9 @@ def freeze_parts(model: nn.Module, *, train_only: Sequence[str] = (), freeze: Se
     def is_frozen(name: str) -> bool:
         return not _is_within(name, train_only) if train_only else _is_within(name, freeze)
 
-    shared = {id(parameter) for name, parameter in parameters.items() if not is_frozen(name)}
-    for name, parameter in parameters.items():
-        if is_frozen(name) and id(parameter) not in shared:
+    trained = {id(parameter) for name, parameter in parameters.items() if not is_frozen(name)}  # of several names one is enough
+    for parameter in parameters.values():
+        if id(parameter) not in trained:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise ValueError("no parameter is left to train; a peer that only teaches is frozen: true")
@@ -61,5 +61,5 @@ def _is_within(name: str, paths: Iterable[str]) -> bool:
 
 def _check_path(path: str, known: Sequence[str]) -> None:
     if path not in known:
-        near = difflib.get_close_matches(path, known, n=6, cutoff=0.5) or [name for name in known if "." not in name]
+        near = difflib.get_close_matches(path, known, n=6) or [name for name in known if "." not in name]
         raise ValueError(f"no module {path!r}; near: {', '.join(near)}")

@@ -1,12 +1,14 @@
 """Parts of a peer that do not train: no gradient, eval mode whatever calls `train()`, in copies too; the rest trains as ever."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support import TinyNet
 from torch import nn
 
+from mutual.group import MovingAverage, Peer, TappedModel, float_buffers
 from mutual.group.peers.frozen_parts import freeze_parts, frozen_buffers
 
 
@@ -49,7 +51,9 @@ def in_training(model):
 def test_what_is_named_and_what_it_contains(options, parameters, modes):
     model = Tower()
     freeze_parts(model, **options)
+    frozen_at_once = {name for name, _ in model.named_modules()} - in_training(model)
     model.train()
+    assert {name for name, _ in model.named_modules()} - in_training(model) == frozen_at_once
     given = options.get("train_only") or options["freeze"]
     inside = {name for name, _ in Tower().named_parameters() if any(name == path or name.startswith(f"{path}.") for path in given)}
     expected = inside if "train_only" in options else {name for name, _ in Tower().named_parameters()} - inside
@@ -69,7 +73,7 @@ def test_whatever_calls_train():
         call()
         assert not model.stages[0].training
         assert not model.stages[0][1].training
-    assert model.stages[0].train() is model.stages[0]
+    assert model.stages[0].train() is model.stages[0].train(mode=True) is model.stages[0]
     assert model.train() is model
     assert model.training
     assert model.eval().stages[1].training is False
@@ -114,7 +118,8 @@ def test_a_tied_parameter_is_trained_where_one_of_its_names_is():
     [
         ({"freeze": ["stage"]}, "no module 'stage'; near: stages"),
         ({"freeze": ["stages.0", "hed"]}, "no module 'hed'; near: head"),
-        ({"train_only": ["nothing.at.all"]}, "no module 'nothing.at.all'; near: "),
+        ({"train_only": ["nothing.at.all"]}, "no module 'nothing.at.all'; near: stages, head, scale$"),
+        ({"freeze": ["stages.1.x"]}, r"no module 'stages.1.x'; near: stages.1.2, stages.1.1, stages.1.0(, [\w.]+){3}$"),
         ({"freeze": ["stages", "head", "scale"]}, "no parameter is left to train; a peer that only teaches is frozen: true"),
         ({"train_only": ["head.0"]}, "no parameter is left to train"),
         ({"freeze": ["stages.1."]}, "no module 'stages.1.'"),
@@ -125,7 +130,23 @@ def test_a_mistake_is_one_line(options, message):
         freeze_parts(Tower(), **options)
 
 
+def test_buffers_of_frozen_parts_are_not_averaged():
+    """Neither those of the model nor those of its moving average."""
+    model = TinyNet(4, 1, norm=True)
+    model.register_buffer("other", torch.zeros(2))
+    freeze_parts(model, freeze=["norm"])
+    peer = Peer("a", TappedModel(model), frozen=False, average=MovingAverage(model, decay=0.9))
+    calls = []
+    peer.comm = SimpleNamespace(average_buffers=lambda modules, **options: calls.append((modules, options)))
+    peer.average_buffers()
+    ((modules, options),) = calls
+    assert modules == peer.modules
+    assert float_buffers(modules, **options) == [peer.model.other, peer.average.model.other]
+    assert len(float_buffers(modules)) == 6
+
+
 def test_nothing_named_changes_nothing():
+    freeze_parts(nn.ReLU())
     model = TinyNet(4, 1, norm=True)
     freeze_parts(model)
     assert trained(model) == {name for name, _ in model.named_parameters()}

@@ -42,7 +42,10 @@ def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayo
         "seed": recipe.seed if views is None else views[1],
         "precision": precision,
         "topk": "all" if layout.is_whole else layout.topk,
-        "outputs": {"logits": [layout.num_classes], **{path: list(feature.shape) for path, feature in layout.features.items()}},
+        "outputs": {
+            **({"logits": [layout.num_classes]} if layout.num_classes else {}),
+            **{path: list(feature.shape) for path, feature in layout.features.items()},
+        },
         "data": {key: value for key, value in data.fingerprint.items() if key not in _ELSEWHERE},
     }
     values: dict[str, Any] = json.loads(json.dumps(about, default=str))

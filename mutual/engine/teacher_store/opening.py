@@ -53,7 +53,12 @@ def open_stores(recipe: Recipe, group: Group, data: DataModule, comm: Communicat
 def _layout(recipe: Recipe, group: Group, name: str) -> RecordLayout:
     """Returns how the outputs of a peer are kept: the logits, and what edges read besides."""
     specs = group.exchange.transfer_plan.specs
-    features, dtypes = {}, {LOGITS: torch.promote_types(specs[OutputKey(name, LOGITS)][1], torch.float32)}
+    features: dict[str, FeatureLayout] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    num_classes = 0
+    if OutputKey(name, LOGITS) in specs:
+        (num_classes,), dtype = specs[OutputKey(name, LOGITS)]
+        dtypes[LOGITS] = torch.promote_types(dtype, torch.float32)
     for path, only_means in _read_paths(group.edges, name).items():
         shape, dtype = specs[OutputKey(name, path)]
         is_mean = only_means and len(shape) > 1
@@ -61,7 +66,6 @@ def _layout(recipe: Recipe, group: Group, name: str) -> RecordLayout:
             _check_feature_map(recipe, name, path, shape)
         features[path] = FeatureLayout((vector_width(shape),) if is_mean else tuple(shape), is_mean)
         dtypes[path] = torch.promote_types(dtype, torch.float32)
-    (num_classes,) = specs[OutputKey(name, LOGITS)][0]
     topk = recipe.stores[name].topk
     temperature = _temperature(group.edges, name)
     return RecordLayout(num_classes, num_classes if topk == "all" else topk, features, dtypes, temperature)

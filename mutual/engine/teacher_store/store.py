@@ -78,7 +78,7 @@ class TeacherStore:
         kept = self.layout.decode(torch.from_numpy(records))
         now = self.layout.decode(self.layout.encode(outputs).cpu())
         largest, is_close = 0.0, True
-        for path in (LOGITS, *self.layout.features):
+        for path in kept:
             kept_values, values = kept[path].double(), now[path].double()
             if path == LOGITS:
                 kept_values, values = _comparable(kept_values, values)

@@ -18,7 +18,7 @@ from mutual.engine.storage import sha256, write_file
 from mutual.engine.teacher_store.layout import RecordLayout
 from mutual.group import Peer
 from mutual.models import cpu_tensors
-from mutual.recipe import InputError, Precision, Recipe, format_value
+from mutual.recipe import LOGITS, InputError, Precision, Recipe, format_value
 
 STORE_MARK = ".mutual-store.json"
 """The fingerprint, and the mark of a store: in a folder with other files and without it nothing is written."""
@@ -31,6 +31,9 @@ def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayo
     """Returns what the outputs of `peer` for the training images depend on, as JSON values."""
     spec, store, section = recipe.peers[peer.name], recipe.stores[peer.name], recipe.data
     views = recipe.counted_views
+    outputs = {path: list(feature.shape) for path, feature in layout.features.items()}
+    if layout.num_classes:
+        outputs[LOGITS] = [layout.num_classes]
     about = {
         "format": FORMAT,
         "model": [spec.model, spec.args],
@@ -45,7 +48,7 @@ def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayo
         "seed": recipe.seed if views is None else views[1],
         "precision": spec.precision or precision,
         "topk": "all" if layout.is_whole else layout.topk,
-        "outputs": {"logits": [layout.num_classes], **{path: list(feature.shape) for path, feature in layout.features.items()}},
+        "outputs": outputs,
         "data": {key: value for key, value in data.fingerprint.items() if key not in _ELSEWHERE},
     }
     values: dict[str, Any] = json.loads(json.dumps(about, default=str))

@@ -54,7 +54,7 @@ class RecordLayout:
     """How the outputs for an image become the bytes of a record.
 
     Attributes:
-        num_classes: classes of the logits; 0 of a peer without a head, which has none.
+        num_classes: classes of the logits; 0 for a peer without logits.
         topk: number of classes whose log-probabilities are kept.
         features: by module path how the tapped outputs are kept.
         dtypes: by module path, and `logits`, the dtype in which an output is read.
@@ -93,42 +93,39 @@ class RecordLayout:
             columns.append(_as_bytes(kept.to(torch.float16).flatten(start_dim=1)))
         return torch.cat(columns, dim=1)
 
-    def _encode_logits(self, logits_BC: Tensor) -> list[Tensor]:
-        norm_B1 = logits_BC.logsumexp(dim=1, keepdim=True)
-        log_BC = logits_BC.log_softmax(dim=1)
-        columns = [_as_bytes(norm_B1)]
-        if self.is_whole:
-            columns.append(_as_bytes(_half(log_BC)))
-        else:
-            log_BK, classes_BK = log_BC.topk(self.topk, dim=1)
-            others_BR = log_BC[torch.ones_like(log_BC, dtype=torch.bool).scatter(1, classes_BK, False)].view(len(log_BC), -1)
-            columns += [_as_bytes(_half(each)) for each in (_even_log_probabilities(others_BR), log_BK)]
-            columns.append(_as_bytes(classes_BK.to(self._class_dtype)))
-        return columns
-
     def decode(self, records_BN: Tensor) -> Outputs:
         """Returns the outputs that records `[B, N]` hold, on their device."""
         names, sizes = zip(*self._sections(), strict=True)
         columns = dict(zip(names, records_BN.split(sizes, dim=1), strict=True))
-        outputs = {LOGITS: self._decode_logits(columns)} if self.num_classes else {}
+        outputs = {LOGITS: self._decode_logits(columns).to(self.dtypes[LOGITS])} if self.num_classes else {}
         for path, feature in self.features.items():
             values = _from_bytes(columns[f"at {path}"], torch.float16).to(self.dtypes[path])
             outputs[path] = values.view(len(values), *feature.shape)
         return outputs
 
-    def _decode_logits(self, columns: Mapping[str, Tensor]) -> Tensor:
-        norm_B1 = _from_bytes(columns["norm"], torch.float32)
-        if self.is_whole:
-            log_BC = _from_bytes(columns["log"], torch.float16).float()
-        else:
-            log_BK, even_B5 = (_from_bytes(columns[name], torch.float16).float() for name in ("log", "even"))
-            classes_BK = _from_bytes(columns["classes"], self._class_dtype).long()
-            log_BC = self._at_temperature(even_B5).expand(-1, self.num_classes).scatter(1, classes_BK, log_BK)
-        return (log_BC + norm_B1).to(self.dtypes[LOGITS])
-
     def overflowing(self, outputs: Outputs) -> str | None:
         """Returns the module path of an output that float16 does not hold, or None."""
         return next((path for path in self.features if not bool(outputs[path].to(torch.float16).isfinite().all())), None)
+
+    def _encode_logits(self, logits_BC: Tensor) -> list[Tensor]:
+        """Returns the parts of the records that belong to the logits."""
+        log_BC = logits_BC.log_softmax(dim=1)
+        columns = [_as_bytes(logits_BC.logsumexp(dim=1, keepdim=True))]
+        if self.is_whole:
+            return [*columns, _as_bytes(_half(log_BC))]
+        log_BK, classes_BK = log_BC.topk(self.topk, dim=1)
+        others_BR = log_BC[torch.ones_like(log_BC, dtype=torch.bool).scatter(1, classes_BK, False)].view(len(log_BC), -1)
+        columns += [_as_bytes(_half(each)) for each in (_even_log_probabilities(others_BR), log_BK)]
+        return [*columns, _as_bytes(classes_BK.to(self._class_dtype))]
+
+    def _decode_logits(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """Returns the logits `[B, C]` that these parts of the records hold."""
+        norm_B1, log_BK = _from_bytes(columns["norm"], torch.float32), _from_bytes(columns["log"], torch.float16).float()
+        if self.is_whole:
+            return log_BK + norm_B1
+        even_B5 = _from_bytes(columns["even"], torch.float16).float()
+        classes_BK = _from_bytes(columns["classes"], self._class_dtype).long()
+        return self._at_temperature(even_B5).expand(-1, self.num_classes).scatter(1, classes_BK, log_BK) + norm_B1
 
     def _at_temperature(self, even_B5: Tensor) -> Tensor:
         """Returns the log-probability `[B, 1]` of each class that is left out, interpolated in 1/T."""
@@ -145,13 +142,12 @@ class RecordLayout:
 
     def _sections(self) -> list[tuple[str, int]]:
         """Returns name and bytes of each part of a record, in their order."""
-        features = [(f"at {path}", 2 * prod(feature.shape)) for path, feature in self.features.items()]
-        if not self.num_classes:
-            return features
-        if self.is_whole:
-            return [("norm", 4), ("log", 2 * self.num_classes), *features]
-        kept = [("even", 2 * len(TEMPERATURES) + 2), ("log", 2 * self.topk), ("classes", self._class_dtype.itemsize * self.topk)]
-        return [("norm", 4), *kept, *features]
+        sections = [("norm", 4)] if self.num_classes else []
+        if self.num_classes and self.is_whole:
+            sections.append(("log", 2 * self.num_classes))
+        elif self.num_classes:
+            sections += [("even", 2 * len(TEMPERATURES) + 2), ("log", 2 * self.topk), ("classes", self._class_dtype.itemsize * self.topk)]
+        return sections + [(f"at {path}", 2 * prod(feature.shape)) for path, feature in self.features.items()]
 
 
 def _even_log_probabilities(others_BR: Tensor) -> Tensor:

@@ -53,8 +53,12 @@ def open_stores(recipe: Recipe, group: Group, data: DataModule, comm: Communicat
 def _layout(recipe: Recipe, group: Group, name: str) -> RecordLayout:
     """Returns how the outputs of a peer are kept: the logits, and what edges read besides."""
     specs = group.exchange.transfer_plan.specs
-    (num_classes,), dtype = specs.get(OutputKey(name, LOGITS), ((0,), torch.float32))  # a peer without a head has no logits
-    features, dtypes = {}, {LOGITS: torch.promote_types(dtype, torch.float32)}
+    features: dict[str, FeatureLayout] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    num_classes = 0
+    if OutputKey(name, LOGITS) in specs:
+        (num_classes,), dtype = specs[OutputKey(name, LOGITS)]
+        dtypes[LOGITS] = torch.promote_types(dtype, torch.float32)
     for path, only_means in _read_paths(group.edges, name).items():
         shape, dtype = specs[OutputKey(name, path)]
         is_mean = only_means and len(shape) > 1

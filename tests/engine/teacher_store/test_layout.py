@@ -107,3 +107,12 @@ def test_a_certain_peer_stays_certain():
     found = layout.decode(layout.encode({"logits": torch.tensor([[1e4, 0.0, 0.0, 0.0]])}))["logits"].softmax(dim=1)
     assert found[0].tolist() == [1.0, 0.0, 0.0, 0.0]
     assert math.isfinite(float(found.sum()))
+
+
+def test_a_peer_without_logits_has_a_record_of_its_vector_alone():
+    layout = RecordLayout(0, 10, {"embedding": FeatureLayout((6,))}, {"embedding": torch.float32})
+    embedding = logits(3, 6)
+    record = layout.encode({"embedding": embedding})
+    assert record.shape == (3, layout.num_bytes) == (3, 12)
+    (found,) = layout.decode(record).values()
+    torch.testing.assert_close(found, embedding, rtol=2**-11, atol=1e-7)

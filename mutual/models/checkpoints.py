@@ -118,8 +118,11 @@ def _preferred(places: Sequence[_Place]) -> _Place | None:
     averages = [place for place in places if _names_average("".join(place))]
     if averages:
         return averages[0] if len(averages) == 1 else None
-    usual = {path.partition(".")[0]: (path, prefix) for path, prefix in reversed(places)}
-    return next((usual[nest] for nest in NESTS if nest in usual), None)
+    for nest in NESTS:
+        inside = [place for place in places if place[0].partition(".")[0] == nest]
+        if inside:
+            return inside[0] if len(inside) == 1 else None
+    return None
 
 
 def _names_average(prefix: str) -> bool:

@@ -56,6 +56,18 @@ class ModelInput:
         resized = F.interpolate(pixels.float(), self.size, mode=mode, antialias=self.interpolation != "nearest")
         return resized.clamp(0, 255)  # bicubic interpolation overshoots
 
+    def replaced(self, fields: Mapping[str, Any]) -> ModelInput:
+        """Returns this input with other values of some attributes.
+
+        Raises:
+            ValueError: mean or std are not one for each channel, or one for all; the first word is the attribute.
+        """
+        changed = replace(self, **fields)
+        for key in ("mean", "std"):
+            if key in fields and len(fields[key]) not in (1, changed.channels):
+                raise ValueError(f"{key}: {len(fields[key])} values for a peer that reads {changed.channels} channels")
+        return changed
+
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ModelInput:
         """Returns the input of which `fields` are the attributes, with lists in place of tuples."""

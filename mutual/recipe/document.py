@@ -113,6 +113,12 @@ class Recipe(Spec):
         train = self.train.model_copy(update={"best_metric": best_metric})
         return self.model_copy(update={"data": self.data.resolved(seed=self.seed), "train": train})
 
+    @property
+    def input_shapes(self) -> list[tuple[int, int, int]]:
+        """Channels, height and width of what peers read of which the recipe says it; a run's recipe says it of all."""
+        inputs = [peer.input for peer in self.peers.values() if peer.input != "auto"]
+        return [(each.channels, *each.height_width) for each in inputs if each.channels is not None and each.height_width is not None]
+
     def with_inputs(self, inputs: Mapping[str, Mapping[str, Any]]) -> Recipe:
         """Returns this recipe with what peers read, which their models say; by the peer's name the fields of `InputSpec`."""
         peers = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,3 +23,14 @@ class InputSpec(Spec):
     """How images are resized to `size`."""
     channels: Literal[1, 3] | None = None
     """1 grey (of colour images the luma), 3 colour (grey is repeated)."""
+
+    @property
+    def height_width(self) -> tuple[int, int] | None:
+        """`size` as (height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is not left out, with the size as (height, width)."""
+        fields = self.model_dump(exclude_none=True)
+        return fields if self.size is None else {**fields, "size": self.height_width}

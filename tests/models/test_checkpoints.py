@@ -193,6 +193,13 @@ def test_a_file_that_is_nested_without_end_is_read_in_no_time():
     assert len(groups) < 100_000
 
 
+def test_two_models_in_one_dict_are_not_chosen_between(tmp_path):
+    state = net().state_dict()
+    both = {f"{name}.{key}": value for name in ("student", "teacher") for key, value in state.items()}
+    torch.save({"state_dict": both}, tmp_path / "d.pt")
+    refused(net(), tmp_path / "d.pt", "2 prefixes fit equally; say which in `prefix`: 'state_dict.student.', 'state_dict.teacher.'")
+
+
 def test_a_prefix_ends_where_a_component_does():
     tensors = {"": {"abc.fc.weight": torch.ones(2), "xfc.weight": torch.zeros(2)}}
     selection = select_tensors(tensors, {"fc.weight": torch.ones(2)})

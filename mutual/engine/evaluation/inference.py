@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
     inputs = {name: _input_of(recipe, name, card) for name, (_, card) in models.items()}
     try:
         data = build_data(_as_trained(recipe.data, next(card for _, card in models.values())), seed=recipe.seed)
-        data.load_for([each.shape for each in inputs.values()])
+        data.load_for([*(each.shape for each in inputs.values()), *recipe.input_shapes])
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
@@ -80,15 +79,14 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
 def _input_of(recipe: Recipe, name: str, card: ModelCard) -> ModelInput:
     """Returns what a trained peer reads: as it was trained, apart from what the recipe's `peers.NAME.input` says now."""
     given = recipe.peers[name].input if name in recipe.peers else "auto"
-    fields = {} if given == "auto" else given.model_dump(exclude_none=True)
-    if isinstance(fields.get("size"), int):
-        fields["size"] = (fields["size"], fields["size"])
+    fields = {} if given == "auto" else given.given
     if fields.get("channels", card.in_channels) != card.in_channels:
         raise recipe.error(f"peers.{name}.input.channels", f"the peer was trained with {card.in_channels}")
-    for key in ("mean", "std"):
-        if len(fields.get(key, ())) not in (0, 1, card.in_channels):
-            raise recipe.error(f"peers.{name}.input.{key}", f"{len(fields[key])} values for a peer that reads {card.in_channels} channels")
-    return replace(card.input, **fields)
+    try:
+        return card.input.replaced(fields)
+    except ValueError as error:
+        key, _, message = str(error).partition(": ")
+        raise recipe.error(f"peers.{name}.input.{key}", message) from error
 
 
 def _columns(recipe: Recipe, name: str, card: ModelCard, info: DataInfo, *, is_partial: bool) -> list[int] | slice:

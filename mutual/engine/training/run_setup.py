@@ -27,7 +27,7 @@ def build_trainer(
     comm, data, group = environment.comm, training.data, training.group
     models = {name: peer.model for name, peer in group.peers.items()}
     collector = PeerCollector(comm, group.placement)
-    cards = {name: peer_card(recipe, name, data, group.inputs[name]) for name in group.peers}
+    cards = {name: peer_card(recipe, name, data, group.inputs[name]) for name in recipe.trainable if name in group.peers}
     best_weights = BestWeights(recipe, folder, group, cards, collector)
     checkpointer = Checkpointer(
         recipe,

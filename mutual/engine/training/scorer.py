@@ -16,7 +16,7 @@ from mutual.engine.training.setup import Training
 from mutual.group import Communicator
 from mutual.recipe import ENSEMBLE, Recipe
 
-_CAUSES = "another input (size, mean, std, channels), other classes or another order of them, and other weights"
+_CAUSES = "another `input` (size, mean, std, channels), other `classes` or another order of them, and other `weights`"
 
 
 class Scorer:
@@ -88,12 +88,15 @@ class Scorer:
         Raises:
             RecipeError: a peer scores less; on all ranks alike.
         """
-        for name, row in self.initial.items():
-            expect = self._recipe.peers[name].expect
-            for metric, minimum in (expect.minima if expect is not None else {}).items():
-                where = f"peers.{name}.expect.{metric}"
+        expected = {name: peer.expect.minima for name, peer in self._recipe.peers.items() if peer.expect is not None}
+        for name, minima in expected.items():
+            row = self.initial.get(name, {})
+            for metric, minimum in minima.items() if name not in self._recipe.exchange.reads else ():
+                where, num_classes = f"peers.{name}.expect.{metric}", self._training.data.info.num_classes
+                if not row:
+                    raise self._recipe.error(where, "the peer was not scored before the first update of this run")
                 if metric not in row:
-                    raise self._recipe.error(where, f"is not scored: the data have {self._training.data.info.num_classes} classes")
+                    raise self._recipe.error(where, f"is not scored: the data have {num_classes} classes")
                 if not row[metric] >= minimum:  # NaN is not
                     images = f"{self._training.data.info.num_val:,} validation images"
                     raise self._recipe.error(

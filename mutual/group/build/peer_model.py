@@ -93,6 +93,11 @@ def create_peer_model(recipe: Recipe, name: str, data: DataSpec) -> PeerModel:
     return PeerModel(model, model_input, _classes(recipe, name, model, num_classes, card, data), tuple(notes))
 
 
+def is_trained(recipe: Recipe, name: str) -> bool:
+    """Returns True for a peer that is trained, here or by another job, which is frozen here as far as the recipe of this job says."""
+    return not recipe.peers[name].frozen or name in recipe.exchange.reads
+
+
 def freeze_peer_parts(recipe: Recipe, name: str, model: nn.Module) -> nn.Module:
     """Freezes what `freeze` and `train_only` of peer `name` leave out of its training; returns the model."""
     spec = recipe.peers[name]
@@ -122,7 +127,7 @@ def _load_weights(
         loaded = load_weights(model, path, prefix=source.prefix, head=source.head, other_classes=other_classes, dropped=dropped)
     except ValueError as error:
         raise recipe.error(f"peers.{name}.weights", str(error)) from error
-    if spec.frozen and loaded.initial:
+    if loaded.initial and not is_trained(recipe, name):
         raise recipe.error(f"peers.{name}.weights.head", "a frozen peer would teach with a classifier that nothing has trained; set keep")
     return loaded.notes
 
@@ -163,7 +168,7 @@ def _num_outputs(recipe: Recipe, name: str, card: ModelCard | None, data: DataSp
     spec = recipe.peers[name]
     if spec.head == "none":
         return 0
-    if not spec.frozen:
+    if is_trained(recipe, name):
         return data.num_classes
     names = _given_names(recipe, name)
     if names is not None:
@@ -202,18 +207,16 @@ def _input(recipe: Recipe, name: str, model: nn.Module, card: ModelCard | None, 
         raise recipe.error(f"peers.{name}.model", str(error)) from error
     if card is not None:
         declared = {"size": card.image_size, "mean": card.mean, "std": card.std, "interpolation": card.interpolation}
-    if not spec.frozen and not _takes_one_size(model):
+    if is_trained(recipe, name) and not _takes_one_size(model):
         declared.pop("size", None)  # it is trained for the data's
-    fields: dict[str, Any] = {**declared, **({} if given == "auto" else given.model_dump(exclude_none=True))}
-    fields["channels"] = in_channels
-    if isinstance(fields.get("size"), int):
-        fields["size"] = (fields["size"], fields["size"])
-    for key in ("mean", "std"):
-        values = fields.get(key, getattr(data.input, key))
-        if given != "auto" and getattr(given, key) is not None and len(values) not in (1, in_channels):
-            raise recipe.error(f"peers.{name}.input.{key}", f"{len(values)} values for a peer that reads {in_channels} channels")
-        fields[key] = statistics_for(values, in_channels)
-    return replace(data.input, **fields)
+    fields = {} if given == "auto" else given.given
+    channels = fields.get("channels", declared.get("channels", in_channels))
+    statistics = {key: statistics_for(declared.get(key, getattr(data.input, key)), channels) for key in ("mean", "std")}
+    try:
+        return replace(data.input, **{**declared, **statistics, "channels": channels}).replaced(fields)
+    except ValueError as error:
+        key, _, message = str(error).partition(": ")
+        raise recipe.error(f"peers.{name}.input.{key}", message) from error
 
 
 def _takes_one_size(model: nn.Module) -> bool:
@@ -230,7 +233,7 @@ def _classes(recipe: Recipe, name: str, model: nn.Module, num_built: int | None,
     where = "classes" if given != "auto" else "weights" if program is None else "model"
     file = program or (spec.weights_file.file if spec.weights_file is not None else spec.weights)
     try:
-        if not spec.frozen:
+        if is_trained(recipe, name):
             has_new_head = spec.weights_file is not None and spec.weights_file.head == "new"
             columns = None if card is None or has_new_head else class_columns(card.class_names, data.class_names)
         elif isinstance(given, list) and not isinstance(given[0], str):

@@ -14,6 +14,7 @@ from support import ROOT, WORLD, assert_equal_weights, build, run, run_launched,
 from mutual.engine.codistillation.jobs import restrict_to_job, split_launch
 from mutual.engine.codistillation.weight_exchange import WeightExchange
 from mutual.engine.codistillation.weight_store import WeightStore
+from mutual.models import ModelCard, create_model, model_bytes
 from mutual.recipe import RecipeError, load_recipe, parse_recipe
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -45,6 +46,22 @@ def test_a_job_trains_its_own_peers_and_the_others_teach():
     assert recipe.exchange.reads == ["b"]
     assert [objective.loss for objective in recipe.objectives] == ["cross_entropy", "dml"]
     assert restrict_to_job(recipe) == recipe, "a resumed job reads its own resolved recipe"
+
+
+def test_a_peer_is_the_same_in_its_own_job_and_in_others(tmp_path):
+    """With weights for other classes and another size: a new head, and the data's size, although it only teaches in the other job."""
+    old = create_model("small_cnn", num_classes=7, in_channels=1)
+    card = ModelCard("small_cnn", 7, 1, (12, 12), (0.3,), (0.2,), tuple("abcdefg"))
+    (tmp_path / "old.safetensors").write_bytes(model_bytes(old, card))
+    fields = {"model": "small_cnn", "weights": {"file": str(tmp_path / "old.safetensors"), "head": "new"}}
+    groups = []
+    for trains in ("a", "b"):
+        with pytest.warns(UserWarning, match="peers.a.input: mean"):
+            recipe = restrict_to_job(parse_recipe(stale(tmp_path, [trains], peers={"a": fields, "b": {"model": "small_cnn"}})))
+            groups.append(build(recipe.model_dump())[2])
+    assert groups[0].inputs == groups[1].inputs
+    assert groups[0].inputs["a"].size == (8, 8)
+    assert [group.peers["a"].model.fc.out_features for group in groups] == [4, 4]
 
 
 def test_what_is_published_is_taken_over(tmp_path):

@@ -19,22 +19,10 @@ from mutual.recipe.edges import (
 from mutual.recipe.errors import Fault, InputError, RecipeError, RunError, did_you_mean
 from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
 from mutual.recipe.objectives import OBJECTIVES
+from mutual.recipe.peers import PRETRAINED, PROGRAM_SUFFIX, PeerSpec, StoreSpec, WeightsSpec, program_file
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
-from mutual.recipe.training import (
-    PRETRAINED,
-    PROGRAM_SUFFIX,
-    CheckpointSpec,
-    Optimizer,
-    Pause,
-    PeerSpec,
-    Precision,
-    Schedule,
-    StoreSpec,
-    Train,
-    WeightsSpec,
-    program_file,
-)
+from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, Precision, Schedule, Train
 
 __all__ = [
     "DATASETS",

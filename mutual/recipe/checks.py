@@ -14,9 +14,10 @@ from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Dis
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.head_checks import check_heads
 from mutual.recipe.objectives import DeepMutualLearning
+from mutual.recipe.peers import FROZEN_ONLY, PeerSpec, program_file
 from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
-from mutual.recipe.training import FROZEN_ONLY, Optimizer, PeerSpec, Train, program_file
+from mutual.recipe.training import Optimizer, Train
 
 MAX_BYTES_OF_A_NAME = 200
 MAX_BATCH_PIXELS = 2**31

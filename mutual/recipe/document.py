@@ -11,9 +11,9 @@ from mutual.recipe.base import MAX_OBJECTIVES, Seed, Spec
 from mutual.recipe.data import Data
 from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, Objective
 from mutual.recipe.errors import Fault, Origin, RecipeError
-from mutual.recipe.inputs import InputSpec
 from mutual.recipe.objectives import AnyObjective
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, PeerSpec, Schedule, StoreSpec, Train
+from mutual.recipe.peers import InputSpec, PeerSpec, StoreSpec
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Schedule, Train
 
 
 class Recipe(Spec):

@@ -6,8 +6,8 @@ from mutual.recipe.base import Spec
 from mutual.recipe.data import Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
-from mutual.recipe.inputs import InputSpec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Expect, Optimizer, Pause, PeerSpec, Schedule, StoreSpec, Train, WeightsSpec
+from mutual.recipe.peers import Expect, InputSpec, PeerSpec, StoreSpec, WeightsSpec
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, Schedule, Train
 
 EXAMPLES: dict[type[Spec], str] = {
     Recipe: """\

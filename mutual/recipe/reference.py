@@ -15,8 +15,9 @@ from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, Objective, WeightSchedule
 from mutual.recipe.examples import EXAMPLES
 from mutual.recipe.objectives import OBJECTIVES
+from mutual.recipe.peers import Expect, PeerSpec, StoreSpec, WeightsSpec
 from mutual.recipe.syntax import dump_yaml
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Expect, Optimizer, Pause, PeerSpec, Schedule, StoreSpec, Train, WeightsSpec
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, Schedule, Train
 from mutual.recipe.transforms import Transform
 
 TRANSFORMS: dict[str, type[Spec]] = {

@@ -212,10 +212,12 @@ def test_predict_reads_the_card_alone(teacher, photos, capsys, tmp_path):
 def test_evaluate_loads_the_images_that_the_training_scored(teacher, photos, tmp_path, capsys):
     """As large as the largest peer of the run reads them, the teacher that is not evaluated among them."""
     result = mutual.fit(parse_recipe(taught(photos, tmp_path, teacher)))
+    capsys.readouterr()
     assert evaluate.main([str(result.folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["student"]["nll"] == pytest.approx(result.best_scores["student"]["nll"], abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:peer")
 def test_a_factorys_model_says_its_channels(photos, tmp_path):
     recipe = parse_recipe(document(photos, tmp_path, peers={"a": {"model": "support:colourful"}}))
     _, data, group, _ = build({**recipe.model_dump(), "data": {**recipe.data.model_dump(), "channels": 1}})

@@ -18,12 +18,13 @@ from torch import nn
 from mutual.data import mixed
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_training
-from mutual.group import Communicator, DataSpec, create_peer_model
+from mutual.group import Communicator, DataSpec, PeerInput, create_peer_model
 from mutual.models import ModelInput
 from mutual.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[1]
 WORLD = Communicator(0, 1, torch.device("cpu"))
+IDENTITY = PeerInput(ModelInput((8, 8), (0.0,), (1.0,), channels=1), is_identity=True)
 
 
 class TinyNet(nn.Module):

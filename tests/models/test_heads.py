@@ -14,6 +14,7 @@ OURS = {
     "deep_nn": ("classifier.3", 512, {}),
     "light_nn": ("classifier.3", 256, {}),
     "keras_cnn": ("6", 512 * 49, {}),
+    "tensorflow_cnn": ("11", 64, {}),
     "mlp": ("4", 512, {"image_size": (32, 32)}),
 }
 ZOO = {
@@ -56,7 +57,7 @@ def compared(name, path, width, images, tmp_path, **args):
 @pytest.mark.parametrize("name", OURS)
 def test_ours_give_what_their_classifier_is_given(name, tmp_path):
     path, width, args = OURS[name]
-    side = 28 if name == "keras_cnn" else 32
+    side = 28 if name in ("keras_cnn", "tensorflow_cnn") else 32
     model, found, expected = compared(name, path, width, torch.rand(2, 3, side, side), tmp_path, **args)
     assert torch.equal(found, expected.flatten(1))
     assert isinstance(model.get_submodule(path), nn.Identity), "its path stays, to be tapped"

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import TinyNet
+from support import IDENTITY, TinyNet
 from torch import nn
 
 from mutual.group import MovingAverage, Peer, TappedModel, float_buffers
@@ -135,7 +135,7 @@ def test_buffers_of_frozen_parts_are_not_averaged():
     model = TinyNet(4, 1, norm=True)
     model.register_buffer("other", torch.zeros(2))
     freeze_parts(model, freeze=["norm"])
-    peer = Peer("a", TappedModel(model), frozen=False, average=MovingAverage(model, decay=0.9))
+    peer = Peer("a", TappedModel(model), frozen=False, input=IDENTITY, average=MovingAverage(model, decay=0.9))
     calls = []
     peer.comm = SimpleNamespace(average_buffers=lambda modules, **options: calls.append((modules, options)))
     peer.average_buffers()

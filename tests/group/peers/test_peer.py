@@ -5,13 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import WORLD, TinyNet
+from support import IDENTITY, WORLD, TinyNet
 from torch import nn
 
-from mutual.group import MovingAverage, Peer, PeerInput, TappedModel
-from mutual.models import ModelInput
-
-IDENTITY = PeerInput(ModelInput((8, 8), (0.0,), (1.0,), channels=1), is_identity=True)
+from mutual.group import MovingAverage, Peer, TappedModel
 
 
 def images(seed=0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
 from typing import Any, Literal
 
 from torch import nn
@@ -14,14 +14,23 @@ from mutual.objectives.shapes import Check, equal_shapes
 Input = Literal["learner", "source", "labels", "classes", "row_offset", "num_rows"]
 
 
-class SourcePayload(IntEnum):
-    """How much of a source's output a loss reads; the lesser can be computed from the greater."""
+class SourcePayload(Enum):
+    """How much of a source's output a loss reads; each can be computed from the whole."""
 
     DISTANCES = 0
     """The distances between the images, `[B, B]`."""
     VECTOR = 1
     """Of feature maps the mean over the positions, `[B, D]`."""
     WHOLE = 2
+
+    def combined(self, other: SourcePayload) -> SourcePayload:
+        """Returns how much serves for both: distances between whole feature maps cannot be had from their means.
+
+        Example:
+            >>> SourcePayload.VECTOR.combined(SourcePayload.DISTANCES).name, SourcePayload.VECTOR.combined(SourcePayload.VECTOR).name
+            ('WHOLE', 'VECTOR')
+        """
+        return self if self is other else SourcePayload.WHOLE
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,9 @@ class StoreSpec(Spec):
     folder: str
     """The folder; it may be shared by runs, and by ranks that see the same disk."""
     topk: Annotated[StrictInt, Field(gt=0, le=MAX_CLASSES)] | Literal["all"] = 10
-    """Number of largest log-probabilities that are kept of each image, with the probability of all other classes together, which is
-    spread evenly over them when it is read; all: every log-probability. In float16."""
+    """Number of largest log-probabilities that are kept of each image, with what all other classes have together at several temperatures,
+    which is spread evenly over them when it is read; all: every log-probability. In float16. The higher the temperature, the more the
+    other classes matter."""
     views: Annotated[StrictInt, Field(gt=0, le=1_000_000)] | Literal["epoch"] = 50
     """A number: each image has so many views, which are augmented (and mixed) by their number and not by the epoch, so that after so many
     epochs nothing is computed any more; epoch: each epoch has views of its own, as without a store."""

@@ -206,7 +206,7 @@ def learner_requirements(placement: Placement, edges: Sequence[Edge], split_peer
         required: dict[OutputKey, SourcePayload] = {}
         for edge in edges:
             for key, payload in edge.required_outputs.items() if rank in placement.replica_ranks[edge.learner] else ():
-                required[key] = max(required.get(key, payload), payload)
+                required[key] = required.get(key, payload).combined(payload)
         requirements.append(_not_held(placement, rank, required, split_peers))
     return requirements
 

@@ -142,7 +142,7 @@ RKD = {"loss": "rkd_distance", "at": "body"}
         ([{"loss": "crd", "at": "body"}, {"loss": "l2", "at": "body"}], 8, [("body", (8, 6, 2, 2))]),
         ([RKD], 8, [("body:distances", (8, 8))]),
         ([RKD], 24, [("body", (24, 6, 2, 2))]),
-        ([RKD, {"loss": "crd", "at": "body"}], 8, [("body", (8, 6))]),
+        ([RKD, {"loss": "crd", "at": "body"}], 8, [("body", (8, 6, 2, 2))]),
         ([RKD, {"loss": "rkd_angle", "at": "body", "gate": "correct"}], 8, [("body:distances", (8, 8)), ("logits", (8, 5))]),
     ],
 )

@@ -1,6 +1,7 @@
 """Each peer reads what its model was made for, wherever images come from: training, evaluate, predict and export agree."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -206,3 +207,30 @@ def test_predict_reads_the_card_alone(teacher, photos, capsys, tmp_path):
     RunFolder(folder).initialize(parse_recipe(recipe), {})
     code, (out, err) = predict.main([str(folder), file, "--json"]), capsys.readouterr()
     assert (code, out) == (0, before), err
+
+
+@pytest.mark.filterwarnings("ignore:peers")
+def test_a_student_scores_as_it_did_beside_a_teacher_of_larger_images(teacher, photos, tmp_path, capsys):
+    """The images were loaded for the largest peer, by all transforms; each peer alone is scored on the same."""
+    mutual.fit(parse_recipe(taught(photos, tmp_path, teacher)))
+    first, *_, last = map(json.loads, (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
+    capsys.readouterr()
+    for peer, then in (("student", last["eval"]["student"]), ("t", first["eval"]["t"])):
+        assert evaluate.main([str(tmp_path / "tiny"), "--peer", peer, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)[peer]
+        assert found == pytest.approx({name: then[name] for name in found}, abs=1e-5), peer
+
+
+@pytest.mark.filterwarnings("ignore:peers")
+def test_images_of_grey_data_are_in_colour_for_a_peer_of_colour(photos, tmp_path):
+    """Such a peer predicts what it was scored by: the card says that images are decoded in colour."""
+    grey = {"dataset": "image_folder", "root": str(photos), "image_size": 16, "batch_size": 10, "channels": 1}
+    colour = {**NET, "input": {"channels": 3}}
+    recipe = document(photos, tmp_path, data=grey, peers={"a": NET, "b": colour}, train={"epochs": 6, "progress": False})
+    result = mutual.fit(parse_recipe(recipe))
+    files = sorted((photos / "val").rglob("*.png"))
+    for peer in "ab":
+        found = mutual.predict(result.folder, files, peer=peer)
+        expected = -sum(math.log(dict(zip(f.classes, f.probabilities, strict=True))[f.image.parent.name]) for f in found) / len(files)
+        assert result.best_scores[peer]["nll"] == pytest.approx(expected, abs=1e-5), peer
+    assert result.best_scores["b"]["top1"] == 1.0  # classes differ in their colour alone

@@ -45,7 +45,7 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
     inputs = {name: _input_of(recipe, name, card) for name, (_, card) in models.items()}
     try:
         data = build_data(_as_trained(recipe.data, next(card for _, card in models.values())), seed=recipe.seed)
-        data.load_for([each.shape for each in inputs.values()])
+        data.load_for([*(each.shape for each in inputs.values()), *_recorded_shapes(recipe)])
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
@@ -89,6 +89,17 @@ def _input_of(recipe: Recipe, name: str, card: ModelCard) -> ModelInput:
         if len(fields.get(key, ())) not in (0, 1, card.in_channels):
             raise recipe.error(f"peers.{name}.input.{key}", f"{len(fields[key])} values for a peer that reads {card.in_channels} channels")
     return replace(card.input, **fields)
+
+
+def _recorded_shapes(recipe: Recipe) -> list[tuple[int, int, int]]:
+    """Returns (channels, height, width) of what the run's peers read, for which its images were loaded; none of a run of before."""
+    shapes = []
+    for peer in recipe.peers.values():
+        given = peer.input
+        if given != "auto" and given.size is not None and given.channels is not None:
+            height, width = (given.size, given.size) if isinstance(given.size, int) else given.size
+            shapes.append((given.channels, height, width))
+    return shapes
 
 
 def _columns(recipe: Recipe, name: str, card: ModelCard, info: DataInfo, *, is_partial: bool) -> list[int] | slice:

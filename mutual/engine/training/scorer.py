@@ -14,7 +14,7 @@ from mutual.engine.evaluation import BANK_SIZE, Chance, ChanceMeter, Evaluator, 
 from mutual.engine.monitoring import PAIRS, Scores, StragglerMonitor, with_rank
 from mutual.engine.training.setup import Training
 from mutual.group import Communicator
-from mutual.recipe import ENSEMBLE, PRETRAINED, Recipe
+from mutual.recipe import ENSEMBLE, Recipe
 
 _CAUSES = "another input (size, mean, std, channels), other classes or another order of them, and other weights"
 
@@ -152,7 +152,8 @@ class Scorer:
         for name, row in self.initial.items():
             peer = self._recipe.peers[name]
             # of a peer that is fine-tuned, a new classifier knows nothing yet
-            if name in levels and (peer.frozen or peer.weights not in (None, PRETRAINED)) and levels[name].explains(row[metric]):
+            is_new = not peer.frozen and (peer.weights_file is None or peer.weights_file.head == "new")
+            if name in levels and not is_new and levels[name].explains(row[metric]):
                 score = f"a {metric} of {row[metric]:.2%} on {levels[name].num_images:,} validation images"
                 chance = f"{levels[name].level:.2%}"
                 warnings.warn(

@@ -314,3 +314,16 @@ def test_killed_before_the_first_checkpoint_it_goes_on_with_the_scores_that_are_
     record.write_text(json.dumps(content))
     run("mutual.train", path, "--resume")
     assert [line["eval"]["t"]["ece"] for line in lines(tmp_path / "tiny")] == [0.125] * 3
+
+
+def test_a_file_without_its_classifier_is_not_warned_of(teacher, tmp_path, recwarn):
+    """What has a new classifier knows nothing yet."""
+    state = {name: tensor for name, tensor in safetensors.torch.load_file(teacher).items() if not name.startswith("fc.")}
+    safetensors.torch.save_file(state, tmp_path / "backbone.safetensors")
+    tuned = {"model": "small_cnn", "weights": {"file": str(tmp_path / "backbone.safetensors"), "head": "new"}}
+    mutual.fit(
+        parse_recipe(
+            document(tmp_path, peers={"s": tuned}, objectives=KD[:1], data={**DIGITS, "subset": 64}, train={"epochs": 1, "progress": False})
+        )
+    )
+    assert not [each for each in recwarn if "begins with a" in str(each.message)]

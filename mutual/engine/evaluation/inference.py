@@ -93,7 +93,7 @@ def _input_of(recipe: Recipe, name: str, card: ModelCard) -> ModelInput:
 
 def _recorded_shapes(recipe: Recipe) -> list[tuple[int, int, int]]:
     """Returns (channels, height, width) of what the run's peers read, for which its images were loaded; none of a run of before."""
-    shapes = []
+    shapes: list[tuple[int, int, int]] = []
     for peer in recipe.peers.values():
         given = peer.input
         if given != "auto" and given.size is not None and given.channels is not None:

@@ -13,7 +13,7 @@ from mutual.data.batch import BadImage
 from mutual.data.decoding import ImageError
 from mutual.data.plan import epoch_order
 from mutual.data.requests import Request
-from mutual.data.splits import MemorySplit, Split, to_channels
+from mutual.data.splits import FileSplit, MemorySplit, Split, to_channels
 from mutual.data.transforms import Pipeline, ShapeError
 from mutual.recipe import first_line
 
@@ -126,7 +126,8 @@ class DecodedImages:
     ) -> None:
         self.labels = split.labels
         self.name = split.name
-        self._split = split
+        # as `predict` decodes them by the card: a colour image that is decoded as grey has lost what a peer of colour reads
+        self._split = split.decoded_as(channels) if isinstance(split, FileSplit) else split
         self._transform = transform
         self._channels = channels
         self._size = image_size

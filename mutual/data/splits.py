@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -72,6 +72,10 @@ class FileSplit:
     def image(self, index: int) -> Tensor:
         """Returns the image, uint8 `[C, H, W]`."""
         return load_image(self.paths[index], self.channels)
+
+    def decoded_as(self, channels: int) -> FileSplit:
+        """Returns the same files, decoded with so many channels."""
+        return replace(self, channels=channels)
 
     def name(self, index: int) -> str:
         """Returns what the image is called in messages."""

@@ -287,7 +287,7 @@ class Group:
         """
         embeddings = {}
         for name in self._embeds:
-            with self.peer_context(name), self._autocast():
+            with self.peer_context(name), self._autocast_of(self.peers[name]):
                 embedding = self.peers[name].embed(self.view(name, images))
             embeddings[name] = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
         return embeddings

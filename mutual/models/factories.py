@@ -82,7 +82,7 @@ def users_factory(name: str) -> Factory:
     return chosen
 
 
-def build(name: str, factory: Factory, **arguments: Any) -> nn.Module:
+def build(name: str, factory: Factory, /, **arguments: Any) -> nn.Module:
     """Returns the model that `factory` makes of `arguments`.
 
     Raises:

@@ -32,17 +32,20 @@ def weights_path(path: str | Path) -> Path:
     try:
         record = json.loads((path / _BEST).read_bytes())
         peer, digests = record["peer"], record["sha256"]
+        known = digests.get(f"best/{peer}", [])
+        if not isinstance(known, list):
+            raise TypeError("no list of digests")
     except FileNotFoundError as error:
         raise ValueError(f"{path} has no best weights yet: no epoch has been evaluated; wait, or give a file of its last/") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, IsADirectoryError) as error:
         raise ValueError(f"{path / _BEST} is damaged, or of another version") from error
-    if not (isinstance(peer, str) and peer.isidentifier() and isinstance(digests, dict)):
+    if not (isinstance(peer, str) and peer.isidentifier()):
         raise ValueError(f"{path} has no best weights yet: no epoch has been evaluated since they were lost or the run began")
     file = path / "best" / f"{peer}.safetensors"
     check_file(file)
     with file.open("rb") as stream:
         digest = _sha256(stream)
-    if digest not in digests.get(f"best/{peer}", []):
+    if digest not in known:
         raise ValueError(f"{file} is damaged: its checksum is not the one in best.json; bring it back, or train again")
     return file
 

@@ -6,14 +6,16 @@ Shapes: B images, C channels, H and W their height and width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from mutual.recipe.inputs import InputSpec
 from mutual.recipe.transforms import Interpolation
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
@@ -136,21 +138,22 @@ def declared_input(name: str, model: nn.Module, args: Mapping[str, Any], *, pret
 
 
 def _checked(name: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    fields = dict(own)
-    size = fields.get("size")
-    if isinstance(size, int):
-        fields["size"] = (size, size)
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
     try:
-        known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-        built = replace(ModelInput((1, 1), (0.0,), (1.0,)), **known)
-        if built.interpolation not in INTERPOLATIONS or built.channels not in (1, 3) or len(built.size) != 2 or min(built.size) < 1:
-            raise ValueError("channels are 1 or 3, interpolation nearest, bilinear or bicubic, size a number or two")
-        for values in (built.mean, built.std):
-            if len(values) not in (1, built.channels if "channels" in fields else 3, 1):
-                raise ValueError(f"{len(values)} statistics for {built.channels} channels")
-    except (TypeError, ValueError) as error:
+        spec = InputSpec.model_validate(plain)
+        for values in (spec.mean, spec.std):
+            if values is not None and len(values) not in (1, spec.channels or 3):
+                raise ValueError(f"{len(values)} statistics for {spec.channels or 3} channels")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        reason = f"{'.'.join(map(str, first['loc'][:1]))}: {first['msg']}"
+        raise ValueError(f"the attribute `input` of {name} is no description of an input ({reason})") from error
+    except ValueError as error:
         raise ValueError(f"the attribute `input` of {name} is no description of an input ({error})") from error
-    return {key: value for key, value in asdict(built).items() if key in fields}
+    fields = spec.model_dump(exclude_none=True)
+    if isinstance(spec.size, int):
+        fields["size"] = (spec.size, spec.size)
+    return fields
 
 
 def _of_timm(model: nn.Module, args: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ assert len(MODELS) == sum(map(len, _TABLES)), "two models have one name"
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # in training mode they would answer with a tuple
 
 
-def create_model(name: str, *, num_classes: int | None, in_channels: int = 3, weights: str | None = None, **args: Any) -> nn.Module:
+def create_model(name: str, /, *, num_classes: int | None, in_channels: int = 3, weights: str | None = None, **args: Any) -> nn.Module:
     """Returns the model called `name`: images `[B, in_channels, H, W]` to logits `[B, num_classes]`, or to its embedding `[B, D]`.
 
     Args:
@@ -52,6 +52,8 @@ def create_model(name: str, *, num_classes: int | None, in_channels: int = 3, we
         from mutual.models.program import load_program  # torch.export takes long to import
 
         return load_program(program)
+    if family in ("torchvision", "timm") and "pretrained" in args:
+        raise ValueError(f"{name} takes no argument 'pretrained' here; write `weights: pretrained` beside the model, and not in its args")
     if family == "torchvision" and rest:
         model = _from_torchvision(rest, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **args)
     elif family == "timm" and rest:
@@ -119,7 +121,7 @@ def _ours(name: str) -> Factory:
     raise ValueError(f"{name!r} is no model{did_you_mean(name, MODELS if name.startswith('pplc') else known)}")
 
 
-def _from_factory(name: str, factory: Factory, *, num_classes: int | None, **arguments: Any) -> nn.Module:
+def _from_factory(name: str, factory: Factory, /, *, num_classes: int | None, **arguments: Any) -> nn.Module:
     if num_classes or (":" in name and names_parameter(factory, "num_classes")):
         return build(name, factory, num_classes=num_classes, **arguments)
     if ":" in name:
@@ -127,7 +129,7 @@ def _from_factory(name: str, factory: Factory, *, num_classes: int | None, **arg
     return remove_classifier(name, build(name, factory, num_classes=STAND_IN_CLASSES, **arguments))
 
 
-def _from_timm(name: str, *, num_classes: int | None, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
+def _from_timm(name: str, /, *, num_classes: int | None, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
     if not _is_timm(name):
         near = did_you_mean(name, _timm_names())
         raise ValueError(f"'timm/{name}' is no model of timm{near}")
@@ -152,7 +154,7 @@ def _timm_model(name: str, pretrained: bool, /, **arguments: Any) -> nn.Module:
     return model
 
 
-def _from_torchvision(name: str, *, num_classes: int | None, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
+def _from_torchvision(name: str, /, *, num_classes: int | None, in_channels: int, pretrained: bool, **args: Any) -> nn.Module:
     if name not in _torchvision_names():
         raise ValueError(f"'torchvision/{name}' is no classifier of torchvision{did_you_mean(name, _torchvision_names())}")
     if name in _AUXILIARY_HEADS:

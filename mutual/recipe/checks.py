@@ -131,6 +131,8 @@ def _check_expected(recipe: Recipe) -> Iterator[Fault]:
         where = f"peers.{name}.expect"
         if not (peer.has_weights or ":" in peer.model):  # a model of the user's own may load its weights by itself
             yield Fault(where, f"{name!r} begins without weights, so that nothing can be expected of it; give it weights")
+        if peer.head == "none" and recipe.data.multi_label:
+            yield Fault(where, f"{name!r} has no head, and is not scored where images have several labels each; take this away")
         if not peer.expect.minima:
             yield Fault(where, f"says no metric; images of {task} each have {' and '.join(metrics)}")
         for metric in peer.expect.minima:

@@ -49,8 +49,11 @@ def faults_of(error: ValidationError, section: type[Spec], document: Any) -> lis
     mistakes = [_mistake(section, details, document) for details in error.errors(include_url=False)[:_MOST_DETAILS]]
     # a value fits its kind where the mistake lies deeper, or is none of kind
     fitting = {mistake.path[:length] for mistake in mistakes for length in range(len(mistake.path) + (not mistake.misfit))}
+    inner = {mistake.path[:length] for mistake in mistakes for length in range(len(mistake.path))}
     faults: dict[_Path, Fault] = {}
     for mistake in mistakes:
+        if mistake.is_count and mistake.path in inner:
+            continue  # only entries that are right were counted
         if not (mistake.misfit and mistake.path in fitting):
             faults.setdefault(mistake.path, Fault(".".join(map(str, mistake.path)), mistake.message))
     return list(faults.values())
@@ -64,6 +67,8 @@ class _Mistake:
     message: str
     misfit: bool
     """The value is of another kind than this member of a union: reported only where it fits no member better."""
+    is_count: bool = False
+    """A list has too few entries; reported only where each of them is right."""
 
 
 def _mistake(section: type[Spec], details: Any, document: Any) -> _Mistake:
@@ -88,7 +93,7 @@ def _mistake(section: type[Spec], details: Any, document: Any) -> _Mistake:
     else:
         words = {name: _number(bound) for name, bound in context.items()} | {"value": format_value(value), "otherwise": details["msg"]}
         message = _PHRASES.get(kind, "{value}: {otherwise}").format_map(words)
-    return _Mistake(path, message, misfit)
+    return _Mistake(path, message, misfit, is_count=kind == "too_short")
 
 
 def _number(bound: Any) -> Any:

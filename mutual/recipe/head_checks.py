@@ -19,6 +19,8 @@ def check_heads(recipe: Recipe) -> Iterator[Fault]:
     for name, peer in recipe.peers.items():
         if peer.head == "none" and not peer.frozen:
             yield Fault(f"peers.{name}.head", f"peer {name!r} is trained and needs a classifier; 'none' is for one with frozen: true")
+        if peer.head == "none" and peer.classes != "auto":
+            yield Fault(f"peers.{name}.classes", f"are those of logits, and peer {name!r} has none (head: none); take this away")
         if peer.standardize and peer.head != "none":
             yield Fault(f"peers.{name}.standardize", f"is for an embedding, and peer {name!r} gives logits; set head: none")
     if recipe.headless:

@@ -1,6 +1,7 @@
 """Each peer reads what its model was made for, wherever images come from: training, evaluate, predict and export agree."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -209,18 +210,36 @@ def test_predict_reads_the_card_alone(teacher, photos, capsys, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:peer")
-def test_evaluate_loads_the_images_that_the_training_scored(teacher, photos, tmp_path, capsys):
-    """As large as the largest peer of the run reads them, the teacher that is not evaluated among them."""
-    result = mutual.fit(parse_recipe(taught(photos, tmp_path, teacher)))
-    capsys.readouterr()
-    assert evaluate.main([str(result.folder), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["student"]["nll"] == pytest.approx(result.best_scores["student"]["nll"], abs=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore:peer")
 def test_a_factorys_model_says_its_channels(photos, tmp_path):
     recipe = parse_recipe(document(photos, tmp_path, peers={"a": {"model": "support:colourful"}}))
     _, data, group, _ = build({**recipe.model_dump(), "data": {**recipe.data.model_dump(), "channels": 1}})
     assert group.inputs["a"].channels == 3
     assert data.loaded_shape[0] == 3
     data.close()
+
+
+@pytest.mark.filterwarnings("ignore:peers")
+def test_a_student_scores_as_it_did_beside_a_teacher_of_larger_images(teacher, photos, tmp_path, capsys):
+    """The images were loaded for the largest peer, by all transforms; each peer alone is scored on the same."""
+    mutual.fit(parse_recipe(taught(photos, tmp_path, teacher)))
+    first, *_, last = map(json.loads, (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
+    capsys.readouterr()
+    for peer, then in (("student", last["eval"]["student"]), ("t", first["eval"]["t"])):
+        assert evaluate.main([str(tmp_path / "tiny"), "--peer", peer, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)[peer]
+        assert found == pytest.approx({name: then[name] for name in found}, abs=1e-5), peer
+
+
+@pytest.mark.filterwarnings("ignore:peers")
+def test_images_of_grey_data_are_in_colour_for_a_peer_of_colour(photos, tmp_path):
+    """Such a peer predicts what it was scored by: the card says that images are decoded in colour."""
+    grey = {"dataset": "image_folder", "root": str(photos), "image_size": 16, "batch_size": 10, "channels": 1}
+    colour = {**NET, "input": {"channels": 3}}
+    recipe = document(photos, tmp_path, data=grey, peers={"a": NET, "b": colour}, train={"epochs": 6, "progress": False})
+    result = mutual.fit(parse_recipe(recipe))
+    files = sorted((photos / "val").rglob("*.png"))
+    for peer in "ab":
+        found = mutual.predict(result.folder, files, peer=peer)
+        expected = -sum(math.log(dict(zip(f.classes, f.probabilities, strict=True))[f.image.parent.name]) for f in found) / len(files)
+        assert result.best_scores[peer]["nll"] == pytest.approx(expected, abs=1e-5), peer
+    assert result.best_scores["b"]["top1"] == 1.0  # classes differ in their colour alone

@@ -34,6 +34,10 @@ def old(tmp_path_factory):
     return mutual.fit(parse_recipe(document(tmp_path_factory.mktemp("runs"), "old", {"x": NET, "y": NET}))).folder
 
 
+def record_of(folder):
+    return folder / "best" / "best.json"
+
+
 def best(folder):
     peer = json.loads((folder / "best" / "best.json").read_text())["peer"]
     return folder / "best" / f"{peer}.safetensors"
@@ -109,6 +113,10 @@ def test_a_resumed_run_keeps_the_file_that_it_began_with(old, tmp_path):
         (lambda run: best(run).unlink(), "no weights file .*; the folder holds [xy].safetensors"),
         (lambda run: shutil.rmtree(run / "best"), "has no best weights yet: no epoch has been evaluated"),
         (lambda run: (run / "best" / "best.json").write_text("{"), "best.json is damaged, or of another version"),
+        (lambda run: (run / "best" / "best.json").write_text("[" * 100_000), "best.json is damaged, or of another version"),
+        (lambda run: record_of(run).write_text('{"peer": "x", "sha256": {"best/x": null}}'), "best.json is damaged, or of another version"),
+        (lambda run: record_of(run).write_text('{"peer": "x", "sha256": []}'), "best.json is damaged, or of another version"),
+        (lambda run: (record_of(run).unlink(), record_of(run).mkdir()), "best.json is damaged, or of another version"),
         (lambda run: (run / "best" / "best.json").write_text('{"peer": null, "sha256": {}}'), "has no best weights yet"),
         (lambda run: (run / "best" / "best.json").write_text('{"peer": "../x", "sha256": {}}'), "has no best weights yet"),
     ],

@@ -1,5 +1,7 @@
 """What a model reads of pixels is what its library makes of the image."""
 
+import math
+
 import numpy as np
 import pytest
 import timm
@@ -99,7 +101,11 @@ def test_a_factorys_model_says_what_it_reads():
     model.input = {"size": 48, "mean": [0.5], "std": [0.25]}
     found = declared_input("nets:mine", model, {}, pretrained=False, with_weights=False)
     assert found == {"size": (48, 48), "mean": (0.5,), "std": (0.25,)}
-    for wrong in ({"colour": 3}, {"channels": 2}, {"interpolation": "lanczos"}, {"mean": (0.1, 0.2)}, {"size": (1, 2, 3)}):
+    model.input = {"size": (40, 48), "mean": (0.1, 0.2, 0.3), "channels": 3}
+    assert declared_input("nets:mine", model, {}, pretrained=False, with_weights=False) == model.input
+    out_of_range = [{"std": [0.0]}, {"mean": ["a"]}, {"mean": [math.nan]}, {"mean": 0.5}, {"size": -3}, {"size": 10**7}, {"size": 16.5}]
+    other = [{"colour": 3}, {"channels": 2}, {"interpolation": "lanczos"}, {"mean": (0.1, 0.2)}, {"size": (1, 2, 3)}]
+    for wrong in (*other, *out_of_range):
         model.input = wrong
         with pytest.raises(ValueError, match="the attribute `input` of nets:mine is no description of an input"):
             declared_input("nets:mine", model, {}, pretrained=False, with_weights=False)

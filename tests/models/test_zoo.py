@@ -123,6 +123,12 @@ def test_the_users_own_factory(tmp_path, monkeypatch):
         ("pplcnet_x0_25", {"weights": "pretrained"}, "has no pretrained weights; give the path"),
         ("small_cnn", {"weights": "no/such.safetensors"}, "no weights file no/such.safetensors"),
         ("torchvision/resnet18", {"replace_stride": 1}, "resnet18.*replace_stride"),
+        ("torchvision/resnet18", {"pretrained": True}, "takes no argument 'pretrained' here; write `weights: pretrained` beside the model"),
+        ("timm/resnet10t", {"pretrained": True}, "takes no argument 'pretrained' here; write `weights: pretrained` beside the model"),
+        ("small_cnn", {"name": "x"}, "small_cnn takes no argument 'name'"),
+        ("small_cnn", {"factory": "x"}, "small_cnn takes no argument 'factory'"),
+        ("torchvision/resnet18", {"name": "x"}, "resnet18.*name"),
+        ("timm/resnet10t", {"name": "x"}, "resnet10t.*name"),
     ],
 )
 def test_a_mistake_is_one_line(name, args, message):

@@ -251,3 +251,12 @@ def test_every_kind_of_pydantics_errors_has_a_line(location, value):
                 context[name] = known.get(name, 3) if name not in context else "text"
         for fault in faults_of(error, Recipe, {"objectives": ["x"]}):
             assert fault.message, kind
+
+
+def test_an_entry_that_is_wrong_does_not_make_a_list_short():
+    changes = "{peers: {a: {model: small_cnn, input: {mean: [.nan], std: [0.5, 0.0]}}, b: {model: x, input: {mean: []}}}}"
+    assert lines_of(changes) == [
+        "r.yaml: peers.a.input.mean.0: nan is no finite number",
+        "r.yaml: peers.a.input.std.1: 0.0 must be at least 1e-06",
+        "r.yaml: peers.b.input.mean: [] has too few entries; write at least 1",
+    ]

@@ -115,3 +115,9 @@ def test_a_mapping_that_says_nothing_of_it_is_one_line():
 def test_who_gives_logits_and_who_does_not():
     assert recipe().classifiers == ("student", "other")
     assert recipe().headless == ("t",)
+
+
+def test_its_outputs_stand_for_no_classes():
+    objective = {"loss": "l2", "sources": ["t"], "at": "blocks3"}
+    line = "r.yaml: peers.t.classes: are those of logits, and peer 't' has none (head: none); take this away"
+    assert lines_of(objective, classes=["a", "b"]) == [line]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -98,9 +99,8 @@ class Checkpointer:
             )
         for name, digest in self.frozen_digests().items():
             if digest != state["frozen"][name]:
-                raise self._recipe.error(
-                    f"peers.{name}.weights", "these are not the weights that the run was started with; give the old file"
-                )
+                what = "the weights" if self._recipe.peers[name].classes == "auto" else "the weights, or not the classes,"
+                raise self._recipe.error(f"peers.{name}.weights", f"these are not {what} that the run was started with; give the old file")
         self._meter.load_state_dict(state["meter"])
         self._best_weights.load_state_dict(state["best"])
         for peer in self._group.trainable:
@@ -164,10 +164,17 @@ class Checkpointer:
 
     @cache  # noqa: B019 - frozen weights never change, and a run lives as long as its process
     def frozen_digests(self) -> dict[str, str]:
-        """Returns by frozen peer the sha256 of its weights. Collective: all ranks must call it."""
+        """Returns by frozen peer the sha256 of its weights, and of which outputs stand for the data's classes. Collective."""
         refreshed = self._recipe.exchange.reads
         frozen = {name: peer for name, peer in self._group.peers.items() if peer.frozen and name not in refreshed}
-        return self._collector.all_gather_dict({name: sha256(_tensor_bytes(peer.tapped)) for name, peer in frozen.items()})
+        return self._collector.all_gather_dict({name: sha256(_teacher_bytes(peer)) for name, peer in frozen.items()})
+
+
+def _teacher_bytes(peer: Peer) -> bytes:
+    columns = peer.tapped.columns
+    if columns is None:
+        return _tensor_bytes(peer.tapped)
+    return _tensor_bytes(peer.tapped) + json.dumps([columns.tolist(), peer.known_classes]).encode()  # a file may say them
 
 
 def _average(peer: Peer) -> torch.nn.Module:

@@ -84,6 +84,7 @@ def create_peer_model(recipe: Recipe, name: str, data: DataSpec) -> PeerModel:
             model = create_model(spec.model, **{"num_classes": num_classes, "in_channels": in_channels, "weights": pretrained, **spec.args})
         except ValueError as error:
             raise recipe.error(f"peers.{name}.model", str(error)) from error
+    _check_own_classifier(recipe, name, model)
     dropped = partial(classifier_tensors, spec.model, model, num_classes, **{"in_channels": in_channels, **spec.args})
     notes = [f"peers.{name}.weights: {note}" for note in _load_weights(recipe, name, model, card, data, dropped)]
     freeze_peer_parts(recipe, name, model)
@@ -171,11 +172,31 @@ def _num_outputs(recipe: Recipe, name: str, card: ModelCard | None, data: DataSp
     if is_trained(recipe, name):
         return data.num_classes
     names = _given_names(recipe, name)
-    if names is not None:
+    if names is not None and card is not None and len(names) != card.num_classes:
+        raise recipe.error(f"peers.{name}.classes", f"{len(names)} names for the model's {card.num_classes} outputs; give one for each")
+    if names is not None and spec.weights != PRETRAINED:
         return len(names)
     if card is not None:
         return card.num_classes
     return None if spec.weights == PRETRAINED else data.num_classes
+
+
+def _check_own_classifier(recipe: Recipe, name: str, model: nn.Module) -> None:
+    """Refuses a frozen peer with the zoo's weights and a classifier of another width, which nothing would have trained."""
+    spec = recipe.peers[name]
+    if not spec.frozen or spec.weights != PRETRAINED or spec.head == "none":
+        return
+    config = getattr(model, "pretrained_cfg", None)
+    own = config.get("num_classes") if isinstance(config, dict) else len(pretrained_classes(spec.model) or ())
+    asked, names = spec.args.get("num_classes", own), _given_names(recipe, name)
+    if own and asked != own:
+        raise recipe.error(
+            f"peers.{name}.args.num_classes",
+            f"the pretrained classifier has {own} outputs, and a frozen peer would teach with one of {asked} that nothing has trained; "
+            "take this away, `classes` says which outputs are the data's",
+        )
+    if own and names is not None and len(names) != own:
+        raise recipe.error(f"peers.{name}.classes", f"{len(names)} names for the model's {own} outputs; give one for each, or indices")
 
 
 def _in_channels(recipe: Recipe, name: str, card: ModelCard | None, data: DataSpec) -> int:
@@ -258,9 +279,9 @@ def _given_names(recipe: Recipe, name: str) -> list[str] | None:
     if given == "auto":
         return None
     try:
-        names = [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no UTF-8"
+        names = [line.strip() for line in Path(given).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    except (OSError, ValueError) as error:  # a path may hold a character that no file's name has
+        reason = error.strerror if isinstance(error, OSError) else "no UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         raise recipe.error(f"peers.{name}.classes", f"{given} cannot be read ({reason}); give a text file with a class a line") from error
     if len(names) < 2:
         raise recipe.error(f"peers.{name}.classes", f"{given} has {len(names)} lines; give a text file with a class a line")

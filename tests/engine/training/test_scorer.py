@@ -314,3 +314,39 @@ def test_killed_before_the_first_checkpoint_it_goes_on_with_the_scores_that_are_
     record.write_text(json.dumps(content))
     run("mutual.train", path, "--resume")
     assert [line["eval"]["t"]["ece"] for line in lines(tmp_path / "tiny")] == [0.125] * 3
+
+
+def test_a_file_without_its_classifier_is_not_warned_of(teacher, tmp_path, recwarn):
+    """What has a new classifier knows nothing yet."""
+    state = {name: tensor for name, tensor in safetensors.torch.load_file(teacher).items() if not name.startswith("fc.")}
+    safetensors.torch.save_file(state, tmp_path / "backbone.safetensors")
+    tuned = {"model": "small_cnn", "weights": {"file": str(tmp_path / "backbone.safetensors"), "head": "new"}}
+    mutual.fit(
+        parse_recipe(
+            document(tmp_path, peers={"s": tuned}, objectives=KD[:1], data={**DIGITS, "subset": 64}, train={"epochs": 1, "progress": False})
+        )
+    )
+    assert not [each for each in recwarn if "begins with a" in str(each.message)]
+
+
+def test_a_run_is_not_resumed_with_other_classes_in_the_file_that_names_them(teacher, tmp_path):
+    """Neither are the scores before its first update those of other classes."""
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(map(str, range(10))))
+    frozen = {"model": "small_cnn", "frozen": True, "weights": str(teacher), "classes": str(names)}
+    peers = {"s": {"model": "support:tiny"}, "t": frozen}
+    sections = {"peers": peers, "data": {**DIGITS, "subset": 64}, "train": {"epochs": 1, "progress": False}}
+    first = mutual.fit(parse_recipe(document(tmp_path, **sections)))
+    names.write_text("\n".join(map(str, [1, 0, *range(2, 10)])))
+    with pytest.raises(RecipeError, match=r"peers.t.weights: these are not the weights, or not the classes, that the run was started with"):
+        mutual.fit(parse_recipe(document(tmp_path, **sections)), resume=True)
+    names.write_text("\n".join(map(str, range(10))))
+    assert mutual.fit(parse_recipe(document(tmp_path, **sections)), resume=True).metrics["t"] == first.metrics["t"]
+
+
+def test_a_peer_without_a_head_is_expected_nothing_where_it_is_not_scored(tmp_path):
+    headless = {"model": "small_cnn", "weights": "t.pt", "frozen": True, "head": "none", "expect": {"map": 0.5}}
+    peers = {"s": {"model": "support:tiny"}, "t": headless}
+    data = {"dataset": "fake", "num_train": 8, "num_val": 8, "image_size": 8, "channels": 1, "num_classes": 4, "multi_label": True}
+    with pytest.raises(RecipeError, match=r"peers.t.expect: 't' has no head, and is not scored where images have several labels each"):
+        parse_recipe(tiny_document(peers=peers, data=data, objectives=[{"loss": "bce"}]))

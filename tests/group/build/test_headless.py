@@ -174,3 +174,14 @@ def test_a_dimension_without_deviation_is_only_moved():
     group = group_of(standardize=True, args={"scale": 0.0})
     assert torch.equal(group.peers["t"].train_module(group.view("t", images()))["embedding"], torch.zeros(6, 5, dtype=torch.float64))
     assert torch.equal(group.peers["t"].tapped.std, torch.ones(5, dtype=torch.float64))
+
+
+def test_it_is_scored_in_its_own_precision():
+    """As it teaches: standardisation and nearest neighbours read the embeddings that edges read."""
+    objective = {"loss": "similarity", "sources": ["t"], "at": "head:input", "source_at": "embedding"}
+    group = group_of(objective, model="small_cnn", precision="bf16")
+    pixels = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
+    context = MicroBatchContext(6, seed=0)
+    (taught,) = group.forward_frozen([(pixels, context)])
+    group.eval()
+    assert torch.equal(group.embed(pixels)["t"], taught["t"]["embedding"].float())

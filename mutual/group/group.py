@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from mutual.group.edges import Edge, EdgeLoss, KnownClasses, MicroBatchContext, OutputKey, Selections
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
+from mutual.group.frozen_forwards import FrozenForwards
 from mutual.group.outputs import GroupOutput
-from mutual.group.peers import Autocast, Outputs, OutputStore, Peer, SharedInputs
+from mutual.group.peers import Autocast, Outputs, Peer, SharedInputs
 from mutual.models import ModelInput
 from mutual.recipe import EMBEDDING, LOGITS, derive_seed, is_ema, peer_of
-
-FORWARD_BATCH = 256
-"""Images of which a frozen peer computes several micro-batches at once, unless its recipe says another number."""
 
 
 class Group:
@@ -46,13 +43,14 @@ class Group:
         inputs: what every peer, of all ranks, reads.
         known_classes: the peers, of all ranks, that know a part of the data's classes, with these.
         trainable: the peers that are trained here.
-        frozen: the peers that only teach here.
         placement: which ranks hold which peers.
         shard: which shard of each micro-batch this process computes: its index, and the number of shards.
         is_scoring_rank: True where this process counts images and scores peers; those ranks together see every image once.
         exchange: what sends outputs between ranks for the losses.
         unavailable_sources: sources whose outputs mean nothing yet; their edges weigh 0.
-        stores: by frozen peer what its outputs are read from, and kept in.
+        frozen_forwards: computes the outputs of the frozen peers, or reads them from their stores.
+        shared_inputs: what peers read of pixels, kept for other peers within `forward`, `predict` and `embed`, or for as long as the
+            caller says.
         forward_context: each peer's forward of an update runs inside this context; for timing.
         peer_context: whatever a peer, by its name, computes runs inside this context.
 
@@ -95,13 +93,12 @@ class Group:
         self._rank = rank
         self.is_scoring_rank = is_scoring_rank(placement, rank)
         self.unavailable_sources: set[str] = set()
-        self.stores: dict[str, OutputStore] = {}
         self.forward_context: Callable[[], AbstractContextManager[object]] = nullcontext
         self.peer_context: Callable[[str], AbstractContextManager[object]] = nullcontext
         self.exchange = loss_exchange
         self._score_exchange = score_exchange
         self._autocast = autocast
-        self._inputs = SharedInputs()
+        self.shared_inputs = SharedInputs()
         self._view_of = {name: view for view, name in enumerate(self.peers)}
         required = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_ema(name))
         self._averages = [name for name in required if peer_of(name) in self.peers]
@@ -113,7 +110,8 @@ class Group:
             name for name, peer in self.peers.items() if peer.tapped.output == EMBEDDING and rank in placement.sender_ranks[name]
         ]
         self._split_peers = tuple(name for name in split_peers if name in self.peers)
-        self.frozen = [peer for peer in self.peers.values() if peer.frozen]
+        frozen = [peer for peer in self.peers.values() if peer.frozen]
+        self.frozen_forwards = FrozenForwards(frozen, self._split_peers, view=self.view, forward=self._forward_view, exchange=loss_exchange)
         sources_here = {*self.peers, *self._averages}.difference(self._split_peers)
         self._locally_sourced = [index for index, each in self.local_losses.items() if sources_here.issuperset(each.edge.required_sources)]
         self._remotely_sourced = [index for index in self.local_losses if index not in self._locally_sourced]
@@ -144,58 +142,18 @@ class Group:
                 process, `[P, B, C, H, W]`.
             labels: class indices `[B]` (-1: no label) or probabilities `[B, C]`.
             context: what else is known of the micro-batch.
-            frozen_outputs: as `forward_frozen` returns them; by default they are computed here.
+            frozen_outputs: as `frozen_forwards` gives them; by default they are computed here.
         """
-        if frozen_outputs is None:
-            (frozen_outputs,) = self.forward_frozen([(images, context)])
-        outputs = {name: self.forward_peer(name, images, seed=context.seed) for name, peer in self.peers.items() if not peer.frozen}
+        with self.shared_inputs.kept():
+            if frozen_outputs is None:
+                (frozen_outputs,) = self.frozen_forwards.outputs([(images, context)])
+            outputs = {name: self.forward_peer(name, images, seed=context.seed) for name, peer in self.peers.items() if not peer.frozen}
+            averages = {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
         outputs |= {name: each for name, each in frozen_outputs.items() if name not in self._split_peers}
-        averages = {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
         source_outputs = {**outputs, **averages, **frozen_outputs}
         handle = self.exchange.start(source_outputs, size=context.global_batch_size)
         learners = [peer.name for peer in self.trainable]
         return self.compute_losses(outputs, source_outputs, labels, context, learners=learners, handle=handle)
-
-    def forward_frozen(self, micro_batches: Sequence[tuple[Tensor, MicroBatchContext]]) -> list[dict[str, Outputs]]:
-        """Returns for each micro-batch the outputs of the frozen peers that this process holds, computed for several micro-batches at once.
-
-        Of a split peer these are the outputs of this rank's part of the images; none where it has no part.
-
-        Args:
-            micro_batches: those of an update: images as in `forward`, with their contexts.
-        """
-        outputs: list[dict[str, Outputs]] = [{} for _ in micro_batches]
-        for peer in self.frozen:
-            forward = self.read_or_compute if peer.name in self.stores else self._compute_frozen
-            for index, each in forward(peer, micro_batches).items():
-                outputs[index][peer.name] = each
-        return outputs
-
-    def read_or_compute(self, peer: Peer, micro_batches: Sequence[tuple[Tensor, MicroBatchContext]]) -> dict[int, Outputs]:
-        """Returns by the micro-batch's index the outputs of a frozen peer with a store; those that are not there are computed and kept."""
-        found = {}
-        for index, (images, context) in enumerate(micro_batches):
-            assert context.keys_B2 is not None, "a store knows images by their keys"
-            keys_B2 = self._own_rows(peer.name, context.keys_B2, context)
-            if len(keys_B2):
-                found[index] = self.stores[peer.name].outputs(keys_B2, partial(self._compute_rows, peer, images, context))
-        return found
-
-    def _compute_frozen(self, peer: Peer, micro_batches: Sequence[tuple[Tensor, MicroBatchContext]]) -> dict[int, Outputs]:
-        """Returns by the micro-batch's index the outputs of a frozen peer, computed for several micro-batches at once."""
-        views = [self._own_rows(peer.name, self.view(peer.name, images), context) for images, context in micro_batches]
-        sizes = [len(view) for view in views]
-        if not any(sizes):
-            return {}
-        found = self._forward_in_batches(peer, torch.cat(views) if len(views) > 1 else views[0], max(sizes), micro_batches[0][1].seed)
-        rows_of_path = {path: output.split(sizes) for path, output in found.items()}
-        return {index: {path: rows[index] for path, rows in rows_of_path.items()} for index, size in enumerate(sizes) if size}
-
-    def _compute_rows(self, peer: Peer, images: Tensor, context: MicroBatchContext, rows: Tensor | None) -> Outputs:
-        """Returns a frozen peer's outputs for some of the rows that this rank computes, or for all of them."""
-        view = self._own_rows(peer.name, self.view(peer.name, images), context)
-        view = view if rows is None else view[rows]
-        return self._forward_in_batches(peer, view, len(view), context.seed)
 
     def forward_peer(self, name: str, images: Tensor, *, seed: int) -> Outputs:
         """Returns the peer's outputs for its view of `images`, with their graph if the peer is trainable."""
@@ -268,9 +226,10 @@ class Group:
             global_batch_size: images of this batch over all processes.
         """
         outputs = {}
-        for name in self._predicted_here(peers):
-            with self.peer_context(name), self._autocast_of(self.peers[name]):
-                outputs[name] = {LOGITS: self.peers[name].predict(self.view(name, images)).float()}
+        with self.shared_inputs.kept():
+            for name in self._predicted_here(peers):
+                with self.peer_context(name), self._autocast_of(self.peers[name]):
+                    outputs[name] = {LOGITS: self.peers[name].predict(self.view(name, images)).float()}
         everyone = outputs | self._score_exchange(tuple(peers)).start(outputs, size=global_batch_size).wait()
         return {name: each[LOGITS] for name, each in everyone.items()}
 
@@ -286,29 +245,17 @@ class Group:
         Over all processes that do, every image is embedded exactly once by each such peer.
         """
         embeddings = {}
-        for name in self._embeds:
-            with self.peer_context(name), self._autocast_of(self.peers[name]):
-                embedding = self.peers[name].embed(self.view(name, images))
-            embeddings[name] = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
+        with self.shared_inputs.kept():
+            for name in self._embeds:
+                with self.peer_context(name), self._autocast_of(self.peers[name]):
+                    embedding = self.peers[name].embed(self.view(name, images))
+                embeddings[name] = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
         return embeddings
 
     def view(self, name: str, images: Tensor) -> Tensor:
         """Returns what the peer reads `[B, C, H, W]` of `images`, which may hold one view for each peer of this process."""
         view = self._view_of[name] if images.dim() == 5 else None
-        return self._inputs.get(self.peers[name].input, images, view)
-
-    def _own_rows(self, name: str, values: Tensor, context: MicroBatchContext) -> Tensor:
-        """Returns those of `values`, one for each image, that this rank computes a frozen peer for: all, or of a split peer its part."""
-        if name not in self._split_peers:
-            return values
-        assert context.global_batch_size, "which rank computes what depends on the number of images"
-        ranges = self.exchange.computed_rows(name, context.global_batch_size)
-        return torch.cat([values[:0], *(values[rows] for rows in ranges)])
-
-    def _forward_in_batches(self, peer: Peer, view: Tensor, micro_batch_size: int, seed: int) -> Outputs:
-        size = peer.settings.forward_batch or max(FORWARD_BATCH, micro_batch_size)
-        each = [self._forward_view(peer.name, part, seed=seed) for part in view.split(size)]
-        return each[0] if len(each) == 1 else {path: torch.cat([outputs[path] for outputs in each]) for path in each[0]}
+        return self.shared_inputs.get(self.peers[name].input, images, view)
 
     def _forward_view(self, name: str, view: Tensor, *, seed: int) -> Outputs:
         torch.manual_seed(derive_seed(seed, name))

@@ -6,7 +6,7 @@ Shapes: B images, C channels, H and W their height and width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from mutual.recipe.inputs import InputSpec
+from mutual.recipe.peers import InputSpec
 from mutual.recipe.transforms import Interpolation
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
@@ -150,10 +150,7 @@ def _checked(name: str, own: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the attribute `input` of {name} is no description of an input ({reason})") from error
     except ValueError as error:
         raise ValueError(f"the attribute `input` of {name} is no description of an input ({error})") from error
-    fields = spec.model_dump(exclude_none=True)
-    if isinstance(spec.size, int):
-        fields["size"] = (spec.size, spec.size)
-    return fields
+    return spec.given
 
 
 def _of_timm(model: nn.Module, args: Mapping[str, Any]) -> dict[str, Any]:

@@ -154,8 +154,9 @@ class PeerSpec(Spec):
     channels_last: StrictBool | None = None
     """Frozen peers: memory format of weights and images; the default is the run's."""
     forward_batch: BatchSize | None = None
-    """Frozen peers: the micro-batches of an update are taken together and computed in forwards of so many images. The default is 256, or a
-    micro-batch where that is larger; where memory is short, take that of a micro-batch."""
+    """Frozen peers: most images of a forward. Micro-batches of an update share a forward if together they have no more images; one that has
+    more is computed in several. The default is 256, or a micro-batch where that is larger; where memory is short, take that of a
+    micro-batch."""
     store: StoreSpec | None = None
     """Frozen peers: the folder in which its outputs are kept, so that each is computed once; by default they are computed every time."""
     optimizer: Optimizer | None = None

@@ -33,8 +33,15 @@ def neighbour_votes(
         >>> neighbour_votes(bank, torch.tensor([0, 1, 1]), queries, num_classes=3, k=2)
         tensor([[0., 1., 0.]])
     """
-    similarity_BN = F.normalize(queries_BD, dim=1) @ F.normalize(bank_ND, dim=1).T
-    nearest = similarity_BN.topk(min(k, len(bank_ND)))
+    return _votes(F.normalize(bank_ND, dim=1), classes_N, queries_BD, num_classes=num_classes, k=k, temperature=temperature)
+
+
+def _votes(
+    unit_ND: Tensor, classes_N: Tensor, queries_BD: Tensor, *, num_classes: int, k: int = NUM_NEIGHBOURS, temperature: float = TEMPERATURE
+) -> Tensor:
+    """Returns what `neighbour_votes` does, of a bank whose rows have length 1."""
+    similarity_BN = F.normalize(queries_BD, dim=1) @ unit_ND.T
+    nearest = similarity_BN.topk(min(k, len(unit_ND)))
     weight_BK = torch.softmax(nearest.values / temperature, dim=1)
     return weight_BK.new_zeros(len(queries_BD), num_classes).scatter_add_(1, classes_N[nearest.indices], weight_BK)
 
@@ -68,7 +75,7 @@ def knn_scores(
     hits = {name: torch.zeros(3, dtype=torch.int64, device=comm.device) for name in names}
     for batch in embedded(group, val_batches, device=comm.device):
         for name, embedding_BD in batch.embeddings.items():
-            votes_BC = neighbour_votes(*banks[name], embedding_BD, num_classes=info.num_classes)
+            votes_BC = _votes(*banks[name], embedding_BD, num_classes=info.num_classes)
             hits[name] += _count_hits(votes_BC, batch.labels)
     scores = {}
     for name in names:
@@ -80,7 +87,7 @@ def knn_scores(
 
 
 def _gather_bank(name: str, bank: list[Embedded], group: Group, comm: Communicator) -> tuple[Tensor, Tensor]:
-    """Returns the bank's embeddings `[N, D]` of a peer and its classes `[N]`, of all ranks, in the order of the images."""
+    """Returns the bank's embeddings `[N, D]` of a peer, of length 1, and its classes `[N]`, of all ranks, in the order of the images."""
     width, dtype = group.embedding_spec(name)
     held = [batch for batch in bank if name in batch.embeddings]  # none on a rank that does not send the peer's outputs
     none = torch.zeros(0, dtype=torch.int64, device=comm.device)
@@ -91,7 +98,7 @@ def _gather_bank(name: str, bank: list[Embedded], group: Group, comm: Communicat
     ]
     (rows_ND, classes_N, positions_N), _ = comm.all_gather_rows(local)
     order = positions_N.argsort()
-    return rows_ND[order], classes_N[order]
+    return F.normalize(rows_ND[order], dim=1), classes_N[order]
 
 
 def _count_hits(votes_BC: Tensor, labels: Tensor) -> Tensor:

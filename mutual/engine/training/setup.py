@@ -76,7 +76,7 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
     if recipe.data.views == "per_peer":
         data.make_views([index for index, name in enumerate(recipe.peers) if name in group.peers])
     stores = open_stores(recipe, group, data, comm, environment.precision)
-    group.stores.update(stores)
+    group.frozen_forwards.stores.update(stores)
     updates_per_epoch = data.num_windows(world_size=comm.size, accumulate=recipe.train.accumulate)
     with comm.raise_together(names_rank=True):
         optimizers = {peer.name: _build_peer_optimizer(recipe, peer, environment, updates_per_epoch) for peer in group.trainable}

@@ -6,14 +6,14 @@ loss L of a micro-batch's v valid images contributes L * v * g / n.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mutual.data import Window, mixed
+from mutual.data import Batch, Window, mixed
 from mutual.engine.monitoring import TrainMeter
 from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer
@@ -95,17 +95,19 @@ class TrainStep:
             update: its index in the training; 0 is the first.
             measure: whether the optimizers measure their gradient norms.
         """
-        self._update(window, update, measure=measure)
+        with self._group.shared_inputs.kept():
+            self._update(window, update, measure=measure)
 
     def simultaneous(self, window: Window, update: int, *, measure: bool) -> None:
         """Updates all peers from the same outputs: one backward over the sum of all losses, then a step for each peer."""
-        for micro_batch in self._with_frozen_outputs(self._micro_batches(window, update)):
+        for micro_batch in self._micro_batches(window, update):
             with self._no_sync_before_last(micro_batch):
                 output = self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context, micro_batch.source_outputs)
                 losses = [self._scale(name, loss, micro_batch, window) for name, loss in output.losses.items()]
                 torch.autograd.backward(losses)
             self._pause_selector.add(output.logits, micro_batch.labels)
             self._meter.add(output, micro_batch.labels, num_valid=micro_batch.context.num_valid, update=update)
+            self._release(micro_batch)
         paused = self._pause_selector.select_paused_peer()
         for name, optimizer in self._optimizers.items():
             if name == paused:
@@ -115,7 +117,7 @@ class TrainStep:
 
     def alternating(self, window: Window, update: int, *, measure: bool) -> None:
         """Updates one peer after another, each from the others' outputs after their own steps (arXiv:1706.00384, algorithm 1)."""
-        micro_batches = list(self._with_frozen_outputs(self._micro_batches(window, update)))
+        micro_batches = list(self._micro_batches(window, update))
         for peer in self._group.trainable:
             for micro_batch in micro_batches:
                 self._compute_source_outputs(micro_batch, peer.name)
@@ -132,42 +134,56 @@ class TrainStep:
 
     def forward_only(self, window: Window) -> GroupOutput:
         """Returns the output of the window's first micro-batch with its graph; nothing is updated."""
-        micro_batch = next(self._micro_batches(window, 0))
+        micro_batch = self._micro_batch(window, 0, update=0)
         return self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context)
 
     def fill_stores(self, window: Window, update: int) -> None:
         """Computes what the stores of frozen peers lack of the window's images; nothing is updated."""
-        for micro_batch in self._micro_batches(window, update):
-            for name in self._group.stores:
-                self._group.read_or_compute(self._group.peers[name], [(micro_batch.images, micro_batch.context)])
+        frozen_forwards = self._group.frozen_forwards
+        for index in range(len(window.batches)):
+            micro_batch = self._micro_batch(window, index, update=update)
+            with self._group.shared_inputs.kept():
+                for name in frozen_forwards.stores:
+                    frozen_forwards.read_or_compute(self._group.peers[name], [(micro_batch.images, micro_batch.context)])
 
     def recompute_stored(self, window: Window) -> dict[str, Outputs]:
         """Returns by frozen peer with a store its outputs for the window's first micro-batch, computed whatever the store holds."""
-        micro_batch = next(self._micro_batches(window, 0))
-        return {name: self._group.forward_peer(name, micro_batch.images, seed=micro_batch.context.seed) for name in self._group.stores}
+        micro_batch = self._micro_batch(window, 0, update=0)
+        stored = self._group.frozen_forwards.stores
+        return {name: self._group.forward_peer(name, micro_batch.images, seed=micro_batch.context.seed) for name in stored}
 
     def _micro_batches(self, window: Window, update: int) -> Iterator[_MicroBatch]:
-        for index, batch in enumerate(window.batches):
-            pixels, labels = mixed(batch.to(self._comm.device, non_blocking=True), num_classes=self._num_classes)
-            seed = derive_seed(self._seed, "draw", update, index, self._group.shard[0])
-            context = MicroBatchContext(
-                num_valid=batch.num_valid,
-                seed=seed,
-                epoch=update / self._updates_per_epoch,
-                global_batch_size=batch.global_batch_size,
-                keys_B2=batch.keys_B2,
-            )
-            yield _MicroBatch(pixels, labels, context, is_last=index == len(window.batches) - 1)
+        """Yields the micro-batches with the outputs of the frozen peers, computed for as many at once as a frozen forward takes.
 
-    def _with_frozen_outputs(self, micro_batches: Iterator[_MicroBatch]) -> Iterable[_MicroBatch]:
-        """Returns the micro-batches of a window with the outputs of the frozen peers, which are computed for several of them at once."""
-        if not self._group.frozen:
-            return micro_batches
-        window = list(micro_batches)
-        outputs = self._group.forward_frozen([(micro_batch.images, micro_batch.context) for micro_batch in window])
-        for micro_batch, outputs_by_peer in zip(window, outputs, strict=True):
+        The others are on the device only later, and those that the caller has let go no more.
+        """
+        for indices in _chunks([_num_images(batch) for batch in window.batches], self._group.frozen_forwards.chunk_size):
+            chunk = [self._micro_batch(window, index, update=update) for index in indices]
+            self._add_frozen_outputs(chunk)
+            while chunk:
+                yield chunk.pop(0)
+
+    def _micro_batch(self, window: Window, index: int, *, update: int) -> _MicroBatch:
+        batch = window.batches[index]
+        pixels, labels = mixed(batch.to(self._comm.device, non_blocking=True), num_classes=self._num_classes)
+        context = MicroBatchContext(
+            num_valid=batch.num_valid,
+            seed=derive_seed(self._seed, "draw", update, index, self._group.shard[0]),
+            epoch=update / self._updates_per_epoch,
+            global_batch_size=batch.global_batch_size,
+            keys_B2=batch.keys_B2,
+        )
+        return _MicroBatch(pixels, labels, context, is_last=index == len(window.batches) - 1)
+
+    def _add_frozen_outputs(self, micro_batches: Sequence[_MicroBatch]) -> None:
+        outputs = self._group.frozen_forwards.outputs([(micro_batch.images, micro_batch.context) for micro_batch in micro_batches])
+        for micro_batch, outputs_by_peer in zip(micro_batches, outputs, strict=True):
             micro_batch.source_outputs.update(outputs_by_peer)
-        return window
+
+    def _release(self, micro_batch: _MicroBatch) -> None:
+        """Lets go of what was computed for a micro-batch."""
+        micro_batch.source_outputs.clear()
+        self._group.shared_inputs.drop(micro_batch.images)
 
     def _compute_source_outputs(self, micro_batch: _MicroBatch, learner: str) -> None:
         """Computes the outputs of the learner's sources that are missing or out of date."""
@@ -187,3 +203,22 @@ class TrainStep:
     def _no_sync_before_last(self, micro_batch: _MicroBatch) -> AbstractContextManager[None]:
         """Context in which gradients stay local unless it is the window's last micro-batch."""
         return nullcontext() if micro_batch.is_last else self._comm.no_sync(self._train_modules)
+
+
+def _num_images(batch: Batch) -> int:
+    """Returns the number of images that peers are given, which those that are only mixed in do not count among."""
+    return len(batch.labels) if batch.mix is None else len(batch.mix.partner_B)
+
+
+def _chunks(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Yields the indices of `sizes` in order, as many at a time as have a sum of at most `most`, and at least one."""
+    chunk: list[int] = []
+    total = 0
+    for index, size in enumerate(sizes):
+        if chunk and total + size > most:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(index)
+        total += size
+    if chunk:
+        yield chunk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -31,7 +31,14 @@ from mutual.group.group import Group
 from mutual.group.peers import Autocast, FrozenSettings, MovingAverage, Peer, PeerInput, TappedModel, find_module
 from mutual.models import ModelInput
 from mutual.objectives import Loss
-from mutual.recipe import EMA, EMBEDDING, LOGITS, Recipe, peer_of, program_file
+from mutual.recipe import EMA, EMBEDDING, LOGITS, Precision, Recipe, peer_of, program_file
+
+
+def _no_autocast(precision: Precision | None = None, /) -> AbstractContextManager[object]:
+    """Peers compute in the dtype of their weights; it cannot give another precision."""
+    if precision not in (None, "no"):
+        raise ValueError(f"precision {precision!r} needs an `autocast`, and `build_group` was given none")
+    return nullcontext()
 
 
 def build_group(
@@ -41,7 +48,7 @@ def build_group(
     num_classes: int,
     in_channels: int,
     image_size: tuple[int, int],
-    autocast: Autocast = nullcontext,
+    autocast: Autocast = _no_autocast,
     class_names: Sequence[str] = (),
     statistics: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Group:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mutual.recipe import Recipe, peer_of
+from mutual.group.edges import Edge, expand_objectives
+from mutual.objectives import SourcePayload
+from mutual.recipe import EMBEDDING, LOGITS, Recipe, peer_of
 
 Shard = tuple[int, int]
 """Index of a rank's shard of each micro-batch, and the number of shards."""
@@ -102,12 +104,22 @@ def _is_even(recipe: Recipe, free: Sequence[str], num_left: int) -> bool:
 
 
 def _with_frozen(recipe: Recipe, owned: Sequence[str], costs: Mapping[str, float]) -> dict[str, float]:
-    """Returns the cost of each owned peer, with the frozen peers that its ranks hold."""
+    """Returns the cost of each owned peer, with the frozen peers that its ranks hold, or its part of those that will be split."""
     total_costs = {name: costs[name] for name in owned}
+    edges = expand_objectives(recipe)
     for name in recipe.peers:
-        for learner in _learners_from(recipe, name) if name not in total_costs else ():
-            total_costs[learner] += costs[name]
+        if name not in owned:
+            learners = _learners_from(recipe, name)
+            num_parts = len(learners) if _reads_vectors(edges, name) else 1
+            for learner in learners:
+                total_costs[learner] += costs[name] / num_parts
     return total_costs
+
+
+def _reads_vectors(edges: Sequence[Edge], source: str) -> bool:
+    """Returns True if edges read a peer, and surely no feature maps of it: then the ranks that hold it compute a part each."""
+    required = [(key.path, payload) for edge in edges for key, payload in edge.required_outputs.items() if key.peer == source]
+    return bool(required) and all(path in (LOGITS, EMBEDDING) or payload is SourcePayload.VECTOR for path, payload in required)
 
 
 def _share_ranks(recipe: Recipe, owned: Sequence[str], world_size: int, costs: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
@@ -147,4 +159,4 @@ def _learners_from(recipe: Recipe, source: str) -> list[str]:
             sources = {peer_of(name) for name in recipe.sources_of(objective, learner)} | set(recipe.members_of(objective, learner))
             if source in sources:
                 learners.append(learner)
-    return learners or list(recipe.trainable)
+    return list(dict.fromkeys(learners)) or list(recipe.trainable)

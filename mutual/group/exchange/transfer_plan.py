@@ -90,6 +90,7 @@ class TransferPlan:
     ) -> None:
         self._placement = placement
         self.split_peers = tuple(split_peers)
+        self._divided_rows: dict[tuple[str, int], dict[int, list[tuple[int, int]]]] = {}
         self._requirements = requirements
         self.specs = specs
         ranks = range(placement.world_size)
@@ -142,17 +143,23 @@ class TransferPlan:
         """
         if peer not in self.split_peers:
             return [self.rows(rank, size)]
+        if (peer, size) not in self._divided_rows:  # an epoch has micro-batches of two or three sizes
+            self._divided_rows[peer, size] = self._divide_rows(peer, size)
+        return self._divided_rows[peer, size][rank]
+
+    def _divide_rows(self, peer: str, size: int) -> dict[int, list[tuple[int, int]]]:
+        """Returns for each rank that holds a split peer the ranges of rows that it computes."""
         rows_of = {holder: self.rows(holder, size) for holder in self._placement.replica_ranks[peer]}
-        ranges: list[tuple[int, int]] = []
+        weights = {holder: self._placement.shard(holder)[1] for holder in rows_of}
+        ranges: dict[int, list[tuple[int, int]]] = {holder: [] for holder in rows_of}
         for begin, end in pairwise(sorted({bound for rows in rows_of.values() for bound in rows})):
             sharing = [holder for holder, rows in rows_of.items() if rows[0] <= begin and end <= rows[1]]
-            if rank not in sharing:
-                continue
-            weights = [self._placement.shard(holder)[1] for holder in sharing]
-            before, total = sum(weights[: sharing.index(rank)]), sum(weights)
-            first, last = ((end - begin) * weight // total + begin for weight in (before, before + weights[sharing.index(rank)]))
-            if first < last:
-                ranges.append((first, last))
+            before, total = 0, sum(weights[holder] for holder in sharing)
+            for holder in sharing:
+                first, last = ((end - begin) * weight // total + begin for weight in (before, before + weights[holder]))
+                if first < last:
+                    ranges[holder].append((first, last))
+                before += weights[holder]
         return ranges
 
     def transfers(self, sender: int, receiver: int, size: int) -> Iterator[Transfer]:

@@ -48,7 +48,7 @@ class FrozenSettings:
 
     Attributes:
         precision: mixed precision, or `no`; None: the run's.
-        forward_batch: images of a forward, over the micro-batches of an update; None: the group's default.
+        forward_batch: most images of a forward; None: the default of `FrozenForwards`.
     """
 
     precision: Precision | None = None

@@ -210,3 +210,12 @@ def test_images_that_cannot_be_read_are_left_out(monkeypatch):
     assert only.labels.tolist() == [0, 2]
     assert only.positions.tolist() == [0, 2]
     assert set(only.embeddings) == {"t", "u"}
+
+
+def test_the_bank_is_normalised_once(monkeypatch):
+    data, group = training()
+    expected, rows, normalize = scored(data, group), [], module.F.normalize
+    monkeypatch.setattr(module.F, "normalize", lambda tensor, **args: rows.append(len(tensor)) or normalize(tensor, **args))
+    assert scored(data, group) == expected
+    assert len(rows) > 4, "several batches of queries"
+    assert rows.count(45) == 2, "a bank for each of two peers"

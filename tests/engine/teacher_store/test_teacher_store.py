@@ -33,11 +33,11 @@ def document(folder, *, data=None, peers=None, **sections):
 
 
 def stored(group):
-    return group.stores["t"]
+    return group.frozen_forwards.stores["t"]
 
 
 def close(group):
-    for store in group.stores.values():
+    for store in group.frozen_forwards.stores.values():
         store.close()
 
 
@@ -97,7 +97,7 @@ def test_an_ensemble_of_two_stored_teachers(tmp_path):
     objectives = [KD[0], {"loss": "kd", "sources": "ensemble", "ensemble": {"weighting": "linear"}}]
     recipe = document(tmp_path / "store", peers=other, objectives=objectives)
     groups = [train_epochs(recipe, epochs=4) for _ in range(2)]
-    assert [store.num_computed for group in groups for store in group.stores.values()] == [120, 120, 0, 0]
+    assert [store.num_computed for group in groups for store in group.frozen_forwards.stores.values()] == [120, 120, 0, 0]
     assert_equal_weights(*map(weights, groups))
     for group in groups:
         close(group)

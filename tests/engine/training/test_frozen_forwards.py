@@ -45,9 +45,11 @@ def test_ranks_that_hold_the_same_images_share_a_teachers_forwards(tmp_path):
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-@pytest.mark.parametrize(("forward_batch", "expected"), [(None, [16]), (4, [4, 4, 4, 4]), (6, [6, 6, 4]), (3, [3, 3, 3, 3, 3, 1])])
-def test_a_window_is_computed_in_forwards_of_so_many_images(tmp_path, update, forward_batch, expected):
-    """Exact: the same weights, however its images are grouped; the epoch's last window is shorter."""
+@pytest.mark.parametrize(
+    ("forward_batch", "expected"), [(None, [16]), (8, [8, 8]), (15, [12, 4]), (4, [4] * 4), (6, [4] * 4), (3, [3, 1] * 4)]
+)
+def test_a_window_is_computed_in_forwards_of_at_most_so_many_images(tmp_path, update, forward_batch, expected):
+    """Of whole micro-batches, where these are not larger. Exact: the same weights, however grouped; the last window is shorter."""
     train = {"accumulate": 4, "update": update}
     alone = document(tmp_path / "alone", students="ab", train=train, teacher={"forward_batch": 4})
     grouped = document(tmp_path / "grouped", students="ab", train=train, teacher={"forward_batch": forward_batch})
@@ -59,8 +61,8 @@ def test_a_window_is_computed_in_forwards_of_so_many_images(tmp_path, update, fo
     assert sum(counts) == 25
 
 
-def test_by_default_a_forward_is_of_256_images_or_of_a_micro_batch(tmp_path):
-    for batch_size, accumulate, expected in ((100, 3, [256, 44]), (300, 1, [300])):
+def test_by_default_a_forward_is_of_at_most_256_images_or_of_a_micro_batch(tmp_path):
+    for batch_size, accumulate, expected in ((100, 3, [200, 100]), (60, 5, [240, 60]), (300, 1, [300])):
         whole = document(tmp_path / str(batch_size), train={"accumulate": accumulate})
         whole["data"] |= {"batch_size": batch_size, "num_train": 300}
         train_epochs(whole)

@@ -328,3 +328,18 @@ def test_ensembles_are_as_wide_as_their_members_and_labels_are_read_by_logits_al
     assert len(build(tiny_document(objectives=objectives))[2].local_losses) == 4, "of one member"
     with pytest.raises(RecipeError, match=r"^objectives.1.at: a.stem has shape \(4, 4, 4\), which are no logits"):
         build(tiny_document(objectives=[{"loss": "cross_entropy"}, {"loss": "cross_entropy", "at": "stem", "learners": ["a"]}]))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no", None])
+def test_a_precision_is_not_ignored_where_no_autocast_was_given(precision):
+    peers = {"a": {"model": "small_cnn"}, "t": {"model": "small_cnn", "frozen": True, "precision": precision}}
+    document = tiny_document(peers=peers, objectives=[{"loss": "cross_entropy"}, {"loss": "kd", "sources": ["t"]}])
+    group = build_group(parse_recipe(document), WORLD, num_classes=4, in_channels=1, image_size=(8, 8))
+    group.eval()
+    images = torch.zeros(2, 1, 8, 8)
+    assert group.predict(images, "a", global_batch_size=2).keys() == {"a"}
+    if precision == "bf16":
+        with pytest.raises(ValueError, match="precision 'bf16' needs an `autocast`"):
+            group.predict(images, "t", global_batch_size=2)
+    else:
+        assert group.predict(images, "t", global_batch_size=2)["t"].dtype is torch.float32

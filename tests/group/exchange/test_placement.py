@@ -76,6 +76,18 @@ def test_a_frozen_peer_is_held_by_those_who_read_it_or_has_ranks_of_its_own():
     assert teams(recipe_of("abt", frozen="t", ranks={"t": 1}, objectives=kd), 3) == {"a": (0,), "b": (1,), "t": (2,)}
 
 
+def test_a_frozen_peer_is_charged_once_to_each_learner_and_in_parts_where_it_is_split():
+    def read(names, **fields):
+        return [{"loss": "cross_entropy"}, *({"loss": "kd", "sources": ["t"], "learners": [name], **fields} for name in names)]
+
+    twice = recipe_of("abt", frozen="t", objectives=read("bb"))
+    assert teams(twice, 3, a=2.5) == {"a": (0, 1), "b": (2,), "t": (2,)}, "two objectives do not make its forward cost twice"
+    split = recipe_of("abct", frozen="t", objectives=read("ab"))
+    assert teams(split, 4, t=2.0, c=2.5) == {"a": (0,), "b": (1,), "c": (2, 3), "t": (0, 1)}, "each learner's ranks compute a half"
+    maps = recipe_of("abct", frozen="t", objectives=read("ab", loss="l2", at="body"))
+    assert teams(maps, 4, t=2.0, c=2.5) == {"a": (0, 1), "b": (2,), "c": (3,), "t": (0, 1, 2)}, "each computes all of it"
+
+
 def test_a_frozen_peer_that_nobody_reads_is_held_by_all():
     alone = [{"loss": "cross_entropy"}, {"loss": "dml", "sources": ["b"], "learners": ["a"]}]
     assert teams(recipe_of("abt", frozen="t", objectives=alone), 2) == {"a": (0,), "b": (1,), "t": (0, 1)}
@@ -243,3 +255,14 @@ def test_a_teacher_on_ranks_of_its_own_is_not_shared():
     recipe = recipe_of("abt", frozen="t", own="t", objectives=[{"loss": "cross_entropy"}, TAUGHT])
     assert parallel(recipe, 3, dict.fromkeys("abt", 1.0)).shared == ()
     assert parallel(recipe_of("abt", frozen="t"), 2, dict.fromkeys("abt", 1.0)).shared == ("t",)
+
+
+def test_what_is_computed_of_a_shared_teacher_is_divided_once_for_each_size(monkeypatch):
+    plan = shared(3, TAUGHT, a=1, b=2)
+    calls, rows = [], TransferPlan.rows
+    monkeypatch.setattr(TransferPlan, "rows", lambda self, *args: calls.append(args) or rows(self, *args))
+    expected = {size: [plan.computed_rows(rank, "t", size) for rank in range(3)] for size in (12, 7)}
+    assert len(calls) == 2 * 3, "each rank's rows, once"
+    for _ in range(5):
+        assert {size: [plan.computed_rows(rank, "t", size) for rank in range(3)] for size in (12, 7)} == expected
+    assert len(calls) == 2 * 3

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -20,7 +22,7 @@ from mutual.engine.training.peer_collector import PeerCollector
 from mutual.engine.training.peer_optimizer import PeerOptimizer
 from mutual.group import Communicator, Group, Peer, flatten, float_buffers, replica_comm, unflatten_
 from mutual.models import cpu_tensors
-from mutual.recipe import InputError, Recipe
+from mutual.recipe import InputError, Recipe, program_file
 
 
 @dataclass
@@ -98,8 +100,10 @@ class Checkpointer:
             )
         for name, digest in self.frozen_digests().items():
             if digest != state["frozen"][name]:
+                key = "weights" if program_file(self._recipe.peers[name].model) is None else "model"
+                what = "weights and classes" if name in self._group.classes else "weights"
                 raise self._recipe.error(
-                    f"peers.{name}.weights", "these are not the weights that the run was started with; give the old file"
+                    f"peers.{name}.{key}", f"these are not the {what} that the run was started with; give the old file"
                 )
         self._meter.load_state_dict(state["meter"])
         self._best_weights.load_state_dict(state["best"])
@@ -164,10 +168,18 @@ class Checkpointer:
 
     @cache  # noqa: B019 - frozen weights never change, and a run lives as long as its process
     def frozen_digests(self) -> dict[str, str]:
-        """Returns by frozen peer the sha256 of its weights. Collective: all ranks must call it."""
+        """Returns by frozen peer the sha256 of its weights, and of what else its logits depend on. Collective: all ranks must call it."""
         refreshed = self._recipe.exchange.reads
         frozen = {name: peer for name, peer in self._group.peers.items() if peer.frozen and name not in refreshed}
-        return self._collector.all_gather_dict({name: sha256(_tensor_bytes(peer.tapped)) for name, peer in frozen.items()})
+        return self._collector.all_gather_dict({name: self._digest(peer) for name, peer in frozen.items()})
+
+    def _digest(self, peer: Peer) -> str:
+        content, program = _tensor_bytes(peer.tapped), program_file(self._recipe.peers[peer.name].model)
+        if program is not None:  # other operators with the same weights
+            content += Path(program).read_bytes()
+        if peer.classes.columns is not None:
+            content += json.dumps([peer.classes.columns, peer.classes.known]).encode()
+        return sha256(content)
 
 
 def _average(peer: Peer) -> torch.nn.Module:

@@ -24,7 +24,16 @@ from mutual.engine.runtime import (
     restore_switches,
     torch_threads,
 )
-from mutual.engine.storage import BEST, RunFolder, check_same_data, exclusive_access, peer_file, resumed_recipe, select_checkpoint
+from mutual.engine.storage import (
+    BEST,
+    RunFolder,
+    check_same_classes,
+    check_same_data,
+    exclusive_access,
+    peer_file,
+    resumed_recipe,
+    select_checkpoint,
+)
 from mutual.engine.training import Callback, Trainer, build_trainer, build_training, check_callbacks
 from mutual.group import Communicator
 from mutual.models import read_model, weights_path
@@ -85,7 +94,7 @@ def fit(
             environment = replace(environment, precision=recipe.train.precision)
             recipe = _resolve_weights(recipe, comm, saved_recipe)
             recipe = resolve_placement(recipe, environment, saved_recipe)
-            trainer = _train(recipe, environment, folder, resume=resume, callbacks=callbacks)
+            trainer = _train(recipe, environment, folder, saved_recipe, resume=resume, callbacks=callbacks)
         with comm.raise_together():
             local_best = _best(folder) if comm.is_main else ("", {})
         best_peer, best_scores = comm.all_gather_json(local_best)[0]
@@ -108,10 +117,17 @@ def _resolve_weights(recipe: Recipe, comm: Communicator, saved_recipe: Recipe | 
     return recipe.model_copy(update={"peers": peers})
 
 
-def _train(recipe: Recipe, environment: Environment, folder: RunFolder, *, resume: bool, callbacks: Sequence[Callback]) -> Trainer:
+def _train(
+    recipe: Recipe, environment: Environment, folder: RunFolder, saved_recipe: Recipe | None, *, resume: bool, callbacks: Sequence[Callback]
+) -> Trainer:
     """Builds a trainer, runs it to its end, and closes it whatever happens."""
     training = build_training(recipe, environment)
     recipe = recipe.with_inputs({name: asdict(model_input) for name, model_input in training.group.inputs.items()})
+    indices = {name: classes.indices(training.data.info.num_classes) for name, classes in training.group.classes.items()}
+    num_outputs = {name: each.num_outputs for name, each in training.group.classes.items() if each.num_outputs is not None}
+    recipe = recipe.with_classes(indices, num_outputs)
+    if saved_recipe is not None:
+        check_same_classes(recipe, saved_recipe, training.data.info.class_names)
     check_same_data(training.data, environment.comm)
     trainer = build_trainer(recipe, environment, folder, training, callbacks=callbacks)
     try:

@@ -16,7 +16,7 @@ from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_
 from mutual.group.frozen_forwards import FrozenForwards
 from mutual.group.outputs import GroupOutput
 from mutual.group.peers import Autocast, Outputs, Peer, SharedInputs
-from mutual.models import ModelInput
+from mutual.models import ClassMap, ModelInput
 from mutual.recipe import EMBEDDING, LOGITS, derive_seed, is_ema, peer_of
 
 
@@ -28,7 +28,7 @@ class Group:
         edges: all edges of the group.
         local_losses: by the edge's index the losses of the learners that this process holds.
         inputs: what every peer, of all ranks, reads.
-        known_classes: the peers, of all ranks, that know a part of the data's classes, with these.
+        classes: the peers, of all ranks, whose outputs are not simply the data's classes in their order, with what these stand for.
         autocast: gives the context in which peers run, or in another precision if one is given.
         placement: which ranks hold which peers.
         rank: this process among them.
@@ -41,6 +41,7 @@ class Group:
         edges: all edges of the group, in the order in which their losses are numbered.
         local_losses: by the edge's index the losses of the learners that this process holds.
         inputs: what every peer, of all ranks, reads.
+        classes: as above.
         known_classes: the peers, of all ranks, that know a part of the data's classes, with these.
         trainable: the peers that are trained here.
         placement: which ranks hold which peers.
@@ -75,7 +76,7 @@ class Group:
         local_losses: Mapping[int, EdgeLoss],
         *,
         inputs: Mapping[str, ModelInput],
-        known_classes: KnownClasses,
+        classes: Mapping[str, ClassMap],
         autocast: Autocast,
         placement: Placement,
         rank: int,
@@ -87,7 +88,8 @@ class Group:
         self.edges = tuple(edges)
         self.local_losses = dict(local_losses)
         self.inputs = dict(inputs)
-        self.known_classes = dict(known_classes)
+        self.classes = dict(classes)
+        self.known_classes: KnownClasses = {name: each.known for name, each in classes.items() if each.known is not None}
         self.placement = placement
         self.shard = placement.shard(rank)
         self._rank = rank

@@ -8,6 +8,7 @@ from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from mutual.models.cards import ModelCard, architecture_args, cpu_tensors, model_bytes, read_card, read_model, read_preprocess
+    from mutual.models.class_index import ClassIndex
     from mutual.models.classes import ClassMap, class_columns, match_indices, match_names
     from mutual.models.files import check_file, weights_path
     from mutual.models.loading import LoadedWeights, load_weights
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mutual.models.zoo import classifier_tensors, create_model, is_in_zoo, pretrained_classes
 
 __all__ = [
+    "ClassIndex",
     "ClassMap",
     "LoadedWeights",
     "ModelCard",
@@ -51,6 +53,7 @@ __getattr__, __dir__ = lazy_attributes(
             "read_model",
             "read_preprocess",
         ),
+        "mutual.models.class_index": ("ClassIndex",),
         "mutual.models.classes": ("ClassMap", "class_columns", "match_indices", "match_names"),
         "mutual.models.files": ("check_file", "weights_path"),
         "mutual.models.loading": ("LoadedWeights", "load_weights"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -13,10 +14,30 @@ class ClassMap:
     Attributes:
         columns: outputs, for each class of the data that the model knows; None: all outputs, in their order.
         known: the classes of the data, by their index, that `columns` stand for; None: all.
+        num_outputs: number of the model's outputs, where their names say it.
     """
 
     columns: tuple[int, ...] | None = None
     known: tuple[int, ...] | None = None
+    num_outputs: int | None = None
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> ClassMap:
+        """Returns the map of which `fields` are the attributes, with lists in place of tuples."""
+        known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        return cls(**known)
+
+    def indices(self, num_classes: int) -> list[int | None]:
+        """Returns by class of the data the output that stands for it, None where there is none.
+
+        Example:
+            >>> ClassMap(columns=(4, 2), known=(0, 2)).indices(3)
+            [4, None, 2]
+        """
+        known = range(num_classes) if self.known is None else self.known
+        columns = known if self.columns is None else self.columns
+        output_of = dict(zip(known, columns, strict=True))
+        return [output_of.get(index) for index in range(num_classes)]
 
 
 def class_columns(model: Sequence[str], data: Sequence[str]) -> list[int] | None:
@@ -54,20 +75,24 @@ def match_names(model: Sequence[str | Sequence[str]], data: Sequence[str]) -> Cl
     aliases = [(names,) if isinstance(names, str) else tuple(names) for names in model]
     first = [names[0] for names in aliases]
     if len(model) == len(data) and (set(first) == set(data) or _is_numbered(first) or _is_numbered(data)):
-        columns = class_columns(first, data)
-        return ClassMap(None if columns is None else tuple(columns))
+        order = class_columns(first, data)
+        return ClassMap(None if order is None else tuple(order), num_outputs=len(model))
     if _is_numbered(first) or _is_numbered(data):
         raise ValueError(f"class counts differ: the model has {len(model)}, the data have {len(data)}, and they are numbers, not names")
-    _check_unique([name for name in first if name in data], data)
+    classes = set(data)
+    _check_unique([name for name in first if name in classes], data)
     index_of: dict[str, int] = {}
     for index, names in enumerate(aliases):
-        for name in names:
-            index_of.setdefault(name, index)
+        for name in classes.intersection(names):
+            if name in index_of:
+                raise ValueError(f"classes differ, and cannot be matched by name: two outputs are called {name!r}; give `classes` by index")
+            index_of[name] = index
     known = [index for index, name in enumerate(data) if name in index_of]
     if len(known) < 2:
         sides = [_named("the model", set(first) - set(data)), _named("the data", set(data) - index_of.keys())]
         raise ValueError(f"{len(known)} of its {len(model)} classes are among the data's {len(data)}: {'; '.join(filter(None, sides))}")
-    return ClassMap(tuple(index_of[data[index]] for index in known), None if len(known) == len(data) else tuple(known))
+    columns = tuple(index_of[data[index]] for index in known)
+    return ClassMap(columns, None if len(known) == len(data) else tuple(known), len(model))
 
 
 def match_indices(indices: Sequence[int | None], num_outputs: int, num_classes: int) -> ClassMap:

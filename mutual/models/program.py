@@ -29,6 +29,9 @@ class Program(nn.Module):
     Args:
         program: takes one tensor, whose first dimension is dynamic.
 
+    Attributes:
+        num_classes: number of logits of an image.
+
     Raises:
         ValueError: it takes something else, or batches of one size alone.
     """
@@ -37,6 +40,7 @@ class Program(nn.Module):
         super().__init__()
         self._program = program
         self._least, self._most = _batch_bounds(program)
+        self.num_classes = _num_outputs(program)
         self._device = torch.device("cpu")
         self.graph = program.module().requires_grad_(False)
         self.training = False
@@ -104,6 +108,14 @@ def _batch_bounds(program: ExportedProgram) -> tuple[int, int | None]:
     if bounds is None:
         return 1, None
     return max(int(bounds.lower), 1), int(bounds.upper) if bounds.upper.is_Integer else None
+
+
+def _num_outputs(program: ExportedProgram) -> int | None:
+    """Returns the width of the program's output; None where it is no vector of one width for each image."""
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    values = [node.meta.get("val") for node in output.args[0] if hasattr(node, "meta")]
+    shape = values[-1].shape if values and isinstance(values[-1], Tensor) else ()
+    return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
 
 
 @contextmanager

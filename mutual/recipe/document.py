@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
@@ -12,8 +12,11 @@ from mutual.recipe.data import Data
 from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, Objective
 from mutual.recipe.errors import Fault, Origin, RecipeError
 from mutual.recipe.objectives import AnyObjective
-from mutual.recipe.peers import InputSpec, PeerSpec, StoreSpec
+from mutual.recipe.peers import InputSpec, PeerSpec, StoreSpec, program_file
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Schedule, Train
+
+MAX_SAVED_CLASSES = 2_000
+"""Over all peers: the recipe that a run writes down must not be larger than a recipe may be."""
 
 
 class Recipe(Spec):
@@ -136,6 +139,33 @@ class Recipe(Spec):
                 given = {} if peer.input == "auto" else peer.input.model_dump(exclude_none=True)
                 peer = peer.model_copy(update={"input": InputSpec(**{**then.model_dump(), **given})})
             peers[name] = peer
+        return self.model_copy(update={"peers": peers})
+
+    def with_classes(self, indices: Mapping[str, Sequence[int | None]], num_outputs: Mapping[str, int]) -> Recipe:
+        """Returns this recipe with the outputs that `auto` and files of names stand for, as far as a recipe has room for them.
+
+        Args:
+            indices: by frozen peer the output that stands for each class of the data, None for none.
+            num_outputs: by peer how many outputs it has, if the names say it, which indices do not.
+        """
+        peers, room = dict(self.peers), MAX_SAVED_CLASSES
+        for name, peer in self.peers.items():
+            room -= len(indices[name]) if name in indices and isinstance(peer.classes, str) else 0
+            if name not in indices or not isinstance(peer.classes, str) or room < 0:
+                continue
+            takes_number = peer.classes != "auto" and program_file(peer.model) is None and name in num_outputs
+            args = {"num_classes": num_outputs[name], **peer.args} if takes_number else peer.args
+            peers[name] = peer.model_copy(update={"classes": list(indices[name]), "args": args})
+        return self.model_copy(update={"peers": peers})
+
+    def with_classes_of(self, saved: Recipe) -> Recipe:
+        """Returns this recipe with the outputs that `auto` and files of names stood for in `saved`."""
+        peers = dict(self.peers)
+        for name, peer in self.peers.items():
+            then = saved.peers.get(name)
+            if then is not None and isinstance(peer.classes, str) and not isinstance(then.classes, str):
+                number = {key: value for key, value in then.args.items() if key == "num_classes"} if peer.classes != "auto" else {}
+                peers[name] = peer.model_copy(update={"classes": then.classes, "args": {**number, **peer.args}})
         return self.model_copy(update={"peers": peers})
 
     def error(self, path: str, message: str) -> RecipeError:

@@ -66,7 +66,7 @@ def half(group, name, exchange):
         group.edges,
         losses,
         inputs=group.inputs,
-        known_classes={},
+        classes={},
         autocast=nullcontext,
         placement=Placement(len(ranks), ranks, ranks, is_replicated=False),
         rank=ranks[name][0],

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mutual.group import Communicator
+from mutual.models import ClassIndex
 
 _NUM_ERRORS = 3.0
 _SLIGHT = 0.05
@@ -55,16 +56,26 @@ class ChanceMeter:
 
     The level for one class an image is the accuracy of predictions that are as frequent and independent of the image (the chance of Cohen's
     kappa): 1/C where classes are equally frequent, and the frequency of its class for a peer that always predicts the same. For several
-    labels it is the mean frequency of the labels, the average precision of a random order.
+    labels it is the mean frequency of the labels, the average precision of a random order. For a peer that knows a part of the classes
+    it is that of the images of these, or of these labels.
 
     Args:
         peers: names of the peers.
         comm: the ranks of the run.
         num_classes: number of classes.
         multi_label: whether an image has several labels and not one class.
+        known_classes: by peer the classes that its logits stand for, where these are not all.
     """
 
-    def __init__(self, peers: Sequence[str], comm: Communicator, *, num_classes: int, multi_label: bool) -> None:
+    def __init__(
+        self,
+        peers: Sequence[str],
+        comm: Communicator,
+        *,
+        num_classes: int,
+        multi_label: bool,
+        known_classes: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         self._comm = comm
         self._multi_label = multi_label
         self._peers = tuple(peers)
@@ -72,9 +83,17 @@ class ChanceMeter:
         dtype = torch.float32 if comm.device.type == "mps" else torch.float64
         self._targets_C = torch.zeros(num_classes, dtype=dtype, device=comm.device)
         self._predictions_PC = torch.zeros(len(self._peers), num_classes, dtype=dtype, device=comm.device)
+        self._known = {name: ClassIndex(known, comm.device) for name, known in (known_classes or {}).items()}
+        self._is_known_PC = torch.ones(len(self._peers), num_classes, dtype=torch.bool, device=comm.device)
+        for is_known_C, name in zip(self._is_known_PC, self._peers, strict=True):
+            if name in self._known:
+                is_known_C.fill_(False)[self._known[name].index_K] = True
 
     def add(self, logits: Mapping[str, Tensor], labels: Tensor) -> None:
-        """Adds the logits `[B, C]` of each peer, and the labels `[B]` or `[B, C]`; rows of the logits beyond these are padding."""
+        """Adds the logits `[B, C]` of each peer, `[B, K]` of one that knows a part of the classes, and the labels `[B]` or `[B, C]`.
+
+        Rows of the logits beyond these are padding.
+        """
         self._num_images += len(labels)
         labels = labels.to(self._targets_C.device)
         if self._multi_label:
@@ -83,17 +102,23 @@ class ChanceMeter:
         num_classes = len(self._targets_C)
         self._targets_C += torch.bincount(labels, minlength=num_classes)
         for counts_C, name in zip(self._predictions_PC, self._peers, strict=True):
-            counts_C += torch.bincount(logits[name][: len(labels)].argmax(dim=1), minlength=num_classes)
+            predictions = logits[name][: len(labels)].argmax(dim=1)
+            if name in self._known:
+                _, is_known_B = self._known[name].labels(labels)
+                predictions = self._known[name].index_K[predictions[is_known_B]]
+            counts_C += torch.bincount(predictions, minlength=num_classes)
 
     def levels(self) -> dict[str, Chance]:
         """Returns by peer what chance gives it, over the images of all ranks. Collective: all ranks must call it."""
         num_images = torch.full_like(self._targets_C[:1], self._num_images)
         sums = self._comm.all_reduce_sum(torch.cat([num_images, self._targets_C, self._predictions_PC.flatten()]))
         num_images, targets_C, predictions = sums.split([1, len(self._targets_C), self._predictions_PC.numel()])
-        total = max(int(num_images), 1)
+        targets_PC = torch.where(self._is_known_PC, targets_C, 0)
         if self._multi_label:
-            present = targets_C[targets_C > 0]
-            level = float(present.mean()) / total if len(present) else 0.0
-            return dict.fromkeys(self._peers, Chance(level, int(num_images)))
-        levels = (predictions.view_as(self._predictions_PC) @ targets_C / total**2).tolist()
-        return {name: Chance(level, int(num_images)) for name, level in zip(self._peers, levels, strict=True)}
+            num_present_P = (targets_PC > 0).sum(dim=1).clamp(min=1)
+            levels = (targets_PC.sum(dim=1) / num_present_P / num_images.clamp(min=1)).tolist()
+            return {name: Chance(level, int(num_images)) for name, level in zip(self._peers, levels, strict=True)}
+        totals_P = targets_PC.sum(dim=1)
+        levels = ((predictions.view_as(targets_PC) * targets_PC).sum(dim=1) / totals_P.clamp(min=1) ** 2).tolist()
+        rows = zip(self._peers, levels, totals_P.tolist(), strict=True)
+        return {name: Chance(level, int(total)) for name, level, total in rows}

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from mutual.data import Batch
+from mutual.engine.evaluation.chance import ChanceMeter
 from mutual.engine.evaluation.task_metrics import TaskMetrics, mean_metric, task_metrics
 from mutual.engine.monitoring import PAIRS, Scores
+from mutual.models import ClassIndex
 from mutual.recipe import ENSEMBLE
 
 if TYPE_CHECKING:
@@ -56,12 +58,12 @@ class Evaluator:
         compares: bool = True,
     ) -> None:
         self._peers = tuple(peers)
-        self._known = {name: torch.tensor(known, device=device) for name, known in (known_classes or {}).items()}
+        self._known = {name: ClassIndex(known, device) for name, known in (known_classes or {}).items()}
         self._comparable = [name for name in self._peers if name not in self._known]
         ensemble = [name for name in ensemble if name not in self._known]
         self._ensemble = tuple(ensemble) if len(ensemble) > 1 else ()
         self._task = task_metrics(num_classes, multi_label=multi_label)
-        self._tasks = {name: task_metrics(len(known), multi_label=multi_label) for name, known in self._known.items()}
+        self._tasks = {name: task_metrics(len(known.classes), multi_label=multi_label) for name, known in self._known.items()}
         self._multi_label = multi_label
         self._has_top5 = num_classes > 5 and not multi_label
         self._device = device
@@ -74,6 +76,7 @@ class Evaluator:
         batches: Iterable[Batch],
         *,
         is_scoring_rank: bool = True,
+        chance: ChanceMeter | None = None,
     ) -> Scores:
         """Returns the scores over the batches of all ranks: accuracies and mAP as fractions, NLL in nats.
 
@@ -83,12 +86,16 @@ class Evaluator:
             predict: returns every peer's float32 logits `[B, C]` of a batch's pixels; `[B, K]` of a peer that knows a part of the classes.
             batches: those of this rank.
             is_scoring_rank: if False, this rank computes its peers for others and adds nothing.
+            chance: is given the logits and labels that are scored.
         """
         for batch in batches:
             on_device = batch.to(self._device, non_blocking=True)
             logits = predict(on_device.images, batch)
             if is_scoring_rank and batch.num_valid > len(batch.bad):
-                self._add(*_readable(logits, on_device.labels, batch))
+                logits, labels = _readable(logits, on_device.labels, batch)
+                self._add(logits, labels)
+                if chance is not None:
+                    chance.add(logits, labels)
         return self._compute()
 
     @cached_property  # made for the first evaluation: a training need not wait for torchmetrics to begin
@@ -108,10 +115,11 @@ class Evaluator:
             log_probabilities[ENSEMBLE] = stacked.logsumexp(dim=0) - math.log(len(self._ensemble))
         for member, log_probability in log_probabilities.items():
             self._update(member, self._task, log_probability, labels)
-        for name, known_K in self._known.items():
-            rows, known_labels = self._among(known_K, labels)
-            if len(known_labels) > 0:
-                self._update(name, self._tasks[name], self._tasks[name].log_probabilities(logits[name][rows]), known_labels)
+        for name, known in self._known.items():
+            targets, is_known_B = known.labels(labels, multi_label=self._multi_label)
+            rows = slice(None) if is_known_B is None else is_known_B.nonzero().flatten()
+            if len(targets[rows]) > 0:
+                self._update(name, self._tasks[name], self._tasks[name].log_probabilities(logits[name][rows]), targets[rows])
         if self._compares:
             predictions = [self._task.predictions(logits[name]) for name in self._comparable]
             agreement = torch.stack([(a == b).float().mean() for a, b in combinations(predictions, 2)]).mean()
@@ -125,19 +133,12 @@ class Evaluator:
         for name in metrics.keys() - {"nll"}:
             metrics[name].update(task.probabilities(log_probability), labels)
 
-    def _among(self, known_K: Tensor, labels: Tensor) -> tuple[Tensor | slice, Tensor]:
-        """Returns the rows of the images that have a label among these classes, and the labels among them."""
-        if self._multi_label:
-            return slice(None), labels[:, known_K]
-        is_class_BK = labels[:, None] == known_K
-        rows = is_class_BK.any(dim=1).nonzero().flatten()
-        return rows, is_class_BK[rows].int().argmax(dim=1)
-
     def _compute(self) -> Scores:
-        scores = {member: _valid(_read(metrics)) for member, metrics in self._metrics.items()}
-        for name, known_K in self._known.items():
-            if self._has_top5 and len(known_K) <= 5:
+        scores = {member: _read(metrics) for member, metrics in self._metrics.items()}
+        for name, known in self._known.items():
+            if self._has_top5 and len(known.classes) <= 5:
                 scores[name]["top5"] = 1.0  # the class is among five of no more than five
+        scores = {member: _valid(row) for member, row in scores.items()}
         if self._compares:
             scores[PAIRS] = _read(self._pairs)
         return scores

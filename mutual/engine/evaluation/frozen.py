@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mutual.group import DataSpec, create_peer_model
-from mutual.models import ClassMap, ModelCard, architecture_args, is_in_zoo, read_card
+from mutual.models import ClassIndex, ClassMap, ModelCard, architecture_args, is_in_zoo, read_card
 from mutual.recipe import InputError, Recipe, program_file
 
 
@@ -66,8 +66,8 @@ class _WithColumns(nn.Module):
     def __init__(self, model: nn.Module, classes: ClassMap) -> None:
         super().__init__()
         self.model = model
-        self._columns = None if classes.columns is None else list(classes.columns)
+        self.columns = None if classes.columns is None else ClassIndex(classes.columns)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images)
-        return logits if self._columns is None else logits[:, self._columns]
+        return logits if self.columns is None else self.columns(logits)

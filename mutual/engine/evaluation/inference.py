@@ -15,7 +15,7 @@ from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.evaluation.frozen import read_frozen
 from mutual.engine.monitoring import Scores, SkippedImages, with_rank
 from mutual.engine.runtime import init_environment, restore_switches
-from mutual.models import ModelCard, ModelInput, class_columns, read_model
+from mutual.models import ClassIndex, ModelCard, ModelInput, class_columns, read_model
 from mutual.recipe import Data, Recipe, first_line
 
 
@@ -48,7 +48,7 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
-    columns = {name: _columns(recipe, name, card, info, is_partial=name in known) for name, (_, card) in models.items()}
+    order = {name: _order(recipe, name, card, info, is_partial=name in known).to(comm.device) for name, (_, card) in models.items()}
     for name, (model, card) in models.items():
         _check_size(recipe, name, model, card, inputs[name])
         model.to(comm.device)
@@ -65,7 +65,7 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
     def predict(pixels: Tensor, _: Batch) -> dict[str, Tensor]:
         images = {each: each(pixels) for each in set(inputs.values())}
         with environment.autocast(precision):
-            return {name: model(images[inputs[name]]).float()[:, columns[name]] for name, (model, _) in models.items()}
+            return {name: order[name](model(images[inputs[name]]).float()) for name, (model, _) in models.items()}
 
     batches = with_rank(data.eval_batches(world_size=comm.size, shard=(comm.rank, comm.size)), comm)
     try:
@@ -89,8 +89,8 @@ def _input_of(recipe: Recipe, name: str, card: ModelCard) -> ModelInput:
         raise recipe.error(f"peers.{name}.input.{key}", message) from error
 
 
-def _columns(recipe: Recipe, name: str, card: ModelCard, info: DataInfo, *, is_partial: bool) -> list[int] | slice:
-    """Returns which of a peer's logits stand for the data's classes; `is_partial`: it knows some of them, which must be in their order."""
+def _order(recipe: Recipe, name: str, card: ModelCard, info: DataInfo, *, is_partial: bool) -> nn.Module:
+    """Returns what brings a peer's logits into the data's order; `is_partial`: it knows some classes, which must be in their order."""
     try:
         order = class_columns(card.class_names, info.class_names)
         if info.multi_label != card.multi_label:
@@ -99,7 +99,7 @@ def _columns(recipe: Recipe, name: str, card: ModelCard, info: DataInfo, *, is_p
             raise ValueError("its classes are in another order, and it knows only some of them")
     except ValueError as error:
         raise recipe.error("data", f"not what peer {name!r} was trained for: {error}") from error
-    return slice(None) if order is None else order
+    return nn.Identity() if order is None else ClassIndex(order)
 
 
 def _as_trained(data: Data, card: ModelCard) -> Data:

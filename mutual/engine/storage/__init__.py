@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mutual.engine.storage.checkpoint_store import CheckpointStore
     from mutual.engine.storage.files import MARK, UNFINISHED, json_text, sha256, unfinished, write_file
     from mutual.engine.storage.lock import LOCK
-    from mutual.engine.storage.opening import check_same_data, exclusive_access, resumed_recipe, select_checkpoint
+    from mutual.engine.storage.opening import check_same_classes, check_same_data, exclusive_access, resumed_recipe, select_checkpoint
     from mutual.engine.storage.run_folder import (
         BEST,
         EXPORT_SUFFIXES,
@@ -37,6 +37,7 @@ __all__ = [
     "CheckpointStore",
     "InitialScores",
     "RunFolder",
+    "check_same_classes",
     "check_same_data",
     "exclusive_access",
     "json_text",
@@ -55,7 +56,13 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),
         "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "sha256", "unfinished", "write_file"),
         "mutual.engine.storage.lock": ("LOCK",),
-        "mutual.engine.storage.opening": ("check_same_data", "exclusive_access", "resumed_recipe", "select_checkpoint"),
+        "mutual.engine.storage.opening": (
+            "check_same_classes",
+            "check_same_data",
+            "exclusive_access",
+            "resumed_recipe",
+            "select_checkpoint",
+        ),
         "mutual.engine.storage.run_folder": (
             "BEST",
             "EXPORT_SUFFIXES",

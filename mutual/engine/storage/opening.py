@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from mutual.engine.storage.files import sha256
 from mutual.engine.storage.lock import locked
 from mutual.engine.storage.run_folder import RECIPE, RunFolder
 from mutual.group import Communicator
-from mutual.recipe import InputError, Recipe, parse_recipe
+from mutual.recipe import InputError, Recipe, format_value, parse_recipe
 
 FREE_TO_CHANGE = re.compile(
     "|".join(
@@ -85,7 +85,8 @@ def _saved_document(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *
     if not resume or not (has_checkpoint or (folder.holds_run() and (folder.path / RECIPE).exists())):
         return None
     saved_recipe = folder.recipe()
-    _check_same(resolve_launch(recipe.with_inputs_of(saved_recipe), saved_recipe, launch), saved_recipe.resolved())
+    given = recipe.with_inputs_of(saved_recipe).with_classes_of(saved_recipe)  # whether they still are these is seen when peers are built
+    _check_same(resolve_launch(given, saved_recipe, launch), saved_recipe.resolved())
     return saved_recipe.model_dump(mode="json")
 
 
@@ -141,6 +142,35 @@ def _differences(old: object, new: object, path: str = "") -> dict[str, tuple[ob
     for key in dict.fromkeys([*old, *new]):
         differences |= _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     return differences
+
+
+def check_same_classes(recipe: Recipe, saved_recipe: Recipe, class_names: Sequence[str]) -> None:
+    """Refuses to resume where outputs of a frozen peer stand for other classes than they did.
+
+    Args:
+        recipe: with the outputs that were found when the peers were built.
+        saved_recipe: of the run that is resumed.
+        class_names: the data's.
+
+    Raises:
+        RecipeError: they do not; on all ranks alike.
+    """
+    for name, peer in recipe.peers.items():
+        now, then = peer.classes, saved_recipe.peers[name].classes
+        if now == then:
+            continue
+        outputs = [list(range(len(class_names))) if isinstance(each, str) else each for each in (then, now)]
+        changes = [
+            f"{class_name!r} was output {format_value(before)} and is {format_value(after)}"
+            for class_name, before, after in zip(class_names, *outputs, strict=False)
+            if before != after
+        ]
+        changed = ", ".join(changes[:3]) + (", ..." if len(changes) > 3 else "")
+        raise recipe.error(
+            f"peers.{name}.classes",
+            f"its outputs stand for other classes than when the run was started ({changed}); give back what says its classes, or "
+            "--overwrite, or another name=...",
+        )
 
 
 def check_same_data(data: DataModule, comm: Communicator) -> None:

@@ -40,7 +40,7 @@ def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayo
         "weights": sha256(safetensors.torch.save(cpu_tensors(peer.tapped)))[:16],
         "input": asdict(peer.input.model_input),
         "loaded": data.loaded_shape,
-        "classes": None if peer.tapped.columns is None else peer.tapped.columns.tolist(),
+        "classes": None if peer.tapped.columns is None else list(peer.tapped.columns.classes),
         "standardize": spec.standardize,
         "transforms": section.model_dump(mode="json", include={"augment", "mixup", "cutmix"}),
         "views": store.views,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -21,7 +22,7 @@ from mutual.engine.training.peer_collector import PeerCollector
 from mutual.engine.training.peer_optimizer import PeerOptimizer
 from mutual.group import Communicator, Group, Peer, flatten, float_buffers, replica_comm, unflatten_
 from mutual.models import cpu_tensors
-from mutual.recipe import InputError, Recipe
+from mutual.recipe import InputError, Recipe, program_file
 
 
 @dataclass
@@ -99,8 +100,11 @@ class Checkpointer:
             )
         for name, digest in self.frozen_digests().items():
             if digest != state["frozen"][name]:
-                what = "the weights" if self._recipe.peers[name].classes == "auto" else "the weights, or not the classes,"
-                raise self._recipe.error(f"peers.{name}.weights", f"these are not {what} that the run was started with; give the old file")
+                key = "weights" if program_file(self._recipe.peers[name].model) is None else "model"
+                what = "weights and classes" if name in self._group.classes else "weights"
+                raise self._recipe.error(
+                    f"peers.{name}.{key}", f"these are not the {what} that the run was started with; give the old file"
+                )
         self._meter.load_state_dict(state["meter"])
         self._best_weights.load_state_dict(state["best"])
         for peer in self._group.trainable:
@@ -164,17 +168,18 @@ class Checkpointer:
 
     @cache  # noqa: B019 - frozen weights never change, and a run lives as long as its process
     def frozen_digests(self) -> dict[str, str]:
-        """Returns by frozen peer the sha256 of its weights, and of which outputs stand for the data's classes. Collective."""
+        """Returns by frozen peer the sha256 of its weights, and of what else its logits depend on. Collective: all ranks must call it."""
         refreshed = self._recipe.exchange.reads
         frozen = {name: peer for name, peer in self._group.peers.items() if peer.frozen and name not in refreshed}
-        return self._collector.all_gather_dict({name: sha256(_teacher_bytes(peer)) for name, peer in frozen.items()})
+        return self._collector.all_gather_dict({name: self._digest(peer) for name, peer in frozen.items()})
 
-
-def _teacher_bytes(peer: Peer) -> bytes:
-    columns = peer.tapped.columns
-    if columns is None:
-        return _tensor_bytes(peer.tapped)
-    return _tensor_bytes(peer.tapped) + json.dumps([columns.tolist(), peer.known_classes]).encode()  # a file may say them
+    def _digest(self, peer: Peer) -> str:
+        content, program = _tensor_bytes(peer.tapped), program_file(self._recipe.peers[peer.name].model)
+        if program is not None:  # other operators with the same weights
+            content += Path(program).read_bytes()
+        if peer.classes.columns is not None:
+            content += json.dumps([peer.classes.columns, peer.classes.known]).encode()
+        return sha256(content)
 
 
 def _average(peer: Peer) -> torch.nn.Module:

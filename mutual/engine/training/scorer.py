@@ -66,7 +66,13 @@ class Scorer:
         if not peers:
             return
         info, classifiers = self._training.data.info, tuple(name for name in peers if name not in self._recipe.headless)
-        meter = ChanceMeter(classifiers, self._comm, num_classes=info.num_classes, multi_label=info.multi_label)
+        meter = ChanceMeter(
+            classifiers,
+            self._comm,
+            num_classes=info.num_classes,
+            multi_label=info.multi_label,
+            known_classes=self._known_classes(classifiers),
+        )
         scores = self._score(self._build_evaluator(classifiers, (), compares=False), classifiers, update, meter) if classifiers else {}
         scores |= self._score_headless()
         self.restore_initial(self._comm.all_gather_json(scores)[0])
@@ -106,38 +112,30 @@ class Scorer:
                     )
 
     def _build_evaluator(self, peers: Sequence[str], ensemble: Sequence[str], *, compares: bool = True) -> Evaluator:
-        info, known = self._training.data.info, self._training.group.known_classes
+        info = self._training.data.info
         return Evaluator(
             peers,
             ensemble,
             num_classes=info.num_classes,
             device=self._comm.device,
             multi_label=info.multi_label,
-            known_classes={name: known[name] for name in peers if name in known},
+            known_classes=self._known_classes(peers),
             compares=compares,
         )
+
+    def _known_classes(self, peers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        known = self._training.group.known_classes
+        return {name: known[name] for name in peers if name in known}
 
     def _score(self, evaluator: Evaluator, peers: Sequence[str], update: int, chance: ChanceMeter | None = None) -> Scores:
         data, group = self._training.data, self._training.group
         group.eval()
 
         def predict(pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
-            logits = group.predict(pixels, peers, global_batch_size=batch.global_batch_size)
-            if chance is not None and group.is_scoring_rank and batch.num_valid:
-                chance.add({name: self._of_all_classes(name, each) for name, each in logits.items()}, batch.labels)
-            return logits
+            return group.predict(pixels, peers, global_batch_size=batch.global_batch_size)
 
         batches: Iterable[Batch] = with_rank(data.eval_batches(world_size=self._comm.size, shard=group.shard), self._comm)
-        return evaluator(predict, self._stragglers.evaluated(batches, update), is_scoring_rank=group.is_scoring_rank)
-
-    def _of_all_classes(self, name: str, logits_BK: Tensor) -> Tensor:
-        """Returns logits of all classes of the data, minus infinity of those that the peer does not know."""
-        known = self._training.group.known_classes.get(name)
-        if known is None:
-            return logits_BK
-        logits_BC = logits_BK.new_full((len(logits_BK), self._training.data.info.num_classes), -math.inf)
-        logits_BC[:, list(known)] = logits_BK
-        return logits_BC
+        return evaluator(predict, self._stragglers.evaluated(batches, update), is_scoring_rank=group.is_scoring_rank, chance=chance)
 
     def _score_headless(self) -> Scores:
         """Returns the scores of the peers without a head by their nearest neighbours. Collective: all ranks must call it."""

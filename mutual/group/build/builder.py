@@ -19,7 +19,6 @@ from mutual.group.edges import (
     CommonClasses,
     Edge,
     EdgeLoss,
-    KnownClasses,
     OutputKey,
     TensorSpec,
     expand_objectives,
@@ -29,7 +28,7 @@ from mutual.group.edges import (
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, parallel, replicated, scoring_requirements
 from mutual.group.group import Group
 from mutual.group.peers import Autocast, FrozenSettings, MovingAverage, Peer, PeerInput, TappedModel, find_module
-from mutual.models import ModelInput
+from mutual.models import ClassMap, ModelInput
 from mutual.objectives import Loss
 from mutual.recipe import EMA, EMBEDDING, LOGITS, Precision, Recipe, peer_of, program_file
 
@@ -77,7 +76,7 @@ def build_group(
     placement = _place_peers(recipe, comm.size)
     built = _build_peers(recipe, edges, comm, placement, data)
     peers, specs = built.peers, built.specs
-    classes = _common_classes(recipe, edges, built.known_classes, num_classes)
+    classes = _common_classes(recipe, edges, built.classes, num_classes, comm.device)
     losses = _build_losses(recipe, edges, comm, placement, built, classes)  # before their adapters are moved with the peers
     trained = [name for name in recipe.peers if not recipe.peers[name].frozen]
     comms = dict(zip(trained, comm.split([placement.replica_ranks[name] for name in trained]), strict=True))
@@ -94,7 +93,7 @@ def build_group(
         edges,
         {index: _edge_loss(recipe, edges[index], loss, comms[edges[index].learner], classes[index]) for index, loss in losses.items()},
         inputs=built.inputs,
-        known_classes=built.known_classes,
+        classes=built.classes,
         autocast=autocast,
         placement=placement,
         rank=comm.rank,
@@ -112,13 +111,13 @@ class _BuiltPeers:
         peers: the peers that this process holds, by name.
         specs: shape and dtype of every output of all peers.
         inputs: what each peer reads.
-        known_classes: the peers that know a part of the data's classes, with these.
+        classes: the peers whose outputs are not simply the data's classes in their order, with what these stand for.
     """
 
     peers: dict[str, Peer]
     specs: dict[OutputKey, TensorSpec]
     inputs: dict[str, ModelInput]
-    known_classes: dict[str, tuple[int, ...]]
+    classes: dict[str, ClassMap]
 
 
 def _place_peers(recipe: Recipe, world_size: int) -> Placement:
@@ -140,19 +139,20 @@ def _build_peers(recipe: Recipe, edges: list[Edge], comm: Communicator, placemen
         }
         result = dry_run(recipe, edges, list(peers.values()), data.num_classes, num_replicas=num_replicas)
     local_inputs = {name: asdict(peer.input.model_input) for name, peer in peers.items()}
-    local_known = {name: peer.known_classes for name, peer in peers.items() if peer.known_classes is not None}
+    local_classes = {name: asdict(peer.classes) for name, peer in peers.items() if peer.classes.columns is not None}
+    local_known = {name: peer.classes.known for name, peer in peers.items() if peer.classes.known is not None}
     notes_here = [*notes, *result.notes, *_class_notes(data, local_known)]
-    results = comm.all_gather_json([output_specs(result.outputs), notes_here, local_inputs, local_known])
+    results = comm.all_gather_json([output_specs(result.outputs), notes_here, local_inputs, local_classes])
     if comm.is_main:
         for note in dict.fromkeys(note for _, notes, _, _ in results for note in notes):
             warnings.warn(note, stacklevel=3)
     inputs = {name: fields for _, _, some, _ in results for name, fields in some.items()}
-    known = {name: tuple(indices) for _, _, _, some in results for name, indices in some.items()}
+    classes = {name: fields for _, _, _, some in results for name, fields in some.items()}
     return _BuiltPeers(
         peers,
         specs=parse_output_specs([spec for specs, _, _, _ in results for spec in specs]),
         inputs={name: ModelInput.from_json(inputs[name]) for name in recipe.peers if name in inputs},
-        known_classes=known,
+        classes={name: ClassMap.from_json(classes[name]) for name in recipe.peers if name in classes},
     )
 
 
@@ -168,12 +168,15 @@ def _class_notes(data: DataSpec, known: Mapping[str, tuple[int, ...]]) -> list[s
     return lines
 
 
-def _common_classes(recipe: Recipe, edges: list[Edge], known: KnownClasses, num_classes: int) -> list[CommonClasses | None]:
+def _common_classes(
+    recipe: Recipe, edges: list[Edge], classes: Mapping[str, ClassMap], num_classes: int, device: torch.device
+) -> list[CommonClasses | None]:
     """Returns for each edge the classes that its ends have in common, None where these are all."""
+    known = {name: each.known for name, each in classes.items() if each.known is not None}
     common = []
     for edge in edges:
         try:
-            common.append(CommonClasses.of(edge, known, num_classes=num_classes, multi_label=recipe.data.multi_label))
+            common.append(CommonClasses.of(edge, known, num_classes=num_classes, multi_label=recipe.data.multi_label, device=device))
         except ValueError as error:
             raise recipe.error(f"objectives.{edge.objective_index}.sources", str(error)) from error
     return common
@@ -251,7 +254,7 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
         tapped,
         frozen=spec.frozen,
         input=PeerInput(created.input, is_identity=not data.reads_pixels, channels_last=channels_last),
-        known_classes=created.classes.known,
+        classes=created.classes,
         average=average,
         evaluate_average=train.evaluate_ema,
         settings=FrozenSettings(spec.precision, spec.forward_batch),

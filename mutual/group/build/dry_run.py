@@ -154,7 +154,7 @@ def _check_tensors(recipe: Recipe, peer: Peer, outputs: Mapping[str, object], *,
 
 def _check_classes(recipe: Recipe, peer: Peer, outputs: Outputs, num_classes: int, *, mode: str = "") -> None:
     result, model = tuple(outputs[LOGITS].shape), recipe.peers[peer.name].model
-    if result != (2, num_classes if peer.known_classes is None else len(peer.known_classes)):
+    if result != (2, num_classes if peer.classes.known is None else len(peer.classes.known)):
         raise recipe.error(
             f"peers.{peer.name}.model",
             f"class counts differ: {model} gives logits of shape {result[1:]}{mode}, the data have {num_classes} classes",

@@ -258,7 +258,8 @@ def _classes(recipe: Recipe, name: str, model: nn.Module, num_built: int | None,
             has_new_head = spec.weights_file is not None and spec.weights_file.head == "new"
             columns = None if card is None or has_new_head else class_columns(card.class_names, data.class_names)
         elif isinstance(given, list) and not isinstance(given[0], str):
-            num_outputs: Any = spec.args.get("num_classes") or num_built or getattr(model, "num_classes", 1000)
+            num_asked = None if program is not None and card is None else num_built  # a program has the outputs that it has
+            num_outputs: Any = spec.args.get("num_classes") or num_asked or getattr(model, "num_classes", None) or 1000
             return match_indices(given, int(num_outputs), data.num_classes)
         else:
             names = _names(recipe, name, card)

@@ -7,13 +7,13 @@ classes is the distribution given that the class is among them. Images of other 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mutual.group.edges.edge import Edge
+from mutual.models import ClassIndex
 from mutual.recipe import ENSEMBLE, LOGITS
 
 KnownClasses = Mapping[str, tuple[int, ...]]
@@ -27,18 +27,29 @@ class CommonClasses:
     Attributes:
         classes: indices of the data's classes.
         known: the sources that do not know all classes.
-        num_classes: classes of the data.
         multi_label: an image has several labels and not one class.
+        among_all: selects the classes from all of the data's.
+        among_known: by source what selects them from those that it knows; None: these are the classes in common.
     """
 
     classes: tuple[int, ...]
     known: tuple[tuple[str, tuple[int, ...]], ...]
-    num_classes: int
     multi_label: bool
+    among_all: ClassIndex = field(compare=False)
+    among_known: Mapping[str, ClassIndex | None] = field(compare=False)
 
     @classmethod
-    def of(cls, edge: Edge, known: KnownClasses, *, num_classes: int, multi_label: bool) -> CommonClasses | None:
+    def of(
+        cls, edge: Edge, known: KnownClasses, *, num_classes: int, multi_label: bool, device: torch.device | None = None
+    ) -> CommonClasses | None:
         """Returns the classes in common, or None where all sources whose logits the edge reads know all classes.
+
+        Args:
+            edge: the edge.
+            known: the peers that do not know all classes.
+            num_classes: classes of the data.
+            multi_label: an image has several labels and not one class.
+            device: of the logits.
 
         Raises:
             ValueError: there are fewer than two.
@@ -46,33 +57,23 @@ class CommonClasses:
         partial = {name: known[name] for name in _logit_sources(edge) if name in known}
         if not partial:
             return None
-        common = set(range(num_classes)).intersection(*partial.values())
+        common = sorted(set(range(num_classes)).intersection(*partial.values()))
         if len(common) < 2:
             raise ValueError(f"its sources have {len(common)} of the data's {num_classes} classes in common; an edge compares two or more")
-        return cls(tuple(sorted(common)), tuple(partial.items()), num_classes, multi_label)
+        among_known = {name: ClassIndex(classes, device).of(common) for name, classes in partial.items()}
+        return cls(tuple(common), tuple(partial.items()), multi_label, ClassIndex(common, device), among_known)
 
     def restrict(self, peer: str, logits_BK: Tensor) -> Tensor:
         """Returns a peer's logits of the classes in common."""
-        known = dict(self.known).get(peer)
-        columns = self.classes if known is None else tuple(known.index(index) for index in self.classes)
-        return logits_BK if columns == tuple(range(logits_BK.shape[1])) else logits_BK[:, list(columns)]
+        index = self.among_known.get(peer, self.among_all)
+        if index is None:
+            return logits_BK
+        restricted: Tensor = index(logits_BK)
+        return restricted
 
-    def labels(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns labels among the classes in common, and which images `[B]` have one.
-
-        Args:
-            labels: indices `[B]`, -1 for none; or `[B, C]`: probabilities, which are conditioned on the classes, or flags.
-        """
-        columns = torch.tensor(self.classes, device=labels.device)
-        if not labels.is_floating_point():
-            position_C = torch.full((self.num_classes,), -1, device=labels.device)
-            position_C[columns] = torch.arange(len(columns), device=labels.device)
-            targets = torch.where(labels >= 0, position_C[labels.clamp(min=0)], labels)
-            return targets, targets >= 0
-        targets = labels[:, columns]
-        if self.multi_label:
-            return targets, torch.ones(len(labels), dtype=torch.bool, device=labels.device)
-        return F.normalize(targets, p=1, dim=1), targets.sum(dim=1) > 0
+    def labels(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns labels among the classes in common, and which images `[B]` have one; None: all. See `ClassIndex.labels`."""
+        return self.among_all.labels(labels, multi_label=self.multi_label)
 
 
 def _logit_sources(edge: Edge) -> list[str]:

@@ -15,6 +15,7 @@ from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.frozen_parts import frozen_buffers
 from mutual.group.peers.peer_input import PeerInput
 from mutual.group.peers.taps import Outputs, TappedModel
+from mutual.models import ClassMap
 from mutual.recipe import LOGITS, Precision
 
 
@@ -63,14 +64,14 @@ class Peer:
         tapped: the model with its taps.
         frozen: the peer is not trained.
         input: makes of pixels what the model reads.
-        known_classes: the data's classes that the logits stand for; None: all.
+        classes: which of the model's outputs, and so the logits, stand for which of the data's classes.
         average: moving average of the model's weights.
         evaluate_average: evaluate the moving average in place of the model.
         settings: how it is run, if it is frozen.
 
     Attributes:
         input: makes of pixels what the model reads.
-        known_classes: the data's classes, by their index, that the logits `[B, K]` stand for; None: all.
+        classes: as above; the logits `[B, K]` are of those that it knows.
         settings: as above.
         tapped: the model with its taps and adapters; what a checkpoint holds.
         train_module: what is called in training: `tapped`, wrapped in DDP or in `Frozen`.
@@ -85,7 +86,7 @@ class Peer:
         *,
         frozen: bool,
         input: PeerInput,
-        known_classes: tuple[int, ...] | None = None,
+        classes: ClassMap | None = None,
         average: MovingAverage | None = None,
         evaluate_average: bool = True,
         settings: FrozenSettings | None = None,
@@ -94,7 +95,7 @@ class Peer:
         self.settings = settings or FrozenSettings()
         self.frozen = frozen
         self.input = input
-        self.known_classes = known_classes
+        self.classes = classes or ClassMap()
         self.tapped = tapped
         self.train_module: nn.Module = Frozen(tapped) if frozen else tapped
         self.average = average

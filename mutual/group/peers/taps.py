@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mutual.models import ClassIndex
 from mutual.recipe import LOGITS
 
 Outputs = dict[str, Tensor]
@@ -32,6 +32,7 @@ class TappedModel(nn.Module):
 
     Attributes:
         model: the bare model.
+        columns: selects them; None: all, in their order.
         output: as above.
         adapters: the trainable parts of the edges that this peer learns by; trained with it and never exported.
 
@@ -39,7 +40,6 @@ class TappedModel(nn.Module):
         ValueError: the model has no module at a path; the message lists the near ones.
     """
 
-    columns: Tensor | None
     mean: Tensor | None
     std: Tensor | None
 
@@ -48,7 +48,7 @@ class TappedModel(nn.Module):
         self.model = model
         self.output = output
         self.adapters = nn.ModuleDict()
-        self.register_buffer("columns", None if columns is None else torch.tensor(columns), persistent=False)
+        self.columns = None if columns is None else ClassIndex(columns)
         self.register_buffer("mean", None, persistent=False)
         self.register_buffer("std", None, persistent=False)
         self._features: Outputs = {}
@@ -61,7 +61,7 @@ class TappedModel(nn.Module):
         self._features.clear()
         output = self.model(images)
         if self.columns is not None:
-            output = output[:, self.columns]
+            output = self.columns(output)
         if self.mean is not None and self.std is not None:
             output = (output - self.mean) / self.std
         outputs = {self.output: output, **self._features}

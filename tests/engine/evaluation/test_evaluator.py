@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from support import WORLD, build, tiny_document
 
+from mutual.data import Batch
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.storage.run_folder import RunFolder
 from mutual.engine.training.best_weights import BestWeights
@@ -230,3 +231,12 @@ def test_weights_that_a_training_replaces_meanwhile_are_not_called_damaged(folde
 
     monkeypatch.setattr(RunFolder, "digest", late)
     assert folder.verified_weights("best", "a") == folder.weights("best", "a")
+
+
+def test_of_a_peer_of_five_classes_whose_outputs_are_not_numbers_no_score_is_one():
+    evaluator = Evaluator(["a"], [], num_classes=8, device=CPU, known_classes={"a": (1, 3, 4)})
+    batch = Batch(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([1, 4]), 2, 2)
+    finite = evaluator(lambda pixels, _: {"a": torch.zeros(2, 3)}, [batch])["a"]
+    assert (finite["top1"], finite["top5"]) == (0.5, 1.0)
+    row = evaluator(lambda pixels, _: {"a": torch.full((2, 3), math.nan)}, [batch])["a"]
+    assert all(math.isnan(value) for value in row.values())

@@ -269,6 +269,16 @@ def test_a_teacher_that_knows_nothing_is_warned_of(teacher, tmp_path):
         mutual.fit(parse_recipe(document(tmp_path, train={"epochs": 1, "progress": False})))
 
 
+@pytest.mark.filterwarnings("ignore:peers.t. knows")
+def test_a_teacher_of_some_classes_that_knows_nothing_is_warned_of(tmp_path):
+    """It is right as often as of so few classes, by which it is scored, and not of all."""
+    peers = {"s": {"model": "support:tiny"}, "t": {"model": "small_cnn", "frozen": True, "classes": [0, 1, 2, 3, 4, *[None] * 5]}}
+    with pytest.warns(
+        UserWarning, match=r"peer 't' begins with a top1 of \d+\.\d\d% on 1\d\d validation images, and chance gives [12]\d\."
+    ):
+        mutual.fit(parse_recipe(document(tmp_path, peers=peers, train={"epochs": 1, "progress": False})))
+
+
 def test_a_teacher_that_knows_something_and_a_new_classifier_are_not_warned_of(teacher, tmp_path, recwarn):
     peers = {
         "s": {"model": "small_cnn"},

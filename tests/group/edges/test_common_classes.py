@@ -6,11 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import WORLD, tiny_document
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mutual
 from mutual.data import build_data
 from mutual.group import MicroBatchContext, build_group
-from mutual.models import ModelCard, create_model, match_indices, match_names, model_bytes, read_model
+from mutual.group.edges import CommonClasses
+from mutual.group.edges.selection import Selector
+from mutual.models import ClassIndex, ModelCard, create_model, match_indices, match_names, model_bytes, read_model
 from mutual.objectives import build_loss
 from mutual.recipe import RecipeError, parse_recipe
 
@@ -195,3 +198,62 @@ def test_a_teacher_of_some_classes_is_scored_on_their_images(teacher, tmp_path):
         right += int((known[model(batch.images.float() / 255).argmax(dim=1)] == labels)[rows].sum())
         total += int(rows.sum())
     assert result.metrics["t"]["top1"] == pytest.approx(right / total)
+
+
+def test_a_name_of_two_outputs_is_refused_where_it_is_needed():
+    outputs = [("n1", "crane"), ("n2", "crane"), ("n3", "dog")]
+    with pytest.raises(ValueError, match=r"matched by name: two outputs are called 'crane'; give `classes` by index"):
+        match_names(outputs, ["crane", "dog"])
+    assert match_names(outputs, ["n2", "dog"]).columns == (1, 2)
+    assert match_names([("dog", "dog"), ("bee",), ("cat",)], ["bee", "dog"]).columns == (1, 0), "twice of one output"
+
+
+class _Copies(TorchDispatchMode):
+    """Notes operators that take what a Python list holds to the device, or wait for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:peers.t")
+@pytest.mark.parametrize(("loss", "avoided"), [("kd", {"lift_fresh", "index", "nonzero"}), ("dkd", {"lift_fresh"})])
+def test_a_step_copies_no_index_to_the_device(teacher, loss, avoided):
+    path, _ = teacher("dog", "eel", "ant", "cat")
+    group = group_of({"loss": loss}, path)
+    with _Copies() as copies:
+        run(group)
+    assert not copies.seen & avoided
+
+
+@pytest.mark.filterwarnings("ignore:peers.t")
+def test_flags_of_several_labels_select_all_images(teacher):
+    path, _ = teacher("dog", "eel", "ant", "cat")
+    (edge,) = (each for each in group_of({"loss": "dkd"}, path).edges if each.sources)
+    common = CommonClasses.of(edge, {"t0": (0, 2, 3)}, num_classes=4, multi_label=True)
+    flags = torch.tensor([[1.0, 1, 0, 1], [0, 1, 0, 0]])
+    selection = Selector(classes=common).select(flags, {})
+    assert (selection.rows, selection.fraction) == (slice(2), 1.0)
+    torch.testing.assert_close(selection.targets, flags[:, [0, 2, 3]])
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([3, 0, -1, 2, 1, 3]), torch.eye(4)[[3, 0, 2, 1]] * 0.5 + 0.125])
+def test_labels_among_classes(labels):
+    targets, is_known = ClassIndex([3, 0]).labels(labels)
+    if labels.is_floating_point():
+        expected = labels[:, [3, 0]] / labels[:, [3, 0]].sum(dim=1, keepdim=True)
+        torch.testing.assert_close(targets, expected)
+        assert is_known.all()
+    else:
+        assert targets.tolist() == [0, 1, -1, -1, -1, 0]
+        assert is_known.tolist() == [True, True, False, False, False, True]
+
+
+def test_positions_are_found_among_those_that_are_known():
+    known = ClassIndex([2, 5, 7])
+    assert known.of([2, 5, 7]) is None
+    assert known.of([2, 7]).classes == (0, 2)

@@ -32,9 +32,9 @@ class Group:
         autocast: gives the context in which peers run, or in another precision if one is given.
         placement: which ranks hold which peers.
         rank: this process among them.
-        loss_exchange: sends outputs between ranks for the losses.
+        loss_exchange: sends outputs between ranks for the losses. Of frozen peers that its plan splits, this rank computes a part of its
+            images, and gets the others' outputs for the rest.
         score_exchange: returns what sends the logits of some peers to the ranks that score.
-        split_peers: frozen peers of which this rank computes a part of its images, and gets the others' outputs for the rest.
 
     Attributes:
         peers: the peers that this process holds, by name.
@@ -82,7 +82,6 @@ class Group:
         rank: int,
         loss_exchange: OutputExchange,
         score_exchange: Callable[[tuple[str, ...]], OutputExchange],
-        split_peers: Sequence[str] = (),
     ) -> None:
         self.peers = dict(peers)
         self.edges = tuple(edges)
@@ -111,7 +110,7 @@ class Group:
         self._embeds = [
             name for name, peer in self.peers.items() if peer.tapped.output == EMBEDDING and rank in placement.sender_ranks[name]
         ]
-        self._split_peers = tuple(name for name in split_peers if name in self.peers)
+        self._split_peers = tuple(name for name in loss_exchange.transfer_plan.split_peers if name in self.peers)
         frozen = [peer for peer in self.peers.values() if peer.frozen]
         self.frozen_forwards = FrozenForwards(frozen, self._split_peers, view=self.view, forward=self._forward_view, exchange=loss_exchange)
         sources_here = {*self.peers, *self._averages}.difference(self._split_peers)

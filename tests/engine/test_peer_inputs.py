@@ -121,7 +121,8 @@ def test_peers_of_equal_input_share_it(teacher, photos, tmp_path):
     pixels = window.batches[0].images
     assert pixels.dtype == torch.uint8
     assert data.loaded_shape == (3, 24, 24) == tuple(pixels.shape[1:])
-    read = {name: group.view(name, pixels) for name in group.peers}
+    with group.shared_inputs.kept():
+        read = {name: group.view(name, pixels) for name in group.peers}
     assert read["student"] is read["other"]
     assert read["t"] is read["u"]
     assert (tuple(read["student"].shape[1:]), tuple(read["t"].shape[1:])) == ((3, 16, 16), (1, 24, 24))

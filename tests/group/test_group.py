@@ -1,6 +1,7 @@
 """A group's forward: whom it runs, what it asks of the exchange between ranks, and what it gives back."""
 
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ class Handle:
 
 class Exchange:
     """What stands for the exchange: gives `handle` and keeps what was sent."""
+
+    transfer_plan = SimpleNamespace(split_peers=())
 
     def __init__(self, brings=None):
         self.handle, self.sent = Handle(brings or {}), []

@@ -99,7 +99,6 @@ def build_group(
         rank=comm.rank,
         loss_exchange=OutputExchange(loss_plan, comm),
         score_exchange=score_exchange,
-        split_peers=loss_plan.split_peers,
     )
 
 

@@ -159,7 +159,7 @@ def _class_notes(data: DataSpec, known: Mapping[str, tuple[int, ...]]) -> list[s
     """Returns a line for each peer that knows a part of the data's classes."""
     lines = []
     for name, indices in known.items():
-        missing = [data.class_names[index] for index in range(data.num_classes) if index not in indices]
+        missing = [data.class_names[index] for index in sorted(set(range(data.num_classes)).difference(indices))]
         shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
         lines.append(
             f"peers.{name}: knows {len(indices)} of the data's {data.num_classes} classes (not {shown}); losses and scores compare those"

@@ -235,7 +235,7 @@ def test_a_peer_that_scores_less_than_is_expected_ends_the_run_before_it_begins(
     assert train.main([str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "peers.t.expect.top1: top1 is 0.9" in line
-    assert "on 355 validation images before the first update, less than 0.999; the likely causes are another input" in line
+    assert "on 355 validation images before the first update, less than 0.999; the likely causes are another `input`" in line
     assert not (tmp_path / "runs" / "tiny").exists()
     assert train.main([str(path), "peers.t.expect.top1=0.9", "train.epochs=1"]) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
@@ -348,7 +348,7 @@ def test_a_run_is_not_resumed_with_other_classes_in_the_file_that_names_them(tea
     sections = {"peers": peers, "data": {**DIGITS, "subset": 64}, "train": {"epochs": 1, "progress": False}}
     first = mutual.fit(parse_recipe(document(tmp_path, **sections)))
     names.write_text("\n".join(map(str, [1, 0, *range(2, 10)])))
-    with pytest.raises(RecipeError, match=r"peers.t.weights: these are not the weights, or not the classes, that the run was started with"):
+    with pytest.raises(RecipeError, match=r"peers.t.classes: its outputs stand for other classes than when the run was started"):
         mutual.fit(parse_recipe(document(tmp_path, **sections)), resume=True)
     names.write_text("\n".join(map(str, range(10))))
     assert mutual.fit(parse_recipe(document(tmp_path, **sections)), resume=True).metrics["t"] == first.metrics["t"]

@@ -182,6 +182,6 @@ def test_it_is_scored_in_its_own_precision():
     group = group_of(objective, model="small_cnn", precision="bf16")
     pixels = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
     context = MicroBatchContext(6, seed=0)
-    (taught,) = group.forward_frozen([(pixels, context)])
+    (taught,) = group.frozen_forwards.outputs([(pixels, context)])
     group.eval()
     assert torch.equal(group.embed(pixels)["t"], taught["t"]["embedding"].float())

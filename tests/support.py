@@ -83,6 +83,11 @@ def bodied(num_classes, in_channels, **args):
     return net
 
 
+def stubborn(num_classes, in_channels):
+    """The factory `support:stubborn`: its model has nine outputs, whatever it is asked for."""
+    return TinyNet(9, in_channels)
+
+
 def colourful(num_classes, in_channels):
     """The factory `support:colourful`: its model reads colour, whatever the data are."""
     model = TinyNet(num_classes, 3)

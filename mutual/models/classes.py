@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +49,10 @@ def class_columns(model: Sequence[str], data: Sequence[str]) -> list[int] | None
     Raises:
         ValueError: they are not the same classes; one line says which are on one side only.
     """
+    model, data = [_composed(name) for name in model], [_composed(name) for name in data]
     if len(model) != len(data):
         raise ValueError(f"class counts differ: the model has {len(model)}, the data have {len(data)}")
-    if tuple(model) == tuple(data):
+    if model == data:
         return None
     _check_unique(model, data)
     if set(model) != set(data):
@@ -72,7 +74,8 @@ def match_names(model: Sequence[str | Sequence[str]], data: Sequence[str]) -> Cl
     Raises:
         ValueError: a name stands for two outputs, or fewer than two classes are in common; one line says which.
     """
-    aliases = [(names,) if isinstance(names, str) else tuple(names) for names in model]
+    aliases = [tuple(map(_composed, (names,) if isinstance(names, str) else names)) for names in model]
+    data = [_composed(name) for name in data]
     first = [names[0] for names in aliases]
     if len(model) == len(data) and (set(first) == set(data) or _is_numbered(first) or _is_numbered(data)):
         order = class_columns(first, data)
@@ -114,6 +117,11 @@ def match_indices(indices: Sequence[int | None], num_outputs: int, num_classes: 
     if len(known) < 2:
         raise ValueError("the model knows fewer than two of the data's classes")
     return ClassMap(tuple(columns), None if len(known) == num_classes else tuple(known))
+
+
+def _composed(name: str) -> str:
+    """Returns a name with its accents as parts of the letters: folders of macOS have them beside the letters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _check_unique(model: Sequence[str], data: Sequence[str]) -> None:

@@ -44,6 +44,8 @@ def dry_run(recipe: Recipe, edges: Iterable[Edge], peers: list[Peer], num_classe
     edges = list(edges)
     for peer in peers:
         images = torch.zeros(2, *peer.input.model_input.shape)
+        if peer.classes.columns is not None:
+            _check_columns(recipe, peer, images)
         result.outputs[peer.name] = _run_in_eval_mode(recipe, peer, peer.tapped, images)
         if peer.average is not None:
             result.outputs[f"{peer.name}.{EMA}"] = _run_in_eval_mode(recipe, peer, peer.average.tapped, images)
@@ -74,6 +76,22 @@ def _run_in_eval_mode(recipe: Recipe, peer: Peer, tapped: TappedModel, images: T
             raise input_mismatch_error(recipe, peer.name, images, error) from error
     _check_tensors(recipe, peer, outputs)
     return outputs
+
+
+def _check_columns(recipe: Recipe, peer: Peer, images: Tensor) -> None:
+    """Refuses classes of a peer that its outputs cannot stand for."""
+    where, columns, named = f"peers.{peer.name}.classes", peer.classes.columns or (), peer.classes.num_outputs
+    peer.tapped.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            logits = peer.model(images)
+        except Exception as error:  # the user's model, which may raise anything
+            raise input_mismatch_error(recipe, peer.name, images, error) from error
+    width = logits.shape[1] if isinstance(logits, Tensor) and logits.dim() == 2 else 0
+    if width and named not in (None, width):
+        raise recipe.error(where, f"{named} names for the model's {width} outputs; give one for each")
+    if width and max(columns) >= width:
+        raise recipe.error(where, f"output {max(columns)} is not there: the model has {width}")
 
 
 def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor, num_classes: int, *, num_replicas: int) -> list[str]:

@@ -4,9 +4,9 @@ import pytest
 import timm
 import torch
 import torchvision.models
-from support import tiny_document
+from support import WORLD, tiny_document
 
-from mutual.group import DataSpec, create_peer_model
+from mutual.group import DataSpec, build_group, create_peer_model
 from mutual.models import ModelInput, create_model, model_bytes
 from mutual.models.cards import ModelCard
 from mutual.recipe import RecipeError, parse_recipe
@@ -59,6 +59,18 @@ def test_a_path_that_no_file_has_is_a_line(weights):
 def test_there_is_a_name_for_each_output(weights):
     line = line_of({**NET, "weights": weights, "classes": ["cow", "ant", "bee"]})
     assert "peers.t.classes: 3 names for the model's 4 outputs; give one for each" in line
+
+
+def test_a_factory_that_has_other_outputs_than_names_is_a_line():
+    """It takes no heed of num_classes; the names beyond, or those that are not given, would be of other classes."""
+    for classes, line in (
+        (["cow", "ant", "bee", "x", "y"], "peers.t.classes: 5 names for the model's 9 outputs; give one for each"),
+        ([0, 9, 2], "peers.t.classes: output 9 is not there: the model has"),
+    ):
+        peers = {"s": {"model": "support:tiny"}, "t": {"model": "support:stubborn", "frozen": True, "classes": classes}}
+        recipe = parse_recipe(tiny_document(peers=peers, objectives=[{"loss": "cross_entropy"}, {"loss": "kd", "learners": ["s"]}]))
+        with pytest.raises(RecipeError, match=line):
+            build_group(recipe, WORLD, num_classes=3, in_channels=1, image_size=(8, 8), class_names=ANIMALS)
 
 
 @pytest.fixture

@@ -167,6 +167,13 @@ def test_sources_without_classes_in_common_are_a_line(teacher):
         group_of({"loss": "kd", "sources": "ensemble", "ensemble": {"members": ["t0", "t1"]}}, first, second)
 
 
+def test_an_accent_is_part_of_its_letter_however_it_is_written():
+    """A folder of macOS has it beside the letter."""
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert match_names((apart, "tea", "milk"), ("milk", composed)).columns == (2, 0)
+    assert class_columns((apart, "tea"), ("tea", composed)) == [1, 0]
+
+
 def test_names_that_mean_the_same():
     known = match_names([("n01", "tench"), ("n02", "goldfish", "Carassius auratus"), ("n03", "shark")], ("shark", "Carassius auratus"))
     assert (known.columns, known.known) == ((2, 1), None)

@@ -13,7 +13,7 @@ from mutual.data import build_data
 from mutual.group import MicroBatchContext, build_group
 from mutual.group.edges import CommonClasses
 from mutual.group.edges.selection import Selector
-from mutual.models import ClassIndex, ModelCard, create_model, match_indices, match_names, model_bytes, read_model
+from mutual.models import ClassIndex, ModelCard, class_columns, create_model, match_indices, match_names, model_bytes, read_model
 from mutual.objectives import build_loss
 from mutual.recipe import RecipeError, parse_recipe
 

@@ -55,6 +55,10 @@ class Recipe(Spec):
         """Names of the peers that are trained, in the recipe's order."""
         return tuple(name for name, peer in self.peers.items() if not peer.frozen)
 
+    def is_trained(self, peer: str) -> bool:
+        """Whether `peer` is trained: here, or by another job, as whose teacher it is frozen in the recipe of this job."""
+        return not self.peers[peer].frozen or peer in self.exchange.reads
+
     @property
     def classifiers(self) -> tuple[str, ...]:
         """Names of the peers that give logits, in the recipe's order."""

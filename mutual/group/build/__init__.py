@@ -1,8 +1,9 @@
 """Build: from a recipe to a group of peers and edges, checked by a dry run."""
 
 from mutual.group.build.builder import build_group
+from mutual.group.build.data_spec import DataSpec
 from mutual.group.build.dry_run import input_mismatch_error
-from mutual.group.build.peer_model import DataSpec, create_peer_model
+from mutual.group.build.peer_model import create_peer_model
 
 __all__ = [
     "DataSpec",

@@ -11,9 +11,10 @@ from functools import cache
 import torch
 from torch import nn
 
+from mutual.group.build.data_spec import DataSpec
 from mutual.group.build.dry_run import dry_run
 from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
-from mutual.group.build.peer_model import DataSpec, create_peer_model, freeze_peer_parts
+from mutual.group.build.peer_model import create_peer_model, freeze_peer_parts
 from mutual.group.communication import Communicator
 from mutual.group.edges import (
     CommonClasses,

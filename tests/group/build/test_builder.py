@@ -192,7 +192,7 @@ def test_pretrained_weights_are_asked_of_the_zoo_and_files_are_read(monkeypatch)
         "mutual.group.build.peer_model.load_weights", lambda model, path, **_: read.append((model, str(path))) or LoadedWeights()
     )
     monkeypatch.setattr("mutual.group.build.peer_model.read_card", lambda path: None)
-    monkeypatch.setattr("mutual.group.build.peer_model.declared_input", lambda *_, **__: {})
+    monkeypatch.setattr("mutual.group.build.peer_inputs.declared_input", lambda *_, **__: {})
     for weights in (None, "pretrained", "a.safetensors"):
         recipe = parse_recipe(
             tiny_document(peers={"a": {"model": "timm/resnet10t", "weights": weights}}, objectives=[{"loss": "cross_entropy"}])

@@ -86,7 +86,8 @@ def record(folder: Path, log: Path) -> None:
     write_synced = files._write_synced
 
     def write(path: Path, content: bytes) -> None:
-        os.write(descriptor, f"write {kind_of(path.relative_to(folder))}\n".encode())
+        if path.is_relative_to(folder):  # a store, whose mark is written by who comes first, lies elsewhere
+            os.write(descriptor, f"write {kind_of(path.relative_to(folder))}\n".encode())
         write_synced(path, content)
 
     files._write_synced = write

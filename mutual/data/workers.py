@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing.sharedctypes import RawValue
 from types import FrameType
 from typing import Generic, TypeVar
@@ -15,6 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 Item = TypeVar("Item")
+_SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
+"""What a scheduler or a terminal sends to all processes of a job."""
 
 
 class Loader(Generic[Item]):
@@ -48,7 +51,8 @@ class Loader(Generic[Item]):
     def __iter__(self) -> Loader[Item]:
         """Begins at the first request; the loader is its own iterator."""
         assert self._loader is not None, "the loader is open"
-        self._iterator = iter(self._loader)
+        with _held_signals():
+            self._iterator = iter(self._loader)
         self._termination.allow_at_exit()
         return self
 
@@ -60,6 +64,16 @@ class Loader(Generic[Item]):
         """Ends the worker processes."""
         self._termination.allow()
         self._iterator = self._loader = None
+
+
+@contextmanager
+def _held_signals() -> Iterator[None]:
+    """Context in which a job's signals wait, in processes that are started there until they have handlers: by default they would end them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Termination:
@@ -88,6 +102,7 @@ class _Termination:
         for signal_number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(signal_number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._obey)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._obey(signal.SIGTERM, None)  # one may have come before the handler was there
 
     def _obey(self, _number: int, _frame: FrameType | None) -> None:

@@ -17,9 +17,11 @@ from support import inputs_of
 from torchvision.transforms.v2 import RandomCrop
 
 import mutual.data.images
+import mutual.data.workers
 from mutual.data import ImageError, build_data
 from mutual.data.images import TransformError
 from mutual.data.plan import epoch_order
+from mutual.data.workers import Loader
 from mutual.recipe import Data
 
 BAD = (3, 4, 17, 22)
@@ -256,6 +258,18 @@ def test_workers_outlive_a_signal_to_the_job_and_end_with_the_loader(root):
     data.close()
     assert wait_until_gone(workers) == []
     assert time.monotonic() - begun < 5
+
+
+def test_a_signal_that_comes_before_a_worker_has_its_handlers_waits(monkeypatch):
+    begin = mutual.data.workers._Termination.begin_worker
+    monkeypatch.setattr(mutual.data.workers._Termination, "begin_worker", lambda self, number: time.sleep(0.5) or begin(self, number))
+    loader = Loader(range(4), [[0, 1], [2, 3]], workers=1, persistent=False, collate=list)
+    iterator = iter(loader)
+    for worker in multiprocessing.active_children():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(worker.pid, number)
+    assert list(iterator) == [[0, 1], [2, 3]]
+    loader.close()
 
 
 def test_workers_obey_once_the_loader_is_closed_even_if_torchs_iterator_lives_on(root):

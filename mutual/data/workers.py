@@ -68,7 +68,7 @@ class Loader(Generic[Item]):
 
 @contextmanager
 def _held_signals() -> Iterator[None]:
-    """Context in which a job's signals wait, in processes that are started there until they have handlers: by default they would end them."""
+    """Context in which a job's signals wait; in a process that is started there until it has handlers, as by default they would end it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield

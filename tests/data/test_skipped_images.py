@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,15 +15,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import inputs_of
+from support import environment, inputs_of
 from torchvision.transforms.v2 import RandomCrop
 
 import mutual.data.images
-import mutual.data.workers
 from mutual.data import ImageError, build_data
 from mutual.data.images import TransformError
 from mutual.data.plan import epoch_order
-from mutual.data.workers import Loader
 from mutual.recipe import Data
 
 BAD = (3, 4, 17, 22)
@@ -260,16 +260,23 @@ def test_workers_outlive_a_signal_to_the_job_and_end_with_the_loader(root):
     assert time.monotonic() - begun < 5
 
 
-def test_a_signal_that_comes_before_a_worker_has_its_handlers_waits(monkeypatch):
-    begin = mutual.data.workers._Termination.begin_worker
-    monkeypatch.setattr(mutual.data.workers._Termination, "begin_worker", lambda self, number: time.sleep(0.5) or begin(self, number))
-    loader = Loader(range(4), [[0, 1], [2, 3]], workers=1, persistent=False, collate=list)
-    iterator = iter(loader)
-    for worker in multiprocessing.active_children():
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            os.kill(worker.pid, number)
-    assert list(iterator) == [[0, 1], [2, 3]]
-    loader.close()
+SIGNALLED = """
+import multiprocessing, os, signal, time
+from mutual.data import workers
+
+begin = workers._Termination.begin_worker
+workers._Termination.begin_worker = lambda self, number: time.sleep(0.5) or begin(self, number)
+iterator = iter(workers.Loader(range(4), [[0, 1], [2, 3]], workers=1, persistent=False, collate=list))
+(worker,) = multiprocessing.active_children()
+for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
+    os.kill(worker.pid, number)
+print(list(iterator))
+"""
+
+
+def test_a_signal_that_comes_before_a_worker_has_its_handlers_waits():
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[[0, 1], [2, 3]]\n", done.stderr
 
 
 def test_workers_obey_once_the_loader_is_closed_even_if_torchs_iterator_lives_on(root):

@@ -44,7 +44,7 @@ class SmallCNN(nn.Module):
         """Returns the logits."""
         features = images
         for name in self._names:
-            features = self.get_submodule(name)(features)
+            features = getattr(self, name)(features)  # torch.export of torch 2.6 does not know get_submodule
         logits: Tensor = self.fc(features.mean(dim=(2, 3)))
         return logits
 

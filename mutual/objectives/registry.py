@@ -66,7 +66,7 @@ class Loss(nn.Module):
         with torch.autocast(_device_type(learner), enabled=False):
             if spec.reads_source:
                 assert source is not None, "this loss reads a source"
-                values["source"] = upcast(_detach(source))
+                values["source"] = _in_dtype_of(values["learner"], _detach(source))
                 if spec.payload is SourcePayload.DISTANCES and not source_is_distances:
                     values["source"] = relation.distances(values["source"])
             if spec.reads_labels:
@@ -134,6 +134,12 @@ def upcast(output: Output) -> Output:
     if isinstance(output, list):
         return [_at_least_float32(each) for each in output]
     return _at_least_float32(output)
+
+
+def _in_dtype_of(learner: Output, source: Output) -> Output:
+    """Returns the source's output in the dtype of the learner's: torch 2.6 has no gradients of losses between two."""
+    dtype = (learner[0] if isinstance(learner, list) else learner).dtype
+    return [each.to(dtype) for each in source] if isinstance(source, list) else source.to(dtype)
 
 
 def _detach(output: Output) -> Output:

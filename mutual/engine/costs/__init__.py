@@ -2,6 +2,7 @@
 
 from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare
 from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
+from mutual.engine.costs.floor import FloorCost
 from mutual.engine.costs.op_counts import HostSync, OpCounts, count_ops
 from mutual.engine.costs.placement_choice import resolve_placement
 from mutual.engine.costs.profiles import Link, Links, PeerProfile
@@ -11,6 +12,7 @@ from mutual.engine.costs.variants import store_variants
 __all__ = [
     "PLACEMENTS",
     "CostPrediction",
+    "FloorCost",
     "HostSync",
     "Link",
     "Links",

@@ -119,14 +119,19 @@ def table(costs: Sequence[MeasuredCost]) -> str:
 
 
 def floor_table(costs: Sequence[MeasuredCost]) -> str:
-    """Returns a line for each recipe: kernels of an update, the plain loops and the joint step; host synchronisations; shares of time."""
+    """Returns a line for each recipe: ratios of the processor's time, kernels (ours and the floors'), synchronisations, shares of time."""
     floors = {cost.name: cost.floor for cost in costs if cost.floor is not None}
     width = max(map(len, floors))
     spans = list(next(iter(floors.values())).shares)
-    lines = [f"{'':{width}} {'kernels':>8} {'plain':>6} {'joint':>6} {'syncs':>6}" + "".join(f" {span:>9}" for span in spans)]
+    lines = [
+        f"{'':{width}} {'cpu / plain':>11} {'/ joint':>8} {'kernels':>8} {'plain':>6} {'joint':>6} {'syncs':>6}"
+        + "".join(f" {span:>9}" for span in spans)
+    ]
     for name, floor in floors.items():
+        cpu = [f"{floor.cpu_ratios[key]:.3f}" if key in floor.cpu_ratios else "-" for key in ("plain", "joint")]
         kernels = [str((floor.kernels or {}).get(key, "-")) for key in ("update", "plain", "joint")]
-        counts = f"{kernels[0]:>8} {kernels[1]:>6} {kernels[2]:>6} {'-' if floor.num_host_syncs is None else floor.num_host_syncs:>6}"
+        syncs = "-" if floor.num_host_syncs is None else floor.num_host_syncs
+        counts = f"{cpu[0]:>11} {cpu[1]:>8} {kernels[0]:>8} {kernels[1]:>6} {kernels[2]:>6} {syncs:>6}"
         lines.append(f"{name:{width}} {counts}" + "".join(f" {100 * share:7.1f} %" for share in floor.shares.values()))
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ import torch
 
 from mutual.data import Window
 from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
-from mutual.engine.costs.floor import UPDATE, Floor, FloorCost
+from mutual.engine.costs.floor import UPDATE, Elapsed, Floor, FloorCost
 from mutual.engine.costs.memory import saved_bytes, state_bytes
 from mutual.engine.costs.profiles import PeerProfile, measure_links, profile_peers, synchronize
 from mutual.engine.costs.time_spans import measure_shares, write_trace
@@ -84,13 +84,13 @@ def compare(
         InputError: floors are asked for of several processes.
     """
     benchmarks = [_Benchmark(recipe, floors=floors) for recipe in recipes]
-    measured: list[list[dict[str, float]]] = [[] for _ in benchmarks]
+    measured: list[list[dict[str, Elapsed]]] = [[] for _ in benchmarks]
     for number in range(WARMUP + rounds):
         for benchmark, times in zip(benchmarks, measured, strict=True):
             elapsed = benchmark.round(number)
             if number >= WARMUP:
                 times.append(elapsed)
-    seconds = [[times[UPDATE] for times in rounds_of] for rounds_of in measured]
+    seconds = [[elapsed[UPDATE].seconds for elapsed in of_rounds] for of_rounds in measured]
     if trace is not None:
         benchmarks[0].trace(trace)
     predictions = list(_predictions(benchmarks)) if predicts else [None] * len(benchmarks)
@@ -148,18 +148,18 @@ class _Benchmark:
         self._training.group.train()
         self._floor = Floor(recipe, self._training, self._environment) if floors else None
 
-    def round(self, number: int) -> dict[str, float]:
-        """Returns the seconds that an update takes on the slowest rank, and those of the floors; every other round in reverse order."""
+    def round(self, number: int) -> dict[str, Elapsed]:
+        """Returns what an update takes on the slowest rank, and what the floors take; every other round in reverse order."""
         updates = {UPDATE: self._update, **({} if self._floor is None else self._floor.updates)}
         order = list(updates)[:: 1 if number % 2 == 0 else -1]
-        return {name: self._seconds(partial(updates[name], self._window)) for name in order}
+        return {name: self._elapsed(partial(updates[name], self._window)) for name in order}
 
     def trace(self, path: Path) -> None:
         """Writes a Chrome trace of a few updates of the main process. Collective: all ranks must call it."""
         write_trace(self._training, self._comm.device, path if self._comm.is_main else None, update=self._update)
 
-    def floor_cost(self, rounds: Sequence[Mapping[str, float]]) -> FloorCost | None:
-        """Returns what an update takes beside its floors, from the seconds of the rounds; None without floors."""
+    def floor_cost(self, rounds: Sequence[Mapping[str, Elapsed]]) -> FloorCost | None:
+        """Returns what an update takes beside its floors, from what the rounds took; None without floors."""
         if self._floor is None:
             return None
         shares = measure_shares(self._training, self._comm.device, rounds=len(rounds), update=self._update)
@@ -169,14 +169,14 @@ class _Benchmark:
         self._training.train_step(window, self._num_updates, measure=False)
         self._num_updates += 1
 
-    def _seconds(self, run: Callable[[], None]) -> float:
+    def _elapsed(self, run: Callable[[], None]) -> Elapsed:
         self._comm.barrier()
         synchronize(self._comm.device)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         run()
         synchronize(self._comm.device)
-        elapsed = torch.tensor([time.perf_counter() - start], dtype=torch.float64)
-        return float(self._comm.all_gather(elapsed.to(self._comm.device)).max())
+        elapsed = torch.tensor([time.perf_counter() - start, time.process_time() - cpu_start], dtype=torch.float64)
+        return Elapsed(*self._comm.all_gather(elapsed.to(self._comm.device)).amax(dim=0).tolist())
 
     def traffic(self) -> tuple[float, float]:
         """Returns the bytes that a rank has sent in an update, mean over the ranks: for gradients, for outputs."""

@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mutual.data import Window
 from mutual.engine.costs.op_counts import OpCounts, count_ops
@@ -17,6 +18,13 @@ from mutual.recipe import Recipe
 UPDATE, PLAIN, JOINT = "update", "plain", "joint"
 
 
+class Elapsed(NamedTuple):
+    """Seconds of an update: on the clock, and of the processor, which another program's load changes less."""
+
+    seconds: float
+    cpu_seconds: float
+
+
 @dataclass(frozen=True)
 class FloorCost:
     """An update beside its floors.
@@ -24,6 +32,7 @@ class FloorCost:
     Attributes:
         seconds: by floor (plain: the peers' plain loops; joint: the joint step written by hand) the median seconds.
         ratios: by floor the median over the rounds of the update's seconds divided by the floor's in the same round.
+        cpu_ratios: the same of the processor's seconds, of all threads.
         joint_left_out: why there is no joint step; None where there is one.
         shares: by part of an update its share of the time.
         kernels: of an update, of the plain loops and of the joint step; None where compiled code is not counted.
@@ -33,6 +42,7 @@ class FloorCost:
 
     seconds: dict[str, float]
     ratios: dict[str, float]
+    cpu_ratios: dict[str, float]
     joint_left_out: str | None
     shares: dict[str, float]
     kernels: dict[str, int] | None
@@ -57,13 +67,16 @@ class Floor:
         if self.left_out is None:
             self.updates[JOINT] = JointStep(recipe, training, environment)
 
-    def cost(self, rounds: Sequence[Mapping[str, float]], shares: dict[str, float], counts: Mapping[str, OpCounts]) -> FloorCost:
-        """Returns the cost, from each round's seconds of the update and of the floors."""
+    def cost(self, rounds: Sequence[Mapping[str, Elapsed]], shares: dict[str, float], counts: Mapping[str, OpCounts]) -> FloorCost:
+        """Returns the cost, from what the update and the floors took in each round."""
         syncs = Counter(map(str, counts[UPDATE].host_syncs))
         is_counted = not self._is_compiled or self._device.type == "cuda"
         return FloorCost(
-            seconds={name: statistics.median(each[name] for each in rounds) for name in self.updates},
-            ratios={name: statistics.median(each[UPDATE] / each[name] for each in rounds) for name in self.updates},
+            seconds={name: statistics.median(each[name].seconds for each in rounds) for name in self.updates},
+            ratios={name: statistics.median(each[UPDATE].seconds / each[name].seconds for each in rounds) for name in self.updates},
+            cpu_ratios={
+                name: statistics.median(each[UPDATE].cpu_seconds / each[name].cpu_seconds for each in rounds) for name in self.updates
+            },
             joint_left_out=self.left_out,
             shares=shares,
             kernels={name: each.kernels for name, each in counts.items()} if is_counted else None,

@@ -134,7 +134,7 @@ def test_the_verb_prints_both_tables_and_writes_a_trace(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("/ plain  / joint")
     assert lines[2] == ""
-    assert lines[3].split() == ["kernels", "plain", "joint", "syncs", *SPANS]
+    assert lines[3].split() == ["cpu", "/", "plain", "/", "joint", "kernels", "plain", "joint", "syncs", *SPANS]
     assert lines[4].startswith("tiny")
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     names = [event.get("name") for event in events]
@@ -151,7 +151,7 @@ def test_json_holds_the_floors_only_where_they_were_asked_for(tmp_path, capsys):
     arguments = [written(tmp_path), "--rounds", "1", "--json"]
     assert bench.main([*arguments, "--floor"]) == 0
     (floor,) = [each["floor"] for each in json.loads(capsys.readouterr().out)]
-    assert set(floor) == {"seconds", "ratios", "joint_left_out", "shares", "kernels", "num_host_syncs", "host_syncs"}
+    assert set(floor) == {"seconds", "ratios", "cpu_ratios", "joint_left_out", "shares", "kernels", "num_host_syncs", "host_syncs"}
     assert set(floor["ratios"]) == {"plain", "joint"}
     assert bench.main(arguments) == 0
     assert json.loads(capsys.readouterr().out)[0]["floor"] is None

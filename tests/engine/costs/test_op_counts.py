@@ -95,3 +95,14 @@ def test_a_synchronisation_within_backward_is_told_with_the_line_that_started_it
         output.backward()
     assert [sync.operator for sync in counts.host_syncs] == ["_local_scalar_dense"]
     assert str(counts.host_syncs[0]).startswith(f"_local_scalar_dense at {Path(__file__)}:")
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_the_counter_of_steps_that_an_optimizer_reads_is_on_the_host(foreach):
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], foreach=foreach)
+    weight.grad = torch.ones(3)
+    with count_ops() as counts:
+        optimizer.step()
+        weight.sum().item()
+    assert [sync.line.split(":")[0] for sync in counts.host_syncs] == [str(Path(__file__))]

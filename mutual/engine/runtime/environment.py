@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mutual.commandline import launched_rank
+from mutual.engine.runtime.allocator import keep_freed_memory
 from mutual.group import Communicator
 from mutual.recipe import InputError, Precision, Recipe
 
@@ -82,6 +83,8 @@ def init_environment(recipe: Recipe) -> Environment:
     comm = Communicator(accelerator.process_index, accelerator.num_processes, accelerator.device, timeout=timeout)
     _check_device(recipe, comm)
     _check_processes(comm)
+    if comm.device.type == "cpu":
+        keep_freed_memory()
     if recipe.train.deterministic:
         os.environ.setdefault(_WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(True)

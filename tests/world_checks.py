@@ -10,6 +10,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from support import tiny_document
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from mutual.engine.runtime.launch_settings import LaunchSettings
 from mutual.group import Communicator, MicroBatchContext, build_group, expand_objectives
@@ -128,6 +129,25 @@ model(torch.full((1, 2), comm.rank + 1.0)).sum().backward()
 assert model.module.weight.grad.tolist() == [[3.0] * 2], "the mean over the ranks of twice 1 and twice 2"
 assert comm.traffic.global_calls == before + 1
 assert comm.traffic.gradient_bytes == bytes_before + 2 * 4, "as a ring of two sends 2 numbers in float32"
+model(torch.ones(1, 2))
+with torch.no_grad():
+    model(torch.ones(1, 2))
+assert comm.traffic.gradient_bytes == bytes_before + 2 * 4, "nothing is sent without a backward"
+
+layers = nn.Sequential(nn.Linear(700, 400), nn.Linear(400, 1500).double(), nn.Linear(1500, 2).requires_grad_(False))
+reduced = []
+with patch.object(nn.parallel.DistributedDataParallel, "register_forward_hook"):
+    by_bucket = comm.wrap_ddp(layers)  # as torch's own hook sees what is sent
+by_bucket.register_comm_hook(None, lambda _, bucket: reduced.append(bucket.buffer().nbytes) or allreduce_hook(None, bucket))
+images = torch.randn(4, 700)
+layers[0].register_forward_hook(lambda _module, _inputs, output: output.double())
+layers[1].register_forward_hook(lambda _module, _inputs, output: output.float())
+by_bucket(images).sum().backward()
+assert len(reduced) == 2, "a bucket of each dtype"
+bytes_before = comm.traffic.gradient_bytes
+for _ in range(2):  # the first update's buckets are others
+    comm.wrap_ddp(layers)(images).sum().backward()
+assert comm.traffic.gradient_bytes - bytes_before == 2 * sum(reduced), "what travels in the buckets"
 
 
 def fail_on_rank_1():

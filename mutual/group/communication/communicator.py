@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.distributed_c10d import Store as Store
 from torch.nn.parallel import DistributedDataParallel
@@ -97,8 +96,27 @@ class Communicator:
             wrapped = DistributedDataParallel(
                 module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, process_group=self.process_group
             )
-        wrapped.register_comm_hook(self, lambda comm, bucket: _reduce_and_count(comm, bucket))  # torch refuses annotations as text
+        self._count_gradients_of(wrapped)
         return wrapped
+
+    def _count_gradients_of(self, wrapped: DistributedDataParallel) -> None:
+        """Counts the averaging of its gradients when a backward reaches the outputs of `wrapped`.
+
+        A communication hook would count the bytes as well, but it is Python for each bucket while the backward runs. What is sent is known
+        before, and the others wait as soon as their backwards have begun: that is when a rank has entered this collective.
+        """
+        num_bytes = sum(parameter.nbytes for parameter in wrapped.parameters() if parameter.requires_grad)
+
+        def count(_gradient: Tensor) -> None:
+            self._count()
+            self.traffic.gradient_bytes += 2 * (self.size - 1) / self.size * num_bytes
+
+        def follow(module: nn.Module, _inputs: Any, outputs: Tensor | Mapping[str, Tensor]) -> None:
+            tensors = [outputs] if isinstance(outputs, Tensor) else outputs.values()
+            if torch.is_grad_enabled() and module.require_backward_grad_sync:
+                next(tensor for tensor in tensors if tensor.requires_grad).register_hook(count)
+
+        wrapped.register_forward_hook(follow)
 
     @contextmanager
     def no_sync(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -279,12 +297,6 @@ class Communicator:
             self.traffic.subgroup_calls = 0
         else:
             self.traffic.subgroup_calls += 1
-
-
-def _reduce_and_count(comm: Communicator, bucket: Any) -> torch.futures.Future[Tensor]:
-    comm._count()
-    comm.traffic.gradient_bytes += 2 * (comm.size - 1) / comm.size * bucket.buffer().nbytes
-    return allreduce_hook(comm.process_group, bucket)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

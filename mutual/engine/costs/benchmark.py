@@ -17,6 +17,7 @@ from mutual.engine.costs.memory import saved_bytes, state_bytes
 from mutual.engine.costs.profiles import PeerProfile, measure_links, profile_peers, synchronize
 from mutual.engine.runtime import init_environment, restore_switches
 from mutual.engine.training import build_training
+from mutual.group import room_for_graphs
 from mutual.recipe import Recipe
 
 PLACEMENTS = ("replicated", "parallel")
@@ -71,6 +72,11 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = Fal
     Raises:
         RecipeError: a recipe cannot be built.
     """
+    with room_for_graphs(recipes):
+        return _compare(recipes, rounds=rounds, predicts=predicts)
+
+
+def _compare(recipes: Sequence[Recipe], *, rounds: int, predicts: bool) -> list[MeasuredCost]:
     benchmarks = [_Benchmark(recipe) for recipe in recipes]
     seconds: list[list[float]] = [[] for _ in benchmarks]
     for update in range(WARMUP + rounds):

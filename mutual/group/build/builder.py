@@ -88,7 +88,8 @@ def build_group(
 
     @cache
     def score_exchange(names: tuple[str, ...]) -> OutputExchange:
-        return OutputExchange(TransferPlan(placement, scoring_requirements(placement, names), specs), comm)
+        requirements = scoring_requirements(placement, names)
+        return OutputExchange(TransferPlan(placement, requirements, specs, dtype=torch.float32), comm)  # what `predict` gives
 
     return Group(
         peers,

@@ -1,7 +1,7 @@
 """compile_peer: torch.compile for a peer's modules, and how many graphs they may have in a process.
 
 A graph is for one number of images. By default torch compiles a second size for all sizes; that graph takes the full batches over as
-well, as torch looks at the last graph first, and is slower for them. An epoch has two or three sizes, so that there are as many graphs.
+well, as torch looks at the last graph first, and what was chosen for their size is lost. An epoch has two or three sizes: as many graphs.
 
 Under DDP the module inside is compiled and not the wrapper. As this happens while the wrapper's forward runs, torch divides its graph at
 the wrapper's buckets (`torch._dynamo.config.optimize_ddp`): gradients are averaged while the backward of the layers before them runs, and

@@ -18,7 +18,7 @@ from mutual.group.edges.edge import Edge
 from mutual.group.edges.selection import Selection, Selections, Selector, readers_of
 from mutual.group.edges.weight_schedule import Factor
 from mutual.group.peers import Outputs
-from mutual.objectives import Loss, to_vector
+from mutual.objectives import Loss, SourcePayload, to_vector
 from mutual.recipe import LOGITS, derive_seed
 
 
@@ -130,8 +130,17 @@ class EdgeLoss:
         if context.global_batch_size is not None and self._selector == Selector():  # else each process selects as many rows as it does
             bounds = [shard_bounds(context.global_batch_size, shard, num_shards) for shard in range(num_shards)]
             num_rows = [end - begin for begin, end in bounds]
+        if self.loss.loss_spec.payload is SourcePayload.VECTOR:
+            source = [
+                _mean_vector(output) for output in source
+            ]  # it makes them of the maps itself, of which many times the bytes would travel
         outgoing = [tensor[:0] if is_empty else tensor for tensor in (*source, selection.targets)]
         gathered, row_offset = self._comm.all_gather_rows(outgoing, num_rows)
         if is_empty:  # its loss is of padding and weighs nothing
             return source, selection.targets, 0
         return gathered[:-1], gathered[-1], row_offset
+
+
+def _mean_vector(output: Tensor) -> Tensor:
+    """Returns `[B, D]`, computed in float32 at least, as in the losses."""
+    return to_vector(output.to(torch.promote_types(output.dtype, torch.float32)))

@@ -1,4 +1,4 @@
-"""Communicator: the processes of a run, or a subgroup of them, and the only module that uses torch.distributed beside `launch`.
+"""Communicator: the processes of a run, or a subgroup of them, and the only one of our modules that others reach torch.distributed by.
 
 With one process every reduction and gather is the identity, so that no caller asks how many there are.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mutual.group.communication.errors import OtherRankError, describe_error, restore_error
 from mutual.group.communication.launch import JOB, launch_store
+from mutual.group.communication.stop_poll import StopPoll
 from mutual.group.communication.tensors import flatten, float_buffers, unflatten_
 from mutual.group.communication.traffic import Traffic
 from mutual.recipe import InputError
@@ -208,6 +209,19 @@ class Communicator:
         dist.broadcast(payload, source)
         return bytes(payload.cpu().numpy())
 
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrites `tensors` by those of rank 0, which have the same shapes and dtypes. Collective."""
+        if self.size == 1:
+            return
+        assert self.process_group is not None, "several ranks have one"
+        source = dist.get_process_group_ranks(self.process_group)[0]
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            of_dtype = [tensor for tensor in tensors if tensor.dtype == dtype]
+            self._count()
+            vector = flatten(of_dtype)
+            dist.broadcast(vector, source, group=self.process_group)
+            unflatten_(of_dtype, vector)
+
     def all_gather_json(self, value: object) -> list[Any]:
         """Returns the JSON value of every rank. Collective."""
         return [json.loads(content) for content in self.all_gather_bytes(json.dumps(value).encode())]
@@ -311,40 +325,3 @@ class AllToAllWork:
         """Waits, and returns the received elements in the order of the ranks."""
         self.work.wait()
         return self.incoming
-
-
-class StopPoll:
-    """Reports to all processes at the same call that one of them wants to stop.
-
-    The answer comes with the next call, so that no process waits for the slowest one.
-
-    Args:
-        group: the processes; None: this one alone.
-        count: called at each collective.
-    """
-
-    def __init__(self, group: dist.ProcessGroup | None, count: Callable[[], None]) -> None:
-        self._group = group
-        self._count = count
-        self._pending: tuple[dist.Work, Tensor] | None = None
-
-    def __call__(self, wanted: bool) -> bool:
-        """Posts whether this process wants to stop; returns whether any wanted to at the previous call. Collective."""
-        if self._group is None:
-            return wanted
-        self._count()
-        answer = self.drain()
-        flag = torch.tensor([int(wanted)])
-        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        assert work is not None
-        self._pending = (work, flag)
-        return answer
-
-    def drain(self) -> bool:
-        """Waits for the last call's answer and returns it."""
-        if self._pending is None:
-            return False
-        work, flag = self._pending
-        work.wait()
-        self._pending = None
-        return bool(flag.item())

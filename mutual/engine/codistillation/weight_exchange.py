@@ -19,8 +19,8 @@ MAX_MISSES = 3
 class WeightExchange:
     """Publishes this job's peers and reads what other jobs have published, every N updates; without a store it does nothing.
 
-    The first rank that holds a peer publishes it if this job trains it, and otherwise reads it and broadcasts its tensors to the others that
-    hold it.
+    The first rank that holds a peer publishes it if this job trains it. Otherwise it reads it, and broadcasts its tensors to the other
+    ranks that hold it.
 
     Args:
         recipe: says where and how often.

@@ -1,4 +1,4 @@
-"""Communicator: the processes of a run, or a subgroup of them, and the only one of our modules that others reach torch.distributed by.
+"""Communicator: the processes of a run, or a subgroup of them, and all that others know of torch.distributed.
 
 With one process every reduction and gather is the identity, so that no caller asks how many there are.
 """

@@ -109,6 +109,37 @@ def test_the_moving_average_is_compiled_where_it_is_evaluated(graphs):
     torch.testing.assert_close(predicted, group.peers["a"].average.model.eval()(group.view("a", images)).float())
 
 
+def test_outputs_that_a_gpu_would_write_over_are_copied(monkeypatch):
+    """As a replayed graph does, the backend writes what it returns into the same memory each time."""
+    torch._dynamo.reset()
+
+    def backend(graph, inputs, **options):
+        kept = []
+
+        def replay(*arguments):
+            outputs = graph.forward(*arguments)
+            kept[:] = kept or [output.detach().clone() for output in outputs]
+            for memory, output in zip(kept, outputs, strict=True):
+                memory.copy_(output.detach())
+            return kept
+
+        return replay
+
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    objectives = [{"loss": "cross_entropy"}, {"loss": "l2", "at": "body", "sources": "ema"}]
+    _, data, group, _ = build(document([4]) | {"objectives": objectives, "train": {"ema": 0.5}})
+    data.close()
+    peer = group.peers["a"]
+    images = [torch.rand(8, 1, 8, 8), torch.rand(8, 1, 8, 8)]
+    group.eval()
+    with torch.no_grad():
+        expected = [module(each) for module in peer.modules for each in images]
+        compilation.compile_peer(peer, mode="reduce-overhead")
+        found = [module(each) for module in peer.modules for each in images]
+    torch.testing.assert_close(found, expected)
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 def test_ddp_averages_a_compiled_peers_gradients_bucket_by_bucket():
     """The gradients are the eager ones, and the graph is divided where a bucket is full, which lets its averaging overlap."""

@@ -28,13 +28,14 @@ def gradients(comm, *, compiled, sizes):
     peer = Peer("a", TappedModel(model, ["2"]), frozen=False, input=INPUT)
     if compiled:
         compilation.compile_peer(peer)
+    peer.tapped.to(comm.device)
     peer.distribute(comm)
     torch.manual_seed(comm.rank)
     found = []
     for size in sizes:
         with comm.no_sync([peer.train_module]):
-            peer.train_module(torch.randn(size, WIDTH))["logits"].square().mean().backward()
-        outputs = peer.train_module(torch.randn(size, WIDTH))
+            peer.train_module(torch.randn(size, WIDTH, device=comm.device))["logits"].square().mean().backward()
+        outputs = peer.train_module(torch.randn(size, WIDTH, device=comm.device))
         (outputs["logits"].square().mean() + outputs["2"].mean()).backward()
         found.append([parameter.grad.clone() for parameter in peer.parameters()])
         for parameter in peer.parameters():

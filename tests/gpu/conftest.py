@@ -7,8 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; deterministic runs need it
-
 import pytest
 import torch
 
@@ -16,6 +14,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "objectives"))  # `example` of test_losses
 IS_AVAILABLE = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if IS_AVAILABLE else torch.device("cpu")
+if IS_AVAILABLE:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; deterministic runs need it
 IS_TRIED = not IS_AVAILABLE and os.environ.get("MUTUAL_GPU_TESTS_ON") == "cpu"
 
 

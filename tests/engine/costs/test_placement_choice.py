@@ -51,7 +51,7 @@ def test_what_is_saved_for_a_backward_is_freed_when_it_was_counted():
     def run():
         output = torch.tanh(linear(torch.ones(2, 3)))
         outputs.append(weakref.ref(output))
-        return output
+        return [output]
 
     assert saved_bytes(run, linear.parameters()) == 4 * (2 * 3 + 2 * 4)
     gc.collect()

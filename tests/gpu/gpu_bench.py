@@ -35,7 +35,12 @@ SETTINGS = {
     "bf16, channels_last": {"precision": "bf16", "channels_last": True},
     "compile": {"compile": True},
     "compile, bf16, channels_last": {"compile": True, "precision": "bf16", "channels_last": True},
-    "reduce-overhead, bf16, channels_last": {"compile": "reduce-overhead", "precision": "bf16", "channels_last": True},
+    "reduce-overhead, bf16, channels_last": {
+        "compile": True,
+        "compile_mode": "reduce-overhead",
+        "precision": "bf16",
+        "channels_last": True,
+    },
 }
 """TF32 is a switch of the process, and is measured by `mutual.bench` in a process of its own."""
 MODELS = {

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from mutual.group.build.compilation import compile_mode, compile_peer
+from mutual.group.build.compilation import compile_peer, is_compiled
 from mutual.group.build.data_spec import DataSpec
 from mutual.group.build.dry_run import dry_run
 from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
@@ -287,8 +287,7 @@ def _set_up(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator
         module.to(device)
         if train.channels_last if spec.channels_last is None else spec.channels_last:
             module.to(memory_format=torch.channels_last)
-    mode = compile_mode(recipe, peer.name)
-    if mode:
-        compile_peer(peer, mode=None if mode is True else str(mode))
+    if is_compiled(recipe, peer.name):
+        compile_peer(peer)
     if comm is not None:
         peer.distribute(comm)

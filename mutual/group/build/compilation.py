@@ -23,7 +23,7 @@ _GRAPHS_PER_PEER = 16
 """With gradients, without them and in eval mode, each for up to three numbers of images, and some for what a user's model does."""
 
 
-def compile_peer(peer: Peer, *, mode: str | None = None) -> None:
+def compile_peer(peer: Peer, *, mode: str = "default") -> None:
     """Compiles the peer's model, and its moving average, when they are first called; taps are part of what is compiled.
 
     With `mode` "reduce-overhead" graphs are replayed by the GPU itself, which writes their outputs into the same memory at each replay.
@@ -44,10 +44,10 @@ def _with_copied_outputs(forward: Callable[..., Outputs] | None) -> Callable[...
     return forward_and_copy
 
 
-def compile_mode(recipe: Recipe, name: str) -> bool | str:
-    """Returns whether a recipe's peer is compiled, or in which mode: as it says itself or, if it does not, as the run does."""
+def is_compiled(recipe: Recipe, name: str) -> bool:
+    """Returns whether a recipe's peer is compiled: as it says itself or, if it does not, as the run does."""
     own = recipe.peers[name].compile
-    return recipe.train.compile if own is None else own
+    return bool(recipe.train.compile if own is None else own)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def room_for_graphs(recipes: Iterable[Recipe]) -> Iterator[None]:
     Beyond a number of graphs of one function (8, and all peers' forwards are one function) torch runs what is new without compiling it.
     Peers with equal layers share theirs.
     """
-    num_compiled = sum(bool(compile_mode(recipe, name)) for recipe in recipes for name in recipe.peers)
+    num_compiled = sum(is_compiled(recipe, name) for recipe in recipes for name in recipe.peers)
     if num_compiled == 0:
         yield
         return

@@ -114,8 +114,9 @@ class Communicator:
 
         def follow(module: nn.Module, _inputs: Any, outputs: Tensor | Mapping[str, Tensor]) -> None:
             tensors = [outputs] if isinstance(outputs, Tensor) else outputs.values()
-            if torch.is_grad_enabled() and module.require_backward_grad_sync:
-                next(tensor for tensor in tensors if tensor.requires_grad).register_hook(count)
+            reached = [tensor for tensor in tensors if tensor.requires_grad]
+            if reached and module.require_backward_grad_sync:
+                reached[0].register_hook(count)
 
         wrapped.register_forward_hook(follow)
 

@@ -131,9 +131,7 @@ class EdgeLoss:
             bounds = [shard_bounds(context.global_batch_size, shard, num_shards) for shard in range(num_shards)]
             num_rows = [end - begin for begin, end in bounds]
         if self.loss.loss_spec.payload is SourcePayload.VECTOR:
-            source = [
-                _mean_vector(output) for output in source
-            ]  # it makes them of the maps itself, of which many times the bytes would travel
+            source = [_mean_vector(output) for output in source]  # as the loss does: maps are many times as large
         outgoing = [tensor[:0] if is_empty else tensor for tensor in (*source, selection.targets)]
         gathered, row_offset = self._comm.all_gather_rows(outgoing, num_rows)
         if is_empty:  # its loss is of padding and weighs nothing

@@ -22,12 +22,14 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
+        self._done = threading.Event()
         self._error: BaseException | None = None
         self._cancelled = threading.Event()
 
     def start(self, write: Callable[[], object]) -> None:
         """Starts `write`; the one before must have been waited for."""
         assert self._thread is None, "one write at a time"
+        self._done.clear()
         self._thread = threading.Thread(target=self._run, args=(write,), name="writer")
         self._thread.start()
 
@@ -54,6 +56,7 @@ class BackgroundWriter:
 
     def _join(self) -> BaseException | None:
         if self._thread is not None:
+            self._done.wait()  # a `join` that Ctrl-C interrupts would take the thread for ended
             self._thread.join()
             self._thread = None
         error, self._error = self._error, None
@@ -64,3 +67,5 @@ class BackgroundWriter:
             write()
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised in the main thread
             self._error = error
+        finally:
+            self._done.set()

@@ -223,6 +223,7 @@ def test_without_its_mark_a_run_is_not_ours(output):
 
 RANKS = {
     **DOCUMENT,
+    "placement": "parallel",
     "train": {"epochs": 2, "progress": False},
     "checkpoint": {"every_epochs": 1, "keep": 2},
 }

@@ -142,7 +142,7 @@ class Checkpointer:
         buffers = {}
         for peer in self._group.trainable:
             tensors = float_buffers(peer.modules)
-            buffers[peer.name] = replica_comm(peer).all_gather(flatten(tensors)).cpu() if tensors else None
+            buffers[peer.name] = replica_comm(peer).all_gather(flatten(tensors)) if tensors else None
         for name in self._recipe.trainable:
             for file, make in self._peer_states(name, buffers).items():
                 content = self._collector.collect_to_main(name, partial(self._content, file, make))
@@ -189,9 +189,10 @@ class Checkpointer:
         Raises:
             NonFiniteLossError: some weights are not.
         """
-        finite = {}
-        for peer in self._group.trainable:
-            finite[peer.name] = bool(torch.stack([_is_finite(parameter.detach()) for parameter in peer.parameters()]).all().item())
+        peers = self._group.trainable
+        is_finite = [torch.stack([_is_finite(parameter.detach()) for parameter in peer.parameters()]).all() for peer in peers]
+        flags = torch.stack(is_finite).tolist() if peers else []  # one transfer from the device
+        finite = {peer.name: flag for peer, flag in zip(peers, flags, strict=True)}
         for name, all_finite in self._collector.all_gather_dict(finite).items():
             if not all_finite:
                 where = f"step {update}: the weights of peer {name!r}"

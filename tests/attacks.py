@@ -61,15 +61,15 @@ def die_behind_training(number: int, file: str, other: str) -> None:
     _on_write(lambda count: count == number, attack, f"checkpoints/step_/{file}")
 
 
-def fill_disk(number: int) -> None:
-    """From the `number`-th write of a file on, half of it gets onto the disk, and the system says that there is no space."""
+def fill_disk(number: int, kind: str | None = None) -> None:
+    """From the `number`-th write of a file (of a kind) on, half of it gets onto the disk, and the system says that there is no space."""
 
     def attack(path: Path, content: Content) -> None:
         whole = content_bytes(content)
         path.write_bytes(whole[: len(whole) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    _on_write(lambda count: count >= number, attack)
+    _on_write(lambda count: count >= number, attack, kind)
 
 
 def fill_shards(room: int) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 _T = TypeVar("_T")
+_Path = tuple[object, ...]
+"""Keys and indices that lead to a tensor."""
 
 
 class HostBuffers:
@@ -34,14 +36,14 @@ class HostBuffers:
 
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
-        self._buffers: dict[str, tuple[object, Tensor]] = {}
+        self._buffers: dict[_Path, tuple[object, Tensor]] = {}
         self._copied: torch.cuda.Event | None = None
 
     @torch.no_grad()
     def copy(self, key: str, state: _T) -> _T:
         """Returns a copy of `state`, which holds until the next copy with the same key."""
         copies: dict[int, Any] = {}
-        for path, tensor in _tensors(key, state):
+        for path, tensor in _tensors((key,), state):
             if id(tensor) not in copies:
                 buffer = self._buffer(path, tensor)
                 buffer.copy_(tensor, non_blocking=self._is_cuda)
@@ -59,7 +61,7 @@ class HostBuffers:
 
     def reservation(self, key: str, state: object) -> Callable[[], None]:
         """Returns a function that allocates what a copy of `state` takes, for a thread; no `copy` may be called meanwhile."""
-        missing = [(path, tensor) for path, tensor in _tensors(key, state) if path not in self._buffers]
+        missing = [(path, tensor) for path, tensor in _tensors((key,), state) if path not in self._buffers]
 
         def reserve() -> None:
             for path, tensor in missing:
@@ -68,7 +70,7 @@ class HostBuffers:
 
         return reserve
 
-    def _buffer(self, path: str, tensor: Tensor) -> Tensor:
+    def _buffer(self, path: _Path, tensor: Tensor) -> Tensor:
         form = tensor.shape, tensor.stride(), tensor.dtype
         known = self._buffers.get(path)
         if known is None or known[0] != form:
@@ -77,14 +79,14 @@ class HostBuffers:
         return known[1]
 
 
-def _tensors(path: str, value: object) -> Iterator[tuple[str, Tensor]]:
+def _tensors(path: _Path, value: object) -> Iterator[tuple[_Path, Tensor]]:
     """Yields the plain tensors in `value`, with where they are."""
     if isinstance(value, Tensor):
         if type(value) is Tensor and value.layout is torch.strided and not value.requires_grad:
             yield path, value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _tensors(f"{path}/{key}", item)
+            yield from _tensors((*path, key), item)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _tensors(f"{path}/{index}", item)
+            yield from _tensors((*path, index), item)

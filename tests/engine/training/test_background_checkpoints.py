@@ -193,7 +193,7 @@ def test_memory_for_copies_is_there_after_the_first_update(tmp_path, monkeypatch
 
     monkeypatch.setattr(Checkpointer, "files", files_)
     mutual.fit(recipe_of(tmp_path))
-    assert seen[0] == {"a.pt/buffers"}, "statistics of BatchNorm, which are gathered"
+    assert seen[0] == {("a.pt", "buffers")}, "statistics of BatchNorm, which are gathered"
     assert not any(seen[1:])
 
 

@@ -51,6 +51,11 @@ def test_memory_is_used_again():
     assert buffers.copy("a", {"weight": torch.zeros(5)})["weight"].tolist() == [0] * 5, "of another shape it is new"
 
 
+def test_keys_that_read_alike_are_different():
+    copied = HostBuffers(CPU).copy("a", {1: torch.tensor(1), "1": torch.tensor(2), "b": {"c": torch.tensor(3)}, "b/c": torch.tensor(4)})
+    assert copied == {1: 1, "1": 2, "b": {"c": 3}, "b/c": 4}
+
+
 def test_memory_may_be_reserved_before():
     buffers, source = HostBuffers(CPU), state()
     buffers.reservation("a", source)()

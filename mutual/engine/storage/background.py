@@ -49,8 +49,13 @@ class BackgroundWriter:
         self._cancelled.set()
 
     def close(self) -> None:
-        """Waits for a write that is under way, and warns of an error, for which nobody waits any more."""
-        error = self._join()
+        """Waits for a write that is under way, and warns of an error, for which nobody waits any more; Ctrl-C gives it up."""
+        try:
+            error = self._join()
+        except KeyboardInterrupt:
+            self.cancel()
+            self._join()
+            raise
         if error is not None and not self._cancelled.is_set():
             warnings.warn(f"the last checkpoint was not written ({type(error).__name__}: {error})", stacklevel=2)
 

@@ -107,8 +107,8 @@ class Trainer:
             NonFiniteLossError: a loss diverged; the last good checkpoint is kept.
         """
         progress, stop_poll = self.progress, self.comm.stop_poll()
-        self._checkpointer.frozen_digests()  # takes long the first time, for which no checkpoint is to wait
         with StopSignals() as signals:
+            self._checkpointer.frozen_digests()  # takes long the first time, for which no checkpoint is to wait
             self._weight_exchange.refresh()
             self._call_back("begin")
             while progress.epoch < self._recipe.train.epochs:

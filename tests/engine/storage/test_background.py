@@ -1,6 +1,8 @@
 """One write at a time behind the training, whose error nobody misses."""
 
+import signal
 import threading
+import time
 
 import pytest
 
@@ -61,3 +63,22 @@ def test_a_write_that_is_given_up_ends_at_its_next_check(recwarn):
     writer.close()
     assert checks
     assert not recwarn.list, "whoever gave it up knows"
+
+
+def test_ctrl_c_gives_up_a_write_that_is_waited_for_at_the_end():
+    """Nothing of it goes on behind the one who closes."""
+    writer, ended = BackgroundWriter(), threading.Event()
+
+    def write():
+        try:
+            while True:
+                writer.check()
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    writer.start(write)
+    threading.Timer(0.2, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        writer.close()
+    assert ended.is_set()

@@ -6,41 +6,70 @@ Each function arms the process that calls it; `forks.Job` calls them there.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mutual.engine.storage import files
+from mutual.engine.storage import content_bytes, files
+from mutual.engine.storage.contents import Content
 from mutual.engine.teacher_store import shards
 
 _CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
 _OPENED_TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
-def die_in_write(number: int, part: float = 0.5) -> None:
-    """SIGKILL in the `number`-th write of a file (1 is the first), with this part of its content on the disk."""
+def die_in_write(number: int, part: float = 0.5, *, kind: str | None = None) -> None:
+    """SIGKILL in the `number`-th write of a file (1 is the first), or of those of a kind, with this part of its content on the disk."""
 
-    def attack(path: Path, content: bytes) -> None:
-        path.write_bytes(content[: round(part * len(content))])
+    def attack(path: Path, content: Content) -> None:
+        whole = content_bytes(content)
+        path.write_bytes(whole[: round(part * len(whole))])
         os.kill(os.getpid(), signal.SIGKILL)
 
-    _on_write(lambda count: count == number, attack)
+    _on_write(lambda count: count == number, attack, kind)
 
 
-def fill_disk(number: int) -> None:
-    """From the `number`-th write of a file on, half of it gets onto the disk, and the system says that there is no space."""
+def die_behind_training(number: int, file: str, other: str) -> None:
+    """SIGKILL in the `number`-th write of a checkpoint's `file`, half of it on the disk, when the training has gone on to write `other`.
 
-    def attack(path: Path, content: bytes) -> None:
-        path.write_bytes(content[: len(content) // 2])
+    Or when it waits for the checkpoint.
+    """
+    reached, write_synced = threading.Event(), files._write_synced
+
+    def write(path: Path, content: Content) -> None:
+        write_synced(path, content)
+        if path.name.endswith(other):
+            reached.set()
+
+    def attack(path: Path, content: Content) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        reached.clear()
+        whole = content_bytes(content)
+        path.write_bytes(whole[: len(whole) // 2])
+        reached.wait(5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    files._write_synced = write
+    _on_write(lambda count: count == number, attack, f"checkpoints/step_/{file}")
+
+
+def fill_disk(number: int, kind: str | None = None) -> None:
+    """From the `number`-th write of a file (of a kind) on, half of it gets onto the disk, and the system says that there is no space."""
+
+    def attack(path: Path, content: Content) -> None:
+        whole = content_bytes(content)
+        path.write_bytes(whole[: len(whole) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    _on_write(lambda count: count >= number, attack)
+    _on_write(lambda count: count >= number, attack, kind)
 
 
 def fill_shards(room: int) -> None:
@@ -85,7 +114,7 @@ def record(folder: Path, log: Path) -> None:
     _on_change(folder, lambda _, change: os.write(descriptor, f"change {change}\n".encode()))
     write_synced = files._write_synced
 
-    def write(path: Path, content: bytes) -> None:
+    def write(path: Path, content: Content) -> None:
         if path.is_relative_to(folder):  # a store, whose mark is written by who comes first, lies elsewhere
             os.write(descriptor, f"write {kind_of(path.relative_to(folder))}\n".encode())
         write_synced(path, content)
@@ -98,13 +127,12 @@ def kind_of(path: Path) -> str:
     return "/".join(re.sub(r"^\.?unfinished-|\d{3,}", "", part.lstrip(".")) for part in path.parts)
 
 
-def _on_write(struck: Callable[[int], bool], attack: Callable[[Path, bytes], None]) -> None:
-    write_synced, count = files._write_synced, 0
+def _on_write(struck: Callable[[int], bool], attack: Callable[[Path, Content], None], kind: str | None = None) -> None:
+    """Calls `attack` in the writes whose number is `struck`, of all or of those of a kind; the training and its thread both write."""
+    write_synced, numbers = files._write_synced, itertools.count(1)
 
-    def write(path: Path, content: bytes) -> None:
-        nonlocal count
-        count += 1
-        if struck(count):
+    def write(path: Path, content: Content) -> None:
+        if (kind is None or f"/{kind_of(path)}".endswith(f"/{kind}")) and struck(next(numbers)):
             attack(path, content)
         write_synced(path, content)
 
@@ -112,15 +140,13 @@ def _on_write(struck: Callable[[int], bool], attack: Callable[[Path, bytes], Non
 
 
 def _on_change(folder: Path, attack: Callable[[int, str], object]) -> None:
-    count = 0
+    numbers = itertools.count(1)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count
         if event in _CHANGES or (event == "open" and arguments[2] & _OPENED_TO_WRITE):
             path = arguments[0]
             inside = isinstance(path, (str, os.PathLike)) and str(folder) in os.fspath(path)
             if inside or (event in _CHANGES and arguments[-1] >= 0):  # a path within a folder that is open, as rmtree names it
-                count += 1
-                attack(count, f"{event} {path}")
+                attack(next(numbers), f"{event} {path}")
 
     sys.addaudithook(hook)

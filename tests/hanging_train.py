@@ -52,7 +52,7 @@ if __name__ == "__main__":
 
     HangWatchdog.PERIOD, HangWatchdog.STALL = 0.5, 3.0
     if RANK == "0":
-        CheckpointStore.save = hang_once(CheckpointStore.save, 1)
+        CheckpointStore.save = hang_once(CheckpointStore.save, 2)  # the run's last, for which the training waits
     else:
         TransformedDataset.__getitems__ = hang_once(TransformedDataset.__getitems__, MIDDLE // 2)
     sys.exit(main())

@@ -133,6 +133,9 @@ def _train(
     try:
         _open(trainer, recipe, folder, resume=resume)
         trainer.run()
+    except KeyboardInterrupt:  # a second Ctrl-C, which waits for nothing
+        trainer.give_up()
+        raise
     finally:
         trainer.close()
     return trainer
@@ -141,7 +144,7 @@ def _train(
 def _open(trainer: Trainer, recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:
     """Resumes the trainer and prepares the run folder; nothing was written to it before."""
     comm = trainer.comm
-    files = select_checkpoint(trainer.checkpoints, comm) if resume else None
+    files = select_checkpoint(trainer.checkpoints, comm, trainer.training.group.placement.replica_ranks) if resume else None
     if files is not None:
         trainer.resume(files)
     trainer.score_initial(resume=resume)

@@ -24,7 +24,7 @@ MAX_BATCH_PIXELS = 2**31
 """Of the images of a micro-batch, 24 GiB of colour in float32: a slip in image_size or batch_size is found before memory is asked for."""
 MAX_FLAGS = 100_000_000
 """Of made-up images with several labels, which are all held in memory (0.8 GB while they are drawn)."""
-RESERVED_NAMES = ("all", "best", *SOURCE_KINDS, "labels", "mean", "train", "eval")
+RESERVED_NAMES = ("all", "best", *SOURCE_KINDS, "labels", "mean", "train", "training", "eval")
 
 
 def check(recipe: Recipe) -> list[Fault]:

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import yaml
-from attacks import record
+from attacks import fill_disk, record
 from support import digests, run, tiny_document
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -42,3 +42,19 @@ def test_a_full_disk_at_each_write(whole, tmp_path):
         done = run("disk_full", number, recipe, f"output={output}")
         assert done.stdout.count("No space left on device") == 1, (number, done.stdout)
         assert digests(output / "tiny") == expected, number
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_checkpoint_that_finds_no_space_ends_all_ranks_with_a_line(tmp_path, number):
+    """It is written behind the training of rank 0: that it failed is said at the next one, or at the end."""
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    arguments = ("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path}")
+    attack = partial(fill_disk, number, "checkpoints/step_/manifest.json")
+    done = run(*arguments, processes=2, expect=1, prepare=attack)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("mutual: ")]
+    assert len(lines) == 1, done.stderr
+    assert "No space left on device" in lines[0]
+    assert "Traceback" not in done.stderr
+    assert len(list(tmp_path.glob("tiny/checkpoints/step_*"))) == number - 1
+    assert not list(tmp_path.rglob(".unfinished*"))
+    run(*arguments, "--resume", processes=2)

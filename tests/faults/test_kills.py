@@ -4,11 +4,12 @@ import copy
 import random
 import signal
 import time
+from collections import Counter
 from functools import partial
 
 import pytest
 import yaml
-from attacks import die_before_change, die_in_write, record
+from attacks import die_before_change, die_behind_training, die_in_write, record
 from support import digests, run, run_launched, start, tiny_document
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -132,16 +133,33 @@ def test_killed_at_random_moments(case, tmp_path, is_long):
 def test_killed_in_each_kind_of_write(case, tmp_path, is_long):
     """Nothing, a part or all of the content is on the disk, and the file has not its name yet."""
     moments = random.Random(1)
-    kinds = {kind: [number for number, each in enumerate(case.writes, start=1) if each == kind] for kind in case.writes}
+    kinds = Counter(case.writes)
     assert {"recipe.yaml", "metrics.jsonl", "last/a.safetensors", "best/b.safetensors", "best/best.json"} <= kinds.keys()
     assert {f"checkpoints/step_/{name}" for name in ("manifest.json", "training.pt", "a.safetensors", "b.pt")} <= kinds.keys()
     chosen = kinds if is_long or case.name in THOROUGH else moments.sample(sorted(kinds), 2)
     for kind in {*chosen, "initial_scores.json"} & kinds.keys():
         for count in range(10 if is_long else 1):
             output = tmp_path / f"{kind.replace('/', '-')}-{count}"
-            case.die(output, partial(die_in_write, moments.choice(kinds[kind]), moments.choice([0, moments.random(), 1])))
+            case.die(output, partial(die_in_write, moments.randint(1, kinds[kind]), moments.choice([0, moments.random(), 1]), kind=kind))
             assert [path for path in output.rglob("*") if "unfinished" in path.name], kind
             case.check(output)
+
+
+def test_killed_while_a_checkpoint_is_written_behind_the_training(case, tmp_path, is_long):
+    """The training has gone on: metrics and weights of the epoch are newer than the last whole checkpoint, or it waits for this one."""
+    attacks = [
+        ("a.safetensors", "metrics.jsonl"),
+        ("training.pt", "best.json"),
+        ("b.pt", "a.safetensors"),
+        ("manifest.json", "nothing"),
+    ]
+    moments = random.Random(3)
+    checkpoints = case.writes.count("checkpoints/step_/manifest.json")
+    for file, other in attacks if is_long or case.name in THOROUGH else moments.sample(attacks, 1):
+        output = tmp_path / file
+        case.die(output, partial(die_behind_training, moments.randint(1, checkpoints), file, other))
+        assert list(output.rglob(".unfinished-step_*")), file
+        case.check(output)
 
 
 def test_killed_between_two_changes_of_the_folder(case, tmp_path, is_long):

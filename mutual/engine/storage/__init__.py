@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from mutual.engine.storage.background import BackgroundWriter
     from mutual.engine.storage.checkpoint_store import CheckpointStore
+    from mutual.engine.storage.contents import Content, content_bytes, state_content, tensor_content
     from mutual.engine.storage.files import MARK, UNFINISHED, json_text, sha256, unfinished, write_file
     from mutual.engine.storage.lock import LOCK
     from mutual.engine.storage.opening import check_same_classes, check_same_data, exclusive_access, resumed_recipe, select_checkpoint
@@ -33,12 +35,15 @@ __all__ = [
     "MARK",
     "METRICS",
     "UNFINISHED",
+    "BackgroundWriter",
     "BestRecord",
     "CheckpointStore",
+    "Content",
     "InitialScores",
     "RunFolder",
     "check_same_classes",
     "check_same_data",
+    "content_bytes",
     "exclusive_access",
     "json_text",
     "peer_file",
@@ -46,6 +51,8 @@ __all__ = [
     "resumed_recipe",
     "select_checkpoint",
     "sha256",
+    "state_content",
+    "tensor_content",
     "unfinished",
     "write_file",
 ]
@@ -53,7 +60,9 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
+        "mutual.engine.storage.background": ("BackgroundWriter",),
         "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),
+        "mutual.engine.storage.contents": ("Content", "content_bytes", "state_content", "tensor_content"),
         "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "sha256", "unfinished", "write_file"),
         "mutual.engine.storage.lock": ("LOCK",),
         "mutual.engine.storage.opening": (

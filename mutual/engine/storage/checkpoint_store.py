@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mutual.engine.storage.files import REPLACED, UNFINISHED, remove, sha256, write_folder
+from mutual.engine.storage.files import REPLACED, UNFINISHED, file_sha256, remove, sha256, write_folder
 from mutual.recipe import InputError
+
+if TYPE_CHECKING:  # it imports torch
+    from mutual.engine.storage.contents import Content, Sink
 
 MANIFEST = "manifest.json"
 FORMAT = 3
@@ -25,9 +29,18 @@ class ForeignFormatError(InputError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: the number of updates that were done, and its files."""
+    """A whole checkpoint.
+
+    Attributes:
+        step: number of updates that were done.
+        path: its folder.
+        sha256: by the name of each of its files the checksum, which holds.
+        files: content of those that were asked for.
+    """
 
     step: int
+    path: Path
+    sha256: dict[str, str]
     files: dict[str, bytes]
 
 
@@ -44,8 +57,8 @@ class CheckpointStore:
         >>> root = Path(tempfile.mkdtemp())
         >>> (root / MARK).touch()
         >>> path = CheckpointStore(root, keep=1).save(5, {"training.pt": b"state"})
-        >>> CheckpointStore(root, keep=1).latest()
-        Checkpoint(step=5, files={'training.pt': b'state'})
+        >>> CheckpointStore(root, keep=1).latest().files
+        {'training.pt': b'state'}
     """
 
     def __init__(self, root: Path, *, keep: int) -> None:
@@ -54,14 +67,24 @@ class CheckpointStore:
         self._root = root
         self._whole: set[Path] = set()
 
-    def save(self, step: int, files: Mapping[str, bytes]) -> Path:
-        """Writes a checkpoint atomically, then removes those that are older than the last `keep` whole ones."""
-        digests = {name: sha256(content) for name, content in files.items()}
-        manifest = {"format": FORMAT, "step": step, "sha256": digests}
+    def save(self, step: int, files: Mapping[str, Content], *, check: Callable[[], None] = lambda: None) -> Path:
+        """Writes a checkpoint atomically, then removes those that are older than the last `keep` whole ones.
+
+        Args:
+            step: number of updates that are done.
+            files: content of each file, in the order in which they are written.
+            check: called between pieces; raises an OSError if the checkpoint is not to be finished.
+        """
+        digests: dict[str, str] = {}
+
+        def manifest(sink: Sink) -> None:  # written last, when the digests are known
+            sink.write(json.dumps({"format": FORMAT, "step": step, "sha256": digests}, indent=1).encode())
+
         remove(_files_in(self.folder, UNFINISHED), root=self._root)
         path = self.folder / f"step_{step:08d}"
         self._whole.discard(path)
-        write_folder(path, {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}, root=self._root)
+        contents = {name: _digested(name, content, digests, check) for name, content in files.items()}
+        write_folder(path, {**contents, MANIFEST: manifest}, root=self._root)
         self._whole.add(path)
         self._prune(newest=path)
         return path
@@ -82,8 +105,11 @@ class CheckpointStore:
         """Returns by its name the sha256 of each checkpoint's manifest; empty text where it cannot be read."""
         return {path.name: _manifest_digest(path) for path in self.paths()}
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, *, wanted: Callable[[str], bool] = lambda _: True) -> Checkpoint | None:
         """Returns the newest checkpoint whose checksums hold, or None where there is none at all; warns of each that is damaged.
+
+        Args:
+            wanted: says by its name which files' contents are to be returned; the checksums of all are compared.
 
         Raises:
             ForeignFormatError: the newest one was written by another version.
@@ -93,7 +119,7 @@ class CheckpointStore:
         paths = self.resumable()
         for path in reversed(paths):
             try:
-                checkpoint = read_checkpoint(path)
+                checkpoint = read_checkpoint(path, wanted=wanted)
             except ForeignFormatError:
                 raise
             except ValueError as error:
@@ -124,40 +150,71 @@ class CheckpointStore:
     def _is_whole(self, path: Path) -> bool:
         if path not in self._whole:
             try:
-                read_checkpoint(path)
+                read_checkpoint(path, wanted=lambda _: False)
             except (ValueError, OSError):
                 return False
             self._whole.add(path)
         return True
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Returns the checkpoint at `path`.
+def read_checkpoint(path: Path, *, wanted: Callable[[str], bool] = lambda _: True) -> Checkpoint:
+    """Returns the checkpoint at `path` with the contents of its `wanted` files; the checksums of all hold.
 
     Raises:
         ForeignFormatError: another version wrote it.
         ValueError: a file is missing, torn or altered.
         OSError: a file is there and cannot be read.
     """
+    files, actual = {}, {}
     try:
-        content = (path / MANIFEST).read_bytes()
-        manifest = _read_manifest(content)
+        manifest = _read_manifest((path / MANIFEST).read_bytes())
         if manifest["format"] != FORMAT:
             raise ForeignFormatError(
                 f"checkpoint {path} has format {manifest['format']}, this version reads {FORMAT}; resume it with the version that wrote it"
             )
         step, digests = int(manifest["step"]), dict(manifest["sha256"])
-        files = {name: (path / name).read_bytes() for name in digests}
+        for name in digests:
+            if wanted(name):
+                files[name] = (path / name).read_bytes()
+                actual[name] = sha256(files[name])
+            else:
+                actual[name] = file_sha256(path / name)
     except ForeignFormatError:
         raise
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"checkpoint {path} is torn ({type(error).__name__}: {error})") from error
-    for name, file in files.items():
-        if sha256(file) != digests[name]:
+    for name, digest in actual.items():
+        if digest != digests[name]:
             raise ValueError(f"checkpoint {path} is altered: the checksum of {name} does not hold")
     if path.name.removeprefix(REPLACED) != f"step_{step:08d}":
         raise ValueError(f"checkpoint {path} is not of this step: it holds step {step}")
-    return Checkpoint(step, files)
+    return Checkpoint(step, path, digests, files)
+
+
+def _digested(name: str, content: Content, digests: dict[str, str], check: Callable[[], None]) -> Content:
+    """Returns what writes `content` and then sets `digests[name]`."""
+
+    def write(sink: Sink) -> None:
+        hashing = _HashingSink(sink, check)
+        if isinstance(content, bytes):
+            hashing.write(content)
+        else:
+            content(hashing)
+        digests[name] = hashing.digest.hexdigest()
+
+    return write
+
+
+class _HashingSink:
+    def __init__(self, sink: Sink, check: Callable[[], None]) -> None:
+        self.digest = hashlib.sha256()
+        self._sink = sink
+        self._check = check
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._check()
+        self.digest.update(data)
+        self._sink.write(data)
 
 
 def _read_manifest(content: bytes) -> dict[str, Any]:

@@ -8,9 +8,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mutual.recipe import InputError
+
+if TYPE_CHECKING:  # it imports torch
+    from mutual.engine.storage.contents import Content
 
 MARK = ".mutual-run.json"
 """The mark of a run folder; nothing is removed from a folder without it."""
@@ -39,8 +42,8 @@ def write_file(path: Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def write_folder(path: Path, files: Mapping[str, bytes], *, root: Path) -> None:
-    """Writes a folder with `files` atomically, inside the run folder `root`.
+def write_folder(path: Path, files: Mapping[str, Content], *, root: Path) -> None:
+    """Writes a folder with `files` atomically and in their order, inside the run folder `root`.
 
     A folder that is there already is moved aside before, and removed only when the new one is in its place.
     """
@@ -93,6 +96,15 @@ def sha256(content: bytes) -> str:
         'e3b0c442'
     """
     return hashlib.sha256(content).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, which is not held in memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def check_no_links(folders: Iterable[Path], *, root: Path) -> None:
@@ -150,10 +162,13 @@ def _remove_whole(folder: Path, root: Path) -> None:
             folder.rmdir()
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def _write_synced(path: Path, content: Content) -> None:
     try:
         with open(path, "wb", opener=_open_no_follow) as file:
-            file.write(content)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

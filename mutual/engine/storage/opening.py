@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from mutual.data import DataModule, data_changes
@@ -90,19 +91,51 @@ def _saved_document(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *
     return saved_recipe.model_dump(mode="json")
 
 
-def select_checkpoint(checkpoints: CheckpointStore, comm: Communicator) -> dict[str, bytes] | None:
-    """Returns the files of the checkpoint to resume from, the same on all ranks; None where there is none.
+def select_checkpoint(checkpoints: CheckpointStore, comm: Communicator, holders: Mapping[str, Sequence[int]]) -> dict[str, bytes] | None:
+    """Returns the files of the checkpoint to resume from that this rank needs; None where there is none.
 
-    The main process chooses and sends it, as the others need not see its disk. Those that do hold checkpoints of this run must hold
-    the same: if one has more, or others, the main process was started in the wrong place. Collective: all ranks must call it.
+    The main process chooses it after comparing the checksums of all its files, and sends those that all ranks need. What only some need
+    they read themselves, and compare its checksum; where they do not see the main process's disk, or read something else, it is sent.
+    Those that do hold checkpoints of this run must hold the same: if one has more, or others, the main process was started in the wrong
+    place. Collective: all ranks must call it.
 
     Args:
         checkpoints: those of the run.
         comm: the ranks of the run.
+        holders: by peer the ranks that need its files, which begin with its name; all ranks need the others.
 
     Raises:
         InputError: a rank holds other checkpoints than rank 0, or all are damaged; the line says which.
     """
+    _check_same_checkpoints(checkpoints, comm)
+
+    def readers(name: str) -> Sequence[int]:
+        return holders.get(name.partition(".")[0], range(comm.size))
+
+    checkpoint = None
+    with comm.raise_together():
+        if comm.is_main:
+            checkpoint = checkpoints.latest(wanted=lambda name: 0 in readers(name))
+    selected = comm.all_gather_json(None if checkpoint is None else [checkpoint.path.name, checkpoint.sha256])[0]
+    if selected is None:
+        return None
+    path, digests = checkpoints.folder / selected[0], selected[1]
+    files = {} if checkpoint is None else dict(checkpoint.files)
+    for name in digests:
+        if len(readers(name)) == comm.size:
+            files[name] = comm.broadcast_bytes(files.get(name))
+    missing = []
+    for name, digest in digests.items():
+        if comm.rank in readers(name) and name not in files:
+            content = _read_whole(path / name, digest)
+            if content is None:
+                missing.append(name)
+            else:
+                files[name] = content
+    return files | _receive(missing, path, digests, comm)
+
+
+def _check_same_checkpoints(checkpoints: CheckpointStore, comm: Communicator) -> None:
     with comm.raise_together():
         local_listing = checkpoints.listing()
     views = comm.all_gather_json([socket.gethostname(), str(checkpoints.folder), local_listing])
@@ -114,14 +147,33 @@ def select_checkpoint(checkpoints: CheckpointStore, comm: Communicator) -> dict[
                     f"{folder}/{name} on rank {rank} ({host}) is not what rank 0 ({main_host}) holds; start rank 0 where the "
                     "newest checkpoint is, or take this folder away"
                 )
-    checkpoint = None
-    with comm.raise_together():
-        if comm.is_main:
-            checkpoint = checkpoints.latest()
-    names = comm.all_gather_json(None if checkpoint is None else list(checkpoint.files))[0]
-    if names is None:
+
+
+def _receive(missing: Sequence[str], path: Path, digests: Mapping[str, str], comm: Communicator) -> dict[str, bytes]:
+    """Returns the `missing` files of this rank, which the main process reads from `path` and sends. Collective."""
+    received = {}
+    for rank, names in enumerate(comm.all_gather_json(missing)):
+        for name in names:
+            content = None
+            with comm.raise_together():
+                if comm.is_main:
+                    content = _read_whole(path / name, digests[name])
+                    if content is None:
+                        raise InputError(f"{path / name} was changed while it was read; resume again")
+            if content is not None:
+                comm.send(content, to=rank)
+            elif comm.rank == rank:
+                received[name] = comm.receive(source=0)
+    return received
+
+
+def _read_whole(path: Path, digest: str) -> bytes | None:
+    """Returns the content of a file with this checksum; None where it cannot be read, or is another."""
+    try:
+        content = path.read_bytes()
+    except OSError:
         return None
-    return {name: comm.broadcast_bytes(None if checkpoint is None else checkpoint.files[name]) for name in names}
+    return content if sha256(content) == digest else None
 
 
 def _check_same(recipe: Recipe, saved_recipe: Recipe) -> None:

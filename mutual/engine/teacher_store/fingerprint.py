@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 
 from mutual.data import DataModule, data_changes
 from mutual.engine.storage import sha256, write_file
@@ -23,6 +24,10 @@ from mutual.recipe import LOGITS, InputError, Precision, Recipe, format_value
 STORE_MARK = ".mutual-store.json"
 """The fingerprint, and the mark of a store: in a folder with other files and without it nothing is written."""
 FORMAT = 1
+_STATISTICS = "statistics"
+_SAME_STATISTICS = 1e-3
+"""Difference, as a fraction of the standard deviation, that batch sizes, numbers of ranks and devices explain; other images make
+a larger one, about 1 / sqrt(2048)."""
 _ELSEWHERE = ("mean", "std", "val", "num_val")
 """Of the data's fingerprint: what says how the peer sees pixels, which `input` does, and evaluation images, which are not kept."""
 
@@ -51,6 +56,9 @@ def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayo
         "outputs": outputs,
         "data": {key: value for key, value in data.fingerprint.items() if key not in _ELSEWHERE},
     }
+    mean, std = peer.tapped.mean, peer.tapped.std
+    if mean is not None and std is not None:  # estimated over images that another recipe seed draws differently
+        about[_STATISTICS] = {"mean": mean.tolist(), "std": std.tolist()}
     values: dict[str, Any] = json.loads(json.dumps(about, default=str))
     return values
 
@@ -92,7 +100,10 @@ def _changes(saved: Mapping[str, Any], expected: Mapping[str, Any], data: DataMo
     """Returns in words how two fingerprints differ; empty if they do not."""
     changes = []
     for key, value in expected.items():
-        if key != "data" and saved.get(key) != value:
+        if key == _STATISTICS:
+            if not _is_same_scale(saved.get(key), value):
+                changes.append("embeddings are standardized by another mean and std there, which depend on the recipe's seed")
+        elif key != "data" and saved.get(key) != value:
             changes += _differences(key, saved.get(key), value)
     if saved["data"] != expected["data"]:
         elsewhere = {key: data.fingerprint[key] for key in _ELSEWHERE}
@@ -100,6 +111,16 @@ def _changes(saved: Mapping[str, Any], expected: Mapping[str, Any], data: DataMo
             changes.append(data_changes({**saved["data"], **elsewhere}, data.fingerprint, names=("there", "here")))
         changes = [change for change in changes if change] or ["other data"]
     return "; ".join(changes[:3])
+
+
+def _is_same_scale(saved: Any, value: Mapping[str, list[float]]) -> bool:
+    """Returns whether the mean and standard deviation of embeddings agree but for rounding."""
+    try:
+        saved_mean, saved_std, mean, std = (torch.tensor(each[name]) for each in (saved, value) for name in ("mean", "std"))
+        close = ((saved_mean - mean).abs() <= _SAME_STATISTICS * std) & ((saved_std - std).abs() <= _SAME_STATISTICS * std)
+    except (KeyError, TypeError, ValueError, RuntimeError):  # none was written, or the file was changed by hand
+        return False
+    return bool(close.all())
 
 
 def _differences(path: str, saved: Any, value: Any) -> list[str]:

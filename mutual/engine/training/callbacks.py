@@ -59,13 +59,13 @@ class Callback:
         """Called before the first update, or the first one after a resume."""
 
     def update(self, state: TrainingState) -> None:
-        """Called after each update, its logging and its checkpoint."""
+        """Called after each update and its logging; a checkpoint of it is still being written, perhaps."""
 
     def epoch(self, state: TrainingState) -> None:
-        """Called after each epoch, its evaluation, its metrics and its checkpoint."""
+        """Called after each epoch, its evaluation, its metrics and weights; a checkpoint of it is still being written, perhaps."""
 
     def end(self, state: TrainingState) -> None:
-        """Called once after the last epoch; not where the run is stopped or fails."""
+        """Called once after the last epoch, when all is on the disk; not where the run is stopped or fails."""
 
 
 _EVENTS = ("begin", "update", "epoch", "end")

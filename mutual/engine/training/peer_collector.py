@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from mutual.engine.storage import Content, content_bytes
 from mutual.group import Communicator, Placement
+
+_ContentT = TypeVar("_ContentT", bound=Content)
 
 
 class PeerCollector:
@@ -23,8 +26,8 @@ class PeerCollector:
         self.comm = comm
         self._placement = placement
 
-    def collect_to_main(self, peer: str, make: Callable[[], bytes]) -> bytes | None:
-        """Returns on the main process what `make` returns on a rank that holds `peer`, elsewhere None.
+    def collect_to_main(self, peer: str, make: Callable[[], _ContentT]) -> _ContentT | bytes | None:
+        """Returns on the main process what `make` returns on a rank that holds `peer`, as bytes if that is another one; elsewhere None.
 
         Collective: all ranks must call it.
         """
@@ -32,7 +35,7 @@ class PeerCollector:
         if 0 in ranks:
             return make() if rank == 0 else None
         if rank == ranks[0]:
-            self.comm.send(make(), to=0)
+            self.comm.send(content_bytes(make()), to=0)
         return self.comm.receive(source=ranks[0]) if rank == 0 else None
 
     def all_gather_dict(self, local: Mapping[str, Any]) -> dict[str, Any]:

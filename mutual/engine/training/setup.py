@@ -75,15 +75,15 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
     load_for_peers(recipe, data, group.inputs.values())
     if recipe.data.views == "per_peer":
         data.make_views([index for index, name in enumerate(recipe.peers) if name in group.peers])
-    stores = open_stores(recipe, group, data, comm, environment.precision)
+    standardized = tuple(name for name, peer in recipe.peers.items() if peer.standardize)
+    standardize_embeddings(group, data, comm, names=standardized)
+    stores = open_stores(recipe, group, data, comm, environment.precision)  # they keep standardised embeddings
     group.frozen_forwards.stores.update(stores)
     updates_per_epoch = data.num_windows(world_size=comm.size, accumulate=recipe.train.accumulate)
     with comm.raise_together(names_rank=True):
         optimizers = {peer.name: _build_peer_optimizer(recipe, peer, environment, updates_per_epoch) for peer in group.trainable}
     meter = TrainMeter(group.edges, recipe.trainable, comm, is_scoring_rank=group.is_scoring_rank)
     pause_selector = PauseSelector(recipe.train.pause, comm)
-    standardized = tuple(name for name, peer in recipe.peers.items() if peer.standardize)
-    standardize_embeddings(group, data, comm, names=standardized)
     train_step = TrainStep(
         group,
         optimizers,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mutual.data import Window
 from mutual.engine.codistillation import WeightExchange
 from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tracker, TrafficMeter, with_rank
 from mutual.engine.runtime import Environment, StoppedError, StopSignals
-from mutual.engine.storage import CheckpointStore, RunFolder
+from mutual.engine.storage import BackgroundWriter, CheckpointStore, Content, RunFolder
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.callbacks import Callbacks
 from mutual.engine.training.checkpointer import Checkpointer, Progress
@@ -91,7 +93,10 @@ class Trainer:
         self._tracker = tracker
         self._traffic = traffic
         self._weight_exchange = weight_exchange
+        self._writer = BackgroundWriter()
         self._saved_progress: Progress | None = None
+        self._checkpoint_seconds = 0.0
+        self._has_reserved = False
         self._metrics_lines: list[str] = []
 
     def run(self) -> None:
@@ -103,6 +108,7 @@ class Trainer:
         """
         progress, stop_poll = self.progress, self.comm.stop_poll()
         with StopSignals() as signals:
+            self._checkpointer.frozen_digests()  # takes long the first time, for which no checkpoint is to wait
             self._weight_exchange.refresh()
             self._call_back("begin")
             while progress.epoch < self._recipe.train.epochs:
@@ -115,6 +121,7 @@ class Trainer:
                 if stop_poll.drain():
                     self._stop(signals, stop_poll)
                 self._finish_epoch()
+            self._finish_checkpoint()
             self._weight_exchange.publish(progress.update)
             self._call_back("end")
 
@@ -158,11 +165,18 @@ class Trainer:
         self._tracker.print_line(self._summary())
         self._tracker.print_table_head(self._scorer.initial)
 
+    def give_up(self) -> None:
+        """Ends a checkpoint that is being written, without its being finished."""
+        self._writer.cancel()
+
     def close(self) -> None:
-        """Closes the tracker, the data loaders and the stores."""
-        self._stragglers.close()
-        self._tracker.close()
-        self.training.close()
+        """Waits for a checkpoint that is being written, and closes the tracker, the data loaders and the stores."""
+        try:
+            self._writer.close()
+        finally:
+            self._stragglers.close()
+            self._tracker.close()
+            self.training.close()
 
     def _update(self, window: Window) -> None:
         """Runs an update and what is due after it."""
@@ -173,6 +187,9 @@ class Trainer:
         self._traffic.count_update()
         self._weight_exchange.exchange_if_due(progress.update)
         self._tracker.advance()
+        if self.comm.is_main and not self._has_reserved:  # what optimizers keep is known now
+            self._writer.start(self._checkpointer.reservation())
+            self._has_reserved = True
         if log_is_due:
             self._log()
         if self._checkpoint_is_due():
@@ -229,6 +246,8 @@ class Trainer:
         update = self.progress.update
         values = self._collector.all_gather_dict(rates | norms) | self._traffic.flush()
         values |= self.training.pause_selector.flush() | self._stragglers.flush()
+        if self._checkpoint_seconds:
+            values["speed/checkpoint_seconds"], self._checkpoint_seconds = self._checkpoint_seconds, 0.0
         self._tracker.log_interval(update, self.training.meter.flush(), values)
 
     def _checkpoint_is_due(self) -> bool:
@@ -245,23 +264,43 @@ class Trainer:
     def _stop(self, signals: StopSignals, stop_poll: StopPoll) -> None:
         stop_poll.drain()
         self._save()
+        self._finish_checkpoint()
         received = self.comm.all_gather_json(signals.received.name if signals.received is not None else "")
         cause = next(filter(None, received))
         raise StoppedError(f"stopped by {cause} after step {self.progress.update}; the checkpoint is written, go on with --resume")
 
     def _save(self) -> None:
-        """Writes a checkpoint unless this step has one; raises where weights are not finite. Collective: all ranks must call it."""
+        """Starts to write a checkpoint unless this step has one; raises where weights are not finite. Collective: all ranks must call it.
+
+        The training waits until the one before is written, and its own state is copied.
+        """
         if self._saved_progress == self.progress:
             return
         if self.training.meter.pending:
             self._log()
+        begun = time.perf_counter()
         self._checkpointer.check_weights(self.progress.update)
+        self._finish_checkpoint()
         files = self._checkpointer.files(self.progress, self.scores, self._tracker.lines)
-        with self.comm.raise_together():  # a full disk of the main process ends all
-            if self.comm.is_main:
-                with self._stragglers.during("writes a checkpoint"):
-                    self.checkpoints.save(self.progress.update, {name: file for name, file in files.items() if file is not None})
+        if self.comm.is_main:
+            self._writer.start(partial(self._write_checkpoint, self.progress.update, files))
+            self._has_reserved = True
         self._saved_progress = replace(self.progress)
+        self._checkpoint_seconds += time.perf_counter() - begun
+
+    def _write_checkpoint(self, step: int, files: Mapping[str, Content]) -> None:
+        """Runs in the writer's thread, which communicates with no other rank."""
+        self._checkpointer.wait_for_copies()
+        self.checkpoints.save(step, files, check=self._writer.check)
+
+    def _finish_checkpoint(self) -> None:
+        """Waits for the checkpoint that is being written. Collective: all ranks must call it.
+
+        Raises:
+            OSError: the main process could not write it; on all ranks alike.
+        """
+        with self.comm.raise_together(), self._stragglers.during("writes a checkpoint"):
+            self._writer.wait()
 
     def _summary(self) -> str:
         """Returns the line that a training starts with. Collective: all ranks must call it."""

@@ -132,7 +132,9 @@ def test_the_epoch_before_its_checkpoint_is_written_once(tmp_path, monkeypatch):
     from mutual.engine.storage.checkpoint_store import CheckpointStore
 
     steps, save = [], CheckpointStore.save
-    monkeypatch.setattr(CheckpointStore, "save", lambda self, step, files: (steps.append(step), save(self, step, files)))
+    monkeypatch.setattr(
+        CheckpointStore, "save", lambda self, step, *args, **options: (steps.append(step), save(self, step, *args, **options))
+    )
     document = {**DOCUMENT, "output": str(tmp_path), "checkpoint": {"every_steps": 5, "keep": 2}}
     mutual.fit(parse_recipe(document))
     assert steps == [5, 10]
@@ -221,6 +223,7 @@ def test_without_its_mark_a_run_is_not_ours(output):
 
 RANKS = {
     **DOCUMENT,
+    "placement": "parallel",
     "train": {"epochs": 2, "progress": False},
     "checkpoint": {"every_epochs": 1, "keep": 2},
 }

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import yaml
-from support import assert_equal_weights, build, run, tiny_document, train_epochs, weights
+from support import EmbeddingNet, assert_equal_weights, build, run, tiny_document, train_epochs, weights
 
 import mutual
 from mutual.engine.teacher_store.fingerprint import STORE_MARK
@@ -274,3 +275,33 @@ def test_two_ranks_fill_shards_of_their_own_and_read_each_others(placement, tmp_
             assert num_records == 120 or (placement == "parallel" and num_records == computed_by_each)
     assert found[0] == found[1]
     assert shards(tmp_path / "store") == content
+
+
+def test_embeddings_of_another_scale_are_another_store(tmp_path, monkeypatch):
+    """`store.seed` fixes the views; which images mean and std are estimated over depends on the recipe's seed still."""
+    monkeypatch.setattr("mutual.engine.training.standardization.NUM_IMAGES", 12)
+    teacher = EmbeddingNet(1)
+    (tmp_path / "t.safetensors").write_bytes(safetensors.torch.save(teacher.state_dict()))
+    headless = {"model": "support:embedding", "frozen": True, "head": "none", "weights": str(tmp_path / "t.safetensors")}
+
+    def recipe(seed, *, folder="store", standardize=True, batch_size=8):
+        store = {"folder": str(tmp_path / folder), "views": 2, "topk": "all", "seed": 7}
+        base = document(
+            "",
+            seed=seed,
+            data={"batch_size": batch_size},
+            objectives=[{"loss": "cross_entropy"}, {"loss": "similarity", "at": "body", "source_at": "embedding", "sources": ["t"]}],
+        )
+        return {**base, "peers": {"a": {"model": "support:double"}, "t": {**headless, "standardize": standardize, "store": store}}}
+
+    close(train_epochs(recipe(1), epochs=1))
+    assert "embeddings are standardized by another mean and std there" in refusal(recipe(2))
+    for same in (recipe(1), recipe(1, batch_size=5)):  # sums in another order
+        _, _, group, _ = build(same)
+        close(group)
+    for seed in (1, 2):
+        _, _, group, _ = build(recipe(seed, folder="as they are", standardize=False))
+        close(group)
+    path = tmp_path / "store" / STORE_MARK
+    path.write_text(json.dumps({**json.loads(path.read_text()), "statistics": {"mean": [1.0], "std": "x"}}))
+    assert "another mean and std" in refusal(recipe(1))

@@ -35,8 +35,8 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
     graphs = Graphs()
     monkeypatch.setattr(compilation, "BACKEND", graphs)
-    monkeypatch.setattr(limits, LIMIT, 8)  # torch's default, which torch.export may have raised in this process
-    yield graphs
+    with limits.patch({LIMIT: 8}):  # torch's default, which torch.export may have raised in this process
+        yield graphs
     torch._dynamo.reset()
 
 
@@ -82,13 +82,11 @@ def test_eight_peers_of_eight_kinds_have_room_for_their_graphs(graphs):
 
 
 @pytest.mark.parametrize(("own", "of_the_run", "expected"), [(None, False, 0), (True, False, 1), (None, True, 2), (False, True, 1)])
-def test_room_is_made_for_what_is_compiled(own, of_the_run, expected, monkeypatch):
-    monkeypatch.setattr(limits, LIMIT, 8)
+def test_room_is_made_for_what_is_compiled(own, of_the_run, expected):
     teacher = {"model": "support:double", "frozen": True, "compile": own}
     recipe = parse_recipe(tiny_document(peers={"a": {"model": "support:double"}, "t": teacher}, train={"compile": of_the_run}))
-    before = getattr(limits, LIMIT)
-    with room_for_graphs([recipe]):
-        assert getattr(limits, LIMIT) == (16 * expected or before)
+    with limits.patch({LIMIT: 8}), room_for_graphs([recipe]):
+        assert getattr(limits, LIMIT) == (16 * expected or 8)
 
 
 @pytest.mark.parametrize("train", [{}, {"update": "alternating"}, {"ema": 0.5}])

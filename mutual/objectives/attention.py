@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mutual.objectives.adapters import SafeBatchNorm1d
+from mutual.objectives.products import average_to_size
 from mutual.objectives.shapes import Shape, feature_maps, size_of, to_vector, vector_width
 from mutual.objectives.spec import LossSpec, SourcePayload
 
@@ -55,7 +56,7 @@ class AttentionFeatureLoss(nn.Module):
         for layer, maps in enumerate(source):
             size = size_of(maps)
             if size not in by_size:
-                by_size[size] = torch.stack([_unit(F.adaptive_avg_pool2d(energy, size)) for energy in energies], dim=1)
+                by_size[size] = torch.stack([_unit(average_to_size(energy, size)) for energy in energies], dim=1)
             target_BN = _unit(maps.pow(2).mean(dim=1))
             difference_BS = (by_size[size] - target_BN[:, None]).pow(2).mean(dim=2)
             total = total + (difference_BS * attention_BTS[:, layer]).sum(dim=1).mean()

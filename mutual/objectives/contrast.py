@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mutual.objectives.products import log_softmax_without, matmul
 from mutual.objectives.shapes import Shape, to_vector, vector_width
 from mutual.objectives.spec import Input, LossSpec, SourcePayload
 
@@ -40,12 +41,11 @@ class ContrastiveRepresentationLoss(nn.Module):
     def forward(self, learner: Tensor, source: Tensor, classes_N: Tensor, row_offset: int) -> Tensor:
         """Returns the loss of `learner` `[B, ...]` against `source` `[N, ...]` with the class indices of all images."""
         learner_BD, source_ND = self.heads(learner, source)
-        similarity_BN = learner_BD @ source_ND.T / self.temperature
-        same_image_BN = _same_image(similarity_BN, row_offset)
+        similarity_BN = matmul(learner_BD, source_ND.T) / self.temperature
         own = classes_N[row_offset : row_offset + len(learner)]
-        also_own_BN = (own[:, None] == classes_N[None, :]) & ~same_image_BN
+        also_own_BN = (own[:, None] == classes_N[None, :]) & ~_same_image(similarity_BN, row_offset)
         log_BN = F.log_softmax(similarity_BN.masked_fill(also_own_BN, -torch.inf), dim=1)
-        return -log_BN[same_image_BN].mean()
+        return -log_BN.diagonal(row_offset).mean()  # of the same images
 
 
 class MutualContrastiveLoss(nn.Module):
@@ -63,14 +63,14 @@ class MutualContrastiveLoss(nn.Module):
     def forward(self, learner: Tensor, source: Tensor, classes_N: Tensor, row_offset: int) -> Tensor:
         """Returns the loss of `learner` `[B, ...]` against `source` `[N, ...]` with the class indices of all images."""
         learner_BD, source_ND = self.heads(learner, source)
-        similarity_BN = learner_BD @ source_ND.T / self.temperature
+        similarity_BN = matmul(learner_BD, source_ND.T) / self.temperature
         own = slice(row_offset, row_offset + len(learner))
         positive_BN = classes_N[own, None] == classes_N[None, :]
         log_BN = F.log_softmax(similarity_BN, dim=1)
         contrast = -((log_BN * positive_BN).sum(dim=1) / positive_BN.sum(dim=1)).mean()
-        others_BN = ~_same_image(similarity_BN, row_offset)
-        mimicked_BN = (source_ND[own] @ source_ND.T / self.temperature).detach()
-        learner_log, source_log = (each[others_BN].view(len(learner), -1).log_softmax(dim=1) for each in (similarity_BN, mimicked_BN))
+        same_image_BN = _same_image(similarity_BN, row_offset)
+        mimicked_BN = (matmul(source_ND[own], source_ND.T) / self.temperature).detach()
+        learner_log, source_log = (log_softmax_without(each, same_image_BN) for each in (similarity_BN, mimicked_BN))
         return contrast + F.kl_div(learner_log, source_log, reduction="batchmean", log_target=True)
 
 

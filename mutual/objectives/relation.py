@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mutual.objectives.products import log_softmax_without, matmul
 from mutual.objectives.shapes import any_shapes, to_vector
 from mutual.objectives.spec import LossSpec, SourcePayload
 
@@ -53,17 +54,16 @@ def similarity(
 
 
 def _log_similarities(output: Tensor, temperature: float) -> Tensor:
-    """Returns `[N, N - 1]`: for each image the logarithms of its softmaxed cosine similarities to the others."""
+    """Returns `[N, N]`: for each image the logarithms of its softmaxed cosine similarities to the others; 0 on the diagonal."""
     rows_ND = F.normalize(to_vector(output), dim=1)
-    similarity_NN = rows_ND @ rows_ND.T / temperature
-    others_NN = ~torch.eye(len(rows_ND), dtype=torch.bool, device=rows_ND.device)
-    return similarity_NN[others_NN].view(len(rows_ND), len(rows_ND) - 1).log_softmax(dim=1)
+    similarity_NN = matmul(rows_ND, rows_ND.T) / temperature
+    return log_softmax_without(similarity_NN, torch.eye(len(rows_ND), dtype=torch.bool, device=rows_ND.device))
 
 
 def _relative_distances(rows_BD: Tensor) -> Tensor:
     """Returns `[B, B]` Euclidean distances divided by their mean, in which the diagonal counts, as in the reference."""
     square_B = rows_BD.pow(2).sum(dim=1)
-    squared_BB = square_B[:, None] + square_B[None, :] - 2 * rows_BD @ rows_BD.T
+    squared_BB = square_B[:, None] + square_B[None, :] - 2 * matmul(rows_BD, rows_BD.T)
     distance_BB = squared_BB.fill_diagonal_(0).clamp(min=_SHORTEST**2).sqrt()
     return distance_BB / distance_BB.mean()
 
@@ -71,7 +71,7 @@ def _relative_distances(rows_BD: Tensor) -> Tensor:
 def _angle_cosines(rows_BD: Tensor) -> Tensor:
     """Returns `[B, B, B]`: at each image the cosine of the angle between the directions to two others."""
     direction_BBD = F.normalize(rows_BD[None, :] - rows_BD[:, None], dim=2)
-    return direction_BBD @ direction_BBD.transpose(1, 2)
+    return matmul(direction_BBD, direction_BBD.transpose(1, 2))
 
 
 def _cosines_of(distance_BB: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def log_softmax_without(values: Tensor, left_out: Tensor) -> Tensor:
 
 
 def average_to_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Returns maps `[..., H, W]` averaged to `size` (height, width), as `adaptive_avg_pool2d` does, with a deterministic gradient on GPUs."""
+    """Returns maps `[..., H, W]` averaged to `size` (height, width), as `adaptive_avg_pool2d` does; its gradient is deterministic."""
     height, width = maps.shape[-2:]
     if height % size[0] == 0 and width % size[1] == 0:
         return F.avg_pool2d(maps, (height // size[0], width // size[1]))
@@ -41,7 +41,7 @@ def average_to_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def interpolate_to_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Returns maps `[..., H, W]` at `size` (height, width), as bilinear `interpolate` does, with a deterministic gradient on GPUs."""
+    """Returns maps `[..., H, W]` at `size` (height, width), as bilinear `interpolate` does; its gradient is deterministic."""
     height, width = maps.shape[-2:]
     return _by_axis(maps, _interpolating(height, size[0], maps.dtype, maps.device), _interpolating(width, size[1], maps.dtype, maps.device))
 

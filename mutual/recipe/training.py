@@ -143,6 +143,14 @@ class Train(Spec):
     """Memory format of weights and images; faster convolutions on some GPUs."""
     deterministic: StrictBool = False
     """Only deterministic kernels, on GPUs too."""
+    cudnn_benchmark: StrictBool = False
+    """GPUs: cuDNN times its convolution algorithms for each shape and takes the fastest. Which one it is may differ from run to run, and
+    with it the last digits, so that neither a repeated nor a resumed run need be equal to the bit."""
+    tf32: Literal[True, False, "convolutions"] = "convolutions"
+    """GPUs from Ampere on: what models and adapters compute in TF32, which rounds factors in float32 to 10 bits of mantissa, a relative
+    error of about 1e-3: true: convolutions and matrix products; convolutions: these alone, as torch does by itself; false: nothing. What
+    holds to 1e-6 (accumulation, ranks, placement) holds so on such GPUs with false alone. Losses, behind the models and the adapters,
+    compute in float32 at least."""
     log_every: Positive = 10
     """Updates between two points in TensorBoard."""
     eval_every: Positive = 1

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mutual.group import Peer
-from mutual.recipe import Optimizer, Schedule, did_you_mean, first_line
+from mutual.recipe import Optimizer, Precision, Recipe, Schedule, did_you_mean, first_line
 
 _UNSUPPORTED = {
     "lbfgs": "it computes the loss several times in a step",
@@ -20,6 +20,10 @@ _UNSUPPORTED = {
     "adahessian": "it needs second derivatives (backward with create_graph)",
 }
 """Optimizers that cannot train a peer, and why."""
+_SKIPS_ON_DEVICE = "_step_supports_amp_scaling"
+"""The attribute by which GradScaler knows an optimizer that reads on the device whether gradients have overflowed."""
+_FUSED = ("sgd", "adam", "adamw")
+"""Optimizers that have a fused kernel on GPUs."""
 _TRIAL_STEPS = 3
 _TORCH = {
     name.lower(): value
@@ -71,6 +75,10 @@ class PeerOptimizer:
         self._learning_rate = learning_rate
         self._max_norm = math.inf if clip_grad_norm is None else clip_grad_norm
         self._parameters = peer.parameters()
+        self._has_fused_kernel = bool(getattr(optimizer, _SKIPS_ON_DEVICE, False))
+        if self._has_fused_kernel:
+            self._skip_on_device(has_stepped=False)
+            optimizer.register_step_post_hook(lambda *_: self._skip_on_device(has_stepped=True))
 
     def scale(self, loss: Tensor) -> Tensor:
         """Returns the loss times this peer's own fp16 loss scale (1 in other precisions)."""
@@ -79,8 +87,9 @@ class PeerOptimizer:
     def step(self, update: int, *, measure: bool = False) -> None:
         """Unscales, clips, steps with the learning rate of `update` (0 is the first) and clears the gradients.
 
-        An overflow skips this peer's step and halves its loss scale; other peers are not affected. With `measure`, or where the norm
-        is clipped, `grad_norm` is set.
+        An overflow skips this peer's step and halves its loss scale; other peers are not affected. A fused optimizer skips it on the
+        device, from its second step on; for others the host waits to know. With `measure`, or where the norm is clipped, `grad_norm` is
+        set.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(update)
@@ -97,6 +106,14 @@ class PeerOptimizer:
         """Clears the gradients without a step."""
         self.optimizer.zero_grad(set_to_none=True)
 
+    def _skip_on_device(self, *, has_stepped: bool) -> None:
+        """Has a fused optimizer's own kernel skip the steps that overflow, but not the first ones, before it has stepped.
+
+        Skipped there, the first step of torch's fused SGD leaves a momentum behind that is allocated and not written.
+        """
+        is_fused = all(group["fused"] for group in self.optimizer.param_groups)  # a checkpoint may say that it is not
+        setattr(self.optimizer, _SKIPS_ON_DEVICE, has_stepped and is_fused)
+
     @property
     def learning_rate(self) -> float:
         """The learning rate of the last step."""
@@ -109,6 +126,8 @@ class PeerOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
+        if self._has_fused_kernel:
+            self._skip_on_device(has_stepped=bool(self.optimizer.state))
         if state["scaler"]:  # of a scaler that was disabled there is none
             self.scaler.load_state_dict(state["scaler"])
 
@@ -130,6 +149,26 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
         kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
         kind = kind.removesuffix(f"{reason}: ")  # of an error that says nothing the kind is the reason
         raise ValueError(f"{spec.name}: {kind}{reason}") from error
+
+
+def with_fused_steps(recipe: Recipe, precision: Precision, device: torch.device) -> Recipe:
+    """Returns `recipe` with fused optimizers where an overflow may skip a step on a GPU: then no host waits to know whether it does.
+
+    An optimizer whose arguments say in which form it steps stays as it is.
+    """
+    if precision != "fp16" or device.type != "cuda":
+        return recipe
+    peers = {
+        name: peer if peer.optimizer is None else peer.model_copy(update={"optimizer": _fused(peer.optimizer)})
+        for name, peer in recipe.peers.items()
+    }
+    return recipe.model_copy(update={"optimizer": _fused(recipe.optimizer), "peers": peers})
+
+
+def _fused(spec: Optimizer) -> Optimizer:
+    if spec.name.lower() not in _FUSED or spec.args.keys() & {"fused", "foreach", "capturable", "differentiable"}:
+        return spec
+    return spec.model_copy(update={"args": {**spec.args, "fused": True}})
 
 
 def _find_factory(name: str, arguments: Collection[str]) -> Callable[..., torch.optim.Optimizer]:

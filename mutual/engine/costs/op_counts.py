@@ -1,8 +1,9 @@
 """count_ops: the kernels and the host synchronisations of whatever runs in a context.
 
 What is counted. On a CPU each operator that is dispatched below autograd (forward, backward and optimizer) is one kernel, except those
-that compute nothing: views, allocations and metadata. An operator may launch several kernels, `_foreach_` and fused ones count once, and
-what is compiled runs eagerly while it is counted. On CUDA the kernels that the profiler saw on the device are counted as well.
+that compute nothing: views, allocations and metadata. An operator may launch several kernels, and `_foreach_` and fused ones count once.
+On CUDA the kernels that the profiler saw on the device are counted. What torch.compile has compiled would run eagerly while operators are
+counted: say that it is compiled, and only the device's kernels and warnings are.
 
 A host synchronisation is where the host would wait for an accelerator: `item`, `bool`, `nonzero` and boolean indexing, operators with
 shapes that depend on values, blocking copies between host and device. On a CPU they are told by their operators, or, where no operator
@@ -83,11 +84,12 @@ class OpCounts:
 
 
 @contextmanager
-def count_ops(device: torch.device | None = None) -> Iterator[OpCounts]:
+def count_ops(device: torch.device | None = None, *, is_compiled: bool = False) -> Iterator[OpCounts]:
     """Counts what runs in this context; read the result behind it.
 
     Args:
         device: where the kernels run; the CPU by default.
+        is_compiled: torch.compile's code is among it, so that operators are not counted.
 
     Example:
         >>> weight = torch.ones(3, requires_grad=True)
@@ -105,8 +107,9 @@ def count_ops(device: torch.device | None = None) -> Iterator[OpCounts]:
     with ExitStack() as stack:
         warned = stack.enter_context(_sync_warnings()) if is_cuda else []
         profiler = stack.enter_context(profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])) if is_cuda else None
-        stack.enter_context(_CallCounter(counts))
-        stack.enter_context(_OperatorCounter(counts, warned))
+        if not is_compiled:
+            stack.enter_context(_CallCounter(counts))
+            stack.enter_context(_OperatorCounter(counts, warned))
         yield counts
         if is_cuda:
             torch.cuda.synchronize(device)
@@ -119,7 +122,7 @@ class _OperatorCounter(TorchDispatchMode):
     """Counts operators as they are dispatched."""
 
     def __init__(self, counts: OpCounts, warned: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counts = counts
         self._warned = warned
 
@@ -216,7 +219,7 @@ def _sync_warnings() -> Iterator[list[str]]:
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.filterwarnings("always", message=f".*{_WARNING}")
-        warnings.showwarning = record
+        warnings.showwarning = record  # type: ignore[assignment]
         torch.cuda.set_sync_debug_mode("warn")
         try:
             yield synchronised
@@ -226,5 +229,5 @@ def _sync_warnings() -> Iterator[list[str]]:
 
 def _is_kernel(event: Any) -> bool:
     """Returns whether a profiler's event is a kernel on the device, and neither a copy nor a span."""
-    is_on_device = event.device_type == torch.autograd.DeviceType.CUDA
+    is_on_device = event.device_type.name == "CUDA"
     return is_on_device and not event.is_user_annotation and not event.name.startswith(("Memcpy", "Memset", "ProfilerStep"))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mutual.group import Peer
-from mutual.recipe import Optimizer, Precision, Recipe, Schedule, did_you_mean, first_line
+from mutual.recipe import Optimizer, PeerSpec, Precision, Recipe, Schedule, did_you_mean, first_line
 
 _UNSUPPORTED = {
     "lbfgs": "it computes the loss several times in a step",
@@ -84,19 +85,32 @@ class PeerOptimizer:
         """Returns the loss times this peer's own fp16 loss scale (1 in other precisions)."""
         return self.scaler.scale(loss)
 
-    def step(self, update: int, *, measure: bool = False) -> None:
+    def step(self, update: int, *, measure: bool = False, pauses: Tensor | None = None) -> None:
         """Unscales, clips, steps with the learning rate of `update` (0 is the first) and clears the gradients.
 
         An overflow skips this peer's step and halves its loss scale; other peers are not affected. A fused optimizer skips it on the
         device, from its second step on; for others the host waits to know. With `measure`, or where the norm is clipped, `grad_norm` is
         set.
+
+        Args:
+            update: its index in the training.
+            measure: measure the gradient's norm.
+            pauses: a flag on the device; where it is true, nothing but the gradients changes. A fused optimizer without a loss scale and a
+                moving average reads it there, from its second step on; for others the host waits to know.
         """
+        if pauses is not None and not self._pauses_on_device:
+            if pauses.item():
+                self.skip()
+                return
+            pauses = None
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(update)
         self.scaler.unscale_(self.optimizer)
         if measure or self._max_norm < math.inf:
-            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
-        self.scaler.step(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+            self.grad_norm = norm if pauses is None or self.grad_norm is None else torch.where(pauses, self.grad_norm, norm)
+        with nullcontext() if pauses is None else _skipped(self.optimizer, pauses):
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.peer.average is not None:
@@ -113,6 +127,10 @@ class PeerOptimizer:
         """
         is_fused = all(group["fused"] for group in self.optimizer.param_groups)  # a checkpoint may say that it is not
         setattr(self.optimizer, _SKIPS_ON_DEVICE, has_stepped and is_fused)
+
+    @property
+    def _pauses_on_device(self) -> bool:
+        return getattr(self.optimizer, _SKIPS_ON_DEVICE, False) and not self.scaler.is_enabled() and self.peer.average is None
 
     @property
     def learning_rate(self) -> float:
@@ -152,23 +170,40 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
 
 
 def with_fused_steps(recipe: Recipe, precision: Precision, device: torch.device) -> Recipe:
-    """Returns `recipe` with fused optimizers where an overflow may skip a step on a GPU: then no host waits to know whether it does.
+    """Returns `recipe` with fused optimizers where an overflow or a pause may skip a step on a GPU: no host then waits to know of it.
 
     An optimizer whose arguments say in which form it steps stays as it is.
     """
-    if precision != "fp16" or device.type != "cuda":
+    if device.type != "cuda":
         return recipe
-    peers = {
-        name: peer if peer.optimizer is None else peer.model_copy(update={"optimizer": _fused(peer.optimizer)})
-        for name, peer in recipe.peers.items()
-    }
-    return recipe.model_copy(update={"optimizer": _fused(recipe.optimizer), "peers": peers})
+    if precision == "fp16":
+        peers = {name: _with_fused_step(recipe, name) for name, peer in recipe.peers.items() if peer.optimizer is not None}
+        return recipe.model_copy(update={"optimizer": _fused(recipe.optimizer), "peers": {**recipe.peers, **peers}})
+    if recipe.train.pause is not None:
+        name = recipe.train.pause.peer
+        return recipe.model_copy(update={"peers": {**recipe.peers, name: _with_fused_step(recipe, name)}})
+    return recipe
+
+
+def _with_fused_step(recipe: Recipe, name: str) -> PeerSpec:
+    spec, peer = recipe.optimizer_of(name), recipe.peers[name]
+    return peer if _fused(spec) == spec else peer.model_copy(update={"optimizer": _fused(spec)})
 
 
 def _fused(spec: Optimizer) -> Optimizer:
     if spec.name.lower() not in _FUSED or spec.args.keys() & {"fused", "foreach", "capturable", "differentiable"}:
         return spec
     return spec.model_copy(update={"args": {**spec.args, "fused": True}})
+
+
+@contextmanager
+def _skipped(optimizer: Any, skips: Tensor) -> Iterator[None]:
+    """Context in which a fused optimizer skips its step if `skips` is true, in the way in which GradScaler tells it of an overflow."""
+    optimizer.grad_scale, optimizer.found_inf = None, skips.float()
+    try:
+        yield
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf
 
 
 def _find_factory(name: str, arguments: Collection[str]) -> Callable[..., torch.optim.Optimizer]:

@@ -31,7 +31,7 @@ class Training:
         optimizers: one for each trainable peer of this rank.
         train_step: updates all of them from one window.
         meter: collects what the micro-batches gave.
-        pause_selector: chooses the peer that skips an update.
+        pause_selector: decides which peer skips an update.
         stores: what the outputs of frozen peers are kept in, by peer; to be closed.
         updates_per_epoch: number of windows of an epoch.
         world_size: number of ranks.

@@ -130,3 +130,12 @@ def test_in_fp16_on_a_gpu_what_can_be_fused_is_and_the_recipe_says_so(optimizer,
         recipe = with_fused_steps(parse_recipe(document), precision, torch.device(device))
         assert recipe.optimizer_of("b").args.get("fused") is fused
         assert with_fused_steps(recipe, precision, torch.device(device)) == recipe
+
+
+@pytest.mark.parametrize(("device", "fused"), [("cuda", True), ("cpu", None)])
+def test_a_peer_that_may_pause_is_fused_on_a_gpu(device, fused):
+    document = tiny_document(optimizer=SGD, train={"pause": {"peer": "a", "versus": "b"}})
+    recipe = with_fused_steps(parse_recipe(document), "no", torch.device(device))
+    assert [recipe.optimizer_of(name).args.get("fused") for name in "ab"] == [fused, None]
+    document["optimizer"] = {"name": "rmsprop"}
+    assert with_fused_steps(parse_recipe(document), "no", torch.device(device)).peers["a"].optimizer is None

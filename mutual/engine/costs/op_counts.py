@@ -7,8 +7,8 @@ counted: say that it is compiled, and only the device's kernels and warnings are
 
 A host synchronisation is where the host would wait for an accelerator: `item`, `bool`, `nonzero` and boolean indexing, operators with
 shapes that depend on values, blocking copies between host and device. On a CPU they are told by their operators, or, where no operator
-runs (`tolist`, `numpy`, `cpu`, `torch.tensor(..., device=...)`), by the call; `.to(device)` on a CPU says nothing. On CUDA
-`torch.cuda.set_sync_debug_mode` tells further ones.
+runs (`tolist`, `numpy`, `cpu`, `torch.tensor(..., device=...)`), by the call; `.to(device)` on a CPU says nothing, and what torch's
+optimizers read are their counters of steps, which are on the host everywhere. On CUDA `torch.cuda.set_sync_debug_mode` tells further ones.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_in
 _HOST_READS = {Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__}
 _HOST_WRITES = {torch.tensor, torch.as_tensor}
 _WARNING = "called a synchronizing CUDA operation"
-_SKIPPED_FOLDER = str(Path(torch.__file__).parent)
+_TORCH_FOLDER, _OPTIMIZERS = str(Path(torch.__file__).parent), torch.optim.__path__[0]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def count_ops(device: torch.device | None = None, *, is_compiled: bool = False) 
         profiler = stack.enter_context(profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])) if is_cuda else None
         if not is_compiled:
             stack.enter_context(_CallCounter(counts))
-            stack.enter_context(_OperatorCounter(counts, warned))
+            stack.enter_context(_OperatorCounter(counts, warned, is_cuda=is_cuda))
         yield counts
         if is_cuda:
             torch.cuda.synchronize(device)
@@ -121,10 +122,11 @@ def count_ops(device: torch.device | None = None, *, is_compiled: bool = False) 
 class _OperatorCounter(TorchDispatchMode):
     """Counts operators as they are dispatched."""
 
-    def __init__(self, counts: OpCounts, warned: list[str]) -> None:
+    def __init__(self, counts: OpCounts, warned: list[str], *, is_cuda: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._counts = counts
         self._warned = warned
+        self._is_cuda = is_cuda
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -138,12 +140,18 @@ class _OperatorCounter(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if _works(func, name):
             self._counts.operators[name] += 1
-        synchronises = _synchronises(func, name, args, kwargs)
+        synchronises = _synchronises(name, args, kwargs) and not self._is_on_host(name, args)
         result = func(*args, **kwargs)
         if synchronises or self._warned:
             self._warned.clear()
             self._counts.host_syncs.append(HostSync(name, _calling_line()))
         return result
+
+    def _is_on_host(self, name: str, args: Sequence[Any]) -> bool:
+        """Returns whether what an operator reads is in the host's memory, with an accelerator too."""
+        if self._is_cuda:
+            return all(each.device.type == "cpu" for each in args if isinstance(each, Tensor))
+        return name == "_local_scalar_dense" and _is_within_optimizer()
 
 
 class _CallCounter(TorchFunctionMode):
@@ -159,7 +167,8 @@ class _CallCounter(TorchFunctionMode):
         """Runs and counts a call."""
         kwargs = kwargs or {}
         reads = func in _HOST_READS and args[0].device.type == "cpu"
-        writes = func in _HOST_WRITES and kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
+        device = kwargs.get("device")  # who writes "cpu" means the host, on every machine
+        writes = func in _HOST_WRITES and isinstance(device, torch.device) and device.type == "cpu"
         if reads or (writes and not isinstance(args[0], Tensor)):
             self._counts.host_syncs.append(HostSync(func.__name__, _calling_line()))
         return func(*args, **kwargs)
@@ -171,7 +180,7 @@ def _works(func: Any, name: str) -> bool:
     return not (is_metadata or name in _NO_WORK or name.startswith(_NO_WORK_PREFIXES))
 
 
-def _synchronises(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def _synchronises(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Returns whether the host waits for an operator's result, as it would on an accelerator."""
     if name in _SYNCHRONISING:
         return True
@@ -198,10 +207,23 @@ def _reads_mask(name: str, args: Sequence[Any]) -> bool:
 
 def _calling_line() -> str:
     """Returns the innermost line that is neither torch's nor of this file; of backward, the line that started it."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and (frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith(_SKIPPED_FOLDER)):
-        frame = frame.f_back
+    *_, frame = _torch_frames()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _is_within_optimizer() -> bool:
+    """Returns whether one of torch's optimizers asked."""
+    return any(frame.f_code.co_filename.startswith(_OPTIMIZERS) for frame in _torch_frames())
+
+
+def _torch_frames() -> Iterator[FrameType]:
+    """Yields the frames of this file and of torch, the innermost first, and at last the one that called them."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        if not frame.f_code.co_filename.startswith((__file__, _TORCH_FOLDER)):
+            return
+        frame = frame.f_back
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def test_no_switch_makes_the_host_wait(case):
 
 
 @MENDED_ELSEWHERE
-@pytest.mark.filterwarnings("ignore:peers.t: knows")
+@pytest.mark.filterwarnings("ignore:peers.t")
 @pytest.mark.parametrize("case", MASKED)
 def test_no_selection_of_images_makes_the_host_wait(case):
     assert host_syncs(tiny_peers(**MASKED[case])) == []

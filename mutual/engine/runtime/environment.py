@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,6 +25,7 @@ _ONE_MODEL_BACKENDS = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_CUDNN: Any = torch.backends.cudnn
 _HAS_FP32_PRECISION = hasattr(torch.backends.cuda.matmul, "fp32_precision")
 """Torch has further names for the precision of products and convolutions beside `allow_tf32` (2.9 on)."""
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -135,7 +136,7 @@ def _allow_tf32(*, products: bool, convolutions: bool) -> None:
 def _tf32_state() -> tuple[bool | str, bool | str]:
     """Returns what is computed in TF32, products and convolutions, as `_restore_tf32` takes it."""
     if _HAS_FP32_PRECISION:
-        return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+        return torch.backends.cuda.matmul.fp32_precision, _CUDNN.conv.fp32_precision
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
@@ -143,7 +144,7 @@ def _restore_tf32(state: tuple[bool | str, bool | str]) -> None:
     products, convolutions = state
     _allow_tf32(products=products in (True, "tf32"), convolutions=convolutions in (True, "tf32"))
     if _HAS_FP32_PRECISION:
-        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = products, convolutions
+        torch.backends.cuda.matmul.fp32_precision, _CUDNN.conv.fp32_precision = products, convolutions
 
 
 def launched_precision(recipe: Recipe) -> Precision:

@@ -8,55 +8,14 @@ import linecache
 
 import pytest
 from PIL import Image
-from support import build, tiny_document
+from support import build
+from update_cases import CASES, CE, MASKED, loss_document, tiny_peers
 
 from mutual.engine.costs.op_counts import count_ops
 from mutual.objectives import LOSSES
 
-CE = {"loss": "cross_entropy"}
-TEACHER = {"model": "support:tiny", "frozen": True, "args": {"norm": True, "width": 5}}
-AT = {
-    **dict.fromkeys(("at", "cosine", "crd", "hint", "l1", "l2", "mcl", "mgd", "pefd", "rkd_angle", "rkd_distance"), "body"),
-    "similarity": "body",
-    "smooth_l1": "body",
-    "okddip": "body",
-    "afd": ["stem", "body"],
-    "ofd": ["norm"],
-}
 MENDED_ELSEWHERE = pytest.mark.xfail(strict=True, raises=AssertionError, reason="selects elements by a mask")
 LOSS_CASES = [pytest.param(name, marks=[MENDED_ELSEWHERE] if name == "dkd" else []) for name in LOSSES]
-FP16 = {"train": {"precision": "fp16"}, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "args": {"fused": True}}}
-CASES = {
-    "fp16": FP16,
-    "fp16 with Adam": {**FP16, "optimizer": {"name": "adam", "lr": 0.1, "args": {"fused": True}}},
-    "fp16, clipped, averaged": {**FP16, "train": {"precision": "fp16", "clip_grad_norm": 0.1, "ema": 0.9, "ema_warmup": True}},
-    "bf16": {"train": {"precision": "bf16"}},
-    "pause": {"train": {"pause": {"peer": "a", "versus": "b"}}, "optimizer": FP16["optimizer"]},
-    "mixed images": {"data": {"mixup": 0.4, "cutmix": 1.0}},
-    "a view for each peer": {"data": {"views": "per_peer", "augment": [{"name": "random_crop", "padding": 2}]}},
-    "averages that teach": {"train": {"ema": 0.9}, "objectives": [CE, {"loss": "ssld", "sources": "peers_ema"}]},
-    "accumulation": {"train": {"accumulate": 2}},
-    "one peer after another": {"train": {"update": "alternating", "accumulate": 2}},
-    "a schedule of weights": {"objectives": [CE, {"loss": "dml", "schedule": {"name": "linear"}, "gate": "linear"}]},
-    "clipped": {"train": {"clip_grad_norm": 0.1}},
-    "a teacher": {"peers": {"a": {"model": "support:tiny"}, "t": TEACHER}, "objectives": [CE, {"loss": "kd", "sources": ["t"]}]},
-    "a teacher of other classes": {
-        "peers": {"a": {"model": "support:tiny"}, "t": {**TEACHER, "classes": [3, 0, 1, 2]}},
-        "objectives": [CE, {"loss": "kd", "sources": ["t"]}],
-    },
-    "another size": {"peers": {"a": {"model": "support:tiny"}, "b": {"model": "support:tiny", "input": {"size": [6, 6]}}}},
-    **{
-        f"the ensemble {weighting}": {"objectives": [CE, {"loss": "kd", "sources": "ensemble", "ensemble": {"weighting": weighting}}]}
-        for weighting in ("mean", "naive", "linear", "min_logit")
-    },
-}
-MASKED = {
-    "the gate of what is correct": {"objectives": [CE, {"loss": "dml", "gate": "correct"}]},
-    "a teacher of some classes": {
-        "peers": {"a": {"model": "support:tiny"}, "t": {**TEACHER, "classes": [0, None, 2, None]}},
-        "objectives": [CE, {"loss": "wsl", "sources": ["t"]}],
-    },
-}
 
 
 def host_syncs(document):
@@ -77,20 +36,9 @@ def source_line(place):
     return linecache.getline(file, int(line)).strip()
 
 
-def tiny_peers(**sections):
-    document = tiny_document()
-    peers = {name: {"model": "support:tiny", "args": {"norm": True}} for name in "ab"}
-    merged = {key: {**document[key], **sections[key]} for key in ("data", "train") if key in sections}
-    return {**document, "peers": peers, **sections, **merged}
-
-
 @pytest.mark.parametrize("name", LOSS_CASES)
 def test_no_loss_makes_the_host_wait(name):
-    objective = {"loss": name, **({"at": AT[name]} if name in AT else {})}
-    document = tiny_peers(objectives=[objective] if name in ("cross_entropy", "bce") else [CE, objective])
-    if name == "bce":
-        document["data"] |= {"multi_label": True}
-    assert host_syncs(document) == []
+    assert host_syncs(loss_document(name)) == []
 
 
 @pytest.mark.parametrize("case", CASES)

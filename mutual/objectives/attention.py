@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mutual.objectives.adapters import SafeBatchNorm1d
-from mutual.objectives.products import average_to_size
+from mutual.objectives.products import average_to_size, einsum
 from mutual.objectives.shapes import Shape, feature_maps, size_of, to_vector, vector_width
 from mutual.objectives.spec import LossSpec, SourcePayload
 
@@ -67,7 +67,7 @@ class AttentionFeatureLoss(nn.Module):
         keys = [layer(maps.mean(dim=(2, 3))).relu() for layer, maps in zip(self.key, learner, strict=True)]
         key_ND = torch.stack(keys, dim=1).flatten(0, 1)
         key_BSTD = self.bilinear(key_ND).view(-1, len(learner), len(source), self.width)
-        logits_BTS = torch.einsum("bstd,btd->bts", key_BSTD, query_BTD) + self.place_T @ self.place_S.T
+        logits_BTS = einsum("bstd,btd->bts", key_BSTD, query_BTD) + self.place_T @ self.place_S.T
         return torch.softmax(logits_BTS / self.width**0.5, dim=2)
 
 
@@ -97,7 +97,7 @@ class DiversePeersLoss(nn.Module):
         logits, embeddings = peers[::2], [to_vector(output) for output in peers[1::2]]
         query_BD = self.query(to_vector(detached[1]))
         key_BKD = torch.stack([layer(embedding) for layer, embedding in zip(self.key, embeddings, strict=True)], dim=1)
-        weight_BK = torch.softmax(torch.einsum("bd,bkd->bk", query_BD, key_BKD), dim=1)
+        weight_BK = torch.softmax(einsum("bd,bkd->bk", query_BD, key_BKD), dim=1)
         prediction_BKC = torch.stack([F.softmax(each / self.temperature, dim=1) for each in logits], dim=1)
         mixture_BC = (weight_BK[:, :, None] * prediction_BKC).sum(dim=1)
         learner_log = F.log_softmax(learner[0] / self.temperature, dim=1)

@@ -14,12 +14,19 @@ from torch import Tensor
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """Returns `a @ b`, with values and gradients in float32 at least: where a GPU may take TF32 for such products, float64 is taken."""
-    if a.is_cuda and a.dtype == torch.float32 and _is_tf32_allowed():
-        return (a.double() @ b.double()).float()
-    return a @ b
+    return (a.double() @ b.double()).float() if _would_be_tf32(a) else a @ b
 
 
-def _is_tf32_allowed() -> bool:
+def einsum(equation: str, *factors: Tensor) -> Tensor:
+    """Returns `torch.einsum`, as precise as `matmul`."""
+    if _would_be_tf32(factors[0]):
+        return torch.einsum(equation, *(factor.double() for factor in factors)).float()
+    return torch.einsum(equation, *factors)
+
+
+def _would_be_tf32(factor: Tensor) -> bool:
+    if not factor.is_cuda or factor.dtype != torch.float32:
+        return False
     precision = getattr(torch.backends.cuda.matmul, "fp32_precision", None)  # torch 2.9 on, where the other may raise
     return bool(torch.backends.cuda.matmul.allow_tf32) if precision is None else precision == "tf32"
 

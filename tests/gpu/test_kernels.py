@@ -13,7 +13,7 @@ from mutual.engine.runtime import Environment, restore_switches
 from mutual.engine.training import build_training
 from mutual.group import Communicator
 from mutual.objectives import LOSSES, build_loss
-from mutual.objectives.products import matmul
+from mutual.objectives.products import einsum, matmul
 from mutual.recipe import parse_recipe
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -45,16 +45,17 @@ def test_pooling_has_a_deterministic_gradient(name, learner, source):
     torch.testing.assert_close(gradients[0], gradients[1], rtol=2e-3, atol=1e-4)  # convolutions may be in TF32
 
 
-@pytest.mark.parametrize("products", [False, True])
-def test_products_of_losses_are_in_float32_whatever_tf32_is_allowed_for(products):
+@pytest.mark.parametrize("product", [matmul, lambda a, b: einsum("ij,jk->ik", a, b)])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_products_of_losses_are_in_float32_whatever_tf32_is_allowed_for(product, tf32):
     generator = torch.Generator().manual_seed(0)
     factors = [torch.randn(256, 256, generator=generator) for _ in range(2)]
     exact = [factor.double().requires_grad_() for factor in factors]
     (exact[0] @ exact[1]).square().sum().backward()
     with restore_switches():
-        torch.backends.cuda.matmul.allow_tf32 = products
+        torch.backends.cuda.matmul.allow_tf32 = tf32
         on_device = [factor.to(DEVICE).requires_grad_() for factor in factors]
-        result = matmul(*on_device)
+        result = product(*on_device)
         result.square().sum().backward()
     torch.testing.assert_close(result.cpu().double(), exact[0] @ exact[1], rtol=1e-4, atol=1e-4)
     for mine, other in zip(on_device, exact, strict=True):

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mutual.objectives.products import average_to_size, interpolate_to_size, log_softmax_without, matmul
+from mutual.engine.runtime import restore_switches
+from mutual.objectives.products import average_to_size, einsum, interpolate_to_size, log_softmax_without, matmul
 
 SIZES = [((7, 5), (3, 2)), ((8, 6), (4, 3)), ((5, 5), (7, 9)), ((1, 1), (3, 4)), ((6, 9), (1, 1)), ((13, 4), (5, 4))]
 
@@ -57,4 +58,28 @@ def test_softmax_of_nothing_is_zero_and_has_no_gradient():
 def test_product_on_a_cpu_keeps_dtype_and_bits():
     a, b = torch.randn(3, 4), torch.randn(4, 2)
     assert torch.equal(matmul(a, b), a @ b)
+    assert torch.equal(einsum("ij,jk->ik", a, b), torch.einsum("ij,jk->ik", a, b))
     assert matmul(a.double(), b.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("names", ["older", "newer"])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_products_are_made_in_float64_where_a_gpu_would_take_tf32(tf32, names):
+    """Told by a tensor that says that it is a GPU's; under whichever of torch's names TF32 was allowed."""
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    switch = torch.backends.cuda.matmul
+    if names == "newer" and not hasattr(switch, "fp32_precision"):
+        pytest.skip("torch has one name of the switch")
+    with restore_switches():
+        if names == "newer":
+            switch.fp32_precision = "tf32" if tf32 else "ieee"
+        else:
+            switch.allow_tf32 = tf32
+        a, b = (torch.randn(32, 32, generator=torch.Generator().manual_seed(seed)).as_subclass(OnGpu) for seed in range(2))
+        exact = (a.double() @ b.double()).float()
+        for result in (matmul(a, b), einsum("ij,jk->ik", a, b)):
+            assert result.dtype == torch.float32
+            assert torch.equal(result, exact) == tf32

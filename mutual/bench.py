@@ -3,7 +3,8 @@
 Several recipes are measured in turn in one process, as ratios to the first, and with `--placements` each in both placements;
 overrides hold for all of them. `--predict 8,64,512 --bandwidth 10` measures the peers alone and predicts an update on these
 numbers of ranks, which a link of this many GB/s joins, in both placements. `--store` measures for each recipe its students alone, with
-their teachers computed, and with these read from a full store.
+their teachers computed, and with these read from a full store. `--floor` measures each recipe beside updates written by hand, and
+tells where its time goes, its kernels and its host synchronisations; `--trace FILE` writes a Chrome trace of the first recipe.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mutual.commandline import print_main, run_command
-from mutual.recipe import load_recipe
+from mutual.recipe import InputError, load_recipe
 
 if TYPE_CHECKING:
     from mutual.engine import MeasuredCost, ScalingPrediction
@@ -35,20 +36,21 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
         "--placements", action="store_true", help="measure each recipe replicated and parallel (under torchrun or accelerate)"
     )
     parser.add_argument("--store", action="store_true", help="measure students alone, with teachers computed, and read from a full store")
+    parser.add_argument("--floor", action="store_true", help="measure updates written by hand, and where the time of ours goes")
+    parser.add_argument("--trace", metavar="FILE", type=Path, help="write a Chrome trace of a few updates of the first recipe")
     parser.add_argument("--predict", metavar="RANKS,...", type=ranks, help="predict both placements on these numbers of ranks")
     parser.add_argument("--bandwidth", type=gigabytes, default=10.0, help="GB/s that a rank then sends (the default is 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     options = parser.parse_intermixed_args(arguments)
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
     overrides = [word for word in options.words if "=" in word]
     paths = [word for word in options.words if "=" not in word]
-    if not paths:
-        parser.error("give at least one recipe")
-    if options.store and (options.placements or options.predict):
-        parser.error("--store goes with neither --placements nor --predict")
+    fault = options_fault(options, paths)
+    if fault is not None:
+        parser.error(fault)
 
     def command() -> None:
+        if options.trace:
+            check_new_file(options.trace)
         recipes = [load_recipe(path, overrides) for path in paths]
         from mutual.engine import check_inputs
 
@@ -66,10 +68,32 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
         with tempfile.TemporaryDirectory() as folder:
             if options.store:
                 recipes = [each for number, recipe in enumerate(recipes) for each in store_variants(recipe, Path(folder) / str(number))]
-            costs = compare(recipes, rounds=options.rounds, predicts=options.placements)
-        print_main(json_text([asdict(cost) for cost in costs]) if options.json else table(costs))
+            costs = compare(recipes, rounds=options.rounds, predicts=options.placements, floors=options.floor, trace=options.trace)
+        print_main(json_text([asdict(cost) for cost in costs]) if options.json else report(costs))
 
     return run_command(command)
+
+
+def options_fault(options: argparse.Namespace, paths: Sequence[str]) -> str | None:
+    """Returns what is wrong with the options, or None."""
+    if options.rounds < 1:
+        return "--rounds must be at least 1"
+    if not paths:
+        return "give at least one recipe"
+    if options.store and (options.placements or options.predict):
+        return "--store goes with neither --placements nor --predict"
+    if options.floor and (options.placements or options.predict or options.store):
+        return "--floor goes with none of --placements, --predict and --store"
+    if options.trace and options.predict:
+        return "--trace does not go with --predict"
+    return None
+
+
+def report(costs: Sequence[MeasuredCost]) -> str:
+    """Returns the table of the costs and, where floors were measured, that of what updates are made of, with what is to be said of them."""
+    if any(cost.floor is None for cost in costs):
+        return table(costs)
+    return "\n".join([table(costs), "", floor_table(costs), *floor_notes(costs)])
 
 
 def table(costs: Sequence[MeasuredCost]) -> str:
@@ -77,15 +101,51 @@ def table(costs: Sequence[MeasuredCost]) -> str:
     names = [f"{cost.name} ({cost.placement})" if len({each.placement for each in costs}) > 1 else cost.name for cost in costs]
     width = max(map(len, names))
     head = f"{'step ms':>9} {'ratio':>6} {'state MB':>9} {'saved MB':>9} {'ratio':>6} {'gradients MB':>13} {'exchange MB':>12}"
+    floored = any(cost.floor for cost in costs)
     predicted, stored = any(cost.predicted for cost in costs), any(cost.store_bytes for cost in costs)
+    head += f" {'/ plain':>8} {'/ joint':>8}" if floored else ""
     lines = [f"{'':{width}} {head}" + (f" {'predicted ms':>13}" if predicted else "") + (f" {'store B/view':>13}" if stored else "")]
     for name, cost in zip(names, costs, strict=True):
         times = f"{1e3 * cost.step_seconds:9.1f} {cost.step_ratio:6.2f}"
         memory = f"{cost.state_bytes / 1e6:9.1f} {cost.saved_bytes / 1e6:9.1f} {cost.memory_ratio:6.2f}"
         line = f"{name:{width}} {times} {memory} {cost.gradient_bytes / 1e6:13.3f} {cost.exchange_bytes / 1e6:12.4f}"
+        if cost.floor is not None:
+            line += "".join(f" {ratio:8.3f}" for ratio in cost.floor.ratios.values()) + (
+                "" if cost.floor.joint_left_out is None else f" {'-':>8}"
+            )
         line += f" {1e3 * cost.predicted.step_seconds:13.1f}" if cost.predicted is not None else ""
         lines.append(line + (f" {cost.store_bytes:13}" if stored else ""))
     return "\n".join(lines)
+
+
+def floor_table(costs: Sequence[MeasuredCost]) -> str:
+    """Returns a line for each recipe: ratios of the processor's time, kernels (ours and the floors'), synchronisations, shares of time."""
+    floors = {cost.name: cost.floor for cost in costs if cost.floor is not None}
+    width = max(map(len, floors))
+    spans = list(next(iter(floors.values())).shares)
+    lines = [
+        f"{'':{width}} {'cpu / plain':>11} {'/ joint':>8} {'kernels':>8} {'plain':>6} {'joint':>6} {'syncs':>6}"
+        + "".join(f" {span:>9}" for span in spans)
+    ]
+    for name, floor in floors.items():
+        cpu = [f"{floor.cpu_ratios[key]:.3f}" if key in floor.cpu_ratios else "-" for key in ("plain", "joint")]
+        kernels = [str((floor.kernels or {}).get(key, "-")) for key in ("update", "plain", "joint")]
+        syncs = "-" if floor.num_host_syncs is None else floor.num_host_syncs
+        counts = f"{cpu[0]:>11} {cpu[1]:>8} {kernels[0]:>8} {kernels[1]:>6} {kernels[2]:>6} {syncs:>6}"
+        lines.append(f"{name:{width}} {counts}" + "".join(f" {100 * share:7.1f} %" for share in floor.shares.values()))
+    return "\n".join(lines)
+
+
+def floor_notes(costs: Sequence[MeasuredCost]) -> list[str]:
+    """Returns what the tables leave out, a line each."""
+    notes = []
+    for cost in costs:
+        if cost.floor is not None and cost.floor.joint_left_out is not None:
+            notes.append(f"{cost.name}: no joint step: {cost.floor.joint_left_out}")
+        if cost.floor is not None and cost.floor.kernels is None:
+            notes.append(f"{cost.name}: compiled, so that neither kernels nor host synchronisations are counted on a CPU")
+        notes += [f"{cost.name}: host synchronisation: {sync}" for sync in ([] if cost.floor is None else cost.floor.host_syncs)]
+    return notes
 
 
 def scaling_table(predictions: Sequence[ScalingPrediction]) -> str:
@@ -110,6 +170,18 @@ def ranks(text: str) -> list[int]:
     if min(counts) < 1:
         raise ValueError
     return counts
+
+
+def check_new_file(path: Path) -> None:
+    """Refuses a path at which no file can be written, or at which one is.
+
+    Raises:
+        InputError: so it is.
+    """
+    if path.exists():
+        raise InputError(f"--trace: {path} is there already; give another path, or move it away")
+    if not path.parent.is_dir():
+        raise InputError(f"--trace: there is no folder {path.parent}; create it, or give another path")
 
 
 def gigabytes(text: str) -> float:

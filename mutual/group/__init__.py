@@ -17,13 +17,14 @@ from mutual.group.communication import (
 from mutual.group.edges import Edge, MicroBatchContext, OutputKey, TensorSpec, expand_objectives
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, needs_costs, parallel, replicated
 from mutual.group.group import Group
-from mutual.group.outputs import GroupOutput, merge_outputs
+from mutual.group.outputs import EdgeLosses, GroupOutput, merge_outputs
 from mutual.group.peers import Frozen, MovingAverage, Outputs, OutputStore, Peer, PeerInput, TappedModel, replica_comm
 
 __all__ = [
     "Communicator",
     "DataSpec",
     "Edge",
+    "EdgeLosses",
     "Frozen",
     "Group",
     "GroupOutput",

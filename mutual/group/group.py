@@ -5,13 +5,14 @@ Shapes: P peers, B images of this process' micro-batch, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from mutual.group.edges import Edge, EdgeLoss, KnownClasses, MicroBatchContext, OutputKey, Selections
+from mutual.group.edge_evaluation import EdgeEvaluation
+from mutual.group.edges import Edge, EdgeLoss, KnownClasses, MicroBatchContext, OutputKey
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
 from mutual.group.frozen_forwards import FrozenForwards
 from mutual.group.outputs import GroupOutput
@@ -113,9 +114,8 @@ class Group:
         self._split_peers = tuple(name for name in loss_exchange.transfer_plan.split_peers if name in self.peers)
         frozen = [peer for peer in self.peers.values() if peer.frozen]
         self.frozen_forwards = FrozenForwards(frozen, self._split_peers, view=self.view, forward=self._forward_view, exchange=loss_exchange)
-        sources_here = {*self.peers, *self._averages}.difference(self._split_peers)
-        self._locally_sourced = [index for index, each in self.local_losses.items() if sources_here.issuperset(each.edge.required_sources)]
-        self._remotely_sourced = [index for index in self.local_losses if index not in self._locally_sourced]
+        self._sources_here = frozenset({*self.peers, *self._averages}.difference(self._split_peers))
+        self._evaluations: dict[frozenset[str], EdgeEvaluation] = {}
 
     def sources_of(self, learner: str) -> list[str]:
         """Returns the peers and moving averages that `learner` learns from, itself left out."""
@@ -179,7 +179,7 @@ class Group:
     ) -> GroupOutput:
         """Computes the losses of all edges of `learners` from their outputs and the detached source outputs.
 
-        Edges whose sources are still in flight are evaluated last.
+        Edges whose sources are still in flight are evaluated last, and edges of an objective on logits together.
 
         Args:
             outputs: outputs of the learners, with their graph.
@@ -189,31 +189,23 @@ class Group:
             learners: the peers whose losses are wanted.
             handle: the exchange that brings the other sources' outputs.
         """
-        wanted = set(learners)
-        selections = Selections(labels[: max(context.num_valid, 1)])
-        losses: dict[str, Tensor] = {}
-        edge_losses: dict[int, Tensor] = {}
-        for index, sources in self._in_order(wanted, source_outputs, handle):
-            edge_loss = self.local_losses[index]
-            learner = edge_loss.edge.learner
-            loss = edge_loss.forward(outputs[learner], {**sources, learner: outputs[learner]}, selections, context)
-            is_unavailable = not self.unavailable_sources.isdisjoint(edge_loss.edge.required_sources)
-            losses[learner] = losses.get(learner, 0) + (0.0 if is_unavailable else edge_loss.weight(context.epoch)) * loss
-            edge_losses[index] = loss.detach()
+        wanted = frozenset(learners)
+        losses, edge_losses = self._edges_of(wanted, outputs).forward(
+            outputs, source_outputs, labels, context, unavailable=self.unavailable_sources, handle=handle
+        )
         for name in wanted & self._features_only:  # DDP waits for a gradient of every parameter, the classifier's too
             losses[name] = losses[name] + outputs[name][LOGITS][:0].sum()  # no value is read: logits may overflow in fp16
         classifiers = {name: output[LOGITS] for name, output in outputs.items() if LOGITS in output}
         logits = {name: output[: context.num_valid].detach().float() for name, output in classifiers.items()}
         return GroupOutput(losses, edge_losses, logits)
 
-    def _in_order(
-        self, learners: Collection[str], source_outputs: Mapping[str, Outputs], handle: ExchangeHandle | None
-    ) -> Iterator[tuple[int, Mapping[str, Outputs]]]:
-        """Yields the index of each edge of `learners` with the source outputs; waits for `handle` before edges with sources elsewhere."""
-        yield from ((index, source_outputs) for index in self._locally_sourced if self.edges[index].learner in learners)
-        if handle is not None:  # waited for in any case: all ranks finish an exchange that they have started
-            source_outputs = {**source_outputs, **handle.wait()}
-        yield from ((index, source_outputs) for index in self._remotely_sourced if self.edges[index].learner in learners)
+    def _edges_of(self, learners: frozenset[str], outputs: Mapping[str, Outputs]) -> EdgeEvaluation:
+        """Returns what evaluates the edges of `learners`; made once, as in most updates these are the same."""
+        if learners not in self._evaluations:
+            edge_losses = {index: each for index, each in self.local_losses.items() if each.edge.learner in learners}
+            device = next(output.device for each in outputs.values() for output in each.values())
+            self._evaluations[learners] = EdgeEvaluation(edge_losses, sources_here=self._sources_here, device=device)
+        return self._evaluations[learners]
 
     @torch.no_grad()
     def predict(self, images: Tensor, peers: Sequence[str], *, global_batch_size: int) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """Losses: what an edge computes from its learner's output, its source's output and the labels."""
 
 from mutual.objectives.ensembles import ENSEMBLES
+from mutual.objectives.precision import upcast
+from mutual.objectives.predictions import Predictions
 from mutual.objectives.registry import LOSSES, Loss, build_loss
 from mutual.objectives.relation import distances
 from mutual.objectives.response import pairwise_kl
@@ -12,10 +14,12 @@ __all__ = [
     "LOSSES",
     "Loss",
     "LossSpec",
+    "Predictions",
     "SourcePayload",
     "build_loss",
     "distances",
     "pairwise_kl",
     "to_vector",
+    "upcast",
     "vector_width",
 ]

@@ -1,6 +1,7 @@
 """Losses with a trainable part between two feature outputs: regressors, generators, projectors. The part belongs to the learner.
 
-Shapes: B images, C channels, H and W positions; every loss is a scalar. Sources arrive detached, outputs in float32.
+Shapes: B images, C channels, H and W positions; every loss is `[B]`. The trainable part runs in the precision that autocast gives, as peers
+do, and what it gives is compared in full precision. Sources arrive detached.
 """
 
 from __future__ import annotations
@@ -12,8 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mutual.objectives import feature
+from mutual.objectives.precision import in_full_precision
 from mutual.objectives.shapes import Shape, feature_maps, resized, size_of, to_vector, vector_width
 from mutual.objectives.spec import LossSpec, SourcePayload
+
+_l2 = in_full_precision(feature.l2)
+_cosine = in_full_precision(feature.cosine)
 
 
 class HintLoss(nn.Module):
@@ -40,7 +46,7 @@ class HintLoss(nn.Module):
             learner = resized(learner, size_of(source))
         elif source.dim() == 2:
             learner = to_vector(learner)
-        return F.mse_loss(self.regressor(learner), source)
+        return _l2(self.regressor(learner), source)
 
 
 class MaskedGenerationLoss(nn.Module):
@@ -66,7 +72,7 @@ class MaskedGenerationLoss(nn.Module):
         aligned = self.align(learner_BCHW)
         kept = torch.rand(*source_BCHW.shape[:2], 1, 1, device=aligned.device) >= self.mask_probability
         generated = self.generation(aligned * kept)
-        return self.alpha * F.mse_loss(generated, source_BCHW)
+        return self.alpha * _l2(generated, source_BCHW)
 
 
 class ProjectorEnsembleLoss(nn.Module):
@@ -84,7 +90,7 @@ class ProjectorEnsembleLoss(nn.Module):
         """Returns the loss, in 0 .. 2."""
         vector = to_vector(learner)
         projected = torch.stack([projector(vector).relu() for projector in self.projectors]).mean(dim=0)
-        return (1 - F.cosine_similarity(projected, to_vector(source), dim=1)).mean()
+        return _cosine(projected, to_vector(source))
 
 
 class OverhaulLoss(nn.Module):
@@ -110,7 +116,7 @@ class OverhaulLoss(nn.Module):
 
     def forward(self, learner: list[Tensor], source: list[Tensor]) -> Tensor:
         """Returns the loss over the layers, each `[B, C, H, W]`."""
-        total = torch.zeros((), device=learner[0].device)
+        total = torch.zeros(len(learner[0]), device=learner[0].device)
         for layer, (adapter, learner_x, source_x) in enumerate(zip(self.adapters, learner, source, strict=True)):
             margin = self.get_buffer(f"margin{layer}")[:, None, None]
             distance = partial_l2(adapter(learner_x), torch.maximum(source_x, margin))
@@ -118,10 +124,11 @@ class OverhaulLoss(nn.Module):
         return total
 
 
+@in_full_precision
 def partial_l2(learner: Tensor, target: Tensor) -> Tensor:
-    """Returns the squared difference summed over all elements, mean over the images, without those where learner <= target <= 0."""
+    """Returns `[B]`: the squared difference summed over each image's elements, without those where learner <= target <= 0."""
     mask = (learner > target) | (target > 0)
-    return ((learner - target).pow(2) * mask).sum() / len(learner)
+    return ((learner - target).pow(2) * mask).flatten(1).sum(dim=1)
 
 
 def margin_of_normal(mean: float, deviation: float) -> float:

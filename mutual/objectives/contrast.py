@@ -1,6 +1,8 @@
 """Contrastive losses between two peers' embeddings. Their negatives are the batches of all ranks: nothing outlives a step.
 
-Shapes: B images of this process, N images of all processes (the B begin at `row_offset`), D width. Sources arrive detached.
+Shapes: B images of this process, N images of all processes (the B begin at `row_offset`), D width; every loss is `[B]`. `mask_N`: True for
+the images that count, None for all. The heads run in the precision that autocast gives, the rest in full precision. Sources arrive
+detached.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mutual.objectives.products import log_softmax_without, matmul
+from mutual.objectives.precision import in_full_precision
+from mutual.objectives.predictions import lowest
+from mutual.objectives.products import matmul
 from mutual.objectives.shapes import Shape, to_vector, vector_width
 from mutual.objectives.spec import Input, LossSpec, SourcePayload
 
@@ -23,7 +27,7 @@ class _Heads(nn.Module):
         self.source = nn.Linear(vector_width(source_shape), dim)
 
     def forward(self, learner: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        return F.normalize(self.learner(to_vector(learner)), dim=1), F.normalize(self.source(to_vector(source)), dim=1)
+        return _unit(self.learner(to_vector(learner))), _unit(self.source(to_vector(source)))
 
 
 class ContrastiveRepresentationLoss(nn.Module):
@@ -38,14 +42,10 @@ class ContrastiveRepresentationLoss(nn.Module):
         self.temperature = temperature
         self.heads = _Heads(learner_shape, source_shape, dim)
 
-    def forward(self, learner: Tensor, source: Tensor, classes_N: Tensor, row_offset: int) -> Tensor:
+    def forward(self, learner: Tensor, source: Tensor, classes_N: Tensor, row_offset: int, mask_N: Tensor | None) -> Tensor:
         """Returns the loss of `learner` `[B, ...]` against `source` `[N, ...]` with the class indices of all images."""
         learner_BD, source_ND = self.heads(learner, source)
-        similarity_BN = matmul(learner_BD, source_ND.T) / self.temperature
-        own = classes_N[row_offset : row_offset + len(learner)]
-        also_own_BN = (own[:, None] == classes_N[None, :]) & ~_same_image(similarity_BN, row_offset)
-        log_BN = F.log_softmax(similarity_BN.masked_fill(also_own_BN, -torch.inf), dim=1)
-        return -log_BN.diagonal(row_offset).mean()  # of the same images
+        return _info_nce(learner_BD, source_ND, classes_N, row_offset, mask_N, temperature=self.temperature)
 
 
 class MutualContrastiveLoss(nn.Module):
@@ -60,18 +60,49 @@ class MutualContrastiveLoss(nn.Module):
         self.temperature = temperature
         self.heads = _Heads(learner_shape, source_shape, dim)
 
-    def forward(self, learner: Tensor, source: Tensor, classes_N: Tensor, row_offset: int) -> Tensor:
+    def forward(self, learner: Tensor, source: Tensor, classes_N: Tensor, row_offset: int, mask_N: Tensor | None) -> Tensor:
         """Returns the loss of `learner` `[B, ...]` against `source` `[N, ...]` with the class indices of all images."""
         learner_BD, source_ND = self.heads(learner, source)
-        similarity_BN = matmul(learner_BD, source_ND.T) / self.temperature
-        own = slice(row_offset, row_offset + len(learner))
-        positive_BN = classes_N[own, None] == classes_N[None, :]
-        log_BN = F.log_softmax(similarity_BN, dim=1)
-        contrast = -((log_BN * positive_BN).sum(dim=1) / positive_BN.sum(dim=1)).mean()
-        same_image_BN = _same_image(similarity_BN, row_offset)
-        mimicked_BN = (matmul(source_ND[own], source_ND.T) / self.temperature).detach()
-        learner_log, source_log = (log_softmax_without(each, same_image_BN) for each in (similarity_BN, mimicked_BN))
-        return contrast + F.kl_div(learner_log, source_log, reduction="batchmean", log_target=True)
+        return _contrast_and_mimicry(learner_BD, source_ND, classes_N, row_offset, mask_N, temperature=self.temperature)
+
+
+@in_full_precision
+def _info_nce(
+    learner_BD: Tensor, source_ND: Tensor, classes_N: Tensor, row_offset: int, mask_N: Tensor | None, *, temperature: float
+) -> Tensor:
+    similarity_BN = matmul(learner_BD, source_ND.T) / temperature
+    is_same_image_BN = _same_image(similarity_BN, row_offset)
+    own_B = classes_N[row_offset : row_offset + len(learner_BD)]
+    is_left_out_BN = _or_not_selected(own_B[:, None] == classes_N[None, :], mask_N) & ~is_same_image_BN
+    log_BN = F.log_softmax(similarity_BN.masked_fill(is_left_out_BN, lowest(similarity_BN)), dim=1)
+    return -log_BN.diagonal(row_offset)[: len(learner_BD)]
+
+
+@in_full_precision
+def _contrast_and_mimicry(
+    learner_BD: Tensor, source_ND: Tensor, classes_N: Tensor, row_offset: int, mask_N: Tensor | None, *, temperature: float
+) -> Tensor:
+    similarity_BN = matmul(learner_BD, source_ND.T) / temperature
+    own = slice(row_offset, row_offset + len(learner_BD))
+    is_same_image_BN = _same_image(similarity_BN, row_offset)
+    is_left_out_BN = _or_not_selected(torch.zeros_like(is_same_image_BN), mask_N) & ~is_same_image_BN
+    is_positive_BN = (classes_N[own, None] == classes_N[None, :]) & ~is_left_out_BN
+    log_BN = F.log_softmax(similarity_BN.masked_fill(is_left_out_BN, lowest(similarity_BN)), dim=1)
+    contrast_B = -(log_BN * is_positive_BN).sum(dim=1) / is_positive_BN.sum(dim=1)
+    mimicked_BN = (matmul(source_ND[own], source_ND.T) / temperature).detach()
+    learner_log, source_log = (
+        each.masked_fill(is_left_out_BN | is_same_image_BN, lowest(each)).log_softmax(dim=1) for each in (similarity_BN, mimicked_BN)
+    )
+    return contrast_B + (source_log.exp() * (source_log - learner_log)).sum(dim=1)
+
+
+@in_full_precision
+def _unit(rows_BD: Tensor) -> Tensor:
+    return F.normalize(rows_BD, dim=1)
+
+
+def _or_not_selected(is_left_out_BN: Tensor, mask_N: Tensor | None) -> Tensor:
+    return is_left_out_BN if mask_N is None else is_left_out_BN | ~mask_N
 
 
 def _same_image(similarity_BN: Tensor, row_offset: int) -> Tensor:
@@ -79,7 +110,7 @@ def _same_image(similarity_BN: Tensor, row_offset: int) -> Tensor:
     return rows[None, :] == row_offset + torch.arange(len(similarity_BN), device=similarity_BN.device)[:, None]
 
 
-_INPUTS: tuple[Input, ...] = ("learner", "source", "classes", "row_offset")
+_INPUTS: tuple[Input, ...] = ("learner", "source", "classes", "row_offset", "mask")
 LOSSES = {
     "crd": LossSpec(ContrastiveRepresentationLoss, _INPUTS, payload=SourcePayload.VECTOR),
     "mcl": LossSpec(MutualContrastiveLoss, _INPUTS, payload=SourcePayload.VECTOR),

@@ -1,6 +1,6 @@
 """Distances between two outputs: logits, feature maps or embeddings `[B, ...]`, of equal shape but for `attention_transfer`.
 
-Every distance is a scalar, the mean over the batch and over the elements; no units of its own. Sources arrive detached.
+Every distance is `[B]`, for each image the mean over its elements; no units of its own. Sources arrive detached.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from mutual.objectives.spec import LossSpec
 
 def l1(learner: Tensor, source: Tensor) -> Tensor:
     """Mean absolute difference."""
-    return F.l1_loss(learner, source)
+    return _image_means(F.l1_loss(learner, source, reduction="none"))
 
 
 def l2(learner: Tensor, source: Tensor) -> Tensor:
     """Mean squared difference; between features of two peers it is UDML's distance (PP-LCNet recipes of PaddleClas)."""
-    return F.mse_loss(learner, source)
+    return _image_means(F.mse_loss(learner, source, reduction="none"))
 
 
 def smooth_l1(learner: Tensor, source: Tensor, *, beta: float = 1.0) -> Tensor:
     """Huber distance divided by beta: quadratic where the difference is under `beta`, linear above (arXiv:1504.08083, eq. 3)."""
-    return F.smooth_l1_loss(learner, source, beta=beta)
+    return _image_means(F.smooth_l1_loss(learner, source, beta=beta, reduction="none"))
 
 
 def cosine(learner: Tensor, source: Tensor) -> Tensor:
     """One minus the cosine similarity of each sample's flattened outputs, in 0 .. 2."""
-    return (1 - F.cosine_similarity(learner.flatten(1), source.flatten(1), dim=1)).mean()
+    return 1 - F.cosine_similarity(learner.flatten(1), source.flatten(1), dim=1)
 
 
 def attention_transfer(learner_BCHW: Tensor, source_BCHW: Tensor, *, power: float = 2.0) -> Tensor:
@@ -39,8 +39,12 @@ def attention_transfer(learner_BCHW: Tensor, source_BCHW: Tensor, *, power: floa
     brought to the source's height and width first. Square and mean are those of the authors' code (weight 1000).
     """
     maps = [output.abs().pow(power).mean(dim=1, keepdim=True) for output in (learner_BCHW, source_BCHW)]
-    learner, source = resized(maps[0], size_of(source_BCHW)), maps[1]
-    return F.mse_loss(F.normalize(learner.flatten(1), dim=1), F.normalize(source.flatten(1), dim=1))
+    attention = [F.normalize(each.flatten(1), dim=1) for each in (resized(maps[0], size_of(source_BCHW)), maps[1])]
+    return l2(*attention)
+
+
+def _image_means(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(dim=1)
 
 
 LOSSES = {

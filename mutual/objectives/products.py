@@ -31,14 +31,6 @@ def _would_be_tf32(factor: Tensor) -> bool:
     return bool(torch.backends.cuda.matmul.allow_tf32) if precision is None else precision == "tf32"
 
 
-def log_softmax_without(values: Tensor, left_out: Tensor) -> Tensor:
-    """Returns the log-softmax over each row's values that are not `left_out`, and 0 in place of these.
-
-    The shape is fixed, so that a GPU's host need not wait to know it. No gradient flows into what is left out; a row may be empty.
-    """
-    return values.masked_fill(left_out, -torch.inf).log_softmax(dim=-1).masked_fill(left_out, 0.0)
-
-
 def average_to_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Returns maps `[..., H, W]` averaged to `size` (height, width), as `adaptive_avg_pool2d` does; its gradient is deterministic."""
     height, width = maps.shape[-2:]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mutual.objectives import adapters, attention, contrast, feature, relation, response
+from mutual.objectives.precision import in_full_precision, upcast
+from mutual.objectives.predictions import Predictions
 from mutual.objectives.shapes import Shape
 from mutual.objectives.spec import LossSpec, SourcePayload
 from mutual.recipe import OBJECTIVES, check_section, did_you_mean
@@ -50,31 +52,63 @@ class Loss(nn.Module):
         source: Output | None = None,
         labels: Tensor | None = None,
         *,
+        mask: Tensor | None = None,
         row_offset: int = 0,
         num_rows: int | None = None,
         source_is_distances: bool = False,
     ) -> Tensor:
-        """Returns the scalar loss of `learner` `[B, ...]`; what the loss does not read may be None.
+        """Returns the scalar loss of `learner` `[B, ...]`, the mean over its images; what the loss does not read may be None.
 
-        Where the loss gathers, `source` and `labels` are those of all processes, and the learner's rows begin at `row_offset`; where it
-        gathers the learner's as well, `num_rows` of them are this process' own, by default all. With `source_is_distances`, the source of
-        a loss that reads distances alone is these, `[B, B]`.
+        Images that `mask` `[B]` does not select have a loss of 0. Where the loss gathers, `source`, `labels` and `mask` are those of all
+        processes, and the learner's rows begin at `row_offset`; where it gathers the learner's as well, `num_rows` of them are this
+        process' own, by default all. With `source_is_distances`, the source of a loss that reads distances alone is these, `[B, B]`.
         """
         spec = self.loss_spec
-        values: dict[str, Any] = {"learner": upcast(learner), "labels": labels, "row_offset": row_offset}
-        values["num_rows"] = len(learner) if num_rows is None else num_rows
-        with torch.autocast(_device_type(learner), enabled=False):
+        num_rows = len(learner[0] if isinstance(learner, list) else learner) if num_rows is None else num_rows
+        values: dict[str, Any] = {"learner": learner, "labels": labels, "row_offset": row_offset, "num_rows": num_rows, "mask": mask}
+        if spec.reads_source:
+            assert source is not None, "this loss reads a source"
+            values["source"] = source = _detach(source)
+            if spec.payload is SourcePayload.DISTANCES and not source_is_distances:
+                assert isinstance(source, Tensor), "distances are read at one output"
+                values["source"] = in_full_precision(relation.distances)(source)
+        if spec.reads_labels:
+            assert labels is not None, "this loss reads labels"
+            values["classes"] = class_indices(labels) if "classes" in spec.inputs else None
+        if self.adapter is None or not torch.is_autocast_enabled(_device_type(learner)):
+            values["learner"] = upcast(learner)
             if spec.reads_source:
-                assert source is not None, "this loss reads a source"
-                values["source"] = _in_dtype_of(values["learner"], _detach(source))
-                if spec.payload is SourcePayload.DISTANCES and not source_is_distances:
-                    values["source"] = relation.distances(values["source"])
-            if spec.reads_labels:
-                assert labels is not None, "this loss reads labels"
-                values["classes"] = class_indices(labels) if "classes" in spec.inputs else None
-            inputs = [values[name] for name in spec.inputs]
-            loss: Tensor = self.adapter(*inputs) if self.adapter is not None else spec.function(*inputs, **self.arguments)
-        return loss
+                values["source"] = _in_dtype_of(values["learner"], values["source"])
+        if spec.on_logits:
+            values |= {end: Predictions(values[end]) for end in ("learner", "source") if end in values}
+        own_mask = mask if mask is None or not spec.gathers else mask[row_offset : row_offset + num_rows]
+        return self._mean(values, own_mask, device_type=_device_type(learner))
+
+    def pairs(self, learner: Predictions, source: Predictions | None, labels: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the losses `[...]` of a loss on logits for pairs of predictions `[..., B, C]`, each the mean over the images.
+
+        Args:
+            learner: of the learners.
+            source: of the sources, detached and in the same dtype; None where there is none.
+            labels: as in `forward`, of all pairs.
+            mask: `[..., B]`, True for the images that count; None: all.
+        """
+        classes = class_indices(labels) if "classes" in self.loss_spec.inputs else None
+        values = {"learner": learner, "source": source, "labels": labels, "classes": classes, "mask": mask}
+        return self._mean(values, mask, device_type=learner.logits.device.type)
+
+    def _mean(self, values: Mapping[str, Any], mask: Tensor | None, *, device_type: str) -> Tensor:
+        """Returns the mean over the images of what the loss gives for `values`; of those that `mask` does not select it is 0."""
+        spec = self.loss_spec
+        inputs = [values[name] for name in spec.inputs]
+        if self.adapter is not None:  # runs as the peers do, and compares in full precision by itself
+            loss: Tensor = self.adapter(*inputs)
+        else:
+            with torch.autocast(device_type, enabled=False):
+                loss = spec.function(*inputs, **self.arguments)
+        if spec.per_image:
+            return (loss if mask is None else torch.where(mask, loss, 0.0)).mean(dim=-1)
+        return loss if mask is None else loss * mask.to(loss.dtype).mean(dim=-1)
 
     def extra_repr(self) -> str:
         """Returns what `print(loss)` shows."""
@@ -129,13 +163,6 @@ def class_indices(labels: Tensor) -> Tensor:
     return labels.argmax(dim=1) if labels.is_floating_point() else labels
 
 
-def upcast(output: Output) -> Output:
-    """Returns `output` in float32, or as it is where it is more precise."""
-    if isinstance(output, list):
-        return [_at_least_float32(each) for each in output]
-    return _at_least_float32(output)
-
-
 def _in_dtype_of(learner: Output, source: Output) -> Output:
     """Returns the source's output in the dtype of the learner's: torch 2.6 has no gradients of losses between two."""
     dtype = (learner[0] if isinstance(learner, list) else learner).dtype
@@ -149,10 +176,6 @@ def _detach(output: Output) -> Output:
 def _to_tuple(shape: Any) -> Any:
     """Returns a shape as a tuple, and a list of shapes as a list of tuples."""
     return [tuple(each) for each in shape] if shape and not isinstance(shape[0], int) else tuple(shape)
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _device_type(output: Output) -> str:

@@ -1,34 +1,44 @@
 """Losses on logits: what a peer learns from the labels and from its sources' predictions.
 
-Shapes: B images, C classes; every loss is a scalar, the mean over the batch, in nats. Sources arrive detached.
+Shapes: B images, C classes; `...` stands for any number of pairs of a learner and a source, which are computed together. A loss returns
+`[..., B]`, each image's own (`dist`: `[...]`, one for all images), in nats; what it is in an update is the mean over the images. Sources
+arrive detached.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mutual.objectives.spec import LossSpec
+from mutual.objectives.predictions import Predictions, lowest
+from mutual.objectives.products import einsum
+from mutual.objectives.shapes import equal_logits
+from mutual.objectives.spec import Input, LossSpec
 
 
-def cross_entropy(learner_BC: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(learner: Predictions, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy with the labels: class indices `[B]`, or probabilities `[B, C]` where images were mixed.
 
     Label smoothing takes `label_smoothing` from the labels and spreads it evenly over all C classes (arXiv:1512.00567, section 7).
     """
-    return F.cross_entropy(learner_BC, labels, label_smoothing=label_smoothing)
+    nll = learner.nll(labels)
+    if not label_smoothing:
+        return nll
+    return (1 - label_smoothing) * nll - label_smoothing * learner.log_probs().mean(dim=-1)
 
 
-def bce(learner_BC: Tensor, labels_BC: Tensor) -> Tensor:
-    """Binary cross-entropy with several labels an image: `labels_BC` holds 1 where a class is there; the mean over classes and images."""
-    return F.binary_cross_entropy_with_logits(learner_BC, labels_BC.to(learner_BC.dtype))
+def bce(learner: Predictions, labels_BC: Tensor) -> Tensor:
+    """Binary cross-entropy with several labels an image: `labels_BC` holds 1 where a class is there; the mean over the classes."""
+    logits = learner.logits
+    return F.binary_cross_entropy_with_logits(logits, labels_BC.to(logits.dtype).expand_as(logits), reduction="none").mean(dim=-1)
 
 
 def kd(
-    learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 4.0, standardize: bool = False, reduction: str = "batchmean"
+    learner: Predictions, source: Predictions, *, temperature: float = 4.0, standardize: bool = False, reduction: str = "batchmean"
 ) -> Tensor:
     """T^2 KL(source || learner) of the probabilities softened by T (arXiv:1503.02531, section 2).
 
@@ -38,22 +48,20 @@ def kd(
     some tutorials train with.
     """
     if standardize:
-        learner_BC, source_BC = _standardized(learner_BC), _standardized(source_BC)
-    learner_log = F.log_softmax(learner_BC / temperature, dim=1)
-    source_log = F.log_softmax(source_BC / temperature, dim=1)
-    divergence = F.kl_div(learner_log, source_log, reduction="batchmean", log_target=True) * temperature**2
-    return divergence if reduction == "batchmean" else divergence / learner_BC.shape[1]
+        learner, source = (Predictions(_standardized(each.logits)) for each in (learner, source))
+    divergence = _kl(source, learner.log_probs(temperature), temperature) * temperature**2
+    return divergence if reduction == "batchmean" else divergence / learner.logits.shape[-1]
 
 
-def soft_label(learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 1.0) -> Tensor:
+def soft_label(learner: Predictions, source: Predictions, *, temperature: float = 1.0) -> Tensor:
     """T^2 times the cross-entropy of the learner with the source's softened probabilities as labels.
 
     It differs from `kd` by the source's entropy, a constant: the gradients are equal.
     """
-    return F.cross_entropy(learner_BC / temperature, F.softmax(source_BC / temperature, dim=1)) * temperature**2
+    return (source.probs(temperature) * learner.log_probs(temperature)).sum(dim=-1) * -(temperature**2)
 
 
-def dml(learner_BC: Tensor, source_BC: Tensor, *, form: str = "js", temperature: float = 1.0) -> Tensor:
+def dml(learner: Predictions, source: Predictions, *, form: str = "js", temperature: float = 1.0) -> Tensor:
     """Deep mutual learning (arXiv:1706.00384): the divergence of two peers' predictions, times T^2.
 
     `kl` is KL(source || learner), eq. 5 and 6 of the paper. `js` is half the Jeffreys divergence,
@@ -61,115 +69,133 @@ def dml(learner_BC: Tensor, source_BC: Tensor, *, form: str = "js", temperature:
     each class as a yes or no of its own, summed over the classes: for images with several labels. (PaddleClas' leaves out the noes.)
     """
     if form == "kl":
-        return kd(learner_BC, source_BC, temperature=temperature)
+        return kd(learner, source, temperature=temperature)
     if form == "sigmoid":
-        learner, source = learner_BC / temperature, source_BC / temperature
-        jeffreys_BC = (learner.sigmoid() - source.sigmoid()) * (learner - source)
-        return jeffreys_BC.sum(dim=1).mean() * (temperature**2 / 2)
-    learner_log = F.log_softmax(learner_BC / temperature, dim=1)
-    source_log = F.log_softmax(source_BC / temperature, dim=1)
-    jeffreys_B = ((learner_log.exp() - source_log.exp()) * (learner_log - source_log)).sum(dim=1)
-    return jeffreys_B.mean() * (temperature**2 / 2)
+        learner_logits, source_logits = learner.logits / temperature, source.logits / temperature
+        jeffreys = (learner_logits.sigmoid() - source_logits.sigmoid()) * (learner_logits - source_logits)
+    else:
+        differences = learner.log_probs(temperature) - source.log_probs(temperature)
+        jeffreys = (learner.probs(temperature) - source.probs(temperature)) * differences
+    return jeffreys.sum(dim=-1) * (temperature**2 / 2)
 
 
 def dkd(
-    learner_BC: Tensor, source_BC: Tensor, classes_B: Tensor, *, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0
+    learner: Predictions, source: Predictions, classes_B: Tensor, *, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0
 ) -> Tensor:
     """Decoupled KD (arXiv:2203.08679, eq. 7), times T^2: alpha TCKD + beta NCKD.
 
     TCKD is the KL divergence of the two-way split "the label's class or another"; NCKD that of the other classes among themselves.
     """
-    is_label_BC = F.one_hot(classes_B, learner_BC.shape[1]).bool()
-    learner_log, source_log = (F.log_softmax(logits / temperature, dim=1) for logits in (learner_BC, source_BC))
-    learner_split, source_split = (_log_label_or_other(log, is_label_BC) for log in (learner_log, source_log))
-    tckd = F.kl_div(learner_split, source_split, reduction="batchmean", log_target=True)
+    learner_log, source_log = (each.log_probs(temperature) for each in (learner, source))
+    is_label_BC = classes_B[:, None] == torch.arange(learner_log.shape[-1], device=classes_B.device)
+    learner_split, source_split = (_log_label_or_other(log, classes_B, is_label_BC) for log in (learner_log, source_log))
+    tckd = (source_split.exp() * (source_split - learner_split)).sum(dim=-1)
     # leaving the label's class out of the softmax is the same as conditioning on the others
-    others_learner, others_source = (log[~is_label_BC].view(len(log), -1).log_softmax(dim=1) for log in (learner_log, source_log))
-    nckd = F.kl_div(others_learner, others_source, reduction="batchmean", log_target=True)
+    others_learner, others_source = (log.masked_fill(is_label_BC, lowest(log)).log_softmax(dim=-1) for log in (learner_log, source_log))
+    nckd = (others_source.exp() * (others_source - others_learner)).sum(dim=-1)
     return (alpha * tckd + beta * nckd) * temperature**2
 
 
-def dist(learner_BC: Tensor, source_BC: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> Tensor:
-    """DIST (arXiv:2205.10536, eq. 8 to 10), times T^2: one minus Pearson's correlation of the probabilities.
+def dist(
+    learner: Predictions, source: Predictions, mask: Tensor | None, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0
+) -> Tensor:
+    """DIST (arXiv:2205.10536, eq. 8 to 10), times T^2: one minus Pearson's correlation of the probabilities, `[...]`.
 
     beta weighs the relations between classes (over the rows, images), gamma those within a class (over the columns); the second needs at
-    least two images.
+    least two images. `mask` `[..., B]` selects images; None: all.
     """
-    learner, source = (F.softmax(logits / temperature, dim=1) for logits in (learner_BC, source_BC))
-    between, within = _pearson_distance(learner, source), _pearson_distance(learner.T, source.T)
-    return (beta * between + gamma * within) * temperature**2
+    probs = [learner.probs(temperature), source.probs(temperature)]
+    weight = None if mask is None else mask[..., None].to(probs[0].dtype)
+    between, within = _correlation(*probs, dim=-1), _correlation(*probs, dim=-2, weight=weight)
+    between = 1 - (between.mean(dim=-1) if mask is None else mean_selected(between, mask))
+    return (beta * between + gamma * (1 - within.mean(dim=-1))) * temperature**2
 
 
-def wsl(learner_BC: Tensor, source_BC: Tensor, labels: Tensor, *, temperature: float = 2.0) -> Tensor:
+def wsl(learner: Predictions, source: Predictions, labels: Tensor, *, temperature: float = 2.0) -> Tensor:
     """Weighted soft labels (arXiv:2102.00650, eq. 11), the distillation term: T^2 times a weighted cross-entropy with the source.
 
     The weight 1 - exp(-L_learner / L_source), of both peers' cross-entropies with the labels, damps images on which the source is
     the worse; no gradient flows through it.
     """
-    soft_B = -(F.softmax(source_BC / temperature, dim=1) * F.log_softmax(learner_BC / temperature, dim=1)).sum(dim=1)
-    hard_learner_B = F.cross_entropy(learner_BC.detach(), labels, reduction="none")
-    hard_source_B = F.cross_entropy(source_BC, labels, reduction="none")
-    weight_B = 1 - torch.exp(-hard_learner_B / (hard_source_B + 1e-7))
-    return (weight_B * soft_B).mean() * temperature**2
+    soft = soft_label(learner, source, temperature=temperature)
+    weight = 1 - torch.exp(-learner.nll(labels).detach() / (source.nll(labels) + 1e-7))
+    return weight * soft
 
 
 def skd(
-    learner_BC: Tensor, source_BC: Tensor, labels: Tensor, *, temperature: float = 1.0, multiplier: float = 2.0, alpha: float = 0.9
+    learner: Predictions, source: Predictions, labels: Tensor, *, temperature: float = 1.0, multiplier: float = 2.0, alpha: float = 0.9
 ) -> Tensor:
     """Spherical KD (arXiv:2010.07485, section 3): soft labels and labels, on logits of mean 0 and standard deviation `multiplier`.
 
     alpha times T^2 times the cross-entropy with the source plus (1 - alpha) times the cross-entropy with the labels: it carries
     its own ground-truth term, no other is needed.
     """
-    learner, source = (_standardized(logits) * multiplier for logits in (learner_BC, source_BC))
-    return alpha * soft_label(learner, source, temperature=temperature) + (1 - alpha) * F.cross_entropy(learner, labels)
+    learner, source = (Predictions(_standardized(each.logits) * multiplier) for each in (learner, source))
+    return alpha * soft_label(learner, source, temperature=temperature) + (1 - alpha) * learner.nll(labels)
 
 
-def ssld(learner_BC: Tensor, source_BC: Tensor, *, temperature: float = 1.0) -> Tensor:
+def ssld(learner: Predictions, source: Predictions, *, temperature: float = 1.0) -> Tensor:
     """SSLD (arXiv:2103.05959, section 3): T^2 times the Jensen-Shannon divergence of the two predictions, in nats; no labels.
 
     JS(p, q) = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2; at most log 2.
     """
-    learner_log, source_log = (F.log_softmax(logits / temperature, dim=1) for logits in (learner_BC, source_BC))
-    middle_log = torch.logaddexp(learner_log, source_log) - math.log(2)
-    kl = [F.kl_div(middle_log, log, reduction="batchmean", log_target=True) for log in (learner_log, source_log)]
-    return (kl[0] + kl[1]) * (temperature**2 / 2)
+    middle_log = torch.logaddexp(learner.log_probs(temperature), source.log_probs(temperature)) - math.log(2)
+    return (_kl(learner, middle_log, temperature) + _kl(source, middle_log, temperature)) * (temperature**2 / 2)
 
 
 def pairwise_kl(logits_PBC: Tensor) -> Tensor:
     """KL(p || q) `[P, P]` in nats, mean over the batch, for every ordered pair of P peers; the diagonal is 0."""
     log_PBC = torch.log_softmax(logits_PBC, dim=2)
     negative_entropy_P = (log_PBC.exp() * log_PBC).sum(dim=2).mean(dim=1)
-    cross_PP = torch.einsum("pbc,qbc->pq", log_PBC.exp(), log_PBC) / logits_PBC.shape[1]
+    cross_PP = einsum("pbc,qbc->pq", log_PBC.exp(), log_PBC) / logits_PBC.shape[1]
     return negative_entropy_P[:, None] - cross_PP
 
 
-def _standardized(logits_BC: Tensor) -> Tensor:
-    deviation = logits_BC.std(dim=1, keepdim=True, correction=0)
-    return (logits_BC - logits_BC.mean(dim=1, keepdim=True)) / (deviation + 1e-7)
+def mean_selected(values: Tensor, mask: Tensor) -> Tensor:
+    """Returns the mean over the last dimension of the values that `mask` selects; 0 where it selects none."""
+    total = torch.where(mask, values, 0.0).sum(dim=-1)
+    return total / mask.sum(dim=-1).clamp(min=1)
 
 
-def _log_label_or_other(log_BC: Tensor, is_label_BC: Tensor) -> Tensor:
-    other_B = log_BC[~is_label_BC].view(len(log_BC), -1).logsumexp(dim=1)
-    return torch.stack([log_BC[is_label_BC], other_B], dim=1)
+def _kl(first: Predictions, second_log: Tensor, temperature: float) -> Tensor:
+    """Returns `[..., B]`: KL(first || second) of the softened probabilities."""
+    return (first.probs(temperature) * (first.log_probs(temperature) - second_log)).sum(dim=-1)
 
 
-def _pearson_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Returns one minus the mean over the rows of Pearson's correlation."""
-    centred_a, centred_b = (rows - rows.mean(dim=1, keepdim=True) for rows in (a, b))
-    correlation = (centred_a * centred_b).sum(dim=1) / (centred_a.norm(dim=1) * centred_b.norm(dim=1) + 1e-8)  # as the reference damps it
-    return 1 - correlation.mean()
+def _standardized(logits: Tensor) -> Tensor:
+    deviation = logits.std(dim=-1, keepdim=True, correction=0)
+    return (logits - logits.mean(dim=-1, keepdim=True)) / (deviation + 1e-7)
+
+
+def _log_label_or_other(log_probs: Tensor, classes_B: Tensor, is_label_BC: Tensor) -> Tensor:
+    label = log_probs.gather(-1, classes_B.expand(log_probs.shape[:-1])[..., None])
+    other = log_probs.masked_fill(is_label_BC, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    return torch.cat([label, other], dim=-1)
+
+
+def _correlation(a: Tensor, b: Tensor, *, dim: int, weight: Tensor | None = None) -> Tensor:
+    """Returns Pearson's correlation over `dim`, of the entries that `weight` gives 1 and not 0."""
+    if weight is None:
+        centred_a, centred_b = (values - values.mean(dim=dim, keepdim=True) for values in (a, b))
+    else:
+        count = weight.sum(dim=dim, keepdim=True).clamp(min=1)
+        centred_a, centred_b = ((values - (values * weight).sum(dim=dim, keepdim=True) / count) * weight for values in (a, b))
+    return (centred_a * centred_b).sum(dim=dim) / (centred_a.norm(dim=dim) * centred_b.norm(dim=dim) + 1e-8)  # as the reference damps it
+
+
+def _spec(function: Callable[..., Tensor], *inputs: Input, per_image: bool = True) -> LossSpec:
+    return LossSpec(function, inputs or ("learner", "source"), check=equal_logits, on_logits=True, per_image=per_image)
 
 
 LOSSES = {
-    "cross_entropy": LossSpec(cross_entropy, ("learner", "labels")),
-    "bce": LossSpec(bce, ("learner", "labels")),
-    "kd": LossSpec(kd),
-    "soft_label": LossSpec(soft_label),
-    "dml": LossSpec(dml),
-    "dkd": LossSpec(dkd, ("learner", "source", "classes")),
-    "dist": LossSpec(dist),
-    "wsl": LossSpec(wsl, ("learner", "source", "labels")),
-    "skd": LossSpec(skd, ("learner", "source", "labels")),
-    "ssld": LossSpec(ssld),
+    "cross_entropy": _spec(cross_entropy, "learner", "labels"),
+    "bce": _spec(bce, "learner", "labels"),
+    "kd": _spec(kd),
+    "soft_label": _spec(soft_label),
+    "dml": _spec(dml),
+    "dkd": _spec(dkd, "learner", "source", "classes"),
+    "dist": _spec(dist, "learner", "source", "mask", per_image=False),
+    "wsl": _spec(wsl, "learner", "source", "labels"),
+    "skd": _spec(skd, "learner", "source", "labels"),
+    "ssld": _spec(ssld),
 }

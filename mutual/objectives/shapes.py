@@ -26,6 +26,17 @@ def equal_shapes(learner: Shape, source: Shape) -> None:
         raise ValueError("needs equal shapes: take outputs that agree, or a loss with a regressor (hint)")
 
 
+def equal_logits(learner: Shape, source: Shape) -> None:
+    """Asks for logits, or vectors like them, of equal width.
+
+    Raises:
+        ValueError: one has other dimensions, or they differ.
+    """
+    if len(learner) != 1 or len(source) != 1:
+        raise ValueError("compares predictions [C]: take the logits, or a distance between features (l2)")
+    equal_shapes(learner, source)
+
+
 def feature_maps(*shapes: Shape) -> None:
     """Asks for feature maps `[C, H, W]`.
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mutual.objectives.shapes import Check, equal_shapes
 
-Input = Literal["learner", "source", "labels", "classes", "row_offset", "num_rows"]
+Input = Literal["learner", "source", "labels", "classes", "row_offset", "num_rows", "mask"]
 
 
 class SourcePayload(Enum):
@@ -43,10 +43,14 @@ class LossSpec:
         inputs: what it is called with, in this order. `learner` and `source`: their outputs, the source's detached. `labels`: class
             indices `[B]`, or probabilities or flags `[B, C]`; `classes`: always indices. `row_offset`: the loss compares with the images
             of all processes; source and labels are theirs, and the learner's own begin at this row. `num_rows`: `learner`, too, has the
-            rows of all processes, and so many from `row_offset` on are this process' own, the only ones with a gradient.
+            rows of all processes, and so many from `row_offset` on are this process' own, the only ones with a gradient. `mask`: True
+            for the images that count, of all processes where the loss gathers, or None for all.
         check: what it asks of the shapes of learner and source; adapters check in their constructor.
         multi_output: it reads all outputs that `at` lists together, as lists.
         multi_source: it reads all sources of a learner together, and the logits of each beside `at`.
+        on_logits: `learner` and `source` are `Predictions` `[..., B, C]`: of any number of pairs, which are computed together.
+        per_image: it returns `[..., B]`, a loss for each image, which is not looked at where the image does not count. Otherwise it reads
+            `mask`, if it must know it, and returns the mean over the images that count.
         is_stochastic: it draws random numbers.
         payload: how much of a source's output it reads, which is what travels between processes.
         from_model: makes further arguments of the constructor from the source's model and the module paths that the loss reads of it.
@@ -57,6 +61,8 @@ class LossSpec:
     check: Check = equal_shapes
     multi_output: bool = False
     multi_source: bool = False
+    on_logits: bool = False
+    per_image: bool = True
     is_stochastic: bool = False
     payload: SourcePayload = SourcePayload.WHOLE
     from_model: Callable[[nn.Module, list[str]], dict[str, Any]] | None = None

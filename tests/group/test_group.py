@@ -8,9 +8,9 @@ import torch
 from support import build, tiny_document
 
 from mutual.data import mixed
-from mutual.group import Group, MicroBatchContext, merge_outputs
+from mutual.group import EdgeLosses, Group, GroupOutput, MicroBatchContext, merge_outputs
+from mutual.group.edges import EdgeBatch
 from mutual.group.exchange import Placement
-from mutual.group.group import GroupOutput
 
 THREE = {name: {"model": "support:double"} for name in "abc"}
 
@@ -86,9 +86,8 @@ def test_what_comes_from_other_ranks_is_read_when_it_has_arrived(monkeypatch):
     exchange = Exchange({"b": group.forward_peer("b", images, seed=0)})
     alone = half(group, "a", exchange)
     order = []
-    for index, edge_loss in alone.local_losses.items():
-        original = edge_loss.forward
-        monkeypatch.setattr(edge_loss, "forward", lambda *args, index=index, original=original: order.append(index) or original(*args))
+    forward_batch = EdgeBatch.forward
+    monkeypatch.setattr(EdgeBatch, "forward", lambda self, *args, **more: order.extend(self.indices) or forward_batch(self, *args, **more))
     wait = exchange.handle.wait
     monkeypatch.setattr(exchange.handle, "wait", lambda: order.append("wait") or wait())
     found = forward(alone, data)
@@ -112,9 +111,9 @@ def test_averages_of_ones_own_peers_travel_too():
 
 
 def test_outputs_of_several_turns_are_one():
-    turns = [GroupOutput({name: index}, {index: index}, {name: index}) for index, name in enumerate("ab")]
+    turns = [GroupOutput({name: i}, EdgeLosses([((i,), torch.tensor([float(i)]))]), {name: i}) for i, name in enumerate("ab")]
     merged = merge_outputs(turns)
-    assert (merged.losses, merged.edge_losses, merged.logits) == ({"a": 0, "b": 1}, {0: 0, 1: 1}, {"a": 0, "b": 1})
+    assert (merged.losses, merged.edge_losses, merged.logits) == ({"a": 0, "b": 1}, {0: 0.0, 1: 1.0}, {"a": 0, "b": 1})
 
 
 def test_the_losses_of_some_learners_alone_are_computed():

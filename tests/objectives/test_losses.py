@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 import mutual.objectives.registry
-from mutual.objectives import LOSSES, SourcePayload, build_loss, distances, pairwise_kl
+from mutual.objectives import LOSSES, Predictions, SourcePayload, build_loss, distances, pairwise_kl
+from mutual.objectives.adapters import SafeBatchNorm1d, SafeBatchNorm2d
 from mutual.objectives.registry import merge_tables
 from mutual.recipe import OBJECTIVES
 
@@ -145,15 +146,24 @@ def test_every_weight_of_an_adapter_is_trained(name):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_losses_compute_in_float32_under_autocast(name, dtype):
-    """Invariant 9: the same half-precision inputs give the float32 loss, whatever autocast says."""
+    """Invariant 9: the same half-precision inputs give the float32 loss, whatever autocast says; trainable parts run in it."""
     loss, learner, source, labels = example(name, dtype)
+    parts = [module for module in loss.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
+    ran_in = []
+    for part in parts:
+        part.register_forward_hook(lambda _, inputs, output: ran_in.append(output.dtype))
     torch.manual_seed(0)
     exact = loss(mapped(torch.Tensor.float, learner), mapped(torch.Tensor.float, source), labels)
     torch.manual_seed(0)
+    ran_in.clear()
     with torch.autocast("cpu", dtype=dtype):
         found = loss(learner, source, labels)
     assert found.dtype == torch.float32
-    assert torch.equal(found, exact)
+    if parts:
+        assert set(ran_in) == {dtype}
+        torch.testing.assert_close(found, exact, rtol=0.05, atol=0.01)
+    else:
+        assert torch.equal(found, exact)
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("wsl", "okddip")])  # whose weights stop gradients, by design
@@ -231,8 +241,33 @@ def test_recipe_and_registry_know_the_same_losses_arguments_and_defaults():
 @pytest.mark.parametrize("name", [name for name, spec in LOSSES.items() if spec.payload is SourcePayload.WHOLE and not spec.has_adapter])
 def test_a_loss_without_arguments_is_its_function(name):
     loss, learner, source, labels = example(name)
-    inputs = [learner, *([source] if LOSSES[name].reads_source else ()), *([labels] if LOSSES[name].reads_labels else ())]
-    assert torch.equal(loss(learner, source, labels), LOSSES[name].function(*inputs))
+    spec = LOSSES[name]
+    values = {"learner": learner, "source": source, "labels": labels, "classes": labels, "mask": None}
+    if spec.on_logits:
+        values |= {end: Predictions(values[end]) for end in ("learner", "source") if values[end] is not None}
+    assert torch.equal(loss(learner, source, labels), spec.function(*(values[name] for name in spec.inputs)).mean())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_images_that_do_not_count_change_nothing(name):
+    """A mask gives what the images that it selects give alone, times their share; with none it is 0, and every parameter has a gradient."""
+    loss, learner, source, labels = example(name)
+    if any(isinstance(module, SafeBatchNorm1d | SafeBatchNorm2d) for module in loss.modules()):
+        loss.eval()  # the statistics are those of all images
+    mask = torch.arange(len(learner[0] if isinstance(learner, list) else learner)) % 3 != 1
+    torch.manual_seed(0)
+    found = loss(learner, source, labels, mask=mask)
+    if not LOSSES[name].is_stochastic:
+        chosen = [None if each is None else mapped(lambda rows: rows[mask], each) for each in (learner, source, labels)]
+        torch.testing.assert_close(found, loss(*chosen) * mask.double().mean())
+    learner = mapped(lambda each: each.requires_grad_(), learner)
+    nothing = loss(learner, source, labels, mask=torch.zeros_like(mask))
+    assert nothing == 0
+    nothing.backward()
+    gradients = [parameter.grad for parameter in loss.parameters()]
+    gradients += [each.grad for each in (learner if isinstance(learner, list) else [learner]) if each.grad is not None]
+    assert gradients
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
 def test_measured_distances_are_taken_for_what_they_are(logits):

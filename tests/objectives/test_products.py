@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from mutual.engine.runtime import restore_switches
-from mutual.objectives.products import average_to_size, einsum, interpolate_to_size, log_softmax_without, matmul
+from mutual.objectives.products import average_to_size, einsum, interpolate_to_size, matmul
 
 SIZES = [((7, 5), (3, 2)), ((8, 6), (4, 3)), ((5, 5), (7, 9)), ((1, 1), (3, 4)), ((6, 9), (1, 1)), ((13, 4), (5, 4))]
 
@@ -33,26 +33,6 @@ def test_interpolation_equals_torch_in_values_and_gradients(before, after, dtype
 def test_averaging_takes_maps_without_channels():
     energy = torch.randn(4, 7, 5)
     torch.testing.assert_close(average_to_size(energy, (3, 2)), F.adaptive_avg_pool2d(energy, (3, 2)))
-
-
-def test_softmax_leaves_values_out_without_a_trace_in_gradients():
-    values = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    left_out = torch.eye(3, 5, dtype=torch.bool)
-    weight = torch.randn(3, 4, dtype=torch.float64)
-    actual = log_softmax_without(values, left_out)
-    expected = values[~left_out].view(3, 4).log_softmax(dim=1)
-    torch.testing.assert_close(actual[~left_out].view(3, 4), expected, rtol=1e-12, atol=1e-12)
-    assert actual[left_out].eq(0).all()
-    gradients = [torch.autograd.grad((each * weight).sum(), values)[0] for each in (actual[~left_out].view(3, 4), expected)]
-    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
-
-
-def test_softmax_of_nothing_is_zero_and_has_no_gradient():
-    value = torch.randn(1, 1, requires_grad=True)
-    result = log_softmax_without(value, torch.ones(1, 1, dtype=torch.bool))
-    result.sum().backward()
-    assert result.item() == 0
-    assert value.grad.item() == 0
 
 
 def test_product_on_a_cpu_keeps_dtype_and_bits():

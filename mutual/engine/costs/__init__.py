@@ -2,6 +2,8 @@
 
 from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare
 from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
+from mutual.engine.costs.floor import FloorCost
+from mutual.engine.costs.op_counts import HostSync, OpCounts, count_ops
 from mutual.engine.costs.placement_choice import resolve_placement
 from mutual.engine.costs.profiles import Link, Links, PeerProfile
 from mutual.engine.costs.scaling import ScalingPrediction, predict_scaling
@@ -10,12 +12,16 @@ from mutual.engine.costs.variants import store_variants
 __all__ = [
     "PLACEMENTS",
     "CostPrediction",
+    "FloorCost",
+    "HostSync",
     "Link",
     "Links",
     "MeasuredCost",
+    "OpCounts",
     "PeerProfile",
     "ScalingPrediction",
     "compare",
+    "count_ops",
     "predict_cost",
     "predict_scaling",
     "resolve_placement",

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 
+from mutual.data import Window
 from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
+from mutual.engine.costs.floor import UPDATE, Elapsed, Floor, FloorCost
 from mutual.engine.costs.memory import saved_bytes, state_bytes
 from mutual.engine.costs.profiles import PeerProfile, measure_links, profile_peers, synchronize
+from mutual.engine.costs.time_spans import measure_shares, write_trace
 from mutual.engine.runtime import init_environment, restore_switches
 from mutual.engine.training import build_training
-from mutual.recipe import Recipe
+from mutual.recipe import InputError, Recipe
 
 PLACEMENTS = ("replicated", "parallel")
 """The placements that `auto` chooses from."""
@@ -41,6 +46,7 @@ class MeasuredCost:
         exchange_bytes: sent by it as outputs to peers on other ranks.
         store_bytes: bytes that one view of one image takes in the stores of frozen peers.
         predicted: from the peers' profiles and the link alone, if asked for.
+        floor: beside updates written by hand, if asked for.
     """
 
     name: str
@@ -54,41 +60,51 @@ class MeasuredCost:
     exchange_bytes: float
     store_bytes: int = 0
     predicted: CostPrediction | None = None
+    floor: FloorCost | None = None
 
 
 @restore_switches()
-def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = False) -> list[MeasuredCost]:
+def compare(
+    recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = False, floors: bool = False, trace: Path | None = None
+) -> list[MeasuredCost]:
     """Measures the cost of each recipe; every round of a recipe has the same data. Collective: all ranks must call it.
 
     Args:
         recipes: the first is what ratios refer to.
         rounds: number of measured updates of each.
         predicts: whether the peers' profiles and the link are measured too, for `MeasuredCost.predicted`.
+        floors: whether updates written by hand are measured in the same rounds, for `MeasuredCost.floor`; in one process only.
+        trace: where a Chrome trace of a few updates of the first recipe is written.
 
     Returns:
         The costs, in the order of the recipes.
 
     Raises:
         RecipeError: a recipe cannot be built.
+        InputError: floors are asked for of several processes.
     """
-    benchmarks = [_Benchmark(recipe) for recipe in recipes]
-    seconds: list[list[float]] = [[] for _ in benchmarks]
-    for update in range(WARMUP + rounds):
-        for benchmark, measured in zip(benchmarks, seconds, strict=True):
-            elapsed = benchmark.update(update)
-            if update >= WARMUP:
-                measured.append(elapsed)
+    benchmarks = [_Benchmark(recipe, floors=floors) for recipe in recipes]
+    measured: list[list[dict[str, Elapsed]]] = [[] for _ in benchmarks]
+    for number in range(WARMUP + rounds):
+        for benchmark, times in zip(benchmarks, measured, strict=True):
+            elapsed = benchmark.round(number)
+            if number >= WARMUP:
+                times.append(elapsed)
+    seconds = [[elapsed[UPDATE].seconds for elapsed in of_rounds] for of_rounds in measured]
+    if trace is not None:
+        benchmarks[0].trace(trace)
     predictions = list(_predictions(benchmarks)) if predicts else [None] * len(benchmarks)
     traffic = [benchmark.traffic() for benchmark in benchmarks]
     memory = [benchmark.memory() for benchmark in benchmarks]
+    costs_beside_floors = [benchmark.floor_cost(times) for benchmark, times in zip(benchmarks, measured, strict=True)]
     for benchmark in benchmarks:
         benchmark.close()
     return [
         MeasuredCost(
             name=benchmark.recipe.name,
             placement=benchmark.recipe.placement,
-            step_seconds=statistics.median(measured),
-            step_ratio=statistics.median(own / first for own, first in zip(measured, seconds[0], strict=True)),
+            step_seconds=statistics.median(own),
+            step_ratio=statistics.median(each / first for each, first in zip(own, seconds[0], strict=True)),
             state_bytes=state,
             saved_bytes=saved,
             memory_ratio=(state + saved) / sum(memory[0]),
@@ -96,9 +112,10 @@ def compare(recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = Fal
             exchange_bytes=exchanged,
             store_bytes=benchmark.store_bytes,
             predicted=predicted,
+            floor=floor,
         )
-        for benchmark, measured, (state, saved), (gradients, exchanged), predicted in zip(
-            benchmarks, seconds, memory, traffic, predictions, strict=True
+        for benchmark, own, (state, saved), (gradients, exchanged), predicted, floor in zip(
+            benchmarks, seconds, memory, traffic, predictions, costs_beside_floors, strict=True
         )
     ]
 
@@ -116,28 +133,50 @@ def _predictions(benchmarks: Sequence[_Benchmark]) -> Iterator[CostPrediction]:
 
 
 class _Benchmark:
-    """A recipe built as for a training, with its first window loaded."""
+    """A recipe built as for a training, with its first window loaded; and updates of it that are written by hand, if asked for."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, floors: bool = False) -> None:
         self.recipe = recipe
         self._environment = init_environment(recipe)
         self._comm = self._environment.comm
+        if floors and self._comm.size > 1:
+            raise InputError(f"--floor measures one process, and these are {self._comm.size}; start it with python alone")
         self._training = build_training(recipe, self._environment)
         self._num_updates = 0
         self._window = next(self._training.windows(0))
         self._training.data.close()
         self._training.group.train()
+        self._floor = Floor(recipe, self._training, self._environment) if floors else None
 
-    def update(self, index: int) -> float:
-        """Returns the seconds that an update takes on the slowest rank."""
+    def round(self, number: int) -> dict[str, Elapsed]:
+        """Returns what an update takes on the slowest rank, and what the floors take; every other round in reverse order."""
+        updates = {UPDATE: self._update, **({} if self._floor is None else self._floor.updates)}
+        order = list(updates)[:: 1 if number % 2 == 0 else -1]
+        return {name: self._elapsed(partial(updates[name], self._window)) for name in order}
+
+    def trace(self, path: Path) -> None:
+        """Writes a Chrome trace of a few updates of the main process. Collective: all ranks must call it."""
+        write_trace(self._training, self._comm.device, path if self._comm.is_main else None, update=self._update)
+
+    def floor_cost(self, rounds: Sequence[Mapping[str, Elapsed]]) -> FloorCost | None:
+        """Returns what an update takes beside its floors, from what the rounds took; None without floors."""
+        if self._floor is None:
+            return None
+        shares = measure_shares(self._training, self._comm.device, rounds=len(rounds), update=self._update)
+        return self._floor.cost(rounds, shares, self._floor.count(self._update, self._window))
+
+    def _update(self, window: Window) -> None:
+        self._training.train_step(window, self._num_updates, measure=False)
+        self._num_updates += 1
+
+    def _elapsed(self, run: Callable[[], None]) -> Elapsed:
         self._comm.barrier()
         synchronize(self._comm.device)
-        start = time.perf_counter()
-        self._training.train_step(self._window, index, measure=False)
+        start, cpu_start = time.perf_counter(), time.process_time()
+        run()
         synchronize(self._comm.device)
-        elapsed = torch.tensor([time.perf_counter() - start], dtype=torch.float64)
-        self._num_updates += 1
-        return float(self._comm.all_gather(elapsed.to(self._comm.device)).max())
+        elapsed = torch.tensor([time.perf_counter() - start, time.process_time() - cpu_start], dtype=torch.float64)
+        return Elapsed(*self._comm.all_gather(elapsed.to(self._comm.device)).amax(dim=0).tolist())
 
     def traffic(self) -> tuple[float, float]:
         """Returns the bytes that a rank has sent in an update, mean over the ranks: for gradients, for outputs."""

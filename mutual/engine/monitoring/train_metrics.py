@@ -5,14 +5,14 @@ Shapes: E edges, P trainable peers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mutual.group import Communicator, Edge, GroupOutput
+from mutual.group import Communicator, Edge, EdgeLosses, GroupOutput
 from mutual.recipe import RunError
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -72,6 +72,7 @@ class TrainMeter:
         self._comm = comm
         self._dtype = torch.float32 if comm.device.type == "mps" else torch.float64
         self.epoch = Totals.zero(len(edges), len(peers))
+        self._positions: dict[tuple[tuple[int, ...], ...], Tensor] = {}
         self._clear()
 
     def _clear(self) -> None:
@@ -99,22 +100,36 @@ class TrainMeter:
             num_valid: number of valid images; the rest are padding.
             update: its index in the training, for the message of a loss that is not finite.
         """
-        nothing = torch.zeros((), dtype=self._dtype, device=self._comm.device)
-        edges_E = torch.stack([output.edge_losses.get(index, nothing).to(self._dtype) for index in range(len(self._edges))])
-        losses_P = torch.stack([output.losses.get(name, nothing).detach().to(self._dtype) for name in self._peers])
-        predictions = {name: output.logits[name].argmax(dim=1) for name in output.losses}
-        hits = {name: is_correct(classes_B, labels[:num_valid]).sum() for name, classes_B in predictions.items()}
-        correct_P = torch.stack([hits.get(name, nothing).to(self._dtype) for name in self._peers])
+        edges_E = self._edges_in_order(output.edge_losses)
+        losses_P = self._of_all_peers({name: loss.detach() for name, loss in output.losses.items()})
         if num_valid:  # a rank whose shard of a short window is empty computed on padding
             self._edges_E += edges_E * num_valid
             self._losses_P += losses_P * num_valid
-            self._correct_P += correct_P
+            self._correct_P += self._of_all_peers(_num_correct({name: output.logits[name] for name in output.losses}, labels[:num_valid]))
             if self._is_scoring_rank:
                 self._labelled += num_valid if labels.is_floating_point() else (labels[:num_valid] >= 0).sum()
             bad_E = torch.where(edges_E.isfinite(), _NEVER, update)
             self._first_bad_E = torch.minimum(self._first_bad_E, bad_E)
         self._images += num_valid if self._is_scoring_rank else 0
         self._num_batches += 1
+
+    def _edges_in_order(self, edge_losses: EdgeLosses) -> Tensor:
+        """Returns `[E]`: the losses of all edges, 0 for those that other ranks evaluate."""
+        blocks = edge_losses.blocks
+        key = tuple(indices for indices, _ in blocks)
+        if key not in self._positions:
+            order = {index: position for position, index in enumerate(index for indices in key for index in indices)}
+            positions = [order.get(index, len(order)) for index in range(len(self._edges))]
+            self._positions[key] = torch.tensor(positions, device=self._comm.device)
+        nothing = torch.zeros(1, dtype=self._dtype, device=self._comm.device)
+        return torch.cat([*(values.to(self._dtype) for _, values in blocks), nothing]).index_select(0, self._positions[key])
+
+    def _of_all_peers(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Returns `[P]`: what is known of each peer, 0 for those that other ranks train."""
+        if values.keys() == set(self._peers):
+            return torch.stack([values[name] for name in self._peers]).to(self._dtype)
+        nothing = torch.zeros((), dtype=self._dtype, device=self._comm.device)
+        return torch.stack([values.get(name, nothing).to(self._dtype) for name in self._peers])
 
     def flush(self) -> TrainMetrics:
         """Returns the means over all ranks since the last flush, and adds them to the epoch's. Collective: all ranks must call it.
@@ -161,8 +176,16 @@ class TrainMeter:
         return TrainMetrics(totals.images, loss, top1, {name: sum(means) / len(means) for name, means in objectives.items()})
 
 
+def _num_correct(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """Returns by peer how many of `labels` its logits `[B, C]` give most to; peers of equal dtype are counted together."""
+    if len({each.dtype for each in logits.values()}) > 1:
+        return {name: is_correct(each.argmax(dim=1), labels).sum() for name, each in logits.items()}
+    classes_PB = torch.stack(list(logits.values())).argmax(dim=2)
+    return dict(zip(logits, is_correct(classes_PB, labels).sum(dim=1).unbind(), strict=True))
+
+
 def is_correct(classes_B: Tensor, labels: Tensor) -> Tensor:
-    """Returns `[B]`, True where the predicted class is the label, or a likeliest one of labels that are probabilities or flags `[B, C]`.
+    """Returns `[..., B]`, True where the predicted class is the label, or a likeliest one of probabilities or flags `[B, C]`.
 
     Example:
         >>> is_correct(torch.tensor([0, 1]), torch.tensor([0, 2])).tolist()
@@ -170,4 +193,5 @@ def is_correct(classes_B: Tensor, labels: Tensor) -> Tensor:
     """
     if not labels.is_floating_point():
         return classes_B == labels
-    return labels.gather(1, classes_B[:, None])[:, 0] == labels.amax(dim=1)
+    index = classes_B[..., None]
+    return labels.expand(*classes_B.shape, -1).gather(-1, index)[..., 0] == labels.amax(dim=1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mutual.commandline import launched_rank
+from mutual.engine.runtime.allocator import keep_freed_memory
 from mutual.group import Communicator
 from mutual.recipe import InputError, Precision, Recipe, Train
 
@@ -85,6 +86,8 @@ def init_environment(recipe: Recipe) -> Environment:
     comm = Communicator(accelerator.process_index, accelerator.num_processes, accelerator.device, timeout=timeout)
     _check_device(recipe, comm)
     _check_processes(comm)
+    if comm.device.type == "cpu":
+        keep_freed_memory()
     _apply_switches(recipe.train)
     return Environment(accelerator, comm, recipe.train.precision or launched_precision(recipe))
 

@@ -92,7 +92,10 @@ def build_group(
     return Group(
         peers,
         edges,
-        {index: _edge_loss(recipe, edges[index], loss, comms[edges[index].learner], classes[index]) for index, loss in losses.items()},
+        {
+            index: _edge_loss(recipe, edges[index], loss, comms[edges[index].learner], classes[index], autocast)
+            for index, loss in losses.items()
+        },
         inputs=built.inputs,
         classes=built.classes,
         autocast=autocast,
@@ -210,11 +213,14 @@ def _build_losses(
         }
 
 
-def _edge_loss(recipe: Recipe, edge: Edge, loss: Loss, comm: Communicator | None, classes: CommonClasses | None) -> EdgeLoss:
+def _edge_loss(
+    recipe: Recipe, edge: Edge, loss: Loss, comm: Communicator | None, classes: CommonClasses | None, autocast: Autocast
+) -> EdgeLoss:
     """Returns the loss of a local learner's edge; `comm`: the processes that train the learner."""
     assert comm is not None, "losses are built for local learners"
     factor = weight_factor(edge.objective, epochs=recipe.train.epochs)
-    return EdgeLoss(edge, loss, factor, comm=comm, unlabelled=recipe.data.unlabelled is not None, classes=classes)
+    unlabelled = recipe.data.unlabelled is not None
+    return EdgeLoss(edge, loss, factor, comm=comm, unlabelled=unlabelled, classes=classes, autocast=autocast)
 
 
 def _source_statistics(recipe: Recipe, edges: list[Edge], peers: dict[str, Peer]) -> dict[str, dict[str, list[list[float]]]]:

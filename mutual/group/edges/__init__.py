@@ -2,19 +2,25 @@
 
 from mutual.group.edges.common_classes import CommonClasses, KnownClasses
 from mutual.group.edges.edge import Edge, OutputKey, TensorSpec, distances_key, expand_objectives, objective_names, tap_paths
+from mutual.group.edges.edge_batch import EdgeBatch, batches_of, can_be_batched
 from mutual.group.edges.edge_loss import EdgeLoss, MicroBatchContext
+from mutual.group.edges.logits_table import LogitsTable
 from mutual.group.edges.selection import Selections
 from mutual.group.edges.weight_schedule import weight_factor
 
 __all__ = [
     "CommonClasses",
     "Edge",
+    "EdgeBatch",
     "EdgeLoss",
     "KnownClasses",
+    "LogitsTable",
     "MicroBatchContext",
     "OutputKey",
     "Selections",
     "TensorSpec",
+    "batches_of",
+    "can_be_batched",
     "distances_key",
     "expand_objectives",
     "objective_names",

@@ -1,11 +1,12 @@
 """EdgeLoss: an edge with its loss, from the outputs of a micro-batch to the scalar that the learner minimises.
 
-Shapes: B valid images of this process' micro-batch, R rows of them that the edge reads.
+Shapes: B valid images of this process' micro-batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from mutual.group.edges.common_classes import CommonClasses
 from mutual.group.edges.edge import Edge
 from mutual.group.edges.selection import Selection, Selections, Selector, readers_of
 from mutual.group.edges.weight_schedule import Factor
-from mutual.group.peers import Outputs
+from mutual.group.peers import Autocast, Outputs
 from mutual.objectives import Loss, to_vector
 from mutual.recipe import LOGITS, derive_seed
 
@@ -52,6 +53,13 @@ class EdgeLoss:
         comm: the processes that train the learner.
         unlabelled: some images have no label.
         classes: those in common of learner and sources, where these are not all.
+        autocast: gives the context in which the learner, and so the loss's trainable part, runs.
+
+    Attributes:
+        edge: the edge.
+        loss: its loss.
+        selector: how it selects images.
+        classes: as above.
     """
 
     def __init__(
@@ -63,15 +71,21 @@ class EdgeLoss:
         comm: Communicator,
         unlabelled: bool = False,
         classes: CommonClasses | None = None,
+        autocast: Autocast = nullcontext,
     ) -> None:
         self.edge = edge
         self.loss = loss
         self._factor = factor
         self._comm = comm
-        self._classes = classes
+        self.classes = classes
+        self._autocast = autocast
         self._readers = readers_of(edge, classes)
-        self._selector = Selector.of(edge, unlabelled=unlabelled, classes=classes)
+        self.selector = Selector.of(edge, unlabelled=unlabelled, classes=classes)
         self._seed_key = f"{edge.objective_index}.{edge.source}"
+
+    def factor(self, epoch: float) -> float:
+        """Returns the factor on the weights of the objective's edges after `epoch` epochs."""
+        return self._factor(epoch)
 
     def weight(self, epoch: float) -> float:
         """Returns the weight of this loss after `epoch` epochs."""
@@ -89,49 +103,56 @@ class EdgeLoss:
             context: what else is known of the micro-batch.
         """
         spec = self.loss.loss_spec
-        selection = selections.get(self._selector, source_outputs)
-        learner = [self._learner_output(learner_outputs, path)[selection.rows] for path in self.edge.learner_at]
-        source = [output for reader in self._readers for output in reader.read(source_outputs, selection)]
-        targets, row_offset, num_rows = selection.targets, 0, len(learner[0])
+        selection = selections.get(self.selector, source_outputs)
+        num_rows = len(selection.targets)
+        learner = [self._learner_output(learner_outputs, path)[:num_rows] for path in self.edge.learner_at]
+        ungated = selections.get(self.selector.without_gate, source_outputs)  # an ensemble is weighted before it is the gate
+        source = [output for reader in self._readers for output in reader.read(source_outputs, ungated)]
+        targets, mask, row_offset = selection.targets, selection.mask, 0
         if spec.gathers_learner:
-            learner, source, targets, row_offset = self._all_gather_both(learner, source, selection, context)
+            learner, source, targets, mask, row_offset = self._all_gather_both(learner, source, selection, context)
         elif spec.gathers:
-            source, targets, row_offset = self._all_gather(source, selection, context)
+            source, targets, mask, row_offset = self._all_gather(source, selection, context)
         if spec.is_stochastic:
             torch.manual_seed(derive_seed(context.seed, self.edge.learner, self._seed_key))
-        loss: Tensor = self.loss(
-            learner if spec.multi_output else learner[0],
-            None if not spec.reads_source else source if spec.multi_output else source[0],
-            targets,
-            row_offset=row_offset,
-            num_rows=num_rows,
-            source_is_distances=any(reader.reads_distances(source_outputs) for reader in self._readers),
-        )
-        return loss if selection.fraction == 1 else loss * selection.fraction
+        with self._autocast():
+            loss: Tensor = self.loss(
+                learner if spec.multi_output else learner[0],
+                None if not spec.reads_source else source if spec.multi_output else source[0],
+                targets,
+                mask=mask,
+                row_offset=row_offset,
+                num_rows=num_rows,
+                source_is_distances=any(reader.reads_distances(source_outputs) for reader in self._readers),
+            )
+        return loss
 
     def _learner_output(self, outputs: Outputs, path: str) -> Tensor:
         output = outputs[path]
-        return output if self._classes is None or path != LOGITS else self._classes.restrict(self.edge.learner, output)
+        return output if self.classes is None or path != LOGITS else self.classes.restrict(self.edge.learner, output)
 
     def _all_gather_both(
         self, learner: list[Tensor], source: list[Tensor], selection: Selection, context: MicroBatchContext
-    ) -> tuple[list[Tensor], list[Tensor], Tensor, int]:
-        """Returns learner, sources and targets of all processes, and the index of this process' first row, which alone has a gradient."""
+    ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor | None, int]:
+        """Returns learner, sources, targets and mask of all processes, and this process' first row; its rows alone have a gradient."""
         learner = [to_vector(output) for output in learner]
-        gathered, targets, row_offset = self._all_gather([output.detach() for output in learner] + source, selection, context)
+        gathered, targets, mask, row_offset = self._all_gather([output.detach() for output in learner] + source, selection, context)
         end = row_offset + len(learner[0])
         joined = [torch.cat([rows[:row_offset], own, rows[end:]]) for rows, own in zip(gathered[: len(learner)], learner, strict=True)]
-        return joined, gathered[len(learner) :], targets, row_offset
+        return joined, gathered[len(learner) :], targets, mask, row_offset
 
-    def _all_gather(self, source: list[Tensor], selection: Selection, context: MicroBatchContext) -> tuple[list[Tensor], Tensor, int]:
-        """Returns sources and targets of all processes, and the index of this process' first row among them."""
-        is_empty = context.num_valid == 0 or selection.fraction == 0
+    def _all_gather(
+        self, source: list[Tensor], selection: Selection, context: MicroBatchContext
+    ) -> tuple[list[Tensor], Tensor, Tensor | None, int]:
+        """Returns sources, targets and mask of all processes, and the index of this process' first row among them."""
         num_shards, num_rows = self._comm.size, None
-        if context.global_batch_size is not None and self._selector == Selector():  # else each process selects as many rows as it does
+        if context.global_batch_size is not None:  # else each process asks the others
             bounds = [shard_bounds(context.global_batch_size, shard, num_shards) for shard in range(num_shards)]
             num_rows = [end - begin for begin, end in bounds]
-        outgoing = [tensor[:0] if is_empty else tensor for tensor in (*source, selection.targets)]
-        gathered, row_offset = self._comm.all_gather_rows(outgoing, num_rows)
-        if is_empty:  # its loss is of padding and weighs nothing
-            return source, selection.targets, 0
-        return gathered[:-1], gathered[-1], row_offset
+        masks = [] if selection.mask is None else [selection.mask.byte()]  # gloo gathers no booleans
+        tensors = [*source, selection.targets, *masks]
+        gathered, row_offset = self._comm.all_gather_rows([rows[: context.num_valid] for rows in tensors], num_rows)
+        if context.num_valid == 0:  # its loss is of padding and weighs nothing
+            gathered, row_offset = tensors, 0
+        mask = None if selection.mask is None else gathered.pop().bool()
+        return gathered[:-1], gathered[-1], mask, row_offset

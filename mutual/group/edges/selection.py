@@ -1,12 +1,14 @@
-"""Selection: which images of a micro-batch a loss reads; made once for each gate and source, and shared by the edges.
+"""Selection: which images of a micro-batch count in a loss; made once for each gate and source, and shared by the edges.
 
-Shapes: B valid images of this process' micro-batch, R rows of them that are selected, M members of an ensemble, C classes.
+Shapes: B valid images of this process' micro-batch, M members of an ensemble, C classes. Losses are computed on all images, and those that
+do not count have a loss of 0: shapes do not depend on the data, and the host waits for none of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -20,18 +22,15 @@ from mutual.recipe import ENSEMBLE, LOGITS, DistillationObjective
 
 @dataclass(frozen=True)
 class Selection:
-    """The images that a loss reads.
+    """The images that count in a loss.
 
     Attributes:
-        rows: indices `[R]` of the images in the micro-batch, or a slice.
-        targets: their labels, `[R]` or `[R, C]`.
-        fraction: R / B. If 0, no image is selected; the loss is then computed on all rows, so that every parameter has a gradient, and
-            weighted by 0.
+        targets: labels of all images, `[B]` or `[B, C]`; of one without a label any class.
+        mask: `[B]`, True for the images that count; None: all.
     """
 
-    rows: slice | Tensor
     targets: Tensor
-    fraction: float
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,11 @@ class OutputReader:
     classes: CommonClasses | None = None
 
     def read(self, source_outputs: Mapping[str, Outputs], selection: Selection) -> list[Tensor]:
-        """Returns the detached outputs of the selected rows, `[R, ...]`; distances `[R, R]` where they arrived in an output's place."""
-        outputs, rows = source_outputs[self.source], selection.rows
+        """Returns the detached outputs `[B, ...]`; distances `[B, B]` where they arrived in an output's place."""
+        outputs, rows = source_outputs[self.source], slice(len(selection.targets))
         keys = [distances_key(path) for path in self.paths]
         return [
-            outputs[key][rows][:, rows] if key in outputs else self._restrict(path, outputs[path][rows].detach())
+            outputs[key][rows, rows] if key in outputs else self._restrict(path, outputs[path][rows].detach())
             for path, key in zip(self.paths, keys, strict=True)
         ]
 
@@ -68,12 +67,13 @@ class EnsembleReader:
     classes: CommonClasses | None = None
 
     def read(self, source_outputs: Mapping[str, Outputs], selection: Selection) -> list[Tensor]:
-        """Returns the ensemble's detached logits of the selected rows, `[R, C]` in float32."""
-        logits = {member: source_outputs[member][LOGITS][selection.rows].detach().float() for member in self.members}
+        """Returns the ensemble's detached logits `[B, C]`, in float32 at least."""
+        logits = {member: source_outputs[member][LOGITS][: len(selection.targets)].detach() for member in self.members}
         if self.classes is not None:
             logits = {member: self.classes.restrict(member, each) for member, each in logits.items()}
-        logits_MRC = torch.stack(list(logits.values()))
-        return [ENSEMBLES[self.weighting](logits_MRC, selection.targets)]
+        dtype = reduce(torch.promote_types, (each.dtype for each in logits.values()), torch.float32)
+        logits_MBC = torch.stack([each.to(dtype) for each in logits.values()])
+        return [ENSEMBLES[self.weighting](logits_MBC, selection.targets, selection.mask)]
 
     def reads_distances(self, source_outputs: Mapping[str, Outputs]) -> bool:
         """Returns False: members send logits."""
@@ -121,23 +121,17 @@ class Selector:
         gate = _reader(edge, edge.sources[0], (LOGITS,), classes) if edge.objective.gate == "correct" else None
         return cls(unlabelled and edge.reads_labels, gate, classes if edge.reads_labels else None)
 
-    def select(self, labels: Tensor, source_outputs: Mapping[str, Outputs]) -> Selection:
-        """Returns the selected images among those with `labels` `[B]` (-1: no label) or `[B, C]`."""
-        all_rows = slice(len(labels))
-        is_selected_B = labels >= 0 if self.labelled_only else None
+    @property
+    def without_gate(self) -> Selector:
+        """The same but for the gate."""
+        return Selector(self.labelled_only, None, self.classes)
+
+    def select(self, labels: Tensor) -> Selection:
+        """Returns the images that count among those with `labels` `[B]` (-1: no label) or `[B, C]`; the gate is left out."""
+        mask_B = labels >= 0 if self.labelled_only else None
         if self.classes is not None:
-            labels, is_selected_B = self.classes.labels(labels)
-        targets = labels.clamp(min=0) if is_selected_B is not None and not labels.is_floating_point() else labels
-        if self.gate is not None:
-            (logits_BC,) = self.gate.read(source_outputs, Selection(all_rows, targets, 1.0))
-            is_correct_B = logits_BC.argmax(dim=1) == (targets.argmax(dim=1) if targets.is_floating_point() else targets)
-            is_selected_B = is_correct_B if is_selected_B is None else is_selected_B & is_correct_B
-        if is_selected_B is None:
-            return Selection(all_rows, targets, 1.0)
-        rows = is_selected_B.nonzero().flatten()
-        if len(rows) == 0:
-            return Selection(all_rows, targets, 0.0)
-        return Selection(rows, targets[rows], len(rows) / len(labels))
+            labels, mask_B = self.classes.labels(labels)
+        return Selection(labels if mask_B is None or labels.is_floating_point() else labels.clamp(min=0), mask_B)
 
 
 class Selections:
@@ -145,14 +139,30 @@ class Selections:
 
     Args:
         labels: labels of the valid images, among which is selected.
+
+    Attributes:
+        num_rows: the number of valid images.
     """
 
     def __init__(self, labels: Tensor) -> None:
+        self.num_rows = len(labels)
         self._labels = labels
         self._by_selector: dict[Selector, Selection] = {}
 
     def get(self, selector: Selector, source_outputs: Mapping[str, Outputs]) -> Selection:
         """Returns what `selector` selects; its gate's source must be in `source_outputs`."""
         if selector not in self._by_selector:
-            self._by_selector[selector] = selector.select(self._labels, source_outputs)
+            if selector.gate is None:
+                self._by_selector[selector] = selector.select(self._labels)
+            else:
+                selection = self.get(selector.without_gate, source_outputs)
+                (logits_BC,) = selector.gate.read(source_outputs, selection)
+                self._by_selector[selector] = Selection(selection.targets, correct_among(selection, logits_BC))
         return self._by_selector[selector]
+
+
+def correct_among(selection: Selection, logits: Tensor) -> Tensor:
+    """Returns `[..., B]`: True for the images of a selection whose label, or likeliest one, `logits` `[..., B, C]` give most to."""
+    targets = selection.targets.argmax(dim=1) if selection.targets.is_floating_point() else selection.targets
+    is_correct = logits.argmax(dim=-1) == targets
+    return is_correct if selection.mask is None else is_correct & selection.mask

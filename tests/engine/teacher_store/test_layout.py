@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mutual.engine.teacher_store.layout import FeatureLayout, RecordLayout
-from mutual.objectives.response import kd
+from mutual.objectives import build_loss
 
 FLOAT = {"logits": torch.float32}
 
@@ -51,7 +51,8 @@ def test_the_gradient_of_kd_is_exact_for_the_kept_classes_and_in_sum_for_the_oth
     layout = RecordLayout(num_classes=50, topk=10, features={}, dtypes=FLOAT, temperature=temperature)
     source, learner = logits(4, 50), logits(4, 50, scale=1.0).flip(0).requires_grad_()
     read = layout.decode(layout.encode({"logits": source}))["logits"]
-    gradients = [torch.autograd.grad(kd(learner, target, temperature=temperature), learner)[0] for target in (source, read)]
+    kd = build_loss("kd", temperature=temperature)
+    gradients = [torch.autograd.grad(kd(learner, target), learner)[0] for target in (source, read)]
     classes = source.topk(10).indices
     torch.testing.assert_close(gradients[1].gather(1, classes), gradients[0].gather(1, classes), rtol=0, atol=2e-3)
     others = [gradient.scatter(1, classes, 0.0).sum(1) for gradient in gradients]

@@ -14,9 +14,6 @@ from update_cases import CASES, CE, MASKED, loss_document, tiny_peers
 from mutual.engine.costs.op_counts import count_ops
 from mutual.objectives import LOSSES
 
-MENDED_ELSEWHERE = pytest.mark.xfail(strict=True, raises=AssertionError, reason="selects elements by a mask")
-LOSS_CASES = [pytest.param(name, marks=[MENDED_ELSEWHERE] if name == "dkd" else []) for name in LOSSES]
-
 
 def host_syncs(document):
     """What the host waits for in the second update; the first one makes what is made once."""
@@ -36,7 +33,7 @@ def source_line(place):
     return linecache.getline(file, int(line)).strip()
 
 
-@pytest.mark.parametrize("name", LOSS_CASES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_no_loss_makes_the_host_wait(name):
     assert host_syncs(loss_document(name)) == []
 
@@ -46,14 +43,12 @@ def test_no_switch_makes_the_host_wait(case):
     assert host_syncs(tiny_peers(**CASES[case])) == []
 
 
-@MENDED_ELSEWHERE
 @pytest.mark.filterwarnings("ignore:peers.t")
 @pytest.mark.parametrize("case", MASKED)
 def test_no_selection_of_images_makes_the_host_wait(case):
     assert host_syncs(tiny_peers(**MASKED[case])) == []
 
 
-@MENDED_ELSEWHERE
 def test_images_without_a_label_do_not_make_the_host_wait(tmp_path):
     for index in range(24):
         Image.new("L", (8, 8), 10 * index).save(tmp_path / f"{index}.png")

@@ -314,10 +314,10 @@ def test_images_without_a_label_are_passed_over_where_the_data_have_some(tmp_pat
     labels = torch.tensor([2, -1, 1])
     for data in ({**listed, "unlabelled": "c.txt"}, listed):
         group = build_group(parse_recipe({**document, "data": data}), WORLD, num_classes=4, in_channels=1, image_size=(8, 8))
-        selected = {edge_loss._selector.labelled_only for edge_loss in group.local_losses.values()}
+        selected = {edge_loss.selector.labelled_only for edge_loss in group.local_losses.values()}
         assert selected == {"unlabelled" in data}
     context = MicroBatchContext(num_valid=3, seed=0)
-    with pytest.raises(IndexError):
+    with pytest.raises(RuntimeError, match="index -1 is out of bounds"):
         group.forward(torch.zeros(3, 1, 8, 8), labels, context)
 
 

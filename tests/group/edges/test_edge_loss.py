@@ -192,7 +192,7 @@ def test_images_without_a_label_count_nothing_where_labels_are_read():
     _, data, group, _ = build(document)
     images, targets = first_batch(data, group)
     for edge_loss in group.local_losses.values():
-        edge_loss._selector = Selector.of(edge_loss.edge, unlabelled=True)
+        edge_loss.selector = Selector.of(edge_loss.edge, unlabelled=True)
     hidden = hide(targets, group, images)
     output = group.forward(images, hidden, MicroBatchContext(len(images), seed=0))
     known, logits = hidden >= 0, output.logits["a"]
@@ -211,7 +211,7 @@ def test_an_ensemble_weighted_by_the_batch_passes_images_without_a_label_over():
     _, _, group, _ = build(document)
     targets = torch.arange(8) % 4
     edge_loss = group.local_losses[3]
-    edge_loss._selector = Selector.of(edge_loss.edge, unlabelled=True)
+    edge_loss.selector = Selector.of(edge_loss.edge, unlabelled=True)
     generator = torch.Generator().manual_seed(0)
     outputs = {name: {"logits": 3 * torch.randn(len(targets), 4, generator=generator, dtype=torch.float64)} for name in "abc"}
     hidden = torch.where(torch.arange(len(targets)) < 4, targets, -1)

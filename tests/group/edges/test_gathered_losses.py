@@ -103,20 +103,28 @@ def test_a_rank_without_images_compares_its_padding_with_itself():
     assert found == 0
 
 
-def test_how_many_rows_each_rank_has_is_asked_where_images_are_selected():
+def test_images_that_do_not_count_are_sent_with_a_mask():
+    """So that every rank knows how many rows each other one sends, whatever the labels are."""
     hidden = torch.where(torch.arange(len(LABELS)) % 2 == 0, LABELS, -1)
     likeliest = SOURCE["logits"].argmax(dim=1)
     partly = torch.where(torch.arange(len(LABELS)) % 2 == 0, likeliest, (likeliest + 1) % 4)
     for fields, labels in (({"unlabelled": True}, hidden), ({"gate": "correct"}, partly)):
-        comm = Gathering(1, [SOURCE["logits"], LABELS], 0)
-        edge_loss(comm, **fields).forward(*rows_of(slice(None), labels))
+        selected = torch.arange(len(LABELS)) % 2 == 0
+        comm = Gathering(1, [SOURCE["logits"], labels.clamp(min=0), selected.byte()], 0)
+        found = edge_loss(comm, **fields).forward(*rows_of(slice(None), labels))
         ((sent, counts),) = comm.sent
-        assert counts is None
-        assert len(sent[0]) == len(sent[1]) == 4
+        assert counts == [len(LABELS)]
+        assert sent[2].tolist() == selected.tolist()
+        learner, source = ({"logits": each["logits"][selected]} for each in (LEARNER, SOURCE))
+        alone = edge_loss(WORLD).forward(learner, {"b": source}, Selections(labels[selected]), MicroBatchContext(4, seed=0))
+        torch.testing.assert_close(found, alone * 4 / 7)
+
+
+def test_how_many_rows_each_rank_has_is_asked_where_the_global_batch_is_not_known():
     comm = Gathering(1, [SOURCE["logits"], LABELS], 0)
     learner, source, selections, _ = rows_of(slice(None))
     edge_loss(comm).forward(learner, source, selections, MicroBatchContext(len(LABELS), seed=0))
-    assert comm.sent[0][1] is None, "nor is it known without the global batch"
+    assert comm.sent[0][1] is None
 
 
 def test_a_rank_without_images_sends_nothing_and_keeps_to_its_padding():
@@ -127,12 +135,10 @@ def test_a_rank_without_images_sends_nothing_and_keeps_to_its_padding():
     torch.testing.assert_close(found, alone)
 
 
-def test_a_rank_of_whose_images_none_is_selected_sends_nothing_and_weighs_nothing():
-    comm = Gathering(2, [SOURCE["logits"], LABELS], 0)
+def test_a_rank_of_whose_images_none_is_selected_weighs_nothing():
     none = torch.full_like(LABELS, -1)
-    found = edge_loss(comm, unlabelled=True).forward(*rows_of(slice(None), none))
-    assert [len(tensor) for tensor in comm.sent[0][0]] == [0, 0]
-    assert found == 0
+    comm = Gathering(2, [SOURCE["logits"], torch.zeros_like(LABELS), torch.zeros(len(LABELS), dtype=torch.uint8)], 0)
+    assert edge_loss(comm, unlabelled=True).forward(*rows_of(slice(None), none)) == 0
 
 
 def test_a_loss_that_draws_draws_by_the_micro_batchs_seed():

@@ -77,6 +77,12 @@ def test_distances_are_of_softened_probabilities_and_of_labelled_images():
     assert distances(logits, padded, temperature=2.0) == pytest.approx([float(each) for each in expected]), "padding has no logits"
 
 
+def test_distances_leave_out_images_without_a_label():
+    logits = {name: torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)) for seed, name in enumerate("ab")}
+    labelled = {name: each[:2] for name, each in logits.items()}
+    assert distances(logits, torch.tensor([0, 1, -1, -1])) == distances(labelled, torch.tensor([0, 1]))
+
+
 def test_each_update_is_decided_by_its_own_images():
     generator = torch.Generator().manual_seed(1)
     behind = torch.randn(4, 4, generator=generator)
@@ -147,7 +153,9 @@ def test_a_pause_read_on_the_device_is_one_that_the_host_reads(spec, train):
             else:
                 optimizer.skip()
             norms.append(optimizer.grad_norm)
-        results.append((weights(group), optimizer.state_dict(), norms))
+        average = optimizer.peer.average
+        averages = {} if average is None else average.model.state_dict()
+        results.append((weights(group) | {f"average of {name}": value for name, value in averages.items()}, optimizer.state_dict(), norms))
     assert_equal_weights(results[0][0], results[1][0])
     (actual, expected), norms = (each[1]["optimizer"]["state"] for each in results), [each[2] for each in results]
     assert norms[0] == norms[1]

@@ -5,12 +5,16 @@ from datetime import timedelta
 from unittest.mock import patch
 
 import pytest
+import safetensors.torch
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from support import tiny_document
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from mutual.engine.codistillation import WeightExchange, restrict_to_job
+from mutual.engine.codistillation.weight_store import WeightStore
 from mutual.engine.runtime.launch_settings import LaunchSettings
 from mutual.group import Communicator, MicroBatchContext, build_group, expand_objectives
 from mutual.group.edges.edge_loss import EdgeLoss
@@ -94,6 +98,32 @@ assert Communicator(0, 1, torch.device("cpu")).process_group is None
 (pair,) = Communicator(comm.rank, 2, comm.device, timeout=timedelta(seconds=77)).split([[1, 0]])
 assert pair.process_group._get_backend(comm.device).options._timeout == timedelta(seconds=77)
 
+image_3 = (image[:, :, :, :3] if comm.is_main else image[:, :, :, 1:]).clone(memory_format=torch.channels_last)
+given = [torch.full((2, 3), comm.rank + 0.5), torch.tensor(7 + comm.rank), image_3, torch.tensor([comm.rank + 1.25], dtype=torch.float64)]
+before = comm.traffic.global_calls
+comm.broadcast_(given)
+assert comm.traffic.global_calls == before + 3, "one for each dtype"
+assert [given[0].tolist(), given[1].item(), given[3].item()] == [[[0.5] * 3] * 2, 7, 1.25]
+assert given[2].equal(image[:, :, :, :3] - 100 * comm.rank)
+assert given[2].is_contiguous(memory_format=torch.channels_last), "in place"
+alone.broadcast_(kept := [torch.tensor([comm.rank])])
+assert kept[0].item() == comm.rank
+
+folder = "memory://published"  # which one process alone can see
+document = tiny_document(exchange={"kind": "stale", "folder": folder, "trains": ["a"], "every": 1})
+document["peers"]["b"] = {"model": "support:tiny", "args": {"norm": True}}
+job = build_group(restrict_to_job(parse_recipe(document)), comm, num_classes=4, in_channels=1, image_size=(8, 8))
+exchange = WeightExchange(restrict_to_job(parse_recipe(document)), job, comm)
+exchange.attach()
+published = {name: torch.full_like(tensor, 3) for name, tensor in job.peers["b"].model.state_dict().items()}
+if comm.is_main:
+    WeightStore(folder).publish("b", safetensors.torch.save(published), step=1)
+with nullcontext() if comm.is_main else patch.object(WeightStore, "latest", side_effect=AssertionError("rank 0 reads")):
+    exchange.refresh()
+assert not job.unavailable_sources
+for name, tensor in job.peers["b"].model.state_dict().items():
+    assert tensor.equal(published[name]), f"every rank has what rank 0 has read: {name}"
+
 normed = {"model": "support:tiny", "args": {"norm": True}}
 for placement, members, layer in (("parallel", 1, nn.BatchNorm2d), ("replicated", 2, nn.SyncBatchNorm)):
     document = tiny_document(peers={"a": normed, "b": normed}, placement=placement, train={"sync_batchnorm": True})
@@ -128,6 +158,25 @@ model(torch.full((1, 2), comm.rank + 1.0)).sum().backward()
 assert model.module.weight.grad.tolist() == [[3.0] * 2], "the mean over the ranks of twice 1 and twice 2"
 assert comm.traffic.global_calls == before + 1
 assert comm.traffic.gradient_bytes == bytes_before + 2 * 4, "as a ring of two sends 2 numbers in float32"
+model(torch.ones(1, 2))
+with torch.no_grad():
+    model(torch.ones(1, 2))
+assert comm.traffic.gradient_bytes == bytes_before + 2 * 4, "nothing is sent without a backward"
+
+layers = nn.Sequential(nn.Linear(700, 400), nn.Linear(400, 1500).double(), nn.Linear(1500, 2).requires_grad_(False))
+reduced = []
+with patch.object(nn.parallel.DistributedDataParallel, "register_forward_hook"):
+    by_bucket = comm.wrap_ddp(layers)  # as torch's own hook sees what is sent
+by_bucket.register_comm_hook(None, lambda _, bucket: reduced.append(bucket.buffer().nbytes) or allreduce_hook(None, bucket))
+images = torch.randn(4, 700)
+layers[0].register_forward_hook(lambda _module, _inputs, output: output.double())
+layers[1].register_forward_hook(lambda _module, _inputs, output: output.float())
+by_bucket(images).sum().backward()
+assert len(reduced) == 2, "a bucket of each dtype"
+bytes_before = comm.traffic.gradient_bytes
+for _ in range(2):  # the first update's buckets are others
+    comm.wrap_ddp(layers)(images).sum().backward()
+assert comm.traffic.gradient_bytes - bytes_before == 2 * sum(reduced), "what travels in the buckets"
 
 
 def fail_on_rank_1():

@@ -35,7 +35,7 @@ from mutual.engine.storage import (
     select_checkpoint,
 )
 from mutual.engine.training import Callback, Trainer, build_trainer, build_training, check_callbacks, with_fused_steps
-from mutual.group import Communicator
+from mutual.group import Communicator, room_for_graphs
 from mutual.models import read_model, weights_path
 from mutual.recipe import InputError, Recipe, load_recipe
 
@@ -90,7 +90,7 @@ def fit(
         recipe = resolve_launch(recipe if saved_recipe is None else recipe.with_inputs_of(saved_recipe), saved_recipe, launch)
         assert recipe.train.precision is not None, "it is resolved"
         assert recipe.train.threads is not None, "it is resolved"
-        with torch_threads(recipe.train.threads):
+        with torch_threads(recipe.train.threads), room_for_graphs([recipe]):
             environment = replace(environment, precision=recipe.train.precision)
             recipe = _resolve_weights(recipe, comm, saved_recipe)
             recipe = resolve_placement(recipe, environment, saved_recipe)

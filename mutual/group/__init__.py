@@ -1,6 +1,6 @@
 """The group: peers, the edges between them, and the processes they live in."""
 
-from mutual.group.build import DataSpec, build_group, create_peer_model, input_mismatch_error
+from mutual.group.build import DataSpec, build_group, create_peer_model, input_mismatch_error, room_for_graphs
 from mutual.group.communication import (
     Communicator,
     StopPoll,
@@ -56,6 +56,7 @@ __all__ = [
     "parallel",
     "replica_comm",
     "replicated",
+    "room_for_graphs",
     "shutdown",
     "unflatten_",
     "wait_for_all",

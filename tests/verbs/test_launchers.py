@@ -43,6 +43,16 @@ def test_the_cpu_configurations_train(tmp_path, name, reported):
     assert (tmp_path / "tiny" / "best" / "best.json").exists()
 
 
+@pytest.mark.slow
+def test_the_gpu_check_says_that_there_is_no_gpu(tmp_path):
+    script = [LAUNCH / "gpu_check.sh", tmp_path / "results.txt"]
+    without_gpus = environment(CUDA_VISIBLE_DEVICES="", GPU_CHECK_TRY="")
+    done = subprocess.run(script, env=without_gpus, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "gpu_check: no GPU here: torch.cuda.is_available() is false\n"
+    assert not (tmp_path / "results.txt").exists()
+
+
 def test_the_kubernetes_job_is_a_pytorchjob_that_resumes():
     job = yaml.safe_load((LAUNCH / "pytorchjob.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")

@@ -19,7 +19,8 @@ MAX_MISSES = 3
 class WeightExchange:
     """Publishes this job's peers and reads what other jobs have published, every N updates; without a store it does nothing.
 
-    The first rank that holds a peer publishes it if this job trains it, and otherwise reads it for all ranks.
+    The first rank that holds a peer publishes it if this job trains it. Otherwise it reads it, and broadcasts its tensors to the other
+    ranks that hold it.
 
     Args:
         recipe: says where and how often.
@@ -37,6 +38,7 @@ class WeightExchange:
         self._store = WeightStore(exchange.folder) if exchange.kind == "stale" and exchange.folder is not None else None
         self._digests: dict[str, str] = {}
         self._num_reads = 0
+        self._holders = dict(zip(self._reads, comm.split([group.placement.replica_ranks[name] for name in self._reads]), strict=True))
 
     def attach(self) -> None:
         """Makes the peers of other jobs unavailable sources of the group, until they are read."""
@@ -67,16 +69,16 @@ class WeightExchange:
     def refresh(self) -> None:
         """Loads the others' latest weights; what cannot be read is skipped with a warning. Collective: all ranks must call it."""
         self._num_reads += 1
+        read_here = {name: self._load_newer(name) for name in self._reads if self._is_first_holder(name)}
+        read = {name: each for of_rank in self._comm.all_gather_json(read_here) for name, each in of_rank.items()}
         for name in self._reads:
-            local_content, local_failure = self._read_newer(name) if self._is_first_holder(name) else (None, None)
-            source = self._group.placement.replica_ranks[name][0]
-            content = self._comm.broadcast_bytes(local_content, source=source)
-            failure = self._comm.broadcast_bytes(local_failure, source=source).decode()
+            is_new, failure = read[name]
             if failure:
                 self._warn(f"{failure}; going on with what was read before")
-            if content:
-                if name in self._group.peers:
-                    self._group.peers[name].model.load_state_dict(safetensors.torch.load(content))
+            if is_new:
+                holders = self._holders[name]
+                if holders is not None:
+                    holders.broadcast_(list(self._group.peers[name].model.state_dict().values()))
                 self._group.unavailable_sources.discard(name)
             # the first read is before the first update
             elif name in self._group.unavailable_sources and self._num_reads == MAX_MISSES + 1:
@@ -90,21 +92,23 @@ class WeightExchange:
         if self._comm.is_main:
             warnings.warn(message, stacklevel=3)
 
-    def _read_newer(self, name: str) -> tuple[bytes, bytes]:
-        """Returns what another job has published of a peer since the last read, or nothing and what is wrong with it."""
+    def _load_newer(self, name: str) -> tuple[bool, str]:
+        """Loads what another job has published of a peer since the last read; returns whether there was something, and what is wrong."""
         assert self._store is not None, "only a stale exchange reads"
+        model = self._group.peers[name].model
         try:
             published = self._store.latest(name)
             if published is None or self._digests.get(name) == published[0]:
-                return b"", b""
+                return False, ""
             digest, content = published
             tensors = safetensors.torch.load(content)
-            expected = self._group.peers[name].model.state_dict()
+            expected = model.state_dict()
             if {key: tensor.shape for key, tensor in tensors.items()} != {key: tensor.shape for key, tensor in expected.items()}:
                 raise ValueError(f"what peer {name!r} has published is another model's")
             if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in tensors.values()):
                 raise ValueError(f"what peer {name!r} has published is not finite; its training has probably diverged")
         except (ValueError, OSError, SafetensorError) as error:
-            return b"", str(error).encode()
+            return False, str(error)
+        model.load_state_dict(tensors)
         self._digests[name] = digest
-        return content, b""
+        return True, ""

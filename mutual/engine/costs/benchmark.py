@@ -22,6 +22,7 @@ from mutual.engine.costs.profiles import PeerProfile, measure_links, profile_pee
 from mutual.engine.costs.time_spans import measure_shares, write_trace
 from mutual.engine.runtime import init_environment, restore_switches
 from mutual.engine.training import build_training
+from mutual.group import room_for_graphs
 from mutual.recipe import InputError, Recipe
 
 PLACEMENTS = ("replicated", "parallel")
@@ -83,6 +84,11 @@ def compare(
         RecipeError: a recipe cannot be built.
         InputError: floors are asked for of several processes.
     """
+    with room_for_graphs(recipes):
+        return _compare(recipes, rounds=rounds, predicts=predicts, floors=floors, trace=trace)
+
+
+def _compare(recipes: Sequence[Recipe], *, rounds: int, predicts: bool, floors: bool, trace: Path | None) -> list[MeasuredCost]:
     benchmarks = [_Benchmark(recipe, floors=floors) for recipe in recipes]
     measured: list[list[dict[str, Elapsed]]] = [[] for _ in benchmarks]
     for number in range(WARMUP + rounds):

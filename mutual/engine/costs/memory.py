@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
 
 import torch
@@ -36,10 +37,17 @@ def saved_bytes(run: Callable[[], object], parameters: Iterable[nn.Parameter]) -
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameter_storages:
             storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # as it is, one that its own operation saves would keep its graph for ever
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = run()  # its graph must live while the tensors are counted
     size = sum(storages.values())
     del output
     return size
+
+
+def release_memory(device: torch.device) -> None:
+    """Frees what was built to be measured: reference cycles keep models, and a GPU's allocator their memory."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-
 from mutual.commandline import print_main
 from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare
+from mutual.engine.costs.memory import release_memory
 from mutual.engine.costs.profiles import profile_peers
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_dataset
@@ -36,7 +35,7 @@ def resolve_placement(recipe: Recipe, environment: Environment, saved_recipe: Re
         return recipe
     candidates = [_with_placement(recipe, placement) for placement in PLACEMENTS]
     costs = compare(candidates, rounds=ROUNDS, predicts=True)
-    gc.collect()  # reference cycles keep what was measured, and its memory is needed
+    release_memory(environment.comm.device)
     for cost in costs:
         print_main(_describe(cost))
     fastest = min(range(len(costs)), key=lambda index: costs[index].step_seconds)
@@ -67,6 +66,7 @@ def _with_costs(recipe: Recipe, environment: Environment) -> Recipe:
     data = build_dataset(recipe)
     data.close()
     profiles = profile_peers(recipe, environment, data.info)
+    release_memory(environment.comm.device)
     batch_size = recipe.data.batch_size
     costs = {name: float(f"{1e6 * profile.seconds(batch_size) / batch_size:.3g}") for name, profile in profiles.items()}
     print_main("costs, microseconds an image: " + ", ".join(f"{name} {cost:g}" for name, cost in costs.items()))

@@ -1,6 +1,7 @@
 """Build: from a recipe to a group of peers and edges, checked by a dry run."""
 
 from mutual.group.build.builder import build_group
+from mutual.group.build.compilation import room_for_graphs
 from mutual.group.build.data_spec import DataSpec
 from mutual.group.build.dry_run import input_mismatch_error
 from mutual.group.build.peer_model import create_peer_model
@@ -10,4 +11,5 @@ __all__ = [
     "build_group",
     "create_peer_model",
     "input_mismatch_error",
+    "room_for_graphs",
 ]

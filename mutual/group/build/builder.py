@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import nn
 
+from mutual.group.build.compilation import compile_peer, is_compiled
 from mutual.group.build.data_spec import DataSpec
 from mutual.group.build.dry_run import dry_run
 from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
@@ -87,7 +88,8 @@ def build_group(
 
     @cache
     def score_exchange(names: tuple[str, ...]) -> OutputExchange:
-        return OutputExchange(TransferPlan(placement, scoring_requirements(placement, names), specs), comm)
+        requirements = scoring_requirements(placement, names)
+        return OutputExchange(TransferPlan(placement, requirements, specs, dtype=torch.float32), comm)  # what `predict` gives
 
     return Group(
         peers,
@@ -291,7 +293,7 @@ def _set_up(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator
         module.to(device)
         if train.channels_last if spec.channels_last is None else spec.channels_last:
             module.to(memory_format=torch.channels_last)
-    if train.compile if spec.compile is None else spec.compile:
-        peer.tapped.compile()
+    if is_compiled(recipe, peer.name):
+        compile_peer(peer)
     if comm is not None:
         peer.distribute(comm)

@@ -1,4 +1,4 @@
-"""Communicator: the processes of a run, or a subgroup of them, and the only module that uses torch.distributed beside `launch`.
+"""Communicator: the processes of a run, or a subgroup of them, and all that others know of torch.distributed.
 
 With one process every reduction and gather is the identity, so that no caller asks how many there are.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.distributed_c10d import Store as Store
 from torch.nn.parallel import DistributedDataParallel
 
 from mutual.group.communication.errors import OtherRankError, describe_error, restore_error
 from mutual.group.communication.launch import JOB, launch_store
+from mutual.group.communication.stop_poll import StopPoll
 from mutual.group.communication.tensors import flatten, float_buffers, unflatten_
 from mutual.group.communication.traffic import Traffic
 from mutual.recipe import InputError
@@ -97,8 +97,28 @@ class Communicator:
             wrapped = DistributedDataParallel(
                 module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, process_group=self.process_group
             )
-        wrapped.register_comm_hook(self, lambda comm, bucket: _reduce_and_count(comm, bucket))  # torch refuses annotations as text
+        self._count_gradients_of(wrapped)
         return wrapped
+
+    def _count_gradients_of(self, wrapped: DistributedDataParallel) -> None:
+        """Counts the averaging of its gradients when a backward reaches the outputs of `wrapped`.
+
+        A communication hook would count the bytes as well, but it is Python for each bucket while the backward runs. What is sent is known
+        before, and the others wait as soon as their backwards have begun: that is when a rank has entered this collective.
+        """
+        num_bytes = sum(parameter.nbytes for parameter in wrapped.parameters() if parameter.requires_grad)
+
+        def count(_gradient: Tensor) -> None:
+            self._count()
+            self.traffic.gradient_bytes += 2 * (self.size - 1) / self.size * num_bytes
+
+        def follow(module: nn.Module, _inputs: Any, outputs: Tensor | Mapping[str, Tensor]) -> None:
+            tensors = [outputs] if isinstance(outputs, Tensor) else outputs.values()
+            reached = [tensor for tensor in tensors if tensor.requires_grad]
+            if reached and module.require_backward_grad_sync:
+                reached[0].register_hook(count)
+
+        wrapped.register_forward_hook(follow)
 
     @contextmanager
     def no_sync(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -189,6 +209,19 @@ class Communicator:
             payload.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
         dist.broadcast(payload, source)
         return bytes(payload.cpu().numpy())
+
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrites `tensors` by those of rank 0, which have the same shapes and dtypes. Collective."""
+        if self.size == 1:
+            return
+        assert self.process_group is not None, "several ranks have one"
+        source = dist.get_process_group_ranks(self.process_group)[0]
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            of_dtype = [tensor for tensor in tensors if tensor.dtype == dtype]
+            self._count()
+            vector = flatten(of_dtype)
+            dist.broadcast(vector, source, group=self.process_group)
+            unflatten_(of_dtype, vector)
 
     def all_gather_json(self, value: object) -> list[Any]:
         """Returns the JSON value of every rank. Collective."""
@@ -281,12 +314,6 @@ class Communicator:
             self.traffic.subgroup_calls += 1
 
 
-def _reduce_and_count(comm: Communicator, bucket: Any) -> torch.futures.Future[Tensor]:
-    comm._count()
-    comm.traffic.gradient_bytes += 2 * (comm.size - 1) / comm.size * bucket.buffer().nbytes
-    return allreduce_hook(comm.process_group, bucket)  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
 class AllToAllWork:
     """An all-to-all under way; it keeps the outgoing tensor alive."""
@@ -299,40 +326,3 @@ class AllToAllWork:
         """Waits, and returns the received elements in the order of the ranks."""
         self.work.wait()
         return self.incoming
-
-
-class StopPoll:
-    """Reports to all processes at the same call that one of them wants to stop.
-
-    The answer comes with the next call, so that no process waits for the slowest one.
-
-    Args:
-        group: the processes; None: this one alone.
-        count: called at each collective.
-    """
-
-    def __init__(self, group: dist.ProcessGroup | None, count: Callable[[], None]) -> None:
-        self._group = group
-        self._count = count
-        self._pending: tuple[dist.Work, Tensor] | None = None
-
-    def __call__(self, wanted: bool) -> bool:
-        """Posts whether this process wants to stop; returns whether any wanted to at the previous call. Collective."""
-        if self._group is None:
-            return wanted
-        self._count()
-        answer = self.drain()
-        flag = torch.tensor([int(wanted)])
-        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        assert work is not None
-        self._pending = (work, flag)
-        return answer
-
-    def drain(self) -> bool:
-        """Waits for the last call's answer and returns it."""
-        if self._pending is None:
-            return False
-        work, flag = self._pending
-        work.wait()
-        self._pending = None
-        return bool(flag.item())

@@ -19,7 +19,7 @@ from mutual.group.edges.edge import Edge
 from mutual.group.edges.selection import Selection, Selections, Selector, readers_of
 from mutual.group.edges.weight_schedule import Factor
 from mutual.group.peers import Autocast, Outputs
-from mutual.objectives import Loss, to_vector
+from mutual.objectives import Loss, SourcePayload, to_vector, upcast
 from mutual.recipe import LOGITS, derive_seed
 
 
@@ -149,6 +149,8 @@ class EdgeLoss:
         if context.global_batch_size is not None:  # else each process asks the others
             bounds = [shard_bounds(context.global_batch_size, shard, num_shards) for shard in range(num_shards)]
             num_rows = [end - begin for begin, end in bounds]
+        if self.loss.loss_spec.payload is SourcePayload.VECTOR:
+            source = [to_vector(upcast(output)) for output in source]  # as the loss does: maps are many times as large
         masks = [] if selection.mask is None else [selection.mask.byte()]  # gloo gathers no booleans
         tensors = [*source, selection.targets, *masks]
         gathered, row_offset = self._comm.all_gather_rows([rows[: context.num_valid] for rows in tensors], num_rows)

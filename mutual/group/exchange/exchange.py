@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from operator import itemgetter
 
@@ -48,6 +49,7 @@ class OutputExchange:
     def __init__(self, transfer_plan: TransferPlan, comm: Communicator) -> None:
         self.transfer_plan = transfer_plan
         self.sent_bytes = 0
+        self._knows_dtype = not transfer_plan.is_exact
         self._comm = comm
         self._plans: dict[int, _Plan] = {}
 
@@ -63,11 +65,22 @@ class OutputExchange:
         if self.transfer_plan.is_empty:
             return ExchangeHandle(self, None, 0)
         assert size, "what each rank sends depends on the number of images"
+        if not self._knows_dtype:
+            self._agree_on_dtype(outputs)
         plan, dtype = self._plan(size), self.transfer_plan.dtype
-        chunks = [transfer.pack(outputs).to(dtype).flatten() for transfer in plan.sends]
+        packed = [transfer.pack(outputs) for transfer in plan.sends]
+        assert not self.transfer_plan.is_exact or all(torch.promote_types(each.dtype, dtype) == dtype for each in packed), "as at first"
+        chunks = [each.to(dtype).flatten() for each in packed]
         outgoing = torch.cat(chunks) if chunks else torch.empty(0, dtype=dtype, device=self._comm.device)
         self.sent_bytes += (outgoing.numel() - plan.num_sent[self._comm.rank]) * outgoing.element_size()
         return ExchangeHandle(self, self._comm.all_to_all(outgoing, plan.num_sent, plan.num_received), size)
+
+    def _agree_on_dtype(self, outputs: Mapping[str, Outputs]) -> None:
+        """Lets outputs travel in the widest dtype that any rank sends: under autocast in half of float32's bytes. Collective."""
+        names = [str(dtype).removeprefix("torch.") for dtype in self.transfer_plan.sent_dtypes(self._comm.rank, outputs)]
+        sent = [getattr(torch, name) for names_of_rank in self._comm.all_gather_json(names) for name in names_of_rank]
+        self.transfer_plan.dtype = reduce(torch.promote_types, sent)
+        self._knows_dtype = True
 
     def computed_rows(self, peer: str, size: int) -> list[slice]:
         """Returns for which of this rank's rows it computes the outputs of a split peer, for a micro-batch of `size` images."""

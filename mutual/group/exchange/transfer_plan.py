@@ -74,7 +74,8 @@ class TransferPlan:
 
     Attributes:
         split_peers: as above.
-        dtype: the dtype in which they travel.
+        dtype: the dtype in which they travel. By default the widest in which they may be; once they are there, that in which they are.
+        is_exact: whether they travel as they are.
         is_empty: True if nothing travels.
         specs: shape and dtype of every output that is read, by any rank.
     """
@@ -103,6 +104,7 @@ class TransferPlan:
         widest = torch.float32
         for key in sent:
             widest = torch.promote_types(widest, specs[key][1])
+        self.is_exact = dtype is None
         self.dtype = widest if dtype is None else dtype
         self.is_empty = not sent
 
@@ -131,6 +133,17 @@ class TransferPlan:
             shape, dtype = self.specs[key]
             received[key] = ((vector_width(shape),) if payload is SourcePayload.VECTOR else shape), dtype
         return received
+
+    def sent_dtypes(self, sender: int, outputs: Mapping[str, Outputs]) -> set[torch.dtype]:
+        """Returns the dtypes in which `sender` has what it sends, of all outputs, also those of which this micro-batch has no rows."""
+        dtypes = set()
+        for receiver in range(self._placement.world_size):
+            for key in self._output_keys[sender, receiver]:
+                output = outputs.get(key.peer, {}).get(key.path)
+                dtype = self.specs[key][1] if output is None else output.dtype
+                is_distances = self._requirements[receiver][key] is SourcePayload.DISTANCES
+                dtypes.add(torch.promote_types(dtype, torch.float32) if is_distances else dtype)
+        return dtypes
 
     def rows(self, rank: int, size: int) -> tuple[int, int]:
         """Returns the first row that `rank` computes of a micro-batch of `size` images over all ranks, and one after the last."""

@@ -140,6 +140,10 @@ def test_the_traffic_is_what_the_mathematics_asks_for(tmp_path):
     assert found["parallel"]["traffic/gradients_mb"][-1] == 0
     assert found["parallel"]["traffic/exchange_mb"][-1] * 1e6 == pytest.approx(8 * (4 * 2) * 4)
     assert {"learning_rate/b", "grad_norm/b"} <= set(found["parallel"]), "what another rank's peer does is told, too"
+    peers = "peers={a: {model: support:tiny}, b: {model: support:tiny}}"
+    half = [f"output={tmp_path / 'half'}", "placement=parallel", "train.precision=bf16", peers]
+    run("mutual.train", tmp_path / "recipe.yaml", *half, processes=2)
+    assert charts(tmp_path / "half" / "tiny")["traffic/exchange_mb"][-1] * 1e6 == pytest.approx(2 * (4 * 2) * 4), "as autocast gives them"
 
 
 def test_feature_maps_that_travel_are_named_with_their_bytes(tmp_path):

@@ -96,6 +96,21 @@ def test_similarities_of_feature_maps_are_sent_as_vectors():
     torch.testing.assert_close(found, build_loss("similarity")(maps.mean(dim=(2, 3)), SOURCE["logits"]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["crd", "mcl"])
+def test_contrastive_losses_of_feature_maps_send_vectors(name, dtype):
+    """The mean over the positions in float32 at least, as the loss makes it of maps."""
+    maps = torch.randn(7, 4, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
+    of_maps = edge_loss(WORLD, name).loss(LEARNER["logits"], maps, LABELS)
+    wide = maps.to(torch.promote_types(dtype, torch.float32))
+    comm = Gathering(1, [wide.mean(dim=(2, 3)), LABELS], 0)
+    learner, _, *others = rows_of(slice(None))
+    found = edge_loss(comm, name).forward(learner, {"b": {"logits": maps}}, *others)
+    ((sent, _),) = comm.sent
+    assert torch.equal(sent[0], wide.mean(dim=(2, 3)))
+    torch.testing.assert_close(found, of_maps)
+
+
 def test_a_rank_without_images_compares_its_padding_with_itself():
     comm = Gathering(2, [LEARNER["logits"], SOURCE["logits"], LABELS], 7)
     found = edge_loss(comm, "similarity").forward(*rows_of(slice(0, 1), num_valid=0))

@@ -25,6 +25,7 @@ class Ranks:
 
     def comm(self, rank):
         comm = type("Comm", (), {"rank": rank, "size": self.size, "device": torch.device("cpu")})()
+        comm.all_gather_json = lambda names: [[str(dtype).removeprefix("torch.") for dtype in each] for each in self.announced]
         comm.all_to_all = lambda outgoing, num_sent, num_received: self._post(rank, outgoing, num_sent, num_received)
         return comm
 
@@ -42,8 +43,11 @@ class Ranks:
         return torch.cat(parts)
 
 
-def exchange(recipe, size, *, plan=None, num_images=6, specs=SPECS):
-    """By rank what arrives, each peer's outputs of the whole micro-batch, and the exchanges."""
+def exchange(recipe, size, *, plan=None, num_images=6, specs=SPECS, given=None):
+    """By rank what arrives, each peer's outputs of the whole micro-batch, and the exchanges.
+
+    The outputs have the dtypes of `specs`, or of `given`.
+    """
     ranks = Ranks(size)
     placement = parallel(recipe, size, dict.fromkeys(recipe.peers, 1.0))
     transfer_plan = (
@@ -52,15 +56,16 @@ def exchange(recipe, size, *, plan=None, num_images=6, specs=SPECS):
     generator = torch.Generator().manual_seed(0)
     whole = {}
     for (name, path), (shape, dtype) in specs.items():
-        outputs = torch.randn(num_images, *shape, generator=generator, dtype=torch.float64).to(dtype)
+        outputs = torch.randn(num_images, *shape, generator=generator, dtype=torch.float64).to(given or dtype)
         whole.setdefault(name, {})[path] = outputs.requires_grad_()
     exchanges = [OutputExchange(transfer_plan, ranks.comm(rank)) for rank in range(size)]
-    handles = []
-    for rank, each in enumerate(exchanges):
+    everyones = []
+    for rank in range(size):
         begin, end = transfer_plan.rows(rank, num_images)
         padded = slice(begin, max(end, begin + 1))  # a rank without an image computes one row of padding
-        held = {name: {path: output[padded] for path, output in whole[name].items()} for name in placement.peers_on(rank)}
-        handles.append(each.start(held, size=num_images))
+        everyones.append({name: {path: output[padded] for path, output in whole[name].items()} for name in placement.peers_on(rank)})
+    ranks.announced = [transfer_plan.sent_dtypes(rank, held) for rank, held in enumerate(everyones)]
+    handles = [each.start(held, size=num_images) for each, held in zip(exchanges, everyones, strict=True)]
     rows = [slice(*transfer_plan.rows(rank, num_images)) for rank in range(size)]
     return [handle.wait() for handle in handles], whole, rows, exchanges, ranks
 
@@ -101,6 +106,35 @@ def test_outputs_travel_in_the_precision_that_the_recipe_says(dtype, wire):
         expected = whole[source]["logits"][rows[rank]].detach()
         assert torch.equal(arrived[rank][source]["logits"], expected.to(wire).to(expected.dtype))
     assert [each.sent_bytes for each in exchanges] == [2 * 6 * 4] * 2
+
+
+@pytest.mark.parametrize("given", [torch.bfloat16, torch.float16])
+def test_what_autocast_gives_travels_as_it_is(given):
+    """Recipes' peers are known to give float32; what they give under autocast takes half of that, and no value is rounded."""
+    specs = {key: (shape, torch.float32) for key, (shape, _) in SPECS.items()}
+    arrived, whole, rows, exchanges, _ = exchange(recipe_of({"loss": "dml"}), 2, specs=specs, given=given)
+    for rank, source in enumerate("ba"):
+        expected = whole[source]["logits"][rows[rank]].detach()
+        assert arrived[rank][source]["logits"].dtype == torch.float32
+        assert torch.equal(arrived[rank][source]["logits"], expected.float())
+    assert [each.sent_bytes for each in exchanges] == [each.transfer_plan.sent_bytes(rank, 6) for rank, each in enumerate(exchanges)]
+    assert [each.sent_bytes for each in exchanges] == [2 * 6 * 4] * 2
+
+
+def test_distances_and_outputs_that_differ_travel_in_the_widest_dtype():
+    specs = {key: (shape, torch.float32) for key, (shape, _) in SPECS.items()}
+    relations = [{"loss": "rkd_distance", "at": "body", "learners": ["a"]}, {"loss": "dml"}]
+    arrived, whole, _, exchanges, _ = exchange(recipe_of(*relations), 2, specs=specs, given=torch.bfloat16)
+    assert exchanges[0].transfer_plan.dtype == torch.float32
+    assert torch.equal(arrived[0]["b"]["body:distances"], distances(whole["b"]["body"].detach().float()))
+
+
+def test_a_dtype_that_grows_is_no_exact_exchange():
+    specs = {key: (shape, torch.float32) for key, (shape, _) in SPECS.items()}
+    _, whole, _, exchanges, _ = exchange(recipe_of({"loss": "dml"}), 2, specs=specs, given=torch.bfloat16)
+    wider = {name: {path: output.float() for path, output in outputs.items()} for name, outputs in whole.items()}
+    with pytest.raises(AssertionError, match="as at first"):
+        exchanges[0].start(wider, size=6)
 
 
 def test_what_nobody_reads_does_not_travel():

@@ -34,7 +34,7 @@ from mutual.engine.storage import (
     resumed_recipe,
     select_checkpoint,
 )
-from mutual.engine.training import Callback, Trainer, build_trainer, build_training, check_callbacks
+from mutual.engine.training import Callback, Trainer, build_trainer, build_training, check_callbacks, with_fused_steps
 from mutual.group import Communicator, room_for_graphs
 from mutual.models import read_model, weights_path
 from mutual.recipe import InputError, Recipe, load_recipe
@@ -121,6 +121,7 @@ def _train(
     recipe: Recipe, environment: Environment, folder: RunFolder, saved_recipe: Recipe | None, *, resume: bool, callbacks: Sequence[Callback]
 ) -> Trainer:
     """Builds a trainer, runs it to its end, and closes it whatever happens."""
+    recipe = with_fused_steps(recipe, environment.precision, environment.comm.device)
     training = build_training(recipe, environment)
     recipe = recipe.with_inputs({name: asdict(model_input) for name, model_input in training.group.inputs.items()})
     indices = {name: classes.indices(training.data.info.num_classes) for name, classes in training.group.classes.items()}

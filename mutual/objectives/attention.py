@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mutual.objectives.adapters import SafeBatchNorm1d
 from mutual.objectives.precision import in_full_precision
+from mutual.objectives.products import average_to_size, einsum
 from mutual.objectives.shapes import Shape, feature_maps, size_of, to_vector, vector_width
 from mutual.objectives.spec import LossSpec, SourcePayload
 
@@ -57,7 +58,7 @@ class AttentionFeatureLoss(nn.Module):
         keys = [layer(maps.mean(dim=(2, 3))).relu() for layer, maps in zip(self.key, learner, strict=True)]
         key_ND = torch.stack(keys, dim=1).flatten(0, 1)
         key_BSTD = self.bilinear(key_ND).view(-1, len(learner), len(source), self.width)
-        logits_BTS = in_full_precision(torch.einsum)("bstd,btd->bts", key_BSTD, query_BTD) + self.place_T @ self.place_S.T
+        logits_BTS = in_full_precision(einsum)("bstd,btd->bts", key_BSTD, query_BTD) + self.place_T @ self.place_S.T
         return torch.softmax(logits_BTS / self.width**0.5, dim=2)
 
 
@@ -69,7 +70,7 @@ def _attended_differences(learner: list[Tensor], source: list[Tensor], attention
     for layer, maps in enumerate(source):
         size = size_of(maps)
         if size not in by_size:
-            by_size[size] = torch.stack([_unit(F.adaptive_avg_pool2d(energy, size)) for energy in energies], dim=1)
+            by_size[size] = torch.stack([_unit(average_to_size(energy, size)) for energy in energies], dim=1)
         target_BN = _unit(maps.pow(2).mean(dim=1))
         difference_BS = (by_size[size] - target_BN[:, None]).pow(2).mean(dim=2)
         total_B = total_B + (difference_BS * attention_BTS[:, layer]).sum(dim=1)
@@ -107,7 +108,7 @@ class DiversePeersLoss(nn.Module):
 
 @in_full_precision
 def _kl_from_mixture(learner_BC: Tensor, logits: list[Tensor], query_BD: Tensor, key_BKD: Tensor, temperature: float) -> Tensor:
-    weight_BK = torch.softmax(torch.einsum("bd,bkd->bk", query_BD, key_BKD), dim=1)
+    weight_BK = torch.softmax(einsum("bd,bkd->bk", query_BD, key_BKD), dim=1)
     prediction_BKC = torch.stack([F.softmax(each / temperature, dim=1) for each in logits], dim=1)
     mixture_BC = (weight_BK[:, :, None] * prediction_BKC).sum(dim=1)
     learner_log = F.log_softmax(learner_BC / temperature, dim=1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mutual.objectives.precision import in_full_precision
 from mutual.objectives.predictions import lowest
+from mutual.objectives.products import matmul
 from mutual.objectives.shapes import Shape, to_vector, vector_width
 from mutual.objectives.spec import Input, LossSpec, SourcePayload
 
@@ -69,7 +70,7 @@ class MutualContrastiveLoss(nn.Module):
 def _info_nce(
     learner_BD: Tensor, source_ND: Tensor, classes_N: Tensor, row_offset: int, mask_N: Tensor | None, *, temperature: float
 ) -> Tensor:
-    similarity_BN = learner_BD @ source_ND.T / temperature
+    similarity_BN = matmul(learner_BD, source_ND.T) / temperature
     is_same_image_BN = _same_image(similarity_BN, row_offset)
     own_B = classes_N[row_offset : row_offset + len(learner_BD)]
     is_left_out_BN = _or_not_selected(own_B[:, None] == classes_N[None, :], mask_N) & ~is_same_image_BN
@@ -81,14 +82,14 @@ def _info_nce(
 def _contrast_and_mimicry(
     learner_BD: Tensor, source_ND: Tensor, classes_N: Tensor, row_offset: int, mask_N: Tensor | None, *, temperature: float
 ) -> Tensor:
-    similarity_BN = learner_BD @ source_ND.T / temperature
+    similarity_BN = matmul(learner_BD, source_ND.T) / temperature
     own = slice(row_offset, row_offset + len(learner_BD))
     is_same_image_BN = _same_image(similarity_BN, row_offset)
     is_left_out_BN = _or_not_selected(torch.zeros_like(is_same_image_BN), mask_N) & ~is_same_image_BN
     is_positive_BN = (classes_N[own, None] == classes_N[None, :]) & ~is_left_out_BN
     log_BN = F.log_softmax(similarity_BN.masked_fill(is_left_out_BN, lowest(similarity_BN)), dim=1)
     contrast_B = -(log_BN * is_positive_BN).sum(dim=1) / is_positive_BN.sum(dim=1)
-    mimicked_BN = (source_ND[own] @ source_ND.T / temperature).detach()
+    mimicked_BN = (matmul(source_ND[own], source_ND.T) / temperature).detach()
     learner_log, source_log = (
         each.masked_fill(is_left_out_BN | is_same_image_BN, lowest(each)).log_softmax(dim=1) for each in (similarity_BN, mimicked_BN)
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mutual.objectives.predictions import Predictions
+from mutual.objectives.products import einsum
 
 _STEPS = 50
 """Steps of the search for KDCL's linear weights."""
@@ -49,7 +50,7 @@ def linear(logits_KBC: Tensor, labels: Tensor, mask_B: Tensor | None = None) -> 
         best_K = torch.where(is_best[..., None], weight_K, best_K)
         best_loss = torch.minimum(loss, best_loss)
         error_BC = (log_BC.exp() - target_BC) * weight_B[:, None]
-        gradient_K = torch.einsum("...kbc,...bc->...k", logits_KBC, error_BC)
+        gradient_K = einsum("...kbc,...bc->...k", logits_KBC, error_BC)
         size = (gradient_K - gradient_K.mean(dim=-1, keepdim=True)).abs().amax(dim=-1, keepdim=True).clamp(min=1e-12)
         log_weight_K = log_weight_K - gradient_K / size * (2 / (step + 1) ** 0.5)
     return _combined(best_K, logits_KBC)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mutual.objectives.predictions import lowest
+from mutual.objectives.products import matmul
 from mutual.objectives.shapes import any_shapes, to_vector
 from mutual.objectives.spec import Input, LossSpec, SourcePayload
 
@@ -79,7 +80,7 @@ def similarity(
 def _log_similarities(output: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
     """Returns `[N, N]`: for each image the logarithms of its softmaxed cosine similarities to the others, of itself the lowest."""
     rows_ND = F.normalize(to_vector(output), dim=1)
-    similarity_NN = rows_ND @ rows_ND.T / temperature
+    similarity_NN = matmul(rows_ND, rows_ND.T) / temperature
     is_left_out_NN = torch.eye(len(rows_ND), dtype=torch.bool, device=rows_ND.device)
     if mask is not None:
         is_left_out_NN = is_left_out_NN | ~mask
@@ -105,7 +106,7 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
 def _relative_distances(rows_BD: Tensor, weight_BB: Tensor | None) -> Tensor:
     """Returns `[B, B]` Euclidean distances divided by their mean, in which the diagonal counts, as in the reference."""
     square_B = rows_BD.pow(2).sum(dim=1)
-    squared_BB = square_B[:, None] + square_B[None, :] - 2 * rows_BD @ rows_BD.T
+    squared_BB = square_B[:, None] + square_B[None, :] - 2 * matmul(rows_BD, rows_BD.T)
     distance_BB = squared_BB.fill_diagonal_(0).clamp(min=_SHORTEST**2).sqrt()
     return _divided_by_mean(distance_BB, weight_BB)
 
@@ -117,7 +118,7 @@ def _divided_by_mean(distance_BB: Tensor, weight_BB: Tensor | None) -> Tensor:
 def _angle_cosines(rows_BD: Tensor) -> Tensor:
     """Returns `[B, B, B]`: at each image the cosine of the angle between the directions to two others."""
     direction_BBD = F.normalize(rows_BD[None, :] - rows_BD[:, None], dim=2)
-    return direction_BBD @ direction_BBD.transpose(1, 2)
+    return matmul(direction_BBD, direction_BBD.transpose(1, 2))
 
 
 def _cosines_of(distance_BB: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mutual.objectives.predictions import Predictions, lowest
+from mutual.objectives.products import einsum
 from mutual.objectives.shapes import equal_logits
 from mutual.objectives.spec import Input, LossSpec
 
@@ -146,7 +147,7 @@ def pairwise_kl(logits_PBC: Tensor) -> Tensor:
     """KL(p || q) `[P, P]` in nats, mean over the batch, for every ordered pair of P peers; the diagonal is 0."""
     log_PBC = torch.log_softmax(logits_PBC, dim=2)
     negative_entropy_P = (log_PBC.exp() * log_PBC).sum(dim=2).mean(dim=1)
-    cross_PP = torch.einsum("pbc,qbc->pq", log_PBC.exp(), log_PBC) / logits_PBC.shape[1]
+    cross_PP = einsum("pbc,qbc->pq", log_PBC.exp(), log_PBC) / logits_PBC.shape[1]
     return negative_entropy_P[:, None] - cross_PP
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from mutual.objectives.products import average_to_size, interpolate_to_size
 
 Shape = tuple[int, ...]
 Check = Callable[[Shape, Shape], None]
@@ -64,8 +65,8 @@ def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if (height, width) == size:
         return maps
     if height >= size[0] and width >= size[1]:
-        return F.adaptive_avg_pool2d(maps, size)
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        return average_to_size(maps, size)
+    return interpolate_to_size(maps, size)
 
 
 def size_of(maps: Tensor) -> tuple[int, int]:

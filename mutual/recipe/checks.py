@@ -41,6 +41,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *check_heads(recipe),
         *_check_data(recipe),
         *_check_pause(recipe),
+        *_check_kernels(recipe),
         *check_stores(recipe),
     ]
     faults += [*_check_placement(recipe), *_check_exchange(recipe)]
@@ -284,6 +285,11 @@ def _check_labels(objective: Objective, where: str, *, multi_label: bool) -> Ite
         yield Fault(f"{where}.gate", "'correct' needs one class an image")
     if isinstance(objective, DistillationObjective) and objective.ensemble is not None and objective.ensemble.weighting != "mean":
         yield Fault(f"{where}.ensemble.weighting", f"{objective.ensemble.weighting!r} needs one class an image; take 'mean'")
+
+
+def _check_kernels(recipe: Recipe) -> Iterator[Fault]:
+    if recipe.train.deterministic and recipe.train.cudnn_benchmark:
+        yield Fault("train.cudnn_benchmark", "takes whichever kernel is the fastest in this run; set it or train.deterministic to false")
 
 
 def _check_pause(recipe: Recipe) -> Iterator[Fault]:

@@ -165,6 +165,8 @@ sync_batchnorm: false
 compile: false
 channels_last: true
 deterministic: false
+cudnn_benchmark: true
+tf32: true
 log_every: 50
 eval_every: 1
 best_metric: top1

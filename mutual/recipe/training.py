@@ -116,7 +116,8 @@ class Train(Spec):
     epochs: Epochs = 20
     """Passes over the training images."""
     precision: GivenPrecision = None
-    """no, fp16 or bf16; the default is the launcher's mixed precision; recorded in the run's recipe."""
+    """no, fp16 or bf16; the default is the launcher's mixed precision; recorded in the run's recipe. In fp16 on GPUs sgd, adam and
+    adamw are fused (`args: {fused: true}`) unless their `args` say otherwise: they skip an overflow without making the host wait."""
     threads: Annotated[StrictInt, Field(gt=0, le=1_024)] | None = None
     """CPU threads of a process: sums over more threads differ in their last digits. The default is what the launcher gives;
     recorded in the run's recipe."""
@@ -134,7 +135,7 @@ class Train(Spec):
     evaluate_ema: StrictBool = True
     """false: the averages only teach (`sources: ema`); evaluated and saved are the trained weights."""
     pause: Pause | None = None
-    """SwitOKD: a peer that waits while another is too far behind."""
+    """SwitOKD: a peer that waits while another is too far behind. On GPUs its sgd, adam or adamw is fused, as in fp16."""
     sync_batchnorm: StrictBool = False
     """BatchNorm statistics over all ranks (GPU only)."""
     compile: StrictBool = False
@@ -142,7 +143,16 @@ class Train(Spec):
     channels_last: StrictBool = False
     """Memory format of weights and images; faster convolutions on some GPUs."""
     deterministic: StrictBool = False
-    """Only deterministic kernels, on GPUs too."""
+    """Only deterministic kernels, on GPUs too. A model ends the run there with an operator that has none: adaptive pooling to more than one
+    position (torchvision's VGG and AlexNet), say."""
+    cudnn_benchmark: StrictBool = False
+    """GPUs: cuDNN times its convolution algorithms for each shape and takes the fastest. Which one it is may differ from run to run, and
+    with it the last digits, so that neither a repeated nor a resumed run need be equal to the bit."""
+    tf32: Literal[True, False, "convolutions"] = "convolutions"
+    """GPUs from Ampere on: what models and adapters compute in TF32, which rounds factors in float32 to 10 bits of mantissa, a relative
+    error of about 1e-3: true: convolutions and matrix products; convolutions: these alone, as torch does by itself; false: nothing. What
+    holds to 1e-6 (accumulation, ranks, placement) holds so on such GPUs with false alone. Losses, behind the models and the adapters,
+    compute in float32 at least."""
     log_every: Positive = 10
     """Updates between two points in TensorBoard."""
     eval_every: Positive = 1

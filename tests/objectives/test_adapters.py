@@ -225,6 +225,41 @@ def test_contrast_over_gathered_images_is_contrast_over_one_batch(name):
     torch.testing.assert_close((halves[0] + 3 * halves[1]) / 4, loss(learner, source, labels))
 
 
+def crd_with_selected_rows(loss, learner, source, labels, row_offset):
+    similarity, same_image = similarity_and_same_image(loss, learner, source, row_offset, 0.07)
+    same_class = labels[row_offset : row_offset + len(learner), None] == labels[None]
+    return -similarity.masked_fill(same_class & ~same_image, -torch.inf).log_softmax(dim=1)[same_image].mean()
+
+
+def mcl_with_selected_rows(loss, learner, source, labels, row_offset):
+    similarity, same_image = similarity_and_same_image(loss, learner, source, row_offset, 0.1)
+    theirs = embeddings(loss, learner, source)[1]
+    own = slice(row_offset, row_offset + len(learner))
+    positive = labels[own, None] == labels[None]
+    contrast = -((similarity.log_softmax(dim=1) * positive).sum(dim=1) / positive.sum(dim=1)).mean()
+    mimicked = (theirs[own] @ theirs.T / 0.1).detach()
+    q, p = (each[~same_image].view(len(learner), -1).log_softmax(dim=1) for each in (similarity, mimicked))
+    return contrast + F.kl_div(q, p, reduction="batchmean", log_target=True)
+
+
+def similarity_and_same_image(loss, learner, source, row_offset, temperature):
+    mine, theirs = embeddings(loss, learner, source)
+    same_image = torch.arange(len(source)) == row_offset + torch.arange(len(learner))[:, None]
+    return mine @ theirs.T / temperature, same_image
+
+
+@pytest.mark.parametrize(("name", "reference"), [("crd", crd_with_selected_rows), ("mcl", mcl_with_selected_rows)])
+@pytest.mark.parametrize(("num_rows", "row_offset"), [(6, 0), (2, 3), (1, 5)])
+def test_contrast_in_fixed_shapes_equals_that_of_selected_elements(name, reference, num_rows, row_offset):
+    learner, source, labels = rand(num_rows, 6).requires_grad_(), rand(6, 5, seed=1), torch.tensor([0, 1, 0, 2, 2, 2])
+    loss = trained(name, learner, source)
+    results = [loss(learner, source, labels, row_offset=row_offset), reference(loss, learner, source, labels, row_offset)]
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+    inputs = [learner, *loss.parameters()]
+    for actual, expected in zip(*(torch.autograd.grad(each, inputs) for each in results), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_okddip_without_attention_is_kd_from_the_mean_prediction(own):
     logits = [rand(4, 5, seed=seed) for seed in range(3)]

@@ -99,14 +99,15 @@ class ChanceMeter:
         if self._multi_label:
             self._targets_C += (labels > 0.5).sum(dim=0)
             return
-        num_classes = len(self._targets_C)
-        self._targets_C += torch.bincount(labels, minlength=num_classes)
+        ones = torch.ones_like(labels, dtype=self._targets_C.dtype)  # bincount would have the host wait for the greatest label
+        self._targets_C.scatter_add_(0, labels, ones)
         for counts_C, name in zip(self._predictions_PC, self._peers, strict=True):
             predictions = logits[name][: len(labels)].argmax(dim=1)
             if name in self._known:
                 _, is_known_B = self._known[name].labels(labels)
-                predictions = self._known[name].index_K[predictions[is_known_B]]
-            counts_C += torch.bincount(predictions, minlength=num_classes)
+                counts_C.scatter_add_(0, self._known[name].index_K[predictions], ones if is_known_B is None else is_known_B.to(ones.dtype))
+            else:
+                counts_C.scatter_add_(0, predictions, ones)
 
     def levels(self) -> dict[str, Chance]:
         """Returns by peer what chance gives it, over the images of all ranks. Collective: all ranks must call it."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mutual.data import Batch, shard_bounds
+from mutual.engine.evaluation.readable import readable_rows
 from mutual.group import Group
 
 
@@ -35,10 +36,12 @@ def embedded(group: Group, batches: Iterable[Batch], *, device: torch.device) ->
     start = 0
     for batch in batches:
         on_device = batch.to(device, non_blocking=True)
-        bad_rows = {bad.row for bad in batch.bad}
-        rows = [row for row in range(batch.num_valid) if row not in bad_rows]
         first = start + shard_bounds(batch.global_batch_size, *group.shard)[0]
         start += batch.global_batch_size
-        if rows:
-            embeddings = {name: embedding_BD[rows] for name, embedding_BD in group.embed(on_device.images).items()}
-            yield Embedded(embeddings, on_device.labels[rows], torch.tensor(rows, device=device) + first)
+        if batch.num_valid > len(batch.bad):
+            bad_rows = [image.row for image in batch.bad]
+            of_batch = group.embed(on_device.images)
+            embeddings = {name: readable_rows(embedding_BD[: batch.num_valid], bad_rows) for name, embedding_BD in of_batch.items()}
+            positions = torch.arange(first, first + batch.num_valid, device=device)
+            labels = on_device.labels[: batch.num_valid]
+            yield Embedded(embeddings, readable_rows(labels, bad_rows), readable_rows(positions, bad_rows))

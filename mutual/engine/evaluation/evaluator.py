@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mutual.data import Batch
 from mutual.engine.evaluation.chance import ChanceMeter
-from mutual.engine.evaluation.task_metrics import TaskMetrics, mean_metric, task_metrics
+from mutual.engine.evaluation.readable import readable_rows
+from mutual.engine.evaluation.task_metrics import TaskMetrics, task_metrics
 from mutual.engine.monitoring import PAIRS, Scores
 from mutual.models import ClassIndex
 from mutual.recipe import ENSEMBLE
@@ -106,7 +107,9 @@ class Evaluator:
 
     @cached_property
     def _pairs(self) -> dict[str, Metric]:
-        return {name: mean_metric().to(self._device) for name in ("agreement", "kl")}
+        from mutual.engine.evaluation.metrics import Mean  # as above
+
+        return {name: Mean().to(self._device) for name in ("agreement", "kl")}
 
     def _add(self, logits: dict[str, Tensor], labels: Tensor) -> None:
         log_probabilities = {name: self._task.log_probabilities(logits[name]) for name in self._comparable}
@@ -117,9 +120,9 @@ class Evaluator:
             self._update(member, self._task, log_probability, labels)
         for name, known in self._known.items():
             targets, is_known_B = known.labels(labels, multi_label=self._multi_label)
-            rows = slice(None) if is_known_B is None else is_known_B.nonzero().flatten()
-            if len(targets[rows]) > 0:
-                self._update(name, self._tasks[name], self._tasks[name].log_probabilities(logits[name][rows]), targets[rows])
+            targets = targets if is_known_B is None else targets.clamp(min=0)
+            task = self._tasks[name]
+            self._update(name, task, task.log_probabilities(logits[name]), targets, is_counted=is_known_B)
         if self._compares:
             predictions = [self._task.predictions(logits[name]) for name in self._comparable]
             agreement = torch.stack([(a == b).float().mean() for a, b in combinations(predictions, 2)]).mean()
@@ -127,30 +130,26 @@ class Evaluator:
             self._pairs["agreement"].update(agreement, weight=len(labels))
             self._pairs["kl"].update(divergence, weight=len(labels))
 
-    def _update(self, member: str, task: TaskMetrics, log_probability: Tensor, labels: Tensor) -> None:
+    def _update(self, member: str, task: TaskMetrics, log_probability: Tensor, labels: Tensor, *, is_counted: Tensor | None = None) -> None:
         metrics = self._metrics[member]
-        metrics["nll"].update(task.nll(log_probability, labels))
+        metrics["nll"].update(task.nll(log_probability, labels), is_counted=is_counted)
+        probabilities = task.probabilities(log_probability)
         for name in metrics.keys() - {"nll"}:
-            metrics[name].update(task.probabilities(log_probability), labels)
+            metrics[name].update(probabilities, labels, is_counted=is_counted)
 
     def _compute(self) -> Scores:
-        scores = {member: _read(metrics) for member, metrics in self._metrics.items()}
+        scores = _read({**self._metrics, **({PAIRS: self._pairs} if self._compares else {})})
+        pairs = {PAIRS: scores.pop(PAIRS)} if self._compares else {}
         for name, known in self._known.items():
             if self._has_top5 and len(known.classes) <= 5:
                 scores[name]["top5"] = 1.0  # the class is among five of no more than five
-        scores = {member: _valid(row) for member, row in scores.items()}
-        if self._compares:
-            scores[PAIRS] = _read(self._pairs)
-        return scores
+        return {member: _valid(row) for member, row in scores.items()} | pairs
 
 
 def _readable(logits: dict[str, Tensor], labels: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """Returns the rows of the images that could be read."""
-    if not batch.bad:
-        return logits, labels
-    bad_rows = {image.row for image in batch.bad}
-    rows = torch.tensor([row for row in range(len(labels)) if row not in bad_rows], dtype=torch.int64, device=labels.device)
-    return {name: logits_BC[rows] for name, logits_BC in logits.items()}, labels[rows]
+    bad_rows = [image.row for image in batch.bad]
+    return {name: readable_rows(logits_BC, bad_rows) for name, logits_BC in logits.items()}, readable_rows(labels, bad_rows)
 
 
 def _valid(row: dict[str, float]) -> dict[str, float]:
@@ -158,11 +157,15 @@ def _valid(row: dict[str, float]) -> dict[str, float]:
     return dict.fromkeys(row, math.nan) if math.isnan(row["nll"]) else row
 
 
-def _read(metrics: dict[str, Metric]) -> dict[str, float]:
+def _read(metrics: dict[str, dict[str, Metric]]) -> Scores:
+    """Returns the values of all metrics, in one transfer from the device, and resets these."""
+    names = [(member, name) for member, of_member in metrics.items() for name in of_member]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # a rank without samples has not updated
         warnings.filterwarnings("ignore", message="Average precision score for one or more classes")  # a class that no image has
-        values = {name: float(metric.compute()) for name, metric in metrics.items()}
-    for metric in metrics.values():
-        metric.reset()
-    return values
+        values = torch.stack([metrics[member][name].compute() for member, name in names]).tolist()
+    scores: Scores = {member: {} for member in metrics}
+    for (member, name), value in zip(names, values, strict=True):
+        scores[member][name] = value
+        metrics[member][name].reset()
+    return scores

@@ -106,4 +106,5 @@ def _count_hits(votes_BC: Tensor, labels: Tensor) -> Tensor:
     vote_B = votes_BC.gather(1, labels[:, None])[:, 0]
     is_first_B = votes_BC.argmax(dim=1) == labels
     is_among_five_B = (vote_B > 0) & ((votes_BC > vote_B[:, None]).sum(dim=1) < 5)
-    return torch.stack([is_first_B.sum(), is_among_five_B.sum(), torch.tensor(len(labels), device=labels.device)])
+    num_first = is_first_B.sum()
+    return torch.stack([num_first, is_among_five_B.sum(), torch.full_like(num_first, len(labels))])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import permutations
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,14 +12,17 @@ from torch import Tensor
 from mutual.objectives import pairwise_kl
 
 if TYPE_CHECKING:  # torchmetrics takes a second to import: it is, when metrics are made
-    from torchmetrics import MeanMetric, Metric
+    from torchmetrics import Metric
 
 
 class TaskMetrics(Protocol):
     """How logits `[B, C]` are turned into predictions and scores."""
 
     def metrics(self) -> dict[str, Metric]:
-        """Returns new metrics of one member; `nll` is updated with losses, the others with probabilities and labels."""
+        """Returns new metrics of one member; `nll` is updated with losses, the others with probabilities and labels.
+
+        All of them can be told which images are counted.
+        """
         ...
 
     def log_probabilities(self, logits_BC: Tensor) -> Tensor:
@@ -51,13 +53,12 @@ class _Multiclass:
         self._num_classes = num_classes
 
     def metrics(self) -> dict[str, Metric]:
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+        from mutual.engine.evaluation.metrics import Accuracy, CalibrationError, Mean
 
-        metrics: dict[str, Metric] = {"top1": MulticlassAccuracy(self._num_classes, average="micro", validate_args=False)}
+        metrics: dict[str, Metric] = {"top1": Accuracy()}
         if self._num_classes > 5:
-            metrics["top5"] = MulticlassAccuracy(self._num_classes, top_k=5, average="micro", validate_args=False)
-        calibration = MulticlassCalibrationError(self._num_classes, n_bins=15, validate_args=False)
-        return {**metrics, "nll": mean_metric(), "ece": calibration}
+            metrics["top5"] = Accuracy(top_k=5)
+        return {**metrics, "nll": Mean(), "ece": CalibrationError(self._num_classes, n_bins=15, validate_args=False)}
 
     def log_probabilities(self, logits_BC: Tensor) -> Tensor:
         return F.log_softmax(logits_BC, dim=1)
@@ -83,12 +84,9 @@ class _Multilabel:
         self._num_classes = num_classes
 
     def metrics(self) -> dict[str, Metric]:
-        from torchmetrics.classification import MultilabelAveragePrecision
+        from mutual.engine.evaluation.metrics import AveragePrecision, Mean
 
-        return {
-            "map": MultilabelAveragePrecision(self._num_classes, average="macro", validate_args=False),
-            "nll": mean_metric(),
-        }
+        return {"map": AveragePrecision(self._num_classes, average="macro", validate_args=False), "nll": Mean()}
 
     def log_probabilities(self, logits_BC: Tensor) -> Tensor:
         return torch.stack([F.logsigmoid(logits_BC), F.logsigmoid(-logits_BC)])  # of each label: present, absent
@@ -106,13 +104,6 @@ class _Multilabel:
         log_probabilities = [self.log_probabilities(logits_BC) for logits_BC in logits_MBC]
         kl = [(p.exp() * (p - q)).sum(dim=(0, 2)).mean() for p, q in permutations(log_probabilities, 2)]
         return torch.stack(kl).mean()
-
-
-def mean_metric() -> MeanMetric:
-    """Returns a mean that is NaN if one of its values is; by default torchmetrics leaves such values out."""
-    from torchmetrics import MeanMetric
-
-    return MeanMetric(nan_strategy=math.nan)  # with "disable" it forgets the weights (torchmetrics 1.9)
 
 
 def task_metrics(num_classes: int, *, multi_label: bool) -> TaskMetrics:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mutual.commandline import launched_rank
 from mutual.engine.runtime.allocator import keep_freed_memory
 from mutual.group import Communicator
-from mutual.recipe import InputError, Precision, Recipe
+from mutual.recipe import InputError, Precision, Recipe, Train
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,6 +26,9 @@ _ONE_MODEL_BACKENDS = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_CUDNN: Any = torch.backends.cudnn
+_HAS_FP32_PRECISION = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+"""Torch has further names for the precision of products and convolutions beside `allow_tf32` (2.9 on)."""
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -85,10 +88,7 @@ def init_environment(recipe: Recipe) -> Environment:
     _check_processes(comm)
     if comm.device.type == "cpu":
         keep_freed_memory()
-    if recipe.train.deterministic:
-        os.environ.setdefault(_WORKSPACE, ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
+    _apply_switches(recipe.train)
     return Environment(accelerator, comm, recipe.train.precision or launched_precision(recipe))
 
 
@@ -104,15 +104,50 @@ def restore_switches() -> Iterator[None]:
     """
     deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(_WORKSPACE)
+    tf32 = _tf32_state()
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
+        _restore_tf32(tf32)
         if workspace is None:
             os.environ.pop(_WORKSPACE, None)
         else:
             os.environ[_WORKSPACE] = workspace
+
+
+def _apply_switches(train: Train) -> None:
+    if train.deterministic:
+        os.environ.setdefault(_WORKSPACE, ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = train.cudnn_benchmark
+    _allow_tf32(products=train.tf32 is True, convolutions=train.tf32 is not False)
+
+
+def _allow_tf32(*, products: bool, convolutions: bool) -> None:
+    """Sets what CUDA computes in TF32, by the switches that all versions of torch have.
+
+    Those that torch 2.9 brings beside them leave the older ones behind, and whoever reads these then, as torch.compile does, raises.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32 behavior")  # torch 2.9
+        torch.backends.cuda.matmul.allow_tf32 = products
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _tf32_state() -> tuple[bool | str, bool | str]:
+    """Returns what is computed in TF32, products and convolutions, as `_restore_tf32` takes it."""
+    if _HAS_FP32_PRECISION:
+        return torch.backends.cuda.matmul.fp32_precision, _CUDNN.conv.fp32_precision
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def _restore_tf32(state: tuple[bool | str, bool | str]) -> None:
+    products, convolutions = state
+    _allow_tf32(products=products in (True, "tf32"), convolutions=convolutions in (True, "tf32"))
+    if _HAS_FP32_PRECISION:
+        torch.backends.cuda.matmul.fp32_precision, _CUDNN.conv.fp32_precision = products, convolutions
 
 
 def launched_precision(recipe: Recipe) -> Precision:

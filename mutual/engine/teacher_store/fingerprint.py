@@ -19,7 +19,7 @@ from mutual.engine.storage import sha256, write_file
 from mutual.engine.teacher_store.layout import RecordLayout
 from mutual.group import Peer
 from mutual.models import cpu_tensors
-from mutual.recipe import LOGITS, InputError, Precision, Recipe, format_value
+from mutual.recipe import LOGITS, InputError, Precision, Recipe, Train, format_value
 
 STORE_MARK = ".mutual-store.json"
 """The fingerprint, and the mark of a store: in a folder with other files and without it nothing is written."""
@@ -59,6 +59,8 @@ def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayo
     mean, std = peer.tapped.mean, peer.tapped.std
     if mean is not None and std is not None:  # estimated over images that another recipe seed draws differently
         about[_STATISTICS] = {"mean": mean.tolist(), "std": std.tolist()}
+    if recipe.train.tf32 != Train().tf32:
+        about["tf32"] = recipe.train.tf32  # beside the default, which stores of earlier versions do not name
     values: dict[str, Any] = json.loads(json.dumps(about, default=str))
     return values
 

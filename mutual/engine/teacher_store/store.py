@@ -63,7 +63,10 @@ class TeacherStore:
         if not is_there_B.all():
             missing = np.flatnonzero(~is_there_B)
             records[missing] = self._compute(keys, missing, compute)
-        return self.layout.decode(torch.from_numpy(records).to(self._device))
+        on_host = torch.from_numpy(records)
+        if self._device.type == "cuda":
+            on_host = on_host.pin_memory()  # or the host would wait for the copy
+        return self.layout.decode(on_host.to(self._device, non_blocking=True))
 
     def difference(self, key: tuple[int, int], outputs: Outputs) -> tuple[float, bool]:
         """Compares the record of one image with its outputs `[1, ...]` as they are computed now.

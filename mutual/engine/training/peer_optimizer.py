@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mutual.group import Peer
-from mutual.recipe import Optimizer, Schedule, did_you_mean, first_line
+from mutual.recipe import Optimizer, PeerSpec, Precision, Recipe, Schedule, did_you_mean, first_line
 
 _UNSUPPORTED = {
     "lbfgs": "it computes the loss several times in a step",
@@ -20,6 +21,10 @@ _UNSUPPORTED = {
     "adahessian": "it needs second derivatives (backward with create_graph)",
 }
 """Optimizers that cannot train a peer, and why."""
+_SKIPS_ON_DEVICE = "_step_supports_amp_scaling"
+"""The attribute by which GradScaler knows an optimizer that reads on the device whether gradients have overflowed."""
+_FUSED = ("sgd", "adam", "adamw")
+"""Optimizers that have a fused kernel on GPUs."""
 _TRIAL_STEPS = 3
 _TORCH = {
     name.lower(): value
@@ -71,23 +76,41 @@ class PeerOptimizer:
         self._learning_rate = learning_rate
         self._max_norm = math.inf if clip_grad_norm is None else clip_grad_norm
         self._parameters = peer.parameters()
+        self._has_fused_kernel = bool(getattr(optimizer, _SKIPS_ON_DEVICE, False))
+        if self._has_fused_kernel:
+            self._skip_on_device(has_stepped=False)
+            optimizer.register_step_post_hook(lambda *_: self._skip_on_device(has_stepped=True))
 
     def scale(self, loss: Tensor) -> Tensor:
         """Returns the loss times this peer's own fp16 loss scale (1 in other precisions)."""
         return self.scaler.scale(loss)
 
-    def step(self, update: int, *, measure: bool = False) -> None:
+    def step(self, update: int, *, measure: bool = False, pauses: Tensor | None = None) -> None:
         """Unscales, clips, steps with the learning rate of `update` (0 is the first) and clears the gradients.
 
-        An overflow skips this peer's step and halves its loss scale; other peers are not affected. With `measure`, or where the norm
-        is clipped, `grad_norm` is set.
+        An overflow skips this peer's step and halves its loss scale; other peers are not affected. A fused optimizer skips it on the
+        device, from its second step on; for others the host waits to know. With `measure`, or where the norm is clipped, `grad_norm` is
+        set.
+
+        Args:
+            update: its index in the training.
+            measure: measure the gradient's norm.
+            pauses: a flag on the device; where it is true, nothing but the gradients changes. A fused optimizer without a loss scale and a
+                moving average reads it there, from its second step on; for others the host waits to know.
         """
+        if pauses is not None and not self._pauses_on_device:
+            if pauses.item():
+                self.skip()
+                return
+            pauses = None
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(update)
         self.scaler.unscale_(self.optimizer)
         if measure or self._max_norm < math.inf:
-            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
-        self.scaler.step(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+            self.grad_norm = norm if pauses is None or self.grad_norm is None else torch.where(pauses, self.grad_norm, norm)
+        with nullcontext() if pauses is None else _skipped(self.optimizer, pauses):
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.peer.average is not None:
@@ -96,6 +119,18 @@ class PeerOptimizer:
     def skip(self) -> None:
         """Clears the gradients without a step."""
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _skip_on_device(self, *, has_stepped: bool) -> None:
+        """Has a fused optimizer's own kernel skip the steps that overflow, but not the first ones, before it has stepped.
+
+        Skipped there, the first step of torch's fused SGD leaves a momentum behind that is allocated and not written.
+        """
+        is_fused = all(group["fused"] for group in self.optimizer.param_groups)  # a checkpoint may say that it is not
+        setattr(self.optimizer, _SKIPS_ON_DEVICE, has_stepped and is_fused)
+
+    @property
+    def _pauses_on_device(self) -> bool:
+        return getattr(self.optimizer, _SKIPS_ON_DEVICE, False) and not self.scaler.is_enabled() and self.peer.average is None
 
     @property
     def learning_rate(self) -> float:
@@ -109,6 +144,8 @@ class PeerOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
+        if self._has_fused_kernel:
+            self._skip_on_device(has_stepped=bool(self.optimizer.state))
         if state["scaler"]:  # of a scaler that was disabled there is none
             self.scaler.load_state_dict(state["scaler"])
 
@@ -130,6 +167,43 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
         kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
         kind = kind.removesuffix(f"{reason}: ")  # of an error that says nothing the kind is the reason
         raise ValueError(f"{spec.name}: {kind}{reason}") from error
+
+
+def with_fused_steps(recipe: Recipe, precision: Precision, device: torch.device) -> Recipe:
+    """Returns `recipe` with fused optimizers where an overflow or a pause may skip a step on a GPU: no host then waits to know of it.
+
+    An optimizer whose arguments say in which form it steps stays as it is.
+    """
+    if device.type != "cuda":
+        return recipe
+    if precision == "fp16":
+        peers = {name: _with_fused_step(recipe, name) for name, peer in recipe.peers.items() if peer.optimizer is not None}
+        return recipe.model_copy(update={"optimizer": _fused(recipe.optimizer), "peers": {**recipe.peers, **peers}})
+    if recipe.train.pause is not None:
+        name = recipe.train.pause.peer
+        return recipe.model_copy(update={"peers": {**recipe.peers, name: _with_fused_step(recipe, name)}})
+    return recipe
+
+
+def _with_fused_step(recipe: Recipe, name: str) -> PeerSpec:
+    spec, peer = recipe.optimizer_of(name), recipe.peers[name]
+    return peer if _fused(spec) == spec else peer.model_copy(update={"optimizer": _fused(spec)})
+
+
+def _fused(spec: Optimizer) -> Optimizer:
+    if spec.name.lower() not in _FUSED or spec.args.keys() & {"fused", "foreach", "capturable", "differentiable"}:
+        return spec
+    return spec.model_copy(update={"args": {**spec.args, "fused": True}})
+
+
+@contextmanager
+def _skipped(optimizer: Any, skips: Tensor) -> Iterator[None]:
+    """Context in which a fused optimizer skips its step if `skips` is true, in the way in which GradScaler tells it of an overflow."""
+    optimizer.grad_scale, optimizer.found_inf = None, skips.float()
+    try:
+        yield
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf
 
 
 def _find_factory(name: str, arguments: Collection[str]) -> Callable[..., torch.optim.Optimizer]:

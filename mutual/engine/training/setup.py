@@ -13,7 +13,7 @@ from mutual.engine.monitoring import TrainMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.teacher_store import TeacherStore, open_stores
 from mutual.engine.training.pause import PauseSelector
-from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, build_schedule
+from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, build_schedule, with_fused_steps
 from mutual.engine.training.standardization import standardize_embeddings
 from mutual.engine.training.train_step import TrainStep
 from mutual.group import Group, Peer, build_group
@@ -31,7 +31,7 @@ class Training:
         optimizers: one for each trainable peer of this rank.
         train_step: updates all of them from one window.
         meter: collects what the micro-batches gave.
-        pause_selector: chooses the peer that skips an update.
+        pause_selector: decides which peer skips an update.
         stores: what the outputs of frozen peers are kept in, by peer; to be closed.
         updates_per_epoch: number of windows of an epoch.
         world_size: number of ranks.
@@ -69,6 +69,7 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
         RecipeError: the data, a model, an objective or an optimizer does not fit.
     """
     comm = environment.comm
+    recipe = with_fused_steps(recipe, environment.precision, comm.device)
     data = build_dataset(recipe)
     info = data.info
     group = _build_group(recipe, info, environment)

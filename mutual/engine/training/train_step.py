@@ -58,7 +58,7 @@ class TrainStep:
         num_classes: of the data.
         seed: the recipe's, for random draws that depend on update and micro-batch alone.
         updates_per_epoch: number of windows of an epoch.
-        pause_selector: chooses the peer that skips an update.
+        pause_selector: decides which peer skips an update.
         is_alternating: whether peers step one after another and not all at once.
     """
 
@@ -108,12 +108,9 @@ class TrainStep:
             self._pause_selector.add(output.logits, micro_batch.labels)
             self._meter.add(output, micro_batch.labels, num_valid=micro_batch.context.num_valid, update=update)
             self._release(micro_batch)
-        paused = self._pause_selector.select_paused_peer()
+        pauses = self._pause_selector.decide()
         for name, optimizer in self._optimizers.items():
-            if name == paused:
-                optimizer.skip()
-            else:
-                optimizer.step(update, measure=measure)
+            optimizer.step(update, measure=measure, pauses=pauses.get(name))
 
     def alternating(self, window: Window, update: int, *, measure: bool) -> None:
         """Updates one peer after another, each from the others' outputs after their own steps (arXiv:1706.00384, algorithm 1)."""

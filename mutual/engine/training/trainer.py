@@ -9,6 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mutual.data import Window
 from mutual.engine.codistillation import WeightExchange
 from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tracker, TrafficMeter, with_rank
@@ -242,7 +245,9 @@ class Trainer:
     def _log(self) -> None:
         optimizers = self.training.optimizers
         rates = {f"learning_rate/{name}": optimizer.learning_rate for name, optimizer in optimizers.items()}
-        norms = {f"grad_norm/{name}": norm.item() for name, optimizer in optimizers.items() if (norm := optimizer.grad_norm) is not None}
+        norms = _to_floats(
+            {f"grad_norm/{name}": norm for name, optimizer in optimizers.items() if (norm := optimizer.grad_norm) is not None}
+        )
         update = self.progress.update
         values = self._collector.all_gather_dict(rates | norms) | self._traffic.flush()
         values |= self.training.pause_selector.flush() | self._stragglers.flush()
@@ -317,6 +322,11 @@ class Trainer:
     def _describe_ranks(self, name: str) -> str:
         placement = self.training.group.placement
         return "" if placement.is_replicated else f", rank {', '.join(map(str, placement.replica_ranks[name]))}"
+
+
+def _to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Returns scalars of the device, brought from there together."""
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True)) if values else {}
 
 
 def _describe_size(peer: Peer) -> str:

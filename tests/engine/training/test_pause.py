@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from support import WORLD, assert_equal_weights, build, tiny_document, weights
 
+from mutual.engine.costs.op_counts import count_ops
 from mutual.engine.training.pause import PauseSelector, threshold
 from mutual.recipe import Pause, RecipeError, parse_recipe
 
@@ -18,13 +19,20 @@ def decide(ahead, behind, labels=LABELS, parts=1):
     pause_selector = PauseSelector(Pause(peer="a", versus="b"), WORLD)
     for logits_a, logits_b, truth in zip(ahead.chunk(parts), behind.chunk(parts), labels.chunk(parts), strict=True):
         pause_selector.add({"a": logits_a, "b": logits_b}, truth)
-    return pause_selector.select_paused_peer()
+    return paused_peer(pause_selector)
+
+
+def paused_peer(pause_selector):
+    return next((name for name, pauses in pause_selector.decide().items() if pauses.item()), None)
 
 
 def test_the_threshold_is_the_papers():
-    assert threshold(0.4, 1.2) == pytest.approx(1.2 - math.exp(-0.4 / 1.6) * 0.4)
-    assert threshold(0.0, 0.0) == 0
-    assert threshold(0.1, 0.3) == pytest.approx(0.3 - math.exp(-0.25) * 0.1)
+    def of(*errors):
+        return threshold(*(torch.tensor(error, dtype=torch.float64) for error in errors)).item()
+
+    assert of(0.4, 1.2) == pytest.approx(1.2 - math.exp(-0.4 / 1.6) * 0.4)
+    assert of(0.0, 0.0) == 0
+    assert of(0.1, 0.3) == pytest.approx(0.3 - math.exp(-0.25) * 0.1)
 
 
 def test_a_peer_close_to_the_other_learns_and_one_far_ahead_waits():
@@ -34,7 +42,7 @@ def test_a_peer_close_to_the_other_learns_and_one_far_ahead_waits():
     far = torch.randn(4, 4, generator=generator) + 2 * TRUTH
     p, q = far.softmax(1), behind.softmax(1)
     gap, ahead_error, behind_error = ((x - y).abs().sum(1).mean().item() for x, y in ((p, q), (p, TRUTH), (q, TRUTH)))
-    assert (decide(far, behind) == "a") == (gap > threshold(ahead_error, behind_error)) == (gap > 1)
+    assert (decide(far, behind) == "a") == (gap > threshold(torch.tensor(ahead_error), torch.tensor(behind_error)).item()) == (gap > 1)
 
 
 def test_the_decision_is_the_updates_and_not_a_micro_batchs():
@@ -47,7 +55,7 @@ def test_the_share_of_paused_updates_is_reported_once():
     assert pause_selector.flush() == {}
     for logits in (3 * TRUTH.roll(1, 1), torch.zeros(4, 4)):
         pause_selector.add({"a": logits, "b": torch.zeros(4, 4)}, LABELS)
-        pause_selector.select_paused_peer()
+        pause_selector.decide()
     assert pause_selector.flush() == {"paused/a": 0.5}
     assert pause_selector.flush() == {}
 
@@ -56,7 +64,7 @@ def distances(logits, labels=LABELS, **spec):
     """The sums of gap, of the stronger's and of the weaker's error, and the number of images, as a selector adds them up."""
     selector = PauseSelector(Pause(peer="a", versus="b", **spec), WORLD)
     selector.add(logits, labels)
-    return [*selector._sums.tolist(), selector._num_images]
+    return selector._sums.tolist()
 
 
 def test_distances_are_of_softened_probabilities_and_of_labelled_images():
@@ -69,21 +77,27 @@ def test_distances_are_of_softened_probabilities_and_of_labelled_images():
     assert distances(logits, padded, temperature=2.0) == pytest.approx([float(each) for each in expected]), "padding has no logits"
 
 
+def test_distances_leave_out_images_without_a_label():
+    logits = {name: torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)) for seed, name in enumerate("ab")}
+    labelled = {name: each[:2] for name, each in logits.items()}
+    assert distances(logits, torch.tensor([0, 1, -1, -1])) == distances(labelled, torch.tensor([0, 1]))
+
+
 def test_each_update_is_decided_by_its_own_images():
     generator = torch.Generator().manual_seed(1)
     behind = torch.randn(4, 4, generator=generator)
     selector = PauseSelector(Pause(peer="a", versus="b"), WORLD)
     for ahead, verdict in ((3 * TRUTH.roll(1, 1), "a"), (behind, None), (3 * TRUTH.roll(1, 1), "a")):
         selector.add({"a": ahead, "b": behind}, LABELS)
-        assert selector.select_paused_peer() == verdict
-    assert selector.select_paused_peer() is None, "no image has a label"
+        assert paused_peer(selector) == verdict
+    assert paused_peer(selector) is None, "no image has a label"
     assert selector.flush() == {"paused/a": 0.5}
 
 
 def test_without_a_pause_nothing_is_added_up():
     selector = PauseSelector(None, WORLD)
     selector.add({}, LABELS)
-    assert selector.select_paused_peer() is None
+    assert selector.decide() == {}
     assert selector.flush() == {}
 
 
@@ -93,12 +107,14 @@ def test_images_without_a_label_say_nothing():
     assert decide(far, behind, labels) == decide(far[:2], behind[:2], labels[:2])
 
 
-def test_a_paused_peer_stands_still(monkeypatch):
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_paused_peer_stands_still(monkeypatch, fused):
     document = tiny_document(train={"pause": {"peer": "a", "versus": "b"}})
+    document["optimizer"]["args"] = {"fused": fused}
     _, data, group, train_step = build(document)
     group.train()
-    for verdict, moves in (("a", False), (None, True)):
-        monkeypatch.setattr(train_step._pause_selector, "select_paused_peer", lambda verdict=verdict: verdict)
+    for verdict, moves in ((True, False), (False, True), (True, False)):
+        monkeypatch.setattr(train_step._pause_selector, "decide", lambda verdict=verdict: {"a": torch.tensor(verdict)})
         before = {name: value.clone() for name, value in weights(group).items()}
         for update, window in enumerate(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)):
             train_step.simultaneous(window, update, measure=False)
@@ -110,6 +126,59 @@ def test_a_paused_peer_stands_still(monkeypatch):
             assert_equal_weights(of_a, {name: before[name] for name in of_a})
             assert all(parameter.grad is None for parameter in group.peers["a"].parameters()), "nor is it moved later by this gradient"
         assert not torch.equal(after["b.head.weight"], before["b.head.weight"])
+
+
+OPTIMIZERS = [{"name": "sgd", "lr": 0.5, "momentum": 0.9}, {"name": "adam", "lr": 0.1}, {"name": "adamw", "lr": 0.1}]
+
+
+@pytest.mark.parametrize("train", [{}, {"clip_grad_norm": 0.1}, {"ema": 0.9}, {"precision": "fp16"}])
+@pytest.mark.parametrize("spec", OPTIMIZERS)
+def test_a_pause_read_on_the_device_is_one_that_the_host_reads(spec, train):
+    """Bit for bit, from the first update on: weights, state and norms; with an average or a loss scale the host reads it in any case."""
+    results = []
+    for pauses in ([True, False, True, False, True, True], None):
+        document = tiny_document(peers={"a": {"model": "support:tiny"}}, objectives=[{"loss": "cross_entropy"}])
+        document |= {"optimizer": {**spec, "args": {"fused": True}}, "train": train}
+        _, _, group, train_step = build(document)
+        optimizer, norms = train_step._optimizers["a"], []
+        for update in range(6):
+            generator = torch.Generator().manual_seed(update)
+            optimizer.scale(torch.zeros(()))
+            for parameter in optimizer._parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            if pauses is not None:
+                optimizer.step(update, measure=True, pauses=torch.tensor(pauses[update]))
+            elif update in (1, 3):
+                optimizer.step(update, measure=True)
+            else:
+                optimizer.skip()
+            norms.append(optimizer.grad_norm)
+        average = optimizer.peer.average
+        averages = {} if average is None else average.model.state_dict()
+        results.append((weights(group) | {f"average of {name}": value for name, value in averages.items()}, optimizer.state_dict(), norms))
+    assert_equal_weights(results[0][0], results[1][0])
+    (actual, expected), norms = (each[1]["optimizer"]["state"] for each in results), [each[2] for each in results]
+    assert norms[0] == norms[1]
+    for index, values in expected.items():
+        for name, value in values.items():
+            assert value is actual[index][name] is None or torch.equal(actual[index][name], value)
+
+
+@pytest.mark.parametrize(("fused", "train", "num_syncs"), [(True, {}, 0), (False, {}, 1), (True, {"ema": 0.9}, 1)])
+def test_the_host_waits_for_no_pause_of_a_fused_optimizer(fused, train, num_syncs):
+    document = tiny_document(train={"pause": {"peer": "a", "versus": "b"}, **train})
+    document["optimizer"]["args"] = {"fused": fused}
+    _, data, group, train_step = build(document)
+    group.train()
+    selector = train_step._pause_selector
+    windows = list(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1))
+    train_step(windows[0], 0, measure=False)
+    for optimizer in train_step._optimizers.values():
+        optimizer._skip_on_device(has_stepped=fused)
+    with count_ops() as counts:
+        selector.add({name: torch.randn(8, 4) for name in "ab"}, torch.tensor([0, 1, 2, 3, -1, 0, 1, 2]))
+        train_step(windows[1], 1, measure=True)
+    assert len([each for each in counts.host_syncs if "pause" in each.line or "optimizer" in each.line]) == num_syncs
 
 
 @pytest.mark.parametrize(

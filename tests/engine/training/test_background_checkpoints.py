@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import mutual
 from mutual.engine.runtime import StoppedError
 from mutual.engine.storage import LOCK, files
+from mutual.engine.storage.background import BackgroundWriter
 from mutual.engine.storage.checkpoint_store import CheckpointStore, read_checkpoint
 from mutual.recipe import InputError, RecipeError, parse_recipe
 
@@ -166,8 +167,13 @@ def test_a_second_ctrl_c_gives_the_checkpoint_up(tmp_path, monkeypatch):
     def look(update):
         if update == 4:
             os.kill(os.getpid(), signal.SIGINT)
-            threading.Timer(0.3, again).start()
+            monkeypatch.setattr(BackgroundWriter, "wait", wait)
 
+    def wait(writer):
+        threading.Timer(0.3, again).start()
+        original(writer)
+
+    original = BackgroundWriter.wait
     with pytest.raises(KeyboardInterrupt):
         mutual.fit(recipe_of(tmp_path), callbacks=Watch(look))
     assert [path.name for path in (tmp_path / "tiny" / "checkpoints").iterdir()] == ["step_00000002"]

@@ -160,9 +160,9 @@ def test_a_second_ctrl_c_gives_the_checkpoint_up(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files, "_write_synced", slow)
 
-    def again():
-        os.kill(os.getpid(), signal.SIGINT)
-        threading.Timer(0.2, waiting.set).start()
+    def cancel(writer):
+        original_cancel(writer)
+        waiting.set()
 
     def look(update):
         if update == 4:
@@ -170,10 +170,11 @@ def test_a_second_ctrl_c_gives_the_checkpoint_up(tmp_path, monkeypatch):
             monkeypatch.setattr(BackgroundWriter, "wait", wait)
 
     def wait(writer):
-        threading.Timer(0.3, again).start()
-        original(writer)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        original_wait(writer)
 
-    original = BackgroundWriter.wait
+    original_wait, original_cancel = BackgroundWriter.wait, BackgroundWriter.cancel
+    monkeypatch.setattr(BackgroundWriter, "cancel", cancel)
     with pytest.raises(KeyboardInterrupt):
         mutual.fit(recipe_of(tmp_path), callbacks=Watch(look))
     assert [path.name for path in (tmp_path / "tiny" / "checkpoints").iterdir()] == ["step_00000002"]

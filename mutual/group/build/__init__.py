@@ -3,11 +3,12 @@
 from mutual.group.build.builder import build_group
 from mutual.group.build.data_spec import DataSpec
 from mutual.group.build.dry_run import input_mismatch_error
-from mutual.group.build.peer_model import create_peer_model
+from mutual.group.build.peer_model import checkpoint_peer_activations, create_peer_model
 
 __all__ = [
     "DataSpec",
     "build_group",
+    "checkpoint_peer_activations",
     "create_peer_model",
     "input_mismatch_error",
 ]

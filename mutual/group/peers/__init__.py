@@ -1,5 +1,6 @@
 """Peers: models with their taps, frozen or trained, and their moving averages."""
 
+from mutual.group.peers.activation_checkpointing import checkpoint_activations
 from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.frozen_parts import freeze_parts
 from mutual.group.peers.output_store import OutputStore
@@ -18,6 +19,7 @@ __all__ = [
     "PeerInput",
     "SharedInputs",
     "TappedModel",
+    "checkpoint_activations",
     "find_module",
     "freeze_parts",
     "replica_comm",

@@ -8,6 +8,7 @@ import torch
 from support import assert_equal_weights, build, tiny_document, train_epochs
 
 from mutual.engine.costs.memory import saved_bytes
+from mutual.group import merge_outputs
 from mutual.recipe import RecipeError, parse_recipe
 
 NORMED = {"model": "support:double", "args": {"norm": True, "dropout": 0.5}}
@@ -75,6 +76,13 @@ def test_each_peer_has_its_own_views_and_forwards_draw_the_same():
     assert_equal_weights(trained(case, backward="per_peer"), trained(case), tolerance=1e-12)
 
 
+@pytest.mark.parametrize("backward", ["joint", "per_peer"])
+def test_checkpointed_activations_are_the_same_update_bit_for_bit(backward):
+    objectives = [CE, {"loss": "dml"}, {"loss": "hint", "at": ["blocks1.1", "blocks3"]}]
+    case = {"peers": {name: {"model": "small_cnn"} for name in "ab"}, "objectives": objectives, "train": {"ema": 0.9}}
+    assert_equal_weights(trained(case, backward=backward, checkpointed=True), trained(case, backward=backward))
+
+
 def test_peers_in_fp16_keep_their_own_loss_scales():
     case = {"peers": {name: {"model": "small_cnn"} for name in "ab"}, "objectives": [CE, {"loss": "dml"}], "train": {"precision": "fp16"}}
     assert_equal_weights(trained(case, backward="per_peer"), trained(case), tolerance=1e-6)
@@ -111,6 +119,21 @@ def test_one_peers_graph_is_there_at_a_time_and_only_who_must_runs_twice():
     assert forwards("joint") == ("ABC", 3)
     assert forwards("per_peer") == ("bcABC", 1)
     assert forwards("per_peer", [CE, {"loss": "l2", "at": "body", "learners": ["a", "c"], "sources": ["b"]}])[0] == "BAC"
+    assert forwards("per_peer", [CE, {"loss": "hint", "sources": "self", "at": "body", "source_at": "stem"}])[0] == "ABC"
+
+
+def test_all_that_joint_outputs_hold_is_there():
+    _, data, group, train_step = build(tiny_document(**CASES["averages and a frozen peer"]))
+    group.train()
+    window = next(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1))
+    (joint,) = train_step.forward_only(window)
+    micro_batch = train_step._micro_batch(window, 0, update=0)
+    merged = merge_outputs(group.forward_per_peer(micro_batch.images, micro_batch.labels, micro_batch.context))
+    data.close()
+    for found, expected in ((merged.losses, joint.losses), (merged.edge_losses, joint.edge_losses), (merged.logits, joint.logits)):
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            torch.testing.assert_close(value, expected[name])
 
 
 def saved(backward, *, peers=PAIR, **peer):

@@ -15,7 +15,7 @@ from mutual.group.edges import Edge, EdgeLoss, KnownClasses, MicroBatchContext, 
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
 from mutual.group.frozen_forwards import FrozenForwards
 from mutual.group.outputs import GroupOutput
-from mutual.group.peers import Autocast, Outputs, Peer, SharedInputs
+from mutual.group.peers import Autocast, Outputs, Peer, SharedInputs, seed_generators
 from mutual.models import ClassMap, ModelInput
 from mutual.recipe import EMBEDDING, LOGITS, derive_seed, is_ema, peer_of
 
@@ -211,7 +211,7 @@ class Group:
     def forward_without_side_effects(self, name: str, images: Tensor, *, seed: int) -> Outputs:
         """Returns the outputs of a peer in training mode, or of its moving average in eval mode; no graph, no BatchNorm statistics."""
         peer, view = self.peers[peer_of(name)], self.view(peer_of(name), images)
-        torch.manual_seed(derive_seed(seed, name))
+        seed_generators(derive_seed(seed, name), view.device)
         with self.peer_context(name), self._autocast_of(peer):
             return peer.forward_ema(view) if is_ema(name) else peer.forward_without_side_effects(view)
 
@@ -307,7 +307,7 @@ class Group:
         return self.shared_inputs.get(self.peers[name].input, images, view)
 
     def _forward_view(self, name: str, view: Tensor, *, seed: int) -> Outputs:
-        torch.manual_seed(derive_seed(seed, name))
+        seed_generators(derive_seed(seed, name), view.device)
         peer = self.peers[name]
         with self.peer_context(name), self.forward_context(), self._autocast_of(peer):
             outputs: Outputs = peer.train_module(view)

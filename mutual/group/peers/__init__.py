@@ -6,6 +6,7 @@ from mutual.group.peers.frozen_parts import freeze_parts
 from mutual.group.peers.output_store import OutputStore
 from mutual.group.peers.peer import Autocast, Frozen, FrozenSettings, Peer, replica_comm
 from mutual.group.peers.peer_input import PeerInput, SharedInputs
+from mutual.group.peers.seeding import seed_generators
 from mutual.group.peers.taps import Outputs, TappedModel, find_module
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "find_module",
     "freeze_parts",
     "replica_comm",
+    "seed_generators",
 ]

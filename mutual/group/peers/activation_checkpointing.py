@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mutual.group.peers.buffers import buffer_slots, copies_of, replaced_buffers
+from mutual.group.peers.tensor_slots import buffer_slots, copies_of, replaced
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 
@@ -60,4 +60,4 @@ class _CheckpointedForward:
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Returns the contexts of a forward, which begins now, and of its recomputation, which BatchNorm statistics must not notice."""
-        return nullcontext(), replaced_buffers(self._buffer_slots, copies_of(self._buffer_slots))
+        return nullcontext(), replaced(self._buffer_slots, copies_of(self._buffer_slots))

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mutual.group.communication import Communicator
-from mutual.group.peers.buffers import BufferSlot, buffer_slots, copies_of, replaced_buffers
 from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.frozen_parts import frozen_buffers
 from mutual.group.peers.peer_input import PeerInput
 from mutual.group.peers.taps import Outputs, TappedModel
+from mutual.group.peers.tensor_slots import TensorSlot, buffer_slots, copies_of, replaced
 from mutual.models import ClassMap
 from mutual.recipe import LOGITS, Precision
 
@@ -124,7 +124,7 @@ class Peer:
         return [layer for layer in self.tapped.modules() if isinstance(layer, _NormBase)]
 
     @cached_property
-    def _other_buffers(self) -> list[BufferSlot]:
+    def _other_buffers(self) -> list[TensorSlot]:
         """The buffers that a forward in training mode may write to besides BatchNorm statistics, as those of spectral norms."""
         return buffer_slots(layer for layer in self.tapped.modules() if not isinstance(layer, _NormBase))
 
@@ -165,7 +165,7 @@ class Peer:
     @torch.no_grad()
     def forward_without_side_effects(self, images: Tensor) -> Outputs:
         """Returns the outputs in the present mode, without gradients and without updating BatchNorm statistics or other buffers."""
-        with _frozen_batchnorm_statistics(self._norms), replaced_buffers(self._other_buffers, copies_of(self._other_buffers)):
+        with _frozen_batchnorm_statistics(self._norms), replaced(self._other_buffers, copies_of(self._other_buffers)):
             outputs: Outputs = self.tapped(images)
         return outputs
 

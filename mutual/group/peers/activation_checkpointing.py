@@ -18,7 +18,8 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList)
 def checkpoint_activations(model: nn.Module) -> None:
     """Makes each block of `model` keep its input alone; outputs, gradients, buffers and random draws stay as they are, bit for bit.
 
-    The blocks are the modules in a Sequential or ModuleList that are made of others, and the Sequentials of single layers.
+    The blocks are the modules in a Sequential or ModuleList that are made of others, and the Sequentials of single layers. A module there
+    that holds several modules of one class in such a list is a stage, and these are its blocks.
 
     Raises:
         ValueError: the model has no block.
@@ -36,10 +37,19 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
         if _is_layer(child):
             continue
         is_chain = isinstance(child, nn.Sequential) and all(map(_is_layer, child))
-        if is_chain or (is_container and not isinstance(child, _CONTAINERS)):
+        if is_chain or (is_container and not isinstance(child, _CONTAINERS) and not _is_stage(child)):
             yield child
         else:
             yield from _blocks(child)
+
+
+def _is_stage(module: nn.Module) -> bool:
+    return any(isinstance(child, _CONTAINERS) and _repeats_one_class(child) for child in module.children())
+
+
+def _repeats_one_class(container: nn.Module) -> bool:
+    kinds = [type(block) for block in container.children() if not _is_layer(block)]
+    return len(kinds) > 1 and len(set(kinds)) == 1 and not issubclass(kinds[0], _CONTAINERS)
 
 
 def _is_layer(module: nn.Module) -> bool:

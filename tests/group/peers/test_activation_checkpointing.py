@@ -25,12 +25,27 @@ class Block(nn.Module):
         return hidden + self.dropout(torch.tanh(self.norm(self.conv(hidden))))
 
 
+class Stage(nn.Module):
+    """Two blocks as one module."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.down = nn.Conv2d(width, width, 1)
+        self.blocks = nn.ModuleList([Block(width), Block(width)])
+
+    def forward(self, hidden):
+        hidden = self.down(hidden)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(1, 4, 3)
         self.chain = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
-        self.stages = nn.Sequential(nn.Sequential(Block(4), Block(4)), Block(4))
+        self.stages = nn.Sequential(nn.Sequential(Block(4), Block(4)), Block(4), Stage(4))
         self.head = nn.Linear(4, 3)
 
     def forward(self, images):
@@ -97,6 +112,13 @@ def test_a_copy_runs_blocks_of_its_own():
     assert not torch.equal(twin.stages[1].norm.running_mean, model.stages[1].norm.running_mean)
     assert model.stages[1].conv.bias.grad is None
     assert twin.stages[1].conv.bias.grad is not None
+
+
+def test_the_innermost_list_of_one_class_holds_the_blocks():
+    model = Net()
+    checkpoint_activations(model)
+    found = [name for name, module in model.named_modules() if "forward" in vars(module)]
+    assert found == ["chain", "stages.0.0", "stages.0.1", "stages.1", "stages.2.blocks.0", "stages.2.blocks.1"]
 
 
 def test_a_model_without_blocks_is_refused():

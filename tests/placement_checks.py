@@ -44,6 +44,7 @@ CASES = {
             "train": {"epochs": 2, "progress": False, "accumulate": 2},
         },
         "three peers, everything": {"peers": TWINS, "objectives": EVERYTHING, "train": AVERAGED},
+        "three peers, one backward each": {"peers": TWINS, "objectives": EVERYTHING, "train": {**AVERAGED, "backward": "per_peer"}},
         "a frozen teacher": {"peers": {**PEERS, "t": TEACHER}, "objectives": [CE, {"loss": "hint", "at": "body", "sources": ["t"]}]},
         "a teacher without a head": {"peers": {**PEERS, "t": HEADLESS}, "objectives": EMBEDDED},
         "a view for each peer": {

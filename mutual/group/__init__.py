@@ -1,6 +1,13 @@
 """The group: peers, the edges between them, and the processes they live in."""
 
-from mutual.group.build import DataSpec, build_group, create_peer_model, input_mismatch_error, room_for_graphs
+from mutual.group.build import (
+    DataSpec,
+    build_group,
+    checkpoint_peer_activations,
+    create_peer_model,
+    input_mismatch_error,
+    room_for_graphs,
+)
 from mutual.group.communication import (
     Communicator,
     StopPoll,
@@ -43,6 +50,7 @@ __all__ = [
     "TensorSpec",
     "TransferPlan",
     "build_group",
+    "checkpoint_peer_activations",
     "create_peer_model",
     "expand_objectives",
     "flatten",

@@ -16,7 +16,7 @@ from mutual.group.edges import Edge, EdgeLoss, KnownClasses, MicroBatchContext, 
 from mutual.group.exchange import ExchangeHandle, OutputExchange, Placement, is_scoring_rank
 from mutual.group.frozen_forwards import FrozenForwards
 from mutual.group.outputs import GroupOutput
-from mutual.group.peers import Autocast, Outputs, Peer, SharedInputs
+from mutual.group.peers import Autocast, Outputs, Peer, SharedInputs, seed_generators
 from mutual.models import ClassMap, ModelInput
 from mutual.recipe import EMBEDDING, LOGITS, derive_seed, is_ema, peer_of
 
@@ -104,6 +104,8 @@ class Group:
         self._view_of = {name: view for view, name in enumerate(self.peers)}
         required = dict.fromkeys(name for edge in edges for name in edge.required_sources if is_ema(name))
         self._averages = [name for name in required if peer_of(name) in self.peers]
+        read = {key for edge in edges for key in edge.required_outputs if key.peer != edge.learner}
+        self._source_paths = {name: {key.path for key in read if key.peer == name} for name in self.peers}
         local = [edge_loss.edge for edge_loss in self.local_losses.values()]
         learning = {edge.learner for edge in local}
         self.trainable = [peer for peer in self.peers.values() if peer.name in learning]
@@ -145,25 +147,71 @@ class Group:
             context: what else is known of the micro-batch.
             frozen_outputs: as `frozen_forwards` gives them; by default they are computed here.
         """
-        with self.shared_inputs.kept():
-            if frozen_outputs is None:
-                (frozen_outputs,) = self.frozen_forwards.outputs([(images, context)])
-            outputs = {name: self.forward_peer(name, images, seed=context.seed) for name, peer in self.peers.items() if not peer.frozen}
-            averages = {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
-        outputs |= {name: each for name, each in frozen_outputs.items() if name not in self._split_peers}
-        source_outputs = {**outputs, **averages, **frozen_outputs}
-        handle = self.exchange.start(source_outputs, size=context.global_batch_size)
         learners = [peer.name for peer in self.trainable]
-        return self.compute_losses(outputs, source_outputs, labels, context, learners=learners, handle=handle)
+        with self.shared_inputs.kept():
+            fixed_outputs, frozen = self._fixed_outputs(images, context, frozen_outputs)
+            outputs = {name: self.forward_peer(name, images, seed=context.seed) for name in learners}
+        source_outputs = {**outputs, **fixed_outputs}
+        handle = self.exchange.start(source_outputs, size=context.global_batch_size)
+        return self.compute_losses({**outputs, **frozen}, source_outputs, labels, context, learners=learners, handle=handle)
+
+    def forward_per_peer(
+        self, images: Tensor, labels: Tensor, context: MicroBatchContext, frozen_outputs: Mapping[str, Outputs] | None = None
+    ) -> Iterator[GroupOutput]:
+        """Yields the outputs of one learner after another, which together are what `forward` returns.
+
+        One learner's graph is alive at a time, if its backward has run when the next is asked for. What the others say that is read is
+        computed before, without a graph: these learners run twice.
+
+        Collective: all ranks must call it and take all that it yields. The arguments are those of `forward`.
+        """
+        learners = [peer.name for peer in self.trainable]
+        if len(learners) < 2:
+            yield self.forward(images, labels, context, frozen_outputs)
+            return
+        first, *others = sorted(learners, key=lambda name: not self._source_paths[name])  # whose graph serves as a source, too
+        with self.shared_inputs.kept():
+            fixed_outputs, frozen = self._fixed_outputs(images, context, frozen_outputs)
+            taught_from = [name for name in others if self._source_paths[name]]
+            source_outputs = {
+                name: self._source_part(name, self.forward_without_side_effects(name, images, seed=context.seed)) for name in taught_from
+            }
+            outputs = {first: self.forward_peer(first, images, seed=context.seed)}
+            source_outputs |= {first: self._source_part(first, outputs[first]), **fixed_outputs}
+            source_outputs |= self.exchange.start(source_outputs, size=context.global_batch_size).wait()
+            yield self.compute_losses({**outputs, **frozen}, source_outputs, labels, context, learners=[first])
+            del outputs
+            for name in others:
+                yield self.forward_learner(name, images, source_outputs, labels, context)
+
+    def _fixed_outputs(
+        self, images: Tensor, context: MicroBatchContext, frozen_outputs: Mapping[str, Outputs] | None
+    ) -> tuple[dict[str, Outputs], dict[str, Outputs]]:
+        """Returns the outputs of moving averages and frozen peers, and of these again those that are of all images."""
+        if frozen_outputs is None:
+            (frozen_outputs,) = self.frozen_forwards.outputs([(images, context)])
+        averages = {name: self.forward_without_side_effects(name, images, seed=context.seed) for name in self._averages}
+        return {**averages, **frozen_outputs}, {name: each for name, each in frozen_outputs.items() if name not in self._split_peers}
+
+    def _source_part(self, name: str, outputs: Outputs) -> Outputs:
+        """Returns what others read of a peer's outputs, detached."""
+        return {path: outputs[path].detach() for path in outputs if path in self._source_paths[name]}
 
     def forward_peer(self, name: str, images: Tensor, *, seed: int) -> Outputs:
         """Returns the peer's outputs for its view of `images`, with their graph if the peer is trainable."""
         return self._forward_view(name, self.view(name, images), seed=seed)
 
+    def forward_learner(
+        self, name: str, images: Tensor, source_outputs: Mapping[str, Outputs], labels: Tensor, context: MicroBatchContext
+    ) -> GroupOutput:
+        """Runs a learner alone and computes its losses from the outputs of its sources."""
+        outputs = {name: self.forward_peer(name, images, seed=context.seed)}
+        return self.compute_losses(outputs, source_outputs, labels, context, learners=[name])
+
     def forward_without_side_effects(self, name: str, images: Tensor, *, seed: int) -> Outputs:
         """Returns the outputs of a peer in training mode, or of its moving average in eval mode; no graph, no BatchNorm statistics."""
         peer, view = self.peers[peer_of(name)], self.view(peer_of(name), images)
-        torch.manual_seed(derive_seed(seed, name))
+        seed_generators(derive_seed(seed, name), view.device)
         with self.peer_context(name), self._autocast_of(peer):
             return peer.forward_ema(view) if is_ema(name) else peer.forward_without_side_effects(view)
 
@@ -251,7 +299,7 @@ class Group:
         return self.shared_inputs.get(self.peers[name].input, images, view)
 
     def _forward_view(self, name: str, view: Tensor, *, seed: int) -> Outputs:
-        torch.manual_seed(derive_seed(seed, name))
+        seed_generators(derive_seed(seed, name), view.device)
         peer = self.peers[name]
         with self.peer_context(name), self.forward_context(), self._autocast_of(peer):
             outputs: Outputs = peer.train_module(view)

@@ -75,6 +75,7 @@ compile: false
 channels_last: true
 forward_batch: 256
 store: null
+activation_checkpointing: true
 optimizer: {name: adamw, lr: 1.0e-3}
 schedule: {name: linear}
 rank: null
@@ -156,6 +157,7 @@ precision: bf16
 threads: 4
 accumulate: 2
 update: simultaneous
+backward: per_peer
 clip_grad_norm: 5.0
 ema: 0.999
 ema_warmup: true

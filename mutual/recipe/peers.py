@@ -159,6 +159,9 @@ class PeerSpec(Spec):
     micro-batch."""
     store: StoreSpec | None = None
     """Frozen peers: the folder in which its outputs are kept, so that each is computed once; by default they are computed every time."""
+    activation_checkpointing: StrictBool = False
+    """Trained peers: of each block of the model only the input is kept for the backward, which computes the rest once more: less memory,
+    about a third more time, the same update bit for bit."""
     optimizer: Optimizer | None = None
     """This peer's own optimizer; the default is the recipe's."""
     schedule: Schedule | None = None

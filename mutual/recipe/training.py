@@ -126,6 +126,10 @@ class Train(Spec):
     update: Literal["simultaneous", "alternating"] = "simultaneous"
     """simultaneous: all peers step on the same predictions; alternating: each peer steps on the other peers' updated
     predictions (DML, algorithm 1)."""
+    backward: Literal["joint", "per_peer"] = "joint"
+    """simultaneous updates: joint: all peers run forward, then one backward serves them all; per_peer: what they learn from each other is
+    computed first, without gradients, then each runs forward and backward by itself: the same update with the activations of one peer in
+    memory at a time, for one more forward of all peers but the first."""
     clip_grad_norm: PositiveFloat | None = None
     """Largest gradient norm of a peer."""
     ema: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = None

@@ -41,7 +41,14 @@ def restrict_to_job(recipe: Recipe) -> Recipe:
         return recipe
     trains = tuple(exchange.trains or ())
     remote = [name for name in recipe.trainable if name not in trains]
-    frozen: dict[str, object] = {"frozen": True, "optimizer": None, "schedule": None, "train_only": [], "freeze": []}
+    frozen: dict[str, object] = {
+        "frozen": True,
+        "optimizer": None,
+        "schedule": None,
+        "train_only": [],
+        "freeze": [],
+        "activation_checkpointing": False,
+    }
     peers = {name: peer.model_copy(update=frozen) if name in remote else peer for name, peer in recipe.peers.items()}
     objectives = [kept for objective in recipe.objectives if (kept := _restrict_objective(objective, trains)) is not None]
     reads = [*remote, *(name for name in exchange.reads if name not in remote)]

@@ -41,7 +41,8 @@ class MeasuredCost:
         step_seconds: median seconds of an update on the slowest rank, all its micro-batches, data loading left out.
         step_ratio: median over the rounds of its seconds divided by those of the first recipe in the same round.
         state_bytes: parameters, buffers, gradients and optimizer state on the rank that has most.
-        saved_bytes: what the forwards of one micro-batch save for the backward there, the peak of activations.
+        saved_bytes: what the forwards of one micro-batch save for the backward there at a time, the peak of activations; what a backward
+            computes once more of checkpointed blocks is left out.
         memory_ratio: the sum of both divided by that of the first recipe.
         gradient_bytes: sent by a rank in an update to average gradients, mean over the ranks.
         exchange_bytes: sent by it as outputs to peers on other ranks.
@@ -216,8 +217,9 @@ class _Benchmark:
         """Returns what an update is predicted to take. Collective: all ranks must call it."""
         group = self._training.group
         links = measure_links(group, self._comm)
-        batches = {"batch_size": self.recipe.data.batch_size, "accumulate": self.recipe.train.accumulate}
-        return predict_cost(group.placement, group.exchange.transfer_plan, profiles, links, **batches)
+        train = self.recipe.train
+        batches = {"batch_size": self.recipe.data.batch_size, "accumulate": train.accumulate}
+        return predict_cost(group.placement, group.exchange.transfer_plan, profiles, links, **batches, backward=train.backward)
 
     def _state_bytes(self) -> int:
         num_bytes = 0

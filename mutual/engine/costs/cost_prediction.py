@@ -6,8 +6,9 @@ the time that they take is added whole, as if nothing overlapped with the backwa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from mutual.engine.costs.profiles import Links, PeerProfile
 from mutual.group import Placement, TransferPlan
@@ -41,6 +42,7 @@ def predict_cost(
     *,
     batch_size: int,
     accumulate: int,
+    backward: Literal["joint", "per_peer"] = "joint",
 ) -> CostPrediction:
     """Predicts the cost of an update.
 
@@ -51,8 +53,13 @@ def predict_cost(
         links: between the ranks.
         batch_size: images of a micro-batch on a rank.
         accumulate: micro-batches of an update.
+        backward: `per_peer`: the activations of one peer are in memory at a time; the forwards that this takes besides are left out.
     """
-    ranks = [_predict_rank(placement, transfer_plan, profiles, links, rank, batch_size, accumulate) for rank in range(placement.world_size)]
+    combined = sum if backward == "joint" else max
+    ranks = [
+        _predict_rank(placement, transfer_plan, profiles, links, rank, batch_size, accumulate, combined)
+        for rank in range(placement.world_size)
+    ]
     return CostPrediction(
         step_seconds=max(rank.step_seconds for rank in ranks),
         memory_bytes=max(rank.memory_bytes for rank in ranks),
@@ -69,14 +76,17 @@ def _predict_rank(
     rank: int,
     batch_size: int,
     accumulate: int,
+    combined: Callable[[list[float]], float],
 ) -> CostPrediction:
     size = batch_size * placement.world_size
-    seconds, memory, gradients = 0.0, 0.0, 0.0
+    seconds, state, gradients = 0.0, 0.0, 0.0
+    saved = []
     for name in placement.peers_on(rank):
         peer, num_replicas = profiles[name], len(placement.replica_ranks[name])
         num_images = sum(end - start for start, end in transfer_plan.computed_rows(rank, name, size))
         seconds += accumulate * peer.seconds(num_images) + peer.step_seconds
-        memory += peer.state_bytes + num_images * peer.saved_bytes
+        state += peer.state_bytes
+        saved.append(num_images * peer.saved_bytes)
         if num_replicas > 1 and peer.gradient_bytes:
             sent = 2 * (num_replicas - 1) / num_replicas * peer.gradient_bytes
             gradients += sent
@@ -84,4 +94,4 @@ def _predict_rank(
     exchanged = accumulate * transfer_plan.sent_bytes(rank, size)
     if not transfer_plan.is_empty:
         seconds += links.all_ranks.seconds(exchanged, messages=accumulate)
-    return CostPrediction(step_seconds=seconds, memory_bytes=memory, gradient_bytes=gradients, exchange_bytes=exchanged)
+    return CostPrediction(step_seconds=seconds, memory_bytes=state + combined(saved), gradient_bytes=gradients, exchange_bytes=exchanged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 import torch
@@ -28,22 +29,55 @@ def state_bytes(modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer |
     return size
 
 
-def saved_bytes(run: Callable[[], object], parameters: Iterable[nn.Parameter]) -> int:
-    """Returns the bytes that `run` saves for a backward, without `parameters` and views of them."""
-    parameter_storages = {parameter.data_ptr() for parameter in parameters}
-    storages: dict[int, int] = {}
+class _Ledger:
+    """Counts the storages that are saved for a backward, each for as long as some graph saves it.
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameter_storages:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # as it is, one that its own operation saves would keep its graph for ever
+    Attributes:
+        peak: the most bytes at a time.
+    """
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = run()  # its graph must live while the tensors are counted
-    size = sum(storages.values())
-    del output
-    return size
+    def __init__(self, left_out: Iterable[int]) -> None:
+        self.peak = 0
+        self._num_bytes = 0
+        self._num_saved = Counter(left_out)
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        """Counts a storage once more."""
+        self._num_saved[storage.data_ptr()] += 1
+        if self._num_saved[storage.data_ptr()] == 1:
+            self._num_bytes += storage.nbytes()
+            self.peak = max(self.peak, self._num_bytes)
+
+    def remove(self, storage: torch.UntypedStorage) -> None:
+        """Counts a storage once less."""
+        self._num_saved[storage.data_ptr()] -= 1
+        if self._num_saved[storage.data_ptr()] == 0:
+            self._num_bytes -= storage.nbytes()
+
+
+class _Saved:
+    """A tensor that is saved for a backward, which the graph holds."""
+
+    def __init__(self, tensor: Tensor, ledger: _Ledger) -> None:
+        self.tensor = tensor.detach()  # a tensor with its graph would hold what holds this
+        self._ledger = ledger
+        ledger.add(tensor.untyped_storage())
+
+    def __del__(self) -> None:
+        self._ledger.remove(self.tensor.untyped_storage())
+
+
+def saved_bytes(run: Callable[[], Iterable[object]], parameters: Iterable[nn.Parameter]) -> int:
+    """Returns the most bytes that are saved for a backward at a time, without `parameters` and views of them.
+
+    Args:
+        run: runs forwards, and gives outputs with their graphs one after another: of each the graph is let go before the next.
+        parameters: what is not counted.
+    """
+    ledger = _Ledger(parameter.untyped_storage().data_ptr() for parameter in parameters)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Saved(tensor, ledger), lambda saved: saved.tensor):
+        deque(run(), maxlen=0)
+    return ledger.peak
 
 
 def release_memory(device: torch.device) -> None:

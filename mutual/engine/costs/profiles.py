@@ -19,7 +19,16 @@ from mutual.data import DataInfo
 from mutual.engine.costs.memory import num_bytes, saved_bytes, state_bytes
 from mutual.engine.runtime import Environment
 from mutual.engine.training import make_optimizer
-from mutual.group import Communicator, DataSpec, Group, PeerInput, create_peer_model, input_mismatch_error, replica_comm
+from mutual.group import (
+    Communicator,
+    DataSpec,
+    Group,
+    PeerInput,
+    checkpoint_peer_activations,
+    create_peer_model,
+    input_mismatch_error,
+    replica_comm,
+)
 from mutual.models import ModelInput
 from mutual.recipe import Recipe
 
@@ -121,6 +130,8 @@ def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name
     data_input = ModelInput(info.image_size, info.mean, info.std, channels=info.channels)
     created = create_peer_model(recipe, name, DataSpec(info.num_classes, info.class_names, data_input))
     model = created.model.to(comm.device)
+    if spec.activation_checkpointing:
+        checkpoint_peer_activations(recipe, name, model)
     if channels_last:
         model.to(memory_format=torch.channels_last)
     model.train(not frozen)
@@ -156,7 +167,7 @@ def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name
         step_seconds=step_seconds,
         gradient_bytes=num_bytes(parameters),
         state_bytes=state_bytes([model] if frozen or recipe.train.ema is None else [model, model], optimizer),
-        saved_bytes=saved_bytes(lambda: forward(small), model.parameters()) / len(small),
+        saved_bytes=saved_bytes(lambda: [forward(small)], model.parameters()) / len(small),
     )
 
 

@@ -49,7 +49,13 @@ def predict_scaling(recipe: Recipe, processes: Sequence[int], link: Link) -> lis
             transfer_plan = TransferPlan.of(placement, group.edges, group.exchange.transfer_plan.specs, dtype=recipe.exchange.dtype)
             train = recipe.train
             prediction = predict_cost(
-                placement, transfer_plan, profiles, Links(link, link), batch_size=recipe.data.batch_size, accumulate=train.accumulate
+                placement,
+                transfer_plan,
+                profiles,
+                Links(link, link),
+                batch_size=recipe.data.batch_size,
+                accumulate=train.accumulate,
+                backward=train.backward,
             )
             predictions.append(ScalingPrediction(recipe.name, size, kind, prediction))
     return predictions

@@ -95,6 +95,7 @@ def build_training(recipe: Recipe, environment: Environment) -> Training:
         updates_per_epoch=updates_per_epoch,
         pause_selector=pause_selector,
         is_alternating=recipe.train.update == "alternating",
+        backward=recipe.train.backward,
     )
     return Training(
         data=data,

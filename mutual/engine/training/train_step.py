@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class _MicroBatch:
         context: its number of valid images (the rest are padding), seed and epoch.
         is_last: whether it is the window's last one, whose backward synchronises the gradients.
         source_outputs: outputs of the frozen peers; alternating: of all sources, with their current weights.
-        learner_outputs: alternating only: output of each learner, detached.
+        learner_outputs: output of the learners that run together, of one after another, detached.
     """
 
     images: Tensor
@@ -60,6 +61,7 @@ class TrainStep:
         updates_per_epoch: number of windows of an epoch.
         pause_selector: decides which peer skips an update.
         is_alternating: whether peers step one after another and not all at once.
+        backward: `joint`, or `per_peer`: whether all peers that step at once share a backward.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class TrainStep:
         updates_per_epoch: int,
         pause_selector: PauseSelector,
         is_alternating: bool = False,
+        backward: Literal["joint", "per_peer"] = "joint",
     ) -> None:
         self._group = group
         self._optimizers = optimizers
@@ -83,6 +86,7 @@ class TrainStep:
         self._seed = seed
         self._updates_per_epoch = updates_per_epoch
         self._pause_selector = pause_selector
+        self._forward = group.forward_per_peer if backward == "per_peer" else self._forward_jointly
         self._update = self.alternating if is_alternating else self.simultaneous
         self._train_modules = [peer.train_module for peer in group.trainable]
         self._num_replicas = {peer.name: replica_comm(peer).size for peer in group.trainable}
@@ -99,12 +103,13 @@ class TrainStep:
             self._update(window, update, measure=measure)
 
     def simultaneous(self, window: Window, update: int, *, measure: bool) -> None:
-        """Updates all peers from the same outputs: one backward over the sum of all losses, then a step for each peer."""
+        """Updates all peers from the same outputs: one backward over the sum of all losses, or one for each peer, then their steps."""
         for micro_batch in self._micro_batches(window, update):
             with self._no_sync_before_last(micro_batch):
-                output = self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context, micro_batch.source_outputs)
-                losses = [self._scale(name, loss, micro_batch, window) for name, loss in output.losses.items()]
-                torch.autograd.backward(losses)
+                for output in self._forward(micro_batch.images, micro_batch.labels, micro_batch.context, micro_batch.source_outputs):
+                    torch.autograd.backward([self._scale(name, loss, micro_batch, window) for name, loss in output.losses.items()])
+                    micro_batch.learner_outputs.append(output.detached())
+            output = merge_outputs(micro_batch.learner_outputs)
             self._pause_selector.add(output.logits, micro_batch.labels)
             self._meter.add(output, micro_batch.labels, num_valid=micro_batch.context.num_valid, update=update)
             self._release(micro_batch)
@@ -119,7 +124,9 @@ class TrainStep:
             for micro_batch in micro_batches:
                 self._compute_source_outputs(micro_batch, peer.name)
                 with self._no_sync_before_last(micro_batch):
-                    output = self._forward_learner(micro_batch, peer.name)
+                    output = self._group.forward_learner(
+                        peer.name, micro_batch.images, micro_batch.source_outputs, micro_batch.labels, micro_batch.context
+                    )
                     torch.autograd.backward(self._scale(peer.name, output.losses[peer.name], micro_batch, window))
                 micro_batch.learner_outputs.append(output.detached())
             self._optimizers[peer.name].step(update, measure=measure)
@@ -129,10 +136,10 @@ class TrainStep:
             output = merge_outputs(micro_batch.learner_outputs)
             self._meter.add(output, micro_batch.labels, num_valid=micro_batch.context.num_valid, update=update)
 
-    def forward_only(self, window: Window) -> GroupOutput:
-        """Returns the output of the window's first micro-batch with its graph; nothing is updated."""
+    def forward_only(self, window: Window) -> Iterator[GroupOutput]:
+        """Yields the outputs for the window's first micro-batch with their graphs, as an update computes them; nothing is updated."""
         micro_batch = self._micro_batch(window, 0, update=0)
-        return self._group.forward(micro_batch.images, micro_batch.labels, micro_batch.context)
+        yield from self._forward(micro_batch.images, micro_batch.labels, micro_batch.context)
 
     def fill_stores(self, window: Window, update: int) -> None:
         """Computes what the stores of frozen peers lack of the window's images; nothing is updated."""
@@ -189,9 +196,10 @@ class TrainStep:
                 outputs = self._group.forward_without_side_effects(source, micro_batch.images, seed=micro_batch.context.seed)
                 micro_batch.source_outputs[source] = outputs
 
-    def _forward_learner(self, micro_batch: _MicroBatch, learner: str) -> GroupOutput:
-        outputs = {learner: self._group.forward_peer(learner, micro_batch.images, seed=micro_batch.context.seed)}
-        return self._group.compute_losses(outputs, micro_batch.source_outputs, micro_batch.labels, micro_batch.context, learners=[learner])
+    def _forward_jointly(
+        self, images: Tensor, labels: Tensor, context: MicroBatchContext, frozen_outputs: Mapping[str, Outputs] | None = None
+    ) -> Iterator[GroupOutput]:
+        yield self._group.forward(images, labels, context, frozen_outputs)
 
     def _scale(self, name: str, loss: Tensor, micro_batch: _MicroBatch, window: Window) -> Tensor:
         """Returns what a peer's mean loss of the micro-batch contributes to the window's, times its fp16 loss scale."""

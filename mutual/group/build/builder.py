@@ -15,7 +15,7 @@ from mutual.group.build.compilation import compile_peer, is_compiled
 from mutual.group.build.data_spec import DataSpec
 from mutual.group.build.dry_run import dry_run
 from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
-from mutual.group.build.peer_model import create_peer_model, freeze_peer_parts
+from mutual.group.build.peer_model import checkpoint_peer_activations, create_peer_model, freeze_peer_parts
 from mutual.group.communication import Communicator
 from mutual.group.edges import (
     CommonClasses,
@@ -256,6 +256,8 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
             average = MovingAverage(model, decay=train.ema, warmup=train.ema_warmup, paths=average_paths)
         except Exception as error:  # copying runs the user's model's code
             raise recipe.error("train.ema", f"{spec.model} cannot be copied: {type(error).__name__}: {error}") from error
+    if spec.activation_checkpointing:
+        checkpoint_peer_activations(recipe, name, model)
     tapped = TappedModel(model, paths, columns=created.classes.columns, output=LOGITS if spec.head == "classifier" else EMBEDDING)
     return Peer(
         name,

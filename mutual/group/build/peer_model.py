@@ -12,7 +12,7 @@ from torch import nn
 from mutual.group.build.data_spec import DataSpec
 from mutual.group.build.peer_classes import check_own_classifier, classes_of, num_outputs
 from mutual.group.build.peer_inputs import channels_of, describe_input, input_of
-from mutual.group.peers import freeze_parts
+from mutual.group.peers import checkpoint_activations, freeze_parts
 from mutual.models import (
     ClassMap,
     ModelCard,
@@ -81,6 +81,14 @@ def freeze_peer_parts(recipe: Recipe, name: str, model: nn.Module) -> nn.Module:
     except ValueError as error:
         raise recipe.error(f"peers.{name}.{'train_only' if spec.train_only else 'freeze'}", f"{spec.model}: {error}") from error
     return model
+
+
+def checkpoint_peer_activations(recipe: Recipe, name: str, model: nn.Module) -> None:
+    """Makes the blocks of peer `name` keep their inputs alone for the backward."""
+    try:
+        checkpoint_activations(model)
+    except ValueError as error:
+        raise recipe.error(f"peers.{name}.activation_checkpointing", f"{recipe.peers[name].model}: {error}") from error
 
 
 def _load_weights(

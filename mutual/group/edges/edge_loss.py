@@ -18,7 +18,7 @@ from mutual.group.edges.common_classes import CommonClasses
 from mutual.group.edges.edge import Edge
 from mutual.group.edges.selection import Selection, Selections, Selector, readers_of
 from mutual.group.edges.weight_schedule import Factor
-from mutual.group.peers import Autocast, Outputs
+from mutual.group.peers import Autocast, Outputs, seed_generators
 from mutual.objectives import Loss, SourcePayload, to_vector, upcast
 from mutual.recipe import LOGITS, derive_seed
 
@@ -114,7 +114,7 @@ class EdgeLoss:
         elif spec.gathers:
             source, targets, mask, row_offset = self._all_gather(source, selection, context)
         if spec.is_stochastic:
-            torch.manual_seed(derive_seed(context.seed, self.edge.learner, self._seed_key))
+            seed_generators(derive_seed(context.seed, self.edge.learner, self._seed_key), learner[0].device)
         with self._autocast():
             loss: Tensor = self.loss(
                 learner if spec.multi_output else learner[0],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.frozen_parts import frozen_buffers
 from mutual.group.peers.peer_input import PeerInput
 from mutual.group.peers.taps import Outputs, TappedModel
+from mutual.group.peers.tensor_slots import TensorSlot, buffer_slots, copies_of, replaced
 from mutual.models import ClassMap
 from mutual.recipe import LOGITS, Precision
 
@@ -117,6 +119,15 @@ class Peer:
         """The trained module, and the averaged one where there is one."""
         return [self.tapped] if self.average is None else [self.tapped, self.average.tapped]
 
+    @cached_property
+    def _norms(self) -> list[_NormBase]:
+        return [layer for layer in self.tapped.modules() if isinstance(layer, _NormBase)]
+
+    @cached_property
+    def _other_buffers(self) -> list[TensorSlot]:
+        """The buffers that a forward in training mode may write to besides BatchNorm statistics, as those of spectral norms."""
+        return buffer_slots(layer for layer in self.tapped.modules() if not isinstance(layer, _NormBase))
+
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that this peer's optimizer trains."""
         return [parameter for parameter in self.tapped.parameters() if parameter.requires_grad]
@@ -153,8 +164,8 @@ class Peer:
 
     @torch.no_grad()
     def forward_without_side_effects(self, images: Tensor) -> Outputs:
-        """Returns the outputs in the present mode, without gradients and without updating BatchNorm statistics."""
-        with _frozen_batchnorm_statistics(self.tapped):
+        """Returns the outputs in the present mode, without gradients and without updating BatchNorm statistics or other buffers."""
+        with _frozen_batchnorm_statistics(self._norms), replaced(self._other_buffers, copies_of(self._other_buffers)):
             outputs: Outputs = self.tapped(images)
         return outputs
 
@@ -166,9 +177,9 @@ def replica_comm(peer: Peer) -> Communicator:
 
 
 @contextmanager
-def _frozen_batchnorm_statistics(module: nn.Module) -> Iterator[None]:
-    """Context in which BatchNorm layers in training mode do not update their running statistics."""
-    tracking = [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats]
+def _frozen_batchnorm_statistics(norms: Sequence[_NormBase]) -> Iterator[None]:
+    """Context in which those of the layers that are in training mode do not update their running statistics."""
+    tracking = [layer for layer in norms if layer.training and layer.track_running_stats]
     for layer in tracking:
         layer.track_running_stats = False
     try:

@@ -51,27 +51,26 @@ class TappedModel(nn.Module):
         self.columns = None if columns is None else ClassIndex(columns)
         self.register_buffer("mean", None, persistent=False)
         self.register_buffer("std", None, persistent=False)
-        self._features: Outputs = {}
+        self._features: Outputs | None = None  # what is tapped, while `forward` runs
         self._paths = [path for path in dict.fromkeys(paths) if path != output]
         self._copied: frozenset[str] = frozenset()
         self._handles = [_tap(model, path, self._keep(path)) for path in self._paths]
 
     def forward(self, images: Tensor) -> Outputs:
         """Returns the logits or the embedding, and every tapped output, of `images` `[B, C, H, W]`."""
-        self._features.clear()
+        features: Outputs = {}
+        self._features = features
         output = self.model(images)
+        self._features = None
         if self.columns is not None:
             output = self.columns(output)
         if self.mean is not None and self.std is not None:
             output = (output - self.mean) / self.std
-        outputs = {self.output: output, **self._features}
-        self._features.clear()
-        return outputs
+        return {self.output: output, **features}
 
     def embed(self, images: Tensor) -> Tensor:
         """Returns the model's own output for `images` as it is: neither standardised nor in another order."""
         output: Tensor = self.model(images)
-        self._features.clear()
         return output
 
     def standardize(self, mean: Tensor, std: Tensor) -> None:
@@ -104,7 +103,8 @@ class TappedModel(nn.Module):
 
     def _keep(self, path: str) -> Callable[[Any], None]:
         def keep(output: Any) -> None:
-            self._features[path] = output.clone() if path in self._copied else output
+            if self._features is not None:  # else a checkpointed block runs once more, in the backward
+                self._features[path] = output.clone() if path in self._copied else output
 
         return keep
 

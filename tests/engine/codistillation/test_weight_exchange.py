@@ -54,7 +54,11 @@ def test_a_peer_is_the_same_in_its_own_job_and_in_others(tmp_path):
     old = create_model("small_cnn", num_classes=7, in_channels=1)
     card = ModelCard("small_cnn", 7, 1, (12, 12), (0.3,), (0.2,), tuple("abcdefg"))
     (tmp_path / "old.safetensors").write_bytes(model_bytes(old, card))
-    fields = {"model": "small_cnn", "weights": {"file": str(tmp_path / "old.safetensors"), "head": "new"}}
+    fields = {
+        "model": "small_cnn",
+        "weights": {"file": str(tmp_path / "old.safetensors"), "head": "new"},
+        "activation_checkpointing": True,  # which a job whose teacher it is must not ask of it
+    }
     groups = []
     for trains in ("a", "b"):
         recipe = restrict_to_job(parse_recipe(stale(tmp_path, [trains], peers={"a": fields, "b": {"model": "small_cnn"}})))

@@ -108,6 +108,7 @@ def predicted(size, placement, *, replicas, all_ranks, frozen=False, **sections)
         Links(replicas, all_ranks),
         batch_size=4,
         accumulate=2,
+        backward=recipe.train.backward,
     )
 
 
@@ -131,6 +132,7 @@ def test_a_prediction_is_the_computation_and_what_the_link_takes():
     assert found.gradient_bytes == 2 * 2 * 3 / 4 * 1000
     assert found.exchange_bytes == 0
     assert found.memory_bytes == 2 * (3000 + 4 * 10)
+    assert predicted(4, "replicated", **links, train={"backward": "per_peer"}).memory_bytes == 2 * 3000 + 4 * 10
     assert found.step_seconds == pytest.approx(2 * (2 * (1 + 4 * 0.5) + 0.25) + 3000 / 100 + 2 * 2.0)
     found = predicted(4, "parallel", **links)
     assert found.gradient_bytes == 2 * 1 / 2 * 1000

@@ -89,7 +89,7 @@ def outputs_of(teacher, **train):
         peer.train_module.register_forward_hook(lambda _, images, outputs, name=name: seen.update({name: (images[0], outputs["logits"])}))
     window = next(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1))
     group.train()
-    output = train_step.forward_only(window)
+    (output,) = train_step.forward_only(window)
     data.close()
     return seen, output, group
 

@@ -23,6 +23,8 @@ ADAPTERS_AND_GATES = [
 ]
 PAUSED = {"epochs": 2, "progress": False, "ema": 0.9, "evaluate_ema": False, "pause": {"peer": "a", "versus": "b"}}
 FEATURES_ALONE = [{"loss": "cross_entropy", "learners": ["a"]}, {"loss": "l2", "at": "body", "learners": ["b"]}]
+SMALL = {"model": "small_cnn", "args": {"norm": "none"}}
+CHECKPOINTED = {**SMALL, "activation_checkpointing": True}
 HEADLESS = {"model": "support:embedding", "frozen": True, "head": "none", "standardize": True}
 EMBEDDED = {
     "peers": {"a": {"model": "support:double"}, "b": {"model": "support:double", "args": {"width": 6}}, "t": HEADLESS},
@@ -50,6 +52,14 @@ SHORT = {f"{update} {number}": accumulated(update, number) for update in ("simul
 CASES = {
     **SHORT,
     "adapters, gates and averages": tuple(document(size, num_train=33, objectives=ADAPTERS_AND_GATES, train=PAUSED) for size in (8, 16)),
+    "backward per peer": (
+        document(8, num_train=33, objectives=ADAPTERS_AND_GATES, train={**PAUSED, "backward": "per_peer"}),
+        document(16, num_train=33, objectives=ADAPTERS_AND_GATES, train=PAUSED),
+    ),
+    "checkpointed activations": (
+        document(4, peers=dict.fromkeys("ab", CHECKPOINTED), train={**PAUSED, "backward": "per_peer"}),
+        document(8, peers=dict.fromkeys("ab", SMALL), train=PAUSED),
+    ),
     "a teacher without a head": tuple(document(size, num_train=33, **EMBEDDED) for size in (8, 16)),
     "features alone": tuple(document(size, objectives=FEATURES_ALONE) for size in (4, 8)),
     "one validation image": tuple(document(size, num_val=1, train={"epochs": 1, "progress": False}) for size in (4, 8)),
@@ -96,10 +106,16 @@ def test_two_ranks_equal_one(tmp_path, two_ranks, case):
     assert two["train"]["objectives"] == pytest.approx(one["train"]["objectives"], abs=1e-6)
 
 
-def test_two_ranks_equal_one_with_adapters_gates_and_averages(tmp_path, two_ranks):
+@pytest.mark.parametrize("case", ["adapters, gates and averages", "backward per peer"])
+def test_two_ranks_equal_one_with_adapters_gates_and_averages(tmp_path, two_ranks, case):
     """Adapters are averaged with their learner; contrasts see the images of both ranks, also where one has none."""
-    one, two = compared("adapters, gates and averages", two_ranks, tmp_path, tolerance=1e-6)
+    one, two = compared(case, two_ranks, tmp_path, tolerance=1e-6)
     assert two["train"]["objectives"] == pytest.approx(one["train"]["objectives"], abs=1e-6)
+
+
+def test_checkpointed_activations_on_two_ranks(tmp_path, two_ranks):
+    """Blocks run once more in a backward that averages gradients."""
+    compared("checkpointed activations", two_ranks, tmp_path, tolerance=1e-5)
 
 
 def test_similarities_to_the_images_of_all_ranks(tmp_path, two_ranks, capsys):

@@ -141,7 +141,7 @@ def test_evaluation_leaves_no_inputs_behind_and_shares_them(made):
     assert (len(made), num_alive(made)) == (1, 0)
     assert group.embed(images).keys() == {"e", "f"}
     assert (len(made), num_alive(made)) == (2, 0)
-    train_step.forward_only(window)
+    assert len(list(train_step.forward_only(window))) == 1
     assert len(made) == 3
     assert not group.shared_inputs.num_kept
 

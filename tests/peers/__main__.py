@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from peers.jobs import JOBS  # noqa: E402
-from peers.measuring import HEAD, Measured, Worker, measure, table  # noqa: E402
+from peers.measuring import Measured, Worker, measure, table  # noqa: E402
 
 OURS = ("mutual_eager", "mutual_channels_last", "mutual_compiled")
 OTHERS = ("paddleclas_dml", "kd_lib", "torchdistill_kd", "pytorch_tutorial")
@@ -41,8 +41,8 @@ def main() -> int:
     if options.json:
         print(json.dumps({name: [asdict(each) for each in measured] for name, measured in results.items()}))
         return 0
-    print(f"{options.rounds} rounds, {options.threads} thread(s), {platform.machine()} CPU, Python {platform.python_version()}\n\n{HEAD}")
-    print("\n".join(table(JOBS[name], measured) for name, measured in results.items()))
+    print(table({JOBS[name].title: measured for name, measured in results.items()}))
+    print(f"{options.rounds} rounds, {options.threads} thread(s), Python {platform.python_version()}, {platform.machine()}")
     return 0
 
 

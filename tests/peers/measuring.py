@@ -8,7 +8,7 @@ import os
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -139,23 +139,29 @@ def measure(frameworks: Sequence[Framework], *, rounds: int) -> list[Measured]:
     return list(measured.values())
 
 
-def table(job: Job, results: Sequence[Measured]) -> str:
-    """Returns the rows of a Markdown table: milliseconds, and the ratios to the first one's time, on the clock and of the processor."""
-    first = results[0]
-    if first.skipped is not None:
-        return f"| **{job.title}** | {first.name} is skipped: {first.skipped} | | | |"
-    lines = [f"| **{job.title}** | | | | |"]
-    for result in results:
-        versions = ", ".join(f"{name} {version}".strip() for name, version in result.versions.items())
-        if result.skipped is not None:
-            lines.append(f"| {result.name} | skipped: {result.skipped} | | | |")
-            continue
-        ratios = f"{result.ratio(first, 'seconds'):.2f} | {result.ratio(first, 'cpu_seconds'):.2f}"
-        lines.append(f"| {result.name} | {versions} | {result.milliseconds:.0f} | {ratios} |")
-    return "\n".join(lines)
+def table(results: Mapping[str, Sequence[Measured]]) -> str:
+    """Returns a Markdown table, a framework a row and a job a column: by what factor its update takes longer than the first framework's.
+
+    Each is the median over the rounds of the times of one round, on the clock / of the processor; the first row has milliseconds. Below
+    are the versions, and why a framework was skipped.
+    """
+    columns = list(results.values())
+    lines = [f"| | {' | '.join(results)} |", f"|---|{'---|' * len(columns)}"]
+    for row in zip(*columns, strict=True):
+        cells = [_cell(measured, column[0]) for measured, column in zip(row, columns, strict=True)]
+        lines.append(f"| {row[0].name} | {' | '.join(cells)} |")
+    everyone = [measured for column in columns for measured in column]
+    versions = {name: version for measured in everyone for name, version in measured.versions.items()}
+    skipped = dict.fromkeys(f"{each.name} is skipped: {each.skipped}" for each in everyone if each.skipped is not None)
+    return "\n".join([*lines, "", ", ".join(f"{name} {version}" for name, version in versions.items()), *skipped])
 
 
-HEAD = "| update of | versions | ms | ratio | processor |\n|---|---|---|---|---|"
+def _cell(measured: Measured, first: Measured) -> str:
+    if measured.skipped is not None or not measured.rounds or first.skipped is not None:
+        return ""
+    if measured is first:
+        return f"{measured.milliseconds:.0f} ms"
+    return f"{measured.ratio(first, 'seconds'):.2f} / {measured.ratio(first, 'cpu_seconds'):.2f}"
 
 
 def _constant(module: str, name: str) -> str:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from peers.jobs import JOBS, DrivenLoader, Job
-from peers.measuring import WARMUP, Measured, Worker, measure, table
+from peers.measuring import WARMUP, Worker, measure, table
 
 TINY = Job("tiny", "kd", ("light_nn",), 32, 2, teacher="light_nn")
 
@@ -46,15 +46,27 @@ def test_what_is_not_installed_or_ends_early_is_in_the_table_by_name_with_the_re
         Scripted("gone", [1.0] * 4, calls),
         Scripted("missing", [], calls, skipped="not installed: No module named 'paddle'"),
     ]
-    lines = table(TINY, measure(frameworks, rounds=2)).splitlines()
+    results = measure(frameworks, rounds=2)
     assert "missing" not in calls
-    assert lines == [
-        "| **tiny** | | | | |",
-        "| ours | ours 1.0 | 1000 | 1.00 | 1.00 |",
-        "| gone | skipped: RuntimeError: out of memory | | | |",
-        "| missing | skipped: not installed: No module named 'paddle' | | | |",
+    assert table({"tiny": results}).splitlines() == [
+        "| | tiny |",
+        "|---|---|",
+        "| ours | 1000 ms |",
+        "| gone |  |",
+        "| missing |  |",
+        "",
+        "ours 1.0, gone 1.0, missing 1.0",
+        "gone is skipped: RuntimeError: out of memory",
+        "missing is skipped: not installed: No module named 'paddle'",
     ]
-    assert table(TINY, [Measured("ours", {}, "why")]) == "| **tiny** | ours is skipped: why | | | |"
+
+
+def test_the_table_has_a_row_for_each_framework_and_a_column_for_each_job():
+    columns = {
+        name: measure([Scripted("ours", [2.0] * 5, []), Scripted("other", [times] * 5, [])], rounds=2)
+        for name, times in (("a", 3), ("b", 5))
+    }
+    assert table(columns).splitlines()[2:4] == ["| ours | 2000 ms | 2000 ms |", "| other | 1.50 / 1.50 | 2.50 / 2.50 |"]
 
 
 def test_jobs_travel_as_json():

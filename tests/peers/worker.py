@@ -21,7 +21,7 @@ def main() -> int:
         answer(answers, {"skipped": f"not installed: {error}"})
         return 0
     if job.method not in framework.METHODS:
-        answer(answers, {"skipped": f"has no {job.method} in this comparison"})
+        answer(answers, {"skipped": f"no {job.method} here"})
         return 0
 
     def loader(batch: object) -> DrivenLoader:

@@ -29,9 +29,9 @@ def versions() -> dict[str, str]:
     import paddle
     import ppcls.arch  # noqa: F401  (whether it can be)
 
-    package = {} if importlib.util.find_spec("paddleclas") is None else {"paddleclas": version("paddleclas")}
-    losses = "its losses" if _has_losses() else "losses written in Paddle"
-    return {**package, "paddle": paddle.__version__, "": losses}
+    package = "a checkout" if importlib.util.find_spec("paddleclas") is None else version("paddleclas")
+    losses = "its own losses" if _has_losses() else "losses written in Paddle"
+    return {"PaddleClas": f"{package} ({losses})", "paddle": paddle.__version__}
 
 
 def train(job: Job, loader: Callable[[Any], Any]) -> None:

@@ -38,7 +38,9 @@ def train(job: Job, loader: Callable[[Any], Any]) -> None:
     """Trains the job's peers."""
     import paddle
     from ppcls.arch import build_model
+    from ppcls.utils import logger
 
+    logger.init_logger()  # some of its models write to it
     paddle.set_device("cpu")
     names = [f"peer{index}" for index in range(len(job.learners))]
     models = [{name: {"name": _MODELS[model], "class_num": job.num_classes}} for name, model in zip(names, job.learners, strict=True)]

@@ -48,6 +48,7 @@ def trained(make, recipe, updates=3):
     [
         {},
         {"peers": TAUGHT},
+        {"data": {**tiny_document()["data"], "views": "per_peer", "augment": [{"name": "random_crop", "padding": 2}], "mixup": 0.5}},
         {"train": {"accumulate": 2, "channels_last": True, "clip_grad_norm": 0.01}},
         {"optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "decay_norm_and_bias": False, "args": {"foreach": True}}},
     ],

@@ -106,3 +106,20 @@ def test_the_counter_of_steps_that_an_optimizer_reads_is_on_the_host(foreach):
         optimizer.step()
         weight.sum().item()
     assert [sync.line.split(":")[0] for sync in counts.host_syncs] == [str(Path(__file__))]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_cuda_launched_kernels_are_counted_and_synchronisations_told():
+    device = torch.device("cuda")
+    values = torch.arange(4.0, device=device)
+    with count_ops(device) as counts:
+        (values * 2).sum()
+    assert counts.kernels == counts.launches >= 2
+    assert counts.host_syncs == []
+    with count_ops(device) as counts:
+        values.sum().item()
+        values.cpu()
+        torch.tensor([1.0], device=device)
+        torch.ones(1).item()
+    assert len(counts.host_syncs) == 3, "what is on the host already needs no waiting"
+    assert {sync.line.split(":")[0] for sync in counts.host_syncs} == {str(Path(__file__))}

@@ -116,7 +116,7 @@ def test_a_host_synchronisation_is_told_with_its_line():
     pause = {"peer": "a", "versus": "b"}
     (cost,) = compare([parse_recipe(document(train={"pause": pause}))], rounds=1, floors=True)
     assert cost.floor.num_host_syncs > 0
-    assert any("pause.py:" in sync for sync in cost.floor.host_syncs)
+    assert any("peer_optimizer.py:" in sync for sync in cost.floor.host_syncs), cost.floor.host_syncs
     lines = report([cost]).splitlines()
     assert lines[1].endswith(" -"), "the joint step is left out"
     assert "tiny: no joint step: train.pause: not written by hand" in lines

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from mutual.data.batch import Batch, DataInfo, Window
 from mutual.data.datasets import DatasetSplits, read_splits, with_unlabelled
 from mutual.data.fingerprint import fingerprint
 from mutual.data.images import TransformError
-from mutual.data.loading import Failure, TransformedDataset
+from mutual.data.loading import BatchesOnDemand, Failure, TransformedDataset
 from mutual.data.plan import EpochPlan
 from mutual.data.requests import CountedViews, TrainBatchSampler, eval_requests
 from mutual.data.splits import Split, stratified_subset
@@ -104,7 +105,16 @@ class DataModule:
         """Returns the number of updates in an epoch."""
         return self._plan(world_size, accumulate).num_windows
 
-    def train_windows(self, epoch: int, *, start: int = 0, world_size: int, shard: tuple[int, int], accumulate: int) -> Iterator[Window]:
+    def train_windows(
+        self,
+        epoch: int,
+        *,
+        start: int = 0,
+        world_size: int,
+        shard: tuple[int, int],
+        accumulate: int,
+        waiting: Callable[[], AbstractContextManager[object]] | None = None,
+    ) -> Iterator[Window]:
         """Yields a shard's windows of `epoch` from number `start` on; interrupted and started again there, they are the same bit for bit.
 
         Args:
@@ -113,9 +123,11 @@ class DataModule:
             world_size: number of ranks, on which the size of a window depends.
             shard: the shard's index, and the number of shards.
             accumulate: micro-batches in a window.
+            waiting: makes a context. With it, the batches behind a window's first are loaded only when they are asked for, each in such
+                a context; without, all are loaded when the window is yielded.
 
         Raises:
-            ImageError: an image cannot be read, and data.on_bad_image is `error`.
+            ImageError: an image cannot be read, and data.on_bad_image is `error`; also where a batch is asked for.
             OSError: the disk or the machine failed.
         """
         requests, loader = self._loader_of(world_size, shard, accumulate)
@@ -124,7 +136,11 @@ class DataModule:
             return
         batches = (self._checked(loaded, "train", epoch) for loaded in loader)
         for window in range(start, requests.plan.num_windows):
-            yield Window(requests.plan.size(window), [next(batches) for _ in requests.plan.micro_sizes(window)])
+            sizes = requests.sizes(window)
+            of_window = BatchesOnDemand(batches, len(sizes), waiting or nullcontext)
+            of_window.load(1 if waiting else len(sizes))
+            yield Window(requests.plan.size(window), of_window, sizes)
+            of_window.load(len(sizes))  # what was not asked for is not the next window's
 
     def train_keys(self, epoch: int, *, world_size: int, shard: tuple[int, int], accumulate: int) -> Iterator[list[tuple[int, int]]]:
         """Yields for each of a shard's windows of `epoch` the index and the view number of its images; nothing is loaded."""
@@ -205,7 +221,15 @@ class DataModule:
         spec, size = self._spec, shape[1:]
         common: dict[str, Any] = {"data": spec, "channels": shape[0], "image_size": size}
         seed = self._seed if self._counted_views is None else self._counted_views.seed
-        train = TransformedDataset(self._read[0], train_transforms(spec, size), seed=seed, views=self._views, substitute=True, **common)
+        train = TransformedDataset(
+            self._read[0],
+            train_transforms(spec, size),
+            seed=seed,
+            views=self._views,
+            substitute=True,
+            defers=torch.cuda.is_available(),
+            **common,
+        )
         val = TransformedDataset(self._read[1], eval_transforms(spec, size), seed=self._seed, **common)
         for name, dataset in (("augment", train), ("preprocess", val)):
             found = _shape_of_first(dataset, name)

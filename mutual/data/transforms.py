@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from torch import Tensor, nn
 
+from mutual.data.augmentation import CountedTransforms, is_counted
 from mutual.data.splits import to_channels
 from mutual.recipe import Data
 from mutual.recipe import transforms as specs
@@ -21,7 +23,15 @@ class ShapeError(ValueError):
 
 
 class Transforms:
-    """A pipeline in two stages: a deterministic one, and a random one that begins at the first random transform."""
+    """A pipeline in two parts: a deterministic one, and a random one that begins at the first random transform.
+
+    Attributes:
+        deterministic: what comes before the first random transform, for an image or for a batch of images of one size.
+        random: the rest, for one image.
+        is_random: whether there is any.
+        stages: `random` for a batch of images of one size: transforms that are drawn for all of them at once, and between these
+            pipelines for one image.
+    """
 
     def __init__(self, chosen: Sequence[specs.Transform], image_size: tuple[int, int]) -> None:
         first_random = next((index for index, spec in enumerate(chosen) if not isinstance(spec, _DETERMINISTIC)), len(chosen))
@@ -29,6 +39,7 @@ class Transforms:
         self.deterministic: Pipeline = nn.Sequential(*built[:first_random])
         self.random: Pipeline = nn.Sequential(*built[first_random:])
         self.is_random = first_random < len(chosen)
+        self.stages = list(_stages(chosen, built, first_random, image_size))
 
     def __call__(self, image: Tensor) -> Tensor:
         """Returns the transformed image, drawing from torch's default generator."""
@@ -92,6 +103,14 @@ def _chosen(data: Data, named: Sequence[specs.Transform] | None, image_size: tup
     if height != width:
         return [specs.Resize(name="resize", size=(height, width)), specs.CenterCrop(name="center_crop")]
     return [specs.Resize(name="resize", size=height, mode="shorter"), specs.CenterCrop(name="center_crop")]
+
+
+def _stages(
+    chosen: Sequence[specs.Transform], built: Sequence[nn.Module], first: int, image_size: tuple[int, int]
+) -> Iterator[CountedTransforms | Pipeline]:
+    for counted, group in groupby(range(first, len(chosen)), key=lambda position: is_counted(chosen[position])):
+        begin, *_, end = [*(positions := list(group)), positions[-1] + 1]
+        yield CountedTransforms(chosen[begin:end], begin - first, image_size) if counted else nn.Sequential(*built[begin:end])
 
 
 def _build(chosen: Sequence[specs.Transform], image_size: tuple[int, int]) -> list[nn.Module]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from mutual.data import Window
 from mutual.engine.codistillation import WeightExchange
-from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tracker, TrafficMeter, with_rank
+from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tracker, TrafficMeter, naming_rank
 from mutual.engine.runtime import Environment, StoppedError, StopSignals
 from mutual.engine.storage import CheckpointStore, RunFolder
 from mutual.engine.training.best_weights import BestWeights
@@ -212,7 +213,14 @@ class Trainer:
 
     def _windows(self) -> Iterator[Window]:
         """Yields what is left of the epoch's windows."""
-        return with_rank(self.training.windows(self.progress.epoch, start=self.progress.window), self.comm)
+        with naming_rank(self.comm):
+            yield from self.training.windows(self.progress.epoch, start=self.progress.window, waiting=self._waiting)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Context in which an update waits for its next micro-batch."""
+        with self._stragglers.waiting(), naming_rank(self.comm):
+            yield
 
     def _report_skipped_images(self, prefix: str) -> None:
         self._skipped_images.report(lambda line: self._tracker.print_line(f"note: {line}"), prefix=prefix)

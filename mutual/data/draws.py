@@ -13,11 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mutual.recipe import derive_seed
+
 Keys = NDArray[np.uint64]
 
 _GAMMA = 0x9E3779B97F4A7C15
 _FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = (30, 27, 31)
+
+
+def image_keys(seed: int, view: int, numbers: Sequence[int], indices: Sequence[int]) -> Keys:
+    """Returns the key of each image: by the recipe's seed, the peer's view, the epoch or the number of the image's view, and its index."""
+    first = np.array([derive_seed(seed, "augment", view)], dtype=np.uint64)
+    return derive_keys(derive_keys(first, numbers), indices)
 
 
 def derive_keys(keys: Keys, parts: Sequence[int] | int) -> Keys:

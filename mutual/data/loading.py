@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import overload
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,7 +16,7 @@ from torch.utils.data import Dataset
 from mutual.data.augmentation import Augmentation, CountedTransforms
 from mutual.data.batch import Batch
 from mutual.data.decoding import ImageError
-from mutual.data.draws import Keys, derive_keys
+from mutual.data.draws import image_keys
 from mutual.data.images import DecodedImages, Images, MemoryImages, TransformError, apply_transform
 from mutual.data.mixing import Mixer
 from mutual.data.requests import Request
@@ -120,7 +119,9 @@ class TransformedDataset(Dataset[Batch | Failure]):
             (stage,) = self._transforms.stages
             assert isinstance(stage, CountedTransforms), "it defers these alone"
             height, width = loaded.images.shape[-2:]
-            augmentations = tuple(stage.draw(image_keys(self._seed, request, view), (height, width)) for view in self.views)
+            augmentations = tuple(
+                stage.draw(image_keys(self._seed, view, request.view_numbers, request.indices), (height, width)) for view in self.views
+            )
             views = [loaded.images]
         else:
             views = [self._augment(request, loaded.images, view) for view in self.views]
@@ -134,7 +135,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
         """Returns the images as one peer's view has them: by each one's index, the epoch or its view number, and the peer's number."""
         if isinstance(images, list):
             return self._augment_each(self._transforms.random, request, images, view)
-        keys = image_keys(self._seed, request, view)
+        keys = image_keys(self._seed, view, request.view_numbers, request.indices)
         for position, stage in enumerate(self._transforms.stages):
             if isinstance(stage, CountedTransforms):
                 name = self._images.name(request.indices[0])
@@ -192,12 +193,6 @@ class BatchesOnDemand(Sequence[Batch]):
                 with self._waiting():
                     self.load(position + 1)
         return self._loaded[wanted] if isinstance(wanted, int) else [self._loaded[position] for position in wanted]
-
-
-def image_keys(seed: int, request: Request, view: int) -> Keys:
-    """Returns the key of each image of a request: by the recipe's seed, the epoch or its view number, its index and the peer's number."""
-    first = np.array([derive_seed(seed, "augment", view)], dtype=np.uint64)
-    return derive_keys(derive_keys(first, request.view_numbers), request.indices)
 
 
 def _stack(images: Tensor | list[Tensor]) -> Tensor:

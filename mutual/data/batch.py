@@ -92,7 +92,8 @@ class Batch:
         """Returns the batch with nothing left to be done to its images."""
         if not self.augmentations:
             return self
-        views = [augmentation(self.images) for augmentation in self.augmentations]
+        images_of = self.images if self.images.dim() == 5 else [self.images] * len(self.augmentations)
+        views = [augmentation(images) for augmentation, images in zip(self.augmentations, images_of, strict=True)]
         return replace(self, images=views[0] if len(views) == 1 else torch.stack(views), augmentations=())
 
     def pin_memory(self) -> Batch:

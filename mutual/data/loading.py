@@ -80,7 +80,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
     ) -> None:
         self.views = tuple(views)
         self._transforms = transforms
-        self._defers = defers and all(isinstance(stage, CountedTransforms) for stage in transforms.stages)
+        self._defers = defers and [type(stage) for stage in transforms.stages] == [CountedTransforms]
         self._seed = seed
         self._mixer = Mixer(data.mixup, data.cutmix, image_size, seed) if data.mixup or data.cutmix else None
         self._images: Images
@@ -90,6 +90,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
             self._images = DecodedImages(
                 split,
                 transforms.deterministic,
+                region=transforms.region,
                 channels=channels,
                 image_size=image_size,
                 seed=seed,
@@ -108,31 +109,36 @@ class TransformedDataset(Dataset[Batch | Failure]):
     def sample(self, index: int) -> Tensor:
         """Returns one transformed image, without counted random numbers; to look at its shape."""
         request = Request(0, [index], num_valid=1, global_batch_size=1)
-        return self._augment(request, self._images.load(request).images, self.views[0])[0]
+        (images,) = self._images.load(request, self.views[:1]).images
+        return self._augment(request, images, self.views[0])[0]
 
     def _batch(self, request: Request) -> Batch:
-        loaded = self._images.load(request)
-        augmentations: tuple[Augmentation, ...] = ()
-        if not self._transforms.is_random:
-            views = [_stack(loaded.images)] * len(self.views)
-        elif self._defers and isinstance(loaded.images, Tensor):
-            (stage,) = self._transforms.stages
-            assert isinstance(stage, CountedTransforms), "it defers these alone"
-            height, width = loaded.images.shape[-2:]
-            augmentations = tuple(
-                stage.draw(image_keys(self._seed, view, request.view_numbers, request.indices), (height, width)) for view in self.views
-            )
-            views = [loaded.images]
-        else:
-            views = [self._augment(request, loaded.images, view) for view in self.views]
+        loaded = self._images.load(request, self.views)
+        views, augmentations = list(loaded.images), self._left_to_device(request, loaded.images[0])
+        if not augmentations:
+            images_of = views if len(views) == len(self.views) else views * len(self.views)
+            views = [self._augment(request, images, view) for images, view in zip(images_of, self.views, strict=True)]
+        images = _stack(views[0] if len(views) == 1 else [_stack(each) for each in views])
         mix = None if self._mixer is None or request.partners is None else self._mixer(request)
-        images = views[0] if len(views) == 1 else torch.stack(views)
         labels = self._images.labels[loaded.source_index]
         keys_B2 = torch.tensor([request.indices, request.view_numbers]).T[: request.num_rows]
         return Batch(images, labels, request.num_valid, request.global_batch_size, mix, loaded.bad, keys_B2, augmentations)
 
+    def _left_to_device(self, request: Request, images: Tensor | list[Tensor]) -> tuple[Augmentation, ...]:
+        """Returns what is done to the images of each view on the device; nothing where all has to be done here."""
+        if not self._defers or isinstance(images, list):
+            return ()
+        (stage,) = self._transforms.stages
+        assert isinstance(stage, CountedTransforms), "it defers these alone"
+        height, width = images.shape[-2:]
+        return tuple(
+            stage.draw(image_keys(self._seed, view, request.view_numbers, request.indices), (height, width)) for view in self.views
+        )
+
     def _augment(self, request: Request, images: Tensor | list[Tensor], view: int) -> Tensor:
         """Returns the images as one peer's view has them: by each one's index, the epoch or its view number, and the peer's number."""
+        if not self._transforms.is_random:
+            return _stack(images)
         if isinstance(images, list):
             return self._augment_each(self._transforms.random, request, images, view)
         keys = image_keys(self._seed, view, request.view_numbers, request.indices)

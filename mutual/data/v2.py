@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from mutual.data.augmentation import height_and_width
-from mutual.data.decoding import MAX_PIXELS
-from mutual.data.transforms import ShapeError
+from mutual.data.regions import shorter_size
 from mutual.recipe import transforms as specs
 
 _INTERPOLATION = {
@@ -33,14 +32,12 @@ class _ResizeIfNeeded(v2.Resize):
 
 
 class _ShorterResize(v2.Resize):
-    """Brings the shorter side to a size; a strip of 1 x 60,000 pixels would become gigabytes."""
+    """Brings the shorter side to a size, and refuses what would become far too large."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns the image at the size."""
         height, width = image.shape[-2:]
-        side = int(self.size[0])
-        if side * (side * max(height, width) // min(height, width)) > MAX_PIXELS:
-            raise ShapeError(f"it has {width:,} x {height:,} pixels; with its shorter side brought to {side} it would have too many")
+        shorter_size(height, width, int(self.size[0]))
         resized: Tensor = super().forward(image)
         return resized
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+_MAX_WORKERS = 8
+_BATCHES_FOR_A_WORKER = 4
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -20,6 +22,15 @@ def available_cores() -> int:
     cores = math.floor(min([float(affinity), *_cgroup_limits(_CGROUPS, _OWN_CGROUPS)]))
     num_processes = os.environ.get("LOCAL_WORLD_SIZE", "")
     return max(1, cores // max(1, int(num_processes) if num_processes.isdecimal() else 1))
+
+
+def default_workers(num_batches: int) -> int:
+    """Returns how many processes load files where the recipe does not say: they take the cores that the training process leaves.
+
+    Args:
+        num_batches: batches of an epoch; starting a process is not worth its while for few of them.
+    """
+    return min(available_cores() - 1, _MAX_WORKERS, num_batches // _BATCHES_FOR_A_WORKER)
 
 
 def _cgroup_limits(root: Path, own_cgroups: Path) -> Iterator[float]:

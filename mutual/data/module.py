@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mutual.data.batch import Batch, DataInfo, Window
+from mutual.data.cores import default_workers
 from mutual.data.datasets import DatasetSplits, read_splits, with_unlabelled
 from mutual.data.fingerprint import fingerprint
 from mutual.data.images import TransformError
@@ -105,6 +106,10 @@ class DataModule:
         """Returns the number of updates in an epoch."""
         return self._plan(world_size, accumulate).num_windows
 
+    def num_workers(self, *, world_size: int, accumulate: int) -> int:
+        """Returns how many processes load a rank's training images."""
+        return self._num_workers(self._plan(world_size, accumulate).num_micro_batches)
+
     def train_windows(
         self,
         epoch: int,
@@ -173,7 +178,7 @@ class DataModule:
         """
         size = self._spec.eval_batch_size or self._spec.batch_size
         requests = eval_requests(self.info.num_val, size, world_size=world_size, shard=shard)
-        self._eval_loader = loader = self._loader(self._val, requests, persistent=False)
+        self._eval_loader = loader = self._loader(self._val, requests, len(requests), persistent=False)
         for loaded in loader:
             yield self._checked(loaded, "val", None)
         loader.close()
@@ -199,7 +204,7 @@ class DataModule:
         transforms = eval_transforms(spec, image_size)
         dataset = TransformedDataset(split, transforms, data=spec, channels=channels, image_size=image_size, seed=self._seed)
         requests = eval_requests(len(split.labels), spec.eval_batch_size or spec.batch_size, world_size=world_size, shard=shard)
-        self._sample_loader = loader = self._loader(dataset, requests, persistent=False)
+        self._sample_loader = loader = self._loader(dataset, requests, len(requests), persistent=False)
         for loaded in loader:
             yield self._checked(loaded, "train", None)
         loader.close()
@@ -252,15 +257,21 @@ class DataModule:
             requests = self._sampler(world_size, shard, accumulate)
             if self._train_loader is not None:
                 self._train_loader[2].close()
-            self._train_loader = key, requests, self._loader(self._train, requests, persistent=True)
+            self._train_loader = key, requests, self._loader(self._train, requests, requests.plan.num_micro_batches, persistent=True)
         return self._train_loader[1:]
 
     def _sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
         mixed = bool(self._spec.mixup or self._spec.cutmix)
         return TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views)
 
-    def _loader(self, dataset: TransformedDataset, requests: Any, *, persistent: bool) -> Loader[Batch | Failure]:
-        return Loader(dataset, requests, workers=self._spec.workers, persistent=persistent, collate=_only)
+    def _loader(self, dataset: TransformedDataset, requests: Any, num_batches: int, *, persistent: bool) -> Loader[Batch | Failure]:
+        workers, prefetch = self._num_workers(num_batches), self._spec.prefetch
+        return Loader(dataset, requests, workers=workers, prefetch=prefetch, persistent=persistent, collate=_only)
+
+    def _num_workers(self, num_batches: int) -> int:
+        if self._spec.workers is not None:
+            return self._spec.workers
+        return default_workers(num_batches) if self._spec.kind.in_files else 0
 
 
 def build_data(spec: Data, *, seed: int, num_views: int = 1, counted_views: tuple[int, int] | None = None) -> DataModule:

@@ -4,8 +4,10 @@ import os
 
 import pytest
 
-from mutual.data import cores
-from mutual.data.cores import available_cores
+from mutual.data import build_data, cores
+from mutual.data.cores import available_cores, default_workers
+from mutual.data.plan import EpochPlan
+from mutual.recipe import Data
 
 
 @pytest.fixture
@@ -57,3 +59,22 @@ def test_the_smallest_limit_counts(machine, own, files, expected):
 def test_the_processes_of_a_machine_share_its_cores(machine, monkeypatch, processes, expected):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     assert available_cores() == expected
+
+
+@pytest.mark.parametrize(("num_batches", "num_cores", "expected"), [(1_000, 16, 8), (1_000, 4, 3), (1_000, 1, 0), (11, 16, 2), (3, 16, 0)])
+def test_the_default_leaves_a_core_and_starts_no_process_for_few_batches(num_batches, num_cores, expected, monkeypatch):
+    monkeypatch.setattr(cores, "available_cores", lambda: num_cores)
+    assert default_workers(num_batches) == expected
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(None, 0), (0, 0), (3, 3)])
+def test_images_in_memory_are_loaded_in_the_process(workers, expected, monkeypatch):
+    monkeypatch.setattr(cores, "available_cores", lambda: 16)
+    data = build_data(Data(dataset="digits", batch_size=2, workers=workers), seed=0)
+    assert data.num_workers(world_size=1, accumulate=1) == expected
+
+
+@pytest.mark.parametrize(("num_samples", "plan"), [(1, (4, 1, 1)), (64, (4, 4, 2)), (65, (4, 4, 2)), (81, (4, 4, 2)), (33, (5, 1, 3))])
+def test_the_micro_batches_of_an_epoch_are_counted(num_samples, plan):
+    epoch = EpochPlan(num_samples, *plan, seed=0)
+    assert epoch.num_micro_batches == sum(len(epoch.micro_sizes(window)) for window in range(epoch.num_windows))

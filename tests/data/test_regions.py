@@ -116,22 +116,30 @@ def test_the_smallest_size_is_decoded_at_which_nothing_has_to_be_enlarged(size, 
     assert list(source._decoded) == [1]
 
 
-@pytest.mark.parametrize(("height", "width"), [(400, 500), (50, 50), (10, 300), (300, 10)])
-@pytest.mark.parametrize("spec", [{}, {"scale": (0.5, 0.6), "ratio": (1.0, 1.0)}, {"scale": (1.0, 1.0), "ratio": (2.0, 3.0)}])
+@pytest.mark.parametrize(("height", "width"), [(400, 500), (10, 300), (300, 10)])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"scale": (0.5, 0.6), "ratio": (1.0, 1.0)},
+        {"scale": (0.1, 0.3), "ratio": (1.5, 4.0)},
+        {"scale": (1.0, 1.0), "ratio": (2.0, 3.0)},
+    ],
+)
 def test_random_rectangles_are_drawn_as_torchvision_draws_them(height, width, spec):
     plan = RegionPlan(RandomResizedCrop(name="random_resized_crop", **spec), (8, 8))
     reference = v2.RandomResizedCrop(8, **spec)
-    draws = np.random.default_rng(0).random((3_000, NUM_DRAWS)).tolist()
+    draws = np.random.default_rng(0).random((1_500, NUM_DRAWS)).tolist()
     found = np.array([(r.top, r.left, r.height, r.width) for r in (plan(height, width, each) for each in draws)], dtype=float)
     torch.manual_seed(0)
     image = torch.empty(1, height, width, device="meta")
-    expected = np.array([[reference.make_params([image])[key] for key in ("top", "left", "height", "width")] for _ in range(3_000)])
+    expected = np.array([[reference.make_params([image])[key] for key in ("top", "left", "height", "width")] for _ in range(1_500)])
     assert (found[:, :2] >= 0).all()
     assert (found[:, 2:] >= 1).all()
     assert (found[:, :2] + found[:, 2:] <= (height, width)).all()
     for mine, theirs in zip(found.T, expected.T, strict=True):
         deviation = max(theirs.std(), 1e-9)
-        assert abs(mine.mean() - theirs.mean()) <= 5 * deviation * (2 / 3_000) ** 0.5 + 1e-6
+        assert abs(mine.mean() - theirs.mean()) <= 5 * deviation * (2 / 1_500) ** 0.5 + 1e-6
         assert mine.std() == pytest.approx(theirs.std(), rel=0.15, abs=0.05)
 
 

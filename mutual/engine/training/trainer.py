@@ -281,7 +281,9 @@ class Trainer:
         peers = [f"{name} ({sizes[name]}{self._describe_ranks(name)})" for name in (*self._recipe.trainable, *frozen)]
         processes = f"{comm.size} process{'es' if comm.size > 1 else ''} on {comm.device.type}, precision {self._environment.precision}"
         data = f"{info.num_train:,} training and {info.num_val:,} validation images, {info.num_classes} classes"
-        return f"{self._folder.path}: {', '.join(peers)}; {data}; {processes}"
+        workers = self.training.data.num_workers(world_size=comm.size, accumulate=self.training.accumulate)
+        loaded = f", {workers} loader process{'es' if workers > 1 else ''} each" if workers and self._recipe.data.workers is None else ""
+        return f"{self._folder.path}: {', '.join(peers)}; {data}; {processes}{loaded}"
 
     def _describe_ranks(self, name: str) -> str:
         placement = self.training.group.placement

@@ -22,7 +22,8 @@ from mutual.recipe import LOGITS, InputError, Precision, Recipe, format_value
 
 STORE_MARK = ".mutual-store.json"
 """The fingerprint, and the mark of a store: in a folder with other files and without it nothing is written."""
-FORMAT = 1
+FORMAT = 2
+"""2: views are drawn by hashes, and JPEGs are decoded at a fraction of their size."""
 _ELSEWHERE = ("mean", "std", "val", "num_val")
 """Of the data's fingerprint: what says how the peer sees pixels, which `input` does, and evaluation images, which are not kept."""
 

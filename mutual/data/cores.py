@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _MAX_WORKERS = 8
-_BATCHES_FOR_A_WORKER = 4
+_BATCHES_FOR_A_WORKER = 16
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 

@@ -107,7 +107,7 @@ class Data(Spec):
     """Images per process in evaluation; the default is batch_size."""
     workers: Workers | None = None
     """Loader processes for each training process; 0 loads in the training process. The default is 0 for images in memory, and for files
-    one for each core of a process but one, at most 8 and one for each four batches of an epoch. It changes no number."""
+    one for each core of a process but one, at most 8 and one for each 16 batches of an epoch. It changes no number."""
     prefetch: Prefetch = 2
     """Batches that each loader process is ahead of the training."""
     on_bad_image: Literal["error", "skip"] = "error"

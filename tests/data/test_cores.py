@@ -61,7 +61,7 @@ def test_the_processes_of_a_machine_share_its_cores(machine, monkeypatch, proces
     assert available_cores() == expected
 
 
-@pytest.mark.parametrize(("num_batches", "num_cores", "expected"), [(1_000, 16, 8), (1_000, 4, 3), (1_000, 1, 0), (11, 16, 2), (3, 16, 0)])
+@pytest.mark.parametrize(("num_batches", "num_cores", "expected"), [(1_000, 16, 8), (1_000, 4, 3), (1_000, 1, 0), (47, 16, 2), (15, 16, 0)])
 def test_the_default_leaves_a_core_and_starts_no_process_for_few_batches(num_batches, num_cores, expected, monkeypatch):
     monkeypatch.setattr(cores, "available_cores", lambda: num_cores)
     assert default_workers(num_batches) == expected

@@ -162,7 +162,7 @@ def root(tmp_path):
 
 
 def module(root, *, views=1, **fields):
-    data = {"dataset": "image_folder", "root": str(root), "image_size": 16, "batch_size": 4, "augment": AUGMENT, **fields}
+    data = {"dataset": "image_folder", "root": str(root), "image_size": 16, "batch_size": 4, "workers": 0, "augment": AUGMENT, **fields}
     return build_data(Data(**data), seed=0, num_views=views)
 
 

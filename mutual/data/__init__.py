@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from mutual.data.module import DataModule, build_data
     from mutual.data.plan import shard_bounds
     from mutual.data.presence import check_present
-    from mutual.data.transforms import ShapeError, build_preprocess, resolved_preprocess
+    from mutual.data.regions import ShapeError
+    from mutual.data.transfer import DeviceTransfer
+    from mutual.data.transforms import Preprocess, build_preprocess, resolved_preprocess
 
 __all__ = [
     "Batch",
     "DataInfo",
     "DataModule",
+    "DeviceTransfer",
     "ImageError",
+    "Preprocess",
     "ShapeError",
     "Window",
     "build_data",
@@ -45,6 +49,8 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.data.module": ("DataModule", "build_data"),
         "mutual.data.plan": ("shard_bounds",),
         "mutual.data.presence": ("check_present",),
-        "mutual.data.transforms": ("ShapeError", "build_preprocess", "resolved_preprocess"),
+        "mutual.data.regions": ("ShapeError",),
+        "mutual.data.transfer": ("DeviceTransfer",),
+        "mutual.data.transforms": ("Preprocess", "build_preprocess", "resolved_preprocess"),
     },
 )

@@ -5,11 +5,14 @@ Shapes: V views, B images (padding included), X extra images that are only mixed
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mutual.data.augmentation import Augmentation
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Batch:
         bad: the valid images that could not be read: in training their rows hold substitutes, in evaluation they are blank.
         keys_B2: of each of the first B the index of the image and the number of its view (the epoch, where views are not counted), which
             determine its pixels and those that are mixed in; in the CPU's memory.
+        augmentations: what is left to be done to the images, one for each view: `to` does it, on the device.
     """
 
     images: Tensor
@@ -73,19 +77,45 @@ class Batch:
     mix: Mix | None = None
     bad: tuple[BadImage, ...] = ()
     keys_B2: Tensor | None = None
+    augmentations: tuple[Augmentation, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Number of images that the peers see, B."""
+        return len(self.labels) if self.mix is None else len(self.mix.partner_B)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
-        """Returns the batch on `device`."""
-        mix = self.mix and Mix(
-            *(tensor.to(device, non_blocking=non_blocking) for tensor in (self.mix.partner_B, self.mix.lam_B, self.mix.box_B4))
-        )
-        images, labels = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.images, self.labels))
-        return replace(self, images=images, labels=labels, mix=mix)
+        """Returns the batch on `device`, its images augmented."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking)).augmented()
+
+    def augmented(self) -> Batch:
+        """Returns the batch with nothing left to be done to its images."""
+        if not self.augmentations:
+            return self
+        images_of = self.images if self.images.dim() == 5 else [self.images] * len(self.augmentations)
+        views = [augmentation(images) for augmentation, images in zip(self.augmentations, images_of, strict=True)]
+        return replace(self, images=views[0] if len(views) == 1 else torch.stack(views), augmentations=())
 
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory; the loader calls it where there is a GPU."""
-        mix = self.mix and Mix(self.mix.partner_B.pin_memory(), self.mix.lam_B.pin_memory(), self.mix.box_B4.pin_memory())
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory(), mix=mix)
+        return self._map(Tensor.pin_memory)
+
+    def device_tensors(self) -> list[Tensor]:
+        """Returns what is on the device."""
+        found: list[Tensor] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self._map(note)
+        return found
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Returns the batch with what `function` makes of each tensor that belongs on the device."""
+        mix = self.mix and Mix(function(self.mix.partner_B), function(self.mix.lam_B), function(self.mix.box_B4))
+        augmentations = tuple(augmentation.map(function) for augmentation in self.augmentations)
+        return replace(self, images=function(self.images), labels=function(self.labels), mix=mix, augmentations=augmentations)
 
 
 @dataclass(frozen=True)
@@ -94,11 +124,13 @@ class Window:
 
     Attributes:
         num_samples: samples over all ranks, the update's divisor.
-        batches: this rank's shard of each micro-batch.
+        batches: this rank's shard of each micro-batch; they may be loaded only when they are asked for.
+        sizes: number of images that the peers see of each, which is known before they are loaded.
     """
 
     num_samples: int
-    batches: list[Batch]
+    batches: Sequence[Batch]
+    sizes: Sequence[int]
 
 
 def mixed(batch: Batch, *, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ import errno
 import io
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPPED = (5, 6, 7, 8)
+"""Orientations of which the stored rows are the upright image's columns."""
 
 
 class ImageError(InputError):
@@ -99,10 +103,98 @@ def decode(content: bytes, channels: int, *, path: str | Path) -> Tensor:
     Raises:
         ImageError: it holds none that can be read.
     """
+    return ImageSource(content, channels, path=path).whole()
+
+
+class ImageSource:
+    """The content of an image file, to be decoded whole or in part; a JPEG also at a half, a quarter or an eighth of its size.
+
+    Args:
+        content: the file's.
+        channels: 1 for grey, 3 for RGB.
+        path: where it lies, for messages.
+
+    Attributes:
+        channels: as above.
+        size: height and width, upright as the EXIF says.
+        scales: the fractions (1 / scale) of the size at which it can be decoded, the smallest first.
+
+    Raises:
+        ImageError: it holds no image that can be read.
+    """
+
+    def __init__(self, content: bytes, channels: int, *, path: str | Path) -> None:
+        self._content = content
+        self.channels = channels
+        self._path = path
+        with _blaming(path):
+            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+            refused = _refusal(image)
+            if refused:
+                raise ImageError(path, refused)
+            self._is_jpeg = image.format in ("JPEG", "MPO")
+            if not self._is_jpeg:
+                image.load()  # some formats have their EXIF behind the pixels
+            self._orientation = _orientation(image)
+        self.size: tuple[int, int] = image.size if self._orientation in _SWAPPED else image.size[::-1]
+        self.scales = (8, 4, 2, 1) if self._is_jpeg else (1,)
+        self._opened: Image.Image | None = image
+        self._decoded: dict[int, Image.Image] = {}
+
+    def whole(self) -> Tensor:
+        """Returns the image, uint8 `[channels, H, W]`."""
+        with _blaming(self._path):
+            return pixels(self._at(1), self.channels)
+
+    def rectangle(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """Returns a rectangle, uint8 `[channels or more, height, width]`: of colour there may be a fourth channel that means nothing."""
+        with _blaming(self._path):
+            image = self._at(1)
+            if (self._orientation, self.channels, image.mode) in ((1, 3, "RGB"), (1, 1, "L")):
+                return _rectangle(image, (left, top, left + width, top + height))
+            return pixels(image, self.channels)[:, top : top + height, left : left + width]
+
+    def reduced(self, scale: int, box: tuple[int, int, int, int], size: tuple[int, int], resample: Image.Resampling) -> Tensor:
+        """Returns a rectangle brought to `size` from the image as it is decoded at a fraction of its size, uint8 `[channels, *size]`.
+
+        Args:
+            scale: the image is decoded at 1 / scale of its size, which only JPEGs are.
+            box: top, left, bottom and right of the rectangle in pixels of the whole image.
+            size: height and width of what it is brought to, by which its own are not smaller at that scale.
+            resample: how pixels are interpolated.
+        """
+        with _blaming(self._path):
+            image = self._at(scale)
+            whole_size = self.size[::-1] if self._orientation not in _SWAPPED else self.size
+            if image.size == whole_size:  # a decoder may know no fractions
+                scale = 1
+            top, left, bottom, right = _stored(box, self.size, self._orientation)
+            exact = (left / scale, top / scale, right / scale, bottom / scale)
+            stored_size = size if self._orientation in _SWAPPED else size[::-1]
+            resized = image.convert("L" if self.channels == 1 else "RGB").resize(stored_size, resample, box=exact)
+            turn = _UPRIGHT.get(self._orientation)
+            return _tensor(resized if turn is None else resized.transpose(turn))
+
+    def _at(self, scale: int) -> Image.Image:
+        """Returns the image as it is stored, decoded at 1 / scale of its size; each scale is decoded once."""
+        if scale not in self._decoded:
+            image = self._opened or Image.open(io.BytesIO(self._content), formats=_FORMATS)
+            self._opened = None
+            if self._is_jpeg and (scale > 1 or self.channels == 1):  # where grey is wanted, the luma as it is stored
+                width, height = image.size
+                image.draft("L" if self.channels == 1 else image.mode, (max(1, width // scale), max(1, height // scale)))
+            image.load()
+            self._decoded[scale] = image
+        return self._decoded[scale]
+
+
+@contextmanager
+def _blaming(path: str | Path) -> Iterator[None]:
+    """Makes an ImageError that names `path` of whatever Pillow raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of sizes that are within the bounds here
-            return _decode(content, channels, path)
+            yield
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -113,15 +205,27 @@ def decode(content: bytes, channels: int, *, path: str | Path) -> Tensor:
         raise ImageError(path, f"{error}" if str(error) else type(error).__name__) from error
 
 
-def _decode(content: bytes, channels: int, path: str | Path) -> Tensor:
-    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-        refused = _refusal(image)
-        if refused:
-            raise ImageError(path, refused)
-        if channels == 1 and image.format in ("JPEG", "MPO"):
-            image.draft("L", None)  # the luma as it is stored
-        image.load()
-        return pixels(image, channels)
+def _rectangle(image: Image.Image, box: tuple[int, int, int, int]) -> Tensor:
+    """Returns a rectangle (left, top, right, bottom) of an image in mode L or RGB; of RGB with the fourth channel that Pillow keeps.
+
+    What `image.crop` and `tobytes` do, without a copy of the rectangle and of a third of its bytes.
+    """
+    height, width = box[3] - box[1], box[2] - box[0]
+    layout, depth = ("RGBX", 4) if image.mode == "RGB" else ("L", 1)
+    encoder = Image._getencoder(image.mode, "raw", (layout, 0, 1))
+    encoder.setimage(image.im, box)
+    _, _, content = encoder.encode(height * width * depth)
+    return torch.frombuffer(content, dtype=torch.uint8).view(height, width, depth).permute(2, 0, 1)
+
+
+def _stored(box: tuple[int, int, int, int], size: tuple[int, int], orientation: int) -> tuple[int, int, int, int]:
+    """Returns where a box (top, left, bottom, right) of the upright image of `size` lies in the image as it is stored."""
+    (top, left, bottom, right), (height, width) = box, size
+    if orientation in (2, 3, 6, 7):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 7, 8):
+        top, bottom = height - bottom, height - top
+    return (left, top, right, bottom) if orientation in _SWAPPED else (top, left, bottom, right)
 
 
 def pixels(image: Image.Image, channels: int) -> Tensor:
@@ -132,8 +236,13 @@ def pixels(image: Image.Image, channels: int) -> Tensor:
     turn = _UPRIGHT.get(_orientation(image))
     if turn is not None:
         upright = upright.transpose(turn)
-    values = torch.from_numpy(np.array(upright.convert("L" if channels == 1 else "RGB")))
-    return values[None] if channels == 1 else values.permute(2, 0, 1)
+    return _tensor(upright.convert("L" if channels == 1 else "RGB"))
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    """Returns an image in mode L or RGB as uint8 `[1 or 3, H, W]`."""
+    values = torch.from_numpy(np.array(image))
+    return values[None] if values.dim() == 2 else values.permute(2, 0, 1)
 
 
 def _refusal(image: Image.Image) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mutual.data.batch import BadImage
 from mutual.data.decoding import ImageError
+from mutual.data.draws import derive_keys, image_keys, uniforms
 from mutual.data.plan import epoch_order
+from mutual.data.regions import NUM_DRAWS, RegionPlan, ShapeError
 from mutual.data.requests import Request
 from mutual.data.splits import FileSplit, MemorySplit, Split, to_channels
-from mutual.data.transforms import Pipeline, ShapeError
+from mutual.data.transforms import Pipeline
 from mutual.recipe import first_line
 
 _MAX_CACHED_BYTES = 512 * 2**20
@@ -35,12 +40,13 @@ class LoadedImages:
     """The images of a request.
 
     Attributes:
-        images: one for each of the request's indices, uint8 `[C, H, W]`, stacked where they have one size anyway.
+        images: for each view, or once for all of them, an image for each of the request's indices, uint8 `[C, H, W]`; stacked where they
+            have one size anyway.
         source_index: the index of the image that each of them is, and whose label holds: another one than was asked for is a substitute.
         bad: the valid images that could not be read.
     """
 
-    images: Tensor | list[Tensor]
+    images: Sequence[Tensor | list[Tensor]]
     source_index: list[int]
     bad: tuple[BadImage, ...] = ()
 
@@ -50,8 +56,8 @@ class Images(Protocol):
 
     labels: Tensor
 
-    def load(self, request: Request) -> LoadedImages:
-        """Returns the images of `request`.
+    def load(self, request: Request, views: Sequence[int]) -> LoadedImages:
+        """Returns the images of `request` in these views.
 
         Raises:
             ImageError: one cannot be read, and is not to be skipped.
@@ -83,19 +89,19 @@ class MemoryImages:
         if len(split.labels) * channels * image_size[0] * image_size[1] <= _MAX_CACHED_BYTES:
             self._images, self._transform = transform(to_channels(split.images, channels)), None
 
-    def load(self, request: Request) -> LoadedImages:
-        """Returns the images of `request`."""
+    def load(self, request: Request, _views: Sequence[int]) -> LoadedImages:
+        """Returns the images of `request`, the same for all views."""
         images = self._images[request.indices]
         if self._transform is not None:
             images = apply_transform(self._transform, to_channels(images, self._channels), self.name(request.indices[0]))
-        return LoadedImages(images, request.indices)
+        return LoadedImages([images], request.indices)
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """An image, the index of the image that it is, and why that is not the one that was asked for, or empty."""
+    """An image, in each view or once for all, its index, and why it is not the one that was asked for, or empty."""
 
-    image: Tensor
+    images: list[Tensor]
     source_index: int
     reason: str = ""
 
@@ -106,6 +112,7 @@ class DecodedImages:
     Args:
         split: the images and labels.
         transform: what becomes of each image.
+        region: what is taken of each file before that, or None.
         channels: channels of the transformed images.
         image_size: their height and width.
         seed: the recipe's seed.
@@ -118,6 +125,7 @@ class DecodedImages:
         split: Split,
         transform: Pipeline,
         *,
+        region: RegionPlan | None,
         channels: int,
         image_size: tuple[int, int],
         seed: int,
@@ -129,6 +137,7 @@ class DecodedImages:
         # as `predict` decodes them by the card: a colour image that is decoded as grey has lost what a peer of colour reads
         self._split = split.decoded_as(channels) if isinstance(split, FileSplit) else split
         self._transform = transform
+        self._region = region
         self._channels = channels
         self._size = image_size
         self._seed = seed
@@ -136,35 +145,50 @@ class DecodedImages:
         self._substitute = substitute
         self._order: tuple[int, list[int], list[int]] | None = None
 
-    def load(self, request: Request) -> LoadedImages:
-        """Returns the images of `request`."""
+    def load(self, request: Request, views: Sequence[int]) -> LoadedImages:
+        """Returns the images of `request` in these views, or once for all where views do not differ yet."""
         keys = list(zip(request.indices, request.view_numbers, strict=True))
-        decoded = {key: self._decode(*key) for key in dict.fromkeys(keys)}
+        decoded: dict[tuple[int, int], _Decoded] = {}
+        for key, draws in zip(keys, self._draws(request, views), strict=True):
+            if key not in decoded:
+                decoded[key] = self._decode(*key, draws)
         bad = tuple(
             BadImage(self.name(key[0]), decoded[key].reason, row)
             for row, key in enumerate(keys[: request.num_valid])
             if decoded[key].reason
         )
-        return LoadedImages([decoded[key].image for key in keys], [decoded[key].source_index for key in keys], bad)
+        by_view = [list(images) for images in zip(*(decoded[key].images for key in keys), strict=True)]
+        is_random = self._region is not None and self._region.is_random
+        return LoadedImages(
+            [torch.stack(images) for images in by_view] if is_random else by_view, [decoded[key].source_index for key in keys], bad
+        )
 
-    def _decode(self, index: int, view: int) -> _Decoded:
+    def _draws(self, request: Request, views: Sequence[int]) -> list[list[Sequence[float]]]:
+        """Returns for each image of the request, and each view, what its region is drawn from; nothing where it is not drawn."""
+        if self._region is None or not self._region.is_random:
+            return [[()]] * len(request.indices)
+        keys = [derive_keys(image_keys(self._seed, view, request.view_numbers, request.indices), 0) for view in views]
+        draws: list[list[Sequence[float]]] = np.stack([uniforms(of_view, NUM_DRAWS) for of_view in keys], axis=1).tolist()
+        return draws
+
+    def _decode(self, index: int, view: int, draws: list[Sequence[float]]) -> _Decoded:
         try:
-            return _Decoded(self._image(index), index)
+            return _Decoded(self._views_of(index, draws), index)
         except ImageError as error:
             if not self._skip_bad:
                 raise
             if not self._substitute:
-                return _Decoded(torch.zeros(self._channels, *self._size, dtype=torch.uint8), index, error.reason)
-            return self._next_readable(index, view, error)
+                return _Decoded([torch.zeros(self._channels, *self._size, dtype=torch.uint8)] * len(draws), index, error.reason)
+            return self._next_readable(index, view, draws, error)
 
-    def _next_readable(self, index: int, view: int, error: ImageError) -> _Decoded:
+    def _next_readable(self, index: int, view: int, draws: list[Sequence[float]], error: ImageError) -> _Decoded:
         """Returns the next readable image of the epoch's order, a function of (seed, epoch, index) alone; a view's number is one's, too."""
         order, positions = self._order_of(view)
         num_tries = min(len(order) - 1, _MAX_CONSECUTIVE_BAD)
         for step in range(1, num_tries + 1):
             source_index = order[(positions[index] + step) % len(order)]
             try:
-                return _Decoded(self._image(source_index), source_index, error.reason)
+                return _Decoded(self._views_of(source_index, draws), source_index, error.reason)
             except ImageError:  # it is named where it is asked for itself
                 continue
         raise ImageError(error.path, f"{error.reason}; nor can the {num_tries} images be read that follow it in the epoch's order")
@@ -179,8 +203,18 @@ class DecodedImages:
             self._order = epoch, order, positions
         return self._order[1:]
 
-    def _image(self, index: int) -> Tensor:
-        return apply_transform(self._transform, to_channels(self._split.image(index), self._channels), self.name(index))
+    def _views_of(self, index: int, draws: list[Sequence[float]]) -> list[Tensor]:
+        """Returns the image for each of `draws`; its file is read once, and decoded once at each scale."""
+        name = self.name(index)
+        if self._region is None or not isinstance(self._split, FileSplit):
+            return [apply_transform(self._transform, to_channels(self._split.image(index), self._channels), name)]
+        source = self._split.source(index)
+        images = []
+        for of_view in draws:
+            with _blaming_transform(name, source.size):
+                image = self._region(*source.size, of_view).read(source)
+            images.append(apply_transform(self._transform, image, name))
+        return images
 
 
 def apply_transform(transform: Pipeline, image: Tensor, name: str) -> Tensor:
@@ -190,13 +224,23 @@ def apply_transform(transform: Pipeline, image: Tensor, name: str) -> Tensor:
         TransformError: the transform does not take the image.
         OSError: there is too little memory.
     """
-    try:
+    height, width = image.shape[-2:]
+    with _blaming_transform(name, (height, width)):
         return transform(image)
+
+
+@contextmanager
+def _blaming_transform(name: str, size: tuple[int, int]) -> Iterator[None]:
+    """Makes a TransformError that names the image, or an OSError, of what a transform of an image of `size` raises."""
+    try:
+        yield
+    except ImageError:
+        raise
     except (ValueError, RuntimeError) as error:  # torchvision's, for a crop or a padding that is larger than the image, say
         if "can't allocate memory" in str(error):
             raise OSError(errno.ENOMEM, "not enough memory to transform the image", name) from error
         reason = first_line(error)
         if not isinstance(error, ShapeError):
-            height, width = image.shape[-2:]
+            height, width = size
             reason = f"the transforms do not take its {width} x {height} pixels: {reason}"
         raise TransformError(name, reason) from error

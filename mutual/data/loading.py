@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from typing import overload
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mutual.data.augmentation import Augmentation, CountedTransforms
 from mutual.data.batch import Batch
 from mutual.data.decoding import ImageError
+from mutual.data.draws import image_keys
 from mutual.data.images import DecodedImages, Images, MemoryImages, TransformError, apply_transform
 from mutual.data.mixing import Mixer
 from mutual.data.requests import Request
 from mutual.data.splits import MemorySplit, Split
-from mutual.data.transforms import Transforms
+from mutual.data.transforms import Pipeline, Transforms
 from mutual.recipe import Data, derive_seed
 
 _REMEDY = "; repair it or take it out, `python -m mutual.data.check` finds all such files"
@@ -54,6 +59,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
         seed: the recipe's seed.
         views: the numbers of the views that are made of each image.
         substitute: with `data.on_bad_image: skip`, an image that cannot be read has a substitute; otherwise it is blank.
+        defers: what can be done to all images of a batch at once is left to `Batch.to`, to be done on the device.
 
     Attributes:
         views: the numbers of the views that are made of each image; a view's random numbers depend on its number.
@@ -70,9 +76,11 @@ class TransformedDataset(Dataset[Batch | Failure]):
         seed: int,
         views: Sequence[int] = (0,),
         substitute: bool = False,
+        defers: bool = False,
     ) -> None:
         self.views = tuple(views)
         self._transforms = transforms
+        self._defers = defers and [type(stage) for stage in transforms.stages] == [CountedTransforms]
         self._seed = seed
         self._mixer = Mixer(data.mixup, data.cutmix, image_size, seed) if data.mixup or data.cutmix else None
         self._images: Images
@@ -82,6 +90,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
             self._images = DecodedImages(
                 split,
                 transforms.deterministic,
+                region=transforms.region,
                 channels=channels,
                 image_size=image_size,
                 seed=seed,
@@ -99,33 +108,97 @@ class TransformedDataset(Dataset[Batch | Failure]):
 
     def sample(self, index: int) -> Tensor:
         """Returns one transformed image, without counted random numbers; to look at its shape."""
-        with torch.random.fork_rng(devices=[]):
-            image = self._images.load(Request(0, [index], num_valid=1, global_batch_size=1)).images[0]
-            return apply_transform(self._transforms.random, image, self._images.name(index))
+        request = Request(0, [index], num_valid=1, global_batch_size=1)
+        (images,) = self._images.load(request, self.views[:1]).images
+        return self._augment(request, images, self.views[0])[0]
 
     def _batch(self, request: Request) -> Batch:
-        loaded = self._images.load(request)
-        if self._transforms.is_random:
-            views = [self._augment(request, loaded.images, view) for view in self.views]
-        else:
-            views = [_stack(loaded.images)] * len(self.views)
+        loaded = self._images.load(request, self.views)
+        views, augmentations = list(loaded.images), self._left_to_device(request, loaded.images[0])
+        if not augmentations:
+            images_of = views if len(views) == len(self.views) else views * len(self.views)
+            views = [self._augment(request, images, view) for images, view in zip(images_of, self.views, strict=True)]
+        images = _stack(views[0] if len(views) == 1 else [_stack(each) for each in views])
         mix = None if self._mixer is None or request.partners is None else self._mixer(request)
-        images = views[0] if len(views) == 1 else torch.stack(views)
         labels = self._images.labels[loaded.source_index]
         keys_B2 = torch.tensor([request.indices, request.view_numbers]).T[: request.num_rows]
-        return Batch(images, labels, request.num_valid, request.global_batch_size, mix, loaded.bad, keys_B2)
+        return Batch(images, labels, request.num_valid, request.global_batch_size, mix, loaded.bad, keys_B2, augmentations)
+
+    def _left_to_device(self, request: Request, images: Tensor | list[Tensor]) -> tuple[Augmentation, ...]:
+        """Returns what is done to the images of each view on the device; nothing where all has to be done here."""
+        if not self._defers or isinstance(images, list):
+            return ()
+        (stage,) = self._transforms.stages
+        assert isinstance(stage, CountedTransforms), "it defers these alone"
+        height, width = images.shape[-2:]
+        return tuple(
+            stage.draw(image_keys(self._seed, view, request.view_numbers, request.indices), (height, width)) for view in self.views
+        )
 
     def _augment(self, request: Request, images: Tensor | list[Tensor], view: int) -> Tensor:
         """Returns the images as one peer's view has them: by each one's index, the epoch or its view number, and the peer's number."""
+        if not self._transforms.is_random:
+            return _stack(images)
+        if isinstance(images, list):
+            return self._augment_each(self._transforms.random, request, images, view)
+        keys = image_keys(self._seed, view, request.view_numbers, request.indices)
+        for position, stage in enumerate(self._transforms.stages):
+            if isinstance(stage, CountedTransforms):
+                name = self._images.name(request.indices[0])
+                images = apply_transform(partial(stage, keys=keys), images, name)
+            else:
+                images = self._augment_each(stage, request, images, view, *([position] if position else []))
+        return images
+
+    def _augment_each(self, transform: Pipeline, request: Request, images: Tensor | list[Tensor], *seed_parts: int) -> Tensor:
+        """Returns the images after a transform that draws from torch's default generator, which is seeded for each."""
         state = torch.get_rng_state()
         keys = list(zip(request.indices, request.view_numbers, strict=True))
         augmented: dict[tuple[int, int], Tensor] = {}
         for (index, number), image in zip(keys, images, strict=True):
             if (index, number) not in augmented:
-                torch.default_generator.manual_seed(derive_seed(self._seed, "augment", number, index, view))
-                augmented[index, number] = apply_transform(self._transforms.random, image, self._images.name(index))
+                torch.default_generator.manual_seed(derive_seed(self._seed, "augment", number, index, *seed_parts))
+                augmented[index, number] = apply_transform(transform, image, self._images.name(index))
         torch.set_rng_state(state)
         return torch.stack([augmented[key] for key in keys])
+
+
+class BatchesOnDemand(Sequence[Batch]):
+    """The next `number` of `batches`, each of which is loaded, and kept, when it is first asked for; those before it are, too.
+
+    Args:
+        batches: yields them, and after them those of others.
+        number: how many they are.
+        waiting: makes the context in which one is waited for that `load` has not loaded.
+    """
+
+    def __init__(self, batches: Iterator[Batch], number: int, waiting: Callable[[], AbstractContextManager[object]]) -> None:
+        self._batches = batches
+        self._number = number
+        self._waiting = waiting
+        self._loaded: list[Batch] = []
+
+    def load(self, number: int) -> None:
+        """Loads the first `number` of them."""
+        while len(self._loaded) < number:
+            self._loaded.append(next(self._batches))
+
+    def __len__(self) -> int:
+        return self._number
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        wanted = range(self._number)[index]
+        for position in [wanted] if isinstance(wanted, int) else wanted:
+            if position >= len(self._loaded):
+                with self._waiting():
+                    self.load(position + 1)
+        return self._loaded[wanted] if isinstance(wanted, int) else [self._loaded[position] for position in wanted]
 
 
 def _stack(images: Tensor | list[Tensor]) -> Tensor:

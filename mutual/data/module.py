@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from mutual.data.batch import Batch, DataInfo, Window
+from mutual.data.cores import default_workers
 from mutual.data.datasets import DatasetSplits, read_splits, with_unlabelled
 from mutual.data.fingerprint import fingerprint
 from mutual.data.images import TransformError
-from mutual.data.loading import Failure, TransformedDataset
+from mutual.data.loading import BatchesOnDemand, Failure, TransformedDataset
 from mutual.data.plan import EpochPlan
 from mutual.data.requests import CountedViews, TrainBatchSampler, eval_requests
 from mutual.data.splits import Split, stratified_subset
@@ -104,7 +106,20 @@ class DataModule:
         """Returns the number of updates in an epoch."""
         return self._plan(world_size, accumulate).num_windows
 
-    def train_windows(self, epoch: int, *, start: int = 0, world_size: int, shard: tuple[int, int], accumulate: int) -> Iterator[Window]:
+    def num_workers(self, *, world_size: int, accumulate: int) -> int:
+        """Returns how many processes load a rank's training images."""
+        return self._num_workers(self._plan(world_size, accumulate).num_micro_batches)
+
+    def train_windows(
+        self,
+        epoch: int,
+        *,
+        start: int = 0,
+        world_size: int,
+        shard: tuple[int, int],
+        accumulate: int,
+        waiting: Callable[[], AbstractContextManager[object]] | None = None,
+    ) -> Iterator[Window]:
         """Yields a shard's windows of `epoch` from number `start` on; interrupted and started again there, they are the same bit for bit.
 
         Args:
@@ -113,9 +128,11 @@ class DataModule:
             world_size: number of ranks, on which the size of a window depends.
             shard: the shard's index, and the number of shards.
             accumulate: micro-batches in a window.
+            waiting: makes a context. With it, the batches behind a window's first are loaded only when they are asked for, each in such
+                a context; without, all are loaded when the window is yielded.
 
         Raises:
-            ImageError: an image cannot be read, and data.on_bad_image is `error`.
+            ImageError: an image cannot be read, and data.on_bad_image is `error`; also where a batch is asked for.
             OSError: the disk or the machine failed.
         """
         requests, loader = self._loader_of(world_size, shard, accumulate)
@@ -124,7 +141,11 @@ class DataModule:
             return
         batches = (self._checked(loaded, "train", epoch) for loaded in loader)
         for window in range(start, requests.plan.num_windows):
-            yield Window(requests.plan.size(window), [next(batches) for _ in requests.plan.micro_sizes(window)])
+            sizes = requests.sizes(window)
+            of_window = BatchesOnDemand(batches, len(sizes), waiting or nullcontext)
+            of_window.load(1 if waiting else len(sizes))
+            yield Window(requests.plan.size(window), of_window, sizes)
+            of_window.load(len(sizes))  # what was not asked for is not the next window's
 
     def train_keys(self, epoch: int, *, world_size: int, shard: tuple[int, int], accumulate: int) -> Iterator[list[tuple[int, int]]]:
         """Yields for each of a shard's windows of `epoch` the index and the view number of its images; nothing is loaded."""
@@ -157,7 +178,7 @@ class DataModule:
         """
         size = self._spec.eval_batch_size or self._spec.batch_size
         requests = eval_requests(self.info.num_val, size, world_size=world_size, shard=shard)
-        self._eval_loader = loader = self._loader(self._val, requests, persistent=False)
+        self._eval_loader = loader = self._loader(self._val, requests, len(requests), persistent=False)
         for loaded in loader:
             yield self._checked(loaded, "val", None)
         loader.close()
@@ -183,7 +204,7 @@ class DataModule:
         transforms = eval_transforms(spec, image_size)
         dataset = TransformedDataset(split, transforms, data=spec, channels=channels, image_size=image_size, seed=self._seed)
         requests = eval_requests(len(split.labels), spec.eval_batch_size or spec.batch_size, world_size=world_size, shard=shard)
-        self._sample_loader = loader = self._loader(dataset, requests, persistent=False)
+        self._sample_loader = loader = self._loader(dataset, requests, len(requests), persistent=False)
         for loaded in loader:
             yield self._checked(loaded, "train", None)
         loader.close()
@@ -205,7 +226,15 @@ class DataModule:
         spec, size = self._spec, shape[1:]
         common: dict[str, Any] = {"data": spec, "channels": shape[0], "image_size": size}
         seed = self._seed if self._counted_views is None else self._counted_views.seed
-        train = TransformedDataset(self._read[0], train_transforms(spec, size), seed=seed, views=self._views, substitute=True, **common)
+        train = TransformedDataset(
+            self._read[0],
+            train_transforms(spec, size),
+            seed=seed,
+            views=self._views,
+            substitute=True,
+            defers=torch.cuda.is_available(),
+            **common,
+        )
         val = TransformedDataset(self._read[1], eval_transforms(spec, size), seed=self._seed, **common)
         for name, dataset in (("augment", train), ("preprocess", val)):
             found = _shape_of_first(dataset, name)
@@ -228,15 +257,21 @@ class DataModule:
             requests = self._sampler(world_size, shard, accumulate)
             if self._train_loader is not None:
                 self._train_loader[2].close()
-            self._train_loader = key, requests, self._loader(self._train, requests, persistent=True)
+            self._train_loader = key, requests, self._loader(self._train, requests, requests.plan.num_micro_batches, persistent=True)
         return self._train_loader[1:]
 
     def _sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
         mixed = bool(self._spec.mixup or self._spec.cutmix)
         return TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views)
 
-    def _loader(self, dataset: TransformedDataset, requests: Any, *, persistent: bool) -> Loader[Batch | Failure]:
-        return Loader(dataset, requests, workers=self._spec.workers, persistent=persistent, collate=_only)
+    def _loader(self, dataset: TransformedDataset, requests: Any, num_batches: int, *, persistent: bool) -> Loader[Batch | Failure]:
+        workers, prefetch = self._num_workers(num_batches), self._spec.prefetch
+        return Loader(dataset, requests, workers=workers, prefetch=prefetch, persistent=persistent, collate=_only)
+
+    def _num_workers(self, num_batches: int) -> int:
+        if self._spec.workers is not None:
+            return self._spec.workers
+        return default_workers(num_batches) if self._spec.kind.in_files else 0
 
 
 def build_data(spec: Data, *, seed: int, num_views: int = 1, counted_views: tuple[int, int] | None = None) -> DataModule:

@@ -52,6 +52,12 @@ class EpochPlan:
         """Windows, and so updates, of an epoch."""
         return math.ceil(self.num_samples / self.window_size)
 
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of an epoch, of which every rank has as many."""
+        whole, rest = divmod(self.num_samples, self.window_size)
+        return whole * self.accumulate + math.ceil(rest / (self.batch_size * self.world_size))
+
     def order(self, epoch: int) -> list[int]:
         """Returns the epoch's permutation of the sample indices."""
         return epoch_order(self.num_samples, seed=self.seed, epoch=epoch)

@@ -85,6 +85,7 @@ class TrainBatchSampler:
         self.start = 0
         self._shard = shard
         self._mixed = mixed
+        self._min_size = min(2, plan.batch_size)  # BatchNorm needs two images where the features of one are a single value
         self._counted_views = counted_views
 
     def __iter__(self) -> Iterator[list[Request]]:
@@ -97,6 +98,10 @@ class TrainBatchSampler:
         """Yields the requests of each window of `epoch`; nothing is loaded."""
         order = self.plan.order(epoch)
         yield from (list(self._requests(window, order, epoch)) for window in range(self.plan.num_windows))
+
+    def sizes(self, window: int) -> list[int]:
+        """Returns how many images the peers see of each of the shard's micro-batches of a window."""
+        return [max(each.end - each.begin, self._min_size) for each in self.plan.micro_batches(window, self._shard)]
 
     def request_of(self, index: int, view: int) -> Request:
         """Returns the request of one view of an image alone; without counted views, its number is that of the epoch."""
@@ -111,8 +116,7 @@ class TrainBatchSampler:
     def _request(self, micro_batch: MicroBatchSlice, order: Sequence[int], epoch: int) -> Request:
         positions = list(range(micro_batch.begin, micro_batch.end))
         num_valid = len(positions)
-        min_size = min(2, self.plan.batch_size)  # BatchNorm needs two images where the features of one are a single value
-        positions += (positions or [micro_batch.padding_index])[:1] * (min_size - num_valid)
+        positions += (positions or [micro_batch.padding_index])[:1] * (self._min_size - num_valid)
         sizes = {"num_valid": num_valid, "global_batch_size": micro_batch.global_batch_size}
         if self._counted_views is None:
             return self._request_at(positions, order, epoch, **sizes)

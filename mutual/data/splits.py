@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mutual.data.decoding import load_image
+from mutual.data.decoding import ImageSource, load_image, read_file
 from mutual.recipe import derive_seed
 
 
@@ -72,6 +72,10 @@ class FileSplit:
     def image(self, index: int) -> Tensor:
         """Returns the image, uint8 `[C, H, W]`."""
         return load_image(self.paths[index], self.channels)
+
+    def source(self, index: int) -> ImageSource:
+        """Returns the image, opened and not decoded."""
+        return ImageSource(read_file(self.paths[index]), self.channels, path=self.paths[index])
 
     def decoded_as(self, channels: int) -> FileSplit:
         """Returns the same files, decoded with so many channels."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from mutual.data.augmentation import CountedTransforms, is_counted
+from mutual.data.decoding import ImageSource, read_file
+from mutual.data.regions import plan_of
 from mutual.data.splits import to_channels
 from mutual.recipe import Data
 from mutual.recipe import transforms as specs
@@ -16,19 +21,32 @@ _EVAL_CROP = 0.875  # the part of the scaled image that torchvision's evaluation
 _DETERMINISTIC = (specs.Resize, specs.CenterCrop)
 
 
-class ShapeError(ValueError):
-    """An image has a shape of which a transform would make something far too large."""
-
-
 class Transforms:
-    """A pipeline in two stages: a deterministic one, and a random one that begins at the first random transform."""
+    """A pipeline in two parts: a deterministic one, and a random one that begins at the first random transform.
 
-    def __init__(self, chosen: Sequence[specs.Transform], image_size: tuple[int, int]) -> None:
+    Args:
+        chosen: the transforms.
+        image_size: height and width of what a transform without a size of its own gives.
+        reads_files: images are files, of which the first transform may take a part before they are decoded.
+
+    Attributes:
+        region: what the first transform takes of a file, or None; the other pipelines begin behind it then.
+        deterministic: what comes before the first random transform, for an image or for a batch of images of one size.
+        random: the rest, for one image.
+        is_random: whether there is any.
+        stages: `random` for a batch of images of one size: transforms that are drawn for all of them at once, and between these
+            pipelines for one image.
+    """
+
+    def __init__(self, chosen: Sequence[specs.Transform], image_size: tuple[int, int], *, reads_files: bool = False) -> None:
+        self.region = plan_of(chosen[0], image_size) if reads_files and chosen else None
+        begin = int(self.region is not None)
         first_random = next((index for index, spec in enumerate(chosen) if not isinstance(spec, _DETERMINISTIC)), len(chosen))
         built = _build(chosen, image_size)
-        self.deterministic: Pipeline = nn.Sequential(*built[:first_random])
-        self.random: Pipeline = nn.Sequential(*built[first_random:])
+        self.deterministic: Pipeline = nn.Sequential(*built[begin:first_random])
+        self.random: Pipeline = nn.Sequential(*built[max(begin, first_random) :])
         self.is_random = first_random < len(chosen)
+        self.stages = list(_stages(chosen, built, first_random, begin, image_size))
 
     def __call__(self, image: Tensor) -> Tensor:
         """Returns the transformed image, drawing from torch's default generator."""
@@ -37,7 +55,7 @@ class Transforms:
 
 def train_transforms(data: Data, image_size: tuple[int, int]) -> Transforms:
     """Returns the pipeline of the training images."""
-    return Transforms(_chosen(data, data.augment, image_size, crop=1.0), image_size)
+    return Transforms(_chosen(data, data.augment, image_size, crop=1.0), image_size, reads_files=data.kind.in_files)
 
 
 def eval_transforms(data: Data, image_size: tuple[int, int]) -> Transforms:
@@ -46,26 +64,45 @@ def eval_transforms(data: Data, image_size: tuple[int, int]) -> Transforms:
     Raises:
         ValueError: it names a random transform.
     """
-    transforms = Transforms(_chosen(data, data.preprocess, image_size, crop=_EVAL_CROP), image_size)
+    transforms = Transforms(_chosen(data, data.preprocess, image_size, crop=_EVAL_CROP), image_size, reads_files=data.kind.in_files)
     if transforms.is_random:
         raise ValueError("preprocess names a random transform; evaluation takes resize and center_crop only")
     return transforms
 
 
-def build_preprocess(chosen: Sequence[specs.Transform], *, channels: int, image_size: tuple[int, int]) -> Pipeline:
-    """Returns what brings one decoded image (uint8 `[C, H, W]`, of any size) through transforms, with `channels` channels.
+class Preprocess:
+    """What brings an image through transforms as evaluation brings it, of any size, with `channels` channels.
 
     Args:
         chosen: the transforms.
         channels: of the images that go through them.
         image_size: what a transform without a size brings images to.
     """
-    transforms = Transforms(chosen, image_size)
 
-    def preprocess(image: Tensor) -> Tensor:
-        return transforms(to_channels(image, channels))
+    def __init__(self, chosen: Sequence[specs.Transform], *, channels: int, image_size: tuple[int, int]) -> None:
+        self._channels = channels
+        self._of_files = Transforms(chosen, image_size, reads_files=True)
+        self._of_images = Transforms(chosen, image_size)
 
-    return preprocess
+    def __call__(self, image: Tensor) -> Tensor:
+        """Returns what becomes of a decoded image, uint8 `[C, H, W]`."""
+        return self._of_images(to_channels(image, self._channels))
+
+    def read(self, path: Path) -> Tensor:
+        """Returns what becomes of an image file.
+
+        Raises:
+            ImageError: it is no image that can be read.
+            OSError: the disk or the machine failed.
+        """
+        source = ImageSource(read_file(path), self._channels, path=path)
+        plan = self._of_files.region
+        return self._of_files(source.whole() if plan is None else plan(*source.size).read(source))
+
+
+def build_preprocess(chosen: Sequence[specs.Transform], *, channels: int, image_size: tuple[int, int]) -> Preprocess:
+    """Returns what brings one image, decoded or in a file and of any size, through transforms, with `channels` channels."""
+    return Preprocess(chosen, channels=channels, image_size=image_size)
 
 
 def resolved_preprocess(data: Data, image_size: tuple[int, int]) -> list[dict[str, Any]]:
@@ -92,6 +129,16 @@ def _chosen(data: Data, named: Sequence[specs.Transform] | None, image_size: tup
     if height != width:
         return [specs.Resize(name="resize", size=(height, width)), specs.CenterCrop(name="center_crop")]
     return [specs.Resize(name="resize", size=height, mode="shorter"), specs.CenterCrop(name="center_crop")]
+
+
+def _stages(
+    chosen: Sequence[specs.Transform], built: Sequence[nn.Module], first_random: int, begin: int, image_size: tuple[int, int]
+) -> Iterator[CountedTransforms | Pipeline]:
+    """Yields the stages of the transforms from `begin` on; what they draw depends on their positions behind the first random one."""
+    for counted, group in groupby(range(max(begin, first_random), len(chosen)), key=lambda position: is_counted(chosen[position])):
+        first, *_ = members = list(group)
+        end = members[-1] + 1
+        yield CountedTransforms(chosen[first:end], first - first_random, image_size) if counted else nn.Sequential(*built[first:end])
 
 
 def _build(chosen: Sequence[specs.Transform], image_size: tuple[int, int]) -> list[nn.Module]:

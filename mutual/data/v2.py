@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from mutual.data.decoding import MAX_PIXELS
-from mutual.data.transforms import ShapeError
+from mutual.data.augmentation import height_and_width
+from mutual.data.regions import shorter_size
 from mutual.recipe import transforms as specs
 
 _INTERPOLATION = {
@@ -32,14 +32,12 @@ class _ResizeIfNeeded(v2.Resize):
 
 
 class _ShorterResize(v2.Resize):
-    """Brings the shorter side to a size; a strip of 1 x 60,000 pixels would become gigabytes."""
+    """Brings the shorter side to a size, and refuses what would become far too large."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns the image at the size."""
         height, width = image.shape[-2:]
-        side = int(self.size[0])
-        if side * (side * max(height, width) // min(height, width)) > MAX_PIXELS:
-            raise ShapeError(f"it has {width:,} x {height:,} pixels; with its shorter side brought to {side} it would have too many")
+        shorter_size(height, width, int(self.size[0]))
         resized: Tensor = super().forward(image)
         return resized
 
@@ -47,18 +45,18 @@ class _ShorterResize(v2.Resize):
 def _resize(spec: specs.Resize, image_size: tuple[int, int]) -> nn.Module:
     interpolation = _INTERPOLATION[spec.interpolation]
     if spec.mode == "exact":
-        return _ResizeIfNeeded(_pair(spec.size, image_size), interpolation=interpolation)
+        return _ResizeIfNeeded(height_and_width(spec.size, image_size), interpolation=interpolation)
     size = spec.size if spec.size is not None else min(image_size)
     return _ShorterResize(min(size) if isinstance(size, tuple) else size, interpolation=interpolation)
 
 
 def _random_resized_crop(spec: specs.RandomResizedCrop, image_size: tuple[int, int]) -> nn.Module:
-    size = _pair(spec.size, image_size)
+    size = height_and_width(spec.size, image_size)
     return v2.RandomResizedCrop(size, scale=spec.scale, ratio=spec.ratio, interpolation=_INTERPOLATION[spec.interpolation])
 
 
 def _random_crop(spec: specs.RandomCrop, image_size: tuple[int, int]) -> nn.Module:
-    return v2.RandomCrop(_pair(spec.size, image_size), padding=spec.padding, padding_mode=spec.padding_mode)
+    return v2.RandomCrop(height_and_width(spec.size, image_size), padding=spec.padding, padding_mode=spec.padding_mode)
 
 
 def _blur(spec: specs.GaussianBlur, _: tuple[int, int]) -> nn.Module:
@@ -92,7 +90,7 @@ _POLICIES = {
 }
 BUILDERS: dict[type[Any], Callable[[Any, tuple[int, int]], nn.Module]] = {
     specs.Resize: _resize,
-    specs.CenterCrop: lambda spec, size: v2.CenterCrop(_pair(spec.size, size)),
+    specs.CenterCrop: lambda spec, size: v2.CenterCrop(height_and_width(spec.size, size)),
     specs.RandomResizedCrop: _random_resized_crop,
     specs.RandomCrop: _random_crop,
     specs.HorizontalFlip: lambda spec, _: v2.RandomHorizontalFlip(spec.p),
@@ -105,9 +103,3 @@ BUILDERS: dict[type[Any], Callable[[Any, tuple[int, int]], nn.Module]] = {
     specs.AutoAugment: lambda spec, _: v2.AutoAugment(_POLICIES[spec.policy]),
     specs.RandomErasing: _erasing,
 }
-
-
-def _pair(size: int | tuple[int, int] | None, image_size: tuple[int, int]) -> tuple[int, int]:
-    if size is None:
-        return image_size
-    return (size, size) if isinstance(size, int) else size

@@ -23,6 +23,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
 class Loader(Generic[Item]):
     """What `dataset` makes of each of `requests`, in their order; made in `workers` processes, or in this one if it is 0.
 
+    Each process is `prefetch` requests ahead.
+
     It alone holds torch's iterator, so that `close` ends the workers whatever an exception's traceback holds.
     """
 
@@ -32,6 +34,7 @@ class Loader(Generic[Item]):
         requests: Iterable[object],
         *,
         workers: int,
+        prefetch: int,
         persistent: bool,
         collate: Callable[[list[Item]], Item],
     ) -> None:
@@ -41,6 +44,7 @@ class Loader(Generic[Item]):
             batch_sampler=requests,  # type: ignore[arg-type]
             collate_fn=collate,
             num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
             worker_init_fn=self._termination.begin_worker if workers else None,
             persistent_workers=persistent and workers > 0,
             pin_memory=torch.cuda.is_available(),

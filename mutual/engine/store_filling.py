@@ -152,5 +152,6 @@ def _first_incomplete(training: Training, epoch: int) -> int:
 
 def _difference(training: Training, name: str, key: tuple[int, int]) -> tuple[float, bool]:
     """Returns by how much a record differs from what is computed now, and whether that is little."""
-    window = Window(num_samples=1, batches=[training.data.train_batch(*key)])
+    batch = training.data.train_batch(*key)
+    window = Window(num_samples=1, batches=[batch], sizes=[batch.num_rows])
     return training.stores[name].difference(key, training.train_step.recompute_stored(window)[name])

@@ -50,5 +50,6 @@ BatchSize = Annotated[StrictInt, Field(gt=0, le=1_000_000)]
 MadeUpImages = Annotated[StrictInt, Field(gt=0, le=10_000_000)]  # their numbers and labels are held in memory
 NumClasses = Annotated[StrictInt, Field(gt=0, le=MAX_CLASSES)]
 Workers = Annotated[StrictInt, Field(ge=0, le=1_024)]  # processes
+Prefetch = Annotated[StrictInt, Field(ge=1, le=1_024)]  # batches, which are held in memory
 KernelSize = Annotated[StrictInt, Field(gt=0, le=99)]  # pixels
 Width = Annotated[StrictInt, Field(gt=0, le=65_536)]  # features of a layer that we build

@@ -16,6 +16,7 @@ from mutual.recipe.base import (
     Number,
     NumClasses,
     Positive,
+    Prefetch,
     Seed,
     Size,
     Spec,
@@ -104,8 +105,11 @@ class Data(Spec):
     """Images per process and micro-batch."""
     eval_batch_size: BatchSize | None = None
     """Images per process in evaluation; the default is batch_size."""
-    workers: Workers = 0
-    """Loader processes for each training process; 0 loads in the training process."""
+    workers: Workers | None = None
+    """Loader processes for each training process; 0 loads in the training process. The default is 0 for images in memory, and for files
+    one for each core of a process but one, at most 8 and one for each 16 batches of an epoch. It changes no number."""
+    prefetch: Prefetch = 2
+    """Batches that each loader process is ahead of the training."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read ends the run (error), or the next readable image of the epoch's order stands in for it (skip);
     evaluation then leaves it out of the scores. Such files are named, once each, and counted."""

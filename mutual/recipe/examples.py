@@ -41,6 +41,7 @@ channels: 3
 batch_size: 64
 eval_batch_size: 256
 workers: 8
+prefetch: 4
 on_bad_image: skip
 subset: 5000
 subset_seed: 1

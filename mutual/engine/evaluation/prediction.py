@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mutual.data import ImageError, ShapeError, build_preprocess, load_image, named_images, pixels, resolved_preprocess
+from mutual.data import ImageError, Preprocess, ShapeError, build_preprocess, named_images, pixels, resolved_preprocess
 from mutual.engine.evaluation.inference import read_models
 from mutual.engine.storage import RunFolder, peer_files
 from mutual.models import ModelCard, read_preprocess
@@ -94,14 +94,16 @@ class _Loader:
 
     def __call__(self, image: ImageLike) -> Tensor:
         try:
-            return self._pipeline(_load(image, self.channels))
+            if isinstance(image, str | Path):
+                return self._pipeline.read(Path(image))
+            return self._pipeline(_pixels_of(image, self.channels))
         except ShapeError as error:
             if isinstance(image, str | Path):
                 raise ImageError(Path(image), str(error)) from error
             raise InputError(f"an image cannot be prepared: {error}") from error
 
     @cached_property
-    def _pipeline(self) -> Callable[[Tensor], Tensor]:
+    def _pipeline(self) -> Preprocess:
         return build_preprocess(read_preprocess(json.loads(self.preprocess)), channels=self.channels, image_size=self.image_size)
 
 
@@ -158,9 +160,7 @@ def _listed(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
         raise InputError(f"{type(images).__name__} is no image; give files, folders, images of Pillow's or uint8 tensors [C, H, W]")
 
 
-def _load(image: ImageLike, channels: int) -> Tensor:
-    if isinstance(image, str | Path):
-        return load_image(Path(image), channels)
+def _pixels_of(image: Image.Image | Tensor, channels: int) -> Tensor:
     if isinstance(image, Image.Image):
         return pixels(image, channels)
     if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] not in (1, 3):

@@ -1,7 +1,7 @@
 """Monitoring: training metrics, the tracker, slow and hanging ranks, skipped images; it observes and never trains."""
 
 from mutual.engine.monitoring.scores import PAIRS, Scores
-from mutual.engine.monitoring.skipped_images import SkippedImages, with_rank
+from mutual.engine.monitoring.skipped_images import SkippedImages, naming_rank, with_rank
 from mutual.engine.monitoring.stragglers import StragglerMonitor
 from mutual.engine.monitoring.tracker import Tracker
 from mutual.engine.monitoring.traffic import TrafficMeter
@@ -16,5 +16,6 @@ __all__ = [
     "Tracker",
     "TrafficMeter",
     "TrainMeter",
+    "naming_rank",
     "with_rank",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from mutual.data import DataModule, ImageError
@@ -22,8 +23,15 @@ def with_rank(items: Iterable[Item], comm: Communicator) -> Iterator[Item]:
     Raises:
         ImageError: an image cannot be read.
     """
-    try:
+    with naming_rank(comm):
         yield from items
+
+
+@contextmanager
+def naming_rank(comm: Communicator) -> Iterator[None]:
+    """Context in which, with several ranks, the message of an ImageError ends with the rank."""
+    try:
+        yield
     except ImageError as error:
         if comm.size == 1:
             raise

@@ -78,6 +78,17 @@ class StragglerMonitor:
             yield window
             self._seconds += time.perf_counter() - self._start_time
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Context in which an update that has begun waits for its next micro-batch."""
+        rounds, update, phase, batch = self._watchdog.stage
+        self._watchdog.stage = (rounds, update, phase, batch + 1)
+        start = time.perf_counter()
+        with self._watchdog.during(_ACTIVITIES[LOADING]):
+            yield
+        self._loading_seconds += time.perf_counter() - start
+        self._watchdog.stage = (rounds, update, phase, batch + 2)
+
     def evaluated(self, batches: Iterable[_T], updates: int) -> Iterator[_T]:
         """Yields the `batches` of an evaluation after `updates` updates."""
         source, index = iter(batches), 0

@@ -23,7 +23,8 @@ from mutual.recipe import LOGITS, InputError, Precision, Recipe, Train, format_v
 
 STORE_MARK = ".mutual-store.json"
 """The fingerprint, and the mark of a store: in a folder with other files and without it nothing is written."""
-FORMAT = 1
+FORMAT = 2
+"""2: views are drawn by hashes, and JPEGs are decoded at a fraction of their size."""
 _STATISTICS = "statistics"
 _SAME_STATISTICS = 1e-3
 """Difference, as a fraction of the standard deviation, that batch sizes, numbers of ranks and devices explain; other images make

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -55,9 +56,13 @@ class Training:
         for store in self.stores.values():
             store.close()
 
-    def windows(self, epoch: int, *, start: int = 0) -> Iterator[Window]:
-        """Yields this rank's shard of an epoch's windows, from window `start` on."""
-        return self.data.train_windows(epoch, start=start, world_size=self.world_size, shard=self.group.shard, accumulate=self.accumulate)
+    def windows(
+        self, epoch: int, *, start: int = 0, waiting: Callable[[], AbstractContextManager[object]] | None = None
+    ) -> Iterator[Window]:
+        """Yields this rank's shard of an epoch's windows, from window `start` on; `waiting` as `DataModule.train_windows` takes it."""
+        return self.data.train_windows(
+            epoch, start=start, world_size=self.world_size, shard=self.group.shard, accumulate=self.accumulate, waiting=waiting
+        )
 
 
 def build_training(recipe: Recipe, environment: Environment) -> Training:

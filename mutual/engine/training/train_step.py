@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mutual.data import Batch, Window, mixed
+from mutual.data import DeviceTransfer, Window, mixed
 from mutual.engine.monitoring import TrainMeter
 from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer
@@ -82,6 +82,7 @@ class TrainStep:
         self._optimizers = optimizers
         self._meter = meter
         self._comm = comm
+        self._transfer = DeviceTransfer(comm.device)
         self._num_classes = num_classes
         self._seed = seed
         self._updates_per_epoch = updates_per_epoch
@@ -161,7 +162,7 @@ class TrainStep:
 
         The others are on the device only later, and those that the caller has let go no more.
         """
-        for indices in _chunks([_num_images(batch) for batch in window.batches], self._group.frozen_forwards.chunk_size):
+        for indices in _chunks(window.sizes, self._group.frozen_forwards.chunk_size):
             chunk = [self._micro_batch(window, index, update=update) for index in indices]
             self._add_frozen_outputs(chunk)
             while chunk:
@@ -169,7 +170,7 @@ class TrainStep:
 
     def _micro_batch(self, window: Window, index: int, *, update: int) -> _MicroBatch:
         batch = window.batches[index]
-        pixels, labels = mixed(batch.to(self._comm.device, non_blocking=True), num_classes=self._num_classes)
+        pixels, labels = mixed(self._transfer(batch), num_classes=self._num_classes)
         context = MicroBatchContext(
             num_valid=batch.num_valid,
             seed=derive_seed(self._seed, "draw", update, index, self._group.shard[0]),
@@ -208,11 +209,6 @@ class TrainStep:
     def _no_sync_before_last(self, micro_batch: _MicroBatch) -> AbstractContextManager[None]:
         """Context in which gradients stay local unless it is the window's last micro-batch."""
         return nullcontext() if micro_batch.is_last else self._comm.no_sync(self._train_modules)
-
-
-def _num_images(batch: Batch) -> int:
-    """Returns the number of images that peers are given, which those that are only mixed in do not count among."""
-    return len(batch.labels) if batch.mix is None else len(batch.mix.partner_B)
 
 
 def _chunks(sizes: Sequence[int], most: int) -> Iterator[list[int]]:

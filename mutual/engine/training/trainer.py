@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mutual.data import Window
 from mutual.engine.codistillation import WeightExchange
-from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tracker, TrafficMeter, with_rank
+from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tracker, TrafficMeter, naming_rank
 from mutual.engine.runtime import Environment, StoppedError, StopSignals
 from mutual.engine.storage import BackgroundWriter, CheckpointStore, Content, RunFolder
 from mutual.engine.training.best_weights import BestWeights
@@ -232,7 +233,14 @@ class Trainer:
 
     def _windows(self) -> Iterator[Window]:
         """Yields what is left of the epoch's windows."""
-        return with_rank(self.training.windows(self.progress.epoch, start=self.progress.window), self.comm)
+        with naming_rank(self.comm):
+            yield from self.training.windows(self.progress.epoch, start=self.progress.window, waiting=self._waiting)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Context in which an update waits for its next micro-batch."""
+        with self._stragglers.waiting(), naming_rank(self.comm):
+            yield
 
     def _report_skipped_images(self, prefix: str) -> None:
         self._skipped_images.report(lambda line: self._tracker.print_line(f"note: {line}"), prefix=prefix)
@@ -317,7 +325,9 @@ class Trainer:
         peers = [f"{name} ({sizes[name]}{self._describe_ranks(name)})" for name in (*self._recipe.trainable, *frozen)]
         processes = f"{comm.size} process{'es' if comm.size > 1 else ''} on {comm.device.type}, precision {self._environment.precision}"
         data = f"{info.num_train:,} training and {info.num_val:,} validation images, {info.num_classes} classes"
-        return f"{self._folder.path}: {', '.join(peers)}; {data}; {processes}"
+        workers = self.training.data.num_workers(world_size=comm.size, accumulate=self.training.accumulate)
+        loaded = f", {workers} loader process{'es' if workers > 1 else ''} each" if workers and self._recipe.data.workers is None else ""
+        return f"{self._folder.path}: {', '.join(peers)}; {data}; {processes}{loaded}"
 
     def _describe_ranks(self, name: str) -> str:
         placement = self.training.group.placement

@@ -68,12 +68,15 @@ def test_an_unreadable_image_ends_a_run_with_workers_in_one_line(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_image_ends_all_ranks(tmp_path, workers):
-    root = dataset(tmp_path, bad=[FIRST])
-    done = run("mutual.train", recipe_of(root, tmp_path), f"data.workers={workers}", processes=2, expect=1, timeout=120)
+@pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (2, 1), (0, 4)])
+def test_an_unreadable_image_ends_all_ranks(tmp_path, workers, accumulate):
+    """Also where it is loaded in the middle of an update."""
+    bad = FIRST if accumulate == 1 else epoch_order(TRAIN, seed=0, epoch=0)[2]
+    root = dataset(tmp_path, bad=[bad])
+    options = (f"data.workers={workers}", f"train.accumulate={accumulate}", f"data.batch_size={4 // accumulate}")
+    done = run("mutual.train", recipe_of(root, tmp_path), *options, processes=2, expect=1, timeout=120)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("mutual: ")]
-    assert re.search(rf"{FIRST:02}.png is no image .*epoch 1; .*\(rank 0 of 2\)$", line)
+    assert re.search(rf"{bad:02}.png is no image .*epoch 1; .*\(rank 0 of 2\)$", line)
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ import socket
 import pytest
 import torch
 import yaml
-from support import run, start, tiny_document
+from support import WORLD, build, run, start, tiny_document
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mutual.engine.monitoring import StragglerMonitor, stragglers
 from mutual.engine.monitoring.stragglers import lagging_rank
 from mutual.engine.monitoring.watchdog import COMPUTING, LOADING, HangDetector, Heartbeat
 
@@ -59,6 +60,23 @@ def test_no_rank_is_reported_before_all_have_sent_a_heartbeat():
 def test_a_rank_falls_behind_where_the_others_wait_a_noticeable_part_of_an_update(busy, update, behind):
     """Half as long again as the rank in the middle, and a tenth of the update; two equally slow ranks of three are the middle."""
     assert lagging_rank(busy, update) == behind
+
+
+def test_what_an_update_waits_for_in_its_middle_counts_as_loading_and_is_a_later_stage(monkeypatch):
+    _, data, group, _ = build(tiny_document())
+    data.close()
+    monitor = StragglerMonitor(group, WORLD)
+    stages, seconds = [], iter(range(100))
+    monkeypatch.setattr(stragglers.time, "perf_counter", lambda: float(next(seconds)))
+    for _ in monitor.timed(range(2), 5):
+        for _ in range(2):
+            stages.append((monitor._watchdog.stage, monitor._watchdog.activity))
+            with monitor.waiting():
+                stages.append((monitor._watchdog.stage, monitor._watchdog.activity))
+    assert [stage for stage, _ in stages] == sorted({stage for stage, _ in stages}), "later ones are greater"
+    assert [activity for _, activity in stages] == ["computes", "waits for its data"] * 4
+    assert monitor._loading_seconds == 2 + 4, "one between the calls of each wait, two for windows and four in updates"
+    monitor.close()
 
 
 def written(tmp_path, model, **sections):

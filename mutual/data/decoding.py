@@ -147,11 +147,11 @@ class ImageSource:
             return pixels(self._at(1), self.channels)
 
     def rectangle(self, top: int, left: int, height: int, width: int) -> Tensor:
-        """Returns a rectangle, uint8 `[channels or more, height, width]`: of colour there may be a fourth channel that means nothing."""
+        """Returns a rectangle, uint8 `[channels, height, width]`."""
         with _blaming(self._path):
             image = self._at(1)
             if (self._orientation, self.channels, image.mode) in ((1, 3, "RGB"), (1, 1, "L")):
-                return _rectangle(image, (left, top, left + width, top + height))
+                return _tensor(image.crop((left, top, left + width, top + height)))
             return pixels(image, self.channels)[:, top : top + height, left : left + width]
 
     def reduced(self, scale: int, box: tuple[int, int, int, int], size: tuple[int, int], resample: Image.Resampling) -> Tensor:
@@ -203,19 +203,6 @@ def _blaming(path: str | Path) -> Iterator[None]:
         raise OSError(errno.ENOMEM, "not enough memory to decode the image", str(path)) from error
     except Exception as error:  # whatever Pillow's parsers of other people's bytes run into: seen were eight types, struct.error among them
         raise ImageError(path, f"{error}" if str(error) else type(error).__name__) from error
-
-
-def _rectangle(image: Image.Image, box: tuple[int, int, int, int]) -> Tensor:
-    """Returns a rectangle (left, top, right, bottom) of an image in mode L or RGB; of RGB with the fourth channel that Pillow keeps.
-
-    What `image.crop` and `tobytes` do, without a copy of the rectangle and of a third of its bytes.
-    """
-    height, width = box[3] - box[1], box[2] - box[0]
-    layout, depth = ("RGBX", 4) if image.mode == "RGB" else ("L", 1)
-    encoder = Image._getencoder(image.mode, "raw", (layout, 0, 1))
-    encoder.setimage(image.im, box)
-    _, _, content = encoder.encode(height * width * depth)
-    return torch.frombuffer(content, dtype=torch.uint8).view(height, width, depth).permute(2, 0, 1)
 
 
 def _stored(box: tuple[int, int, int, int], size: tuple[int, int], orientation: int) -> tuple[int, int, int, int]:

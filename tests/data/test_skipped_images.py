@@ -266,7 +266,7 @@ from mutual.data import workers
 
 begin = workers._Termination.begin_worker
 workers._Termination.begin_worker = lambda self, number: time.sleep(0.5) or begin(self, number)
-iterator = iter(workers.Loader(range(4), [[0, 1], [2, 3]], workers=1, persistent=False, collate=list))
+iterator = iter(workers.Loader(range(4), [[0, 1], [2, 3]], workers=1, prefetch=2, persistent=False, collate=list))
 (worker,) = multiprocessing.active_children()
 for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
     os.kill(worker.pid, number)

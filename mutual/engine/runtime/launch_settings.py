@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mutual.engine.runtime.cores import available_cores, chosen_threads, local_processes
 from mutual.engine.runtime.environment import launched_precision
 from mutual.group import Communicator
 from mutual.recipe import Precision, Recipe
@@ -24,7 +26,7 @@ class LaunchSettings:
 
     Attributes:
         precision: mixed precision.
-        threads: CPU threads of an operation.
+        threads: CPU threads of an operation: what its user chose or, on a CPU, its share of the cores that it may use.
     """
 
     precision: Precision
@@ -39,7 +41,10 @@ class LaunchSettings:
         """
         with comm.raise_together():
             precision = launched_precision(recipe)
-        return cls(*comm.all_gather_json([precision, torch.get_num_threads()])[0])
+        launched = comm.all_gather_json([precision, _chosen_threads(comm), available_cores(), local_processes(), socket.gethostname()])
+        precision, threads, cores, num_processes, host = launched[0]
+        num_ranks = sum(each[-1] == host for each in launched)
+        return cls(precision, threads or max(cores // max(num_processes, num_ranks), 1))
 
 
 def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSettings) -> Recipe:
@@ -62,6 +67,11 @@ def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSe
         )
     threads = recipe.train.threads or saved.threads or launch.threads
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "threads": threads})})
+
+
+def _chosen_threads(comm: Communicator) -> int | None:
+    """Returns the threads that the user chose; beside a GPU, what the process has, as little is left for them to compute."""
+    return chosen_threads() if comm.device.type == "cpu" else torch.get_num_threads()
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 Several recipes are measured in turn in one process, as ratios to the first, and with `--placements` each in both placements;
 overrides hold for all of them. `--predict 8,64,512 --bandwidth 10` measures the peers alone and predicts an update on these
 numbers of ranks, which a link of this many GB/s joins, in both placements. `--store` measures for each recipe its students alone, with
-their teachers computed, and with these read from a full store.
+their teachers computed, and with these read from a full store. `--tune` tries the settings that make an update of each faster, and prints
+what to set.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mutual.commandline import print_main, run_command
-from mutual.recipe import load_recipe
+from mutual.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from mutual.engine import MeasuredCost, ScalingPrediction
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
         "--placements", action="store_true", help="measure each recipe replicated and parallel (under torchrun or accelerate)"
     )
     parser.add_argument("--store", action="store_true", help="measure students alone, with teachers computed, and read from a full store")
+    parser.add_argument("--tune", action="store_true", help="try the settings that make an update faster, and print what to set")
     parser.add_argument("--predict", metavar="RANKS,...", type=ranks, help="predict both placements on these numbers of ranks")
     parser.add_argument("--bandwidth", type=gigabytes, default=10.0, help="GB/s that a rank then sends (the default is 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
@@ -48,6 +50,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
     if options.store and (options.placements or options.predict):
         parser.error("--store goes with neither --placements nor --predict")
 
+    check_tuning(parser, options)
+
     def command() -> None:
         recipes = [load_recipe(path, overrides) for path in paths]
         from mutual.engine import check_inputs
@@ -56,6 +60,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
             check_inputs(recipe)
         from mutual.engine import PLACEMENTS, Link, compare, json_text, predict_scaling, store_variants
 
+        if options.tune:
+            print_tuning(recipes, as_json=options.json)
+            return
         if options.predict:
             link = Link(LATENCY, 1e9 * options.bandwidth)
             predictions = [each for recipe in recipes for each in predict_scaling(recipe, options.predict, link)]
@@ -70,6 +77,22 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
         print_main(json_text([asdict(cost) for cost in costs]) if options.json else table(costs))
 
     return run_command(command)
+
+
+def check_tuning(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Ends with a line and exit code 2 where `--tune` is given with another measurement."""
+    others = [name for name in ("placements", "predict", "store", "floor", "trace") if vars(options).get(name)]
+    if options.tune and others:
+        parser.error(f"--tune does not go with --{others[0]}")
+
+
+def print_tuning(recipes: Sequence[Recipe], *, as_json: bool) -> None:
+    """Measures settings of each recipe and prints what was tried and found."""
+    from mutual.engine import json_text, measure_tuning, tuning_table
+
+    results = [measure_tuning(recipe) for recipe in recipes]
+    documents = [{**asdict(result), "overrides": result.overrides} for result in results]
+    print_main(json_text(documents) if as_json else "\n\n".join(f"{each.name}\n{tuning_table(each)}" for each in results))
 
 
 def table(costs: Sequence[MeasuredCost]) -> str:

@@ -113,6 +113,8 @@ momentum: null
 nesterov: null
 betas: [0.9, 0.95]
 eps: 1.0e-8
+fused: true
+foreach: false
 decay_norm_and_bias: false
 args: {amsgrad: true}
 """,
@@ -154,6 +156,8 @@ own: true
 epochs: 100
 precision: bf16
 threads: 4
+tune: false
+tune_seconds: 300.0
 accumulate: 2
 update: simultaneous
 clip_grad_norm: 5.0
@@ -163,6 +167,7 @@ evaluate_ema: true
 pause: {peer: teacher, versus: student}
 sync_batchnorm: false
 compile: false
+compile_mode: default
 channels_last: true
 deterministic: false
 log_every: 50

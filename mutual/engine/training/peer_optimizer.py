@@ -20,6 +20,8 @@ _UNSUPPORTED = {
     "adahessian": "it needs second derivatives (backward with create_graph)",
 }
 """Optimizers that cannot train a peer, and why."""
+_OWN_ARGUMENTS = ("momentum", "nesterov", "betas", "eps", "fused", "foreach")
+"""Fields of the section that are passed on where they are given."""
 _TRIAL_STEPS = 3
 _TORCH = {
     name.lower(): value
@@ -119,7 +121,7 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
     Raises:
         ValueError: no such optimizer, an argument that it does not take, or it cannot be built or stepped here.
     """
-    given = {key: getattr(spec, key) for key in ("momentum", "nesterov", "betas", "eps") if getattr(spec, key) is not None}
+    given = {key: getattr(spec, key) for key in _OWN_ARGUMENTS if getattr(spec, key) is not None}
     arguments = {"lr": spec.lr, **given, **spec.args}
     build = _find_factory(spec.name, arguments)
     try:
@@ -130,6 +132,16 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
         kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
         kind = kind.removesuffix(f"{reason}: ")  # of an error that says nothing the kind is the reason
         raise ValueError(f"{spec.name}: {kind}{reason}") from error
+
+
+def takes_argument(spec: Optimizer, name: str) -> bool:
+    """Returns whether the optimizer that `spec` names is one of torch that takes an argument `name`.
+
+    Example:
+        >>> takes_argument(Optimizer(name="adamw"), "fused"), takes_argument(Optimizer(name="rprop"), "fused")
+        (True, False)
+    """
+    return spec.name.lower() in _TORCH and name in inspect.signature(_TORCH[spec.name.lower()]).parameters
 
 
 def _find_factory(name: str, arguments: Collection[str]) -> Callable[..., torch.optim.Optimizer]:

@@ -60,16 +60,21 @@ class Training:
         return self.data.train_windows(epoch, start=start, world_size=self.world_size, shard=self.group.shard, accumulate=self.accumulate)
 
 
-def build_training(recipe: Recipe, environment: Environment) -> Training:
+def build_training(recipe: Recipe, environment: Environment, *, data: DataModule | None = None) -> Training:
     """Builds the data, the peers with their edges, an optimizer for each that is trained, and the step that updates them.
 
     Collective: all ranks must call it.
+
+    Args:
+        recipe: what is trained.
+        environment: the ranks of the run.
+        data: the recipe's, if it is built already.
 
     Raises:
         RecipeError: the data, a model, an objective or an optimizer does not fit.
     """
     comm = environment.comm
-    data = build_dataset(recipe)
+    data = data or build_dataset(recipe)
     info = data.info
     group = _build_group(recipe, info, environment)
     load_for_peers(recipe, data, group.inputs.values())

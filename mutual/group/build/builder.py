@@ -237,7 +237,6 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
     created = create_peer_model(recipe, name, data)
     notes += created.notes
     model = created.model
-    channels_last = train.channels_last if spec.channels_last is None else spec.channels_last
     paths, average_paths = tap_paths(edges, name), tap_paths(edges, f"{name}.{EMA}")
     _check_paths(recipe, model, name, edges)
     if train.sync_batchnorm and is_replicated and not spec.frozen:
@@ -253,7 +252,7 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
         name,
         tapped,
         frozen=spec.frozen,
-        input=PeerInput(created.input, is_identity=not data.reads_pixels, channels_last=channels_last),
+        input=PeerInput(created.input, is_identity=not data.reads_pixels, channels_last=recipe.channels_last_of(name)),
         classes=created.classes,
         average=average,
         evaluate_average=train.evaluate_ema,
@@ -283,9 +282,9 @@ def _set_up(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator
     spec, train = recipe.peers[peer.name], recipe.train
     for module in peer.modules:
         module.to(device)
-        if train.channels_last if spec.channels_last is None else spec.channels_last:
+        if recipe.channels_last_of(peer.name):
             module.to(memory_format=torch.channels_last)
     if train.compile if spec.compile is None else spec.compile:
-        peer.tapped.compile()
+        peer.tapped.compile(mode=train.compile_mode)
     if comm is not None:
         peer.distribute(comm)

@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.train") 
         from mutual.engine import check_inputs
 
         check_inputs(recipe, into_new_folder=not (options.resume or options.overwrite))
-        from mutual.engine import fit  # torch takes seconds to import, a wrong recipe is reported before
+        from mutual.engine import fit, keep_freed_memory  # torch takes seconds to import, a wrong recipe is reported before
 
+        keep_freed_memory()
         result = fit(recipe, resume=options.resume, overwrite=options.overwrite)
         print_main(f"done in {time.perf_counter() - start_time:.0f} s: the best peer is {result.best_peer!r}, in {result.folder / 'best'}")
 

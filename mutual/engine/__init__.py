@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mutual.engine.inputs import check_data_present, check_inputs, check_weights_present
     from mutual.engine.monitoring import NonFiniteLossError, Scores
     from mutual.engine.results import RunResult
-    from mutual.engine.runtime import StoppedError
+    from mutual.engine.runtime import StoppedError, keep_freed_memory
     from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files
     from mutual.engine.store_filling import FilledStore, check_stores, fill_stores
     from mutual.engine.training import Callback, TrainingState
@@ -57,6 +57,7 @@ __all__ = [
     "fill_stores",
     "fit",
     "json_text",
+    "keep_freed_memory",
     "load_peer",
     "measure_tuning",
     "peer_file",
@@ -88,7 +89,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_weights_present"),
         "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),
         "mutual.engine.results": ("RunResult",),
-        "mutual.engine.runtime": ("StoppedError",),
+        "mutual.engine.runtime": ("StoppedError", "keep_freed_memory"),
         "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files"),
         "mutual.engine.store_filling": ("FilledStore", "check_stores", "fill_stores"),
         "mutual.engine.training": ("Callback", "TrainingState"),

@@ -2,6 +2,7 @@
 
 from mutual.engine.runtime.environment import Environment, init_environment, restore_switches
 from mutual.engine.runtime.launch_settings import LaunchSettings, environment_notes, resolve_launch, torch_threads
+from mutual.engine.runtime.memory import keep_freed_memory
 from mutual.engine.runtime.stop_signals import StoppedError, StopSignals
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "StoppedError",
     "environment_notes",
     "init_environment",
+    "keep_freed_memory",
     "resolve_launch",
     "restore_switches",
     "torch_threads",

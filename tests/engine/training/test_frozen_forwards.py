@@ -120,6 +120,6 @@ def test_a_frozen_peer_has_a_memory_format_of_its_own(own, of_the_run):
 @pytest.mark.parametrize(("own", "of_the_run"), [(True, False), (False, True), (None, True), (None, False)])
 def test_a_frozen_peer_is_compiled_or_not_by_its_own_word(own, of_the_run, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *, mode: compiled.append(self))
     _, _, group = outputs_of({"compile": own}, compile=of_the_run)
     assert [group.peers[name].tapped in compiled for name in "st"] == [of_the_run, of_the_run if own is None else own]

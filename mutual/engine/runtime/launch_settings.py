@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +46,10 @@ class LaunchSettings:
         launched = comm.all_gather_json([precision, _chosen_threads(comm), available_cores(), local_processes(), socket.gethostname()])
         precision, threads, cores, num_processes, host = launched[0]
         num_ranks = sum(each[-1] == host for each in launched)
-        return cls(precision, threads or max(cores // max(num_processes, num_ranks), 1))
+        share = max(cores // max(num_processes, num_ranks), 1)
+        if threads is None and share > 1 and comm.is_main:
+            _warn_of_load(share)
+        return cls(precision, threads or share)
 
 
 def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSettings) -> Recipe:
@@ -72,6 +77,17 @@ def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSe
 def _chosen_threads(comm: Communicator) -> int | None:
     """Returns the threads that the user chose; beside a GPU, what the process has, as little is left for them to compute."""
     return chosen_threads() if comm.device.type == "cpu" else torch.get_num_threads()
+
+
+def _warn_of_load(threads: int) -> None:
+    """Warns where other processes compute: threads wait for the one of them that has no core, in each operation."""
+    load = os.getloadavg()[0]
+    if load > (os.cpu_count() or 1):
+        warnings.warn(
+            f"this machine's load is {load:.1f} on {os.cpu_count()} cores, and {threads} threads that wait for each other may be slower "
+            "than one; give train.threads=1, or train.tune=true",
+            stacklevel=3,
+        )
 
 
 @contextmanager

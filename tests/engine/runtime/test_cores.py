@@ -1,6 +1,7 @@
 """A process uses the cores that it may use, unless its user, and not only a launcher, chose a number of threads."""
 
 import os
+import warnings
 from types import SimpleNamespace
 
 import psutil
@@ -103,6 +104,22 @@ def test_threads_that_were_set_in_python_are_the_users_choice(monkeypatch):
         assert chosen_threads() == 3
         monkeypatch.delenv("OMP_NUM_THREADS")
         assert chosen_threads() == 3
+
+
+@pytest.fixture(autouse=True)
+def idle(monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(("chosen", "warns"), [(None, True), (8, False)])
+def test_a_machine_that_others_use_is_warned_of(monkeypatch, chosen, warns):
+    monkeypatch.setattr("mutual.engine.runtime.launch_settings.available_cores", lambda: 8)
+    monkeypatch.setattr("mutual.engine.runtime.launch_settings.chosen_threads", lambda: chosen)
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e6, 0.0, 0.0))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert LaunchSettings.of(RECIPE, WORLD).threads == 8
+    assert any("give train.threads=1" in str(warning.message) for warning in told) == warns
 
 
 @pytest.mark.parametrize(("chosen", "processes", "threads"), [(None, 1, 8), (None, 3, 2), (None, 9, 1), (5, 3, 5)])

@@ -4,7 +4,8 @@ Several recipes are measured in turn in one process, as ratios to the first, and
 overrides hold for all of them. `--predict 8,64,512 --bandwidth 10` measures the peers alone and predicts an update on these
 numbers of ranks, which a link of this many GB/s joins, in both placements. `--store` measures for each recipe its students alone, with
 their teachers computed, and with these read from a full store. `--floor` measures each recipe beside updates written by hand, and
-tells where its time goes, its kernels and its host synchronisations; `--trace FILE` writes a Chrome trace of the first recipe.
+tells where its time goes, its kernels and its host synchronisations; `--trace FILE` writes a Chrome trace of the first recipe. `--tune`
+tries the settings that make an update of each faster, and prints what to set.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mutual.commandline import print_main, run_command
-from mutual.recipe import InputError, load_recipe
+from mutual.recipe import InputError, Recipe, load_recipe
 
 if TYPE_CHECKING:
     from mutual.engine import MeasuredCost, ScalingPrediction
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
     parser.add_argument("--store", action="store_true", help="measure students alone, with teachers computed, and read from a full store")
     parser.add_argument("--floor", action="store_true", help="measure updates written by hand, and where the time of ours goes")
     parser.add_argument("--trace", metavar="FILE", type=Path, help="write a Chrome trace of a few updates of the first recipe")
+    parser.add_argument("--tune", action="store_true", help="try the settings that make an update faster, and print what to set")
     parser.add_argument("--predict", metavar="RANKS,...", type=ranks, help="predict both placements on these numbers of ranks")
     parser.add_argument("--bandwidth", type=gigabytes, default=10.0, help="GB/s that a rank then sends (the default is 10)")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
@@ -58,6 +60,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
             check_inputs(recipe)
         from mutual.engine import PLACEMENTS, Link, compare, json_text, predict_scaling, store_variants
 
+        if options.tune:
+            print_tuning(recipes, as_json=options.json)
+            return
         if options.predict:
             link = Link(LATENCY, 1e9 * options.bandwidth)
             predictions = [each for recipe in recipes for each in predict_scaling(recipe, options.predict, link)]
@@ -86,7 +91,8 @@ def options_fault(options: argparse.Namespace, paths: Sequence[str]) -> str | No
         return "--floor goes with none of --placements, --predict and --store"
     if options.trace and options.predict:
         return "--trace does not go with --predict"
-    return None
+    others = [name for name in ("placements", "predict", "store", "floor", "trace") if vars(options)[name]]
+    return f"--tune does not go with --{others[0]}" if options.tune and others else None
 
 
 def report(costs: Sequence[MeasuredCost]) -> str:
@@ -94,6 +100,15 @@ def report(costs: Sequence[MeasuredCost]) -> str:
     if any(cost.floor is None for cost in costs):
         return table(costs)
     return "\n".join([table(costs), "", floor_table(costs), *floor_notes(costs)])
+
+
+def print_tuning(recipes: Sequence[Recipe], *, as_json: bool) -> None:
+    """Measures settings of each recipe and prints what was tried and found."""
+    from mutual.engine import json_text, measure_tuning, tuning_table
+
+    results = [measure_tuning(recipe) for recipe in recipes]
+    documents = [{**asdict(result), "overrides": result.overrides} for result in results]
+    print_main(json_text(documents) if as_json else "\n\n".join(f"{each.name}\n{tuning_table(each)}" for each in results))
 
 
 def table(costs: Sequence[MeasuredCost]) -> str:

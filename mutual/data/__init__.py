@@ -8,6 +8,7 @@ from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from mutual.data.batch import Batch, DataInfo, Window, mixed
+    from mutual.data.cores import available_cores, local_processes
     from mutual.data.decoding import ImageError, load_image, pixels
     from mutual.data.fingerprint import data_changes
     from mutual.data.listing import named_images
@@ -27,11 +28,13 @@ __all__ = [
     "Preprocess",
     "ShapeError",
     "Window",
+    "available_cores",
     "build_data",
     "build_preprocess",
     "check_present",
     "data_changes",
     "load_image",
+    "local_processes",
     "mixed",
     "named_images",
     "pixels",
@@ -43,6 +46,7 @@ __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "mutual.data.batch": ("Batch", "DataInfo", "Window", "mixed"),
+        "mutual.data.cores": ("available_cores", "local_processes"),
         "mutual.data.decoding": ("ImageError", "load_image", "pixels"),
         "mutual.data.fingerprint": ("data_changes",),
         "mutual.data.listing": ("named_images",),

@@ -1,4 +1,4 @@
-"""Cores: how many of the machine's this process may use."""
+"""Cores: how many of the machine's this process may use, and how many processes share them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from pathlib import Path
 
 _MAX_WORKERS = 8
 _BATCHES_FOR_A_WORKER = 16
-_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def available_cores() -> int:
-    """Returns the number of cores for this process, at least 1: those it may run on, divided by the processes that were launched here.
+def available_cores(root: Path = Path("/")) -> int:
+    """Returns the number of physical cores that this process may use, at least 1.
 
-    Its affinity and the limit of its cgroup count (a container's `--cpus=2`, which `os.cpu_count` does not know), and
-    `LOCAL_WORLD_SIZE`, which torchrun and accelerate set.
+    Its affinity and the limits of its cgroups count (a container's `--cpus=2`, which `os.cpu_count` does not know).
+
+    Args:
+        root: where `/proc` and `/sys` are.
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = math.floor(min([float(affinity), *_cgroup_limits(_CGROUPS, _OWN_CGROUPS)]))
-    num_processes = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, cores // max(1, int(num_processes) if num_processes.isdecimal() else 1))
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = len({_siblings(cpu, root) for cpu in cpus})
+    return max(1, math.floor(min([float(cores), *_cgroup_limits(root / "sys/fs/cgroup", root / "proc/self/cgroup")])))
+
+
+def local_processes() -> int:
+    """Returns the number of processes that the launcher says it has started on this machine, 1 if it does not say."""
+    number = os.environ.get("LOCAL_WORLD_SIZE", "")  # torchrun and accelerate set it
+    return max(1, int(number)) if number.isdecimal() else 1
 
 
 def default_workers(num_batches: int) -> int:
@@ -30,7 +36,16 @@ def default_workers(num_batches: int) -> int:
     Args:
         num_batches: batches of an epoch; starting a process is not worth its while for few of them.
     """
-    return min(available_cores() - 1, _MAX_WORKERS, num_batches // _BATCHES_FOR_A_WORKER)
+    cores = max(1, available_cores() // local_processes())
+    return min(cores - 1, _MAX_WORKERS, num_batches // _BATCHES_FOR_A_WORKER)
+
+
+def _siblings(cpu: int, root: Path) -> str:
+    """Returns a text that is the same for the hardware threads of one core."""
+    try:
+        return (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:  # not Linux
+        return str(cpu)
 
 
 def _cgroup_limits(root: Path, own_cgroups: Path) -> Iterator[float]:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine.costs import PLACEMENTS, Link, MeasuredCost, ScalingPrediction, compare, predict_scaling, store_variants
+    from mutual.engine.costs import (
+        PLACEMENTS,
+        Link,
+        MeasuredCost,
+        ScalingPrediction,
+        TuningResult,
+        compare,
+        measure_tuning,
+        predict_scaling,
+        store_variants,
+        tuning_table,
+    )
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
@@ -35,6 +46,7 @@ __all__ = [
     "Scores",
     "StoppedError",
     "TrainingState",
+    "TuningResult",
     "check_data_present",
     "check_inputs",
     "check_stores",
@@ -46,17 +58,30 @@ __all__ = [
     "fit",
     "json_text",
     "load_peer",
+    "measure_tuning",
     "peer_file",
     "peer_files",
     "predict",
     "predict_scaling",
     "store_variants",
+    "tuning_table",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.engine.costs": ("PLACEMENTS", "Link", "MeasuredCost", "ScalingPrediction", "compare", "predict_scaling", "store_variants"),
+        "mutual.engine.costs": (
+            "PLACEMENTS",
+            "Link",
+            "MeasuredCost",
+            "ScalingPrediction",
+            "TuningResult",
+            "compare",
+            "measure_tuning",
+            "predict_scaling",
+            "store_variants",
+            "tuning_table",
+        ),
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from mutual.engine.codistillation import restrict_to_job, split_launch
-from mutual.engine.costs import resolve_placement
+from mutual.engine.costs import resolve_placement, resolve_tuning
 from mutual.engine.results import RunResult
 from mutual.engine.runtime import (
     Environment,
@@ -87,13 +87,19 @@ def fit(
     with exclusive_access(folder, comm):
         launch = LaunchSettings.of(recipe, comm)
         saved_recipe = resumed_recipe(folder, recipe, comm, launch, resume=resume, overwrite=overwrite)
-        recipe = resolve_launch(recipe if saved_recipe is None else recipe.with_inputs_of(saved_recipe), saved_recipe, launch)
+        if saved_recipe is not None:
+            recipe = recipe.with_tuned_of(saved_recipe).with_inputs_of(saved_recipe)
+        tries_threads = recipe.train.threads is None
+        recipe = resolve_launch(recipe, saved_recipe, launch)
         assert recipe.train.precision is not None, "it is resolved"
         assert recipe.train.threads is not None, "it is resolved"
         with torch_threads(recipe.train.threads), room_for_graphs([recipe]):
             environment = replace(environment, precision=recipe.train.precision)
             recipe = _resolve_weights(recipe, comm, saved_recipe)
             recipe = resolve_placement(recipe, environment, saved_recipe)
+            recipe = resolve_tuning(recipe, environment, tries_threads=tries_threads)
+        assert recipe.train.threads is not None, "it is resolved"
+        with torch_threads(recipe.train.threads), room_for_graphs([recipe]):
             trainer = _train(recipe, environment, folder, saved_recipe, resume=resume, callbacks=callbacks)
         with comm.raise_together():
             local_best = _best(folder) if comm.is_main else ("", {})

@@ -15,6 +15,8 @@ from mutual.recipe.objectives import AnyObjective
 from mutual.recipe.peers import InputSpec, PeerSpec, StoreSpec, program_file
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Schedule, Train
 
+TUNED_SWITCHES = ("compile", "channels_last")
+"""Fields of `train` that are false where the recipe says nothing and asks for no tuning."""
 MAX_SAVED_CLASSES = 2_000
 """Over all peers: the recipe that a run writes down must not be larger than a recipe may be."""
 
@@ -90,6 +92,11 @@ class Recipe(Spec):
         """The schedule section that holds for `peer`."""
         return self.peers[peer].schedule or self.schedule
 
+    def channels_last_of(self, peer: str) -> bool:
+        """Whether the weights and images of `peer` are in channels-last memory format."""
+        own = self.peers[peer].channels_last
+        return bool(self.train.channels_last if own is None else own)
+
     def learners_of(self, objective: Objective) -> tuple[str, ...]:
         """Names of the peers that `objective` trains."""
         return self.trainable if objective.learners is None else tuple(objective.learners)
@@ -117,8 +124,26 @@ class Recipe(Spec):
     def resolved(self) -> Recipe:
         """Returns this recipe with what null and auto stand for, as far as it follows from the recipe alone; a run writes it."""
         best_metric = self.train.best_metric or ("map" if self.data.multi_label else "top1")
-        train = self.train.model_copy(update={"best_metric": best_metric})
+        update: dict[str, Any] = {"best_metric": best_metric}
+        if not self.train.tune:
+            update |= {key: getattr(self.train, key) or False for key in TUNED_SWITCHES}
+        train = self.train.model_copy(update=update)
         return self.model_copy(update={"data": self.data.resolved(seed=self.seed), "train": train})
+
+    def with_tuned_of(self, saved: Recipe) -> Recipe:
+        """Returns this recipe, where it asks to be tuned, with what that has found for `saved` wherever this one leaves it open."""
+        if not self.train.tune:
+            return self
+        update = {key: getattr(saved.train, key) for key in (*TUNED_SWITCHES, "threads") if getattr(self.train, key) is None}
+        update |= {"compile_mode": saved.train.compile_mode} if "compile" in update else {}
+        peers = {
+            name: peer.model_copy(update={"optimizer": _tuned(peer.optimizer, then.optimizer)})
+            if (then := saved.peers.get(name)) is not None and peer.optimizer is not None and then.optimizer is not None
+            else peer
+            for name, peer in self.peers.items()
+        }
+        train = self.train.model_copy(update={**update, "tune": False})
+        return self.model_copy(update={"train": train, "peers": peers, "optimizer": _tuned(self.optimizer, saved.optimizer)})
 
     @property
     def input_shapes(self) -> list[tuple[int, int, int]]:
@@ -175,3 +200,10 @@ class Recipe(Spec):
     def error(self, path: str, message: str) -> RecipeError:
         """A RecipeError for one fault, which names the file or the override that it comes from."""
         return self._origin.error([Fault(path, message)])
+
+
+def _tuned(optimizer: Optimizer, saved: Optimizer) -> Optimizer:
+    """Returns `optimizer` with the form of the step that was found for `saved`, where it says none."""
+    if not optimizer.is_form_open:
+        return optimizer
+    return optimizer.model_copy(update={"fused": saved.fused, "foreach": saved.foreach})

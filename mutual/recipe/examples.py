@@ -115,6 +115,8 @@ momentum: null
 nesterov: null
 betas: [0.9, 0.95]
 eps: 1.0e-8
+fused: true
+foreach: false
 decay_norm_and_bias: false
 args: {amsgrad: true}
 """,
@@ -156,6 +158,8 @@ own: true
 epochs: 100
 precision: bf16
 threads: 4
+tune: false
+tune_seconds: 300.0
 accumulate: 2
 update: simultaneous
 backward: per_peer
@@ -166,6 +170,7 @@ evaluate_ema: true
 pause: {peer: teacher, versus: student}
 sync_batchnorm: false
 compile: false
+compile_mode: default
 channels_last: true
 deterministic: false
 cudnn_benchmark: true

@@ -44,10 +44,21 @@ class Optimizer(Spec):
     """Decay rates of Adam's two averages; left out, the optimizer's default."""
     eps: NonNegativeFloat | None = None
     """Added to the denominator; left out, the optimizer's default."""
+    fused: StrictBool | None = None
+    """One kernel for all parameters and all of a step (torch's sgd, adam, adamw, adagrad); left out, the optimizer's default, or what
+    `train.tune` finds."""
+    foreach: StrictBool | None = None
+    """A few kernels for all parameters in place of some for each (torch's optimizers); left out, the optimizer's default, which on GPUs is
+    true, or what `train.tune` finds."""
     decay_norm_and_bias: StrictBool = True
     """false: weight decay leaves out biases and the weights of normalisation layers (every parameter of fewer than two dimensions)."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments, passed to the optimizer as they are."""
+
+    @property
+    def is_form_open(self) -> bool:
+        """Whether nothing says in which form the step is computed, which `train.tune` then chooses."""
+        return self.fused is None and self.foreach is None and not {"fused", "foreach"} & set(self.args)
 
 
 class Schedule(Spec):
@@ -117,10 +128,17 @@ class Train(Spec):
     """Passes over the training images."""
     precision: GivenPrecision = None
     """no, fp16 or bf16; the default is the launcher's mixed precision; recorded in the run's recipe. In fp16 on GPUs sgd, adam and
-    adamw are fused (`args: {fused: true}`) unless their `args` say otherwise: they skip an overflow without making the host wait."""
+    adamw are fused (`fused: true`) unless `fused` or `foreach` says otherwise: they skip an overflow without making the host wait."""
     threads: Annotated[StrictInt, Field(gt=0, le=1_024)] | None = None
-    """CPU threads of a process: sums over more threads differ in their last digits. The default is what the launcher gives;
-    recorded in the run's recipe."""
+    """CPU threads of a process: sums over more threads differ in their last digits. The default on a CPU is what OMP_NUM_THREADS or
+    `--num_cpu_threads_per_process` says where the user gave it (that a launcher sets 1 by itself does not count), else the cores that the
+    process may use, which the processes of a machine share; beside a GPU, what the process has. Recorded in the run's recipe."""
+    tune: StrictBool = False
+    """Measure before the first update, on copies, which of `threads`, `channels_last`, `compile` and the optimizers' `fused` and `foreach`
+    are fastest, as far as the recipe does not say them; recorded in the run's recipe, so that a resumed run measures nothing."""
+    tune_seconds: Annotated[StrictFloat, Field(gt=0, le=1e6)] = 300.0
+    """tune: nothing more is tried after so many seconds, and nothing is compiled that cannot be ready by then or whose compilation the
+    updates of the run cannot repay."""
     accumulate: Annotated[StrictInt, Field(gt=0, le=1_000_000)] = 1
     """Micro-batches in one update."""
     update: Literal["simultaneous", "alternating"] = "simultaneous"
@@ -142,10 +160,13 @@ class Train(Spec):
     """SwitOKD: a peer that waits while another is too far behind. On GPUs its sgd, adam or adamw is fused, as in fp16."""
     sync_batchnorm: StrictBool = False
     """BatchNorm statistics over all ranks (GPU only)."""
-    compile: StrictBool = False
-    """torch.compile for each peer; the first steps then take minutes."""
-    channels_last: StrictBool = False
-    """Memory format of weights and images; faster convolutions on some GPUs."""
+    compile: StrictBool | None = None
+    """torch.compile for each peer; the first steps then take minutes. The default is false, or what `tune` finds."""
+    compile_mode: Literal["default", "reduce-overhead"] = "default"
+    """compile: torch.compile's mode; reduce-overhead: with CUDA graphs, on GPUs. `tune` tries both where it tries `compile`."""
+    channels_last: StrictBool | None = None
+    """Memory format of weights and images, in which convolutions are faster on CPUs and on some GPUs. The default is false, or what `tune`
+    finds."""
     deterministic: StrictBool = False
     """Only deterministic kernels, on GPUs too. A model ends the run there with an operator that has none: adaptive pooling to more than one
     position (torchvision's VGG and AlexNet), say."""

@@ -5,66 +5,67 @@ import os
 import pytest
 
 from mutual.data import build_data, cores
-from mutual.data.cores import available_cores, default_workers
+from mutual.data.cores import available_cores, default_workers, local_processes
 from mutual.data.plan import EpochPlan
 from mutual.recipe import Data
 
 
+def write(root, files):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """A machine of 16 cores; writes files of cgroups."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    monkeypatch.setattr(cores, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(cores, "_OWN_CGROUPS", tmp_path / "own")
-
-    def write(own, **files):
-        (tmp_path / "own").write_text(own)
-        for name, content in files.items():
-            file = tmp_path / name.replace("__", "/").replace("_max", ".max").replace("cpu_cfs", "cpu.cfs")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content)
-
-    return write
+def eight_cpus(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
 
 
-def test_without_cgroups_the_affinity_counts(machine):
-    assert available_cores() == 16
+def test_hardware_threads_of_a_core_count_once(tmp_path, eight_cpus):
+    assert available_cores(tmp_path) == 8, "a system that does not say"
+    write(tmp_path, {f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list": f"{cpu % 4},{cpu % 4 + 4}\n" for cpu in range(8)})
+    assert available_cores(tmp_path) == 4
 
 
 @pytest.mark.parametrize(
-    ("own", "files", "expected"),
+    ("files", "number"),
     [
-        ("0::/\n", {"cpu_max": "200000 100000\n"}, 2),
-        ("0::/\n", {"cpu_max": "max 100000\n"}, 16),
-        ("0::/\n", {"cpu_max": "50000 100000\n"}, 1),
-        ("0::/\n", {"cpu_max": "250000 100000\n"}, 2),
-        ("0::/job/step\n", {"job__cpu_max": "400000 100000\n", "job__step__cpu_max": "max 100000\n"}, 4),
-        ("0::/../other\n", {"cpu_max": "300000 100000"}, 3),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n", "sys/fs/cgroup/a/cpu.max": "250000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/on/the/host\n", "sys/fs/cgroup/cpu.max": "300000 100000\n"}, 3),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "what\n"}, 8),
+        ({"proc/self/cgroup": "0::/../other\n", "sys/fs/cgroup/cpu.max": "300000 100000"}, 3),
         (
-            "3:cpu,cpuacct:/box\n1:name=systemd:/\n",
-            {"cpu,cpuacct__box__cpu_cfs_quota_us": "300000", "cpu,cpuacct__box__cpu_cfs_period_us": "100000"},
-            3,
+            {
+                "proc/self/cgroup": "4:memory:/a\n1:cpu,cpuacct:/a\n0::/\n",
+                "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us": "500000\n",
+                "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            5,
         ),
-        ("3:cpu,cpuacct:/\n", {"cpu,cpuacct__cpu_cfs_quota_us": "-1", "cpu,cpuacct__cpu_cfs_period_us": "100000"}, 16),
-        ("0::/\n", {"cpu_max": "what\n"}, 16),
     ],
 )
-def test_the_smallest_limit_counts(machine, own, files, expected):
-    machine(own, **files)
-    assert available_cores() == expected
+def test_control_groups_limit_the_cores(tmp_path, eight_cpus, files, number):
+    write(tmp_path, files)
+    assert available_cores(tmp_path) == number
 
 
-@pytest.mark.parametrize(("processes", "expected"), [("1", 16), ("3", 5), ("40", 1), ("", 16), ("many", 16), ("0", 16)])
-def test_the_processes_of_a_machine_share_its_cores(machine, monkeypatch, processes, expected):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-    assert available_cores() == expected
+@pytest.mark.parametrize(("text", "number"), [("", 1), ("4", 4), ("0", 1), ("many", 1)])
+def test_the_processes_of_a_machine_are_what_the_launcher_says(monkeypatch, text, number):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", text)
+    assert local_processes() == number
 
 
 @pytest.mark.parametrize(("num_batches", "num_cores", "expected"), [(1_000, 16, 8), (1_000, 4, 3), (1_000, 1, 0), (47, 16, 2), (15, 16, 0)])
 def test_the_default_leaves_a_core_and_starts_no_process_for_few_batches(num_batches, num_cores, expected, monkeypatch):
     monkeypatch.setattr(cores, "available_cores", lambda: num_cores)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert default_workers(num_batches) == expected
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(num_cores))
+    assert default_workers(num_batches) == 0, "each process has a core"
 
 
 @pytest.mark.parametrize(("workers", "expected"), [(None, 0), (0, 0), (3, 3)])

@@ -13,6 +13,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from support import ROOT, environment, tiny_document
 
+from mutual.data import available_cores
+
 LAUNCH = ROOT / "launch"
 CONFIGS = sorted(path.name for path in LAUNCH.glob("*.yaml") if path.name != "pytorchjob.yaml")
 
@@ -37,10 +39,13 @@ def test_the_cpu_configurations_train(tmp_path, name, reported):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny_document(train={"epochs": 1, "progress": False})))
     command = ["accelerate", "launch", "--config_file", LAUNCH / name, "-m", "mutual.train", tmp_path / "recipe.yaml"]
     without_gpus = environment(CUDA_VISIBLE_DEVICES="")
+    del without_gpus["OMP_NUM_THREADS"]
     done = subprocess.run([*command, f"output={tmp_path}"], env=without_gpus, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert reported in done.stdout
     assert (tmp_path / "tiny" / "best" / "best.json").exists()
+    threads = yaml.safe_load((tmp_path / "tiny" / "recipe.yaml").read_text())["train"]["threads"]
+    assert threads == max(available_cores() // int(reported[0]), 1), "the launcher's 1 is nobody's choice, and processes share the cores"
 
 
 @pytest.mark.slow

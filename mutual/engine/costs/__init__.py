@@ -1,4 +1,4 @@
-"""Costs: time, memory and traffic of an update, measured and predicted, and the placement that follows."""
+"""Costs: time, memory and traffic of an update, measured and predicted, and the placement and settings that follow."""
 
 from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare
 from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
@@ -7,6 +7,8 @@ from mutual.engine.costs.op_counts import HostSync, OpCounts, count_ops
 from mutual.engine.costs.placement_choice import resolve_placement
 from mutual.engine.costs.profiles import Link, Links, PeerProfile
 from mutual.engine.costs.scaling import ScalingPrediction, predict_scaling
+from mutual.engine.costs.tuning import measure_tuning, resolve_tuning, tune
+from mutual.engine.costs.tuning_result import TuningResult, TuningRow, tuning_table
 from mutual.engine.costs.variants import store_variants
 
 __all__ = [
@@ -20,10 +22,16 @@ __all__ = [
     "OpCounts",
     "PeerProfile",
     "ScalingPrediction",
+    "TuningResult",
+    "TuningRow",
     "compare",
     "count_ops",
+    "measure_tuning",
     "predict_cost",
     "predict_scaling",
     "resolve_placement",
+    "resolve_tuning",
     "store_variants",
+    "tune",
+    "tuning_table",
 ]

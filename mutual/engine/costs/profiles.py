@@ -126,7 +126,7 @@ def _measure_link(comm: Communicator) -> Link:
 
 def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name: str) -> PeerProfile:
     comm, spec = environment.comm, recipe.peers[name]
-    frozen, channels_last = spec.frozen, recipe.train.channels_last if spec.channels_last is None else spec.channels_last
+    frozen, channels_last = spec.frozen, recipe.channels_last_of(name)
     data_input = ModelInput(info.image_size, info.mean, info.std, channels=info.channels)
     created = create_peer_model(recipe, name, DataSpec(info.num_classes, info.class_names, data_input))
     model = created.model.to(comm.device)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +14,8 @@ from typing import Any
 
 import torch
 
+from mutual.data import available_cores, local_processes
+from mutual.engine.runtime.chosen_threads import chosen_threads
 from mutual.engine.runtime.environment import launched_precision
 from mutual.group import Communicator
 from mutual.recipe import Precision, Recipe
@@ -24,7 +29,7 @@ class LaunchSettings:
 
     Attributes:
         precision: mixed precision.
-        threads: CPU threads of an operation.
+        threads: CPU threads of an operation: what its user chose or, on a CPU, its share of the cores that it may use.
     """
 
     precision: Precision
@@ -39,7 +44,13 @@ class LaunchSettings:
         """
         with comm.raise_together():
             precision = launched_precision(recipe)
-        return cls(*comm.all_gather_json([precision, torch.get_num_threads()])[0])
+        launched = comm.all_gather_json([precision, _chosen_threads(comm), available_cores(), local_processes(), socket.gethostname()])
+        precision, threads, cores, num_processes, host = launched[0]
+        num_ranks = sum(each[-1] == host for each in launched)
+        share = max(cores // max(num_processes, num_ranks), 1)
+        if threads is None and share > 1 and comm.is_main:
+            _warn_of_load(share)
+        return cls(precision, threads or share)
 
 
 def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSettings) -> Recipe:
@@ -62,6 +73,22 @@ def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSe
         )
     threads = recipe.train.threads or saved.threads or launch.threads
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "threads": threads})})
+
+
+def _chosen_threads(comm: Communicator) -> int | None:
+    """Returns the threads that the user chose; beside a GPU, what the process has, as little is left for them to compute."""
+    return chosen_threads() if comm.device.type == "cpu" else torch.get_num_threads()
+
+
+def _warn_of_load(threads: int) -> None:
+    """Warns where other processes compute: threads wait for the one of them that has no core, in each operation."""
+    load = os.getloadavg()[0]
+    if load > (os.cpu_count() or 1):
+        warnings.warn(
+            f"this machine's load is {load:.1f} on {os.cpu_count()} cores, and {threads} threads that wait for each other may be slower "
+            "than one; give train.threads=1, or train.tune=true",
+            stacklevel=3,
+        )
 
 
 @contextmanager

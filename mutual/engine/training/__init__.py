@@ -1,7 +1,7 @@
 """Training: the loop, the update, optimizers, and the state that a checkpoint holds."""
 
 from mutual.engine.training.callbacks import Callback, TrainingState, check_callbacks
-from mutual.engine.training.peer_optimizer import with_fused_steps
+from mutual.engine.training.peer_optimizer import takes_argument, with_fused_steps
 from mutual.engine.training.run_setup import build_trainer
 from mutual.engine.training.setup import Training, build_dataset, build_training, load_for_peers, make_optimizer
 from mutual.engine.training.trainer import Trainer
@@ -17,5 +17,6 @@ __all__ = [
     "check_callbacks",
     "load_for_peers",
     "make_optimizer",
+    "takes_argument",
     "with_fused_steps",
 ]

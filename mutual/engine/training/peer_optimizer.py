@@ -25,6 +25,8 @@ _SKIPS_ON_DEVICE = "_step_supports_amp_scaling"
 """The attribute by which GradScaler knows an optimizer that reads on the device whether gradients have overflowed."""
 _FUSED = ("sgd", "adam", "adamw")
 """Optimizers that have a fused kernel on GPUs."""
+_OWN_ARGUMENTS = ("momentum", "nesterov", "betas", "eps", "fused", "foreach")
+"""Fields of the section that are passed on where they are given."""
 _TRIAL_STEPS = 3
 _TORCH = {
     name.lower(): value
@@ -156,7 +158,7 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
     Raises:
         ValueError: no such optimizer, an argument that it does not take, or it cannot be built or stepped here.
     """
-    given = {key: getattr(spec, key) for key in ("momentum", "nesterov", "betas", "eps") if getattr(spec, key) is not None}
+    given = {key: getattr(spec, key) for key in _OWN_ARGUMENTS if getattr(spec, key) is not None}
     arguments = {"lr": spec.lr, **given, **spec.args}
     build = _find_factory(spec.name, arguments)
     try:
@@ -191,9 +193,9 @@ def _with_fused_step(recipe: Recipe, name: str) -> PeerSpec:
 
 
 def _fused(spec: Optimizer) -> Optimizer:
-    if spec.name.lower() not in _FUSED or spec.args.keys() & {"fused", "foreach", "capturable", "differentiable"}:
+    if spec.name.lower() not in _FUSED or not spec.is_form_open or spec.args.keys() & {"capturable", "differentiable"}:
         return spec
-    return spec.model_copy(update={"args": {**spec.args, "fused": True}})
+    return spec.model_copy(update={"fused": True})
 
 
 @contextmanager
@@ -204,6 +206,16 @@ def _skipped(optimizer: Any, skips: Tensor) -> Iterator[None]:
         yield
     finally:
         del optimizer.grad_scale, optimizer.found_inf
+
+
+def takes_argument(spec: Optimizer, name: str) -> bool:
+    """Returns whether the optimizer that `spec` names is one of torch that takes an argument `name`.
+
+    Example:
+        >>> takes_argument(Optimizer(name="adamw"), "fused"), takes_argument(Optimizer(name="rprop"), "fused")
+        (True, False)
+    """
+    return spec.name.lower() in _TORCH and name in inspect.signature(_TORCH[spec.name.lower()]).parameters
 
 
 def _find_factory(name: str, arguments: Collection[str]) -> Callable[..., torch.optim.Optimizer]:

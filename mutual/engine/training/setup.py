@@ -65,17 +65,22 @@ class Training:
         )
 
 
-def build_training(recipe: Recipe, environment: Environment) -> Training:
+def build_training(recipe: Recipe, environment: Environment, *, data: DataModule | None = None) -> Training:
     """Builds the data, the peers with their edges, an optimizer for each that is trained, and the step that updates them.
 
     Collective: all ranks must call it.
+
+    Args:
+        recipe: what is trained.
+        environment: the ranks of the run.
+        data: the recipe's, if it is built already.
 
     Raises:
         RecipeError: the data, a model, an objective or an optimizer does not fit.
     """
     comm = environment.comm
     recipe = with_fused_steps(recipe, environment.precision, comm.device)
-    data = build_dataset(recipe)
+    data = data or build_dataset(recipe)
     info = data.info
     group = _build_group(recipe, info, environment)
     load_for_peers(recipe, data, group.inputs.values())

@@ -245,7 +245,6 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
     created = create_peer_model(recipe, name, data)
     notes += created.notes
     model = created.model
-    channels_last = train.channels_last if spec.channels_last is None else spec.channels_last
     paths, average_paths = tap_paths(edges, name), tap_paths(edges, f"{name}.{EMA}")
     _check_paths(recipe, model, name, edges)
     if train.sync_batchnorm and is_replicated and not spec.frozen:
@@ -263,7 +262,7 @@ def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, no
         name,
         tapped,
         frozen=spec.frozen,
-        input=PeerInput(created.input, is_identity=not data.reads_pixels, channels_last=channels_last),
+        input=PeerInput(created.input, is_identity=not data.reads_pixels, channels_last=recipe.channels_last_of(name)),
         classes=created.classes,
         average=average,
         evaluate_average=train.evaluate_ema,
@@ -290,12 +289,11 @@ def _check_paths(recipe: Recipe, model: nn.Module, name: str, edges: list[Edge])
 
 def _set_up(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator | None) -> None:
     """Moves a peer to its device and into its memory format, compiles it and, if it is trained, averages its gradients over `comm`."""
-    spec, train = recipe.peers[peer.name], recipe.train
     for module in peer.modules:
         module.to(device)
-        if train.channels_last if spec.channels_last is None else spec.channels_last:
+        if recipe.channels_last_of(peer.name):
             module.to(memory_format=torch.channels_last)
     if is_compiled(recipe, peer.name):
-        compile_peer(peer)
+        compile_peer(peer, mode=recipe.train.compile_mode)
     if comm is not None:
         peer.distribute(comm)

@@ -55,7 +55,7 @@ def made_up(monkeypatch):
     """Nothing is timed, and nothing is compiled."""
     monkeypatch.setattr(tuning._Trial, "update", seconds_of)
     monkeypatch.setattr(tuning._Trial, "run_peers", lambda trial: None)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *, mode: setattr(module, "_compiled_call_impl", module.forward))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: setattr(module, "_compiled_call_impl", module.forward))
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
 
 

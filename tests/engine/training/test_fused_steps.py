@@ -118,7 +118,8 @@ def test_the_host_waits_for_no_step_of_a_fused_optimizer_but_the_first(fused, nu
         ({"name": "rmsprop"}, "fp16", "cuda", None),
         ({"name": "lamb"}, "fp16", "cuda", None),
         ({"name": "sgd", "args": {"foreach": True}}, "fp16", "cuda", None),
-        ({"name": "sgd", "args": {"fused": False}}, "fp16", "cuda", False),
+        ({"name": "sgd", "foreach": True}, "fp16", "cuda", None),
+        ({"name": "sgd", "fused": False}, "fp16", "cuda", False),
     ],
 )
 def test_in_fp16_on_a_gpu_what_can_be_fused_is_and_the_recipe_says_so(optimizer, precision, device, fused):
@@ -128,7 +129,7 @@ def test_in_fp16_on_a_gpu_what_can_be_fused_is_and_the_recipe_says_so(optimizer,
             document["peers"]["b"]["optimizer"] = optimizer
             document["optimizer"] = {"name": "rmsprop"}
         recipe = with_fused_steps(parse_recipe(document), precision, torch.device(device))
-        assert recipe.optimizer_of("b").args.get("fused") is fused
+        assert recipe.optimizer_of("b").fused is fused
         assert with_fused_steps(recipe, precision, torch.device(device)) == recipe
 
 
@@ -136,6 +137,6 @@ def test_in_fp16_on_a_gpu_what_can_be_fused_is_and_the_recipe_says_so(optimizer,
 def test_a_peer_that_may_pause_is_fused_on_a_gpu(device, fused):
     document = tiny_document(optimizer=SGD, train={"pause": {"peer": "a", "versus": "b"}})
     recipe = with_fused_steps(parse_recipe(document), "no", torch.device(device))
-    assert [recipe.optimizer_of(name).args.get("fused") for name in "ab"] == [fused, None]
+    assert [recipe.optimizer_of(name).fused for name in "ab"] == [fused, None]
     document["optimizer"] = {"name": "rmsprop"}
     assert with_fused_steps(parse_recipe(document), "no", torch.device(device)).peers["a"].optimizer is None

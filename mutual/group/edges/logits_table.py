@@ -82,12 +82,8 @@ class LogitsTable:
         as_learners = self._stacks.get(("learners", keys, classes))
         if as_learners is not None and as_learners.logits.dtype == dtype:  # the learners teach each other
             return as_learners.derived(Tensor.detach)
-        cache_key = (
-            "sources",
-            keys,
-            classes,
-            dtype,
-        )  # ensembles that are weighted by images are so by all that have a label among `classes`
+        # which images weigh an ensemble is the same for all: those with a label, or with one among `classes`
+        cache_key = ("sources", keys, classes, dtype)
         if cache_key not in self._stacks:
             self._stacks[cache_key] = Predictions(self._stack_sources(keys, classes, selection, dtype))
         return self._stacks[cache_key]

@@ -251,7 +251,7 @@ class Group:
         """Returns what evaluates the edges of `learners`; made once, as in most updates these are the same."""
         if learners not in self._evaluations:
             edge_losses = {index: each for index, each in self.local_losses.items() if each.edge.learner in learners}
-            device = next(output.device for each in outputs.values() for output in each.values())
+            device = next((output.device for each in outputs.values() for output in each.values()), torch.device("cpu"))  # none: no edge
             self._evaluations[learners] = EdgeEvaluation(edge_losses, sources_here=self._sources_here, device=device)
         return self._evaluations[learners]
 

@@ -22,7 +22,13 @@ _DTYPES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
     torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.complex64: "C64",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
     torch.int64: "I64",
     torch.int32: "I32",
     torch.int16: "I16",
@@ -78,7 +84,8 @@ def tensor_content(tensors: Mapping[str, Tensor]) -> Content:
         header += b" " * (-len(header) % _ALIGNMENT)
         sink.write(len(header).to_bytes(8, "little") + header)
         for name in names:
-            data = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            values = tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
+            data = values.reshape(-1).view(torch.uint8).numpy().data
             for start in range(0, len(data), PIECE):
                 sink.write(data[start : start + PIECE])
 

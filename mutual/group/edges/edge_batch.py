@@ -6,6 +6,7 @@ Shapes: B valid images of this process' micro-batch, C classes, L learners' outp
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -72,6 +73,8 @@ class EdgeBatch:
             sources = all_sources.derived(self._of_pairs)
             if first.selector.gate is not None:
                 mask = self._of_pairs(correct_among(selection, all_sources.logits))
+            if mask is not None:  # what is not finite in an image that does not count must not reach the gradient, where 0 times NaN is NaN
+                sources = sources.derived(partial(_filled, is_left_out=~mask[..., None]))
             learners = learners.derived(_with_dimension_of_sources)
         losses_LK = first.loss.pairs(learners, sources, selection.targets, mask).view(len(self._learners), -1)
         weights = self._weights_of(unavailable, losses_LK.dtype)
@@ -150,3 +153,7 @@ def _source_key(edge: Edge) -> SourceKey:
 
 def _with_dimension_of_sources(values: Tensor) -> Tensor:
     return values[:, None]
+
+
+def _filled(values: Tensor, *, is_left_out: Tensor) -> Tensor:
+    return values.masked_fill(is_left_out, 0.0)

@@ -113,6 +113,9 @@ class EdgeLoss:
             learner, source, targets, mask, row_offset = self._all_gather_both(learner, source, selection, context)
         elif spec.gathers:
             source, targets, mask, row_offset = self._all_gather(source, selection, context)
+        reads_distances = any(reader.reads_distances(source_outputs) for reader in self._readers)
+        if mask is not None and not reads_distances:
+            source = [_finite_where_left_out(output, mask) for output in source]
         if spec.is_stochastic:
             seed_generators(derive_seed(context.seed, self.edge.learner, self._seed_key), learner[0].device)
         with self._autocast():
@@ -123,7 +126,7 @@ class EdgeLoss:
                 mask=mask,
                 row_offset=row_offset,
                 num_rows=num_rows,
-                source_is_distances=any(reader.reads_distances(source_outputs) for reader in self._readers),
+                source_is_distances=reads_distances,
             )
         return loss
 
@@ -158,3 +161,8 @@ class EdgeLoss:
             gathered, row_offset = tensors, 0
         mask = None if selection.mask is None else gathered.pop().bool()
         return gathered[:-1], gathered[-1], mask, row_offset
+
+
+def _finite_where_left_out(output: Tensor, mask_B: Tensor) -> Tensor:
+    """Returns the output `[B, ...]` with 0 for what is not finite in images that do not count: in the backward, 0 times NaN is NaN."""
+    return torch.where(mask_B.view(-1, *(1 for _ in output.shape[1:])), output, output.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))

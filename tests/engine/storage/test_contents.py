@@ -19,6 +19,8 @@ TENSORS = {
     "mask": torch.tensor([True, False, True]),
     "ü": torch.randn(2, dtype=torch.float64),
 }
+DTYPES = sorted(safetensors.torch._TYPES.values(), key=str)
+"""What the library writes, and so buffers of users' models may be."""
 
 
 def test_tensors_are_a_safetensors_file(monkeypatch):
@@ -35,6 +37,17 @@ def test_tensors_are_a_safetensors_file(monkeypatch):
 def test_they_are_the_bytes_of_the_library(names):
     tensors = {name: TENSORS[name].contiguous() for name in names}
     assert content_bytes(tensor_content(tensors)) == safetensors.torch.save(tensors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tensors_of_every_dtype_that_the_library_knows(dtype):
+    tensors = {"a": torch.tensor([0.0, 1.0, 2.0]).to(dtype)}
+    assert content_bytes(tensor_content(tensors)) == safetensors.torch.save(tensors)
+
+
+def test_a_conjugate_is_written_as_it_reads():
+    conjugate = torch.tensor([1 + 2j, 3 - 4j]).conj()
+    assert torch.equal(safetensors.torch.load(content_bytes(tensor_content({"a": conjugate})))["a"], conjugate)
 
 
 def test_tensors_are_read_when_they_are_written():

@@ -115,6 +115,23 @@ def test_a_source_that_is_not_available_weighs_nothing():
     check([CE, {"loss": "dml"}], unavailable={"b"})
 
 
+@pytest.mark.parametrize("evaluate", [together, one_by_one])
+@pytest.mark.parametrize("name", [name for name in ON_LOGITS if LOSSES[name].reads_source])
+def test_a_source_that_overflows_in_an_image_that_does_not_count(name, evaluate):
+    """A gate leaves out what a teacher in fp16 overflows at: its learner's gradient is that without the image."""
+    losses = edges_of([CE, {"loss": name, "gate": "correct", "learners": ["a"], "sources": ["b"]}], num_peers=2, unlabelled=False)
+    losses.pop(1)
+    found = []
+    for value in (torch.inf, -1.0):
+        outputs = outputs_of(2)
+        with torch.no_grad():
+            outputs["b"]["logits"][2, :2] = value
+            outputs["b"]["logits"][2, 3] = 5.0
+        total, _ = evaluate(losses, outputs, LABELS.clamp(min=0).index_fill(0, torch.tensor([2]), 2))
+        found.append(torch.autograd.grad(total["a"], outputs["a"]["logits"])[0])
+    torch.testing.assert_close(*found)
+
+
 def test_one_peer_alone_and_only_some_learners():
     check([CE], num_peers=1)
     losses, outputs = edges_of([CE, {"loss": "dml"}]), outputs_of()

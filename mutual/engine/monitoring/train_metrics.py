@@ -178,7 +178,7 @@ class TrainMeter:
 
 def _num_correct(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
     """Returns by peer how many of `labels` its logits `[B, C]` give most to; peers of equal dtype are counted together."""
-    if len({each.dtype for each in logits.values()}) > 1:
+    if len({each.dtype for each in logits.values()}) != 1:  # none on a rank that holds frozen peers alone
         return {name: is_correct(each.argmax(dim=1), labels).sum() for name, each in logits.items()}
     classes_PB = torch.stack(list(logits.values())).argmax(dim=2)
     return dict(zip(logits, is_correct(classes_PB, labels).sum(dim=1).unbind(), strict=True))

@@ -80,7 +80,7 @@ def test_what_an_update_waits_for_in_its_middle_counts_as_loading_and_is_a_later
 
 
 def written(tmp_path, model, **sections):
-    document = tiny_document(peers={name: {"model": f"support:{model}"} for name in "ab"}, **sections)
+    document = tiny_document(peers={name: {"model": f"process_models:{model}"} for name in "ab"}, **sections)
     document["train"] = {"epochs": 3, "progress": False, "log_every": 2}
     document["data"] |= {"batch_size": 4}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))

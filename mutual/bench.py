@@ -135,14 +135,14 @@ def table(costs: Sequence[MeasuredCost]) -> str:
 
 def floor_table(costs: Sequence[MeasuredCost]) -> str:
     """Returns a line for each recipe: ratios of the processor's time, kernels (ours and the floors'), synchronisations, shares of time."""
-    floors = {cost.name: cost.floor for cost in costs if cost.floor is not None}
-    width = max(map(len, floors))
-    spans = list(next(iter(floors.values())).shares)
+    floors = [(cost.name, cost.floor) for cost in costs if cost.floor is not None]  # two recipes may have one name
+    width = max(len(name) for name, _ in floors)
+    spans = list(floors[0][1].shares)
     lines = [
         f"{'':{width}} {'cpu / plain':>11} {'/ joint':>8} {'kernels':>8} {'plain':>6} {'joint':>6} {'syncs':>6}"
         + "".join(f" {span:>9}" for span in spans)
     ]
-    for name, floor in floors.items():
+    for name, floor in floors:
         cpu = [f"{floor.cpu_ratios[key]:.3f}" if key in floor.cpu_ratios else "-" for key in ("plain", "joint")]
         kernels = [str((floor.kernels or {}).get(key, "-")) for key in ("update", "plain", "joint")]
         syncs = "-" if floor.num_host_syncs is None else floor.num_host_syncs

@@ -147,7 +147,7 @@ class Train(Spec):
     backward: Literal["joint", "per_peer"] = "joint"
     """simultaneous updates: joint: all peers run forward, then one backward serves them all; per_peer: what they learn from each other is
     computed first, without gradients, then each runs forward and backward by itself: the same update with the activations of one peer in
-    memory at a time, for one more forward of all peers but the first."""
+    memory at a time, for one more forward of all but one of the peers that others read."""
     clip_grad_norm: PositiveFloat | None = None
     """Largest gradient norm of a peer."""
     ema: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = None
@@ -163,7 +163,7 @@ class Train(Spec):
     compile: StrictBool | None = None
     """torch.compile for each peer; the first steps then take minutes. The default is false, or what `tune` finds."""
     compile_mode: Literal["default", "reduce-overhead"] = "default"
-    """compile: torch.compile's mode; reduce-overhead: with CUDA graphs, on GPUs. `tune` tries both where it tries `compile`."""
+    """compile: torch.compile's mode; reduce-overhead: with CUDA graphs, on GPUs. `tune` tries both there where it tries `compile`."""
     channels_last: StrictBool | None = None
     """Memory format of weights and images, in which convolutions are faster on CPUs and on some GPUs. The default is false, or what `tune`
     finds."""

@@ -19,7 +19,7 @@ def test_memory_and_open_files_stay_flat(tmp_path):
     """The most in a span of updates, early and at the end: 2 MB more are 800 bytes an update."""
     document = tiny_document(
         data={"dataset": "digits", "image_size": 8, "batch_size": 2, "eval_batch_size": 71, "subset": 200},
-        peers={"a": {"model": "support:measured", "args": {"log": str(tmp_path / "log")}}, "b": {"model": "support:tiny"}},
+        peers={"a": {"model": "process_models:measured", "args": {"log": str(tmp_path / "log")}}, "b": {"model": "support:tiny"}},
         train={"epochs": UPDATES // 100, "progress": False},
         checkpoint={"every_steps": 100, "keep": 3},
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -33,9 +34,9 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has the other frameworks")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    unknown = [name for name in options.jobs if name not in JOBS]
-    if unknown or min(options.rounds, options.threads) < 1:
-        parser.error(f"no job {unknown[0]!r}" if unknown else "--rounds and --threads must be at least 1")
+    fault = options_fault(options)
+    if fault is not None:
+        parser.error(fault)
     names = options.jobs or list(JOBS)
     results = {name: compare(name, options) for name in names}
     if options.json:
@@ -44,6 +45,16 @@ def main() -> int:
     print(table({JOBS[name].title: measured for name, measured in results.items()}))
     print(f"{options.rounds} rounds, {options.threads} thread(s), Python {platform.python_version()}, {platform.machine()}")
     return 0
+
+
+def options_fault(options: argparse.Namespace) -> str | None:
+    """Returns what is wrong with the options, or None."""
+    unknown = [name for name in options.jobs if name not in JOBS]
+    if unknown:
+        return f"no job {unknown[0]!r}; choose from {', '.join(JOBS)}"
+    if min(options.rounds, options.threads) < 1:
+        return "--rounds and --threads must be at least 1"
+    return None if shutil.which(options.python) else f"--python: {options.python} is no program; give an interpreter's path"
 
 
 def compare(name: str, options: argparse.Namespace) -> list[Measured]:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from peers.jobs import JOBS, DrivenLoader, Job
@@ -102,3 +104,18 @@ def test_a_worker_answers_from_its_own_process_and_says_why_it_cannot():
     finally:
         ours.close()
         other.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--python", "/nowhere/python"], "--python: /nowhere/python is no program"),
+        (["kd"], f"no job 'kd'; choose from {', '.join(JOBS)}"),
+        (["--rounds", "0"], "--rounds and --threads must be at least 1"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_measured(words, message):
+    done = subprocess.run([sys.executable, Path(__file__).parent, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ def written(folder, *, slow=False, **store):
     """A recipe's file in `folder`, with a store there."""
     document = tiny_document(output=str(folder))
     document["data"] |= {"augment": [{"name": "random_crop", "padding": 2}], "mixup": 0.4}
-    teacher = {"model": "support:costly", "frozen": True} if slow else TEACHER
+    teacher = {"model": "process_models:costly", "frozen": True} if slow else TEACHER
     store = {"folder": str(folder / "store"), "views": 3, "topk": 2, **store}
     document["peers"] = {"a": {"model": "support:double"}, "t": {**teacher, "store": store}}
     document["objectives"] = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": ["t"]}]

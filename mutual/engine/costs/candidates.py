@@ -61,7 +61,7 @@ def candidates(recipe: Recipe, *, device: str, tries_threads: bool, tries_given:
     if tries_given or train.channels_last is None:
         yield [_train_candidate(CHANNELS_LAST, not train.channels_last)]
     yield list(_optimizer_candidates(recipe, device=device, tries_given=tries_given))
-    if tries_given or train.compile is None:
+    if (tries_given or train.compile is None) and not any(peer.activation_checkpointing for peer in recipe.peers.values()):
         yield list(_compile_candidates(recipe, device=device))
 
 

@@ -26,7 +26,7 @@ from mutual.engine.costs.profiles import synchronize
 from mutual.engine.costs.tuning_result import TuningResult, TuningRow, tuning_table
 from mutual.engine.runtime import Environment, LaunchSettings, init_environment, resolve_launch, restore_switches, torch_threads
 from mutual.engine.training import Training, build_training
-from mutual.group import Communicator
+from mutual.group import Communicator, room_for_graphs
 from mutual.recipe import Recipe, RecipeError, first_line
 
 WARMUP = 2
@@ -75,7 +75,7 @@ def measure_tuning(recipe: Recipe) -> TuningResult:
     assert recipe.train.precision is not None, "it is resolved"
     assert recipe.train.threads is not None, "it is resolved"
     environment = replace(environment, precision=recipe.train.precision)
-    with torch_threads(recipe.train.threads):
+    with torch_threads(recipe.train.threads), room_for_graphs([recipe]):
         recipe = resolve_placement(recipe, environment)
         return tune(recipe, environment, tries_threads=True, tries_given=True)
 
@@ -199,15 +199,18 @@ class _Search:
         """Returns the row of a candidate, which is in the table from then on."""
         times: list[float] = []
         ratios: list[float] = []
-        note = self._reason_against(candidate) or self._measure(candidate, times, ratios)
+        note = self._reason_against(candidate)
+        if not note:
+            recipe = with_values(self.recipe, {**self.values, **candidate.values})
+            with room_for_graphs([recipe]):  # as in the run that it would be
+                note = self._measure(recipe, candidate, times, ratios)
         seconds, ratio = (statistics.median(times), statistics.median(ratios)) if ratios else (None, None)
         row = TuningRow(candidate.label, {**self.values, **candidate.values}, seconds, ratio, note)
         self.rows.append(row)
         return row
 
-    def _measure(self, candidate: Candidate, times: list[float], ratios: list[float]) -> str:
+    def _measure(self, recipe: Recipe, candidate: Candidate, times: list[float], ratios: list[float]) -> str:
         """Adds a candidate's seconds, and these divided by those of the recipe as given; returns why it is not taken, or nothing."""
-        recipe = with_values(self.recipe, {**self.values, **candidate.values})
         start = time.perf_counter()
         try:
             trial = self._build(recipe, candidate)

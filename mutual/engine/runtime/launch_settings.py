@@ -30,10 +30,12 @@ class LaunchSettings:
     Attributes:
         precision: mixed precision.
         threads: CPU threads of an operation: what its user chose or, on a CPU, its share of the cores that it may use.
+        warns_of_load: whether nobody chose these threads, they are several, and this process is the one that tells the user.
     """
 
     precision: Precision
     threads: int
+    warns_of_load: bool = False
 
     @classmethod
     def of(cls, recipe: Recipe, comm: Communicator) -> LaunchSettings:
@@ -48,9 +50,7 @@ class LaunchSettings:
         precision, threads, cores, num_processes, host = launched[0]
         num_ranks = sum(each[-1] == host for each in launched)
         share = max(cores // max(num_processes, num_ranks), 1)
-        if threads is None and share > 1 and comm.is_main:
-            _warn_of_load(share)
-        return cls(precision, threads or share)
+        return cls(precision, threads or share, threads is None and share > 1 and comm.is_main)
 
 
 def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSettings) -> Recipe:
@@ -72,6 +72,8 @@ def resolve_launch(recipe: Recipe, saved_recipe: Recipe | None, launch: LaunchSe
             f"the run was started with {precision!r} and the launcher asks for {launch.precision!r}; give train.precision={precision}",
         )
     threads = recipe.train.threads or saved.threads or launch.threads
+    if launch.warns_of_load and not (recipe.train.threads or saved.threads or recipe.train.tune):
+        _warn_of_load(threads)
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision, "threads": threads})})
 
 

@@ -96,7 +96,9 @@ def test_what_is_not_written_by_hand_is_left_out_by_name(sections, reason):
 
 def test_an_objective_adds_kernels_to_our_update_and_to_the_joint_step_and_none_to_the_plain_loops():
     recipes = [parse_recipe(document(objectives=objectives)) for objectives in ([CROSS_ENTROPY], [CROSS_ENTROPY, DML])]
-    without, mutual = (cost.floor for cost in compare(recipes, rounds=1, floors=True))
+    costs = compare(recipes, rounds=1, floors=True)
+    assert sum(line.startswith("tiny ") for line in report(costs).splitlines()) == 4, "two lines for each, whose names are the same"
+    without, mutual = (cost.floor for cost in costs)
     assert mutual.kernels["plain"] == without.kernels["plain"]
     assert mutual.kernels["joint"] > without.kernels["joint"] > without.kernels["plain"] / 2
     assert mutual.kernels["update"] > without.kernels["update"]

@@ -82,6 +82,13 @@ def test_a_benchmark_tries_the_other_way_too():
     ]
 
 
+def test_nothing_is_compiled_where_activations_are_computed_once_more():
+    """A recipe refuses both: the run's own would not be read again."""
+    peers = {"a": {"model": "support:double", "activation_checkpointing": True}, "b": {"model": "support:double"}}
+    assert labels(recipe_of(peers=peers)) == labels(recipe_of())[:-1]
+    assert labels(recipe_of(peers=peers), tries_given=True, device="cuda") == labels(recipe_of(), tries_given=True, device="cuda")[:-1]
+
+
 def test_a_gpu_has_other_candidates():
     assert labels(recipe_of(), device="cuda") == [
         ["channels_last true"],
@@ -112,6 +119,16 @@ def test_the_fastest_settings_are_taken_together(made_up):
     assert result.overrides == ["train.threads=1", "train.channels_last=true", "train.compile=true", "train.compile_mode=default"]
     assert result.step_ratio == pytest.approx(0.04)
     assert tuning_table(result).splitlines()[-1].endswith(f"{' '.join(result.overrides)}: 0.04 of the recipe as given")
+
+
+def test_peers_of_many_kinds_are_all_compiled_while_they_are_measured(made_up, monkeypatch):
+    import torch._dynamo.config as limits
+
+    limit, found = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit", []
+    monkeypatch.setattr(tuning._Trial, "run_peers", lambda trial: found.append(getattr(limits, limit)))
+    tune(recipe_of(train={"epochs": 10_000}), ENVIRONMENT, tries_threads=False)
+    assert found
+    assert min(found) >= 2 * 16
 
 
 def test_nothing_is_compiled_that_the_run_cannot_repay(made_up, monkeypatch):

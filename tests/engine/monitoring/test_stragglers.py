@@ -80,7 +80,7 @@ def test_what_an_update_waits_for_in_its_middle_counts_as_loading_and_is_a_later
 
 
 def written(tmp_path, model, **sections):
-    document = tiny_document(peers={name: {"model": f"support:{model}"} for name in "ab"}, **sections)
+    document = tiny_document(peers={name: {"model": model} for name in "ab"}, **sections)
     document["train"] = {"epochs": 3, "progress": False, "log_every": 2}
     document["data"] |= {"batch_size": 4}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
@@ -90,7 +90,7 @@ def written(tmp_path, model, **sections):
 @pytest.mark.slow
 @pytest.mark.parametrize("placement", ["replicated", "parallel"])
 def test_a_slow_rank_is_named_once_with_what_it_costs(tmp_path, placement):
-    done = run("mutual.train", written(tmp_path, "slow", placement=placement), f"output={tmp_path}", processes=2)
+    done = run("mutual.train", written(tmp_path, "process_models:slow", placement=placement), f"output={tmp_path}", processes=2)
     lines = [line for line in done.stderr.splitlines() if "falls behind" in line]
     who = "rank 1 (b)" if placement == "parallel" else "rank 1"
     assert len(lines) == 1, done.stderr
@@ -109,10 +109,10 @@ HANGING = ("peers.b.model=hanging_train:hanging", "train.epochs=2")
 def jobs(tmp_path_factory):
     """All trainings that mostly wait, begun side by side, by what happens in them; and the folder of each."""
     cases = {
-        "stopped": ("impatient_train", {"model": "stopped"}, [], {}),
-        "replicated": ("hanging_train", {"model": "tiny"}, HANGING, {}),
-        "parallel": ("hanging_train", {"model": "tiny", "placement": "parallel"}, HANGING, {}),
-        "for good": ("hanging_train", {"model": "tiny"}, [HANGING[0], "train.timeout_seconds=5"], {"SECONDS": "100"}),
+        "stopped": ("impatient_train", {"model": "process_models:stopped"}, [], {}),
+        "replicated": ("hanging_train", {"model": "support:tiny"}, HANGING, {}),
+        "parallel": ("hanging_train", {"model": "support:tiny", "placement": "parallel"}, HANGING, {}),
+        "for good": ("hanging_train", {"model": "support:tiny"}, [HANGING[0], "train.timeout_seconds=5"], {"SECONDS": "100"}),
     }
     begun = {}
     for name, (module, recipe, overrides, variables) in cases.items():

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from mutual.engine.runtime import LaunchSettings, torch_threads
+from mutual.engine.runtime import LaunchSettings, resolve_launch, torch_threads
 from mutual.engine.runtime import chosen_threads as module
 from mutual.group import Communicator
 from mutual.recipe import parse_recipe
@@ -64,14 +64,26 @@ def idle(monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
 
 
-@pytest.mark.parametrize(("chosen", "warns"), [(None, True), (8, False)])
-def test_a_machine_that_others_use_is_warned_of(monkeypatch, chosen, warns):
+@pytest.mark.parametrize(
+    ("chosen", "said", "saved", "warns"),
+    [
+        (None, {}, None, True),
+        (8, {}, None, False),
+        (None, {"threads": 2}, None, False),
+        (None, {"tune": True}, None, False),
+        (None, {}, 2, False),
+    ],
+)
+def test_a_machine_that_others_use_is_warned_of_where_nobody_chose_threads(monkeypatch, chosen, said, saved, warns):
+    recipe = RECIPE.model_copy(update={"train": RECIPE.train.model_copy(update=said)})
+    begun = None if saved is None else RECIPE.model_copy(update={"train": RECIPE.train.model_copy(update={"threads": saved})})
     monkeypatch.setattr("mutual.engine.runtime.launch_settings.available_cores", lambda: 8)
     monkeypatch.setattr("mutual.engine.runtime.launch_settings.chosen_threads", lambda: chosen)
     monkeypatch.setattr(os, "getloadavg", lambda: (1e6, 0.0, 0.0))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        assert LaunchSettings.of(RECIPE, WORLD).threads == 8
+        launch = LaunchSettings.of(recipe, WORLD)
+        assert resolve_launch(recipe, begun, launch).train.threads == (said.get("threads") or saved or 8)
     assert any("give train.threads=1" in str(warning.message) for warning in told) == warns
 
 

@@ -13,7 +13,7 @@ OBJECTIVES = [{"loss": "cross_entropy"}, {"loss": "kd", "sources": ["t"]}, {"los
 
 def document(log, *, students="s", teacher=None, **sections):
     """Students of one teacher, which writes down its forwards."""
-    model = {"model": "support:counted", "frozen": True, "args": {"log": str(log), "norm": True}}
+    model = {"model": "process_models:counted", "frozen": True, "args": {"log": str(log), "norm": True}}
     peers = {name: {"model": "support:double"} for name in students}
     return tiny_document(peers={**peers, "t": {**model, **(teacher or {})}}, objectives=OBJECTIVES, **sections)
 

@@ -73,7 +73,7 @@ def test_a_run_resumes_in_another_placement_and_on_another_number_of_ranks(tmp_p
 @pytest.mark.parametrize("placement", ["replicated", "parallel"])
 def test_a_rank_that_dies_ends_the_job_and_the_run_resumes(tmp_path, placement):
     """No process waits for the dead one: the launcher ends the job within a minute, with a code that is not 0."""
-    document = tiny_document(peers={name: {"model": "support:mortal"} for name in "ab"}, placement=placement)
+    document = tiny_document(peers={name: {"model": "process_models:mortal"} for name in "ab"}, placement=placement)
     document |= {"checkpoint": {"every_steps": 2}, "train": {"epochs": 6, "progress": False}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
     begun = time.monotonic()
@@ -111,12 +111,12 @@ def test_auto_takes_the_placement_with_the_shorter_updates_and_keeps_it(tmp_path
 def test_costs_are_measured_once_and_kept_with_the_run(tmp_path):
     """Three ranks for two peers: the costlier peer gets two of them, and keeps them when the run is resumed."""
     recipe = written(tmp_path, placement="parallel")
-    done = run("mutual.train", recipe, f"output={tmp_path}", "peers.b.model=support:costly", processes=3)
+    done = run("mutual.train", recipe, f"output={tmp_path}", "peers.b.model=process_models:costly", processes=3)
     assert "costs, microseconds an image: a " in done.stdout
     assert re.search(r"b \(.*rank 1, 2\)", done.stdout)
     costs = {name: peer["cost"] for name, peer in yaml.safe_load((tmp_path / "tiny" / "recipe.yaml").read_text())["peers"].items()}
     assert costs["b"] > 2 * costs["a"]
-    again = run("mutual.train", recipe, f"output={tmp_path}", "peers.b.model=support:costly", "--resume", processes=3)
+    again = run("mutual.train", recipe, f"output={tmp_path}", "peers.b.model=process_models:costly", "--resume", processes=3)
     assert "microseconds an image" not in again.stdout
     assert yaml.safe_load((tmp_path / "tiny" / "recipe.yaml").read_text())["peers"]["b"]["cost"] == costs["b"]
 

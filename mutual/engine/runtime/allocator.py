@@ -31,3 +31,10 @@ def keep_freed_memory() -> bool:
     if mallopt is None or not (mallopt(_MMAP_THRESHOLD, _LARGEST_POOLED) or mallopt(_MMAP_THRESHOLD, _LARGEST_OF_OLD_GLIBC)):
         return False
     return bool(mallopt(_TRIM_THRESHOLD, _LARGEST_INT))
+
+
+def return_freed_memory() -> None:
+    """Returns to the system what was freed and kept until now, as where a training ends in a process that goes on."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mutual.commandline import launched_rank
-from mutual.engine.runtime.allocator import keep_freed_memory
+from mutual.engine.runtime.allocator import keep_freed_memory, return_freed_memory
 from mutual.group import Communicator
 from mutual.recipe import InputError, Precision, Recipe, Train
 
@@ -94,7 +94,7 @@ def init_environment(recipe: Recipe) -> Environment:
 
 @contextmanager
 def restore_switches() -> Iterator[None]:
-    """Restores the numerical switches of the process, which `init_environment` may set.
+    """Restores the numerical switches of the process, which `init_environment` may set, and returns the memory that it had kept.
 
     Example:
         >>> with restore_switches():
@@ -115,6 +115,7 @@ def restore_switches() -> Iterator[None]:
             os.environ.pop(_WORKSPACE, None)
         else:
             os.environ[_WORKSPACE] = workspace
+        return_freed_memory()
 
 
 def _apply_switches(train: Train) -> None:

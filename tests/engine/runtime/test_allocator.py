@@ -37,6 +37,25 @@ def test_updates_of_the_same_size_ask_the_system_for_no_page():
     assert faults("leave")[1] > 10_000
 
 
+RETURNED = """
+import psutil, torch
+from mutual.engine.runtime.allocator import keep_freed_memory, return_freed_memory
+keep_freed_memory()
+tensors = [torch.ones(1 << 20) for _ in range(32)]  # 128 MB
+behind = torch.ones(1 << 20)
+del tensors
+kept = psutil.Process().memory_info().rss
+return_freed_memory()
+print(kept - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_what_was_kept_is_returned_where_a_training_ends():
+    done = subprocess.run([sys.executable, "-c", RETURNED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100 << 20
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_an_allocator_that_the_user_has_chosen_is_left_alone():
     assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"

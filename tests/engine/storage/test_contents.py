@@ -23,12 +23,21 @@ DTYPES = sorted(safetensors.torch._TYPES.values(), key=str)
 """What the library writes, and so buffers of users' models may be."""
 
 
+def readable(tensors):
+    """These tensors, but for an empty one where the library's lowest version cannot read it."""
+    try:
+        safetensors.torch.load(safetensors.torch.save({"empty": torch.zeros(0, 3)}))
+    except ValueError:
+        return {name: tensor for name, tensor in tensors.items() if name != "empty"}
+    return tensors
+
+
 def test_tensors_are_a_safetensors_file(monkeypatch):
     monkeypatch.setattr(module, "PIECE", 7)
-    content = content_bytes(tensor_content(TENSORS))
-    loaded = safetensors.torch.load(content)
-    assert loaded.keys() == TENSORS.keys()
-    for name, tensor in TENSORS.items():
+    tensors = readable(TENSORS)
+    loaded = safetensors.torch.load(content_bytes(tensor_content(tensors)))
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
         assert loaded[name].dtype == tensor.dtype
         assert torch.equal(loaded[name], tensor), name
 
@@ -45,6 +54,7 @@ def test_tensors_of_every_dtype_that_the_library_knows(dtype):
     assert content_bytes(tensor_content(tensors)) == safetensors.torch.save(tensors)
 
 
+@pytest.mark.skipif(torch.complex64 not in DTYPES, reason="this version of safetensors knows no complex numbers")
 def test_a_conjugate_is_written_as_it_reads():
     conjugate = torch.tensor([1 + 2j, 3 - 4j]).conj()
     assert torch.equal(safetensors.torch.load(content_bytes(tensor_content({"a": conjugate})))["a"], conjugate)

@@ -1,5 +1,7 @@
 """fit closes what it has built, and an error of the main process's disk is one of all ranks."""
 
+import gc
+import weakref
 from functools import partial
 
 import pytest
@@ -45,3 +47,23 @@ def test_a_full_disk_of_the_main_process_ends_all_ranks_with_its_error(tmp_path,
     lines = [line for line in done.stderr.splitlines() if "No space left on device" in line]
     assert len(lines) == 1
     assert lines[0].startswith(f"mutual: {tmp_path}"), lines
+
+
+def test_nothing_of_a_training_lives_on_when_it_has_ended(tmp_path):
+    """Whoever compares settings in one process would run out of memory."""
+    document = tiny_document(output=str(tmp_path), train={"epochs": 1, "progress": False})
+    alive = []
+    mutual.fit(parse_recipe(document), callbacks=Begun(alive))
+    gc.collect()
+    assert alive
+    assert not any(reference() for reference in alive)
+
+
+class Begun(mutual.Callback):
+    """Keeps weak references to the peers' models."""
+
+    def __init__(self, alive):
+        self.alive = alive
+
+    def begin(self, state):
+        self.alive += [weakref.ref(model) for model in state.models.values()]

@@ -30,7 +30,7 @@ _CONTEXT.set_forkserver_preload(
         "support",
         "mutual.engine.fitting",
         "mutual.engine.exporting",
-        "mutual.data.v2",
+        "mutual.data.transforms.v2",
         "accelerate",
         "timm.optim",
         "torchmetrics.classification",

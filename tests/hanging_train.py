@@ -45,7 +45,7 @@ def hang_once(function, when):
 
 
 if __name__ == "__main__":
-    from mutual.data.loading import TransformedDataset
+    from mutual.data.loading.dataset import TransformedDataset
     from mutual.engine.monitoring.watchdog import HangWatchdog
     from mutual.engine.storage.checkpoint_store import CheckpointStore
     from mutual.train import main

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.data.batch import Batch, DataInfo, Window, mixed
-    from mutual.data.cores import available_cores, local_processes
-    from mutual.data.decoding import ImageError, load_image, pixels
-    from mutual.data.fingerprint import data_changes
-    from mutual.data.listing import named_images
+    from mutual.data.datasets.fingerprint import data_changes
+    from mutual.data.datasets.info import DataInfo
+    from mutual.data.datasets.presence import check_present
+    from mutual.data.files.decoding import ImageError, load_image, pixels
+    from mutual.data.files.listing import named_images
+    from mutual.data.loading.batch import Batch, Window, mixed
+    from mutual.data.loading.cores import available_cores, local_processes
+    from mutual.data.loading.plan import shard_bounds
+    from mutual.data.loading.transfer import DeviceTransfer
     from mutual.data.module import DataModule, build_data
-    from mutual.data.plan import shard_bounds
-    from mutual.data.presence import check_present
-    from mutual.data.regions import ShapeError
-    from mutual.data.transfer import DeviceTransfer
-    from mutual.data.transforms import Preprocess, build_preprocess, resolved_preprocess
+    from mutual.data.transforms.pipelines import Preprocess, build_preprocess, resolved_preprocess
+    from mutual.data.transforms.regions import ShapeError
 
 __all__ = [
     "Batch",
@@ -45,16 +46,17 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.data.batch": ("Batch", "DataInfo", "Window", "mixed"),
-        "mutual.data.cores": ("available_cores", "local_processes"),
-        "mutual.data.decoding": ("ImageError", "load_image", "pixels"),
-        "mutual.data.fingerprint": ("data_changes",),
-        "mutual.data.listing": ("named_images",),
+        "mutual.data.datasets.info": ("DataInfo",),
+        "mutual.data.loading.batch": ("Batch", "Window", "mixed"),
+        "mutual.data.loading.cores": ("available_cores", "local_processes"),
+        "mutual.data.files.decoding": ("ImageError", "load_image", "pixels"),
+        "mutual.data.datasets.fingerprint": ("data_changes",),
+        "mutual.data.files.listing": ("named_images",),
         "mutual.data.module": ("DataModule", "build_data"),
-        "mutual.data.plan": ("shard_bounds",),
-        "mutual.data.presence": ("check_present",),
-        "mutual.data.regions": ("ShapeError",),
-        "mutual.data.transfer": ("DeviceTransfer",),
-        "mutual.data.transforms": ("Preprocess", "build_preprocess", "resolved_preprocess"),
+        "mutual.data.loading.plan": ("shard_bounds",),
+        "mutual.data.datasets.presence": ("check_present",),
+        "mutual.data.transforms.regions": ("ShapeError",),
+        "mutual.data.loading.transfer": ("DeviceTransfer",),
+        "mutual.data.transforms.pipelines": ("Preprocess", "build_preprocess", "resolved_preprocess"),
     },
 )

@@ -36,7 +36,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.data.che
     def command() -> None:
         nonlocal faults
         recipe = None if options.data.is_dir() else load_recipe(options.data, options.overrides)
-        from mutual.data.image_check import check_data, check_folder  # torch takes seconds to import; a wrong recipe is reported without it
+        from mutual.data.datasets.image_check import (  # torch takes seconds to import; a wrong recipe is reported without it
+            check_data,
+            check_folder,
+        )
 
         workers = options.workers
         findings = check_folder(options.data, workers=workers) if recipe is None else check_data(recipe.data, workers=workers)

@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mutual.data.batch import Batch, DataInfo, Window
-from mutual.data.cores import default_workers
-from mutual.data.datasets import DatasetSplits, read_splits, with_unlabelled
-from mutual.data.fingerprint import fingerprint
-from mutual.data.images import TransformError
-from mutual.data.loading import BatchesOnDemand, Failure, TransformedDataset
-from mutual.data.plan import EpochPlan
-from mutual.data.requests import CountedViews, TrainBatchSampler, eval_requests
-from mutual.data.splits import Split, stratified_subset
-from mutual.data.transforms import eval_transforms, resolved_preprocess, train_transforms
-from mutual.data.workers import Loader
+from mutual.data.datasets.fingerprint import fingerprint
+from mutual.data.datasets.info import DataInfo
+from mutual.data.datasets.readers import DatasetSplits, read_splits, with_unlabelled
+from mutual.data.datasets.splits import Split, stratified_subset
+from mutual.data.loading.batch import Batch, Window
+from mutual.data.loading.cores import default_workers
+from mutual.data.loading.dataset import BatchesOnDemand, Failure, TransformedDataset
+from mutual.data.loading.images import TransformError
+from mutual.data.loading.plan import EpochPlan
+from mutual.data.loading.requests import CountedViews, TrainBatchSampler, eval_requests
+from mutual.data.loading.workers import Loader
+from mutual.data.transforms.pipelines import eval_transforms, resolved_preprocess, train_transforms
 from mutual.recipe import MAX_SIDE, Data
 
 

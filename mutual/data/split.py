@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mutual.commandline import print_main, run_command
-from mutual.data.listing import class_folders, image_files
+from mutual.data.files.listing import class_folders, image_files
 from mutual.recipe import InputError, derive_seed, printable
 
 

@@ -62,7 +62,7 @@ DATASETS: dict[str, DatasetKind] = {
     "image_list": DatasetKind(3, (224, 224), *_IMAGENET, needs_root=True, needs_lists=True, in_files=True, multi_label=True),
     "fake": DatasetKind(3, (32, 32), (0.5,), (0.29,), multi_label=True),
 }
-"""Each data set by its name; `mutual.data.datasets` reads them."""
+"""Each data set by its name; `mutual.data.datasets.readers` reads them."""
 if TYPE_CHECKING:
     DatasetName = str
 else:

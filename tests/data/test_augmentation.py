@@ -7,9 +7,9 @@ import torchvision.transforms.v2.functional as TF
 from torchvision.transforms import v2
 
 from mutual.data import build_data
-from mutual.data.augmentation import CountedTransforms
-from mutual.data.draws import derive_keys, random_bytes, uniforms
-from mutual.data.transforms import train_transforms
+from mutual.data.transforms.augmentation import CountedTransforms
+from mutual.data.transforms.draws import derive_keys, random_bytes, uniforms
+from mutual.data.transforms.pipelines import train_transforms
 from mutual.recipe import Data
 
 ERASING = [{"name": "random_erasing", "p": 0.7, "value": value} for value in ("zero", "random")]

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from mutual.data import build_data, cores
-from mutual.data.cores import available_cores, default_workers, local_processes
-from mutual.data.plan import EpochPlan
+from mutual.data.loading.cores import available_cores, default_workers, local_processes
+from mutual.data.loading.plan import EpochPlan
 from mutual.recipe import Data
 
 

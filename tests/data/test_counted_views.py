@@ -9,8 +9,8 @@ from PIL import Image
 from support import inputs_of
 
 from mutual.data import build_data
-from mutual.data.plan import epoch_order
-from mutual.data.requests import CountedViews
+from mutual.data.loading.plan import epoch_order
+from mutual.data.loading.requests import CountedViews
 from mutual.recipe import Data, derive_seed
 
 AUGMENT = [{"name": "random_crop", "padding": 2}, {"name": "random_erasing", "value": "random"}]

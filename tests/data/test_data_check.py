@@ -13,7 +13,7 @@ from support import run, start, tiny_document
 
 from mutual.data import check, image_check, reading, split
 from mutual.data.check import main
-from mutual.data.reading import examine
+from mutual.data.files.reading import examine
 from mutual.recipe import InputError
 
 

@@ -8,7 +8,7 @@ from support import inputs_of
 from torch import Tensor
 
 from mutual.data import build_data
-from mutual.data.plan import EpochPlan
+from mutual.data.loading.plan import EpochPlan
 from mutual.recipe import Data
 
 AUGMENT = [{"name": "random_crop", "padding": 2}, {"name": "rotation", "degrees": 10}, {"name": "random_erasing", "value": "random"}]

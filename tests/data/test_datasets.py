@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from mutual.data import build_data, load_image
-from mutual.data.datasets import READERS, read_splits
-from mutual.data.splits import stratified_subset
+from mutual.data.datasets.readers import READERS, read_splits
+from mutual.data.datasets.splits import stratified_subset
 from mutual.recipe import DATASETS, Data, RecipeError, parse_recipe
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -13,7 +13,7 @@ from faults.damage import deep_png, healthy_images, png_chunk
 from PIL import Image
 
 from mutual.data import ImageError
-from mutual.data.decoding import MAX_PIXELS, decode
+from mutual.data.files.decoding import MAX_PIXELS, decode
 
 HEALTHY = healthy_images()
 GENERATOR = np.random.default_rng(0)

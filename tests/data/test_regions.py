@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from mutual.data import build_data, build_preprocess, resolved_preprocess
-from mutual.data.decoding import ImageSource, decode
-from mutual.data.regions import NUM_DRAWS, Region, RegionPlan
+from mutual.data.files.decoding import ImageSource, decode
+from mutual.data.transforms.regions import NUM_DRAWS, Region, RegionPlan
 from mutual.recipe import Data
 from mutual.recipe.transforms import RandomResizedCrop, Resize
 

@@ -18,10 +18,10 @@ from PIL import Image
 from support import environment, inputs_of
 from torchvision.transforms.v2 import RandomCrop
 
-import mutual.data.images
+import mutual.data.loading.images
 from mutual.data import ImageError, build_data
-from mutual.data.images import TransformError
-from mutual.data.plan import epoch_order
+from mutual.data.loading.images import TransformError
+from mutual.data.loading.plan import epoch_order
 from mutual.recipe import Data
 
 BAD = (3, 4, 17, 22)
@@ -83,7 +83,9 @@ def test_the_next_readable_image_of_the_epochs_order_is_the_substitute_with_its_
 
 def test_an_epochs_order_is_drawn_once_for_all_its_bad_images(root, monkeypatch):
     drawn = []
-    monkeypatch.setattr(mutual.data.images, "epoch_order", lambda *sizes, **of: drawn.append(of["epoch"]) or epoch_order(*sizes, **of))
+    monkeypatch.setattr(
+        mutual.data.loading.images, "epoch_order", lambda *sizes, **of: drawn.append(of["epoch"]) or epoch_order(*sizes, **of)
+    )
     data = module(root)
     for epoch in (4, 5):
         list(data.train_windows(epoch, world_size=1, shard=(0, 1), accumulate=1))

@@ -14,7 +14,7 @@ import torch
 from damage import damaged_image, healthy_images
 
 from mutual.data import ImageError
-from mutual.data.decoding import decode
+from mutual.data.files.decoding import decode
 
 
 def main(first, last, place):

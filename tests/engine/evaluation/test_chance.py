@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import WORLD
 
-from mutual.data.batch import BadImage, Batch
+from mutual.data.loading.batch import BadImage, Batch
 from mutual.engine.evaluation import Chance, ChanceMeter, Evaluator
 
 

@@ -8,7 +8,7 @@ import torch
 from support import WORLD, build, tiny_document
 
 from mutual.data import Batch
-from mutual.data.batch import BadImage
+from mutual.data.loading.batch import BadImage
 from mutual.engine.evaluation import BANK_SIZE, knn_scores, neighbour_votes
 from mutual.engine.evaluation import neighbours as module
 from mutual.engine.evaluation.neighbours import _count_hits

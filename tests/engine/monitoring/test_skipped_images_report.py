@@ -14,7 +14,7 @@ from PIL import Image
 from support import run, run_and_kill, start, tiny_document
 
 from mutual.data import DataModule
-from mutual.data.plan import epoch_order
+from mutual.data.loading.plan import epoch_order
 from mutual.engine.monitoring.skipped_images import SkippedImages
 from mutual.group import Communicator
 from mutual.recipe import InputError, parse_recipe

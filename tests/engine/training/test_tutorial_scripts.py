@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 import mutual
-from mutual.data.plan import epoch_order
+from mutual.data.loading.plan import epoch_order
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_training
 from mutual.recipe import derive_seed

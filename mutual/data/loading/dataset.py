@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mutual.data.augmentation import Augmentation, CountedTransforms
-from mutual.data.batch import Batch
-from mutual.data.decoding import ImageError
-from mutual.data.draws import image_keys
-from mutual.data.images import DecodedImages, Images, MemoryImages, TransformError, apply_transform
-from mutual.data.mixing import Mixer
-from mutual.data.requests import Request
-from mutual.data.splits import MemorySplit, Split
-from mutual.data.transforms import Pipeline, Transforms
+from mutual.data.datasets.splits import MemorySplit, Split
+from mutual.data.files.decoding import ImageError
+from mutual.data.loading.batch import Batch
+from mutual.data.loading.images import DecodedImages, Images, MemoryImages, TransformError, apply_transform
+from mutual.data.loading.mixing import Mixer
+from mutual.data.loading.requests import Request
+from mutual.data.transforms.augmentation import Augmentation, CountedTransforms
+from mutual.data.transforms.draws import image_keys
+from mutual.data.transforms.pipelines import Pipeline, Transforms
 from mutual.recipe import Data, derive_seed
 
 _REMEDY = "; repair it or take it out, `python -m mutual.data.check` finds all such files"

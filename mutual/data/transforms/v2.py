@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from mutual.data.augmentation import height_and_width
-from mutual.data.regions import shorter_size
+from mutual.data.transforms.augmentation import height_and_width
+from mutual.data.transforms.regions import shorter_size
 from mutual.recipe import transforms as specs
 
 _INTERPOLATION = {

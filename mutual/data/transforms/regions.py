@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from mutual.data.augmentation import height_and_width
-from mutual.data.decoding import MAX_PIXELS, ImageSource
+from mutual.data.files.decoding import MAX_PIXELS, ImageSource
+from mutual.data.transforms.augmentation import height_and_width
 from mutual.recipe import transforms as specs
 
 NUM_DRAWS = 22

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mutual.data.plan import EpochPlan, MicroBatchSlice, shard_bounds
+from mutual.data.loading.plan import EpochPlan, MicroBatchSlice, shard_bounds
 from mutual.recipe import derive_seed
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mutual.data.draws import Keys, derive_keys, random_bytes, uniforms
+from mutual.data.transforms.draws import Keys, derive_keys, random_bytes, uniforms
 from mutual.recipe import transforms as specs
 
 _ERASING_ATTEMPTS = 10  # as torchvision's

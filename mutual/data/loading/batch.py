@@ -12,22 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mutual.data.augmentation import Augmentation
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """What a data set is: its classes, its images' form, and the statistics that normalise pixel values in 0 .. 1."""
-
-    num_classes: int
-    class_names: tuple[str, ...]
-    channels: int
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    num_train: int
-    num_val: int
-    multi_label: bool = False
+from mutual.data.transforms.augmentation import Augmentation
 
 
 @dataclass(frozen=True)

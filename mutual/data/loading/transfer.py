@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mutual.data.batch import Batch
+from mutual.data.loading.batch import Batch
 
 
 class DeviceTransfer:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mutual.data.datasets import DatasetSplits, read_splits, with_unlabelled
-from mutual.data.decoding import ImageError
-from mutual.data.listing import class_folders, hidden_image_files, image_files
-from mutual.data.reading import examine
-from mutual.data.splits import FileSplit, MemorySplit, Split
+from mutual.data.datasets.readers import DatasetSplits, read_splits, with_unlabelled
+from mutual.data.datasets.splits import FileSplit, MemorySplit, Split
+from mutual.data.files.decoding import ImageError
+from mutual.data.files.listing import class_folders, hidden_image_files, image_files
+from mutual.data.files.reading import examine
 from mutual.recipe import Data, InputError, printable
 
 Classes = dict[str, list[Path]]

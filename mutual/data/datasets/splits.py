@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mutual.data.decoding import ImageSource, load_image, read_file
+from mutual.data.files.decoding import ImageSource, load_image, read_file
 from mutual.recipe import derive_seed
 
 
@@ -125,15 +125,6 @@ class FakeSplit:
 
 def _prefix(folder: Path) -> str:
     return "" if folder == Path() else f"{folder}/".replace("//", "/")
-
-
-def to_channels(images: Tensor, channels: int) -> Tensor:
-    """Returns images `[..., C, H, W]` with 1 or 3 channels: grey is repeated, colour is weighted to luma."""
-    if images.shape[-3] == channels:
-        return images
-    import torchvision.transforms.v2.functional as TF  # it takes seconds to import, and most images have their channels
-
-    return TF.grayscale_to_rgb(images) if channels == 3 else TF.rgb_to_grayscale(images)
 
 
 def stratified_subset(labels: Tensor, size: int, *, seed: int) -> Tensor:

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mutual.data.decoding import WRONG_PATHS
-from mutual.data.idx import read_idx
-from mutual.data.listing import IMAGE_SUFFIXES, image_files
-from mutual.data.presence import IDX_IMAGES, IDX_LABELS, check_list, find_idx, idx_folders, labelled_folders
-from mutual.data.splits import FakeSplit, FileSplit, MemorySplit, Split
+from mutual.data.datasets.idx import read_idx
+from mutual.data.datasets.presence import IDX_IMAGES, IDX_LABELS, check_list, find_idx, idx_folders, labelled_folders
+from mutual.data.datasets.splits import FakeSplit, FileSplit, MemorySplit, Split
+from mutual.data.files.decoding import WRONG_PATHS
+from mutual.data.files.listing import IMAGE_SUFFIXES, image_files
 from mutual.recipe import MAX_CLASSES, Data, derive_seed, printable
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mutual.data.batch import Mix
-from mutual.data.requests import Request
+from mutual.data.loading.batch import Mix
+from mutual.data.loading.requests import Request
 from mutual.recipe import derive_seed
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mutual.data.augmentation import CountedTransforms, is_counted
-from mutual.data.decoding import ImageSource, read_file
-from mutual.data.regions import plan_of
-from mutual.data.splits import to_channels
+from mutual.data.files.decoding import ImageSource, read_file
+from mutual.data.transforms.augmentation import CountedTransforms, is_counted
+from mutual.data.transforms.regions import plan_of
 from mutual.recipe import Data
 from mutual.recipe import transforms as specs
 
@@ -112,6 +111,15 @@ def resolved_preprocess(data: Data, image_size: tuple[int, int]) -> list[dict[st
     return [{**value, "size": _own_size(value, image_size)} for value in values]
 
 
+def to_channels(images: Tensor, channels: int) -> Tensor:
+    """Returns images `[..., C, H, W]` with 1 or 3 channels: grey is repeated, colour is weighted to luma."""
+    if images.shape[-3] == channels:
+        return images
+    import torchvision.transforms.v2.functional as TF  # it takes seconds to import, and most images have their channels
+
+    return TF.grayscale_to_rgb(images) if channels == 3 else TF.rgb_to_grayscale(images)
+
+
 def _own_size(value: dict[str, Any], image_size: tuple[int, int]) -> Any:
     """Returns the size of a transform; of one that has none the images', or their shorter side where it scales that."""
     if value["size"] is not None:
@@ -144,6 +152,6 @@ def _stages(
 def _build(chosen: Sequence[specs.Transform], image_size: tuple[int, int]) -> list[nn.Module]:
     if not chosen:
         return []
-    from mutual.data.v2 import BUILDERS  # torchvision imports its models and torch's compiler: seconds that not everybody needs
+    from mutual.data.transforms.v2 import BUILDERS  # torchvision imports its models and torch's compiler: seconds that not everybody needs
 
     return [BUILDERS[type(spec)](spec, image_size) for spec in chosen]

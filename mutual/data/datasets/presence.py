@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from mutual.data.listing import class_folders
+from mutual.data.files.listing import class_folders
 from mutual.recipe import Data
 
 _IDX = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mutual.data.batch import BadImage
-from mutual.data.decoding import ImageError
-from mutual.data.draws import derive_keys, image_keys, uniforms
-from mutual.data.plan import epoch_order
-from mutual.data.regions import NUM_DRAWS, RegionPlan, ShapeError
-from mutual.data.requests import Request
-from mutual.data.splits import FileSplit, MemorySplit, Split, to_channels
-from mutual.data.transforms import Pipeline
+from mutual.data.datasets.splits import FileSplit, MemorySplit, Split
+from mutual.data.files.decoding import ImageError
+from mutual.data.loading.batch import BadImage
+from mutual.data.loading.plan import epoch_order
+from mutual.data.loading.requests import Request
+from mutual.data.transforms.draws import derive_keys, image_keys, uniforms
+from mutual.data.transforms.pipelines import Pipeline, to_channels
+from mutual.data.transforms.regions import NUM_DRAWS, RegionPlan, ShapeError
 from mutual.recipe import first_line
 
 _MAX_CACHED_BYTES = 512 * 2**20

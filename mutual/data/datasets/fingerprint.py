@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from mutual.data.batch import DataInfo
-from mutual.data.splits import FileSplit, MemorySplit, Split
+from mutual.data.datasets.info import DataInfo
+from mutual.data.datasets.splits import FileSplit, MemorySplit, Split
 from mutual.recipe import format_value
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mutual.data.presence import idx_file
+from mutual.data.datasets.presence import idx_file
 
 _MAX_BYTES = 2**32
 _MOST_COMPRESSED = 1100

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from mutual.data.decoding import ImageError, decode, read_file
+from mutual.data.files.decoding import ImageError, decode, read_file
 
 _TIMEOUT = 120.0
 _FILES_PER_TASK = 16

@@ -1,0 +1,1 @@
+"""Files: how image files are found, decoded and examined."""

@@ -1,0 +1,1 @@
+"""Transforms: what becomes of an image before a peer reads it, drawn by counting."""

@@ -27,14 +27,13 @@ from pydantic.dataclasses import dataclass
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mutual.models.factories import is_factory_name
 from mutual.models.files import check_file, is_shortage
 from mutual.models.loading import load_weights
 from mutual.models.model_input import ModelInput
 from mutual.models.program_archive import card_text
 from mutual.models.reading import CARD, UNREADABLE, digest_of
 from mutual.models.zoo import create_model, is_in_zoo
-from mutual.recipe import PROGRAM_SUFFIX, InputError, first_line
+from mutual.recipe import PROGRAM_SUFFIX, InputError, first_line, is_users_name
 from mutual.recipe.transforms import CenterCrop, Interpolation, Resize
 
 _LARGEST = 2**24
@@ -234,7 +233,7 @@ def _check_trusted(path: str | Path, card: ModelCard, factories: Collection[str]
             if _fetches(key):
                 raise ValueError(f"the card in {path} sets {key!r}, which says where weights come from; a file may not")
         return
-    if not is_factory_name(card.model):
+    if not is_users_name(card.model):
         raise ValueError(f"the card in {path} names {card.model!r}, which is no model of this version of mutual, torchvision or timm")
     if card.model not in factories:
         given = f" (given: {', '.join(sorted(factories))})" if factories else ""

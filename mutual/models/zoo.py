@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from mutual.models.classifier import STAND_IN_CLASSES, remove_classifier
-from mutual.models.factories import Factory, build, names_parameter, users_factory
+from mutual.models.factories import Factory, build
 from mutual.models.loading import load_weights
 from mutual.models.one import One
 from mutual.models.pplcnet import PPLCNETS
 from mutual.models.small_cnn import SmallCNN
 from mutual.models.tutorials import TUTORIAL_MODELS
-from mutual.recipe import PRETRAINED, did_you_mean, first_line, program_file
+from mutual.recipe import PRETRAINED, did_you_mean, first_line, import_users, names_parameter, program_file
 
 _TABLES: tuple[Mapping[str, Factory], ...] = (PPLCNETS, {"small_cnn": SmallCNN, "one": One}, TUTORIAL_MODELS)
 MODELS: dict[str, Factory] = {name: factory for table in _TABLES for name, factory in table.items()}
@@ -59,7 +59,7 @@ def create_model(name: str, /, *, num_classes: int | None, in_channels: int = 3,
     elif family == "timm" and rest:
         model = _from_timm(rest, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **args)
     else:
-        factory = users_factory(name) if ":" in name else _ours(name)
+        factory = import_users(name, kind="factory") if ":" in name else _ours(name)
         if pretrained:
             raise ValueError(f"{name} has no pretrained weights; give the path of a weights file")
         model = _from_factory(name, factory, num_classes=num_classes, in_channels=in_channels, **args)

@@ -23,6 +23,7 @@ from mutual.recipe.peers import PRETRAINED, PROGRAM_SUFFIX, PeerSpec, StoreSpec,
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
 from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, Precision, Schedule, Train
+from mutual.recipe.users_code import call_users, describe_error, import_users, is_users_name, names_parameter
 
 __all__ = [
     "DATASETS",
@@ -56,14 +57,19 @@ __all__ = [
     "WeightSchedule",
     "WeightsSpec",
     "allow_any_name",
+    "call_users",
     "check_section",
     "derive_seed",
+    "describe_error",
     "did_you_mean",
     "dump_recipe",
     "first_line",
     "format_value",
+    "import_users",
     "is_ema",
+    "is_users_name",
     "load_recipe",
+    "names_parameter",
     "parse_recipe",
     "peer_of",
     "printable",

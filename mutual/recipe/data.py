@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import AfterValidator, Field, StrictBool, WithJsonSchema
 
 from mutual.recipe.base import (
     MAX_TRANSFORMS,
@@ -22,7 +22,9 @@ from mutual.recipe.base import (
     Spec,
     Workers,
 )
+from mutual.recipe.errors import did_you_mean
 from mutual.recipe.transforms import TransformOrName
+from mutual.recipe.users_code import is_users_name
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,30 @@ DATASETS: dict[str, DatasetKind] = {
     "fake": DatasetKind(3, (32, 32), (0.5,), (0.29,), multi_label=True),
 }
 """Each data set by its name; `mutual.data.datasets.readers` reads them."""
-if TYPE_CHECKING:
-    DatasetName = str
-else:
-    DatasetName = Literal[tuple(DATASETS)]
+DATASET_FORMS: dict[str, DatasetKind] = {
+    "hfds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True),
+    "wds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True),
+    "own": DatasetKind(3, (224, 224), *_IMAGENET, multi_label=True),
+}
+"""Each form of name that stands for a data set of the user's: `hfds/NAME_OR_FOLDER`, `wds/SHARDS`, and `package.module:name` (own)."""
+
+
+def _known_dataset(name: str) -> str:
+    if family_of_dataset(name) not in DATASETS | DATASET_FORMS:
+        raise ValueError(f"is no valid dataset{did_you_mean(name, DATASETS)}")
+    return name
+
+
+def family_of_dataset(name: str) -> str:
+    """Returns the key in `DATASETS` or `DATASET_FORMS` of the data set called `name`; the name itself where it is in neither."""
+    form, separator, rest = name.partition("/")
+    if separator and rest and form in ("hfds", "wds"):
+        return form
+    return "own" if is_users_name(name) else name
+
+
+_DATASET_SCHEMA = {"anyOf": [{"enum": list(DATASETS)}, {"type": "string", "pattern": r"^(hfds|wds)/.+$|^[\w.]+:\w+$"}]}
+DatasetName = Annotated[str, AfterValidator(_known_dataset), WithJsonSchema(_DATASET_SCHEMA)]
 TransformList = Annotated[list[TransformOrName], Field(max_length=MAX_TRANSFORMS)]
 
 
@@ -143,7 +165,12 @@ class Data(Spec):
     @property
     def kind(self) -> DatasetKind:
         """What holds for every recipe with this data set."""
-        return DATASETS[self.dataset]
+        return (DATASETS | DATASET_FORMS)[self.family]
+
+    @property
+    def family(self) -> str:
+        """The name of the data set, or the form of its name: `hfds`, `wds` or `own`."""
+        return family_of_dataset(self.dataset)
 
     @property
     def height_width(self) -> tuple[int, int]:

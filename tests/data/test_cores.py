@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from mutual.data import build_data, cores
+from mutual.data import build_data
+from mutual.data.loading import cores
 from mutual.data.loading.cores import available_cores, default_workers, local_processes
 from mutual.data.loading.plan import EpochPlan
 from mutual.recipe import Data

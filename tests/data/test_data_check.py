@@ -11,8 +11,10 @@ import yaml
 from PIL import Image
 from support import run, start, tiny_document
 
-from mutual.data import check, image_check, reading, split
+from mutual.data import check, split
 from mutual.data.check import main
+from mutual.data.datasets import image_check
+from mutual.data.files import reading
 from mutual.data.files.reading import examine
 from mutual.recipe import InputError
 

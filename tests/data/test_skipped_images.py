@@ -264,7 +264,7 @@ def test_workers_outlive_a_signal_to_the_job_and_end_with_the_loader(root):
 
 SIGNALLED = """
 import multiprocessing, os, signal, time
-from mutual.data import workers
+from mutual.data.loading import workers
 
 begin = workers._Termination.begin_worker
 workers._Termination.begin_worker = lambda self, number: time.sleep(0.5) or begin(self, number)

@@ -7,7 +7,7 @@ import torch
 from support import build, tiny_document
 
 from mutual.data import DeviceTransfer, build_data
-from mutual.data import transfer as transfer_module
+from mutual.data.loading import transfer as transfer_module
 from mutual.data.loading.dataset import TransformedDataset
 from mutual.engine.training import train_step as step_module
 from mutual.group import Group

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mutual.data.datasets.info import DataInfo
-from mutual.data.datasets.splits import FileSplit, MemorySplit, Split
+from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.recipe import format_value
 
 
@@ -63,7 +63,7 @@ def _of_split(split: Split) -> dict[str, Any]:
     match split:
         case MemorySplit():
             digest.update(split.images.contiguous().numpy().data)
-        case FileSplit():
+        case EncodedSplit():
             for name in split.portable_names():
                 digest.update(os.fsencode(name) + b"\0")
         case _:

@@ -26,11 +26,12 @@ MANY_CLASSES = 10_000  # a list that goes beyond, and has fewer than one image f
 
 @dataclass(frozen=True)
 class DatasetSplits:
-    """Both splits of a data set, and the names of its classes."""
+    """The splits of a data set, and the names of its classes; `test`, where there is one, is never used to choose anything."""
 
     train: Split
     val: Split
     class_names: tuple[str, ...]
+    test: Split | None = None
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def read_splits(spec: Data) -> DatasetSplits:
         ValueError: it is missing, empty, unreadable, or its splits do not have the same classes; one line says what to do.
         OSError: the disk or the machine failed.
     """
-    return READERS[spec.dataset](spec)
+    return READERS[spec.family](spec)
 
 
 def _digits(spec: Data) -> DatasetSplits:

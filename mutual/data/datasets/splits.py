@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from mutual.data.files.decoding import ImageSource, load_image, read_file
+from mutual.data.files.decoding import ImageSource, read_file
 from mutual.recipe import derive_seed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Split(Protocol):
@@ -60,18 +64,50 @@ class MemorySplit:
         return MemorySplit(self.images[indices], self.labels[indices])
 
 
+class EncodedSplit(ABC):
+    """Images as contents of files of any format and size, decoded when they are asked for; `channels` says with how many."""
+
+    labels: Tensor
+    channels: int
+
+    @abstractmethod
+    def source(self, index: int) -> ImageSource:
+        """Returns the image, opened and not decoded.
+
+        Raises:
+            ImageError: it cannot be read.
+            OSError: the disk or the machine failed.
+        """
+
+    @abstractmethod
+    def decoded_as(self, channels: int) -> Self:
+        """Returns the same images, decoded with so many channels."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Returns what the image is called in messages."""
+
+    @abstractmethod
+    def select(self, indices: Tensor) -> Self:
+        """Returns the split's images at `indices`, in their order."""
+
+    @abstractmethod
+    def portable_names(self) -> Iterator[str]:
+        """Yields a name of each image that is the same wherever the data are moved to; the fingerprint holds them."""
+
+    def image(self, index: int) -> Tensor:
+        """Returns the image, uint8 `[C, H, W]`."""
+        return self.source(index).whole()
+
+
 @dataclass(frozen=True)
-class FileSplit:
-    """Image files, decoded when they are asked for; `roots` are the folders below which each was listed."""
+class FileSplit(EncodedSplit):
+    """Image files; `roots` are the folders below which each was listed."""
 
     paths: Sequence[Path]
     roots: Sequence[Path]
     labels: Tensor
     channels: int
-
-    def image(self, index: int) -> Tensor:
-        """Returns the image, uint8 `[C, H, W]`."""
-        return load_image(self.paths[index], self.channels)
 
     def source(self, index: int) -> ImageSource:
         """Returns the image, opened and not decoded."""

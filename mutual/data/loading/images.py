@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mutual.data.datasets.splits import FileSplit, MemorySplit, Split
+from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.data.files.decoding import ImageError
 from mutual.data.loading.batch import BadImage
 from mutual.data.loading.plan import epoch_order
@@ -135,7 +135,7 @@ class DecodedImages:
         self.labels = split.labels
         self.name = split.name
         # as `predict` decodes them by the card: a colour image that is decoded as grey has lost what a peer of colour reads
-        self._split = split.decoded_as(channels) if isinstance(split, FileSplit) else split
+        self._split = split.decoded_as(channels) if isinstance(split, EncodedSplit) else split
         self._transform = transform
         self._region = region
         self._channels = channels
@@ -206,7 +206,7 @@ class DecodedImages:
     def _views_of(self, index: int, draws: list[Sequence[float]]) -> list[Tensor]:
         """Returns the image for each of `draws`; its file is read once, and decoded once at each scale."""
         name = self.name(index)
-        if self._region is None or not isinstance(self._split, FileSplit):
+        if self._region is None or not isinstance(self._split, EncodedSplit):
             return [apply_transform(self._transform, to_channels(self._split.image(index), self._channels), name)]
         source = self._split.source(index)
         images = []

@@ -288,7 +288,7 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1, counted_views: tupl
         ValueError: the data are missing, empty, unreadable or do not fit; one line says where and what would be right.
         OSError: the disk or the machine failed.
     """
-    splits = read_splits(spec)
+    splits = read_splits(spec, seed=seed)
     info = _info(spec, splits)
     train_split = splits.train
     if spec.subset is not None:

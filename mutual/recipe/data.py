@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, WithJsonSchema
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, WithJsonSchema
 
 from mutual.recipe.base import (
     MAX_TRANSFORMS,
@@ -89,6 +89,8 @@ def family_of_dataset(name: str) -> str:
 
 _DATASET_SCHEMA = {"anyOf": [{"enum": list(DATASETS)}, {"type": "string", "pattern": r"^(hfds|wds)/.+$|^[\w.]+:\w+$"}]}
 DatasetName = Annotated[str, AfterValidator(_known_dataset), WithJsonSchema(_DATASET_SCHEMA)]
+Fraction = Annotated[StrictFloat, Field(gt=0, lt=1)]
+HeldOut = str | Fraction
 TransformList = Annotated[list[TransformOrName], Field(max_length=MAX_TRANSFORMS)]
 
 
@@ -114,6 +116,15 @@ class Data(Spec):
     """image_list: text file with a line `path label` for each training image."""
     val_list: str | None = None
     """image_list: the same for the validation images."""
+    train: str | None = None
+    """Where the training images are. image_folder: a folder in `root`, by default `train`; `.` is `root` itself. hfds: the split's name."""
+    val: HeldOut | None = None
+    """Where the validation images are: a folder, split or shards as `train` and `dataset` name them (image_folder: by default `val`), or a
+    fraction of the training images, which is held out, as many of each class, by `split_seed`."""
+    test: HeldOut | None = None
+    """The same of the test images, which choose nothing and are scored once, at the end; the default is none."""
+    split_seed: Seed | None = None
+    """Which images fractions hold out; the default is the recipe's seed."""
     unlabelled: str | None = None
     """image_folder, image_list: a folder of images, or a text file with a path a line, mixed into the training images; objectives that
     read labels pass them over (they count as 0 in a mean over all images)."""
@@ -208,4 +219,6 @@ class Data(Spec):
         update["eval_batch_size"] = self.eval_batch_size or self.batch_size
         if self.subset is not None and self.subset_seed is None:
             update["subset_seed"] = seed
+        if self.split_seed is None and any(isinstance(part, float) for part in (self.val, self.test)):
+            update["split_seed"] = seed
         return self.model_copy(update=update)

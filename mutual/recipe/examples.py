@@ -34,6 +34,10 @@ root: /data/flowers
 download: false
 train_list: /data/flowers/train.txt
 val_list: /data/flowers/val.txt
+train: null
+val: null
+test: 0.1
+split_seed: 0
 unlabelled: /data/flowers/more
 multi_label: false
 image_size: [224, 224]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mutual.data.datasets.holding_out import held_out
 from mutual.data.datasets.idx import read_idx
 from mutual.data.datasets.presence import IDX_IMAGES, IDX_LABELS, check_list, find_idx, idx_folders, labelled_folders
 from mutual.data.datasets.splits import FakeSplit, FileSplit, MemorySplit, Split
@@ -34,6 +35,16 @@ class DatasetSplits:
     test: Split | None = None
 
 
+@dataclass(frozen=True)
+class ReadSplits:
+    """What a reader finds of a data set: `val` and `test` only where they are splits of their own, and no fraction of `train`."""
+
+    train: Split
+    val: Split | None
+    class_names: tuple[str, ...]
+    test: Split | None = None
+
+
 @contextmanager
 def _blame_user_paths() -> Iterator[None]:
     """Makes a ValueError of an OSError that a path of the user's is to blame for, and not the disk or the machine."""
@@ -46,17 +57,24 @@ def _blame_user_paths() -> Iterator[None]:
 
 
 @_blame_user_paths()
-def read_splits(spec: Data) -> DatasetSplits:
-    """Returns the data set that `spec` names.
+def read_splits(spec: Data, *, seed: int = 0) -> DatasetSplits:
+    """Returns the data set that `spec` names; `seed` is what fractions are held out by where `spec` names none.
 
     Raises:
         ValueError: it is missing, empty, unreadable, or its splits do not have the same classes; one line says what to do.
         OSError: the disk or the machine failed.
     """
-    return READERS[spec.family](spec)
+    found = READERS[spec.family](spec)
+    fractions = {name: part for name in ("test", "val") if isinstance(part := getattr(spec, name), float)}
+    parts = held_out(found.train.labels, fractions, seed=seed if spec.split_seed is None else spec.split_seed) if fractions else {}
+    splits = {name: found.train.select(indices) for name, indices in parts.items()}
+    val = splits.get("val", found.val)
+    if val is None:
+        raise ValueError(f"{spec.dataset} has no validation images; set data.val to a fraction of the training images, as 0.1")
+    return DatasetSplits(splits.get("train", found.train), val, found.class_names, splits.get("test", found.test))
 
 
-def _digits(spec: Data) -> DatasetSplits:
+def _digits(spec: Data) -> ReadSplits:
     with files("mutual.data").joinpath("assets/digits.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         images, labels = torch.from_numpy(arrays["images"])[:, None], torch.from_numpy(arrays["labels"]).long()
@@ -67,11 +85,11 @@ def _digits(spec: Data) -> DatasetSplits:
     held_out = index_in_class % 5 == 4  # a fixed stratified fifth
     everything = MemorySplit(images, labels)
     train, val = (everything.select(mask.nonzero().flatten()) for mask in (~held_out, held_out))
-    return DatasetSplits(train, val, _DIGIT_CLASSES)
+    return ReadSplits(train, val, _DIGIT_CLASSES)
 
 
-def _mnist_like(name: str, classes: tuple[str, ...]) -> Callable[[Data], DatasetSplits]:
-    def read(spec: Data) -> DatasetSplits:
+def _mnist_like(name: str, classes: tuple[str, ...]) -> Callable[[Data], ReadSplits]:
+    def read(spec: Data) -> ReadSplits:
         root = Path(spec.root or "")
         folders = idx_folders(root, name)
         if spec.download and not any(find_idx(folder, IDX_IMAGES.format("train")) for folder in folders):
@@ -87,13 +105,13 @@ def _mnist_like(name: str, classes: tuple[str, ...]) -> Callable[[Data], Dataset
             if int(labels.max()) >= len(classes):
                 raise ValueError(f"{root}: the {prefix} labels go up to {int(labels.max())}, {name} has {len(classes)} classes")
             splits.append(MemorySplit(images[:, None], labels.long()))
-        return DatasetSplits(splits[0], splits[1], classes)
+        return ReadSplits(splits[0], splits[1], classes)
 
     return read
 
 
-def _cifar(name: str) -> Callable[[Data], DatasetSplits]:
-    def read(spec: Data) -> DatasetSplits:
+def _cifar(name: str) -> Callable[[Data], ReadSplits]:
+    def read(spec: Data) -> ReadSplits:
         import torchvision.datasets
 
         dataset = getattr(torchvision.datasets, name)
@@ -102,12 +120,12 @@ def _cifar(name: str) -> Callable[[Data], DatasetSplits]:
         except RuntimeError as error:
             raise ValueError(f"{spec.root} holds no whole {name} ({error}); set data.download: true") from error
         splits = [MemorySplit(torch.from_numpy(each.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(each.targets)) for each in sets]
-        return DatasetSplits(splits[0], splits[1], tuple(sets[0].classes))
+        return ReadSplits(splits[0], splits[1], tuple(sets[0].classes))
 
     return read
 
 
-def _image_folder(spec: Data) -> DatasetSplits:
+def _image_folder(spec: Data) -> ReadSplits:
     root, channels = Path(spec.root or ""), spec.num_channels
     splits, classes = [], []
     for side in ("train", "val"):
@@ -122,23 +140,23 @@ def _image_folder(spec: Data) -> DatasetSplits:
     if classes[0] != classes[1]:
         different = sorted(set(classes[0]) ^ set(classes[1]))
         raise ValueError(f"{root}: train and val do not have the same classes; only in one of them: {', '.join(different[:5])}")
-    return DatasetSplits(splits[0], splits[1], tuple(classes[0]))
+    return ReadSplits(splits[0], splits[1], tuple(classes[0]))
 
 
-def _image_list(spec: Data) -> DatasetSplits:
+def _image_list(spec: Data) -> ReadSplits:
     channels, root = spec.num_channels, Path(spec.root or "")
     train, val = (_read_list(root, Path(path or ""), channels, spec) for path in (spec.train_list, spec.val_list))
     if spec.multi_label:
         known, held_out = train.labels.shape[1], val.labels.shape[1]
         if known != held_out:
             raise ValueError(f"{spec.val_list} has {held_out} flags a line, {spec.train_list} has {known}; the classes differ")
-        return DatasetSplits(train, val, tuple(map(str, range(known))))
+        return ReadSplits(train, val, tuple(map(str, range(known))))
     known, held_out = int(train.labels.max()) + 1, int(val.labels.max()) + 1
     if held_out > known:
         raise ValueError(
             f"{spec.val_list} has the label {held_out - 1}, the largest in {spec.train_list} is {known - 1}; the classes differ"
         )
-    return DatasetSplits(train, val, tuple(map(str, range(known))))
+    return ReadSplits(train, val, tuple(map(str, range(known))))
 
 
 @_blame_user_paths()
@@ -214,7 +232,7 @@ def _existing(path: Path, file: Path, number: int) -> Path:
     return path
 
 
-def _fake(spec: Data) -> DatasetSplits:
+def _fake(spec: Data) -> ReadSplits:
     channels, size = spec.num_channels, spec.height_width
     classes = spec.num_classes or 10
 
@@ -225,10 +243,10 @@ def _fake(spec: Data) -> DatasetSplits:
         return FakeSplit(torch.arange(num_images), labels, (channels, *size), seed)
 
     names = tuple(map(str, range(classes)))
-    return DatasetSplits(split(spec.num_train, 0), split(spec.num_val, 1), names)
+    return ReadSplits(split(spec.num_train, 0), split(spec.num_val, 1), names)
 
 
-READERS: dict[str, Callable[[Data], DatasetSplits]] = {
+READERS: dict[str, Callable[[Data], ReadSplits]] = {
     "digits": _digits,
     "mnist": _mnist_like("MNIST", _DIGIT_CLASSES),
     "fashion_mnist": _mnist_like("FashionMNIST", FASHION_CLASSES),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from mutual.data.build import build_data
     from mutual.data.datasets.fingerprint import data_changes
     from mutual.data.datasets.info import DataInfo
     from mutual.data.datasets.presence import check_present
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from mutual.data.loading.cores import available_cores, local_processes
     from mutual.data.loading.plan import shard_bounds
     from mutual.data.loading.transfer import DeviceTransfer
-    from mutual.data.module import DataModule, build_data
+    from mutual.data.module import DataModule
     from mutual.data.transforms.pipelines import Preprocess, build_preprocess, resolved_preprocess
     from mutual.data.transforms.regions import ShapeError
 
@@ -52,7 +53,8 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.data.files.decoding": ("ImageError", "load_image", "pixels"),
         "mutual.data.datasets.fingerprint": ("data_changes",),
         "mutual.data.files.listing": ("named_images",),
-        "mutual.data.module": ("DataModule", "build_data"),
+        "mutual.data.build": ("build_data",),
+        "mutual.data.module": ("DataModule",),
         "mutual.data.loading.plan": ("shard_bounds",),
         "mutual.data.datasets.presence": ("check_present",),
         "mutual.data.transforms.regions": ("ShapeError",),

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mutual.data.datasets.fingerprint import fingerprint
 from mutual.data.datasets.info import DataInfo
-from mutual.data.datasets.readers import DatasetSplits, read_splits, with_unlabelled
 from mutual.data.datasets.splits import Split, stratified_subset
 from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
@@ -275,33 +272,6 @@ class DataModule:
         return default_workers(num_batches) if self._spec.kind.in_files else 0
 
 
-def build_data(spec: Data, *, seed: int, num_views: int = 1, counted_views: tuple[int, int] | None = None) -> DataModule:
-    """Reads the data set of `spec` and checks it: one image of each split goes through its transforms.
-
-    Args:
-        spec: the recipe's data section.
-        seed: the recipe's seed.
-        num_views: augmentations of each training image; one for each peer where `views` is per_peer.
-        counted_views: number and seed of the views of each training image, where they are not each epoch's own.
-
-    Raises:
-        ValueError: the data are missing, empty, unreadable or do not fit; one line says where and what would be right.
-        OSError: the disk or the machine failed.
-    """
-    splits = read_splits(spec, seed=seed)
-    info = _info(spec, splits)
-    train_split = splits.train
-    if spec.subset is not None:
-        chosen = stratified_subset(train_split.labels, spec.subset, seed=seed if spec.subset_seed is None else spec.subset_seed)
-        train_split = train_split.select(chosen)
-        info = replace(info, num_train=spec.subset)
-    if spec.unlabelled is not None:
-        train_split = with_unlabelled(train_split, spec)
-        info = replace(info, num_train=len(train_split.labels))
-    views = None if counted_views is None else CountedViews(*counted_views)
-    return DataModule(spec, info, (train_split, splits.val), seed=seed, num_views=num_views, counted_views=views)
-
-
 class _FixedSizeError(ValueError):
     """Transforms give images of another size than was asked for."""
 
@@ -311,39 +281,6 @@ def _shape_of_first(dataset: TransformedDataset, name: str) -> tuple[int, ...]:
         return tuple(dataset.sample(0).shape)
     except TransformError as error:  # a padding or a kernel that is larger than the image, say
         raise ValueError(f"{name} cannot be applied to the first image: {error}") from error
-
-
-def _info(spec: Data, splits: DatasetSplits) -> DataInfo:
-    num_found = max(_num_classes(split.labels) for split in (splits.train, splits.val))
-    num_classes = max(num_found, len(splits.class_names)) if spec.num_classes is None else spec.num_classes
-    if num_classes < num_found:
-        raise ValueError(f"class counts differ: num_classes is {num_classes}, the labels of {spec.dataset} go up to {num_found - 1}")
-    names = splits.class_names[:num_classes] + tuple(map(str, range(len(splits.class_names), num_classes)))
-    channels, size = spec.num_channels, spec.height_width
-    mean, std = _statistics(spec)
-    return DataInfo(
-        num_classes=num_classes,
-        class_names=names,
-        channels=channels,
-        image_size=size,
-        mean=mean,
-        std=std,
-        num_train=len(splits.train.labels),
-        num_val=len(splits.val.labels),
-        multi_label=spec.multi_label,
-    )
-
-
-def _num_classes(labels: Tensor) -> int:
-    return labels.shape[1] if labels.dim() == 2 else 1 + int(labels.max())
-
-
-def _statistics(spec: Data) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    mean, std = spec.statistics.mean, spec.statistics.std
-    for key, values in (("mean", mean), ("std", std)):
-        if len(values) != spec.num_channels:
-            raise ValueError(f"normalize.{key} has {len(values)} values, the images have {spec.num_channels} channels")
-    return mean, std
 
 
 def _only(loaded: list[Batch | Failure]) -> Batch | Failure:

@@ -6,16 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mutual.data.files.decoding import ImageSource, read_file
 from mutual.recipe import derive_seed
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class Split(Protocol):
@@ -80,7 +77,7 @@ class EncodedSplit(ABC):
         """
 
     @abstractmethod
-    def decoded_as(self, channels: int) -> Self:
+    def decoded_as(self, channels: int) -> EncodedSplit:
         """Returns the same images, decoded with so many channels."""
 
     @abstractmethod
@@ -88,7 +85,7 @@ class EncodedSplit(ABC):
         """Returns what the image is called in messages."""
 
     @abstractmethod
-    def select(self, indices: Tensor) -> Self:
+    def select(self, indices: Tensor) -> EncodedSplit:
         """Returns the split's images at `indices`, in their order."""
 
     @abstractmethod

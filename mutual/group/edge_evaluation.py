@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -48,14 +48,25 @@ class EdgeEvaluation:
             handle: the exchange that brings the other sources' outputs.
         """
         selections = Selections(labels[: max(context.num_valid, 1)])
+        table = LogitsTable(outputs, source_outputs, selections.num_rows)
         losses: dict[str, Tensor] = {}
         edge_losses = EdgeLosses()
-        here, elsewhere = self._stages
-        here.add(losses, edge_losses, outputs, source_outputs, selections, context, unavailable)
-        if handle is not None:  # waited for in any case: all ranks finish an exchange that they have started
-            source_outputs = {**source_outputs, **handle.wait()}
-        elsewhere.add(losses, edge_losses, outputs, source_outputs, selections, context, unavailable)
+        for stage in self._stages:
+            if stage is self._stages[-1] and handle is not None:  # waited for in any case: all ranks finish an exchange that they started
+                source_outputs = {**source_outputs, **handle.wait()}
+                table.add_sources(source_outputs)
+            for indices, values, weighted in (
+                *stage.together(table, selections, epoch=context.epoch, unavailable=unavailable),
+                *stage.one_by_one(outputs, source_outputs, selections, context, unavailable=unavailable),
+            ):
+                edge_losses.blocks.append((indices, values))
+                for learner, loss in weighted:
+                    losses[learner] = losses[learner] + loss if learner in losses else loss
         return losses, edge_losses
+
+
+Evaluated = tuple[tuple[int, ...], Tensor, list[tuple[str, Tensor]]]
+"""Edges, their losses, unweighted and detached, and the weighted sums of these for learners, with their graph."""
 
 
 class _Stage:
@@ -66,30 +77,25 @@ class _Stage:
         self._batches = batches_of(together, device)
         self._others = {index: each for index, each in edge_losses.items() if index not in together}
 
-    def add(
+    def together(self, table: LogitsTable, selections: Selections, *, epoch: float, unavailable: Collection[str]) -> Iterator[Evaluated]:
+        """Yields the losses of the edges on logits, those of an objective at once."""
+        for batch in self._batches:
+            weighted, values = batch.forward(table, selections, epoch=epoch, unavailable=unavailable)
+            yield batch.indices, values, list(zip(batch.learners, weighted, strict=True))
+
+    def one_by_one(
         self,
-        losses: dict[str, Tensor],
-        edge_losses: EdgeLosses,
         outputs: Mapping[str, Outputs],
         source_outputs: Mapping[str, Outputs],
         selections: Selections,
         context: MicroBatchContext,
+        *,
         unavailable: Collection[str],
-    ) -> None:
-        """Adds the edges' losses to `losses` and `edge_losses`."""
-
-        def add_weighted(learner: str, loss: Tensor) -> None:
-            losses[learner] = losses[learner] + loss if learner in losses else loss
-
-        table = LogitsTable(outputs, source_outputs, selections.num_rows)
-        for batch in self._batches:
-            weighted, values = batch.forward(table, selections, epoch=context.epoch, unavailable=unavailable)
-            for learner, loss in zip(batch.learners, weighted, strict=True):
-                add_weighted(learner, loss)
-            edge_losses.blocks.append((batch.indices, values))
+    ) -> Iterator[Evaluated]:
+        """Yields the loss of each other edge."""
         for index, edge_loss in self._others.items():
             edge, learner = edge_loss.edge, edge_loss.edge.learner
             loss = edge_loss.forward(outputs[learner], {**source_outputs, learner: outputs[learner]}, selections, context)
             is_available = set(unavailable).isdisjoint(edge.required_sources)
-            add_weighted(learner, (edge_loss.weight(context.epoch) if is_available else 0.0) * loss)
-            edge_losses.blocks.append(((index,), loss.detach()[None]))
+            weight = edge_loss.weight(context.epoch) if is_available else 0.0
+            yield (index,), loss.detach()[None], [(learner, weight * loss)]

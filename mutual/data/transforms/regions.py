@@ -52,7 +52,7 @@ class Region:
         from torchvision.transforms.v2.functional import resize_image
 
         resized: Tensor = resize_image(pixels, list(self.size), interpolation=InterpolationMode(self.interpolation))
-        return resized[: source.channels]
+        return resized
 
 
 class RegionPlan:

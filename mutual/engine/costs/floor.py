@@ -61,7 +61,7 @@ class Floor:
 
     def __init__(self, recipe: Recipe, training: Training, environment: Environment) -> None:
         self._device = environment.comm.device
-        self._is_compiled = any(recipe.train.compile if peer.compile is None else peer.compile for peer in recipe.peers.values())
+        self._is_compiled = any(map(recipe.is_compiled, recipe.peers))
         self.left_out = joint_obstacle(recipe, training)
         self.updates: dict[str, Callable[[Window], None]] = {PLAIN: PlainLoops(recipe, training, environment)}
         if self.left_out is None:

@@ -182,8 +182,8 @@ def _plain_peer(recipe: Recipe, peer: Peer, environment: Environment, info: Data
     model.train(not spec.frozen)
     if spec.frozen:
         model.requires_grad_(False)
-    if train.compile if spec.compile is None else spec.compile:
-        model.compile()
+    if recipe.is_compiled(peer.name):
+        model.compile(mode=train.compile_mode, dynamic=False)  # as the peer is
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return PlainPeer(
         peer.name,

@@ -10,8 +10,7 @@ import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ def tune(recipe: Recipe, environment: Environment, *, tries_threads: bool, tries
         RecipeError: the recipe cannot be built.
     """
     settings = candidates(recipe, device=environment.comm.device.type, tries_threads=tries_threads, tries_given=tries_given)
-    with _unchanged_random_states(), tempfile.TemporaryDirectory() as folder:
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         search = _Search(recipe, environment, Path(folder))
         for alternatives in settings:
             search.try_setting(alternatives)
@@ -101,12 +100,6 @@ def tune(recipe: Recipe, environment: Environment, *, tries_threads: bool, tries
         search.close()
     gc.collect()  # reference cycles keep what was measured, and its memory is needed
     return result
-
-
-@contextmanager
-def _unchanged_random_states() -> Iterator[None]:
-    with torch.random.fork_rng():
-        yield
 
 
 @dataclass

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ class Checkpointer:
         self._window_size = window_size
         self._fingerprint = dict(fingerprint)
         self._buffers = HostBuffers(comm.device)
+        self._frozen_digests: dict[str, str] | None = None
 
     def restore(self, files: Mapping[str, bytes]) -> Restored:
         """Restores the state that a checkpoint's files hold, and returns the part that belongs to the loop.
@@ -102,7 +103,7 @@ class Checkpointer:
             raise self._recipe.error(
                 "data", f"these are not the data that the run was started with: {changes}; give them back, or --overwrite"
             )
-        for name, digest in self.frozen_digests.items():
+        for name, digest in self.frozen_digests().items():
             if digest != state["frozen"][name]:
                 key = "weights" if program_file(self._recipe.peers[name].model) is None else "model"
                 what = "weights and classes" if name in self._group.classes else "weights"
@@ -136,7 +137,7 @@ class Checkpointer:
             "data": self._fingerprint,
             "meter": self._meter.state_dict(),
             "best": self._best_weights.state_dict(),
-            "frozen": self.frozen_digests,
+            "frozen": self.frozen_digests(),
         }
         files = {"training.pt": state_content(self._buffers.copy("training.pt", state))} if self._comm.is_main else {}
         buffers = {}
@@ -198,12 +199,16 @@ class Checkpointer:
                 where = f"step {update}: the weights of peer {name!r}"
                 raise NonFiniteLossError(f"{where} are not finite; lower the learning rate or clip gradients")
 
-    @cached_property  # frozen weights never change
     def frozen_digests(self) -> dict[str, str]:
-        """By frozen peer the sha256 of its weights, and of what else its logits depend on. Collective: all ranks must read it."""
-        refreshed = self._recipe.exchange.reads
-        frozen = {name: peer for name, peer in self._group.peers.items() if peer.frozen and name not in refreshed}
-        return self._collector.all_gather_dict({name: self._digest(peer) for name, peer in frozen.items()})
+        """Returns by frozen peer the sha256 of its weights, and of what else its logits depend on. Collective: all ranks must call it.
+
+        It takes long the first time; frozen weights never change.
+        """
+        if self._frozen_digests is None:
+            refreshed = self._recipe.exchange.reads
+            frozen = {name: peer for name, peer in self._group.peers.items() if peer.frozen and name not in refreshed}
+            self._frozen_digests = self._collector.all_gather_dict({name: self._digest(peer) for name, peer in frozen.items()})
+        return self._frozen_digests
 
     def _digest(self, peer: Peer) -> str:
         content, program = _tensor_bytes(peer.tapped), program_file(self._recipe.peers[peer.name].model)

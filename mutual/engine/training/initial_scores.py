@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
 
 import safetensors.torch
 
@@ -44,6 +43,7 @@ class InitialScoring:
         self._scorer = scorer
         self._checkpointer = checkpointer
         self._collector = collector
+        self._digest: str | None = None
 
     def restore(self, lines: Sequence[str], *, update: int, resume: bool) -> bool:
         """Gives the scorer the scores that the run has computed before; returns whether there were some, or there are none to compute.
@@ -60,8 +60,8 @@ class InitialScoring:
         first = json.loads(lines[0]) if lines else {}
         scores = first["eval"] if first.get("epoch") == 0 else None
         if scores is None and update == 0:
-            digest = self.digest
-            scores = self._saved_scores(digest) if resume else None
+            self._digest = self._digest_of_start()
+            scores = self._saved_scores(self._digest) if resume else None
         if scores is None:
             return False
         self._scorer.restore_initial(scores)
@@ -70,18 +70,18 @@ class InitialScoring:
     def save(self) -> None:
         """Writes the scores on the main process, for a run that is cut before its first checkpoint; after `restore`."""
         if self._collector.comm.is_main:
-            self._folder.write_initial_scores(InitialScores(digest=self.digest, eval=self._scorer.initial))
+            assert self._digest is not None, "`restore` has computed it, as nothing is done yet"
+            self._folder.write_initial_scores(InitialScores(digest=self._digest, eval=self._scorer.initial))
 
-    @cached_property  # of the weights that the run begins with
-    def digest(self) -> str:
-        """A digest of what the scores depend on. Collective: all ranks must read it, before the first update."""
+    def _digest_of_start(self) -> str:
+        """Returns a digest of what the scores depend on. Collective: all ranks must call it, before the first update."""
         peers = self._training.group.peers
         trained = [name for name in self._scorer.initial_peers if name in peers and not self._recipe.peers[name].frozen]
         weights = self._collector.all_gather_dict(
             {name: sha256(safetensors.torch.save(cpu_tensors(peers[name].eval_model))) for name in trained}
         )
         document = self._recipe.model_dump(mode="json", exclude={"name", "output"})
-        content = [document, self._training.data.fingerprint, self._checkpointer.frozen_digests, weights, self._collector.comm.size]
+        content = [document, self._training.data.fingerprint, self._checkpointer.frozen_digests(), weights, self._collector.comm.size]
         return sha256(json.dumps(content).encode())
 
     def _saved_scores(self, digest: str) -> dict[str, dict[str, float | None]] | None:

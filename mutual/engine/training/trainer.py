@@ -112,7 +112,7 @@ class Trainer:
         """
         progress, stop_poll = self.progress, self.comm.stop_poll()
         with StopSignals() as signals:
-            _ = self._checkpointer.frozen_digests  # takes long the first time, for which no checkpoint is to wait
+            self._checkpointer.frozen_digests()  # takes long the first time, for which no checkpoint is to wait
             self._weight_exchange.refresh()
             self._call_back("begin")
             while progress.epoch < self._recipe.train.epochs:

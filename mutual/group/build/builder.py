@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from mutual.group.build.compilation import compile_peer, is_compiled
+from mutual.group.build.compilation import compile_peer
 from mutual.group.build.data_spec import DataSpec
 from mutual.group.build.dry_run import dry_run
 from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
@@ -293,7 +293,7 @@ def _set_up(peer: Peer, recipe: Recipe, device: torch.device, comm: Communicator
         module.to(device)
         if recipe.channels_last_of(peer.name):
             module.to(memory_format=torch.channels_last)
-    if is_compiled(recipe, peer.name):
+    if recipe.is_compiled(peer.name):
         compile_peer(peer, mode=recipe.train.compile_mode)
     if comm is not None:
         peer.distribute(comm)

@@ -44,12 +44,6 @@ def _with_copied_outputs(forward: Callable[..., Outputs] | None) -> Callable[...
     return forward_and_copy
 
 
-def is_compiled(recipe: Recipe, name: str) -> bool:
-    """Returns whether a recipe's peer is compiled: as it says itself or, if it does not, as the run does."""
-    own = recipe.peers[name].compile
-    return bool(recipe.train.compile if own is None else own)
-
-
 @contextmanager
 def room_for_graphs(recipes: Iterable[Recipe]) -> Iterator[None]:
     """Context in which all compiled peers of `recipes` can have their graphs.
@@ -57,7 +51,7 @@ def room_for_graphs(recipes: Iterable[Recipe]) -> Iterator[None]:
     Beyond a number of graphs of one function (8, and all peers' forwards are one function) torch runs what is new without compiling it.
     Peers with equal layers share theirs.
     """
-    num_compiled = sum(is_compiled(recipe, name) for recipe in recipes for name in recipe.peers)
+    num_compiled = sum(recipe.is_compiled(name) for recipe in recipes for name in recipe.peers)
     if num_compiled == 0:
         yield
         return

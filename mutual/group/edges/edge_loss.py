@@ -58,6 +58,7 @@ class EdgeLoss:
     Attributes:
         edge: the edge.
         loss: its loss.
+        factor: as above, for all edges of the objective.
         selector: how it selects images.
         classes: as above.
     """
@@ -75,7 +76,7 @@ class EdgeLoss:
     ) -> None:
         self.edge = edge
         self.loss = loss
-        self._factor = factor
+        self.factor = factor
         self._comm = comm
         self.classes = classes
         self._autocast = autocast
@@ -83,13 +84,9 @@ class EdgeLoss:
         self.selector = Selector.of(edge, unlabelled=unlabelled, classes=classes)
         self._seed_key = f"{edge.objective_index}.{edge.source}"
 
-    def factor(self, epoch: float) -> float:
-        """Returns the factor on the weights of the objective's edges after `epoch` epochs."""
-        return self._factor(epoch)
-
     def weight(self, epoch: float) -> float:
         """Returns the weight of this loss after `epoch` epochs."""
-        return self.edge.weight * self._factor(epoch)
+        return self.edge.weight * self.factor(epoch)
 
     def forward(
         self, learner_outputs: Outputs, source_outputs: Mapping[str, Outputs], selections: Selections, context: MicroBatchContext

@@ -108,6 +108,7 @@ def test_the_counter_of_steps_that_an_optimizer_reads_is_on_the_host(foreach):
     assert [sync.line.split(":")[0] for sync in counts.host_syncs] == [str(Path(__file__))]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_cuda_launched_kernels_are_counted_and_synchronisations_told():
     device = torch.device("cuda")

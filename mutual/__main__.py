@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": ("mutual.predict", "classify image files with a trained peer"),
     "export": ("mutual.export", "write a trained peer as files to ship"),
     "store": ("mutual.store", "compute what frozen peers say ahead of training"),
+    "init": ("mutual.init", "look at images and write a recipe for them"),
     "bench": ("mutual.bench", "measure step time and memory of recipes"),
     "data-check": ("mutual.data.check", "find bad images, duplicates and classes that do not match"),
     "data-split": ("mutual.data.split", "make train/ and val/ from one folder of classes"),

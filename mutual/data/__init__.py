@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mutual.data.loading.plan import shard_bounds
     from mutual.data.loading.transfer import DeviceTransfer
     from mutual.data.module import DataModule
+    from mutual.data.survey import Survey, survey
     from mutual.data.transforms.pipelines import Preprocess, build_preprocess, resolved_preprocess
     from mutual.data.transforms.regions import ShapeError
 
@@ -29,6 +30,7 @@ __all__ = [
     "ImageError",
     "Preprocess",
     "ShapeError",
+    "Survey",
     "Window",
     "available_cores",
     "build_data",
@@ -42,6 +44,7 @@ __all__ = [
     "pixels",
     "resolved_preprocess",
     "shard_bounds",
+    "survey",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -54,6 +57,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.data.datasets.fingerprint": ("data_changes",),
         "mutual.data.files.listing": ("named_images",),
         "mutual.data.build": ("build_data",),
+        "mutual.data.survey": ("Survey", "survey"),
         "mutual.data.module": ("DataModule",),
         "mutual.data.loading.plan": ("shard_bounds",),
         "mutual.data.datasets.presence": ("check_present",),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         store_variants,
         tuning_table,
     )
+    from mutual.engine.drafting import Draft, draft_recipe
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PLACEMENTS",
     "Callback",
+    "Draft",
     "FilledStore",
     "ImageLike",
     "Link",
@@ -52,6 +54,7 @@ __all__ = [
     "check_stores",
     "check_weights_present",
     "compare",
+    "draft_recipe",
     "evaluate_run",
     "export_model",
     "fill_stores",
@@ -82,6 +85,7 @@ __getattr__, __dir__ = lazy_attributes(
             "store_variants",
             "tuning_table",
         ),
+        "mutual.engine.drafting": ("Draft", "draft_recipe"),
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),

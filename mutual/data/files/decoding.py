@@ -32,6 +32,7 @@ WRONG_PATHS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOL
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _MODES = frozenset({"1", "L", "P", "PA", "LA", "RGB", "RGBA", "CMYK", "YCbCr"})
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+_GREY_MODES = _DEEP_MODES | {"1", "L", "LA", "I"}
 _REMEDY = "save it with 8 or 16 bits a channel, grey or RGB"
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274  # tags of TIFF and EXIF
 _UPRIGHT = {
@@ -117,6 +118,7 @@ class ImageSource:
     Attributes:
         channels: as above.
         size: height and width, upright as the EXIF says.
+        is_grey: it is stored without colour.
         scales: the fractions (1 / scale) of the size at which it can be decoded, the smallest first.
 
     Raises:
@@ -137,6 +139,7 @@ class ImageSource:
                 image.load()  # some formats have their EXIF behind the pixels
             self._orientation = _orientation(image)
         self.size: tuple[int, int] = image.size if self._orientation in _SWAPPED else image.size[::-1]
+        self.is_grey = image.mode in _GREY_MODES
         self.scales = (8, 4, 2, 1) if self._is_jpeg else (1,)
         self._opened: Image.Image | None = image
         self._decoded: dict[int, Image.Image] = {}

@@ -3,9 +3,10 @@
 from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare
 from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
 from mutual.engine.costs.floor import FloorCost
+from mutual.engine.costs.memory import release_memory
 from mutual.engine.costs.op_counts import HostSync, OpCounts, count_ops
 from mutual.engine.costs.placement_choice import resolve_placement
-from mutual.engine.costs.profiles import Link, Links, PeerProfile
+from mutual.engine.costs.profiles import Link, Links, PeerProfile, profile_peers
 from mutual.engine.costs.scaling import ScalingPrediction, predict_scaling
 from mutual.engine.costs.tuning import measure_tuning, resolve_tuning, tune
 from mutual.engine.costs.tuning_result import TuningResult, TuningRow, tuning_table
@@ -29,6 +30,8 @@ __all__ = [
     "measure_tuning",
     "predict_cost",
     "predict_scaling",
+    "profile_peers",
+    "release_memory",
     "resolve_placement",
     "resolve_tuning",
     "store_variants",

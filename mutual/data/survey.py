@@ -1,0 +1,165 @@
+"""Survey: what images of the user's are, as far as a recipe must know it: splits, classes, sizes, and a sample of them that is read."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mutual.data.datasets.readers import read_splits
+from mutual.data.datasets.splits import EncodedSplit, FileSplit, Split
+from mutual.data.files.decoding import ImageError
+from mutual.data.files.listing import class_folders, image_files
+from mutual.data.files.reading import examine
+from mutual.recipe import Data, InputError, format_value, printable
+
+_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""By split the names that its folder may have."""
+_FRACTION = 0.15
+_FEW = 20
+"""Images of the smallest class from which on some are held out as test images, too."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        fields: of a recipe's data section, which read the images.
+        num_images: by split.
+        class_sizes: by class the number of its training images, in the data's order.
+        image_size: median height and width of those that were read.
+        channels: 1 where all that were read are grey, 3 else.
+        num_read: how many were read.
+        bad: the reason by name of those that cannot be.
+    """
+
+    fields: dict[str, Any]
+    num_images: dict[str, int]
+    class_sizes: dict[str, int]
+    image_size: tuple[int, int]
+    channels: int
+    num_read: int
+    bad: dict[str, str]
+
+    @property
+    def imbalance(self) -> float:
+        """How many times as many images the largest class has as the smallest."""
+        return max(self.class_sizes.values()) / max(1, min(self.class_sizes.values()))
+
+
+def survey(dataset: str, *, sample: int, workers: int) -> Survey:
+    """Returns what `dataset` holds: a folder, or what a recipe's `data.dataset` may say.
+
+    Args:
+        dataset: as the user wrote it.
+        sample: how many images are read, of all splits.
+        workers: processes that read files.
+
+    Raises:
+        InputError: there are no classes, or too few images, or none that can be read.
+        OSError: the disk or the machine failed.
+    """
+    fields = _fields(dataset)
+    try:
+        splits = read_splits(Data(**fields))
+    except ValueError as error:
+        raise InputError(f"{printable(dataset)}: {printable(error)}") from error
+    by_name: dict[str, Split] = {"train": splits.train, "val": splits.val} | ({} if splits.test is None else {"test": splits.test})
+    num_images = {name: len(split.labels) for name, split in by_name.items()}
+    sizes, greys, bad, num_read = _read_sample(by_name, sample, workers)
+    if not sizes:
+        raise InputError(f"{printable(dataset)}: none of {num_read} images can be read: {next(iter(bad.values()), 'there is none')}")
+    heights, widths = zip(*sizes, strict=True)
+    return Survey(
+        fields=fields,
+        num_images=num_images,
+        class_sizes=dict(zip(splits.class_names, _class_sizes(splits.train.labels, len(splits.class_names)), strict=True)),
+        image_size=(round(statistics.median(heights)), round(statistics.median(widths))),
+        channels=1 if all(greys) else 3,
+        num_read=num_read,
+        bad=bad,
+    )
+
+
+def _fields(dataset: str) -> dict[str, Any]:
+    """Returns the fields of a data section that reads `dataset`."""
+    path = Path(dataset)
+    if not path.is_dir():
+        try:
+            kind = Data(dataset=dataset).kind
+        except ValueError:
+            raise InputError(f"{format_value(dataset)} is neither a folder nor a data set; give FOLDER, hfds/NAME or wds/SHARDS") from None
+        if kind.needs_root or kind.needs_lists:
+            raise InputError(f"{format_value(dataset)} is no folder; for a data set that is built in, copy a recipe of recipes/")
+        return {"dataset": dataset}
+    root = {"dataset": "image_folder", "root": dataset}
+    folders = {split: next((name for name in names if class_folders_of(path / name)), None) for split, names in _NAMES.items()}
+    if folders["train"] is None:
+        classes = class_folders_of(path)
+        if not classes:
+            raise InputError(f"{printable(dataset)} holds no folder of a class; it should hold CLASS/*.jpg, or train/CLASS/*.jpg")
+        held_out = {"val": _FRACTION} | ({"test": _FRACTION} if _smallest(classes) >= _FEW else {})
+        return {**root, "train": ".", **held_out}
+    named = {split: name for split, name in folders.items() if name is not None and (split == "test" or name != split)}
+    return {**root, **({} if folders["val"] is not None else {"val": _FRACTION}), **named}
+
+
+def class_folders_of(folder: Path) -> list[Path]:
+    """Returns the folders in `folder` that hold images, none where there is no such folder."""
+    return [each for each in class_folders(folder) if image_files(each)] if folder.is_dir() else []
+
+
+def _smallest(classes: list[Path]) -> int:
+    return min(len(image_files(each)) for each in classes)
+
+
+def _class_sizes(labels: Tensor, num_classes: int) -> list[int]:
+    counts = labels.sum(dim=0).long() if labels.dim() == 2 else labels[labels >= 0].bincount(minlength=num_classes)
+    sizes: list[int] = counts.tolist()
+    return sizes
+
+
+def _read_sample(splits: dict[str, Split], sample: int, workers: int) -> tuple[list[tuple[int, int]], list[bool], dict[str, str], int]:
+    """Returns of a sample of the images their sizes, whether they are grey, why some cannot be read, and how many it were."""
+    total = sum(len(split.labels) for split in splits.values())
+    sizes, greys, bad, num_read = [], [], {}, 0
+    for split in splits.values():
+        size = min(len(split.labels), max(1, sample * len(split.labels) // total))
+        chosen = torch.linspace(0, len(split.labels) - 1, size).round().long().unique()
+        num_read += len(chosen)
+        for name, reason, image_size, is_grey in _read(split.select(chosen), workers):
+            if reason:
+                bad[name] = reason
+            else:
+                sizes.append(image_size)
+                greys.append(is_grey)
+    return sizes, greys, bad, num_read
+
+
+def _read(split: Split, workers: int) -> Iterator[tuple[str, str, tuple[int, int], bool]]:
+    """Yields of each image its name, why it is bad, its size, and whether it is grey."""
+    known_bad = {}
+    if isinstance(split, FileSplit):  # a decoder that crashes is a finding about a file
+        known_bad = {str(report.path): report.reason for report in examine(list(split.paths), workers=workers) if report.reason}
+    for index in range(len(split.labels)):
+        name = split.name(index)
+        reason, size, is_grey = known_bad.get(name, ""), (0, 0), False
+        if not reason:
+            try:
+                if isinstance(split, EncodedSplit):
+                    source = split.source(index)
+                    if not isinstance(split, FileSplit):
+                        source.whole()
+                    size, is_grey = source.size, source.is_grey
+                else:
+                    image = split.image(index)
+                    size, is_grey = (image.shape[-2], image.shape[-1]), image.shape[0] == 1
+            except ImageError as error:
+                reason = error.reason
+        yield name, reason, size, is_grey

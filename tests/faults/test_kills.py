@@ -44,8 +44,9 @@ CONFIGURATIONS = {
     "a store": (2, {"peers": {"t": {**TEACHER, "store": {"folder": "is given on the command line", "views": 2, "topk": 3}}}}),
     "all at once": (2, {"data": {"workers": 2, "mixup": 0.4}, "train": {"ema": 0.9, "precision": "bf16"}}),
 }
-THOROUGH = ("plain", "all at once")
-"""Attacked in every kind of write also in the short form."""
+SHORT_FORM = {"plain": (100, 4, 6), "all at once": (5, 2, 3)}
+"""By configuration the most kinds of write, of attacks behind the training and of changes that the short form attacks."""
+FEWEST = (2, 1, 1)
 
 
 class Case:
@@ -93,6 +94,12 @@ def case(request, tmp_path_factory):
     return Case(request.param, tmp_path_factory.mktemp("whole"))
 
 
+def sampled(moments, attacks, case, number, *, is_long):
+    """Returns the attacks that are made: in the long form all."""
+    most = SHORT_FORM.get(case.name, FEWEST)[number]
+    return attacks if is_long or most >= len(attacks) else moments.sample(attacks, most)
+
+
 @pytest.fixture
 def is_long(pytestconfig):
     return pytestconfig.getoption("--faults-long")
@@ -136,7 +143,7 @@ def test_killed_in_each_kind_of_write(case, tmp_path, is_long):
     kinds = Counter(case.writes)
     assert {"recipe.yaml", "metrics.jsonl", "last/a.safetensors", "best/b.safetensors", "best/best.json"} <= kinds.keys()
     assert {f"checkpoints/step_/{name}" for name in ("manifest.json", "training.pt", "a.safetensors", "b.pt")} <= kinds.keys()
-    chosen = kinds if is_long or case.name in THOROUGH else moments.sample(sorted(kinds), 2)
+    chosen = sampled(moments, sorted(kinds), case, 0, is_long=is_long)
     for kind in {*chosen, "initial_scores.json"} & kinds.keys():
         for count in range(10 if is_long else 1):
             output = tmp_path / f"{kind.replace('/', '-')}-{count}"
@@ -155,7 +162,7 @@ def test_killed_while_a_checkpoint_is_written_behind_the_training(case, tmp_path
     ]
     moments = random.Random(3)
     checkpoints = case.writes.count("checkpoints/step_/manifest.json")
-    for file, other in attacks if is_long or case.name in THOROUGH else moments.sample(attacks, 1):
+    for file, other in sampled(moments, attacks, case, 1, is_long=is_long):
         output = tmp_path / file
         case.die(output, partial(die_behind_training, moments.randint(1, checkpoints), file, other))
         assert list(output.rglob(".unfinished-step_*")), file
@@ -166,8 +173,7 @@ def test_killed_between_two_changes_of_the_folder(case, tmp_path, is_long):
     """Before a file is opened, renamed or removed, before a folder is made or removed."""
     moments = random.Random(2)
     assert case.num_changes > 50
-    numbers = range(1, case.num_changes + 1)
-    for number in numbers if is_long else moments.sample(numbers, 6 if case.name in THOROUGH else 1):
+    for number in sampled(moments, range(1, case.num_changes + 1), case, 2, is_long=is_long):
         output = tmp_path / str(number)
         case.die(output, partial(die_before_change, output / "tiny", number))
         case.check(output)

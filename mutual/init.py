@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
         output = options.output or Path(f"{name or 'mine'}.yaml")
         if os.path.lexists(output) and not options.overwrite:
             raise InputError(f"{printable(output)} is there already; give another --output, or --overwrite")
+        if not output.parent.is_dir():
+            raise InputError(f"--output: there is no folder {printable(output.parent)}")
         from mutual.data import survey  # torch takes seconds to import
 
         found = survey(options.data, sample=options.sample, workers=os.cpu_count() or 1)
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
             print_main(line)
         from mutual.engine import draft_recipe
 
-        draft = draft_recipe(found, name=output.stem, student=options.student, teacher=options.teacher)
+        draft = draft_recipe(found, file=output, student=options.student, teacher=options.teacher)
         output.write_text(draft.text, encoding="utf-8")
         peers = " and ".join(dict.fromkeys(peer.model for peer in draft.recipe.peers.values()))
         data, train = draft.recipe.data, draft.recipe.train

@@ -70,6 +70,8 @@ def survey(dataset: str, *, sample: int, workers: int) -> Survey:
         splits = read_splits(Data(**fields))
     except ValueError as error:
         raise InputError(f"{printable(dataset)}: {printable(error)}") from error
+    if len(splits.class_names) < 2:
+        raise InputError(f"{printable(dataset)} holds one class, {printable(splits.class_names[0])}; a classifier needs two")
     by_name: dict[str, Split] = {"train": splits.train, "val": splits.val} | ({} if splits.test is None else {"test": splits.test})
     num_images = {name: len(split.labels) for name, split in by_name.items()}
     sizes, greys, bad, num_read = _read_sample(by_name, sample, workers)

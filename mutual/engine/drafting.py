@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -46,12 +47,12 @@ class Draft:
     epoch_seconds: float
 
 
-def draft_recipe(survey: Survey, *, name: str, student: str | None, teacher: str | None) -> Draft:
+def draft_recipe(survey: Survey, *, file: Path, student: str | None, teacher: str | None) -> Draft:
     """Returns a recipe for the surveyed images, whose peers have been built and measured here.
 
     Args:
         survey: what the images are.
-        name: of the run.
+        file: where the recipe is to be; its name is the run's.
         student: model of both peers, or of the student beside a teacher; the default is a PP-LCNet.
         teacher: a model that teaches: a run's folder, or a name of torchvision's or timm's zoo, whose weights begin with the zoo's.
 
@@ -60,7 +61,7 @@ def draft_recipe(survey: Survey, *, name: str, student: str | None, teacher: str
         OSError: the disk or the machine failed.
     """
     side = _side(survey.image_size)
-    document = _document(survey, name, side, student, teacher)
+    document = _document(survey, file.stem, side, student, teacher)
     recipe = parse_recipe(document)
     environment = init_environment(recipe)
     recipe = resolve_launch(recipe, None, LaunchSettings.of(recipe, environment.comm))
@@ -72,7 +73,7 @@ def draft_recipe(survey: Survey, *, name: str, student: str | None, teacher: str
     updates = math.ceil(survey.num_images["train"] / batch_size)
     document["train"]["epochs"] = min(max(math.ceil(_UPDATES / updates), _EPOCHS[0]), _EPOCHS[1])
     return Draft(
-        text=_text(document, survey, teacher),
+        text=_text(document, survey, file, teacher),
         recipe=parse_recipe(document),
         memory_bytes=measured.memory_bytes(batch_size),
         epoch_seconds=updates * measured.update_seconds(batch_size),
@@ -179,17 +180,17 @@ _NOTES = {
 """What stands behind a field of `data`."""
 
 
-def _text(document: dict[str, Any], survey: Survey, teacher: str | None) -> str:
+def _text(document: dict[str, Any], survey: Survey, file: Path, teacher: str | None) -> str:
     """Returns the recipe with a comment for each choice."""
-    name, data = document["name"], document["data"]
+    data = document["data"]
     method = "Deep mutual learning of two peers (arXiv:1706.00384)" if teacher is None else "Knowledge distillation (arXiv:1503.02531)"
     sizes = survey.class_sizes.values()
     height, width = survey.image_size
     lines = [
         f"# {method}: {sum(survey.num_images.values()):,} images of {len(sizes):,} classes, mostly about {width} x {height} pixels.",
         "#",
-        f"#   accelerate launch -m mutual.train {name}.yaml",
-        f"name: {name}",
+        f"#   accelerate launch -m mutual.train {printable(file)}",
+        f"name: {_flow(document['name'])}",
         "data:",
     ]
     for key, value in data.items():

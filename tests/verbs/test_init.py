@@ -1,5 +1,7 @@
 """`mutual.init`: what it says of images, the recipe that it writes, and what it refuses."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,7 @@ def look(folder, sample=100):
 
 
 def draft(found, **models):
-    return draft_recipe(found, name="mine", **{"student": None, "teacher": None, **models})
+    return draft_recipe(found, file=Path("mine.yaml"), **{"student": None, "teacher": None, **models})
 
 
 def test_a_survey_says_what_there_is(photos):
@@ -77,10 +79,12 @@ def test_folders_of_other_usual_names_are_found(tmp_path):
     assert {key: found.fields[key] for key in ("train", "val", "test")} == {"train": "training", "val": "validation", "test": "test"}
 
 
-@pytest.mark.parametrize("contents", ["empty", "images alone", "nothing readable"])
+@pytest.mark.parametrize("contents", ["empty", "images alone", "one class", "nothing readable"])
 def test_what_cannot_be_trained_on_is_told_in_one_line(tmp_path, contents):
     if contents == "images alone":
         write_images(tmp_path, 3)
+    if contents == "one class":
+        write_images(tmp_path / "train" / "a", 3)
     if contents == "nothing readable":
         for name in "ab":
             (tmp_path / name).mkdir()

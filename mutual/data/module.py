@@ -237,7 +237,8 @@ class DataModule:
         for name, dataset in (("augment", train), ("preprocess", val)):
             found = _shape_of_first(dataset, name)
             if found != shape:
-                raise _FixedSizeError(f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize")
+                message = f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize"
+                raise _FixedSizeError(message) if _says_size(spec) else ValueError(message)
         self._train, self._val, self.loaded_shape = train, val, shape
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
@@ -274,6 +275,12 @@ class DataModule:
 
 class _FixedSizeError(ValueError):
     """Transforms give images of another size than was asked for."""
+
+
+def _says_size(spec: Data) -> bool:
+    """Returns True where the recipe says that images have one size alone, and not what a transform of the user's does to them."""
+    ends = [*(spec.preprocess or ()), *spec.last_transforms]
+    return not spec.has_users_transforms or any(getattr(transform, "size", None) is not None for transform in ends)
 
 
 def _shape_of_first(dataset: TransformedDataset, name: str) -> tuple[int, ...]:

@@ -48,6 +48,8 @@ _LIBRARIES = frozenset(
     ]
 )
 """What `mutual` runs on: full of callables that load or run what they are given (`torch.hub:load`)."""
+USERS_NAME = r"^[\w.]+:\w+$"
+"""Pattern of such a name, for JSON schemas; `is_users_name` decides."""
 
 
 def is_users_name(name: str) -> bool:

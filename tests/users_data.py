@@ -1,12 +1,14 @@
 """Data sets that recipes of the tests name `users_data:...`, as a user would write them."""
 
+import os
 import random
+import signal
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, random_split
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, get_worker_info, random_split
 
 CLASSES = ["plane", "car", "bird"]
 
@@ -86,6 +88,15 @@ class Damaged(Declared):
     def __getitem__(self, index):
         if index == 7:
             raise KeyError("no such\nkey")
+        return super().__getitem__(index)
+
+
+class Crashing(Declared):
+    """Its library crashes in a process that was forked."""
+
+    def __getitem__(self, index):
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGSEGV)
         return super().__getitem__(index)
 
 

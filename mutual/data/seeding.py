@@ -8,11 +8,14 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 
 @contextmanager
 def seeded_generators(seed: int) -> Iterator[None]:
     """Context in which the global generators of torch (on the CPU), NumPy and Python draw by `seed`; behind it they go on as before.
+
+    In a loader process NumPy's and Python's do not: there, nobody draws from them outside of such a context.
 
     Example:
         >>> with seeded_generators(3):
@@ -21,13 +24,15 @@ def seeded_generators(seed: int) -> Iterator[None]:
         ...     first == (random.random(), np.random.rand(), torch.rand(()).item())
         True
     """
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002, what code that is not ours may draw from
+    torchs = torch.get_rng_state()
+    others = None if get_worker_info() else (np.random.get_state(), random.getstate())  # noqa: NPY002, it takes as long as a small image
     torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002, what code that is not ours may draw from
     random.seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
+        torch.set_rng_state(torchs)
+        if others is not None:
+            np.random.set_state(others[0])  # noqa: NPY002
+            random.setstate(others[1])

@@ -129,7 +129,15 @@ def test_an_item_that_one_rank_cannot_read_ends_all_with_one_line(tmp_path):
     assert "item 7 of the train images of users_data:damaged" in lines[0]
 
 
-def test_a_document_in_python_may_hold_no_code(tmp_path):
+@pytest.mark.slow
+def test_a_library_that_crashes_in_a_loader_process_is_one_line(tmp_path):
+    data = {**document(tmp_path)["data"], "dataset": "users_data:damaged", "args": {"kind": "Crashing"}, "workers": 1}
+    done = run("mutual.train", written(tmp_path, data=data), expect=1, timeout=60)
+    assert done.stderr.count("mutual: a loader process ended (DataLoader worker ") == 1, "torch says a line of its own before"
+    assert "Traceback" not in done.stderr
+
+
+def test_names_of_libraries_are_no_code_of_the_users(tmp_path):
     for name in ("os:system", "torch.hub:load", "subprocess:Popen"):
         sections = (
             {"optimizer": {"name": name}},

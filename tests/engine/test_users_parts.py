@@ -45,7 +45,7 @@ def weights(output):
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_and_other_data_are_refused(tmp_path, monkeypatch):
-    whole_document = document(tmp_path / "whole", checkpoint={"every_steps": 1, "keep": 100})
+    whole_document = document(tmp_path / "whole", checkpoint={"every_steps": 4, "keep": 100})
     whole = mutual.fit(whole_document).folder
     cut = shutil.copytree(whole, tmp_path / "cut" / whole.name)
     for path in (cut / "checkpoints").iterdir():

@@ -1,4 +1,4 @@
-"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--factory MODULE:NAME] [--json]`."""
+"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--factory|--dataset MODULE:NAME] [--json]`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
     parser.add_argument(
         "--factory", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, with which a peer was trained"
     )
+    parser.add_argument(
+        "--dataset", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, which makes the images of the run"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(arguments)
 
@@ -42,7 +45,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
             check_weights_present(recipe, frozen)
         from mutual.engine import evaluate_run  # torch takes seconds to import, a missing file is reported before
 
-        scores = evaluate_run(recipe, files, factories=options.factory, frozen=frozen)
+        given = [text.partition("=")[2] for text in options.overrides if text.startswith("data.dataset=")]
+        scores = evaluate_run(recipe, files, factories=options.factory, datasets=[*options.dataset, *given], frozen=frozen)
         print_main(json_text(scores) if options.json else table(scores))
 
     return run_command(command)

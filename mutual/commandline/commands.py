@@ -40,7 +40,7 @@ _MACHINE_ERRORS = {
     errno.ENOMEM: "take a smaller data.batch_size or fewer data.workers",
 }
 _LESS_MEMORY = "take a smaller data.batch_size (and train.accumulate), a smaller model or precision bf16"
-
+_LOADER_ENDED = "where a library crashed or does not bear to be forked, set data.workers: 0; where memory ran out, take fewer"
 
 _UNREAD = "the reader of the output has ended"
 
@@ -148,6 +148,8 @@ def _describe_torch_error(error: BaseException, again: str) -> tuple[str, int] |
         return f"out of memory; {_LESS_MEMORY}{again}", 1
     if torch is None:
         return None
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return f"a loader process ended ({first_line(error)}); {_LOADER_ENDED}{again}", 1
     if isinstance(error, torch.OutOfMemoryError):
         return f"{str(error).partition('. ')[0]}; {_LESS_MEMORY}{again}", 1
     from mutual.group import lost_connection

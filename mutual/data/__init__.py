@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mutual.data.loading.plan import shard_bounds
     from mutual.data.loading.transfer import DeviceTransfer
     from mutual.data.module import DataModule
+    from mutual.data.seeding import seeded_generators
     from mutual.data.survey import Survey, survey
     from mutual.data.transforms.pipelines import Preprocess, build_preprocess, resolved_preprocess
     from mutual.data.transforms.regions import ShapeError
@@ -43,6 +44,7 @@ __all__ = [
     "named_images",
     "pixels",
     "resolved_preprocess",
+    "seeded_generators",
     "shard_bounds",
     "survey",
 ]
@@ -59,6 +61,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.data.build": ("build_data",),
         "mutual.data.survey": ("Survey", "survey"),
         "mutual.data.module": ("DataModule",),
+        "mutual.data.seeding": ("seeded_generators",),
         "mutual.data.loading.plan": ("shard_bounds",),
         "mutual.data.datasets.presence": ("check_present",),
         "mutual.data.transforms.regions": ("ShapeError",),

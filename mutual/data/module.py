@@ -86,7 +86,8 @@ class DataModule:
         """
         kind, before = self._spec.kind, (self.info.channels, *self.info.image_size)
         wanted = tuple(max(sides) for sides in zip(before, *shapes, strict=True))
-        bounds = (kind.channels, *((MAX_SIDE, MAX_SIDE) if kind.in_files else kind.image_size))
+        has_any_size = kind.in_files or self._spec.family == "own"
+        bounds = (kind.channels, *((MAX_SIDE, MAX_SIDE) if has_any_size else kind.image_size))
         channels, height, width = (max(own, min(side, bound)) for own, side, bound in zip(before, wanted, bounds, strict=True))
         if (channels, height, width) == self.loaded_shape:
             return
@@ -237,7 +238,8 @@ class DataModule:
         for name, dataset in (("augment", train), ("preprocess", val)):
             found = _shape_of_first(dataset, name)
             if found != shape:
-                raise _FixedSizeError(f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize")
+                message = f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize"
+                raise _FixedSizeError(message) if _says_size(spec) else ValueError(message)
         self._train, self._val, self.loaded_shape = train, val, shape
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
@@ -274,6 +276,12 @@ class DataModule:
 
 class _FixedSizeError(ValueError):
     """Transforms give images of another size than was asked for."""
+
+
+def _says_size(spec: Data) -> bool:
+    """Returns True where the recipe says that images have one size alone, and not what a transform of the user's does to them."""
+    ends = [*(spec.preprocess or ()), *spec.last_transforms]
+    return not spec.has_users_transforms or any(getattr(transform, "size", None) is not None for transform in ends)
 
 
 def _shape_of_first(dataset: TransformedDataset, name: str) -> tuple[int, ...]:

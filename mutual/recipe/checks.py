@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mutual.recipe.base import MAX_PEERS
+from mutual.recipe.data import Data
 from mutual.recipe.data_checks import check_data
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, DistillationObjective, Ensemble, is_ema, peer_of
@@ -17,7 +18,7 @@ from mutual.recipe.memory_checks import check_memory
 from mutual.recipe.peers import FROZEN_ONLY, PeerSpec, program_file
 from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
-from mutual.recipe.training import Optimizer, Train
+from mutual.recipe.training import SCHEDULES, Optimizer, Schedule, Train
 
 MAX_BYTES_OF_A_NAME = 200
 RESERVED_NAMES = ("all", "best", *SOURCE_KINDS, "labels", "mean", "train", "training", "eval")
@@ -53,13 +54,20 @@ def _check_names_of_files(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _check_args(recipe: Recipe) -> Iterator[Fault]:
-    sections: list[tuple[str, Optimizer | PeerSpec]] = [("optimizer", recipe.optimizer)]
+    sections: list[tuple[str, Data | Optimizer | PeerSpec | Schedule]] = [
+        ("data", recipe.data),
+        ("optimizer", recipe.optimizer),
+        ("schedule", recipe.schedule),
+    ]
     sections += [(f"peers.{name}", peer) for name, peer in recipe.peers.items()]
     sections += [(f"peers.{name}.optimizer", peer.optimizer) for name, peer in recipe.peers.items() if peer.optimizer is not None]
-    for path, section in sections:
-        for key, value in section.args.items():
-            if _holds_nan(value):
-                yield Fault(f"{path}.args.{key}", "holds .nan, which equals nothing, so that no run could be resumed with it")
+    sections += [(f"peers.{name}.schedule", peer.schedule) for name, peer in recipe.peers.items() if peer.schedule is not None]
+    given = [(f"{path}.args.{key}", value) for path, section in sections for key, value in section.args.items()]
+    for index, transform in enumerate(recipe.data.augment or ()):
+        given += [(f"data.augment.{index}.{key}", value) for key, value in (transform.model_extra or {}).items()]
+    for path, value in given:
+        if _holds_nan(value):
+            yield Fault(path, "holds .nan, which equals nothing, so that no run could be resumed with it")
 
 
 def _holds_nan(value: Any) -> bool:
@@ -119,6 +127,8 @@ def _check_schedules(recipe: Recipe) -> Iterator[Fault]:
     for path, schedule in sections:
         if schedule.period_epochs is not None and schedule.name != "cosine":
             yield Fault(f"{path}.period_epochs", f"belongs to name: cosine, not to {schedule.name}")
+        if schedule.args and schedule.name in SCHEDULES:
+            yield Fault(f"{path}.args", f"belongs to a function of yours (name: package.module:function), not to {schedule.name}")
 
 
 def _check_expected(recipe: Recipe) -> Iterator[Fault]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictFloat, WithJsonSchema
 
@@ -23,8 +23,8 @@ from mutual.recipe.base import (
     Workers,
 )
 from mutual.recipe.errors import did_you_mean
-from mutual.recipe.transforms import TransformOrName
-from mutual.recipe.users_code import is_users_name
+from mutual.recipe.transforms import AnyTransform, BuiltInTransform, Resize, UsersTransform
+from mutual.recipe.users_code import USERS_NAME, is_users_name
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,12 @@ def family_of_dataset(name: str) -> str:
     return "own" if is_users_name(name) else name
 
 
-_DATASET_SCHEMA = {"anyOf": [{"enum": list(DATASETS)}, {"type": "string", "pattern": r"^(hfds|wds)/.+$|^[\w.]+:\w+$"}]}
+_DATASET_SCHEMA = {"anyOf": [{"enum": list(DATASETS)}, {"type": "string", "pattern": rf"^(hfds|wds)/.+$|{USERS_NAME}"}]}
 DatasetName = Annotated[str, AfterValidator(_known_dataset), WithJsonSchema(_DATASET_SCHEMA)]
 Fraction = Annotated[StrictFloat, Field(gt=0, lt=1)]
 HeldOut = str | Fraction
-TransformList = Annotated[list[TransformOrName], Field(max_length=MAX_TRANSFORMS)]
+Augment = Annotated[list[AnyTransform], Field(max_length=MAX_TRANSFORMS)]
+Preprocess = Annotated[list[BuiltInTransform], Field(max_length=MAX_TRANSFORMS)]
 
 
 class Statistics(Spec):
@@ -107,7 +108,11 @@ class Data(Spec):
     """Where the images come from and what happens to them before they reach the peers."""
 
     dataset: DatasetName = "digits"
-    """Name of the data set. image_folder and image_list are files of your own; fake are random images."""
+    """Name of the data set. image_folder and image_list are files of your own; fake are random images; package.module:name is a function of
+    yours that returns map-style Datasets."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """package.module:name: what the function is called with, besides those of `root`, `image_size`, `channels`, `num_classes`,
+    `multi_label`, `download` and the recipe's `seed` that its signature names."""
     root: str | None = None
     """Folder of the data: for image_folder it holds train/ and val/, for image_list the images that the lists name."""
     download: StrictBool = False
@@ -158,11 +163,11 @@ class Data(Spec):
     """Number of classes; the default is what the data hold (fake: 10)."""
     views: Literal["shared", "per_peer"] = "shared"
     """shared: all peers see the same augmentation of an image; per_peer: one augmentation for each, from one decoding."""
-    augment: TransformList | None = None
+    augment: Augment | None = None
     """Transforms of the training images, in their order. The default only brings them to image_size, as `preprocess` does, but with the
     whole of each image in the crop. Images of data sets that are no files are resized to image_size first, unless a resize or a
-    random_resized_crop begins the list."""
-    preprocess: TransformList | None = None
+    random_resized_crop begins the list. package.module:name is a transform of yours; its arguments stand beside its name."""
+    preprocess: Preprocess | None = None
     """Transforms of the evaluation images: resize and center_crop only. The default brings them to image_size: folders and lists by a
     resize of the shorter side to image_size / 0.875 (of both sides where they differ) and a centre crop, other data sets by a resize."""
     normalize: Literal["auto", "none"] | Statistics = "auto"
@@ -208,6 +213,24 @@ class Data(Spec):
             return Statistics(mean=mean * 3, std=std * 3)
         grey_mean, grey_std = (sum(weight * value for weight, value in zip(_LUMA, values, strict=True)) for values in (mean, std))
         return Statistics(mean=(grey_mean,), std=(grey_std,))
+
+    @property
+    def has_users_transforms(self) -> bool:
+        """Whether `augment` names transforms of the user's own."""
+        return len(self.last_transforms) < len(self.augment or ())
+
+    @property
+    def last_transforms(self) -> list[Spec]:
+        """The transforms of `augment` behind the last one of the user's own; all where none is."""
+        transforms: list[Spec] = list(self.augment or ())
+        own = [index for index, transform in enumerate(transforms) if isinstance(transform, UsersTransform)]
+        return transforms[own[-1] + 1 :] if own else transforms
+
+    def without_users_transforms(self) -> Data:
+        """Returns this section with an `augment` that gives images of the same size, and needs no code of the user's."""
+        if not self.has_users_transforms:
+            return self
+        return self.model_copy(update={"augment": [Resize(name="resize"), *self.last_transforms]})
 
     def resolved(self, *, seed: int) -> Data:
         """Returns this section with what null and auto stand for, as far as it follows from the recipe; `seed` is the recipe's."""

@@ -27,10 +27,23 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
     if data.multi_label and not data.kind.multi_label:
         yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list")
+    yield from _check_own(data)
     yield from _check_sizes(data)
     yield from _check_unlabelled(data)
     for index, objective in enumerate(recipe.objectives):
         yield from _check_labels(objective, f"objectives.{index}", multi_label=data.multi_label)
+
+
+def _check_own(data: Data) -> Iterator[Fault]:
+    if data.family != "own":
+        if data.args:
+            yield Fault("data.args", f"belongs to a function of yours (dataset: package.module:function), not to {data.dataset}")
+        return
+    if data.train is not None:
+        yield Fault("data.train", f"{data.dataset} returns its splits itself; take this away")
+    for key in ("val", "test"):
+        if isinstance(getattr(data, key), str):
+            yield Fault(f"data.{key}", f"{data.dataset} returns its splits itself; give a fraction, or nothing")
 
 
 def _check_sizes(data: Data) -> Iterator[Fault]:

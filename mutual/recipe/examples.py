@@ -30,6 +30,7 @@ checkpoint: {every_epochs: 1, keep: 2}
 """,
     Data: """\
 dataset: image_list
+args: {}
 root: /data/flowers
 download: false
 train_list: /data/flowers/train.txt
@@ -126,6 +127,7 @@ args: {amsgrad: true}
 """,
     Schedule: """\
 name: multistep
+args: {}
 warmup_epochs: 2
 min_lr: 0.0
 period_epochs: null

@@ -13,6 +13,7 @@ from typing import Any
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Objective
 from mutual.recipe.objectives import OBJECTIVES
+from mutual.recipe.users_code import USERS_NAME
 
 _WIDTH = 140
 _REFERENCE = "#/$defs/"
@@ -24,6 +25,7 @@ def json_schema() -> dict[str, Any]:
     sections = schema["$defs"]
     for key in ("augment", "preprocess"):
         _allow_bare_names(schema, sections["Data"]["properties"][key])
+    _allow_users(sections["Data"]["properties"]["augment"])
     for section in OBJECTIVES.values():
         base = DistillationObjective if issubclass(section, DistillationObjective) else Objective
         sections[base.__name__] = _shared(base, sections[section.__name__])
@@ -59,6 +61,13 @@ def _allow_bare_names(schema: dict[str, Any], transforms: dict[str, Any]) -> Non
     }
     bare = [name for name, section in sections.items() if section["required"] == ["name"]]
     array["items"] = {"anyOf": [{"enum": bare}, array["items"]]}
+
+
+def _allow_users(transforms: dict[str, Any]) -> None:
+    """Lets a transform be one of the user's own, by its name alone or with its arguments."""
+    (array,) = (choice for choice in transforms["anyOf"] if choice.get("type") == "array")
+    name = {"type": "string", "pattern": USERS_NAME}
+    array["items"]["anyOf"] += [name, {"type": "object", "properties": {"name": name}, "required": ["name"]}]
 
 
 def _shared(base: type[Objective], section: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
+from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, WithJsonSchema
 
 from mutual.recipe.base import (
     MAX_NAMES,
@@ -16,6 +16,8 @@ from mutual.recipe.base import (
     Spec,
     Temperature,
 )
+from mutual.recipe.errors import did_you_mean
+from mutual.recipe.users_code import USERS_NAME, is_users_name
 
 Precision = Literal["no", "fp16", "bf16"]
 
@@ -24,14 +26,28 @@ def _yaml_no(value: Any) -> Any:
     return "no" if value is False else value  # YAML 1.1 reads a bare `no` as false
 
 
+def _known_schedule(value: Any) -> Any:
+    if not isinstance(value, str) or (value not in SCHEDULES and not is_users_name(value)):
+        raise ValueError(f"is no valid name{did_you_mean(value, SCHEDULES)}")
+    return value
+
+
+SCHEDULES = ("constant", "cosine", "linear", "step", "multistep")
+"""The schedules that are built in."""
+ScheduleName = Annotated[
+    str,
+    BeforeValidator(_known_schedule),
+    WithJsonSchema({"anyOf": [{"enum": list(SCHEDULES)}, {"type": "string", "pattern": USERS_NAME}]}),
+]
 GivenPrecision = Annotated[Precision | None, BeforeValidator(_yaml_no)]
 
 
 class Optimizer(Spec):
-    """One optimizer for each trainable peer, by its torch or timm name."""
+    """One optimizer for each trainable peer, by its torch or timm name, or of your own."""
 
     name: str = "sgd"
-    """sgd, adam, adamw, lamb, ... (any optimizer of torch.optim, else of timm)."""
+    """sgd, adam, adamw, lamb, ... (any optimizer of torch.optim, else of timm), or package.module:name, which is called with the groups of
+    parameters, lr, and what else is given here, and returns a torch.optim.Optimizer."""
     lr: PositiveFloat = 0.1
     """Learning rate; the schedule multiplies it."""
     weight_decay: NonNegativeFloat = 0.0
@@ -64,8 +80,11 @@ class Optimizer(Spec):
 class Schedule(Spec):
     """The learning rate as a function of the update, as a multiple of the optimizer's `lr`."""
 
-    name: Literal["constant", "cosine", "linear", "step", "multistep"] = "cosine"
-    """Form of the schedule after the warm-up."""
+    name: ScheduleName = "cosine"
+    """Form of the schedule after the warm-up. package.module:name is a function of yours: called with the epoch (0.5 is the middle of the
+    first) and the number of epochs, both as floats, and with `args`, it returns what lr is multiplied by."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """package.module:name: further arguments of the function."""
     warmup_epochs: NonNegativeFloat = 0.0
     """The rate rises linearly from 0 over this number of epochs, before the schedule proper begins."""
     min_lr: NonNegativeFloat = 0.0

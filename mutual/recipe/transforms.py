@@ -1,12 +1,24 @@
-"""The transforms a recipe may name: each is one torchvision.transforms.v2 transform with its own arguments."""
+"""The transforms a recipe may name: each is one torchvision.transforms.v2 transform with its own arguments, or one of the user's own."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    StrictFloat,
+    StrictInt,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from mutual.recipe.base import KernelSize, NonNegativeFloat, Probability, Size, Spec
+from mutual.recipe.users_code import is_users_name
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
@@ -161,6 +173,20 @@ class RandomErasing(Spec):
     """What the rectangle holds: zeros, or uniform noise."""
 
 
+class UsersTransform(Spec):
+    """A transform of the user's own: `package.module:name` is called with the keys beside `name`, and gives a function of an image."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    """package.module:name."""
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """What it is called with."""
+        return dict(self.model_extra or {})
+
+
 def _from_bare_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
@@ -181,4 +207,33 @@ Transform = Annotated[
     | RandomErasing,
     Field(discriminator="name"),
 ]
-TransformOrName = Annotated[Transform, BeforeValidator(_from_bare_name)]
+
+
+def _own_or_known(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
+    section = _from_bare_name(value)
+    if isinstance(section, UsersTransform):
+        return section
+    if _is_users(section):
+        return UsersTransform.model_validate(section)
+    return known(section)
+
+
+def _built_in(value: Any) -> Any:
+    section = _from_bare_name(value)
+    if isinstance(section, UsersTransform) or _is_users(section):
+        raise ValueError("is no built-in transform; a file of the run must say how images are prepared, so that no code of yours is needed")
+    return section
+
+
+def _is_users(section: Any) -> bool:
+    return isinstance(section, dict) and isinstance(section.get("name"), str) and is_users_name(section["name"])
+
+
+def _dump(section: Spec, info: SerializationInfo) -> dict[str, Any]:
+    return section.model_dump(mode=info.mode)
+
+
+AnyTransform = Annotated[Transform, WrapValidator(_own_or_known), PlainSerializer(_dump)]
+"""A transform, or a `UsersTransform`; one that needs no arguments may be written as its name alone."""
+BuiltInTransform = Annotated[Transform, BeforeValidator(_built_in)]
+"""The same without transforms of the user's."""

@@ -48,6 +48,8 @@ _LIBRARIES = frozenset(
     ]
 )
 """What `mutual` runs on: full of callables that load or run what they are given (`torch.hub:load`)."""
+USERS_NAME = r"^[\w.]+:\w+$"
+"""Pattern of such a name, for JSON schemas; `is_users_name` decides."""
 
 
 def is_users_name(name: str) -> bool:
@@ -96,7 +98,8 @@ def call_users(name: str, function: Callable[..., Any], /, **arguments: Any) -> 
     try:
         return function(**arguments)
     except (Exception, SystemExit) as error:  # code of the user's or of a library, which may raise anything
-        raise ValueError(f"{name} cannot be built with {_shown(arguments)}: {describe_error(error, function)}") from error
+        given = f" with {_shown(arguments)}" if arguments else ""
+        raise ValueError(f"{name} cannot be built{given}: {describe_error(error, function)}") from error
 
 
 def names_parameter(function: Callable[..., Any], argument: str) -> bool:

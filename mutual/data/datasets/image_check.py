@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from mutual.data.datasets.own_split import OwnSplit
 from mutual.data.datasets.readers import DatasetSplits, read_splits, with_unlabelled
 from mutual.data.datasets.splits import FileSplit, MemorySplit, Split
 from mutual.data.files.decoding import ImageError
@@ -118,8 +120,19 @@ def check_data(spec: Data, *, workers: int) -> Findings:
         findings = check({"train": {"": list(train.paths)}, "val": {"": list(splits.val.paths)}}, workers=workers)
     else:
         findings = Findings(len(splits.train.labels) + len(splits.val.labels), duplicates=_duplicates_in_memory(splits.train, splits.val))
+        findings.bad = {path: reason for split in (splits.train, splits.val) for path, reason in _bad_items(split)}
     findings.one_sided = _one_sided(*(_classes_of(split, splits) for split in (splits.train, splits.val)))
     return findings
+
+
+def _bad_items(split: Split) -> Iterator[tuple[str, str]]:
+    """Yields name and reason of each item of a Dataset of the user's own that cannot be read."""
+    if isinstance(split, OwnSplit):
+        for index in range(len(split.labels)):
+            try:
+                split.image(index)
+            except ImageError as error:
+                yield error.path, error.reason
 
 
 def _one_sided(train: set[str], val: set[str]) -> dict[str, str]:

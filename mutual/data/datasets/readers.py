@@ -64,7 +64,7 @@ def read_splits(spec: Data, *, seed: int = 0) -> DatasetSplits:
         ValueError: it is missing, empty, unreadable, or its splits do not have the same classes; one line says what to do.
         OSError: the disk or the machine failed.
     """
-    found = READERS[spec.family](spec)
+    found = _read_own(spec, seed) if spec.family == "own" else READERS[spec.family](spec)
     fractions = {name: part for name in ("test", "val") if isinstance(part := getattr(spec, name), float)}
     parts = held_out(found.train.labels, fractions, seed=seed if spec.split_seed is None else spec.split_seed) if fractions else {}
     splits = {name: found.train.select(indices) for name, indices in parts.items()}
@@ -72,6 +72,12 @@ def read_splits(spec: Data, *, seed: int = 0) -> DatasetSplits:
     if val is None:
         raise ValueError(f"{spec.dataset} has no validation images; set data.val to a fraction of the training images, as 0.1")
     return DatasetSplits(splits.get("train", found.train), val, found.class_names, splits.get("test", found.test))
+
+
+def _read_own(spec: Data, seed: int) -> ReadSplits:
+    from mutual.data.datasets.own import read_own  # most recipes name another data set
+
+    return read_own(spec, seed=seed)
 
 
 def _digits(spec: Data) -> ReadSplits:

@@ -131,7 +131,7 @@ class ImageSource:
         self._path = path
         with _blaming(path):
             image = Image.open(io.BytesIO(content), formats=_FORMATS)
-            refused = _refusal(image)
+            refused = refusal(image)
             if refused:
                 raise ImageError(path, refused)
             self._is_jpeg = image.format in ("JPEG", "MPO")
@@ -235,7 +235,7 @@ def _tensor(image: Image.Image) -> Tensor:
     return values[None] if values.dim() == 2 else values.permute(2, 0, 1)
 
 
-def _refusal(image: Image.Image) -> str:
+def refusal(image: Image.Image) -> str:
     """Returns why an image that has been opened, and not decoded, is refused; empty if it is not."""
     width, height = image.size
     pixels = width * height

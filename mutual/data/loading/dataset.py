@@ -82,6 +82,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
         self._transforms = transforms
         self._defers = defers and [type(stage) for stage in transforms.stages] == [CountedTransforms]
         self._seed = seed
+        self._image_size = image_size
         self._mixer = Mixer(data.mixup, data.cutmix, image_size, seed) if data.mixup or data.cutmix else None
         self._images: Images
         if isinstance(split, MemorySplit):
@@ -119,6 +120,8 @@ class TransformedDataset(Dataset[Batch | Failure]):
             images_of = views if len(views) == len(self.views) else views * len(self.views)
             views = [self._augment(request, images, view) for images, view in zip(images_of, self.views, strict=True)]
         images = _stack(views[0] if len(views) == 1 else [_stack(each) for each in views])
+        if not augmentations and tuple(images.shape[-2:]) != self._image_size:
+            raise self._size_error(request.indices[0], images)
         mix = None if self._mixer is None or request.partners is None else self._mixer(request)
         labels = self._images.labels[loaded.source_index]
         keys_B2 = torch.tensor([request.indices, request.view_numbers]).T[: request.num_rows]
@@ -160,7 +163,16 @@ class TransformedDataset(Dataset[Batch | Failure]):
                 torch.default_generator.manual_seed(derive_seed(self._seed, "augment", number, index, *seed_parts))
                 augmented[index, number] = apply_transform(transform, image, self._images.name(index))
         torch.set_rng_state(state)
+        first = augmented[keys[0]]
+        for (index, _), image in augmented.items():
+            if image.shape != first.shape:
+                raise self._size_error(index, image)
         return torch.stack([augmented[key] for key in keys])
+
+    def _size_error(self, index: int, image: Tensor) -> TransformError:
+        """Returns the error of an image that a transform of the user's gives another size than the first one had."""
+        found, wanted = (" x ".join(map(str, size)) for size in (image.shape[-2:], self._image_size))
+        return TransformError(self._images.name(index), f"augment gives {found} pixels of it, wanted are {wanted}")
 
 
 class BatchesOnDemand(Sequence[Batch]):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mutual.data.datasets.own_split import OwnSplit
 from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.data.files.decoding import ImageError
 from mutual.data.loading.batch import BadImage
@@ -20,7 +21,7 @@ from mutual.data.loading.requests import Request
 from mutual.data.transforms.draws import derive_keys, image_keys, uniforms
 from mutual.data.transforms.pipelines import Pipeline, to_channels
 from mutual.data.transforms.regions import NUM_DRAWS, RegionPlan, ShapeError
-from mutual.recipe import first_line
+from mutual.recipe import derive_seed, first_line
 
 _MAX_CACHED_BYTES = 512 * 2**20
 """Images in memory are transformed once where they then take no more than this, and for each batch where they take more."""
@@ -135,7 +136,7 @@ class DecodedImages:
         self.labels = split.labels
         self.name = split.name
         # as `predict` decodes them by the card: a colour image that is decoded as grey has lost what a peer of colour reads
-        self._split = split.decoded_as(channels) if isinstance(split, EncodedSplit) else split
+        self._split = split.decoded_as(channels) if isinstance(split, EncodedSplit | OwnSplit) else split
         self._transform = transform
         self._region = region
         self._channels = channels
@@ -173,7 +174,7 @@ class DecodedImages:
 
     def _decode(self, index: int, view: int, draws: list[Sequence[float]]) -> _Decoded:
         try:
-            return _Decoded(self._views_of(index, draws), index)
+            return _Decoded(self._views_of(index, view, draws), index)
         except ImageError as error:
             if not self._skip_bad:
                 raise
@@ -188,7 +189,7 @@ class DecodedImages:
         for step in range(1, num_tries + 1):
             source_index = order[(positions[index] + step) % len(order)]
             try:
-                return _Decoded(self._views_of(source_index, draws), source_index, error.reason)
+                return _Decoded(self._views_of(source_index, view, draws), source_index, error.reason)
             except ImageError:  # it is named where it is asked for itself
                 continue
         raise ImageError(error.path, f"{error.reason}; nor can the {num_tries} images be read that follow it in the epoch's order")
@@ -203,9 +204,11 @@ class DecodedImages:
             self._order = epoch, order, positions
         return self._order[1:]
 
-    def _views_of(self, index: int, draws: list[Sequence[float]]) -> list[Tensor]:
+    def _views_of(self, index: int, view: int, draws: list[Sequence[float]]) -> list[Tensor]:
         """Returns the image for each of `draws`; its file is read once, and decoded once at each scale."""
         name = self.name(index)
+        if isinstance(self._split, OwnSplit):  # its own draws are those of the epoch, or of the view's number
+            return [apply_transform(self._transform, self._split.draw(index, seed=derive_seed(self._seed, "item", view, index)), name)]
         if self._region is None or not isinstance(self._split, EncodedSplit):
             return [apply_transform(self._transform, to_channels(self._split.image(index), self._channels), name)]
         source = self._split.source(index)

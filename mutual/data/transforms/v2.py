@@ -1,4 +1,4 @@
-"""The transforms that a recipe may name, built of torchvision.transforms.v2."""
+"""The transforms that a recipe may name, built of torchvision.transforms.v2 or of the user's own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from mutual.data.transforms.augmentation import height_and_width
+from mutual.data.transforms.own import OwnTransform
 from mutual.data.transforms.regions import shorter_size
 from mutual.recipe import transforms as specs
 
@@ -102,4 +103,5 @@ BUILDERS: dict[type[Any], Callable[[Any, tuple[int, int]], nn.Module]] = {
     specs.RandAugment: lambda spec, _: v2.RandAugment(spec.num_ops, spec.magnitude),
     specs.AutoAugment: lambda spec, _: v2.AutoAugment(_POLICIES[spec.policy]),
     specs.RandomErasing: _erasing,
+    specs.UsersTransform: lambda spec, _: OwnTransform(spec.name, spec.args),
 }

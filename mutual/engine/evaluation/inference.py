@@ -16,22 +16,26 @@ from mutual.engine.evaluation.frozen import read_frozen
 from mutual.engine.monitoring import Scores, SkippedImages, with_rank
 from mutual.engine.runtime import init_environment, restore_switches
 from mutual.models import ClassIndex, ModelCard, ModelInput, class_columns, read_model
-from mutual.recipe import Data, Recipe, first_line
+from mutual.recipe import Data, InputError, Recipe, first_line
 
 
 @restore_switches()
-def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = (), frozen: str | None = None) -> Scores:
+def evaluate_run(
+    recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = (), datasets: Sequence[str] = (), frozen: str | None = None
+) -> Scores:
     """Scores peers and their ensemble on the validation images of `recipe`, each counted once. Collective: all ranks must call it.
 
     Args:
         recipe: the run's, with other values where the user gave some.
         files: the peers' weights, as `peer_files` finds them.
         factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
+        datasets: names of data sets of the user's own that may be made (`my_data:make`), which runs their code.
         frozen: name of a frozen peer of the recipe, which is scored in place of the peers in `files`: these say what the run's data were.
 
     Raises:
         InputError: a file or the data cannot be read, or they do not fit.
     """
+    _check_trusted(recipe.data, datasets)
     known: dict[str, tuple[int, ...]] = {}
     if frozen is None:
         models = read_models(files, factories)
@@ -76,6 +80,13 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
     return scores
 
 
+def _check_trusted(data: Data, datasets: Sequence[str]) -> None:
+    """Refuses data whose code the run's recipe would choose."""
+    if data.family == "own" and data.dataset not in datasets:
+        given = f" (given: {', '.join(sorted(datasets))})" if datasets else ""
+        raise InputError(f"the images come from the data set {data.dataset!r}; to run that code add --dataset {data.dataset}{given}")
+
+
 def _input_of(recipe: Recipe, name: str, card: ModelCard) -> ModelInput:
     """Returns what a trained peer reads: as it was trained, apart from what the recipe's `peers.NAME.input` says now."""
     given = recipe.peers[name].input if name in recipe.peers else "auto"
@@ -105,9 +116,11 @@ def _order(recipe: Recipe, name: str, card: ModelCard, info: DataInfo, *, is_par
 def _as_trained(data: Data, card: ModelCard) -> Data:
     """Returns the recipe's data section with the model's image size and channels where it leaves these to the data set.
 
-    Other data than those of the training may have others.
+    Other data than those of the training may have others. Transforms of the user's own, which are for training images alone, are left out.
     """
-    return data.model_copy(update={"image_size": data.image_size or card.image_size, "channels": data.channels or card.in_channels})
+    return data.without_users_transforms().model_copy(
+        update={"image_size": data.image_size or card.image_size, "channels": data.channels or card.in_channels}
+    )
 
 
 def _check_size(recipe: Recipe, name: str, model: nn.Module, card: ModelCard, model_input: ModelInput) -> None:

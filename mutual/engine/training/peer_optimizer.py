@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mutual.engine.training.users_optimizer import UsersOptimizer, seeded_step
 from mutual.group import Peer
-from mutual.recipe import Optimizer, PeerSpec, Precision, Recipe, Schedule, did_you_mean, first_line
+from mutual.recipe import Optimizer, PeerSpec, Precision, Recipe, derive_seed, did_you_mean, first_line, is_users_name
 
 _UNSUPPORTED = {
     "lbfgs": "it computes the loss several times in a step",
@@ -44,6 +45,7 @@ class PeerOptimizer:
         learning_rate: the rate as a function of the update (0 is the first).
         scaler: this peer's own fp16 loss scaler, disabled in other precisions.
         clip_grad_norm: the largest norm of the gradient; None for no limit.
+        seed: what the random draws of an optimizer of the user's own depend on, besides the peer and the update; None: it draws nothing.
 
     Attributes:
         grad_norm: norm of the gradient before clipping, a scalar on the device; None before it is measured.
@@ -70,12 +72,14 @@ class PeerOptimizer:
         *,
         scaler: torch.amp.GradScaler,
         clip_grad_norm: float | None = None,
+        seed: int | None = None,
     ) -> None:
         self.peer = peer
         self.optimizer = optimizer
         self.scaler = scaler
         self.grad_norm: Tensor | None = None
         self._learning_rate = learning_rate
+        self._seed = seed
         self._max_norm = math.inf if clip_grad_norm is None else clip_grad_norm
         self._parameters = peer.parameters()
         self._has_fused_kernel = bool(getattr(optimizer, _SKIPS_ON_DEVICE, False))
@@ -111,7 +115,7 @@ class PeerOptimizer:
         if measure or self._max_norm < math.inf:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
             self.grad_norm = norm if pauses is None or self.grad_norm is None else torch.where(pauses, self.grad_norm, norm)
-        with nullcontext() if pauses is None else _skipped(self.optimizer, pauses):
+        with nullcontext() if pauses is None else _skipped(self.optimizer, pauses), self._seeded(update):
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -129,6 +133,11 @@ class PeerOptimizer:
         """
         is_fused = all(group["fused"] for group in self.optimizer.param_groups)  # a checkpoint may say that it is not
         setattr(self.optimizer, _SKIPS_ON_DEVICE, has_stepped and is_fused)
+
+    def _seeded(self, update: int) -> AbstractContextManager[object]:
+        if self._seed is None:
+            return nullcontext()
+        return seeded_step(derive_seed(self._seed, "step", self.peer.name, update), self.optimizer)
 
     @property
     def _pauses_on_device(self) -> bool:
@@ -153,13 +162,15 @@ class PeerOptimizer:
 
 
 def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Builds the optimizer that `spec` names, of torch.optim or else of timm, after a trial with small parameters of the same kinds.
+    """Builds the optimizer that `spec` names, of torch, timm or the user's own, after a trial with small parameters of the same kinds.
 
     Raises:
         ValueError: no such optimizer, an argument that it does not take, or it cannot be built or stepped here.
     """
     given = {key: getattr(spec, key) for key in _OWN_ARGUMENTS if getattr(spec, key) is not None}
     arguments = {"lr": spec.lr, **given, **spec.args}
+    if is_users_name(spec.name):
+        return _build_users(spec, arguments, parameters)
     build = _find_factory(spec.name, arguments)
     try:
         _try_out(lambda groups: build(groups, **arguments), spec, parameters)
@@ -169,6 +180,17 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
         kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
         kind = kind.removesuffix(f"{reason}: ")  # of an error that says nothing the kind is the reason
         raise ValueError(f"{spec.name}: {kind}{reason}") from error
+
+
+def _build_users(spec: Optimizer, arguments: dict[str, Any], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    users = UsersOptimizer(spec.name, weight_decay=spec.weight_decay)
+
+    def build(each: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return users.build(_parameter_groups(spec, list(each)), arguments)
+
+    with _small_copies(parameters) as small:
+        users.try_out(build(small), build)
+    return build(parameters)
 
 
 def with_fused_steps(recipe: Recipe, precision: Precision, device: torch.device) -> Recipe:
@@ -243,12 +265,7 @@ def _find_factory(name: str, arguments: Collection[str]) -> Callable[..., torch.
 
 def _try_out(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], spec: Optimizer, parameters: list[nn.Parameter]) -> None:
     """Steps an optimizer of small parameters, one of each kind in `parameters`: what cannot step raises here and not in a training."""
-    kinds = {(parameter.dim(), parameter.dtype, parameter.device): None for parameter in parameters}
-    devices = [device for _, _, device in kinds if device.type == "cuda"]
-    # without compiling what an optimizer compiles (kron): the shapes are others
-    with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
-        warnings.simplefilter("ignore")  # the real one says it again
-        small = [nn.Parameter(torch.rand((2,) * dim, dtype=dtype, device=device)) for dim, dtype, device in kinds]
+    with _small_copies(parameters) as small:
         optimizer = build(_parameter_groups(spec, small))
         for _ in range(_TRIAL_STEPS):
             for parameter in small:
@@ -256,41 +273,15 @@ def _try_out(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], spe
             optimizer.step()
 
 
-def build_schedule(spec: Schedule, *, lr: float, updates_per_epoch: int, epochs: int) -> Callable[[int], float]:
-    """Returns the learning rate as a pure function of the update (0 is the first).
-
-    During warm-up, update t of w has lr * (t + 1) / w, so that no update is lost to a rate of zero. With `period_epochs`, a cosine rises
-    again behind each period; an epoch at its lowest point may have a rate of zero, as with torch's CosineAnnealingLR.
-
-    Example:
-        >>> learning_rate = build_schedule(Schedule(name="linear"), lr=0.4, updates_per_epoch=2, epochs=2)
-        >>> [round(learning_rate(update), 3) for update in range(4)]
-        [0.4, 0.3, 0.2, 0.1]
-    """
-    warmup = round(spec.warmup_epochs * updates_per_epoch)
-    num_updates = max(epochs * updates_per_epoch, warmup + 1)  # a benchmark goes on beyond the last
-    floor = min(spec.min_lr, lr)
-
-    span = num_updates - warmup if spec.period_epochs is None else spec.period_epochs * updates_per_epoch
-
-    def after_warmup(update: int) -> float:
-        if spec.interval == "epoch":
-            update = max(update - update % updates_per_epoch, warmup)
-        progress = (update - warmup) / span
-        epoch = update / updates_per_epoch
-        match spec.name:
-            case "constant":
-                return lr
-            case "cosine":
-                return floor + (lr - floor) * (1 + math.cos(math.pi * progress)) / 2
-            case "linear":
-                return floor + (lr - floor) * (1 - progress)
-            case "step":
-                return lr * spec.gamma ** math.floor(epoch / spec.step_epochs)
-            case "multistep":
-                return lr * spec.gamma ** sum(epoch >= milestone for milestone in spec.milestones)
-
-    return lambda update: lr * (update + 1) / warmup if update < warmup else after_warmup(update)
+@contextmanager
+def _small_copies(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Context with small parameters, one of each kind in `parameters`, which leaves torch's generators as they are."""
+    kinds = {(parameter.dim(), parameter.dtype, parameter.device): None for parameter in parameters}
+    devices = [device for _, _, device in kinds if device.type == "cuda"]
+    # without compiling what an optimizer compiles (kron): the shapes are others
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("ignore")  # the real one says it again
+        yield [nn.Parameter(torch.rand((2,) * dim, dtype=dtype, device=device)) for dim, dtype, device in kinds]
 
 
 def _parameter_groups(spec: Optimizer, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:

@@ -14,12 +14,13 @@ from mutual.engine.monitoring import TrainMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.teacher_store import TeacherStore, open_stores
 from mutual.engine.training.pause import PauseSelector
-from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, build_schedule, with_fused_steps
+from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, with_fused_steps
+from mutual.engine.training.schedule import build_schedule
 from mutual.engine.training.standardization import standardize_embeddings
 from mutual.engine.training.train_step import TrainStep
 from mutual.group import Group, Peer, build_group
 from mutual.models import ModelInput
-from mutual.recipe import Recipe
+from mutual.recipe import Recipe, is_users_name
 
 
 @dataclass(frozen=True)
@@ -176,5 +177,16 @@ def _build_group(recipe: Recipe, info: DataInfo, environment: Environment) -> Gr
 def _build_peer_optimizer(recipe: Recipe, peer: Peer, environment: Environment, updates_per_epoch: int) -> PeerOptimizer:
     spec, schedule = recipe.optimizer_of(peer.name), recipe.schedule_of(peer.name)
     optimizer = make_optimizer(recipe, peer.name, peer.parameters())
-    learning_rate = build_schedule(schedule, lr=spec.lr, updates_per_epoch=updates_per_epoch, epochs=recipe.train.epochs)
-    return PeerOptimizer(peer, optimizer, learning_rate, scaler=environment.scaler(), clip_grad_norm=recipe.train.clip_grad_norm)
+    try:
+        learning_rate = build_schedule(schedule, lr=spec.lr, updates_per_epoch=updates_per_epoch, epochs=recipe.train.epochs)
+    except ValueError as error:
+        path = "schedule" if recipe.peers[peer.name].schedule is None else f"peers.{peer.name}.schedule"
+        raise recipe.error(path, str(error)) from error
+    return PeerOptimizer(
+        peer,
+        optimizer,
+        learning_rate,
+        scaler=environment.scaler(),
+        clip_grad_norm=recipe.train.clip_grad_norm,
+        seed=recipe.seed if is_users_name(spec.name) else None,
+    )

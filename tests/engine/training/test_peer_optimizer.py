@@ -11,7 +11,8 @@ from torch import nn
 
 import mutual
 from mutual.engine.monitoring.train_metrics import NonFiniteLossError
-from mutual.engine.training.peer_optimizer import build_optimizer, build_schedule
+from mutual.engine.training.peer_optimizer import build_optimizer
+from mutual.engine.training.schedule import build_schedule
 from mutual.recipe import Optimizer, RecipeError, Schedule, parse_recipe
 
 CE = {"loss": "cross_entropy"}

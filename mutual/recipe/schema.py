@@ -13,6 +13,7 @@ from typing import Any
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Objective
 from mutual.recipe.objectives import OBJECTIVES
+from mutual.recipe.own_loss import OwnLoss
 
 _WIDTH = 140
 _REFERENCE = "#/$defs/"
@@ -24,7 +25,8 @@ def json_schema() -> dict[str, Any]:
     sections = schema["$defs"]
     for key in ("augment", "preprocess"):
         _allow_bare_names(schema, sections["Data"]["properties"][key])
-    for section in OBJECTIVES.values():
+    losses: list[type[Objective]] = [*OBJECTIVES.values(), OwnLoss]
+    for section in losses:
         base = DistillationObjective if issubclass(section, DistillationObjective) else Objective
         sections[base.__name__] = _shared(base, sections[section.__name__])
         sections[section.__name__] = _own(base, sections[section.__name__])

@@ -136,8 +136,7 @@ class UsersLoss:
                     raise ValueError(f"{self.name} takes no argument {key!r}{did_you_mean(key, names)}")
         for each in parameters:
             if each.name in names - arguments.keys() and each.default is each.empty:
-                read = "" if each.name not in _INPUTS else "; what a loss reads comes first, before its arguments"
-                raise ValueError(f"{self.name} needs the argument {each.name!r}{read or f': write args: {{{each.name}: ...}}'}")
+                raise ValueError(f"{self.name} needs the argument {each.name!r}: write args: {{{each.name}: ...}}")
 
 
 class _OwnAdapter(nn.Module):
@@ -194,12 +193,16 @@ def _inputs(name: str, function: Callable[..., Any], declared: _Declaration) -> 
             raise ValueError(f"{name!r} is declared to read {', '.join(declared.reads)}, and takes {len(positional)} of them")
         inputs = declared.reads
     else:
-        named = [next((key for key in _INPUTS if key == _without_shape(each.name)), None) for each in positional]
-        inputs = tuple(key for key in named[: named.index(None) if None in named else len(named)] if key is not None)
+        named = [next((key for key in _INPUTS if key == _without_shape(each.name)), None) for each in parameters]
+        num_leading = next((index for index, key in enumerate(named) if key is None or parameters[index] not in positional), len(named))
+        inputs = tuple(key for key in named[:num_leading] if key is not None)
+        late = [key for key in named[num_leading:] if key is not None]
+        if late and "learner" in (*inputs, *late):
+            raise ValueError(f"{name!r}: what a loss reads comes first, before its arguments, and {late[0]!r} does not")
     if "learner" not in inputs:
-        known = ", ".join(_INPUTS)
         raise ValueError(
-            f"{name!r} has no first parameters that are called as what a loss reads: learner among {known}; or @mutual.loss says"
+            f"{name!r} has no `learner` among its first parameters; they are called as what they are to get ({', '.join(_INPUTS)}), "
+            "or @mutual.loss(reads=...) says it"
         )
     if "num_rows" in inputs and "row_offset" not in inputs:
         raise ValueError(f"{name!r} reads num_rows without row_offset, where those rows begin")

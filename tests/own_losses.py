@@ -179,6 +179,11 @@ def noisy(learner, source):
     return ((learner - source).square() * torch.rand_like(learner)).mean(dim=1)
 
 
+@mutual.loss(on_logits=True)
+def noisy_together(learner, source):
+    return ((learner - source).square() * torch.rand_like(source)).mean(dim=-1)
+
+
 def added(learner, labels):
     return F.cross_entropy(learner, labels, reduction="sum")
 

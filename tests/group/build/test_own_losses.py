@@ -9,6 +9,7 @@ import torch
 from support import assert_equal_weights, build, tiny_document, train_epochs, weights
 
 from mutual.group import MicroBatchContext, expand_objectives
+from mutual.group.build import compilation
 from mutual.group.edges import EdgeLoss, Selections, can_be_batched
 from mutual.recipe import RecipeError, parse_recipe
 
@@ -185,7 +186,7 @@ def test_a_trial_leaves_no_trace():
 
 
 def test_edges_are_computed_together_only_where_the_loss_says_it_may():
-    group = build(document(CE, own("kd"), own("kd_together"), own("noisy")))[2]
+    group = build(document(CE, own("kd"), own("kd_together"), own("noisy_together")))[2]
     batched = {each.edge.objective_index for each in group.local_losses.values() if can_be_batched(each)}
     assert batched == {0, 2}
 
@@ -237,6 +238,12 @@ def test_losses_written_anew_train_as_ours_in_every_kind_of_update(sections):
     if "precision" in sections.get("train", {}):  # the gradients of several edges are rounded one by one, and of ours together
         ours, anew = ours[:1], anew[:1]
     assert_equal_weights(trained(*anew, **sections), trained(*ours, **sections), tolerance=1e-10)
+
+
+def test_beside_compiled_peers_a_loss_is_as_it_was(monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    objectives = [own("cross_entropy"), own("Hint", at="body"), own("noisy")]
+    assert_equal_weights(trained(*objectives, train={"compile": True}), trained(*objectives), tolerance=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ def kd_masked(learner, source, mask, *, temperature=4.0):
     return losses.mean() if mask is None else (losses * mask).sum() / mask.sum().clamp(min=1)
 
 
+def kd_of_list(learner, source, *, temperature):
+    return kd(learner, source, temperature=temperature[0])
+
+
 kd_at_two = functools.partial(kd, temperature=2.0)
 
 

@@ -77,12 +77,12 @@ def test_a_loss_that_is_refused_ends_all_processes_with_a_line(tmp_path):
 @pytest.mark.filterwarnings("ignore:the store of")
 @pytest.mark.parametrize("name", ["hint", "kd"])
 def test_a_stored_teacher_teaches_as_by_our_losses(name, tmp_path):
-    at, own = {"hint": ("body", "Hint"), "kd": ("logits", "kd")}[name]
+    at, own = {"hint": ("body", "Hint"), "kd": ("logits", "kd_of_list")}[name]
     found = []
     for loss in (name, f"own_losses:{own}", f"own_losses:{own}"):
         store = {"folder": str(tmp_path / "store"), "views": 2, "topk": "all", "feature_maps": True}
         peers = {"a": {"model": "support:double"}, "t": {**TEACHER, "store": store}}
-        objectives = [CE, {"loss": loss, "at": at, **({"args": {"temperature": 4.0}} if loss == "own_losses:kd" else {})}]
+        objectives = [CE, {"loss": loss, "at": at, **({"args": {"temperature": [4.0]}} if loss.endswith("kd_of_list") else {})}]
         group = train_epochs(tiny_document(peers=peers, objectives=objectives))
         found.append(weights(group))
         for each in group.frozen_forwards.stores.values():

@@ -74,14 +74,7 @@ def loss(
         >>> margin(torch.zeros(2, 3), torch.zeros(2, 3))
         tensor([0., 0.])
     """
-    for name in reads or ():
-        if name not in _INPUTS:
-            raise ValueError(f"@loss: {name!r} is nothing that a loss reads{did_you_mean(name, _INPUTS)}")
-    for key, value, choices in (("label_type", label_type, ("any", "single", "multi")), ("outputs", outputs, tuple(_CHECKS))):
-        if value not in choices:
-            raise ValueError(f"@loss: {value!r} is no {key}{did_you_mean(value, choices)}")
-    if on_logits and multi_output:
-        raise ValueError("@loss: on_logits is for one output of each end, and multi_output for several; take one of the two away")
+    _check_declared(reads, label_type=label_type, outputs=outputs, on_logits=on_logits, multi_output=multi_output)
     inputs = None if reads is None else cast("tuple[Input, ...]", tuple(reads))
     outputs = "logits" if on_logits else outputs
     declaration = _Declaration(inputs, per_image, is_stochastic, on_logits, multi_output, label_type, outputs)
@@ -91,6 +84,17 @@ def loss(
         return function
 
     return declare
+
+
+def _check_declared(reads: Sequence[str] | None, *, label_type: str, outputs: str, on_logits: bool, multi_output: bool) -> None:
+    for name in reads or ():
+        if name not in _INPUTS:
+            raise ValueError(f"@loss: {name!r} is nothing that a loss reads{did_you_mean(name, _INPUTS)}")
+    for key, value, choices in (("label_type", label_type, ("any", "single", "multi")), ("outputs", outputs, tuple(_CHECKS))):
+        if value not in choices:
+            raise ValueError(f"@loss: {value!r} is no {key}{did_you_mean(value, choices)}")
+    if on_logits and multi_output:
+        raise ValueError("@loss: on_logits is for one output of each end, and multi_output for several; take one of the two away")
 
 
 @dataclass(frozen=True)

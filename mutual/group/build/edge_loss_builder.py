@@ -11,7 +11,7 @@ from mutual.group.build.loss_trial import try_loss
 from mutual.group.edges import CommonClasses, Edge, OutputKey, TensorSpec
 from mutual.group.peers import Outputs, Peer
 from mutual.objectives import Loss, build_loss
-from mutual.recipe import ENSEMBLE, LOGITS, OwnLoss, Recipe, derive_seed
+from mutual.recipe import ENSEMBLE, LOGITS, OwnLoss, Recipe, RecipeError, derive_seed
 
 
 def output_specs(outputs_by_peer: dict[str, Outputs]) -> list[Any]:
@@ -76,11 +76,7 @@ def build_edge_loss(
                 edge.objective.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=from_model, **arguments
             )
     except ValueError as error:
-        if isinstance(edge.objective, OwnLoss) and edge.objective.loss in str(error):  # no matter of shapes
-            raise recipe.error(f"objectives.{edge.objective_index}.loss", str(error)) from error
-        raise recipe.error(
-            f"objectives.{edge.objective_index}.at", f"{_describe_shapes(edge, [*learner_shapes, *source_shapes])}; {edge.name} {error}"
-        ) from error
+        raise _refusal(recipe, edge, [*learner_shapes, *source_shapes], error) from error
     dtype = torch.promote_types(torch.float32, specs[OutputKey(edge.learner, edge.learner_at[0])][1])
     if isinstance(edge.objective, OwnLoss):
         notes += try_loss(recipe, edge, loss.to(dtype), specs, classes, num_processes=num_processes)
@@ -106,6 +102,14 @@ def _shapes_of(
         for at in paths
     ]
     return learner_shapes, source_shapes
+
+
+def _refusal(recipe: Recipe, edge: Edge, shapes: list[tuple[int, ...]], error: ValueError) -> RecipeError:
+    """Returns what says that a loss cannot be built: of a loss of the user's own that names itself, no matter of shapes."""
+    where = f"objectives.{edge.objective_index}"
+    if isinstance(edge.objective, OwnLoss) and edge.objective.loss in str(error):
+        return recipe.error(f"{where}.loss", str(error))
+    return recipe.error(f"{where}.at", f"{_describe_shapes(edge, shapes)}; {edge.name} {error}")
 
 
 def _describe_shapes(edge: Edge, shapes: list[tuple[int, ...]]) -> str:

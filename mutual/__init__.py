@@ -10,7 +10,7 @@ from mutual.lazy import lazy_attributes
 if TYPE_CHECKING:
     from mutual.engine import Callback, NonFiniteLossError, Prediction, RunResult, StoppedError, TrainingState, fit, load_peer, predict
     from mutual.models import create_model
-    from mutual.objectives import build_loss
+    from mutual.objectives import build_loss, loss
     from mutual.recipe import InputError, Recipe, RecipeError, RunError, load_recipe
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ __all__ = [
     "fit",
     "load_peer",
     "load_recipe",
+    "loss",
     "predict",
 ]
 
@@ -37,7 +38,7 @@ _get_attribute, __dir__ = lazy_attributes(
     __name__,
     {
         "mutual.recipe": ("InputError", "Recipe", "RecipeError", "RunError", "load_recipe"),
-        "mutual.objectives": ("build_loss",),
+        "mutual.objectives": ("build_loss", "loss"),
         "mutual.models": ("create_model",),
         "mutual.engine": ("Callback", "NonFiniteLossError", "Prediction", "RunResult", "StoppedError", "TrainingState", "fit", "load_peer"),
     },

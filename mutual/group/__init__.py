@@ -21,7 +21,7 @@ from mutual.group.communication import (
     unflatten_,
     wait_for_all,
 )
-from mutual.group.edges import Edge, MicroBatchContext, OutputKey, TensorSpec, expand_objectives
+from mutual.group.edges import Edge, MicroBatchContext, OutputKey, TensorSpec, expand_objectives, import_own_losses
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, needs_costs, parallel, replicated
 from mutual.group.group import Group
 from mutual.group.outputs import EdgeLosses, GroupOutput, merge_outputs
@@ -55,6 +55,7 @@ __all__ = [
     "expand_objectives",
     "flatten",
     "float_buffers",
+    "import_own_losses",
     "init_job_process_group",
     "input_mismatch_error",
     "launch_store",

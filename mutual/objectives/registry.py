@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mutual.objectives import adapters, attention, contrast, feature, relation, response
+from mutual.objectives.own import import_loss
 from mutual.objectives.precision import in_full_precision, upcast
 from mutual.objectives.predictions import Predictions
 from mutual.objectives.shapes import Shape
@@ -63,8 +64,27 @@ class Loss(nn.Module):
         processes, and the learner's rows begin at `row_offset`; where it gathers the learner's as well, `num_rows` of them are this
         process' own, by default all. With `source_is_distances`, the source of a loss that reads distances alone is these, `[B, B]`.
         """
+        num_rows = _num_rows(learner) if num_rows is None else num_rows
+        own_mask = mask if mask is None or not self.loss_spec.gathers else mask[row_offset : row_offset + num_rows]
+        loss = self.compute(
+            learner, source, labels, mask=mask, row_offset=row_offset, num_rows=num_rows, source_is_distances=source_is_distances
+        )
+        return self._mean(loss, own_mask)
+
+    def compute(
+        self,
+        learner: Output,
+        source: Output | None = None,
+        labels: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        row_offset: int = 0,
+        num_rows: int | None = None,
+        source_is_distances: bool = False,
+    ) -> Tensor:
+        """Returns what the loss's function or module gives for what `forward` is given: `[B]`, or one value."""
         spec = self.loss_spec
-        num_rows = len(learner[0] if isinstance(learner, list) else learner) if num_rows is None else num_rows
+        num_rows = _num_rows(learner) if num_rows is None else num_rows
         values: dict[str, Any] = {"learner": learner, "labels": labels, "row_offset": row_offset, "num_rows": num_rows, "mask": mask}
         if spec.reads_source:
             assert source is not None, "this loss reads a source"
@@ -81,8 +101,7 @@ class Loss(nn.Module):
                 values["source"] = _in_dtype_of(values["learner"], values["source"])
         if spec.on_logits:
             values |= {end: Predictions(values[end]) for end in ("learner", "source") if end in values}
-        own_mask = mask if mask is None or not spec.gathers else mask[row_offset : row_offset + num_rows]
-        return self._mean(values, own_mask, device_type=_device_type(learner))
+        return self._call(values, device_type=_device_type(learner))
 
     def pairs(self, learner: Predictions, source: Predictions | None, labels: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the losses `[...]` of a loss on logits for pairs of predictions `[..., B, C]`, each the mean over the images.
@@ -95,10 +114,10 @@ class Loss(nn.Module):
         """
         classes = class_indices(labels) if "classes" in self.loss_spec.inputs else None
         values = {"learner": learner, "source": source, "labels": labels, "classes": classes, "mask": mask}
-        return self._mean(values, mask, device_type=learner.logits.device.type)
+        return self._mean(self._call(values, device_type=learner.logits.device.type), mask)
 
-    def _mean(self, values: Mapping[str, Any], mask: Tensor | None, *, device_type: str) -> Tensor:
-        """Returns the mean over the images of what the loss gives for `values`; of those that `mask` does not select it is 0."""
+    def _call(self, values: Mapping[str, Any], *, device_type: str) -> Tensor:
+        """Returns what the loss gives for `values`."""
         spec = self.loss_spec
         inputs = [values[name] for name in spec.inputs]
         if self.adapter is not None:  # runs as the peers do, and compares in full precision by itself
@@ -106,13 +125,20 @@ class Loss(nn.Module):
         else:
             with torch.autocast(device_type, enabled=False):
                 loss = spec.function(*inputs, **self.arguments)
-        if spec.per_image:
+        return loss
+
+    def _mean(self, loss: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the mean over the images of what the loss gives; of those that `mask` does not select it is 0."""
+        spec = self.loss_spec
+        per_image = loss.dim() > 0 if spec.per_image is None else spec.per_image
+        if per_image:
             return (loss if mask is None else torch.where(mask, loss, 0.0)).mean(dim=-1)
         return loss if mask is None else loss * mask.to(loss.dtype).mean(dim=-1)
 
     def extra_repr(self) -> str:
         """Returns what `print(loss)` shows."""
-        return ", ".join([self.loss_spec.function.__name__, *(f"{key}={value}" for key, value in self.arguments.items())])
+        name = getattr(self.loss_spec.function, "__name__", type(self.loss_spec.function).__name__)  # a partial has none
+        return ", ".join([name, *(f"{key}={value}" for key, value in self.arguments.items())])
 
 
 def build_loss(
@@ -126,7 +152,7 @@ def build_loss(
     """Returns the loss called `name` in recipes; `arguments` are those of its section in a recipe.
 
     Args:
-        name: as in a recipe's objectives.
+        name: as in a recipe's objectives; `package.module:name` is code of yours, which is imported.
         learner_shape: shape of the learner's output without the batch dimension (of each, where the loss reads several); losses with a
             trainable part need it.
         source_shape: the same of the source's output.
@@ -144,6 +170,8 @@ def build_loss(
         >>> hint(torch.zeros(2, 16), torch.zeros(2, 32)).shape
         torch.Size([])
     """
+    if ":" in name:
+        return _build_users_loss(name, learner_shape, source_shape, arguments)
     if name not in LOSSES:
         raise ValueError(f"{name!r} is no loss{did_you_mean(name, LOSSES)}")
     spec = LOSSES[name]
@@ -155,6 +183,33 @@ def build_loss(
         return Loss(spec, arguments, adapter)
     if learner_shape is not None and source_shape is not None:
         spec.check(_to_tuple(learner_shape), _to_tuple(source_shape))
+    return Loss(spec, arguments)
+
+
+def spec_of(name: str) -> LossSpec:
+    """Returns what the loss called `name` in recipes reads; imports one of the user's own.
+
+    Raises:
+        ValueError: there is no such loss.
+    """
+    return import_loss(name).spec if ":" in name else LOSSES[name]
+
+
+def _build_users_loss(name: str, learner_shape: Any, source_shape: Any, arguments: dict[str, Any]) -> Loss:
+    """Returns a loss of the user's own; its arguments are those of its function or class."""
+    users = import_loss(name)
+    spec = users.spec
+    shapes = {"learner_shape": learner_shape, **({"source_shape": source_shape} if spec.reads_source else {})}
+    if spec.has_adapter and None in shapes.values():
+        raise ValueError(f"{name} has a trainable part: give {' and '.join(shapes)}, without the batch dimension")
+    if None not in shapes.values():
+        shapes = {key: _to_tuple(shape) for key, shape in shapes.items()}
+        learner, source = shapes["learner_shape"], shapes.get("source_shape", shapes["learner_shape"])
+        for ends in zip(learner, source, strict=False) if spec.multi_output else [(learner, source)]:
+            spec.check(*ends)
+    if spec.has_adapter:
+        return Loss(spec, arguments, users.build_adapter(arguments, learner_shape=learner, source_shape=shapes.get("source_shape")))
+    users.check_arguments(arguments)
     return Loss(spec, arguments)
 
 
@@ -176,6 +231,10 @@ def _detach(output: Output) -> Output:
 def _to_tuple(shape: Any) -> Any:
     """Returns a shape as a tuple, and a list of shapes as a list of tuples."""
     return [tuple(each) for each in shape] if shape and not isinstance(shape[0], int) else tuple(shape)
+
+
+def _num_rows(output: Output) -> int:
+    return len(output[0] if isinstance(output, list) else output)
 
 
 def _device_type(output: Output) -> str:

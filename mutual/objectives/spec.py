@@ -50,7 +50,7 @@ class LossSpec:
         multi_source: it reads all sources of a learner together, and the logits of each beside `at`.
         on_logits: `learner` and `source` are `Predictions` `[..., B, C]`: of any number of pairs, which are computed together.
         per_image: it returns `[..., B]`, a loss for each image, which is not looked at where the image does not count. Otherwise it reads
-            `mask`, if it must know it, and returns the mean over the images that count.
+            `mask`, if it must know it, and returns the mean over the images that count. None: its result tells, one value or `[B]`.
         is_stochastic: it draws random numbers.
         payload: how much of a source's output it reads, which is what travels between processes.
         from_model: makes further arguments of the constructor from the source's model and the module paths that the loss reads of it.
@@ -62,7 +62,7 @@ class LossSpec:
     multi_output: bool = False
     multi_source: bool = False
     on_logits: bool = False
-    per_image: bool = True
+    per_image: bool | None = True
     is_stochastic: bool = False
     payload: SourcePayload = SourcePayload.WHOLE
     from_model: Callable[[nn.Module, list[str]], dict[str, Any]] | None = None

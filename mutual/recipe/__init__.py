@@ -17,8 +17,9 @@ from mutual.recipe.edges import (
     peer_of,
 )
 from mutual.recipe.errors import Fault, InputError, RecipeError, RunError, did_you_mean
-from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe
+from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe, with_loss_traits
 from mutual.recipe.objectives import OBJECTIVES
+from mutual.recipe.own_loss import LossTraits, OwnLoss
 from mutual.recipe.peers import PRETRAINED, PROGRAM_SUFFIX, PeerSpec, StoreSpec, WeightsSpec, program_file
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
@@ -41,8 +42,10 @@ __all__ = [
     "DistillationObjective",
     "Fault",
     "InputError",
+    "LossTraits",
     "Objective",
     "Optimizer",
+    "OwnLoss",
     "Pause",
     "PeerSpec",
     "Precision",
@@ -75,4 +78,5 @@ __all__ = [
     "printable",
     "printable_lines",
     "program_file",
+    "with_loss_traits",
 ]

@@ -15,6 +15,8 @@ from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Dis
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.head_checks import check_heads
 from mutual.recipe.memory_checks import check_memory
+from mutual.recipe.own_loss import OwnLoss
+from mutual.recipe.own_loss_checks import check_own_losses
 from mutual.recipe.peers import FROZEN_ONLY, PeerSpec, program_file
 from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
@@ -36,6 +38,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *_check_schedules(recipe),
         *check_memory(recipe),
         *_check_objectives(recipe),
+        *check_own_losses(recipe),
         *check_heads(recipe),
         *check_data(recipe),
         *_check_pause(recipe),
@@ -54,11 +57,12 @@ def _check_names_of_files(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _check_args(recipe: Recipe) -> Iterator[Fault]:
-    sections: list[tuple[str, Data | Optimizer | PeerSpec | Schedule]] = [
+    sections: list[tuple[str, Data | Optimizer | OwnLoss | PeerSpec | Schedule]] = [
         ("data", recipe.data),
         ("optimizer", recipe.optimizer),
         ("schedule", recipe.schedule),
     ]
+    sections += [(f"objectives.{index}", each) for index, each in enumerate(recipe.objectives) if isinstance(each, OwnLoss)]
     sections += [(f"peers.{name}", peer) for name, peer in recipe.peers.items()]
     sections += [(f"peers.{name}.optimizer", peer.optimizer) for name, peer in recipe.peers.items() if peer.optimizer is not None]
     sections += [(f"peers.{name}.schedule", peer.schedule) for name, peer in recipe.peers.items() if peer.schedule is not None]
@@ -191,7 +195,7 @@ def _check_sources(recipe: Recipe, objective: DistillationObjective, learners: l
         if learner in entries:
             others = ", ".join(name for name in recipe.peers if name != learner) or "none"
             yield Fault(f"{where}.sources", f"an edge from {learner!r} to itself teaches nothing; other peers: {others}")
-        elif not recipe.sources_of(objective, learner):
+        elif not (recipe.sources_of(objective, learner) or recipe.may_lack_sources(objective)):
             yield Fault(where, f"{objective.loss} needs a source and {learner!r} has no other peer; add a peer or drop this objective")
     peers = [peer_of(source) for source in sources if peer_of(source) in recipe.peers]
     at, key = (objective.at, "at") if objective.source_at is None else (objective.source_at, "source_at")

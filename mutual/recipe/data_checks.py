@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mutual.recipe.data import DATASETS, Data
 from mutual.recipe.document import Recipe
-from mutual.recipe.edges import DistillationObjective, Objective
+from mutual.recipe.edges import DistillationObjective, LabelType, Objective
 from mutual.recipe.errors import Fault
 from mutual.recipe.objectives import DeepMutualLearning
 
@@ -31,7 +31,7 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
     yield from _check_sizes(data)
     yield from _check_unlabelled(data)
     for index, objective in enumerate(recipe.objectives):
-        yield from _check_labels(objective, f"objectives.{index}", multi_label=data.multi_label)
+        yield from _check_labels(objective, f"objectives.{index}", recipe.label_type_of(objective), multi_label=data.multi_label)
 
 
 def _check_own(data: Data) -> Iterator[Fault]:
@@ -71,15 +71,15 @@ def _check_unlabelled(data: Data) -> Iterator[Fault]:
             yield Fault("data.unlabelled", "cannot stand beside multi_label")
 
 
-def _check_labels(objective: Objective, where: str, *, multi_label: bool) -> Iterator[Fault]:
+def _check_labels(objective: Objective, where: str, label_type: LabelType, *, multi_label: bool) -> Iterator[Fault]:
     sigmoid = isinstance(objective, DeepMutualLearning) and objective.form == "sigmoid"
     if not multi_label:
-        if objective.label_type == "multi":
+        if label_type == "multi":
             yield Fault(
                 f"{where}.loss", f"{objective.loss} is for images with several labels each (data.multi_label); cross_entropy is for one"
             )
         return
-    if objective.label_type == "single":
+    if label_type == "single":
         yield Fault(
             f"{where}.loss", f"{objective.loss} needs one class an image; for several take bce, dml with form: sigmoid, or a feature loss"
         )

@@ -9,9 +9,10 @@ from pydantic import Field, PrivateAttr
 
 from mutual.recipe.base import MAX_OBJECTIVES, Seed, Spec
 from mutual.recipe.data import Data
-from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, Objective
+from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, LabelType, Objective, OutputKind
 from mutual.recipe.errors import Fault, Origin, RecipeError
 from mutual.recipe.objectives import AnyObjective
+from mutual.recipe.own_loss import LossTraits, OwnLoss
 from mutual.recipe.peers import InputSpec, PeerSpec, StoreSpec, program_file
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Schedule, Train
 
@@ -51,6 +52,7 @@ class Recipe(Spec):
     """When checkpoints are written."""
 
     _origin: Origin = PrivateAttr(default=Origin())
+    _own_losses: Mapping[str, LossTraits] = PrivateAttr(default_factory=dict)
 
     @property
     def trainable(self) -> tuple[str, ...]:
@@ -107,16 +109,46 @@ class Recipe(Spec):
         return self.trainable if objective.learners is None else tuple(objective.learners)
 
     def sources_of(self, objective: Objective, learner: str) -> tuple[str, ...]:
-        """What `learner` learns from in `objective`: peers, moving averages (`NAME.ema`) or `ensemble`; empty for ground truth."""
+        """What `learner` learns from in `objective`: peers, moving averages (`NAME.ema`) or `ensemble`; empty for ground truth.
+
+        It is empty as well where a loss of the user's own, which is not imported yet, may be ground truth.
+        """
         if not isinstance(objective, DistillationObjective):
             return ()
         others = tuple(name for name in self.peers if name != learner)
         if objective.sources is None:
-            return others
+            return () if self.may_lack_sources(objective) else others
         averages = tuple(f"{name}.{EMA}" for name in others if not self.peers[name].frozen)
         kinds = {EMA: (f"{learner}.{EMA}",), PEERS_EMA: averages, SELF: (learner,)}
         sources = [source for entry in objective.sources for source in kinds.get(entry, (entry,))]
         return tuple(dict.fromkeys(sources))
+
+    def traits_of(self, objective: Objective) -> LossTraits | None:
+        """What a loss of the user's own says of itself; None of an inbuilt one, and before it is imported."""
+        return self._own_losses.get(objective.loss)
+
+    def may_lack_sources(self, objective: Objective) -> bool:
+        """Whether `objective` learns from labels alone, as far as it is known: a loss of the user's own says it once it is imported."""
+        if not isinstance(objective, OwnLoss):
+            return not isinstance(objective, DistillationObjective)
+        traits = self.traits_of(objective)
+        return objective.sources is None if traits is None else not traits.reads_source
+
+    def label_type_of(self, objective: Objective) -> LabelType:
+        """The data that the loss of `objective` is for, as far as it is known."""
+        traits = self.traits_of(objective)
+        return objective.label_type if traits is None else traits.label_type
+
+    def reads_of(self, objective: Objective) -> OutputKind:
+        """The outputs that the loss of `objective` is for, as far as it is known."""
+        traits = self.traits_of(objective)
+        return objective.reads if traits is None else traits.reads
+
+    def with_loss_traits(self, traits: Mapping[str, LossTraits]) -> Recipe:
+        """Returns this recipe with what its losses of the user's own say of themselves, by their names."""
+        recipe = self.model_copy()
+        recipe._own_losses = dict(traits)
+        return recipe
 
     def members_of(self, objective: Objective, learner: str) -> tuple[str, ...]:
         """The peers whose logits make the ensemble that `learner` learns from in `objective`; empty where there is none."""

@@ -18,6 +18,8 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+LabelType = Literal["any", "single", "multi"]
+OutputKind = Literal["logits", "any", "maps"]
 PeerNames = Annotated[list[str], Field(min_length=1, max_length=MAX_NAMES)]
 SourceNames = Annotated[
     list[str], Field(min_length=1, max_length=MAX_NAMES), BeforeValidator(_as_list, json_schema_input_type=str | list[str])
@@ -64,10 +66,10 @@ class Ensemble(Spec):
 class Objective(Spec):
     """What all objectives share: a loss, its weight, its learners and the output it reads."""
 
-    label_type: ClassVar[Literal["any", "single", "multi"]] = "any"
+    label_type: ClassVar[LabelType] = "any"
     """The data that the loss is for. single: one class an image, for it reads class indices or a softmax over the classes; multi: several
     labels an image."""
-    reads: ClassVar[Literal["logits", "any", "maps"]] = "any"
+    reads: ClassVar[OutputKind] = "any"
     """The outputs that the loss is for. logits: scores of classes, which a peer without a head does not have; maps: feature maps."""
 
     loss: str

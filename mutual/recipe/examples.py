@@ -6,6 +6,7 @@ from mutual.recipe.base import Spec
 from mutual.recipe.data import Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
+from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.peers import Expect, InputSpec, PeerSpec, StoreSpec, WeightsSpec
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, Schedule, Train
 
@@ -147,6 +148,19 @@ sources: [teacher, ema]
 reduce: mean
 source_at: null
 ensemble: null
+""",
+    OwnLoss: """\
+loss: my_losses:huber
+weight: 0.5
+schedule: null
+learners: [student]
+at: blocks5
+gate: through
+sources: [teacher]
+reduce: mean
+source_at: layer3
+ensemble: null
+args: {beta: 0.1}
 """,
     WeightSchedule: """\
 name: linear

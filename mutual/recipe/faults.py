@@ -79,8 +79,10 @@ def _mistake(section: type[Spec], details: Any, document: Any) -> _Mistake:
     misfit = location.at_member and (kind.endswith("_type") or (kind == "literal_error" and isinstance(value, dict | list)))
     if wrong_key:
         return _Mistake((*path[:-1], format_value(value)), f"the key {format_value(value)} is no text; quotes would make it text", misfit)
+    if kind == "union_tag_not_found" and not isinstance(value, Mapping):
+        return _Mistake(path, _NO_MAPPING.format(value=format_value(value)), misfit)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        key = context["discriminator"].strip("'")
+        key = context["discriminator"].strip("'_()")  # a key, or a function that is called as it is
         bare_name = isinstance(_value_at(document, path), str)
         return _Mistake(path if bare_name else (*path, key), _tag_message(location, key, value), misfit)
     if kind == "missing" and isinstance(last, int):  # pydantic's word for a pair with one entry
@@ -106,7 +108,8 @@ def _tag_message(location: _Location, key: str, section: Any) -> str:
     choices = [tag for member in _members(location.annotation) for tag in _tags(member)]
     if not isinstance(section, Mapping) or key not in section:
         return f"required, but not given{did_you_mean('', choices)}"
-    return f"{format_value(section[key])} is no {_NOUNS[key]}{did_you_mean(section[key], choices)}"
+    own = f"; a {_NOUNS[key]} of yours is named package.module:name" if "." in str(section[key]) else ""
+    return f"{format_value(section[key])} is no {_NOUNS[key]}{own or did_you_mean(section[key], choices)}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mutual.recipe.document import Recipe
-from mutual.recipe.edges import EMBEDDING, LOGITS, DistillationObjective, peer_of
+from mutual.recipe.edges import EMBEDDING, LOGITS, DistillationObjective, OutputKind, peer_of
 from mutual.recipe.errors import Fault
 from mutual.recipe.objectives import OBJECTIVES
 
@@ -36,12 +36,12 @@ def _check_objective(recipe: Recipe, objective: DistillationObjective, where: st
         for name in (name for name in recipe.headless if name in members):
             yield Fault(f"{where}.ensemble.members", f"an ensemble is one of logits, and peer {name!r} has none (head: none); leave it out")
         for name in (name for name in recipe.headless if name in sources):
-            yield from _check_source(objective, name, where)
+            yield from _check_source(objective, recipe.reads_of(objective), name, where)
 
 
-def _check_source(objective: DistillationObjective, name: str, where: str) -> Iterator[Fault]:
+def _check_source(objective: DistillationObjective, reads: OutputKind, name: str, where: str) -> Iterator[Fault]:
     fitting = f"{', '.join(LOSSES_OF_EMBEDDINGS)} read its embedding"
-    if objective.reads == "logits":
+    if reads == "logits":
         yield Fault(
             f"{where}.sources",
             f"{objective.loss} reads logits, and peer {name!r} has none (head: none); name other sources, or take another loss: {fitting}",
@@ -53,9 +53,9 @@ def _check_source(objective: DistillationObjective, name: str, where: str) -> It
     path = at.get(name, ()) if isinstance(at, dict) else at
     paths = [path] if isinstance(path, str) else list(path)
     if LOGITS in paths:
-        read = f"write source_at: {EMBEDDING}, or a module path" if objective.reads == "any" else "give the path of a module inside it"
+        read = f"write source_at: {EMBEDDING}, or a module path" if reads == "any" else "give the path of a module inside it"
         yield Fault(f"{where}.{key}", f"peer {name!r} has no logits (head: none); {read}")
-    if EMBEDDING in paths and objective.reads == "maps":
+    if EMBEDDING in paths and reads == "maps":
         yield Fault(
             f"{where}.{key}",
             f"{objective.loss} reads feature maps, and the embedding of peer {name!r} is a vector; give the path of a module inside it; "

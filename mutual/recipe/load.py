@@ -18,6 +18,7 @@ from mutual.recipe.errors import Fault, Origin, RecipeError, did_you_mean
 from mutual.recipe.faults import faults_of
 from mutual.recipe.limits import MAX_CANDIDATES, MAX_RECIPE_BYTES, Extent, LimitError, measure
 from mutual.recipe.overrides import apply_overrides
+from mutual.recipe.own_loss import LossTraits
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 from mutual.recipe.text import format_value
 
@@ -86,6 +87,19 @@ def check_section(section: type[SectionT], document: Mapping[str, Any]) -> Secti
         return section.model_validate(document)
     except ValidationError as error:
         raise RecipeError(faults_of(error, section, document)) from None
+
+
+def with_loss_traits(recipe: Recipe, traits: Mapping[str, LossTraits]) -> Recipe:
+    """Returns `recipe` with what its losses of the user's own say of themselves, by their names, and checked with it once more.
+
+    Raises:
+        RecipeError: what it says does not fit together.
+    """
+    informed = recipe.with_loss_traits(traits)
+    faults = check(informed)
+    if faults:
+        raise recipe._origin.error(faults)
+    return informed
 
 
 def _parse(file: Path) -> Any:

@@ -1,16 +1,18 @@
 """The `objectives` of a recipe: one typed section for each loss; an objective expands into directed edges.
 
-A new section here needs no entry elsewhere: `OBJECTIVES` collects them.
+A new section here needs no entry elsewhere: `OBJECTIVES` collects them. `OwnLoss` is that of every name `package.module:name`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt
+from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag
 
 from mutual.recipe.base import KernelSize, NonNegativeFloat, PositiveFloat, Probability, Temperature, Width
 from mutual.recipe.edges import DistillationObjective, Objective
+from mutual.recipe.own_loss import OwnLoss
 
 
 class CrossEntropy(Objective):
@@ -286,8 +288,17 @@ def _sections() -> dict[str, type[Objective]]:
     return sections
 
 
+def _loss(objective: Any) -> str | None:
+    """Returns the tag of an objective's section, by the key that pydantic's errors then name; None where it says no loss."""
+    name = objective.get("loss") if isinstance(objective, Mapping) else getattr(objective, "loss", None)
+    if name is None and not (isinstance(objective, Mapping) and "loss" in objective):
+        return None
+    return OwnLoss.__name__ if isinstance(name, str) and ":" in name else str(name)
+
+
 OBJECTIVES = _sections()
 if TYPE_CHECKING:
     AnyObjective = Objective
 else:
-    AnyObjective = Annotated[Union[tuple(OBJECTIVES.values())], Field(discriminator="loss")]  # noqa: UP007  (of a tuple)
+    _TAGGED = tuple(Annotated[section, Tag(name)] for name, section in {**OBJECTIVES, OwnLoss.__name__: OwnLoss}.items())
+    AnyObjective = Annotated[Union[_TAGGED], Discriminator(_loss)]  # noqa: UP007  (of a tuple)

@@ -15,6 +15,7 @@ from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, Objective, WeightSchedule
 from mutual.recipe.examples import EXAMPLES
 from mutual.recipe.objectives import OBJECTIVES
+from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.peers import Expect, PeerSpec, StoreSpec, WeightsSpec
 from mutual.recipe.syntax import dump_yaml
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, Schedule, Train
@@ -71,13 +72,14 @@ def _objectives() -> Iterator[str]:
     yield "## objectives: the losses"
     for name, section in OBJECTIVES.items():
         yield from _named(name, section, tag="loss", shared=DistillationObjective.model_fields)
+    yield from _section("package.module:name, a loss of yours", OwnLoss, level=3, only=("loss", "args"))
 
 
-def _section(title: str, section: type[Spec], *, level: int = 2) -> Iterator[str]:
+def _section(title: str, section: type[Spec], *, level: int = 2, only: Any = None) -> Iterator[str]:
     yield f"{'#' * level} {title}"
     yield _paragraphs(section)
     yield f"```yaml\n{EXAMPLES[section]}```"
-    yield _table(section)
+    yield _table(section, only=only)
 
 
 def _named(name: str, section: type[Spec], *, tag: str, shared: Any) -> Iterator[str]:

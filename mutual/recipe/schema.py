@@ -13,6 +13,7 @@ from typing import Any
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Objective
 from mutual.recipe.objectives import OBJECTIVES
+from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.users_code import USERS_NAME
 
 _WIDTH = 140
@@ -26,7 +27,8 @@ def json_schema() -> dict[str, Any]:
     for key in ("augment", "preprocess"):
         _allow_bare_names(schema, sections["Data"]["properties"][key])
     _allow_users(sections["Data"]["properties"]["augment"])
-    for section in OBJECTIVES.values():
+    losses: list[type[Objective]] = [*OBJECTIVES.values(), OwnLoss]
+    for section in losses:
         base = DistillationObjective if issubclass(section, DistillationObjective) else Objective
         sections[base.__name__] = _shared(base, sections[section.__name__])
         sections[section.__name__] = _own(base, sections[section.__name__])

@@ -33,6 +33,12 @@ def lines_of(changes: str) -> list[str]:
 
 
 SCHEMA_MISTAKES = [
+    ("objectives: [{loss: my_losses.fn}]", "objectives.1.loss: 'my_losses.fn' is no loss; a loss of yours is named package.module:name"),
+    ("objectives: [{loss: 'my:losses:fn'}]", "objectives.1.loss: 'my:losses:fn' names no loss of yours; write package.module:name"),
+    ("objectives: [{loss: 'my_losses:fn', args: 3}]", "objectives.1.args: 3 is no mapping"),
+    ("objectives: [{loss: 'my_losses:fn', arg: {a: 3}}]", "objectives.1.arg: unknown key 'arg'; did you mean 'args'?"),
+    ("objectives: [3]", "objectives.1: 3 is no mapping"),
+    ("objectives: [{weight: 3}]", "objectives.1.loss: required, but not given; choose from {losses}"),
     ("train: {epoch: 3}", "train.epoch: unknown key 'epoch'; did you mean 'epochs'?"),
     ("trian: {epochs: 3}", "trian: unknown key 'trian'; did you mean 'train'?"),
     (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mutual.recipe import OBJECTIVES
+from mutual.recipe import OBJECTIVES, OwnLoss
 from mutual.recipe.schema import json_schema
 from mutual.recipe.syntax import parse_yaml
 
@@ -21,7 +21,7 @@ GOOD = """\
 x-peer: &peer {model: pplcnet_x0_25}
 name: test
 peers: {a: {<<: *peer, args: {strides: [1, 1, 2, 2, 2]}}, b: *peer}
-objectives: [{loss: cross_entropy}, {loss: l2, at: {a: blocks5, b: blocks5}}]
+objectives: [{loss: cross_entropy}, {loss: l2, at: {a: blocks5, b: blocks5}}, {loss: my_losses:huber, args: {beta: 0.1}}]
 data: {augment: [center_crop, {name: random_crop, padding: 2}], image_size: [32, 32], normalize: none}
 optimizer: {lr: 4e-5, betas: [0.9, 0.99]}
 train: {precision: "no", ema: null}
@@ -49,14 +49,14 @@ def test_every_field_is_described():
             assert "description" in field or "const" in field, f"{name}.{key}"
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_losss_own_fields_and_those_it_shares_are_all_of_its_fields(name):
-    section = SCHEMA["$defs"][OBJECTIVES[name].__name__]
+@pytest.mark.parametrize("loss", [*OBJECTIVES.values(), OwnLoss], ids=lambda loss: loss.__name__)
+def test_a_losss_own_fields_and_those_it_shares_are_all_of_its_fields(loss):
+    section = SCHEMA["$defs"][loss.__name__]
     (shared,) = (SCHEMA["$defs"][base["$ref"].rpartition("/")[2]] for base in section["allOf"])
     (pattern,) = section["patternProperties"]
     assert {key for key in shared["properties"] if re.search(pattern, key)} == set(shared["properties"])
-    assert [key for key in OBJECTIVES[name].model_fields if not re.search(pattern, key)] == list(section["properties"])
-    assert {*shared["properties"], *section["properties"]} == set(OBJECTIVES[name].model_fields)
+    assert [key for key in loss.model_fields if not re.search(pattern, key)] == list(section["properties"])
+    assert {*shared["properties"], *section["properties"]} == set(loss.model_fields)
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(path, id=path.stem) for path in sorted((REPOSITORY / "recipes").rglob("*.yaml"))])
@@ -89,5 +89,11 @@ def test_validator_takes_good_recipes_and_refuses_bad_ones():
     validator.check_schema(validator.schema)
     good = parse_yaml(GOOD)
     assert list(validator.iter_errors(good)) == []
-    for bad in ({"trian": {}}, {"train": {"epoch": 3}}, {"objectives": [{"loss": "dlm"}]}, {"data": {"augment": ["rotation"]}}):
+    for bad in (
+        {"trian": {}},
+        {"train": {"epoch": 3}},
+        {"objectives": [{"loss": "dlm"}]},
+        {"objectives": [{"loss": "a:b", "beta": 1}]},
+        {"data": {"augment": ["rotation"]}},
+    ):
         assert list(validator.iter_errors({**good, **bad})), bad

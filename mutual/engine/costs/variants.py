@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mutual.group import import_own_losses
 from mutual.recipe import OBJECTIVES, DistillationObjective, Objective, PeerSpec, Recipe, StoreSpec, peer_of
 
 
@@ -18,6 +19,7 @@ def store_variants(recipe: Recipe, folder: Path) -> list[Recipe]:
     Raises:
         RecipeError: no peer is frozen.
     """
+    recipe = import_own_losses(recipe)
     frozen = [name for name, peer in recipe.peers.items() if peer.frozen]
     if not frozen:
         raise recipe.error("peers", "none is frozen, so that there is nothing to store")

@@ -16,7 +16,7 @@ from mutual.engine.teacher_store.shards import Shards
 from mutual.engine.teacher_store.store import TeacherStore
 from mutual.group import Communicator, Edge, Group, OutputKey
 from mutual.objectives import SourcePayload, vector_width
-from mutual.recipe import LOGITS, InputError, Precision, Recipe
+from mutual.recipe import LOGITS, InputError, OwnLoss, Precision, Recipe
 
 _MAX_EPOCHS = 1_000_001
 
@@ -74,7 +74,8 @@ def _layout(recipe: Recipe, group: Group, name: str) -> RecordLayout:
 def _temperature(edges: Sequence[Edge], name: str) -> float:
     """Returns the temperature at which losses read the logits of `name`; with top-K, a recipe has one."""
     reading = [edge.objective for edge in edges if OutputKey(name, LOGITS) in edge.required_outputs]
-    return next((float(objective.loss_arguments().get("temperature", 1.0)) for objective in reading), 1.0)
+    temperatures = (objective.loss_arguments().get("temperature", 1.0) for objective in reading if not isinstance(objective, OwnLoss))
+    return next(map(float, temperatures), 1.0)
 
 
 def _read_paths(edges: Sequence[Edge], name: str) -> dict[str, bool]:

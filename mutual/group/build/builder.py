@@ -24,6 +24,7 @@ from mutual.group.edges import (
     OutputKey,
     TensorSpec,
     expand_objectives,
+    import_own_losses,
     tap_paths,
     weight_factor,
 )
@@ -32,7 +33,7 @@ from mutual.group.group import Group
 from mutual.group.peers import Autocast, FrozenSettings, MovingAverage, Peer, PeerInput, TappedModel, find_module
 from mutual.models import ClassMap, ModelInput
 from mutual.objectives import Loss
-from mutual.recipe import EMA, EMBEDDING, LOGITS, Precision, Recipe, peer_of, program_file
+from mutual.recipe import EMA, EMBEDDING, LOGITS, OwnLoss, Precision, Recipe, peer_of, program_file
 
 
 def _no_autocast(precision: Precision | None = None, /) -> AbstractContextManager[object]:
@@ -71,6 +72,8 @@ def build_group(
     Raises:
         RecipeError: a model, its arguments, its weights file, a module path or a shape is wrong; on all ranks alike.
     """
+    with comm.raise_together(names_rank=True):
+        recipe = import_own_losses(recipe)
     edges = expand_objectives(recipe)
     mean, std = statistics or ((0.0,), (1.0,))
     data_input = ModelInput(image_size, tuple(mean), tuple(std), channels=in_channels)
@@ -199,20 +202,34 @@ def _build_losses(
     with comm.raise_together(names_rank=True):
         statistics_here = _source_statistics(recipe, edges, built.peers)
     statistics = {index: each for some in comm.all_gather_json(statistics_here) for index, each in some.items()}
+    notes: list[str] = []
     with comm.raise_together(names_rank=True):
-        return {
+        losses = {
             index: build_edge_loss(
                 recipe,
                 edge,
                 built.peers[edge.learner],
                 built.specs,
                 statistics.get(str(index)),
+                notes,
+                num_processes=len(placement.replica_ranks[edge.learner]),
                 synchronized=recipe.train.sync_batchnorm and len(placement.replica_ranks[edge.learner]) > 1,
                 classes=classes[index],
             )
             for index, edge in enumerate(edges)
             if edge.learner in built.peers
         }
+    if any(isinstance(edge.objective, OwnLoss) for edge in edges):
+        _warn(comm, notes)
+    return losses
+
+
+def _warn(comm: Communicator, notes_here: Sequence[str]) -> None:
+    """Warns of the notes of all ranks, each once, on rank 0. Collective: all ranks must call it."""
+    notes = [note for some in comm.all_gather_json(list(notes_here)) for note in some]
+    if comm.is_main:
+        for note in dict.fromkeys(notes):
+            warnings.warn(note, stacklevel=4)
 
 
 def _edge_loss(

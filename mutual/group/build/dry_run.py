@@ -115,7 +115,7 @@ def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor,
     if sometimes and num_replicas > 1:
         raise recipe.error(
             f"peers.{peer.name}.model",
-            f"{model} uses {_format_names(sometimes)} in some forwards only, and gradients are averaged over {num_replicas} processes, "
+            f"{model} uses {format_names(sometimes)} in some forwards only, and gradients are averaged over {num_replicas} processes, "
             "which wait for all of them; train it on one, or add 0 * parameter.sum() to its logits",
         )
     for parameter in unused.values():
@@ -123,7 +123,7 @@ def _exclude_unused(recipe: Recipe, peer: Peer, paths: set[str], images: Tensor,
     if not unused:
         return []
     return [
-        f"peers.{peer.name}.model: no output of {model} that is read depends on {_format_names(list(unused))}, in {_NUM_FORWARDS} forwards "
+        f"peers.{peer.name}.model: no output of {model} that is read depends on {format_names(list(unused))}, in {_NUM_FORWARDS} forwards "
         "in training mode; taken to be unused in all, excluded from training"
     ]
 
@@ -143,7 +143,7 @@ def _which_are_used(
 ) -> tuple[list[bool], list[str]]:
     """Returns for each parameter whether an output at `paths` depends on it in a forward in training mode, and outputs without gradient."""
     mode = " in training mode"
-    with _state_restored(peer.tapped, seed=derive_seed(recipe.seed, "probe", peer.name, draw)):
+    with state_restored(peer.tapped, seed=derive_seed(recipe.seed, "probe", peer.name, draw)):
         try:
             outputs: Outputs = peer.tapped(torch.randn_like(images))
         except Exception as error:  # the user's model, which may raise anything
@@ -201,7 +201,7 @@ def _check_no_shared_parameters(recipe: Recipe, peers: list[Peer]) -> None:
 
 
 @contextmanager
-def _state_restored(module: nn.Module, *, seed: int) -> Iterator[None]:
+def state_restored(module: nn.Module, *, seed: int) -> Iterator[None]:
     """Context in which `module` is in training mode with seeded random numbers; restores its modes, its buffers and the generators."""
     layers = list(module.modules())
     modes = [layer.training for layer in layers]
@@ -225,6 +225,7 @@ def _state_restored(module: nn.Module, *, seed: int) -> Iterator[None]:
                     layer._buffers[name] = buffer.copy_(value)
 
 
-def _format_names(names: list[str]) -> str:
+def format_names(names: list[str]) -> str:
+    """Returns how many parameters there are, and the first of their names."""
     plural = "s" if len(names) > 1 else ""
     return f"{len(names)} parameter{plural} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from mutual.group.build.loss_trial import try_loss
 from mutual.group.edges import CommonClasses, Edge, OutputKey, TensorSpec
 from mutual.group.peers import Outputs, Peer
 from mutual.objectives import Loss, build_loss
-from mutual.recipe import ENSEMBLE, LOGITS, Recipe, derive_seed
+from mutual.recipe import ENSEMBLE, LOGITS, OwnLoss, Recipe, RecipeError, derive_seed
 
 
 def output_specs(outputs_by_peer: dict[str, Outputs]) -> list[Any]:
@@ -33,7 +34,9 @@ def build_edge_loss(
     learner: Peer,
     specs: dict[OutputKey, TensorSpec],
     source_statistics: dict[str, list[list[float]]] | None,
+    notes: list[str],
     *,
+    num_processes: int = 1,
     synchronized: bool = False,
     classes: CommonClasses | None = None,
 ) -> Loss:
@@ -45,6 +48,8 @@ def build_edge_loss(
         learner: its learner.
         specs: shape and dtype of every output.
         source_statistics: what the loss must know of its source's model.
+        notes: lines for the user are added.
+        num_processes: number of processes that train the learner.
         synchronized: adapters synchronise BatchNorm statistics over the learner's processes.
         classes: those in common of learner and sources, where these are not all.
 
@@ -53,7 +58,7 @@ def build_edge_loss(
     """
     loss_spec, arguments = edge.loss_spec, edge.objective.loss_arguments()
     learner_shapes, source_shapes = _shapes_of(edge, specs, classes)
-    if not source_shapes and learner_shapes[0] != specs[OutputKey(edge.learner, LOGITS)][0]:
+    if not source_shapes and loss_spec.on_logits and learner_shapes[0] != specs[OutputKey(edge.learner, LOGITS)][0]:
         raise recipe.error(
             f"objectives.{edge.objective_index}.at",
             f"{edge.learner}.{edge.learner_at[0]} has shape {learner_shapes[0]}, which are no logits",
@@ -71,11 +76,11 @@ def build_edge_loss(
                 edge.objective.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=from_model, **arguments
             )
     except ValueError as error:
-        raise recipe.error(
-            f"objectives.{edge.objective_index}.at", f"{_describe_shapes(edge, [*learner_shapes, *source_shapes])}; {edge.name} {error}"
-        ) from error
+        raise _refusal(recipe, edge, [*learner_shapes, *source_shapes], error) from error
+    dtype = torch.promote_types(torch.float32, specs[OutputKey(edge.learner, edge.learner_at[0])][1])
+    if isinstance(edge.objective, OwnLoss):
+        notes += try_loss(recipe, edge, loss.to(dtype), specs, classes, num_processes=num_processes)
     if loss_spec.has_adapter:
-        dtype = torch.promote_types(torch.float32, specs[OutputKey(edge.learner, edge.learner_at[0])][1])
         loss = (nn.SyncBatchNorm.convert_sync_batchnorm(loss) if synchronized else loss).to(dtype)
         adapters = learner.tapped.adapters
         adapters[f"{edge.objective_index}_{len(adapters)}"] = loss
@@ -97,6 +102,14 @@ def _shapes_of(
         for at in paths
     ]
     return learner_shapes, source_shapes
+
+
+def _refusal(recipe: Recipe, edge: Edge, shapes: list[tuple[int, ...]], error: ValueError) -> RecipeError:
+    """Returns what says that a loss cannot be built: of a loss of the user's own that names itself, no matter of shapes."""
+    where = f"objectives.{edge.objective_index}"
+    if isinstance(edge.objective, OwnLoss) and edge.objective.loss in str(error):
+        return recipe.error(f"{where}.loss", str(error))
+    return recipe.error(f"{where}.at", f"{_describe_shapes(edge, shapes)}; {edge.name} {error}")
 
 
 def _describe_shapes(edge: Edge, shapes: list[tuple[int, ...]]) -> str:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from mutual.objectives import LOSSES, LossSpec, SourcePayload
+from mutual.group.edges.own_losses import import_own_losses
+from mutual.objectives import LossSpec, SourcePayload, spec_of
 from mutual.recipe import ENSEMBLE, LOGITS, DistillationObjective, Objective, Recipe, peer_of
 
 Paths = tuple[str, ...]
@@ -38,6 +39,7 @@ class Edge:
         source_at: for each source the outputs that it reads of it.
         members: the peers in the ensemble.
         weight: the objective's weight, divided by the number of the learner's sources where the objective averages over them.
+        loss_spec: what the edge's loss reads.
     """
 
     objective_index: int
@@ -49,11 +51,7 @@ class Edge:
     source_at: tuple[Paths, ...]
     members: tuple[str, ...]
     weight: float
-
-    @property
-    def loss_spec(self) -> LossSpec:
-        """What the edge's loss reads."""
-        return LOSSES[self.objective.loss]
+    loss_spec: LossSpec
 
     @property
     def source(self) -> str | None:
@@ -94,20 +92,25 @@ class Edge:
 def expand_objectives(recipe: Recipe) -> list[Edge]:
     """Returns the edges of all objectives whose gate is not cut off, in the recipe's order, then the learners', then the sources'.
 
+    Imports losses that are the user's own.
+
     Raises:
-        RecipeError: learner and source list different numbers of outputs, or a joint loss is asked for one source at a time.
+        RecipeError: learner and source list different numbers of outputs, a joint loss is asked for one source at a time, or a loss of the
+            user's own is wrong.
     """
     edges = []
+    recipe = import_own_losses(recipe)
     for index, (name, objective) in enumerate(zip(objective_names(recipe), recipe.objectives, strict=True)):
         if objective.gate == "cutoff":
             continue
+        loss_spec = spec_of(objective.loss)
         for learner in recipe.learners_of(objective):
             weight, members = objective.weight, recipe.members_of(objective, learner)
-            pairs = list(_pairs(recipe, index, objective, learner))
+            pairs = list(_pairs(recipe, index, objective, learner, loss_spec))
             sources = recipe.sources_of(objective, learner)
-            if isinstance(objective, DistillationObjective) and objective.reduce == "mean" and not LOSSES[objective.loss].multi_source:
+            if sources and isinstance(objective, DistillationObjective) and objective.reduce == "mean" and not loss_spec.multi_source:
                 weight /= len(sources)
-            edges += [Edge(index, name, objective, learner, *pair, members, weight) for pair in pairs]
+            edges += [Edge(index, name, objective, learner, *pair, members, weight, loss_spec) for pair in pairs]
     return edges
 
 
@@ -129,11 +132,13 @@ def tap_paths(edges: Sequence[Edge], name: str) -> list[str]:
     return [path for path in dict.fromkeys(paths) if path != LOGITS]
 
 
-def _pairs(recipe: Recipe, index: int, objective: Objective, learner: str) -> list[tuple[tuple[str, ...], Paths, tuple[Paths, ...]]]:
+def _pairs(
+    recipe: Recipe, index: int, objective: Objective, learner: str, loss_spec: LossSpec
+) -> list[tuple[tuple[str, ...], Paths, tuple[Paths, ...]]]:
     """Returns sources, learner's outputs and sources' outputs of each edge of `learner` in an objective."""
-    loss_spec, learner_at = LOSSES[objective.loss], objective.at_of(learner)
-    if not isinstance(objective, DistillationObjective):
-        return [((), (path,), ()) for path in learner_at]
+    learner_at = objective.at_of(learner)
+    if not (loss_spec.reads_source and isinstance(objective, DistillationObjective)):
+        return [((), learner_at, ())] if loss_spec.multi_output else [((), (path,), ()) for path in learner_at]
     sources = recipe.sources_of(objective, learner)
     source_at = {source: (LOGITS,) if source == ENSEMBLE else objective.source_at_of(peer_of(source)) for source in sources}
     if loss_spec.multi_source:

@@ -120,7 +120,8 @@ def can_be_batched(edge_loss: EdgeLoss) -> bool:
     """Returns whether an edge can be evaluated together with others of its objective."""
     edge = edge_loss.edge
     reads_gate_elsewhere = edge.objective.gate == "correct" and edge.source_at != ((LOGITS,),)
-    return edge_loss.loss.loss_spec.on_logits and not reads_gate_elsewhere
+    spec = edge_loss.loss.loss_spec
+    return spec.on_logits and not spec.is_stochastic and not reads_gate_elsewhere  # each edge draws its own numbers
 
 
 def batches_of(edge_losses: Mapping[int, EdgeLoss], device: torch.device) -> list[EdgeBatch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mutual.group.edges import Edge, expand_objectives
+from mutual.group.edges import Edge, expand_objectives, import_own_losses
 from mutual.objectives import SourcePayload
 from mutual.recipe import EMBEDDING, LOGITS, Recipe, peer_of
 
@@ -72,6 +72,7 @@ def parallel(recipe: Recipe, world_size: int, costs: Mapping[str, float]) -> Pla
     Raises:
         RecipeError: the ranks that peers ask for do not fit the world.
     """
+    recipe = import_own_losses(recipe)
     owned = _with_own_ranks(recipe)
     costs = _with_frozen(recipe, owned, costs)
     if len(owned) > world_size:

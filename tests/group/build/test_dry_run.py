@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import build, tiny_document, train_epochs
 
-from mutual.group.build.dry_run import _format_names, dry_run
+from mutual.group.build.dry_run import dry_run, format_names
 from mutual.recipe import RecipeError, parse_recipe
 
 ALONE = [{"loss": "cross_entropy"}]
@@ -147,9 +147,9 @@ def test_averages_are_run_too_and_parameters_are_counted():
     found = dry_run(recipe, group.edges, list(group.peers.values()), 4, num_replicas={"a": 1, "b": 1})
     assert found.outputs.keys() == {"a", "a.ema", "b", "b.ema"}
     assert not any(output.requires_grad for outputs in found.outputs.values() for output in outputs.values())
-    assert _format_names(["x"]) == "1 parameter (x)"
-    assert _format_names(["x", "y"]) == "2 parameters (x, y)"
-    assert _format_names(list("wxyz")) == "4 parameters (w, x, y, ...)"
+    assert format_names(["x"]) == "1 parameter (x)"
+    assert format_names(["x", "y"]) == "2 parameters (x, y)"
+    assert format_names(list("wxyz")) == "4 parameters (w, x, y, ...)"
 
 
 def test_what_a_model_has_frozen_itself_stays_frozen():

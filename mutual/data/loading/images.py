@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
@@ -143,7 +144,7 @@ class DecodedImages:
         self._seed = seed
         self._skip_bad = skip_bad
         self._substitute = substitute
-        self._order: tuple[int, list[int], list[int]] | None = None
+        self._order: tuple[int, Sequence[int], NDArray[np.int64]] | None = None
 
     def load(self, request: Request, views: Sequence[int]) -> LoadedImages:
         """Returns the images of `request` in these views, or once for all where views do not differ yet."""
@@ -186,20 +187,19 @@ class DecodedImages:
         order, positions = self._order_of(view)
         num_tries = min(len(order) - 1, _MAX_CONSECUTIVE_BAD)
         for step in range(1, num_tries + 1):
-            source_index = order[(positions[index] + step) % len(order)]
+            source_index = order[(int(positions[index]) + step) % len(order)]
             try:
                 return _Decoded(self._views_of(source_index, draws), source_index, error.reason)
             except ImageError:  # it is named where it is asked for itself
                 continue
         raise ImageError(error.path, f"{error.reason}; nor can the {num_tries} images be read that follow it in the epoch's order")
 
-    def _order_of(self, epoch: int) -> tuple[list[int], list[int]]:
+    def _order_of(self, epoch: int) -> tuple[Sequence[int], NDArray[np.int64]]:
         """Returns the order of `epoch` and the position of each index in it, which are made once an epoch and not for each bad image."""
         if self._order is None or self._order[0] != epoch:
             order = epoch_order(len(self.labels), seed=self._seed, epoch=epoch)
-            positions = [0] * len(order)
-            for position, index in enumerate(order):
-                positions[index] = position
+            positions = np.empty(len(order), np.int64)
+            positions[order] = np.arange(len(order))
             self._order = epoch, order, positions
         return self._order[1:]
 

@@ -8,6 +8,8 @@ in every window. Where every rank trains every peer there are W shards; a peer t
 from __future__ import annotations
 
 import math
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +60,7 @@ class EpochPlan:
         whole, rest = divmod(self.num_samples, self.window_size)
         return whole * self.accumulate + math.ceil(rest / (self.batch_size * self.world_size))
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> Sequence[int]:
         """Returns the epoch's permutation of the sample indices."""
         return epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
 
@@ -85,11 +87,10 @@ class EpochPlan:
         return slices
 
 
-def epoch_order(num_samples: int, *, seed: int, epoch: int) -> list[int]:
-    """Returns the permutation of the sample indices in which an epoch takes them."""
+def epoch_order(num_samples: int, *, seed: int, epoch: int) -> Sequence[int]:
+    """Returns the permutation of the sample indices in which an epoch takes them; an array, for a list of a million takes 46 MB."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-    order: list[int] = torch.randperm(num_samples, generator=generator).tolist()
-    return order
+    return array("q", torch.randperm(num_samples, generator=generator).numpy().tobytes())
 
 
 def shard_bounds(size: int, shard_index: int, num_shards: int) -> tuple[int, int]:

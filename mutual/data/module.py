@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from mutual.data.datasets.fingerprint import fingerprint
 from mutual.data.datasets.info import DataInfo
 from mutual.data.datasets.splits import Split, stratified_subset
 from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
-from mutual.data.loading.dataset import BatchesOnDemand, Failure, TransformedDataset
+from mutual.data.loading.dataset import BatchesOnDemand, Failure, SplitsDataset, TransformedDataset
 from mutual.data.loading.images import TransformError
 from mutual.data.loading.plan import EpochPlan
-from mutual.data.loading.requests import CountedViews, TrainBatchSampler, eval_requests
+from mutual.data.loading.requests import CountedViews, Request, TrainBatchSampler, eval_requests
 from mutual.data.loading.workers import Loader
 from mutual.data.transforms.pipelines import eval_transforms, resolved_preprocess, train_transforms
 from mutual.recipe import MAX_SIDE, Data
@@ -60,10 +61,9 @@ class DataModule:
         self._seed = seed
         self._views: tuple[int, ...] = tuple(range(num_views))
         self._counted_views = counted_views
-        self._load_as((info.channels, *info.image_size))
-        self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainBatchSampler, Loader[Batch | Failure]] | None = None
-        self._eval_loader: Loader[Batch | Failure] | None = None
+        self._loader: Loader[Batch | Failure] | None = None
         self._sample_loader: Loader[Batch | Failure] | None = None
+        self._load_as((info.channels, *info.image_size))
         self._bad: dict[str, dict[str, str]] = {"train": {}, "val": {}}
 
     @cached_property
@@ -73,6 +73,7 @@ class DataModule:
 
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
+        self.close()
         self._train.views = self._views = tuple(views)
 
     def load_for(self, shapes: Sequence[tuple[int, int, int]]) -> None:
@@ -133,11 +134,12 @@ class DataModule:
             ImageError: an image cannot be read, and data.on_bad_image is `error`; also where a batch is asked for.
             OSError: the disk or the machine failed.
         """
-        requests, loader = self._loader_of(world_size, shard, accumulate)
+        requests = self._sampler(world_size, shard, accumulate)
         requests.epoch, requests.start = epoch, start
         if start >= requests.plan.num_windows:
             return
-        batches = (self._checked(loaded, "train", epoch) for loaded in loader)
+        loaded = self._load("train", requests, requests.plan.num_micro_batches)
+        batches = (self._checked(batch, "train", epoch) for batch in loaded)
         for window in range(start, requests.plan.num_windows):
             sizes = requests.sizes(window)
             of_window = BatchesOnDemand(batches, len(sizes), waiting or nullcontext)
@@ -176,10 +178,8 @@ class DataModule:
         """
         size = self._spec.eval_batch_size or self._spec.batch_size
         requests = eval_requests(self.info.num_val, size, world_size=world_size, shard=shard)
-        self._eval_loader = loader = self._loader(self._val, requests, len(requests), persistent=False)
-        for loaded in loader:
+        for loaded in self._load("val", requests, len(requests)):
             yield self._checked(loaded, "val", None)
-        loader.close()
 
     def sample_batches(self, size: int, *, world_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
         """Yields a shard of `size` labelled training images, or of all where there are fewer, prepared as the validation images are.
@@ -202,8 +202,8 @@ class DataModule:
         transforms = eval_transforms(spec, image_size)
         dataset = TransformedDataset(split, transforms, data=spec, channels=channels, image_size=image_size, seed=self._seed)
         requests = eval_requests(len(split.labels), spec.eval_batch_size or spec.batch_size, world_size=world_size, shard=shard)
-        self._sample_loader = loader = self._loader(dataset, requests, len(requests), persistent=False)
-        for loaded in loader:
+        self._sample_loader = loader = self._new_loader(dataset, self._num_workers(len(requests)))
+        for loaded in loader(requests):
             yield self._checked(loaded, "train", None)
         loader.close()
 
@@ -214,10 +214,10 @@ class DataModule:
 
     def close(self) -> None:
         """Ends the worker processes."""
-        for loader in (self._train_loader and self._train_loader[2], self._eval_loader, self._sample_loader):
+        for loader in (self._loader, self._sample_loader):
             if loader is not None:
                 loader.close()
-        self._train_loader = self._eval_loader = self._sample_loader = None
+        self._loader = self._sample_loader = None
 
     def _load_as(self, shape: tuple[int, int, int]) -> None:
         """Brings the images of both splits to `shape`."""
@@ -238,6 +238,7 @@ class DataModule:
             found = _shape_of_first(dataset, name)
             if found != shape:
                 raise _FixedSizeError(f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize")
+        self.close()
         self._train, self._val, self.loaded_shape = train, val, shape
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
@@ -249,22 +250,21 @@ class DataModule:
     def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
         return EpochPlan(self.info.num_train, self._spec.batch_size, world_size, accumulate, self._seed)
 
-    def _loader_of(self, world_size: int, shard: tuple[int, int], accumulate: int) -> tuple[TrainBatchSampler, Loader[Batch | Failure]]:
-        key = (world_size, shard, accumulate)
-        if self._train_loader is None or self._train_loader[0] != key:
-            requests = self._sampler(world_size, shard, accumulate)
-            if self._train_loader is not None:
-                self._train_loader[2].close()
-            self._train_loader = key, requests, self._loader(self._train, requests, requests.plan.num_micro_batches, persistent=True)
-        return self._train_loader[1:]
-
     def _sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
         mixed = bool(self._spec.mixup or self._spec.cutmix)
         return TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views)
 
-    def _loader(self, dataset: TransformedDataset, requests: Any, num_batches: int, *, persistent: bool) -> Loader[Batch | Failure]:
-        workers, prefetch = self._num_workers(num_batches), self._spec.prefetch
-        return Loader(dataset, requests, workers=workers, prefetch=prefetch, persistent=persistent, collate=_only)
+    def _load(self, split: str, requests: Iterable[list[Request]], num_batches: int) -> Iterator[Batch | Failure]:
+        """Begins to load requests of a split; in the workers that are there, or in more of them where it has more batches."""
+        workers = self._num_workers(num_batches)
+        if self._loader is None or self._loader.workers < workers:
+            if self._loader is not None:
+                self._loader.close()
+            self._loader = self._new_loader(SplitsDataset({"train": self._train, "val": self._val}), workers)
+        return self._loader([(split, request)] for (request,) in requests)
+
+    def _new_loader(self, dataset: Dataset[Batch | Failure], workers: int) -> Loader[Batch | Failure]:
+        return Loader(dataset, workers=workers, prefetch=self._spec.prefetch, collate=_only)
 
     def _num_workers(self, num_batches: int) -> int:
         if self._spec.workers is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -161,6 +161,18 @@ class TransformedDataset(Dataset[Batch | Failure]):
                 augmented[index, number] = apply_transform(transform, image, self._images.name(index))
         torch.set_rng_state(state)
         return torch.stack([augmented[key] for key in keys])
+
+
+class SplitsDataset(Dataset[Batch | Failure]):
+    """The splits by name: a list of one name and Request to a list of one Batch, so that the same workers load them all."""
+
+    def __init__(self, datasets: Mapping[str, TransformedDataset]) -> None:
+        self._datasets = datasets
+
+    def __getitems__(self, requests: Sequence[tuple[str, Request]]) -> list[Batch | Failure]:
+        """Loads one batch; torch's loader calls this with what the batch sampler gave."""
+        ((name, request),) = requests
+        return self._datasets[name].__getitems__([request])
 
 
 class BatchesOnDemand(Sequence[Batch]):

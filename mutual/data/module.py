@@ -248,7 +248,8 @@ class DataModule:
         return loaded
 
     def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
-        return EpochPlan(self.info.num_train, self._spec.batch_size, world_size, accumulate, self._seed)
+        crops = self._spec.crops_per_image
+        return EpochPlan(self.info.num_train * crops, self._spec.batch_size, world_size, accumulate, self._seed, crops)
 
     def _sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
         mixed = bool(self._spec.mixup or self._spec.cutmix)

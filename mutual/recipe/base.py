@@ -47,6 +47,7 @@ Epochs = Annotated[StrictInt, Field(gt=0, le=1_000_000)]
 Pixels = Annotated[StrictInt, Field(gt=0, le=MAX_SIDE)]
 Size = Pixels | tuple[Pixels, Pixels]
 BatchSize = Annotated[StrictInt, Field(gt=0, le=1_000_000)]
+Crops = Annotated[StrictInt, Field(gt=0, le=256)]
 MadeUpImages = Annotated[StrictInt, Field(gt=0, le=10_000_000)]  # their numbers and labels are held in memory
 NumClasses = Annotated[StrictInt, Field(gt=0, le=MAX_CLASSES)]
 Workers = Annotated[StrictInt, Field(ge=0, le=1_024)]  # processes

@@ -13,6 +13,7 @@ from mutual.recipe.document import Recipe
 from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, DistillationObjective, Ensemble, is_ema, peer_of
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.head_checks import check_heads
+from mutual.recipe.loading_checks import check_loading
 from mutual.recipe.memory_checks import check_memory
 from mutual.recipe.peers import FROZEN_ONLY, PeerSpec, program_file
 from mutual.recipe.store_checks import check_stores
@@ -37,6 +38,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *_check_objectives(recipe),
         *check_heads(recipe),
         *check_data(recipe),
+        *check_loading(recipe),
         *_check_pause(recipe),
         *_check_kernels(recipe),
         *check_stores(recipe),

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictFloat, WithJsonSch
 from mutual.recipe.base import (
     MAX_TRANSFORMS,
     BatchSize,
+    Crops,
     Deviation,
     MadeUpImages,
     NonNegativeFloat,
@@ -158,6 +159,9 @@ class Data(Spec):
     """Number of classes; the default is what the data hold (fake: 10)."""
     views: Literal["shared", "per_peer"] = "shared"
     """shared: all peers see the same augmentation of an image; per_peer: one augmentation for each, from one decoding."""
+    crops_per_image: Crops = 1
+    """An epoch has each training image so many times, each time augmented by itself (arXiv:1901.09335), one behind the other, so that each
+    is decoded once for all of them where they are in one batch. They count as images in batch_size, and in the length of an epoch."""
     augment: TransformList | None = None
     """Transforms of the training images, in their order. The default only brings them to image_size, as `preprocess` does, but with the
     whole of each image in the crop. Images of data sets that are no files are resized to image_size first, unless a resize or a

@@ -53,6 +53,7 @@ num_train: 1024      # fake images only
 num_val: 256
 num_classes: 102
 views: shared
+crops_per_image: 2
 augment: [{name: random_resized_crop, scale: [0.5, 1.0]}, horizontal_flip, {name: rand_augment, magnitude: 7}]
 preprocess: [{name: resize, size: 256, mode: shorter}, center_crop]
 normalize: auto

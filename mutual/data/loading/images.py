@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
-from mutual.data.files.decoding import ImageError
+from mutual.data.files.decoding import ImageError, ImageSource
 from mutual.data.loading.batch import BadImage
 from mutual.data.loading.plan import epoch_order
-from mutual.data.loading.requests import Request
+from mutual.data.loading.requests import OCCURRENCE_STRIDE, Request
 from mutual.data.transforms.draws import derive_keys, image_keys, uniforms
 from mutual.data.transforms.pipelines import Pipeline, to_channels
 from mutual.data.transforms.regions import NUM_DRAWS, RegionPlan, ShapeError
@@ -147,22 +147,24 @@ class DecodedImages:
         self._order: tuple[int, Sequence[int], NDArray[np.int64]] | None = None
 
     def load(self, request: Request, views: Sequence[int]) -> LoadedImages:
-        """Returns the images of `request` in these views, or once for all where views do not differ yet."""
+        """Returns the images of `request` in these views, or once for all where views do not differ yet.
+
+        An image that occurs several times is read and decoded once.
+        """
         keys = list(zip(request.indices, request.view_numbers, strict=True))
-        decoded: dict[tuple[int, int], _Decoded] = {}
-        for key, draws in zip(keys, self._draws(request, views), strict=True):
-            if key not in decoded:
-                decoded[key] = self._decode(*key, draws)
+        draws_by_index: dict[int, dict[int, list[Sequence[float]]]] = {}
+        for (index, number), draws in zip(keys, self._draws(request, views), strict=True):
+            draws_by_index.setdefault(index, {})[number] = draws
+        decoded = {index: self._decode(index, draws) for index, draws in draws_by_index.items()}
+        rows = [decoded[index][number] for index, number in keys]
         bad = tuple(
-            BadImage(self.name(key[0]), decoded[key].reason, row)
-            for row, key in enumerate(keys[: request.num_valid])
-            if decoded[key].reason
+            BadImage(self.name(index), row.reason, position)
+            for position, ((index, _), row) in enumerate(zip(keys[: request.num_valid], rows, strict=False))
+            if row.reason
         )
-        by_view = [list(images) for images in zip(*(decoded[key].images for key in keys), strict=True)]
+        by_view = [list(images) for images in zip(*(row.images for row in rows), strict=True)]
         is_random = self._region is not None and self._region.is_random
-        return LoadedImages(
-            [torch.stack(images) for images in by_view] if is_random else by_view, [decoded[key].source_index for key in keys], bad
-        )
+        return LoadedImages([torch.stack(images) for images in by_view] if is_random else by_view, [row.source_index for row in rows], bad)
 
     def _draws(self, request: Request, views: Sequence[int]) -> list[list[Sequence[float]]]:
         """Returns for each image of the request, and each view, what its region is drawn from; nothing where it is not drawn."""
@@ -172,19 +174,22 @@ class DecodedImages:
         draws: list[list[Sequence[float]]] = np.stack([uniforms(of_view, NUM_DRAWS) for of_view in keys], axis=1).tolist()
         return draws
 
-    def _decode(self, index: int, view: int, draws: list[Sequence[float]]) -> _Decoded:
+    def _decode(self, index: int, draws: dict[int, list[Sequence[float]]]) -> dict[int, _Decoded]:
+        """Returns the image for each number by which it is drawn, and what is drawn by that in each view."""
         try:
-            return _Decoded(self._views_of(index, draws), index)
+            images = iter(self._views_of(index, [each for of_number in draws.values() for each in of_number]))
+            return {number: _Decoded([next(images) for _ in of_number], index) for number, of_number in draws.items()}
         except ImageError as error:
             if not self._skip_bad:
                 raise
             if not self._substitute:
-                return _Decoded([torch.zeros(self._channels, *self._size, dtype=torch.uint8)] * len(draws), index, error.reason)
-            return self._next_readable(index, view, draws, error)
+                blank = torch.zeros(self._channels, *self._size, dtype=torch.uint8)
+                return {number: _Decoded([blank] * len(of_number), index, error.reason) for number, of_number in draws.items()}
+            return {number: self._next_readable(index, number, of_number, error) for number, of_number in draws.items()}
 
     def _next_readable(self, index: int, view: int, draws: list[Sequence[float]], error: ImageError) -> _Decoded:
         """Returns the next readable image of the epoch's order, a function of (seed, epoch, index) alone; a view's number is one's, too."""
-        order, positions = self._order_of(view)
+        order, positions = self._order_of(view % OCCURRENCE_STRIDE)
         num_tries = min(len(order) - 1, _MAX_CONSECUTIVE_BAD)
         for step in range(1, num_tries + 1):
             source_index = order[(int(positions[index]) + step) % len(order)]
@@ -207,14 +212,17 @@ class DecodedImages:
         """Returns the image for each of `draws`; its file is read once, and decoded once at each scale."""
         name = self.name(index)
         if self._region is None or not isinstance(self._split, EncodedSplit):
-            return [apply_transform(self._transform, to_channels(self._split.image(index), self._channels), name)]
+            return [apply_transform(self._transform, to_channels(self._split.image(index), self._channels), name)] * len(draws)
         source = self._split.source(index)
-        images = []
-        for of_view in draws:
-            with _blaming_transform(name, source.size):
-                image = self._region(*source.size, of_view).read(source)
-            images.append(apply_transform(self._transform, image, name))
-        return images
+        if not self._region.is_random:
+            return [self._region_of(source, (), name)] * len(draws)
+        return [self._region_of(source, of_view, name) for of_view in draws]
+
+    def _region_of(self, source: ImageSource, draws: Sequence[float], name: str) -> Tensor:
+        assert self._region is not None
+        with _blaming_transform(name, source.size):
+            image = self._region(*source.size, draws).read(source)
+        return apply_transform(self._transform, image, name)
 
 
 def apply_transform(transform: Pipeline, image: Tensor, name: str) -> Tensor:

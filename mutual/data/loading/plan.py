@@ -3,6 +3,7 @@
 A window is what one update learns from: the next W * b * k samples of the epoch's order (W ranks, batch size b, k micro-batches), the last
 one what is left. It is split evenly into micro-batches, and these evenly into shards, so that everyone has the same number of micro-batches
 in every window. Where every rank trains every peer there are W shards; a peer that has ranks of its own has as many shards as these.
+Of each image there may be several crops, each a sample, which stand next to one another in the order.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mutual.recipe import derive_seed
@@ -36,13 +38,19 @@ class MicroBatchSlice:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The windows of an epoch of `num_samples` samples."""
+    """The windows of an epoch of `num_samples` samples, which are `crops` of each image."""
 
     num_samples: int
     batch_size: int
     world_size: int
     accumulate: int
     seed: int
+    crops: int = 1
+
+    @property
+    def num_images(self) -> int:
+        """Images of which the samples are."""
+        return self.num_samples // self.crops
 
     @property
     def window_size(self) -> int:
@@ -61,8 +69,19 @@ class EpochPlan:
         return whole * self.accumulate + math.ceil(rest / (self.batch_size * self.world_size))
 
     def order(self, epoch: int) -> Sequence[int]:
-        """Returns the epoch's permutation of the sample indices."""
-        return epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
+        """Returns the image of each of the epoch's samples: a permutation, in which each image stands once for each of its crops."""
+        return repeated(epoch_order(self.num_images, seed=self.seed, epoch=epoch), self.crops)
+
+    def partner(self, position: int) -> int:
+        """Returns the position that is mixed with this one: the same crop of the image beside it, or itself where there is none."""
+        image, crop = divmod(position, self.crops)
+        partner = (image ^ 1) * self.crops + crop
+        return partner if partner < self.num_samples else position
+
+    def pair(self, position: int) -> int:
+        """Returns the number that a position and its partner have in common, and no others of the epoch."""
+        image, crop = divmod(position, self.crops)
+        return image // 2 * self.crops + crop
 
     def size(self, window: int) -> int:
         """Returns how many samples the window has over all ranks."""
@@ -91,6 +110,11 @@ def epoch_order(num_samples: int, *, seed: int, epoch: int) -> Sequence[int]:
     """Returns the permutation of the sample indices in which an epoch takes them; an array, for a list of a million takes 46 MB."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     return array("q", torch.randperm(num_samples, generator=generator).numpy().tobytes())
+
+
+def repeated(order: Sequence[int], times: int) -> Sequence[int]:
+    """Returns the order with each of its images `times` times, one behind the other."""
+    return order if times == 1 else array("q", np.repeat(np.asarray(order, np.int64), times).tobytes())
 
 
 def shard_bounds(size: int, shard_index: int, num_shards: int) -> tuple[int, int]:

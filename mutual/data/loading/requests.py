@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from math import gcd
 
 from mutual.data.loading.plan import EpochPlan, MicroBatchSlice, shard_bounds
 from mutual.recipe import derive_seed
+
+OCCURRENCE_STRIDE = 1_000_000
+"""What is added to the number of an epoch for each time that an image has occurred in it before; no training has more epochs."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,10 @@ class Request:
 
     @property
     def view_numbers(self) -> list[int]:
-        """For each of the images the number that its random numbers are drawn by: that of its view, or the epoch."""
+        """For each of the images the number that its random numbers are drawn by.
+
+        That of its view; or the epoch, and `OCCURRENCE_STRIDE` more for each time that it has occurred in this before.
+        """
         return [self.epoch] * len(self.indices) if self.views is None else self.views
 
     @property
@@ -46,7 +55,8 @@ class Request:
 class CountedViews:
     """A fixed number of views of each image: what a view is depends on its number, and not on the epoch that shows it.
 
-    In an epoch an image is seen in one of them, and in `number` epochs in each of them once.
+    An epoch that has each image once shows it in one of them, and `number` epochs in each of them once. Where an image occurs several times
+    in an epoch, up to `number` occurrences are in different views.
 
     Attributes:
         number: how many there are of each image.
@@ -56,9 +66,14 @@ class CountedViews:
     number: int
     seed: int
 
-    def of(self, index: int, epoch: int, seed: int) -> int:
-        """Returns the view in which `epoch` shows the image at `index`, by the recipe's `seed`."""
-        return (derive_seed(seed, "view", epoch // self.number, index) + epoch) % self.number
+    def of(self, index: int, epoch: int, seed: int, occurrence: int = 0) -> int:
+        """Returns the view in which `epoch` shows the image at `index` after as many `occurrence`s, by the recipe's `seed`."""
+        return (derive_seed(seed, "view", epoch // self.number, index) + epoch + occurrence * self._step) % self.number
+
+    @cached_property
+    def _step(self) -> int:
+        """Between two occurrences in an epoch: by the golden section, far from the views of the next epochs; each view before any again."""
+        return next(step for step in count(max(1, round(0.618 * self.number))) if gcd(step, self.number) == 1)
 
     def partner(self, index: int, view: int, num_samples: int) -> int:
         """Returns the image that this view of an image is mixed with; it is in the view of the same number."""
@@ -104,11 +119,12 @@ class TrainBatchSampler:
         return [max(each.end - each.begin, self._min_size) for each in self.plan.micro_batches(window, self._shard)]
 
     def request_of(self, index: int, view: int) -> Request:
-        """Returns the request of one view of an image alone; without counted views, its number is that of the epoch."""
+        """Returns the request of one view of an image alone; without counted views, its number is that of `Request.view_numbers`."""
         if self._counted_views is not None:
             return self._counted_request([index], [view], view, num_valid=1, global_batch_size=1)
-        order = self.plan.order(view)
-        return self._request_at([order.index(index)], order, view, num_valid=1, global_batch_size=1)
+        occurrence, epoch = divmod(view, OCCURRENCE_STRIDE)
+        order = self.plan.order(epoch)
+        return self._request_at([order.index(index) + occurrence], order, epoch, num_valid=1, global_batch_size=1)
 
     def _requests(self, window: int, order: Sequence[int], epoch: int) -> Iterator[Request]:
         yield from (self._request(micro_batch, order, epoch) for micro_batch in self.plan.micro_batches(window, self._shard))
@@ -121,7 +137,8 @@ class TrainBatchSampler:
         if self._counted_views is None:
             return self._request_at(positions, order, epoch, **sizes)
         indices = [order[position] for position in positions]
-        views = [self._counted_views.of(index, epoch, self.plan.seed) for index in indices]
+        seen_before = [position % self.plan.crops for position in positions]
+        views = [self._counted_views.of(index, epoch, self.plan.seed, before) for index, before in zip(indices, seen_before, strict=True)]
         return self._counted_request(indices, views, epoch, **sizes)
 
     def _counted_request(self, indices: list[int], views: list[int], epoch: int, *, num_valid: int, global_batch_size: int) -> Request:
@@ -134,7 +151,7 @@ class TrainBatchSampler:
         row_of = {key: row for row, key in reversed(list(enumerate(keys)))}
         partners = []
         for index, view in keys:
-            partner = self._counted_views.partner(index, view, self.plan.num_samples), view
+            partner = self._counted_views.partner(index, view, self.plan.num_images), view
             if partner not in row_of:
                 row_of[partner] = len(loaded)
                 loaded.append(partner)
@@ -152,9 +169,10 @@ class TrainBatchSampler:
     def _request_at(self, positions: list[int], order: Sequence[int], epoch: int, *, num_valid: int, global_batch_size: int) -> Request:
         """Returns a request for the images at `positions` of the epoch's order, in the epoch's own views."""
         if not self._mixed:
-            return Request(epoch, [order[position] for position in positions], num_valid, global_batch_size)
+            images = [order[position] for position in positions]
+            return Request(epoch, images, num_valid, global_batch_size, views=self._numbers(positions, epoch))
         # neighbours in the order are each other's partners, so that a mix depends on neither ranks nor batch size
-        partners = [position ^ 1 if position ^ 1 < len(order) else position for position in positions]
+        partners = [self.plan.partner(position) for position in positions]
         row_of: dict[int, int] = {}
         for row, position in enumerate(positions):
             row_of.setdefault(position, row)
@@ -169,8 +187,14 @@ class TrainBatchSampler:
             num_valid,
             global_batch_size,
             partners=[row_of[partner] for partner in partners],
-            pairs=[position // 2 for position in positions],
+            pairs=[self.plan.pair(position) for position in positions],
+            views=self._numbers(loaded, epoch),
         )
+
+    def _numbers(self, positions: Sequence[int], epoch: int) -> list[int] | None:
+        """Returns what each image's random numbers are drawn by; None where it is the epoch of all."""
+        crops = self.plan.crops
+        return None if crops == 1 else [epoch + OCCURRENCE_STRIDE * (position % crops) for position in positions]
 
 
 def eval_requests(num_samples: int, batch_size: int, *, world_size: int, shard: tuple[int, int]) -> list[list[Request]]:

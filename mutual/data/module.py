@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from mutual.data.datasets.fingerprint import fingerprint
 from mutual.data.datasets.info import DataInfo
-from mutual.data.datasets.splits import Split, stratified_subset
+from mutual.data.datasets.splits import FileSplit, Split, stratified_subset
 from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
 from mutual.data.loading.dataset import BatchesOnDemand, Failure, SplitsDataset, TransformedDataset
@@ -95,6 +96,23 @@ class DataModule:
             self._load_as((channels, height, width))
         except _FixedSizeError:
             self._load_as((channels, *self.info.image_size))
+
+    def keep_decoded(self) -> None:
+        """Reads the images from now on as `data.decoded` keeps them, if the recipe names such a folder; to be called behind `load_for`.
+
+        Where they are not there, one process of those that ask for them makes them, and the others wait.
+
+        Raises:
+            InputError: the folder holds something else, or is damaged.
+            OSError: the disk is full, or failed.
+        """
+        if self._spec.decoded is None:
+            return
+        self.close()
+        for name, dataset, split in zip(("train", "val"), (self._train, self._val), self._read, strict=True):
+            assert isinstance(split, FileSplit), "the recipe's check lets only folders and lists through"
+            folder, workers = Path(self._spec.decoded), self._spec.workers
+            dataset.keep_decoded(folder, name, split, workers=workers, prefetch=self._spec.prefetch)
 
     @property
     def preprocess(self) -> list[Any]:

@@ -144,6 +144,10 @@ class Data(Spec):
     one for each core of a process but one, at most 8 and one for each 16 batches of an epoch. It changes no number."""
     prefetch: Prefetch = 2
     """Batches that each loader process is ahead of the training."""
+    decoded: str | None = None
+    """image_folder, image_list: a folder that keeps the images decoded, as the transforms leave them that come before the first random one.
+    It is made before the first update, by all cores, and serves all runs that decode and resize alike. It changes no number. `augment` is
+    then null, or begins with a resize or a center_crop."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read ends the run (error), or the next readable image of the epoch's order stands in for it (skip);
     evaluation then leaves it out of the scores. Such files are named, once each, and counted."""

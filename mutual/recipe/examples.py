@@ -46,6 +46,7 @@ batch_size: 64
 eval_batch_size: 256
 workers: 8
 prefetch: 4
+decoded: null        # or a folder: /data/flowers/decoded
 on_bad_image: skip
 subset: 5000
 subset_seed: 1

@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import overload
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mutual.data.datasets.splits import MemorySplit, Split
+from mutual.data.datasets.splits import FileSplit, MemorySplit, Split
 from mutual.data.files.decoding import ImageError
 from mutual.data.loading.batch import Batch
+from mutual.data.loading.decoded import DecodedFolder
 from mutual.data.loading.images import DecodedImages, Images, MemoryImages, TransformError, apply_transform
 from mutual.data.loading.mixing import Mixer
 from mutual.data.loading.requests import Request
@@ -82,6 +84,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
         self._transforms = transforms
         self._defers = defers and [type(stage) for stage in transforms.stages] == [CountedTransforms]
         self._seed = seed
+        self._shape = (channels, *image_size)
         self._mixer = Mixer(data.mixup, data.cutmix, image_size, seed) if data.mixup or data.cutmix else None
         self._images: Images
         if isinstance(split, MemorySplit):
@@ -111,6 +114,17 @@ class TransformedDataset(Dataset[Batch | Failure]):
         request = Request(0, [index], num_valid=1, global_batch_size=1)
         (images,) = self._images.load(request, self.views[:1]).images
         return self._augment(request, images, self.views[0])[0]
+
+    def keep_decoded(self, folder: Path, name: str, split: FileSplit, *, workers: int | None, prefetch: int) -> None:
+        """Reads the images from now on as `folder` keeps them decoded, where they are brought by one process if they are not there.
+
+        Raises:
+            InputError: the folder holds something else, or is damaged.
+            OSError: the disk is full, or failed.
+        """
+        assert isinstance(self._images, DecodedImages), "they are files"
+        kept = DecodedFolder(folder, name, split, self._transforms, self._shape)
+        self._images.read_from(kept.fill(self._images, workers=workers, prefetch=prefetch))
 
     def _batch(self, request: Request) -> Batch:
         loaded = self._images.load(request, self.views)

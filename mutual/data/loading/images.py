@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.data.files.decoding import ImageError, ImageSource
+from mutual.data.files.image_store import ImageStore
 from mutual.data.loading.batch import BadImage
 from mutual.data.loading.plan import epoch_order
 from mutual.data.loading.requests import OCCURRENCE_STRIDE, Request
@@ -145,6 +146,21 @@ class DecodedImages:
         self._skip_bad = skip_bad
         self._substitute = substitute
         self._order: tuple[int, Sequence[int], NDArray[np.int64]] | None = None
+        self._store: ImageStore | None = None
+
+    def deterministic(self, index: int) -> Tensor:
+        """Returns what the deterministic transforms make of an image, uint8 `[C, H, W]`; the region that comes before them is not drawn.
+
+        Raises:
+            ImageError: it cannot be read.
+            OSError: the disk or the machine failed.
+        """
+        assert self._region is None or not self._region.is_random
+        return self._views_of(index, [()])[0]
+
+    def read_from(self, store: ImageStore) -> None:
+        """Takes from now on what `deterministic` has made of each image from `store`."""
+        self._store = store
 
     def load(self, request: Request, views: Sequence[int]) -> LoadedImages:
         """Returns the images of `request` in these views, or once for all where views do not differ yet.
@@ -210,6 +226,9 @@ class DecodedImages:
 
     def _views_of(self, index: int, draws: list[Sequence[float]]) -> list[Tensor]:
         """Returns the image for each of `draws`; its file is read once, and decoded once at each scale."""
+        stored = None if self._store is None else self._store.image(index)
+        if stored is not None:
+            return [stored] * len(draws)
         name = self.name(index)
         if self._region is None or not isinstance(self._split, EncodedSplit):
             return [apply_transform(self._transform, to_channels(self._split.image(index), self._channels), name)] * len(draws)

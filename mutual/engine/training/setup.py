@@ -143,6 +143,7 @@ def load_for_peers(recipe: Recipe, data: DataModule, inputs: Iterable[ModelInput
     """
     try:
         data.load_for([model_input.shape for model_input in inputs])
+        data.keep_decoded()
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
 

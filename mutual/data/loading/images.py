@@ -145,7 +145,7 @@ class DecodedImages:
         self._seed = seed
         self._skip_bad = skip_bad
         self._substitute = substitute
-        self._order: tuple[int, Sequence[int], NDArray[np.int64]] | None = None
+        self._order: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._store: ImageStore | None = None
 
     def deterministic(self, index: int) -> Tensor:
@@ -208,17 +208,17 @@ class DecodedImages:
         order, positions = self._order_of(view % OCCURRENCE_STRIDE)
         num_tries = min(len(order) - 1, _MAX_CONSECUTIVE_BAD)
         for step in range(1, num_tries + 1):
-            source_index = order[(int(positions[index]) + step) % len(order)]
+            source_index = int(order[(positions[index] + step) % len(order)])
             try:
                 return _Decoded(self._views_of(source_index, draws), source_index, error.reason)
             except ImageError:  # it is named where it is asked for itself
                 continue
         raise ImageError(error.path, f"{error.reason}; nor can the {num_tries} images be read that follow it in the epoch's order")
 
-    def _order_of(self, epoch: int) -> tuple[Sequence[int], NDArray[np.int64]]:
+    def _order_of(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Returns the order of `epoch` and the position of each index in it, which are made once an epoch and not for each bad image."""
         if self._order is None or self._order[0] != epoch:
-            order = epoch_order(len(self.labels), seed=self._seed, epoch=epoch)
+            order = np.array(epoch_order(len(self.labels), seed=self._seed, epoch=epoch))
             positions = np.empty(len(order), np.int64)
             positions[order] = np.arange(len(order))
             self._order = epoch, order, positions

@@ -106,15 +106,16 @@ class EpochPlan:
         return slices
 
 
-def epoch_order(num_samples: int, *, seed: int, epoch: int) -> Sequence[int]:
-    """Returns the permutation of the sample indices in which an epoch takes them; an array, for a list of a million takes 46 MB."""
+def epoch_order(num_samples: int, *, seed: int, epoch: int) -> list[int]:
+    """Returns the permutation of the sample indices in which an epoch takes them."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-    return array("q", torch.randperm(num_samples, generator=generator).numpy().tobytes())
+    order: list[int] = torch.randperm(num_samples, generator=generator).tolist()
+    return order
 
 
 def repeated(order: Sequence[int], times: int) -> Sequence[int]:
-    """Returns the order with each of its images `times` times, one behind the other."""
-    return order if times == 1 else array("q", np.repeat(np.asarray(order, np.int64), times).tobytes())
+    """Returns the order with each of its images `times` times, one behind the other; as an array, for a list of a million takes 46 MB."""
+    return array("q", np.repeat(np.asarray(order, np.int64), times).tobytes())
 
 
 def shard_bounds(size: int, shard_index: int, num_shards: int) -> tuple[int, int]:

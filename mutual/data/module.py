@@ -16,7 +16,7 @@ from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
 from mutual.data.loading.dataset import BatchesOnDemand, Failure, TransformedDataset
 from mutual.data.loading.images import TransformError
-from mutual.data.loading.plan import EpochPlan
+from mutual.data.loading.plan import EpochPlan, Sampler
 from mutual.data.loading.requests import CountedViews, TrainBatchSampler, eval_requests
 from mutual.data.loading.workers import Loader
 from mutual.data.transforms.pipelines import eval_transforms, resolved_preprocess, train_transforms
@@ -33,6 +33,7 @@ class DataModule:
         seed: the recipe's seed.
         num_views: augmentations of each training image.
         counted_views: the views of each training image, where they are not each epoch's own.
+        sampler: which images an epoch takes; None: each once.
 
     Attributes:
         info: what the data set is.
@@ -53,6 +54,7 @@ class DataModule:
         seed: int,
         num_views: int = 1,
         counted_views: CountedViews | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self.info = info
         self._read = read
@@ -60,6 +62,7 @@ class DataModule:
         self._seed = seed
         self._views: tuple[int, ...] = tuple(range(num_views))
         self._counted_views = counted_views
+        self._sampler = sampler
         self._load_as((info.channels, *info.image_size))
         self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainBatchSampler, Loader[Batch | Failure]] | None = None
         self._eval_loader: Loader[Batch | Failure] | None = None
@@ -69,7 +72,7 @@ class DataModule:
     @cached_property
     def fingerprint(self) -> Mapping[str, Any]:
         """By which a resumed run, and every rank, knows whether these are the same data; takes seconds where there are many."""
-        return fingerprint(self.info, *self._read)
+        return fingerprint(self.info, *self._read, None if self._sampler is None else self._sampler.weights)
 
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
@@ -147,7 +150,7 @@ class DataModule:
 
     def train_keys(self, epoch: int, *, world_size: int, shard: tuple[int, int], accumulate: int) -> Iterator[list[tuple[int, int]]]:
         """Yields for each of a shard's windows of `epoch` the index and the view number of its images; nothing is loaded."""
-        for requests in self._sampler(world_size, shard, accumulate).windows(epoch):
+        for requests in self._batch_sampler(world_size, shard, accumulate).windows(epoch):
             yield [key for each in requests for key in zip(each.indices[: each.num_rows], each.view_numbers, strict=False)]
 
     def train_batch(self, index: int, view: int) -> Batch:
@@ -157,7 +160,7 @@ class DataModule:
             ImageError: it cannot be read, and data.on_bad_image is `error`.
             OSError: the disk or the machine failed.
         """
-        request = self._sampler(1, (0, 1), 1).request_of(index, view)
+        request = self._batch_sampler(1, (0, 1), 1).request_of(index, view)
         (loaded,) = self._train.__getitems__([request])
         return self._checked(loaded, "train", view)
 
@@ -230,6 +233,8 @@ class DataModule:
             seed=seed,
             views=self._views,
             substitute=True,
+            # of counted views, whose pixels must not depend on the order, any
+            substitute_groups=None if self._sampler is None or self._counted_views else self._sampler.substitute_groups,
             defers=torch.cuda.is_available(),
             **common,
         )
@@ -247,18 +252,19 @@ class DataModule:
         return loaded
 
     def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
-        return EpochPlan(self.info.num_train, self._spec.batch_size, world_size, accumulate, self._seed)
+        num_samples = self.info.num_train if self._sampler is None else self._sampler.epoch_size
+        return EpochPlan(num_samples, self._spec.batch_size, world_size, accumulate, self._seed, self._sampler)
 
     def _loader_of(self, world_size: int, shard: tuple[int, int], accumulate: int) -> tuple[TrainBatchSampler, Loader[Batch | Failure]]:
         key = (world_size, shard, accumulate)
         if self._train_loader is None or self._train_loader[0] != key:
-            requests = self._sampler(world_size, shard, accumulate)
+            requests = self._batch_sampler(world_size, shard, accumulate)
             if self._train_loader is not None:
                 self._train_loader[2].close()
             self._train_loader = key, requests, self._loader(self._train, requests, requests.plan.num_micro_batches, persistent=True)
         return self._train_loader[1:]
 
-    def _sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
+    def _batch_sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
         mixed = bool(self._spec.mixup or self._spec.cutmix)
         return TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views)
 

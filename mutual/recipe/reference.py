@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from mutual.recipe.base import Spec
-from mutual.recipe.data import DATASETS, Data, Statistics
+from mutual.recipe.data import DATASETS, Data, Sampler, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, Objective, WeightSchedule
 from mutual.recipe.examples import EXAMPLES
@@ -43,6 +43,7 @@ def _blocks() -> Iterator[str]:
     yield from _section("data", Data)
     yield _data_sets()
     yield from _section("data.normalize", Statistics, level=3)
+    yield from _section("data.sampler", Sampler, level=3)
     yield "## data.augment and data.preprocess: transforms\n\nA transform that needs no arguments may be written as its name alone."
     for name, section in TRANSFORMS.items():
         yield from _named(name, section, tag="name", shared=())

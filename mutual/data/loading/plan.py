@@ -3,16 +3,52 @@
 A window is what one update learns from: the next W * b * k samples of the epoch's order (W ranks, batch size b, k micro-batches), the last
 one what is left. It is split evenly into micro-batches, and these evenly into shards, so that everyone has the same number of micro-batches
 in every window. Where every rank trains every peer there are W shards; a peer that has ranks of its own has as many shards as these.
+The order is a permutation, or what a Sampler makes of it, in which an image may occur several times.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from mutual.recipe import derive_seed
+
+
+class Sampler(Protocol):
+    """Which images an epoch takes, and in which order, as a pure function of its number."""
+
+    @property
+    def num_images(self) -> int:
+        """Images that there are."""
+        ...
+
+    @property
+    def epoch_size(self) -> int:
+        """Images of an epoch, an image that occurs several times counted each time."""
+        ...
+
+    @property
+    def group_size(self) -> int:
+        """So many neighbours in the order belong together; `epoch_size` is a multiple of it."""
+        ...
+
+    @property
+    def substitute_groups(self) -> Tensor | None:
+        """For each image the number of those among which a substitute for it is looked for first; None: all alike."""
+        ...
+
+    @property
+    def weights(self) -> Tensor | None:
+        """Those of the images, where it draws by weights."""
+        ...
+
+    def order(self, epoch: int) -> list[int]:
+        """Returns the indices of the images of `epoch`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,13 +70,19 @@ class MicroBatchSlice:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The windows of an epoch of `num_samples` samples."""
+    """The windows of an epoch of `num_samples` samples, in the order of `sampler` if it is given."""
 
     num_samples: int
     batch_size: int
     world_size: int
     accumulate: int
     seed: int
+    sampler: Sampler | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Images of which an epoch takes some, or some of them several times."""
+        return self.num_samples if self.sampler is None else self.sampler.num_images
 
     @property
     def window_size(self) -> int:
@@ -59,8 +101,8 @@ class EpochPlan:
         return whole * self.accumulate + math.ceil(rest / (self.batch_size * self.world_size))
 
     def order(self, epoch: int) -> list[int]:
-        """Returns the epoch's permutation of the sample indices."""
-        return epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
+        """Returns the indices of the epoch's images in its order: a permutation, or what the sampler says."""
+        return epoch_order(self.num_samples, seed=self.seed, epoch=epoch) if self.sampler is None else self.sampler.order(epoch)
 
     def size(self, window: int) -> int:
         """Returns how many samples the window has over all ranks."""
@@ -68,10 +110,10 @@ class EpochPlan:
 
     def micro_sizes(self, window: int) -> list[int]:
         """Returns how many samples each micro-batch of the window has over all ranks."""
-        size = self.size(window)
+        size, group_size = self.size(window), 1 if self.sampler is None else self.sampler.group_size
         num_micro_batches = math.ceil(size / (self.batch_size * self.world_size))
-        bounds = [shard_bounds(size, index, num_micro_batches) for index in range(num_micro_batches)]
-        return [end - begin for begin, end in bounds]
+        bounds = [shard_bounds(size // group_size, index, num_micro_batches) for index in range(num_micro_batches)]
+        return [(end - begin) * group_size for begin, end in bounds]
 
     def micro_batches(self, window: int, shard: tuple[int, int]) -> list[MicroBatchSlice]:
         """Returns one shard's micro-batches of a window; `shard` is its index, and the number of shards."""

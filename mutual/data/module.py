@@ -74,6 +74,13 @@ class DataModule:
         """By which a resumed run, and every rank, knows whether these are the same data; takes seconds where there are many."""
         return fingerprint(self.info, *self._read, None if self._sampler is None else self._sampler.weights)
 
+    @property
+    def class_counts(self) -> list[int]:
+        """Number of training images of each class; those without a label are in none."""
+        labels = self._read[0].labels
+        per_class = labels.sum(dim=0).long() if labels.dim() == 2 else labels[labels >= 0].bincount(minlength=self.info.num_classes)
+        return list(map(int, per_class))
+
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
         self._train.views = self._views = tuple(views)

@@ -28,6 +28,10 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
     if data.multi_label and not data.kind.multi_label:
         yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list")
+    best_metric, metrics = recipe.train.best_metric, ("map", "nll") if data.multi_label else ("top1", "macro_top1", "nll")
+    if best_metric not in (None, *metrics):
+        labels = "several labels" if data.multi_label else "one class"
+        yield Fault("train.best_metric", f"images of {labels} each are scored by {', '.join(metrics)}, not by {best_metric}")
     yield from _check_sizes(data)
     yield from _check_unlabelled(data)
     for index, objective in enumerate(recipe.objectives):

@@ -1,12 +1,13 @@
 """Weights of the classes become numbers by the training images, which the run's recipe says; whoever resumes goes on with them."""
 
+import json
 import signal
 
 import pytest
 from support import assert_equal_weights, build, digests, tiny_document, train_epochs, weights
 
 import mutual
-from mutual.engine import StoppedError
+from mutual.engine import RunFolder, StoppedError
 from mutual.engine.training import resolve_class_weights
 from mutual.recipe import InputError, RecipeError, load_recipe, parse_recipe
 
@@ -112,3 +113,24 @@ def test_a_run_says_its_weights_and_goes_on_with_them(tmp_path):
         assert digests(done.folder) == digests(whole.folder)
     with pytest.raises(InputError, match=r"objectives.*the run was started with"):
         mutual.fit(recipe("whole", class_weight=[1.0, 2.0, 3.0, 4.0]), resume=True)
+
+
+def test_the_best_weights_may_be_those_of_the_best_mean_over_classes(tmp_path, capsys):
+    train = {"epochs": 2, "progress": False, "best_metric": "macro_top1"}
+    result = mutual.fit(parse_recipe(tiny_document(output=str(tmp_path), train=train)))
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.split().count("macro") for line in lines) == 3
+    best = RunFolder(result.folder).read_best()
+    assert best.metric == "macro_top1"
+    scores = [line["eval"] for line in map(json.loads, (result.folder / "metrics.jsonl").read_text().splitlines())]
+    for peer in "ab":
+        assert best.peers[peer]["macro_top1"] == max(each[peer]["macro_top1"] for each in scores)
+    assert best.peers[best.peer]["macro_top1"] == max(row["macro_top1"] for row in best.peers.values())
+
+
+@pytest.mark.parametrize(("metric", "loss"), [("map", "cross_entropy"), ("top1", "bce"), ("macro_top1", "bce")])
+def test_the_best_metric_is_one_of_the_labels(metric, loss):
+    whole = tiny_document(objectives=[{"loss": loss}], train={"best_metric": metric})
+    whole["data"] |= {"multi_label": loss == "bce"}
+    with pytest.raises(RecipeError, match=rf"train\.best_metric: images of .* are scored by .*, not by {metric}"):
+        parse_recipe(whole)

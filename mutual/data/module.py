@@ -18,7 +18,7 @@ from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
 from mutual.data.loading.dataset import BatchesOnDemand, Failure, SplitsDataset, TransformedDataset
 from mutual.data.loading.images import TransformError
-from mutual.data.loading.plan import EpochPlan
+from mutual.data.loading.plan import EpochPlan, Sampler
 from mutual.data.loading.requests import CountedViews, Request, TrainBatchSampler, eval_requests
 from mutual.data.loading.workers import Loader
 from mutual.data.transforms.pipelines import eval_transforms, resolved_preprocess, train_transforms
@@ -35,6 +35,7 @@ class DataModule:
         seed: the recipe's seed.
         num_views: augmentations of each training image.
         counted_views: the views of each training image, where they are not each epoch's own.
+        sampler: which images an epoch takes; None: each once.
 
     Attributes:
         info: what the data set is.
@@ -55,6 +56,7 @@ class DataModule:
         seed: int,
         num_views: int = 1,
         counted_views: CountedViews | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self.info = info
         self._read = read
@@ -62,6 +64,7 @@ class DataModule:
         self._seed = seed
         self._views: tuple[int, ...] = tuple(range(num_views))
         self._counted_views = counted_views
+        self._sampler = sampler
         self._loader: Loader[Batch | Failure] | None = None
         self._sample_loader: Loader[Batch | Failure] | None = None
         self._load_as((info.channels, *info.image_size))
@@ -70,7 +73,14 @@ class DataModule:
     @cached_property
     def fingerprint(self) -> Mapping[str, Any]:
         """By which a resumed run, and every rank, knows whether these are the same data; takes seconds where there are many."""
-        return fingerprint(self.info, *self._read)
+        return fingerprint(self.info, *self._read, None if self._sampler is None else self._sampler.weights)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Number of training images of each class; those without a label are in none."""
+        labels = self._read[0].labels
+        per_class = labels.sum(dim=0).long() if labels.dim() == 2 else labels[labels >= 0].bincount(minlength=self.info.num_classes)
+        return list(map(int, per_class))
 
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
@@ -152,7 +162,7 @@ class DataModule:
             ImageError: an image cannot be read, and data.on_bad_image is `error`; also where a batch is asked for.
             OSError: the disk or the machine failed.
         """
-        requests = self._sampler(world_size, shard, accumulate)
+        requests = self._batch_sampler(world_size, shard, accumulate)
         requests.epoch, requests.start = epoch, start
         if start >= requests.plan.num_windows:
             return
@@ -167,7 +177,7 @@ class DataModule:
 
     def train_keys(self, epoch: int, *, world_size: int, shard: tuple[int, int], accumulate: int) -> Iterator[list[tuple[int, int]]]:
         """Yields for each of a shard's windows of `epoch` the index and the view number of its images; nothing is loaded."""
-        for requests in self._sampler(world_size, shard, accumulate).windows(epoch):
+        for requests in self._batch_sampler(world_size, shard, accumulate).windows(epoch):
             yield [key for each in requests for key in zip(each.indices[: each.num_rows], each.view_numbers, strict=False)]
 
     def train_batch(self, index: int, view: int) -> Batch:
@@ -177,7 +187,7 @@ class DataModule:
             ImageError: it cannot be read, and data.on_bad_image is `error`.
             OSError: the disk or the machine failed.
         """
-        request = self._sampler(1, (0, 1), 1).request_of(index, view)
+        request = self._batch_sampler(1, (0, 1), 1).request_of(index, view)
         (loaded,) = self._train.__getitems__([request])
         return self._checked(loaded, "train", view)
 
@@ -248,6 +258,8 @@ class DataModule:
             seed=seed,
             views=self._views,
             substitute=True,
+            # of counted views, whose pixels must not depend on the order, any
+            substitute_groups=None if self._sampler is None or self._counted_views else self._sampler.substitute_groups,
             defers=torch.cuda.is_available(),
             **common,
         )
@@ -266,10 +278,10 @@ class DataModule:
         return loaded
 
     def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
-        crops = self._spec.crops_per_image
-        return EpochPlan(self.info.num_train * crops, self._spec.batch_size, world_size, accumulate, self._seed, crops)
+        num_images, crops = self.info.num_train if self._sampler is None else self._sampler.epoch_size, self._spec.crops_per_image
+        return EpochPlan(num_images * crops, self._spec.batch_size, world_size, accumulate, self._seed, self._sampler, crops)
 
-    def _sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
+    def _batch_sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
         mixed = bool(self._spec.mixup or self._spec.cutmix)
         return TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views)
 

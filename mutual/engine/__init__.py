@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         store_variants,
         tuning_table,
     )
-    from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
+    from mutual.engine.evaluation import ImageLike, Prediction, Predictor, class_table, evaluate_run, predict, score_run
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
     from mutual.engine.inputs import check_data_present, check_inputs, check_weights_present
@@ -51,6 +51,7 @@ __all__ = [
     "check_inputs",
     "check_stores",
     "check_weights_present",
+    "class_table",
     "compare",
     "evaluate_run",
     "export_model",
@@ -63,6 +64,7 @@ __all__ = [
     "peer_files",
     "predict",
     "predict_scaling",
+    "score_run",
     "store_variants",
     "tuning_table",
 ]
@@ -82,7 +84,7 @@ __getattr__, __dir__ = lazy_attributes(
             "store_variants",
             "tuning_table",
         ),
-        "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
+        "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "class_table", "evaluate_run", "predict", "score_run"),
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),
         "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_weights_present"),

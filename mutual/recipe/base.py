@@ -27,6 +27,8 @@ MAX_SIDE = 8_192
 MAX_PEERS = 8
 MAX_OBJECTIVES = 128
 """Twice as many as one for each ordered pair of the most peers and one for each peer."""
+MAX_CLASS_WEIGHTS = 2_000
+"""Of a loss: the recipe that a run writes down must not be larger than a recipe may be."""
 MAX_NAMES = 64
 """Entries of a list of peers, sources or module paths."""
 MAX_TRANSFORMS = 64

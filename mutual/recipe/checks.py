@@ -16,6 +16,7 @@ from mutual.recipe.head_checks import check_heads
 from mutual.recipe.loading_checks import check_loading
 from mutual.recipe.memory_checks import check_memory
 from mutual.recipe.peers import FROZEN_ONLY, PeerSpec, program_file
+from mutual.recipe.sampler_checks import check_sampler
 from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
 from mutual.recipe.training import Optimizer, Train
@@ -39,6 +40,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *check_heads(recipe),
         *check_data(recipe),
         *check_loading(recipe),
+        *check_sampler(recipe),
         *_check_pause(recipe),
         *_check_kernels(recipe),
         *check_stores(recipe),

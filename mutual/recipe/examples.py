@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mutual.recipe.base import Spec
-from mutual.recipe.data import Data, Statistics
+from mutual.recipe.data import Data, Sampler, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.peers import Expect, InputSpec, PeerSpec, StoreSpec, WeightsSpec
@@ -48,6 +48,8 @@ workers: 8
 prefetch: 4
 decoded: null        # or a folder: /data/flowers/decoded
 on_bad_image: skip
+sampler: balanced
+epoch_size: 20000
 subset: 5000
 subset_seed: 1
 num_train: 1024      # fake images only
@@ -60,6 +62,10 @@ preprocess: [{name: resize, size: 256, mode: shorter}, center_crop]
 normalize: auto
 mixup: 0.2
 cutmix: 0.0
+""",
+    Sampler: """\
+weights: null
+repeated: 4
 """,
     Statistics: """\
 mean: [0.485, 0.456, 0.406]

@@ -61,6 +61,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
         seed: the recipe's seed.
         views: the numbers of the views that are made of each image.
         substitute: with `data.on_bad_image: skip`, an image that cannot be read has a substitute; otherwise it is blank.
+        substitute_groups: for each image the number of those among which a substitute is looked for first; None: all alike.
         defers: what can be done to all images of a batch at once is left to `Batch.to`, to be done on the device.
 
     Attributes:
@@ -78,6 +79,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
         seed: int,
         views: Sequence[int] = (0,),
         substitute: bool = False,
+        substitute_groups: Tensor | None = None,
         defers: bool = False,
     ) -> None:
         self.views = tuple(views)
@@ -99,6 +101,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
                 seed=seed,
                 skip_bad=data.on_bad_image == "skip",
                 substitute=substitute,
+                substitute_groups=substitute_groups,
             )
 
     def __getitems__(self, requests: Sequence[Request]) -> list[Batch | Failure]:

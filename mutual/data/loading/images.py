@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -120,6 +121,7 @@ class DecodedImages:
         seed: the recipe's seed.
         skip_bad: an image that cannot be read is no error.
         substitute: with `skip_bad`, another image stands in for it; otherwise it is blank.
+        substitute_groups: for each image the number of those among which a substitute is looked for first; None: all alike.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class DecodedImages:
         seed: int,
         skip_bad: bool,
         substitute: bool,
+        substitute_groups: Tensor | None = None,
     ) -> None:
         self.labels = split.labels
         self.name = split.name
@@ -145,6 +148,7 @@ class DecodedImages:
         self._seed = seed
         self._skip_bad = skip_bad
         self._substitute = substitute
+        self._groups = None if substitute_groups is None else substitute_groups.numpy()
         self._order: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._store: ImageStore | None = None
 
@@ -204,19 +208,32 @@ class DecodedImages:
             return {number: self._next_readable(index, number, of_number, error) for number, of_number in draws.items()}
 
     def _next_readable(self, index: int, view: int, draws: list[Sequence[float]], error: ImageError) -> _Decoded:
-        """Returns the next readable image of the epoch's order, a function of (seed, epoch, index) alone; a view's number is one's, too."""
-        order, positions = self._order_of(view % OCCURRENCE_STRIDE)
-        num_tries = min(len(order) - 1, _MAX_CONSECUTIVE_BAD)
-        for step in range(1, num_tries + 1):
-            source_index = int(order[(positions[index] + step) % len(order)])
+        """Returns the next readable image of the epoch's permutation, a function of (seed, epoch, index) alone.
+
+        The number of a view is an epoch's, too. Images of the same group go before others.
+        """
+        num_tries = min(len(self.labels) - 1, _MAX_CONSECUTIVE_BAD)
+        for source_index in islice(self._substitutes(index, view % OCCURRENCE_STRIDE), num_tries):
             try:
                 return _Decoded(self._views_of(source_index, draws), source_index, error.reason)
             except ImageError:  # it is named where it is asked for itself
                 continue
         raise ImageError(error.path, f"{error.reason}; nor can the {num_tries} images be read that follow it in the epoch's order")
 
+    def _substitutes(self, index: int, epoch: int) -> Iterator[int]:
+        """Yields all other images in the order in which they stand in for the one at `index`."""
+        order, positions = self._order_of(epoch)
+        place = int(positions[index])
+        places = range(place + 1, place + len(order))
+        if self._groups is None:
+            yield from (int(order[place % len(order)]) for place in places)
+            return
+        groups, group = self._groups, self._groups[index]
+        for is_same in (True, False):
+            yield from (int(other) for place in places if (groups[other := order[place % len(order)]] == group) == is_same)
+
     def _order_of(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns the order of `epoch` and the position of each index in it, which are made once an epoch and not for each bad image."""
+        """Returns the permutation of `epoch` and the position of each index in it, made once an epoch and not for each bad image."""
         if self._order is None or self._order[0] != epoch:
             order = np.array(epoch_order(len(self.labels), seed=self._seed, epoch=epoch))
             positions = np.empty(len(order), np.int64)

@@ -9,6 +9,7 @@ from itertools import count
 from math import gcd
 
 from mutual.data.loading.plan import EpochPlan, MicroBatchSlice, shard_bounds
+from mutual.data.loading.samplers import occurrences
 from mutual.recipe import derive_seed
 
 OCCURRENCE_STRIDE = 1_000_000
@@ -25,8 +26,9 @@ class Request:
         num_valid: number of images that are no padding.
         global_batch_size: the same over all ranks.
         partners: for each of the B images the position of its partner among `indices`; None: they are not mixed.
-        pairs: for each of the B images the number of its pair in the epoch, from which both draw one mix.
-        views: for each of the images the number of its view, on which its augmentation and its mix depend; None: the epoch.
+        pairs: for each of the B images what its mix is drawn from: the epoch and the number of its pair in it, which is the same for
+            both; or, of counted views, the number of the view and the image.
+        views: for each of the images the number of its view, on which its augmentation depends; None: the epoch.
     """
 
     epoch: int
@@ -34,7 +36,7 @@ class Request:
     num_valid: int
     global_batch_size: int
     partners: list[int] | None = None
-    pairs: list[int] | None = None
+    pairs: list[tuple[int, int]] | None = None
     views: list[int] | None = None
 
     @property
@@ -80,6 +82,33 @@ class CountedViews:
         return derive_seed(self.seed, "partner", view, index) % num_samples
 
 
+@dataclass(frozen=True)
+class _EpochOrder:
+    """An epoch's number, its images in their order, and how often each has come before; None: none comes twice."""
+
+    epoch: int
+    images: Sequence[int]
+    occurrences: list[int] | None
+
+    @classmethod
+    def of(cls, plan: EpochPlan, epoch: int) -> _EpochOrder:
+        images = plan.order(epoch)
+        return cls(epoch, images, None if plan.sampler is None and plan.crops == 1 else occurrences(images))
+
+    def occurrence(self, position: int) -> int:
+        return 0 if self.occurrences is None else self.occurrences[position]
+
+    def numbers(self, positions: Sequence[int]) -> list[int] | None:
+        """Returns what each image's random numbers are drawn by; None where it is the epoch of all."""
+        if self.occurrences is None:
+            return None
+        return [self.epoch + OCCURRENCE_STRIDE * self.occurrences[position] for position in positions]
+
+    def position(self, image: int, occurrence: int) -> int:
+        places = (position for position, each in enumerate(self.images) if each == image)
+        return next(position for position in places if self.occurrence(position) == occurrence)
+
+
 class TrainBatchSampler:
     """The requests of an epoch for one shard, from a window on; torch's loader takes it as its batch sampler.
 
@@ -104,15 +133,15 @@ class TrainBatchSampler:
         self._counted_views = counted_views
 
     def __iter__(self) -> Iterator[list[Request]]:
-        epoch, order = self.epoch, self.plan.order(self.epoch)
+        order = _EpochOrder.of(self.plan, self.epoch)
         for window in range(self.start, self.plan.num_windows):
-            for request in self._requests(window, order, epoch):
+            for request in self._requests(window, order):
                 yield [request]
 
     def windows(self, epoch: int) -> Iterator[list[Request]]:
         """Yields the requests of each window of `epoch`; nothing is loaded."""
-        order = self.plan.order(epoch)
-        yield from (list(self._requests(window, order, epoch)) for window in range(self.plan.num_windows))
+        order = _EpochOrder.of(self.plan, epoch)
+        yield from (list(self._requests(window, order)) for window in range(self.plan.num_windows))
 
     def sizes(self, window: int) -> list[int]:
         """Returns how many images the peers see of each of the shard's micro-batches of a window."""
@@ -123,23 +152,25 @@ class TrainBatchSampler:
         if self._counted_views is not None:
             return self._counted_request([index], [view], view, num_valid=1, global_batch_size=1)
         occurrence, epoch = divmod(view, OCCURRENCE_STRIDE)
-        order = self.plan.order(epoch)
-        return self._request_at([order.index(index) + occurrence], order, epoch, num_valid=1, global_batch_size=1)
+        order = _EpochOrder.of(self.plan, epoch)
+        return self._request_at([order.position(index, occurrence)], order, num_valid=1, global_batch_size=1)
 
-    def _requests(self, window: int, order: Sequence[int], epoch: int) -> Iterator[Request]:
-        yield from (self._request(micro_batch, order, epoch) for micro_batch in self.plan.micro_batches(window, self._shard))
+    def _requests(self, window: int, order: _EpochOrder) -> Iterator[Request]:
+        yield from (self._request(micro_batch, order) for micro_batch in self.plan.micro_batches(window, self._shard))
 
-    def _request(self, micro_batch: MicroBatchSlice, order: Sequence[int], epoch: int) -> Request:
+    def _request(self, micro_batch: MicroBatchSlice, order: _EpochOrder) -> Request:
         positions = list(range(micro_batch.begin, micro_batch.end))
         num_valid = len(positions)
         positions += (positions or [micro_batch.padding_index])[:1] * (self._min_size - num_valid)
         sizes = {"num_valid": num_valid, "global_batch_size": micro_batch.global_batch_size}
         if self._counted_views is None:
-            return self._request_at(positions, order, epoch, **sizes)
-        indices = [order[position] for position in positions]
-        seen_before = [position % self.plan.crops for position in positions]
-        views = [self._counted_views.of(index, epoch, self.plan.seed, before) for index, before in zip(indices, seen_before, strict=True)]
-        return self._counted_request(indices, views, epoch, **sizes)
+            return self._request_at(positions, order, **sizes)
+        indices = [order.images[position] for position in positions]
+        seen_before = map(order.occurrence, positions)
+        views = [
+            self._counted_views.of(index, order.epoch, self.plan.seed, before) for index, before in zip(indices, seen_before, strict=True)
+        ]
+        return self._counted_request(indices, views, order.epoch, **sizes)
 
     def _counted_request(self, indices: list[int], views: list[int], epoch: int, *, num_valid: int, global_batch_size: int) -> Request:
         """Returns a request for these views of these images; the partners that they are mixed with depend on nothing else."""
@@ -162,15 +193,15 @@ class TrainBatchSampler:
             num_valid,
             global_batch_size,
             partners=partners,
-            pairs=indices,
+            pairs=[(view, index) for index, view in keys],
             views=[view for _, view in loaded],
         )
 
-    def _request_at(self, positions: list[int], order: Sequence[int], epoch: int, *, num_valid: int, global_batch_size: int) -> Request:
+    def _request_at(self, positions: list[int], order: _EpochOrder, *, num_valid: int, global_batch_size: int) -> Request:
         """Returns a request for the images at `positions` of the epoch's order, in the epoch's own views."""
         if not self._mixed:
-            images = [order[position] for position in positions]
-            return Request(epoch, images, num_valid, global_batch_size, views=self._numbers(positions, epoch))
+            images = [order.images[position] for position in positions]
+            return Request(order.epoch, images, num_valid, global_batch_size, views=order.numbers(positions))
         # neighbours in the order are each other's partners, so that a mix depends on neither ranks nor batch size
         partners = [self.plan.partner(position) for position in positions]
         row_of: dict[int, int] = {}
@@ -182,19 +213,14 @@ class TrainBatchSampler:
                 row_of[partner] = len(loaded)
                 loaded.append(partner)
         return Request(
-            epoch,
-            [order[position] for position in loaded],
+            order.epoch,
+            [order.images[position] for position in loaded],
             num_valid,
             global_batch_size,
             partners=[row_of[partner] for partner in partners],
-            pairs=[self.plan.pair(position) for position in positions],
-            views=self._numbers(loaded, epoch),
+            pairs=[(order.epoch, self.plan.pair(position)) for position in positions],
+            views=order.numbers(loaded),
         )
-
-    def _numbers(self, positions: Sequence[int], epoch: int) -> list[int] | None:
-        """Returns what each image's random numbers are drawn by; None where it is the epoch of all."""
-        crops = self.plan.crops
-        return None if crops == 1 else [epoch + OCCURRENCE_STRIDE * (position % crops) for position in positions]
 
 
 def eval_requests(num_samples: int, batch_size: int, *, world_size: int, shard: tuple[int, int]) -> list[list[Request]]:

@@ -87,7 +87,7 @@ def _saved_document(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *
         return None
     saved_recipe = folder.recipe()
     given = (
-        recipe.with_tuned_of(saved_recipe).with_inputs_of(saved_recipe).with_classes_of(saved_recipe)
+        recipe.with_tuned_of(saved_recipe).with_inputs_of(saved_recipe).with_classes_of(saved_recipe).with_class_weights_of(saved_recipe)
     )  # whether they still are these is seen when peers are built
     _check_same(resolve_launch(given, saved_recipe, launch), saved_recipe.resolved())
     return saved_recipe.model_dump(mode="json")

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from mutual.data.datasets.fingerprint import fingerprint
 from mutual.data.datasets.info import DataInfo
-from mutual.data.datasets.splits import FileSplit, Split, stratified_subset
+from mutual.data.datasets.splits import EncodedSplit, Split, stratified_subset
 from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
 from mutual.data.loading.dataset import BatchesOnDemand, Failure, SplitsDataset, TransformedDataset
@@ -120,7 +120,7 @@ class DataModule:
             return
         self.close()
         for name, dataset, split in zip(("train", "val"), (self._train, self._val), self._read, strict=True):
-            assert isinstance(split, FileSplit), "the recipe's check lets only folders and lists through"
+            assert isinstance(split, EncodedSplit), "the recipe's check lets only folders and lists through"
             folder, workers = Path(self._spec.decoded), self._spec.workers
             dataset.keep_decoded(folder, name, split, workers=workers, prefetch=self._spec.prefetch)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mutual.recipe.data import Data
+from mutual.recipe.data import Data, family_of_dataset
 from mutual.recipe.document import Recipe
 from mutual.recipe.errors import Fault
 from mutual.recipe.transforms import CenterCrop, Resize
@@ -34,6 +34,8 @@ def _check_decoded(data: Data) -> Iterator[Fault]:
         return
     if not (data.kind.in_files and data.kind.needs_root):
         yield Fault("data.decoded", f"keeps images of files decoded (image_folder, image_list), not {data.dataset}")
+    if family_of_dataset(data.unlabelled or "") == "wds":
+        yield Fault("data.decoded", f"keeps images of files decoded, and data.unlabelled names shards ({data.unlabelled})")
     if not data.decoded.strip():
         yield Fault("data.decoded", "names no folder")
     first = data.augment[0] if data.augment else None

@@ -110,6 +110,12 @@ def test_a_peer_of_a_larger_input_reads_its_own_images(root, tmp_path):
     assert len(list((tmp_path / "kept").iterdir())) == 4
 
 
+def test_unlabelled_images_are_kept_with_the_others(root, tmp_path):
+    shutil.copytree(root / "val", tmp_path / "more")
+    fields = {"unlabelled": str(tmp_path / "more"), "crops_per_image": 2}
+    assert_same(module(root, decoded=str(tmp_path / "kept"), **fields), module(root, **fields))
+
+
 def test_an_image_that_cannot_be_read_is_the_same_error(root, tmp_path):
     lines = []
     for fields in ({}, {"decoded": str(tmp_path / "kept")}):
@@ -356,6 +362,7 @@ def test_a_recipe_that_keeps_nothing_is_refused_in_a_line():
     assert "begin data.augment with a resize" in refused(augment=["random_resized_crop"])
     assert "before horizontal_flip" in refused(augment=["horizontal_flip", "center_crop"])
     assert "names no folder" in refused(decoded=" ")
+    assert "data.decoded: keeps images of files decoded, and data.unlabelled names shards (wds/x.tar)" in refused(unlabelled="wds/x.tar")
     parsed(augment=["center_crop", "random_erasing"])
 
 

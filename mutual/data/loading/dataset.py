@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mutual.data.datasets.splits import FileSplit, MemorySplit, Split
+from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.data.files.decoding import ImageError
 from mutual.data.loading.batch import Batch
 from mutual.data.loading.decoded import DecodedFolder
@@ -118,7 +118,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
         (images,) = self._images.load(request, self.views[:1]).images
         return self._augment(request, images, self.views[0])[0]
 
-    def keep_decoded(self, folder: Path, name: str, split: FileSplit, *, workers: int | None, prefetch: int) -> None:
+    def keep_decoded(self, folder: Path, name: str, split: EncodedSplit, *, workers: int | None, prefetch: int) -> None:
         """Reads the images from now on as `folder` keeps them decoded, where they are brought by one process if they are not there.
 
         Raises:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from mutual.data.datasets.splits import FileSplit
+from mutual.data.datasets.splits import EncodedSplit
 from mutual.data.files.decoding import ImageError
 from mutual.data.files.image_store import FORMAT, ImageBlock, ImageStore, ImageWriter, check_mark, is_complete, locked_folder
 from mutual.data.loading.cores import available_cores
@@ -60,7 +60,7 @@ class DecodedFolder:
         shape: channels, and the height and width of transforms that name no size.
     """
 
-    def __init__(self, folder: Path, name: str, split: FileSplit, transforms: Transforms, shape: tuple[int, int, int]) -> None:
+    def __init__(self, folder: Path, name: str, split: EncodedSplit, transforms: Transforms, shape: tuple[int, int, int]) -> None:
         self._num_images = len(split.labels)
         self.about: dict[str, Any] = {
             "format": FORMAT,
@@ -170,14 +170,14 @@ def _readable(num_bytes: float) -> str:
     return f"{num_bytes:,.3g} GB"
 
 
-def _digest_of_files(split: FileSplit) -> str:
+def _digest_of_files(split: EncodedSplit) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, stamp in zip(split.portable_names(), _stamps(split), strict=True):
         digest.update(os.fsencode(name) + b"\0" + stamp.encode() + b"\n")
     return digest.hexdigest()
 
 
-def _stamps(split: FileSplit) -> Iterator[str]:
+def _stamps(split: EncodedSplit) -> Iterator[str]:
     """Yields of each file its size and when it was changed; empty where it is not there."""
     for index in range(len(split.labels)):
         try:

@@ -285,13 +285,22 @@ def test_the_size_is_said_before(root, tmp_path, capsys):
 
 def make(root, kept, queue):
     complete, completed = ImageWriter.complete, []
-    ImageWriter.complete = lambda self: completed.append(self) or complete(self)
+    ImageWriter.complete = lambda self: time.sleep(0.5) or completed.append(self) or complete(self)  # the others come meanwhile
     data = module(root, decoded=str(kept))
     queue.put((len(completed), pixels_of(data)[0].sum().item()))
 
 
+def test_a_disk_without_locks_is_refused_in_a_line(root, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(image_store.fcntl, "flock", flock)
+    with pytest.raises(OSError, match=r"No locks available: .*kept/train-"):
+        module(root, decoded=str(tmp_path / "kept"))
+
+
 @pytest.mark.slow
-def test_several_processes_make_it_once(root, tmp_path):
+def test_several_processes_make_it_once(root, tmp_path, capfd):
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     processes = [context.Process(target=make, args=(root, tmp_path / "kept", queue)) for _ in range(4)]
@@ -302,6 +311,9 @@ def test_several_processes_make_it_once(root, tmp_path):
         process.join(timeout=60)
     assert len({total for _, total in found}) == 1
     assert sum(made for made, _ in found) == 2
+    said = capfd.readouterr().err
+    assert said.count("decoded images take about") == 2
+    assert "waiting for the process that decodes images into" in said
 
 
 @pytest.mark.slow

@@ -6,11 +6,12 @@ pixels are on the disk, and `complete.json` when all rows are: what a process le
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class ImageStore:
             return None
         content = np.array(self._mapped()[int(row["end"]) - size : int(row["end"])])
         if zlib.crc32(content.data) != row["checksum"]:
-            raise OSError(0, "a decoded image is damaged; remove the folder, and it is made anew", str(self._folder))
+            raise OSError(errno.EIO, "a decoded image is damaged; remove the folder, and it is made anew", str(self._folder))
         channels, height, width = (int(row[key]) for key in ("channels", "height", "width"))
         pixels = torch.from_numpy(content)
         return pixels.view(height, width, channels).permute(2, 0, 1) if row["is_interleaved"] else pixels.view(channels, height, width)
@@ -165,8 +166,13 @@ def is_complete(folder: Path) -> bool:
 
 
 @contextmanager
-def locked_folder(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
+def locked_folder(folder: Path, about: Mapping[str, Any], *, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Context in which this process alone writes the folder, which is made, and marked as what `about` says; others wait.
+
+    Args:
+        folder: the folder.
+        about: what its images are.
+        waits: is called before another process is waited for.
 
     Raises:
         InputError: it holds something else.
@@ -175,13 +181,24 @@ def locked_folder(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, folder, waits)
         check_mark(folder, about)
         if not (folder / MARK).exists():
             _write_whole(folder / MARK, json.dumps(about, indent=1).encode())
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path, waits: Callable[[], None]) -> None:
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(folder)) from error
 
 
 def check_mark(folder: Path, about: Mapping[str, Any]) -> None:

@@ -94,7 +94,7 @@ class DecodedFolder:
         """
         found = self.open()
         if found is None:
-            with locked_folder(self.path, self.about):
+            with locked_folder(self.path, self.about, waits=self._say_who_waits):
                 if not is_complete(self.path):
                     self._write(images, workers=available_cores() if workers is None else workers, prefetch=prefetch)
             found = self.open()
@@ -124,6 +124,10 @@ class DecodedFolder:
         finally:
             loader.close()
             writer.close()
+
+    def _say_who_waits(self) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            tqdm.write(f"waiting for the process that decodes images into {printable(self.path)}", file=sys.stderr)
 
     def _announce(self, images: DeterministicImages, first: int) -> None:
         """Says how many bytes the images take that are not there yet.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from mutual.data.transforms.draws import derive_keys
 from mutual.recipe import Data, derive_seed
 
 _Integers = NDArray[np.int64]
+_MAX_WEIGHT = 1e12
+"""Of an image; sums of millions of them are exact enough in float64."""
 _NUM_BLOCKS = 4
 """Of the classes in an epoch of groups; a class stays in its block, so that it does not come again within three quarters of them."""
 
@@ -195,7 +198,7 @@ def read_weights(path: str, labels: Tensor, *, num_classes: int) -> Tensor:
         ValueError: it cannot be read, or holds something else; one line says where.
     """
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123  (a name as the user gave it, for the message)
+        with Path(path).open(encoding="utf-8") as file:
             lines = [(number, line.strip()) for number, line in enumerate(file, start=1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"sampler.weights: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -219,9 +222,6 @@ def _weight(path: str, number: int, text: str) -> float:
     if not 0 <= weight <= _MAX_WEIGHT:
         raise ValueError(f"sampler.weights: {path}, line {number}: {text[:40]!r} is no finite number from 0 to {_MAX_WEIGHT:g}")
     return weight
-
-
-_MAX_WEIGHT = 1e12  # sums of millions of them are exact enough in float64
 
 
 def _ranges(lengths: _Integers) -> tuple[_Integers, _Integers]:

@@ -313,7 +313,7 @@ def test_a_store_is_filled_whole_whatever_the_sampler_and_serves_any(tmp_path):
     balanced = document(tmp_path / "store", data={"sampler": "balanced", "mixup": 0.4})
     (filled,) = fill_stores(parse_recipe({**balanced, "output": str(tmp_path)}))
     assert filled.num_computed == 40 * 3
-    for data in ({"sampler": "balanced"}, {"sampler": {"repeated": 2}}, {"epoch_size": 70}, {}):
-        read = train_epochs(document(tmp_path / "store", data={"mixup": 0.4, **data}), epochs=4)
+    for data in ({"sampler": "balanced", "epoch_size": 90}, {}):
+        read = train_epochs(document(tmp_path / "store", data={"mixup": 0.4, **data}), epochs=2)
         assert stored(read).num_computed == 0
         close(read)

@@ -1,10 +1,11 @@
-"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--factory|--dataset MODULE:NAME] [--json]`."""
+"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--per-class] [--json]`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
     parser.add_argument(
         "--dataset", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, which makes the images of the run"
     )
+    parser.add_argument("--per-class", action="store_true", help="score each class, too: support, recall, precision and F1")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(arguments)
 
@@ -43,22 +45,28 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
         check_data_present(recipe)
         if frozen is not None:
             check_weights_present(recipe, frozen)
-        from mutual.engine import evaluate_run  # torch takes seconds to import, a missing file is reported before
+        from mutual.engine import class_table, score_run  # torch takes seconds to import, a missing file is reported before
 
         given = [text.partition("=")[2] for text in options.overrides if text.startswith("data.dataset=")]
-        scores = evaluate_run(recipe, files, factories=options.factory, datasets=[*options.dataset, *given], frozen=frozen)
-        print_main(json_text(scores) if options.json else table(scores))
+        datasets = [*options.dataset, *given]
+        found = score_run(recipe, files, factories=options.factory, datasets=datasets, frozen=frozen, per_class=options.per_class)
+        if options.json:
+            classes = {member: [asdict(row) for row in rows] for member, rows in found.classes.items()}
+            print_main(json_text({**found.scores, "per_class": classes} if options.per_class else found.scores))
+        else:
+            print_main("\n".join([table(found.scores), *([class_table(found.classes)] if options.per_class else [])]))
 
     return run_command(command)
 
 
 def table(scores: Scores) -> str:
     """Returns the scores as lines: a member a line, accuracies in percent, NLL in nats."""
-    columns = [name for name in ("top1", "top5", "map", "nll", "ece") if name in next(iter(scores.values()))]
-    lines = [f"{'':12}" + "".join(f"{column:>9}" for column in columns)]
+    columns = [name for name in ("top1", "macro_top1", "top5", "map", "nll", "ece") if name in next(iter(scores.values()))]
+    widths = {column: max(9, len(column) + 2) for column in columns}
+    lines = [f"{'':12}" + "".join(f"{column:>{width}}" for column, width in widths.items())]
     for member, row in scores.items():
         if member != "pairs":
-            cells = (f"{row[column]:9.2%}" if column.startswith(("top", "map")) else f"{row[column]:9.4f}" for column in columns)
+            cells = (f"{row[column]:{width}{'.4f' if column in ('nll', 'ece') else '.2%'}}" for column, width in widths.items())
             lines.append(f"{member:12}" + "".join(cells))
     if "pairs" in scores:
         lines.append(

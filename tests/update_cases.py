@@ -37,6 +37,11 @@ CASES = {
         for weighting in ("mean", "naive", "linear", "min_logit")
     },
 }
+CASES |= {
+    "weights of the classes": {"objectives": [{"loss": "cross_entropy", "class_weight": "balanced", "label_smoothing": 0.1}]},
+    "weights of mixed classes": {"objectives": [{"loss": "focal", "alpha": [1, 2, 3, 4]}], "data": {"mixup": 0.4, "sampler": "balanced"}},
+    "focal with a sigmoid": {"objectives": [{"loss": "focal", "form": "sigmoid", "alpha": 0.25}]},
+}
 MASKED = {
     "the gate of what is correct": {"objectives": [CE, {"loss": "dml", "gate": "correct"}]},
     "a teacher of some classes": {
@@ -56,7 +61,7 @@ def tiny_peers(**sections):
 def loss_document(name):
     """The loss `name` beside cross-entropy, or alone where it is the ground truth's."""
     objective = {"loss": name, **({"at": AT[name]} if name in AT else {})}
-    document = tiny_peers(objectives=[objective] if name in ("cross_entropy", "bce") else [CE, objective])
+    document = tiny_peers(objectives=[objective] if name in ("cross_entropy", "focal", "bce") else [CE, objective])
     if name == "bce":
         document["data"] |= {"multi_label": True}
     return document

@@ -10,6 +10,7 @@ from mutual.data.datasets.info import DataInfo
 from mutual.data.datasets.readers import DatasetSplits, read_splits, with_unlabelled
 from mutual.data.datasets.splits import stratified_subset
 from mutual.data.loading.requests import CountedViews
+from mutual.data.loading.samplers import build_sampler, read_weights
 from mutual.data.module import DataModule
 from mutual.recipe import Data
 
@@ -29,16 +30,26 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1, counted_views: tupl
     """
     splits = read_splits(spec, seed=seed)
     info = _info(spec, splits)
-    train_split = splits.train
+    train_split, weights = splits.train, _weights(spec, splits.train.labels, info)
     if spec.subset is not None:
         chosen = stratified_subset(train_split.labels, spec.subset, seed=seed if spec.subset_seed is None else spec.subset_seed)
-        train_split = train_split.select(chosen)
+        train_split, weights = train_split.select(chosen), None if weights is None else weights[chosen]
         info = replace(info, num_train=spec.subset)
     if spec.unlabelled is not None:
         train_split = with_unlabelled(train_split, spec)
         info = replace(info, num_train=len(train_split.labels))
+    if weights is not None and not weights.any():
+        raise ValueError("sampler.weights gives every image of the subset the weight 0, so that none could be drawn")
     views = None if counted_views is None else CountedViews(*counted_views)
-    return DataModule(spec, info, (train_split, splits.val), seed=seed, num_views=num_views, counted_views=views)
+    sampler = build_sampler(spec, train_split.labels, weights, seed=seed)
+    return DataModule(spec, info, (train_split, splits.val), seed=seed, num_views=num_views, counted_views=views, sampler=sampler)
+
+
+def _weights(spec: Data, labels: Tensor, info: DataInfo) -> Tensor | None:
+    """Returns the weight of each training image, where the recipe gives weights."""
+    if isinstance(spec.sampler, str) or spec.sampler.weights is None:
+        return None
+    return read_weights(spec.sampler.weights, labels, num_classes=info.num_classes)
 
 
 def _info(spec: Data, splits: DatasetSplits) -> DataInfo:

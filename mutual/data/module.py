@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from mutual.data.datasets.fingerprint import fingerprint
 from mutual.data.datasets.info import DataInfo
-from mutual.data.datasets.splits import Split, stratified_subset
+from mutual.data.datasets.splits import EncodedSplit, Split, stratified_subset
 from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
-from mutual.data.loading.dataset import BatchesOnDemand, Failure, TransformedDataset
+from mutual.data.loading.dataset import BatchesOnDemand, Failure, SplitsDataset, TransformedDataset
 from mutual.data.loading.images import TransformError
-from mutual.data.loading.plan import EpochPlan
-from mutual.data.loading.requests import CountedViews, TrainBatchSampler, eval_requests
+from mutual.data.loading.plan import EpochPlan, Sampler
+from mutual.data.loading.requests import CountedViews, Request, TrainBatchSampler, eval_requests
 from mutual.data.loading.workers import Loader
 from mutual.data.transforms.pipelines import eval_transforms, resolved_preprocess, train_transforms
 from mutual.recipe import MAX_SIDE, Data
@@ -33,6 +35,7 @@ class DataModule:
         seed: the recipe's seed.
         num_views: augmentations of each training image.
         counted_views: the views of each training image, where they are not each epoch's own.
+        sampler: which images an epoch takes; None: each once.
 
     Attributes:
         info: what the data set is.
@@ -53,6 +56,7 @@ class DataModule:
         seed: int,
         num_views: int = 1,
         counted_views: CountedViews | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self.info = info
         self._read = read
@@ -60,19 +64,27 @@ class DataModule:
         self._seed = seed
         self._views: tuple[int, ...] = tuple(range(num_views))
         self._counted_views = counted_views
-        self._load_as((info.channels, *info.image_size))
-        self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainBatchSampler, Loader[Batch | Failure]] | None = None
-        self._eval_loader: Loader[Batch | Failure] | None = None
+        self._sampler = sampler
+        self._loader: Loader[Batch | Failure] | None = None
         self._sample_loader: Loader[Batch | Failure] | None = None
+        self._load_as((info.channels, *info.image_size))
         self._bad: dict[str, dict[str, str]] = {"train": {}, "val": {}}
 
     @cached_property
     def fingerprint(self) -> Mapping[str, Any]:
         """By which a resumed run, and every rank, knows whether these are the same data; takes seconds where there are many."""
-        return fingerprint(self.info, *self._read)
+        return fingerprint(self.info, *self._read, None if self._sampler is None else self._sampler.weights)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Number of training images of each class; those without a label are in none."""
+        labels = self._read[0].labels
+        per_class = labels.sum(dim=0).long() if labels.dim() == 2 else labels[labels >= 0].bincount(minlength=self.info.num_classes)
+        return list(map(int, per_class))
 
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
+        self.close()
         self._train.views = self._views = tuple(views)
 
     def load_for(self, shapes: Sequence[tuple[int, int, int]]) -> None:
@@ -95,6 +107,23 @@ class DataModule:
             self._load_as((channels, height, width))
         except _FixedSizeError:
             self._load_as((channels, *self.info.image_size))
+
+    def keep_decoded(self) -> None:
+        """Reads the images from now on as `data.decoded` keeps them, if the recipe names such a folder; to be called behind `load_for`.
+
+        Where they are not there, one process of those that ask for them makes them, and the others wait.
+
+        Raises:
+            InputError: the folder holds something else, or is damaged.
+            OSError: the disk is full, or failed.
+        """
+        if self._spec.decoded is None:
+            return
+        self.close()
+        for name, dataset, split in zip(("train", "val"), (self._train, self._val), self._read, strict=True):
+            assert isinstance(split, EncodedSplit), "the recipe's check lets only folders and lists through"
+            folder, workers = Path(self._spec.decoded), self._spec.workers
+            dataset.keep_decoded(folder, name, split, workers=workers, prefetch=self._spec.prefetch)
 
     @property
     def preprocess(self) -> list[Any]:
@@ -134,11 +163,12 @@ class DataModule:
             ImageError: an image cannot be read, and data.on_bad_image is `error`; also where a batch is asked for.
             OSError: the disk or the machine failed.
         """
-        requests, loader = self._loader_of(world_size, shard, accumulate)
+        requests = self._batch_sampler(world_size, shard, accumulate)
         requests.epoch, requests.start = epoch, start
         if start >= requests.plan.num_windows:
             return
-        batches = (self._checked(loaded, "train", epoch) for loaded in loader)
+        loaded = self._load("train", requests, requests.plan.num_micro_batches)
+        batches = (self._checked(batch, "train", epoch) for batch in loaded)
         for window in range(start, requests.plan.num_windows):
             sizes = requests.sizes(window)
             of_window = BatchesOnDemand(batches, len(sizes), waiting or nullcontext)
@@ -148,7 +178,7 @@ class DataModule:
 
     def train_keys(self, epoch: int, *, world_size: int, shard: tuple[int, int], accumulate: int) -> Iterator[list[tuple[int, int]]]:
         """Yields for each of a shard's windows of `epoch` the index and the view number of its images; nothing is loaded."""
-        for requests in self._sampler(world_size, shard, accumulate).windows(epoch):
+        for requests in self._batch_sampler(world_size, shard, accumulate).windows(epoch):
             yield [key for each in requests for key in zip(each.indices[: each.num_rows], each.view_numbers, strict=False)]
 
     def train_batch(self, index: int, view: int) -> Batch:
@@ -158,7 +188,7 @@ class DataModule:
             ImageError: it cannot be read, and data.on_bad_image is `error`.
             OSError: the disk or the machine failed.
         """
-        request = self._sampler(1, (0, 1), 1).request_of(index, view)
+        request = self._batch_sampler(1, (0, 1), 1).request_of(index, view)
         (loaded,) = self._train.__getitems__([request])
         return self._checked(loaded, "train", view)
 
@@ -177,10 +207,8 @@ class DataModule:
         """
         size = self._spec.eval_batch_size or self._spec.batch_size
         requests = eval_requests(self.info.num_val, size, world_size=world_size, shard=shard)
-        self._eval_loader = loader = self._loader(self._val, requests, len(requests), persistent=False)
-        for loaded in loader:
+        for loaded in self._load("val", requests, len(requests)):
             yield self._checked(loaded, "val", None)
-        loader.close()
 
     def sample_batches(self, size: int, *, world_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
         """Yields a shard of `size` labelled training images, or of all where there are fewer, prepared as the validation images are.
@@ -203,8 +231,8 @@ class DataModule:
         transforms = eval_transforms(spec, image_size)
         dataset = TransformedDataset(split, transforms, data=spec, channels=channels, image_size=image_size, seed=self._seed)
         requests = eval_requests(len(split.labels), spec.eval_batch_size or spec.batch_size, world_size=world_size, shard=shard)
-        self._sample_loader = loader = self._loader(dataset, requests, len(requests), persistent=False)
-        for loaded in loader:
+        self._sample_loader = loader = self._new_loader(dataset, self._num_workers(len(requests)))
+        for loaded in loader(requests):
             yield self._checked(loaded, "train", None)
         loader.close()
 
@@ -215,10 +243,10 @@ class DataModule:
 
     def close(self) -> None:
         """Ends the worker processes."""
-        for loader in (self._train_loader and self._train_loader[2], self._eval_loader, self._sample_loader):
+        for loader in (self._loader, self._sample_loader):
             if loader is not None:
                 loader.close()
-        self._train_loader = self._eval_loader = self._sample_loader = None
+        self._loader = self._sample_loader = None
 
     def _load_as(self, shape: tuple[int, int, int]) -> None:
         """Brings the images of both splits to `shape`."""
@@ -231,6 +259,8 @@ class DataModule:
             seed=seed,
             views=self._views,
             substitute=True,
+            # of counted views, whose pixels must not depend on the order, any
+            substitute_groups=None if self._sampler is None or self._counted_views else self._sampler.substitute_groups,
             defers=torch.cuda.is_available(),
             **common,
         )
@@ -240,6 +270,7 @@ class DataModule:
             if found != shape:
                 message = f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize"
                 raise _FixedSizeError(message) if _says_size(spec) else ValueError(message)
+        self.close()
         self._train, self._val, self.loaded_shape = train, val, shape
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
@@ -249,24 +280,24 @@ class DataModule:
         return loaded
 
     def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
-        return EpochPlan(self.info.num_train, self._spec.batch_size, world_size, accumulate, self._seed)
+        num_images, crops = self.info.num_train if self._sampler is None else self._sampler.epoch_size, self._spec.crops_per_image
+        return EpochPlan(num_images * crops, self._spec.batch_size, world_size, accumulate, self._seed, self._sampler, crops)
 
-    def _loader_of(self, world_size: int, shard: tuple[int, int], accumulate: int) -> tuple[TrainBatchSampler, Loader[Batch | Failure]]:
-        key = (world_size, shard, accumulate)
-        if self._train_loader is None or self._train_loader[0] != key:
-            requests = self._sampler(world_size, shard, accumulate)
-            if self._train_loader is not None:
-                self._train_loader[2].close()
-            self._train_loader = key, requests, self._loader(self._train, requests, requests.plan.num_micro_batches, persistent=True)
-        return self._train_loader[1:]
-
-    def _sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
+    def _batch_sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
         mixed = bool(self._spec.mixup or self._spec.cutmix)
         return TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views)
 
-    def _loader(self, dataset: TransformedDataset, requests: Any, num_batches: int, *, persistent: bool) -> Loader[Batch | Failure]:
-        workers, prefetch = self._num_workers(num_batches), self._spec.prefetch
-        return Loader(dataset, requests, workers=workers, prefetch=prefetch, persistent=persistent, collate=_only)
+    def _load(self, split: str, requests: Iterable[list[Request]], num_batches: int) -> Iterator[Batch | Failure]:
+        """Begins to load requests of a split; in the workers that are there, or in more of them where it has more batches."""
+        workers = self._num_workers(num_batches)
+        if self._loader is None or self._loader.workers < workers:
+            if self._loader is not None:
+                self._loader.close()
+            self._loader = self._new_loader(SplitsDataset({"train": self._train, "val": self._val}), workers)
+        return self._loader([(split, request)] for (request,) in requests)
+
+    def _new_loader(self, dataset: Dataset[Batch | Failure], workers: int) -> Loader[Batch | Failure]:
+        return Loader(dataset, workers=workers, prefetch=self._spec.prefetch, collate=_only)
 
     def _num_workers(self, num_batches: int) -> int:
         if self._spec.workers is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         tuning_table,
     )
     from mutual.engine.drafting import Draft, draft_recipe
-    from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
+    from mutual.engine.evaluation import ImageLike, Prediction, Predictor, class_table, evaluate_run, predict, score_run
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
     from mutual.engine.inputs import check_data_present, check_inputs, check_weights_present
@@ -53,6 +53,7 @@ __all__ = [
     "check_inputs",
     "check_stores",
     "check_weights_present",
+    "class_table",
     "compare",
     "draft_recipe",
     "evaluate_run",
@@ -66,6 +67,7 @@ __all__ = [
     "peer_files",
     "predict",
     "predict_scaling",
+    "score_run",
     "store_variants",
     "tuning_table",
 ]
@@ -86,7 +88,7 @@ __getattr__, __dir__ = lazy_attributes(
             "tuning_table",
         ),
         "mutual.engine.drafting": ("Draft", "draft_recipe"),
-        "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
+        "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "class_table", "evaluate_run", "predict", "score_run"),
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),
         "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_weights_present"),

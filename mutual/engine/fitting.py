@@ -34,10 +34,18 @@ from mutual.engine.storage import (
     resumed_recipe,
     select_checkpoint,
 )
-from mutual.engine.training import Callback, Trainer, build_trainer, build_training, check_callbacks, with_fused_steps
+from mutual.engine.training import (
+    Callback,
+    Trainer,
+    build_trainer,
+    build_training,
+    check_callbacks,
+    resolve_class_weights,
+    with_fused_steps,
+)
 from mutual.group import Communicator, room_for_graphs
 from mutual.models import read_model, weights_path
-from mutual.recipe import InputError, Recipe, load_recipe
+from mutual.recipe import MAX_SAVED_CLASSES, InputError, Recipe, load_recipe
 
 
 @restore_switches()
@@ -132,7 +140,7 @@ def _train(
     recipe = recipe.with_inputs({name: asdict(model_input) for name, model_input in training.group.inputs.items()})
     indices = {name: classes.indices(training.data.info.num_classes) for name, classes in training.group.classes.items()}
     num_outputs = {name: each.num_outputs for name, each in training.group.classes.items() if each.num_outputs is not None}
-    recipe = recipe.with_classes(indices, num_outputs)
+    recipe = resolve_class_weights(recipe.with_classes(indices, num_outputs), training.data, max_numbers=MAX_SAVED_CLASSES)
     if saved_recipe is not None:
         check_same_classes(recipe, saved_recipe, training.data.info.class_names)
     check_same_data(training.data, environment.comm)

@@ -115,7 +115,9 @@ def _training(recipe: Recipe) -> Iterator[tuple[Training, Communicator]]:
     if not recipe.stores:
         raise recipe.error("peers", "no peer has a store; give a frozen one `store: {folder: ...}`")
     everywhere = {name: peer.model_copy(update={"rank": None, "ranks": None}) for name, peer in recipe.peers.items()}
-    recipe = recipe.resolved().model_copy(update={"placement": "replicated", "peers": everywhere})
+    each_once = {"sampler": "shuffle", "epoch_size": None, "crops_per_image": 1}  # counted views depend on none of them
+    data = recipe.data.model_copy(update=each_once)
+    recipe = recipe.model_copy(update={"placement": "replicated", "peers": everywhere, "data": data}).resolved()
     environment = init_environment(recipe)
     recipe = resolve_launch(recipe, None, LaunchSettings.of(recipe, environment.comm))
     assert recipe.train.precision is not None, "it is resolved"

@@ -62,11 +62,15 @@ class Predictions:
 
     def nll(self, labels: Tensor) -> Tensor:
         """Returns `[..., B]`: each image's cross-entropy with its class index `[B]`, or with the probabilities of its classes `[B, C]`."""
-        log_probs = self.log_probs()
-        if labels.is_floating_point():
-            return -(labels * log_probs).sum(dim=-1)
-        index = labels.expand(log_probs.shape[:-1])[..., None]
-        return -log_probs.gather(-1, index)[..., 0]
+        return nll_of(self.log_probs(), labels)
+
+
+def nll_of(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Returns `[..., B]`: minus what `log_probs` `[..., B, C]` has at class indices `[B]`, or minus its sum weighted by labels `[B, C]`."""
+    if labels.is_floating_point():
+        return -(labels * log_probs).sum(dim=-1)
+    index = labels.expand(log_probs.shape[:-1])[..., None]
+    return -log_probs.gather(-1, index)[..., 0]
 
 
 def lowest(values: Tensor) -> float:

@@ -46,6 +46,7 @@ class Loss(nn.Module):
         self.loss_spec = loss_spec
         self.arguments = arguments
         self.adapter = adapter
+        self._on_device: dict[tuple[torch.device, torch.dtype], dict[str, Any]] = {}
 
     def forward(
         self,
@@ -124,7 +125,7 @@ class Loss(nn.Module):
             loss: Tensor = self.adapter(*inputs)
         else:
             with torch.autocast(device_type, enabled=False):
-                loss = spec.function(*inputs, **self.arguments)
+                loss = spec.function(*inputs, **self._arguments_beside(inputs[0]))
         return loss
 
     def _mean(self, loss: Tensor, mask: Tensor | None) -> Tensor:
@@ -134,6 +135,18 @@ class Loss(nn.Module):
         if per_image:
             return (loss if mask is None else torch.where(mask, loss, 0.0)).mean(dim=-1)
         return loss if mask is None else loss * mask.to(loss.dtype).mean(dim=-1)
+
+    def _arguments_beside(self, learner: Any) -> dict[str, Any]:
+        """Returns the arguments, numbers of the classes as a tensor beside the learner's logits, which is made once."""
+        if not isinstance(learner, Predictions):
+            return self.arguments
+        key = learner.logits.device, learner.logits.dtype
+        if key not in self._on_device:
+            self._on_device[key] = {
+                name: torch.tensor(value, device=key[0], dtype=key[1]) if isinstance(value, list) else value
+                for name, value in self.arguments.items()
+            }
+        return self._on_device[key]
 
     def extra_repr(self) -> str:
         """Returns what `print(loss)` shows."""
@@ -176,6 +189,9 @@ def build_loss(
         raise ValueError(f"{name!r} is no loss{did_you_mean(name, LOSSES)}")
     spec = LOSSES[name]
     arguments = check_section(OBJECTIVES[name], {"loss": name, **arguments}).loss_arguments()
+    for key, value in arguments.items():
+        if value == "balanced":
+            raise ValueError(f"{key}: 'balanced' is for a recipe, whose data say how frequent classes are; give a number for each class")
     if spec.has_adapter:
         if learner_shape is None or source_shape is None:
             raise ValueError(f"{name} has a trainable part: give learner_shape and source_shape, without the batch dimension")

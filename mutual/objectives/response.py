@@ -14,21 +14,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mutual.objectives.predictions import Predictions, lowest
+from mutual.objectives.predictions import Predictions, lowest, nll_of
 from mutual.objectives.products import einsum
 from mutual.objectives.shapes import equal_logits
 from mutual.objectives.spec import Input, LossSpec
 
 
-def cross_entropy(learner: Predictions, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(learner: Predictions, labels: Tensor, *, label_smoothing: float = 0.0, class_weight: Tensor | None = None) -> Tensor:
     """Cross-entropy with the labels: class indices `[B]`, or probabilities `[B, C]` where images were mixed.
 
     Label smoothing takes `label_smoothing` from the labels and spreads it evenly over all C classes (arXiv:1512.00567, section 7).
+    `class_weight` `[C]` multiplies the term of each class, as in torch; but the mean is over the images, and not divided by the weights of
+    the batch's labels, so that no number depends on how a batch is cut.
     """
-    nll = learner.nll(labels)
+    nll = learner.nll(labels) if class_weight is None else _weighted_nll(learner.log_probs(), labels, class_weight)
     if not label_smoothing:
         return nll
-    return (1 - label_smoothing) * nll - label_smoothing * learner.log_probs().mean(dim=-1)
+    log_probs = learner.log_probs() if class_weight is None else learner.log_probs() * class_weight
+    return (1 - label_smoothing) * nll - label_smoothing * log_probs.mean(dim=-1)
+
+
+def focal(
+    learner: Predictions, labels: Tensor, *, gamma: float = 2.0, alpha: float | Tensor | None = None, form: str = "softmax"
+) -> Tensor:
+    """Focal loss (arXiv:1708.02002, eq. 5): -alpha (1 - p)^gamma log p, with p the probability of what is true.
+
+    `softmax`: of the label's class, with a weight `alpha` `[C]` for each class; of mixed labels the sum over the classes, weighted by the
+    labels. `sigmoid`: of each class' being there or not, the mean over the classes, as torchvision's `sigmoid_focal_loss`, in which `alpha`
+    weighs the classes that are there and 1 - alpha the others; a class index stands for one class that is there.
+    """
+    if form == "sigmoid":
+        return _sigmoid_focal(learner.logits, labels, gamma=gamma, alpha=alpha)
+    if labels.is_floating_point():
+        log_probs = learner.log_probs()
+        return nll_of(log_probs * _doubts(log_probs, gamma), labels if alpha is None else labels * alpha)
+    nll = learner.nll(labels)
+    losses = nll * _doubts(-nll, gamma)
+    return losses if not isinstance(alpha, Tensor) else losses * alpha[labels]
 
 
 def bce(learner: Predictions, labels_BC: Tensor) -> Tensor:
@@ -157,6 +179,35 @@ def mean_selected(values: Tensor, mask: Tensor) -> Tensor:
     return total / mask.sum(dim=-1).clamp(min=1)
 
 
+_LEAST_DOUBT = 1e-12
+"""Of 1 - p: the derivative of its power has no limit at 0."""
+
+
+def _doubts(log_probs: Tensor, gamma: float) -> Tensor:
+    """Returns (1 - p)^gamma."""
+    return (-log_probs.expm1()).clamp(min=_LEAST_DOUBT).pow(gamma)
+
+
+def _weighted_nll(log_probs: Tensor, labels: Tensor, weight_C: Tensor) -> Tensor:
+    """Returns `[..., B]`: the weighted negative log-probability of each image's class, or of its classes."""
+    if labels.is_floating_point():
+        return nll_of(log_probs, labels * weight_C)
+    return nll_of(log_probs, labels) * weight_C[labels]
+
+
+def _sigmoid_focal(logits: Tensor, labels: Tensor, *, gamma: float, alpha: float | Tensor | None) -> Tensor:
+    if not labels.is_floating_point():
+        labels = labels[:, None] == torch.arange(logits.shape[-1], device=labels.device)
+    targets = labels.to(logits.dtype).expand_as(logits)
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    probs = logits.sigmoid()
+    doubts = probs + targets - 2 * probs * targets  # 1 - p of what is true
+    losses = losses * doubts.clamp(min=_LEAST_DOUBT).pow(gamma)
+    if alpha is not None:
+        losses = losses * (alpha * targets + (1 - alpha) * (1 - targets))
+    return losses.mean(dim=-1)
+
+
 def _kl(first: Predictions, second_log: Tensor, temperature: float) -> Tensor:
     """Returns `[..., B]`: KL(first || second) of the softened probabilities."""
     return (first.probs(temperature) * (first.log_probs(temperature) - second_log)).sum(dim=-1)
@@ -189,6 +240,7 @@ def _spec(function: Callable[..., Tensor], *inputs: Input, per_image: bool = Tru
 
 LOSSES = {
     "cross_entropy": _spec(cross_entropy, "learner", "labels"),
+    "focal": _spec(focal, "learner", "labels"),
     "bce": _spec(bce, "learner", "labels"),
     "kd": _spec(kd),
     "soft_label": _spec(soft_label),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mutual.recipe.base import MAX_CLASSES, MAX_SIDE, Spec
 from mutual.recipe.data import DATASETS, Data, Statistics
-from mutual.recipe.document import Recipe
+from mutual.recipe.document import MAX_SAVED_CLASSES, Recipe
 from mutual.recipe.edges import (
     EMA,
     EMBEDDING,
@@ -18,7 +18,7 @@ from mutual.recipe.edges import (
 )
 from mutual.recipe.errors import Fault, InputError, RecipeError, RunError, did_you_mean
 from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe, with_loss_traits
-from mutual.recipe.objectives import OBJECTIVES
+from mutual.recipe.objectives import CLASS_WEIGHTS, OBJECTIVES
 from mutual.recipe.own_loss import LossTraits, OwnLoss
 from mutual.recipe.peers import PRETRAINED, PROGRAM_SUFFIX, PeerSpec, StoreSpec, WeightsSpec, program_file
 from mutual.recipe.seeds import derive_seed
@@ -27,12 +27,14 @@ from mutual.recipe.training import CheckpointSpec, Optimizer, Pause, Precision, 
 from mutual.recipe.users_code import call_users, describe_error, import_users, is_users_name, names_parameter
 
 __all__ = [
+    "CLASS_WEIGHTS",
     "DATASETS",
     "EMA",
     "EMBEDDING",
     "ENSEMBLE",
     "LOGITS",
     "MAX_CLASSES",
+    "MAX_SAVED_CLASSES",
     "MAX_SIDE",
     "OBJECTIVES",
     "PRETRAINED",

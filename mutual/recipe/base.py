@@ -27,6 +27,8 @@ MAX_SIDE = 8_192
 MAX_PEERS = 8
 MAX_OBJECTIVES = 128
 """Twice as many as one for each ordered pair of the most peers and one for each peer."""
+MAX_CLASS_WEIGHTS = 2_000
+"""Of a loss: the recipe that a run writes down must not be larger than a recipe may be."""
 MAX_NAMES = 64
 """Entries of a list of peers, sources or module paths."""
 MAX_TRANSFORMS = 64
@@ -47,6 +49,7 @@ Epochs = Annotated[StrictInt, Field(gt=0, le=1_000_000)]
 Pixels = Annotated[StrictInt, Field(gt=0, le=MAX_SIDE)]
 Size = Pixels | tuple[Pixels, Pixels]
 BatchSize = Annotated[StrictInt, Field(gt=0, le=1_000_000)]
+Crops = Annotated[StrictInt, Field(gt=0, le=256)]
 MadeUpImages = Annotated[StrictInt, Field(gt=0, le=10_000_000)]  # their numbers and labels are held in memory
 NumClasses = Annotated[StrictInt, Field(gt=0, le=MAX_CLASSES)]
 Workers = Annotated[StrictInt, Field(ge=0, le=1_024)]  # processes

@@ -14,10 +14,12 @@ from mutual.recipe.document import Recipe
 from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, DistillationObjective, Ensemble, is_ema, peer_of
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.head_checks import check_heads
+from mutual.recipe.loading_checks import check_loading
 from mutual.recipe.memory_checks import check_memory
 from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.own_loss_checks import check_own_losses
 from mutual.recipe.peers import FROZEN_ONLY, PeerSpec, program_file
+from mutual.recipe.sampler_checks import check_sampler
 from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
 from mutual.recipe.training import SCHEDULES, Optimizer, Schedule, Train
@@ -41,6 +43,8 @@ def check(recipe: Recipe) -> list[Fault]:
         *check_own_losses(recipe),
         *check_heads(recipe),
         *check_data(recipe),
+        *check_loading(recipe),
+        *check_sampler(recipe),
         *_check_pause(recipe),
         *_check_kernels(recipe),
         *check_stores(recipe),

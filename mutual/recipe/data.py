@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, StrictFloat, WithJsonSchema
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, WithJsonSchema
 
 from mutual.recipe.base import (
     MAX_TRANSFORMS,
     BatchSize,
+    Crops,
     Deviation,
     MadeUpImages,
     NonNegativeFloat,
@@ -104,6 +105,19 @@ class Statistics(Spec):
     """Standard deviation of each channel."""
 
 
+class Sampler(Spec):
+    """Which images an epoch takes; one of the two."""
+
+    weights: str | None = None
+    """Images are drawn by weights: a text file with a number a line, one for each class or one for each training image, in their order
+    (before `subset`, and without those that are held out). Each image is drawn the whole number of times that is expected, and the rest by
+    chance; one of weight 0 never."""
+    repeated: Annotated[StrictInt, Field(ge=2, le=1_000_000)] | None = None
+    """So many images of a class are next to one another, so that each batch of b images has b / repeated classes with as many images each;
+    for losses that compare the images of a batch. Classes are equally frequent. Its images are different where a class has as many, and its
+    classes where b / repeated is at most three quarters of them, or divides their number (an epoch's last batches aside)."""
+
+
 class Data(Spec):
     """Where the images come from and what happens to them before they reach the peers."""
 
@@ -148,9 +162,19 @@ class Data(Spec):
     one for each core of a process but one, at most 8 and one for each 16 batches of an epoch. It changes no number."""
     prefetch: Prefetch = 2
     """Batches that each loader process is ahead of the training."""
+    decoded: str | None = None
+    """image_folder, image_list: a folder that keeps the images decoded, as the transforms leave them that come before the first random one.
+    It is made before the first update, by all cores, and serves all runs that decode and resize alike. It changes no number. `augment` is
+    then null, or begins with a resize or a center_crop."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read ends the run (error), or the next readable image of the epoch's order stands in for it (skip);
     evaluation then leaves it out of the scores. Such files are named, once each, and counted."""
+    sampler: Literal["shuffle", "balanced"] | Sampler = "shuffle"
+    """Which images an epoch takes, by (seed, epoch) alone. shuffle: each once; balanced: of each class as many, and each image of a class
+    before any again, also from epoch to epoch; {weights: FILE}: by weights; {repeated: k}: k images of a class next to one another. An
+    image that occurs several times in an epoch is augmented differently each time."""
+    epoch_size: Annotated[StrictInt, Field(gt=0, le=100_000_000)] | None = None
+    """Images in an epoch; the default is as many as there are (`repeated`: as far as k divides them)."""
     subset: Positive | None = None
     """Train on this number of images only: stratified by class, drawn by the recipe's seed or by `subset_seed`."""
     subset_seed: Seed | None = None
@@ -163,6 +187,9 @@ class Data(Spec):
     """Number of classes; the default is what the data hold (fake: 10)."""
     views: Literal["shared", "per_peer"] = "shared"
     """shared: all peers see the same augmentation of an image; per_peer: one augmentation for each, from one decoding."""
+    crops_per_image: Crops = 1
+    """An epoch has each training image so many times, each time augmented by itself (arXiv:1901.09335), one behind the other, so that each
+    is decoded once for all of them where they are in one batch. They count as images in batch_size, and in the length of an epoch."""
     augment: Augment | None = None
     """Transforms of the training images, in their order. The default only brings them to image_size, as `preprocess` does, but with the
     whole of each image in the crop. Images of data sets that are no files are resized to image_size first, unless a resize or a
@@ -193,6 +220,11 @@ class Data(Spec):
         """Image size as (height, width)."""
         size = self.kind.image_size if self.image_size is None else self.image_size
         return (size, size) if isinstance(size, int) else size
+
+    @property
+    def group_size(self) -> int:
+        """So many images of a class are next to one another in an epoch's order."""
+        return (self.sampler.repeated or 1) if isinstance(self.sampler, Sampler) else 1
 
     @property
     def num_channels(self) -> Literal[1, 3]:

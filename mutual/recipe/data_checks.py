@@ -8,7 +8,8 @@ from mutual.recipe.data import DATASETS, Data
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, LabelType, Objective
 from mutual.recipe.errors import Fault
-from mutual.recipe.objectives import DeepMutualLearning
+from mutual.recipe.objectives import DeepMutualLearning, Focal
+from mutual.recipe.text import format_value
 
 MAX_BATCH_PIXELS = 2**31
 """Of the images of a micro-batch, 24 GiB of colour in float32: a slip in image_size or batch_size is found before memory is asked for."""
@@ -28,6 +29,10 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
     if data.multi_label and not data.kind.multi_label:
         yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list")
     yield from _check_own(data)
+    best_metric, metrics = recipe.train.best_metric, ("map", "nll") if data.multi_label else ("top1", "macro_top1", "nll")
+    if best_metric not in (None, *metrics):
+        labels = "several labels" if data.multi_label else "one class"
+        yield Fault("train.best_metric", f"images of {labels} each are scored by {', '.join(metrics)}, not by {best_metric}")
     yield from _check_sizes(data)
     yield from _check_unlabelled(data)
     for index, objective in enumerate(recipe.objectives):
@@ -72,7 +77,11 @@ def _check_unlabelled(data: Data) -> Iterator[Fault]:
 
 
 def _check_labels(objective: Objective, where: str, label_type: LabelType, *, multi_label: bool) -> Iterator[Fault]:
-    sigmoid = isinstance(objective, DeepMutualLearning) and objective.form == "sigmoid"
+    if isinstance(objective, Focal):
+        takes_number = objective.form == "sigmoid"
+        if objective.alpha is not None and isinstance(objective.alpha, float) != takes_number:
+            right = "one number, for classes that are there" if takes_number else "a list with a number for each class, or 'balanced'"
+            yield Fault(f"{where}.alpha", f"{format_value(objective.alpha)} does not fit form: {objective.form}, which takes {right}")
     if not multi_label:
         if label_type == "multi":
             yield Fault(
@@ -81,9 +90,10 @@ def _check_labels(objective: Objective, where: str, label_type: LabelType, *, mu
         return
     if label_type == "single":
         yield Fault(
-            f"{where}.loss", f"{objective.loss} needs one class an image; for several take bce, dml with form: sigmoid, or a feature loss"
+            f"{where}.loss",
+            f"{objective.loss} needs one class an image; for several take bce, focal or dml with form: sigmoid, or a feature loss",
         )
-    if isinstance(objective, DeepMutualLearning) and not sigmoid:
+    if isinstance(objective, DeepMutualLearning | Focal) and objective.form != "sigmoid":
         yield Fault(f"{where}.form", f"{objective.form!r} needs one class an image; data.multi_label takes 'sigmoid'")
     if objective.gate == "correct":
         yield Fault(f"{where}.gate", "'correct' needs one class an image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from mutual.recipe.base import MAX_OBJECTIVES, Seed, Spec
 from mutual.recipe.data import Data
 from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, LabelType, Objective, OutputKind
 from mutual.recipe.errors import Fault, Origin, RecipeError
-from mutual.recipe.objectives import AnyObjective
+from mutual.recipe.objectives import CLASS_WEIGHTS, AnyObjective
 from mutual.recipe.own_loss import LossTraits, OwnLoss
 from mutual.recipe.peers import InputSpec, PeerSpec, StoreSpec, program_file
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Schedule, Train
@@ -234,9 +235,40 @@ class Recipe(Spec):
                 peers[name] = peer.model_copy(update={"classes": then.classes, "args": {**number, **peer.args}})
         return self.model_copy(update={"peers": peers})
 
+    def with_class_weights(self, weights: Mapping[int, Sequence[float]]) -> Recipe:
+        """Returns this recipe with the weights of the classes in the objectives of these indices."""
+        objectives = [
+            each.model_copy(update={CLASS_WEIGHTS[each.loss]: list(weights[index])}) if index in weights else each
+            for index, each in enumerate(self.objectives)
+        ]
+        return self.model_copy(update={"objectives": objectives})
+
+    @property
+    def class_weights(self) -> dict[int, str | list[float]]:
+        """By index of the objectives that weigh classes, how."""
+        given = {index: getattr(each, CLASS_WEIGHTS[each.loss]) for index, each in enumerate(self.objectives) if each.loss in CLASS_WEIGHTS}
+        return {index: value for index, value in given.items() if isinstance(value, str | list)}
+
+    def with_class_weights_of(self, saved: Recipe) -> Recipe:
+        """Returns this recipe with the numbers that `saved` has for `balanced` and for lists that differ by a factor alone."""
+        then = {index: value for index, value in saved.class_weights.items() if isinstance(value, list)}
+        return self.with_class_weights(
+            {index: then[index] for index, value in self.class_weights.items() if index in then and _is_multiple(value, then[index])}
+        )
+
     def error(self, path: str, message: str) -> RecipeError:
         """A RecipeError for one fault, which names the file or the override that it comes from."""
         return self._origin.error([Fault(path, message)])
+
+
+def _is_multiple(weights: str | list[float], saved: list[float]) -> bool:
+    """Returns whether weights of the classes are those that were saved, but for a factor and rounding."""
+    if isinstance(weights, str):
+        return True
+    if len(weights) != len(saved) or not sum(weights) or not sum(saved):
+        return False
+    factor = sum(saved) / sum(weights)
+    return all(math.isclose(weight * factor, then, rel_tol=1e-5) for weight, then in zip(weights, saved, strict=True))
 
 
 def _tuned(optimizer: Optimizer, saved: Optimizer) -> Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mutual.recipe.base import Spec
-from mutual.recipe.data import Data, Statistics
+from mutual.recipe.data import Data, Sampler, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.own_loss import OwnLoss
@@ -48,18 +48,26 @@ batch_size: 64
 eval_batch_size: 256
 workers: 8
 prefetch: 4
+decoded: null        # or a folder: /data/flowers/decoded
 on_bad_image: skip
+sampler: balanced
+epoch_size: 20000
 subset: 5000
 subset_seed: 1
 num_train: 1024      # fake images only
 num_val: 256
 num_classes: 102
 views: shared
+crops_per_image: 2
 augment: [{name: random_resized_crop, scale: [0.5, 1.0]}, horizontal_flip, {name: rand_augment, magnitude: 7}]
 preprocess: [{name: resize, size: 256, mode: shorter}, center_crop]
 normalize: auto
 mixup: 0.2
 cutmix: 0.0
+""",
+    Sampler: """\
+weights: null
+repeated: 4
 """,
     Statistics: """\
 mean: [0.485, 0.456, 0.406]

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag
 
-from mutual.recipe.base import KernelSize, NonNegativeFloat, PositiveFloat, Probability, Temperature, Width
+from mutual.recipe.base import MAX_CLASS_WEIGHTS, KernelSize, NonNegativeFloat, PositiveFloat, Probability, Temperature, Width
 from mutual.recipe.edges import DistillationObjective, Objective
 from mutual.recipe.own_loss import OwnLoss
+
+ClassWeights = Annotated[list[NonNegativeFloat], Field(min_length=1, max_length=MAX_CLASS_WEIGHTS)]
 
 
 class CrossEntropy(Objective):
@@ -22,6 +24,26 @@ class CrossEntropy(Objective):
     loss: Literal["cross_entropy"]
     label_smoothing: Probability = 0.0
     """Fraction of the label's probability that is spread evenly over all classes (arXiv:1512.00567)."""
+    class_weight: Literal["balanced"] | ClassWeights | None = None
+    """Factor of each class' term, a number for each class; balanced: in inverse proportion to its training images. They are brought to a
+    mean of 1 over the training images, and the loss is the mean over the images (torch divides by the sum of the batch's weights instead,
+    which depends on how a batch is cut). Recorded in the run's recipe as numbers, for up to 2,000 classes."""
+
+
+class Focal(Objective):
+    """Focal loss (arXiv:1708.02002): cross-entropy in which an image counts the less the surer the learner is of its class.
+
+    `softmax` is for one class an image; `sigmoid`, the mean over the classes of each by itself, also for images with several labels.
+    """
+
+    loss: Literal["focal"]
+    gamma: Annotated[StrictFloat, Field(ge=0, le=16)] = 2.0
+    """Exponent of 1 - p; 0: cross-entropy."""
+    alpha: Probability | Literal["balanced"] | ClassWeights | None = None
+    """softmax: weights of the classes, as `class_weight` of cross_entropy. sigmoid: the weight of a class that is there (0.25 in the
+    paper), of one that is not 1 - alpha. null: none."""
+    form: Literal["softmax", "sigmoid"] = "softmax"
+    """Which probability p is."""
 
 
 class BinaryCrossEntropy(Objective):
@@ -275,6 +297,10 @@ class RkdAngle(DistillationObjective):
     """Relational KD (arXiv:1904.05068): the angles that the images of a batch form."""
 
     loss: Literal["rkd_angle"]
+
+
+CLASS_WEIGHTS = {"cross_entropy": "class_weight", "focal": "alpha"}
+"""By loss the argument that holds weights of the classes, which are brought to a mean of 1 over the training images."""
 
 
 def _sections() -> dict[str, type[Objective]]:

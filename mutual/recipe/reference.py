@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from mutual.recipe.base import Spec
-from mutual.recipe.data import DATASETS, Data, Statistics
+from mutual.recipe.data import DATASETS, Data, Sampler, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, Objective, WeightSchedule
 from mutual.recipe.examples import EXAMPLES
@@ -32,6 +32,9 @@ default, what it means. Fields without a default are required. On the command li
 (`train.epochs=3`, `objectives.1.weight=0.5`). Keys of the whole document that begin with `x-` are not read: a place for YAML anchors.
 """
 
+_EXAMPLES_OF_NULL = dict.fromkeys(("class_weight", "alpha"), "balanced")
+"""By field what stands in an entry of a loss or transform in place of null, where it is no size."""
+
 
 def reference() -> str:
     """Returns the reference as Markdown."""
@@ -44,6 +47,7 @@ def _blocks() -> Iterator[str]:
     yield from _section("data", Data)
     yield _data_sets()
     yield from _section("data.normalize", Statistics, level=3)
+    yield from _section("data.sampler", Sampler, level=3)
     yield "## data.augment and data.preprocess: transforms\n\nA transform that needs no arguments may be written as its name alone."
     for name, section in TRANSFORMS.items():
         yield from _named(name, section, tag="name", shared=())
@@ -66,7 +70,7 @@ def _objectives() -> Iterator[str]:
     yield _table(DistillationObjective)
     without = [f"`{name}`" for name, section in OBJECTIVES.items() if not issubclass(section, DistillationObjective)]
     own = [f"`{name}`" for name in DistillationObjective.model_fields if name not in Objective.model_fields]
-    yield f"{' and '.join(without)} learn from labels: they take no {', '.join(own)}."
+    yield f"{', '.join(without[:-1])} and {without[-1]} learn from labels: they take no {', '.join(own)}."
     yield from _section("objectives.N.schedule", WeightSchedule, level=3)
     yield from _section("objectives.N.ensemble", Ensemble, level=3)
     yield "## objectives: the losses"
@@ -85,7 +89,7 @@ def _section(title: str, section: type[Spec], *, level: int = 2, only: Any = Non
 def _named(name: str, section: type[Spec], *, tag: str, shared: Any) -> Iterator[str]:
     """Yields what is said of one transform or loss: its own fields, and an entry that says their defaults."""
     own = {key: field for key, field in section.model_fields.items() if key != tag and key not in shared}
-    example = {tag: name, **{key: _example_value(field) for key, field in own.items()}}
+    example = {tag: name, **{key: _example_value(key, field) for key, field in own.items()}}
     yield f"### {name}"
     yield _paragraphs(section)
     labels = {"single": "For images of one class each.", "multi": "For images with several labels each."}
@@ -97,11 +101,11 @@ def _named(name: str, section: type[Spec], *, tag: str, shared: Any) -> Iterator
         yield _table(section, only=own)
 
 
-def _example_value(field: Any) -> Any:
+def _example_value(key: str, field: Any) -> Any:
     if field.is_required():
         return 15.0
     value = field.default
-    return 32 if value is None else _rounded(value)
+    return _EXAMPLES_OF_NULL.get(key, 32) if value is None else _rounded(value)
 
 
 def _rounded(value: Any) -> Any:

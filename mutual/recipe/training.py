@@ -201,9 +201,9 @@ class Train(Spec):
     """Updates between two points in TensorBoard."""
     eval_every: Positive = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
-    best_metric: Literal["top1", "nll", "map"] | None = None
-    """What makes weights the best: the highest top-1 accuracy or mean average precision, or the lowest negative log-likelihood. The
-    default is top1, and map for images with several labels each."""
+    best_metric: Literal["top1", "macro_top1", "nll", "map"] | None = None
+    """What makes weights the best: the highest top-1 accuracy, over the images or (macro_top1) the mean over the classes that occur, the
+    highest mean average precision, or the lowest negative log-likelihood. The default is top1, and map for images with several labels."""
     progress: StrictBool = True
     """A progress bar on the terminal."""
     timeout_seconds: Annotated[StrictFloat, Field(ge=1, le=1e7)] = 1800.0

@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -268,7 +267,7 @@ from mutual.data.loading import workers
 
 begin = workers._Termination.begin_worker
 workers._Termination.begin_worker = lambda self, number: time.sleep(0.5) or begin(self, number)
-iterator = iter(workers.Loader(range(4), [[0, 1], [2, 3]], workers=1, prefetch=2, persistent=False, collate=list))
+iterator = workers.Loader(range(4), workers=1, prefetch=2, collate=list)([[0, 1], [2, 3]])
 (worker,) = multiprocessing.active_children()
 for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
     os.kill(worker.pid, number)
@@ -285,8 +284,7 @@ def test_workers_obey_once_the_loader_is_closed_even_if_torchs_iterator_lives_on
     """As the frames of a traceback would hold it."""
     data = module(root, workers=2, batch_size=1)
     _, workers = workers_of(data)
-    loader = data._train_loader[2]
-    held = loader._iterator
+    held = data._loader._iterator
     data.close()
     for worker in workers:
         worker.terminate()
@@ -294,10 +292,37 @@ def test_workers_obey_once_the_loader_is_closed_even_if_torchs_iterator_lives_on
     assert held is not None
 
 
-def test_a_new_loader_ends_the_workers_of_the_one_before(root):
-    data = module(root, workers=1, batch_size=1)
-    _, first = workers_of(data)
-    list(data.train_windows(0, world_size=2, shard=(0, 2), accumulate=1))
-    assert wait_until_gone(first) == []
+def images_of(batches):
+    return torch.cat([batch.images for batch in batches])
+
+
+def test_the_same_workers_load_epochs_and_evaluations(root):
+    data, alone = module(root, workers=2, batch_size=4), module(root, workers=0, batch_size=4)
+    shard = {"world_size": 1, "shard": (0, 1)}
+    iterator, workers = workers_of(data)
+    for epoch in range(2):
+        both = [[window.batches[0] for window in each.train_windows(epoch, **shard, accumulate=1)] for each in (data, alone)]
+        assert torch.equal(*map(images_of, both))
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGTERM)
+        assert torch.equal(*(images_of(each.eval_batches(**shard)) for each in (data, alone)))
+        next(data.eval_batches(**shard))  # what else was loaded for this one is not the next one's
+    assert len(list(data.train_windows(0, world_size=2, shard=(0, 2), accumulate=1))) == 4
+    assert multiprocessing.active_children() == workers
+    with pytest.raises(AssertionError, match="no other requests have begun"):
+        next(iterator)
     data.close()
-    assert np.all([not process.is_alive() for process in multiprocessing.active_children()])
+    assert wait_until_gone(workers) == []
+
+
+def test_more_workers_are_started_where_more_batches_come(root, monkeypatch):
+    monkeypatch.setattr("mutual.data.module.default_workers", lambda num_batches: int(num_batches > 20))
+    data = module(root, batch_size=1)
+    assert len(list(data.eval_batches(world_size=1, shard=(0, 1)))) == 9
+    assert multiprocessing.active_children() == []
+    _, workers = workers_of(data)
+    assert len(workers) == 1
+    assert len(list(data.eval_batches(world_size=1, shard=(0, 1)))) == 9
+    data.load_for([(3, 8, 8)])
+    assert wait_until_gone(workers) == [], "they would go on to load images as they were wanted before"
+    assert next(workers_of(data)[0]).batches[0].images.shape[1:] == (3, 8, 8)

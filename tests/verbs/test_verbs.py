@@ -102,14 +102,33 @@ def test_evaluate_prints_a_table(folder, capsys):
     out = capsys.readouterr().out
     assert "top1" in out
     assert "ensemble" not in out
+    assert "support" not in out
+
+
+def test_evaluate_scores_each_class(folder, capsys):
+    assert evaluate.main([str(folder), "--per-class"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (member, *heads), first = next((line.split(), lines[index + 1].split()) for index, line in enumerate(lines) if "support" in line)
+    assert (member, heads) == ("a", ["support", "recall", "precision", "F1"])
+    assert evaluate.main([str(folder), "--per-class", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    classes = scores.pop("per_class")
+    assert classes.keys() == scores.keys() - {"pairs"} == {"a", "b", "ensemble"}
+    for name, rows in classes.items():
+        assert [row["name"] for row in rows] == list(map(str, range(10)))
+        assert sum(row["support"] for row in rows) == 355
+        assert sum(row["recall"] for row in rows) / 10 == pytest.approx(scores[name]["macro_top1"])
+        assert sum(row["recall"] * row["support"] for row in rows) / 355 == pytest.approx(scores[name]["top1"])
+    assert first[:3] == ["0", str(classes["a"][0]["support"]), f"{classes['a'][0]['recall']:.2%}"]
 
 
 @pytest.mark.slow
 def test_evaluation_on_two_processes_counts_every_image_once(folder, capsys):
-    done = run("mutual.evaluate", folder, "--json", processes=2)
-    assert evaluate.main([str(folder), "--json"]) == 0
+    done = run("mutual.evaluate", folder, "--json", "--per-class", processes=2)
+    assert evaluate.main([str(folder), "--json", "--per-class"]) == 0
     alone = json.loads(capsys.readouterr().out)
     both = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    assert both.pop("per_class") == alone.pop("per_class")
     for member, row in alone.items():
         assert both[member] == pytest.approx(row, abs=1e-5)
 

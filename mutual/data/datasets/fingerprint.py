@@ -14,16 +14,22 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from torch import Tensor
+
 from mutual.data.datasets.info import DataInfo
 from mutual.data.datasets.own_split import OwnSplit
 from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.recipe import format_value
 
+WEIGHTS = "sampler_weights"
+"""The digest of the weights by which training images are drawn, if there are any."""
 
-def fingerprint(info: DataInfo, train: Split, val: Split) -> dict[str, Any]:
-    """Returns the fingerprint as JSON values."""
+
+def fingerprint(info: DataInfo, train: Split, val: Split, weights: Tensor | None = None) -> dict[str, Any]:
+    """Returns the fingerprint as JSON values; `weights` are those by which training images are drawn."""
     about = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(info).items()}
-    return {**about, "train": _of_split(train), "val": _of_split(val)}
+    digest = {} if weights is None else {WEIGHTS: hashlib.blake2b(weights.numpy().tobytes(), digest_size=16).hexdigest()}
+    return {**about, "train": _of_split(train), "val": _of_split(val), **digest}
 
 
 def data_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, names: tuple[str, str] = ("then", "now")) -> str:
@@ -35,6 +41,8 @@ def data_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, names: tu
             changes.append(_change(f"{split} images of each class", old["per_class"], new["per_class"], names))
         elif old["digest"] != new["digest"]:
             changes.append(f"other {split} images or labels, as many of each class")
+    if before.get(WEIGHTS) != now.get(WEIGHTS):
+        changes.append("other weights of the training images (data.sampler)")
     return "; ".join(changes[:3])
 
 

@@ -17,7 +17,8 @@ from mutual.data.datasets.idx import read_idx
 from mutual.data.datasets.presence import IDX_IMAGES, IDX_LABELS, check_list, find_idx, idx_folders, labelled_folders
 from mutual.data.datasets.splits import FakeSplit, FileSplit, MemorySplit, Split
 from mutual.data.files.decoding import WRONG_PATHS
-from mutual.data.files.listing import IMAGE_SUFFIXES, image_files
+from mutual.data.files.listing import IMAGE_SUFFIXES, image_files, listed_images
+from mutual.data.files.paths import PathArray
 from mutual.recipe import MAX_CLASSES, Data, derive_seed, printable
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -136,12 +137,12 @@ def _image_folder(spec: Data) -> ReadSplits:
     splits, classes = [], []
     for side in ("train", "val"):
         names = labelled_folders(root / side)
-        paths_by_class = [image_files(root / side / name) for name in names]
+        paths_by_class = [listed_images(root / side / name) for name in names]
         for name, paths in zip(names, paths_by_class, strict=True):
             if not paths:
                 raise ValueError(f"{root / side / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        labels = torch.tensor([label for label, paths in enumerate(paths_by_class) for _ in paths])
-        splits.append(FileSplit([path for paths in paths_by_class for path in paths], [root] * len(labels), labels, channels))
+        labels = torch.arange(len(names)).repeat_interleave(torch.tensor([len(paths) for paths in paths_by_class]))
+        splits.append(FileSplit(PathArray.concatenate(paths_by_class), [root] * len(labels), labels, channels))
         classes.append(names)
     if classes[0] != classes[1]:
         different = sorted(set(classes[0]) ^ set(classes[1]))

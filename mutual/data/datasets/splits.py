@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mutual.data.files.decoding import ImageSource, read_file
+from mutual.data.files.listing import path_prefix
+from mutual.data.files.paths import PathArray
 from mutual.recipe import derive_seed
 
 
@@ -97,40 +102,64 @@ class EncodedSplit(ABC):
         return self.source(index).whole()
 
 
-@dataclass(frozen=True)
 class FileSplit(EncodedSplit):
-    """Image files; `roots` are the folders below which each was listed."""
+    """Image files, whose paths take no object each: what a million of them take is shared by all loader processes.
 
-    paths: Sequence[Path]
-    roots: Sequence[Path]
-    labels: Tensor
-    channels: int
+    Args:
+        paths: the files.
+        roots: for each the folder below which it was listed, or was to be found.
+        labels: class indices `[N]`, or flags `[N, C]`.
+        channels: with how many they are decoded.
+
+    Attributes:
+        paths: the files.
+    """
+
+    def __init__(self, paths: Iterable[Path], roots: Sequence[Path], labels: Tensor, channels: int) -> None:
+        self.paths = paths if isinstance(paths, PathArray) else PathArray.of(paths)
+        self.labels = labels
+        self.channels = channels
+        numbers: dict[Path, int] = {}
+        runs = [(numbers.setdefault(root, len(numbers)), len(list(run))) for root, run in groupby(roots)]
+        ids, lengths = np.array(runs, np.int64).reshape(-1, 2).T
+        self._root_ids = np.repeat(ids.astype(np.min_scalar_type(len(numbers))), lengths)
+        self._roots = tuple(numbers)
+        assert len(self.paths) == len(self._root_ids) == len(labels)
+
+    @property
+    def roots(self) -> list[Path]:
+        """For each file the folder below which it was listed."""
+        return [self._roots[number] for number in self._root_ids.tolist()]
 
     def source(self, index: int) -> ImageSource:
         """Returns the image, opened and not decoded."""
-        return ImageSource(read_file(self.paths[index]), self.channels, path=self.paths[index])
+        path = self.paths[index]
+        return ImageSource(read_file(path), self.channels, path=path)
 
     def decoded_as(self, channels: int) -> FileSplit:
         """Returns the same files, decoded with so many channels."""
-        return replace(self, channels=channels)
+        split = copy(self)
+        split.channels = channels
+        return split
 
     def name(self, index: int) -> str:
         """Returns what the image is called in messages."""
-        return str(self.paths[index])
+        return self.paths.text(index)
 
     def select(self, indices: Tensor) -> FileSplit:
         """Returns the split's images at `indices`, in their order."""
-        chosen = indices.tolist()
-        return FileSplit(
-            [self.paths[index] for index in chosen], [self.roots[index] for index in chosen], self.labels[indices], self.channels
-        )
+        chosen = indices.numpy()
+        split = copy(self)
+        split.paths, split.labels, split._root_ids = self.paths.select(chosen), self.labels[indices], self._root_ids[chosen]
+        return split
 
     def portable_names(self) -> Iterator[str]:
         """Yields each file's path below its root, or its mere name where it lies elsewhere: the same wherever data are moved to."""
-        prefixes = {root: (_prefix(root), _prefix(root.absolute())) for root in set(self.roots)}
-        for path, root in zip(self.paths, self.roots, strict=True):
-            prefix, text = prefixes[root][path.is_absolute()], str(path)
-            yield text[len(prefix) :] if text.startswith(prefix) else path.name
+        prefixes = [(path_prefix(root), path_prefix(root.absolute())) for root in self._roots]
+        for index, root in enumerate(self._root_ids.tolist()):
+            text = self.paths.text(index)
+            prefix = prefixes[root][text.startswith("/")]
+            yield text[len(prefix) :] if text.startswith(prefix) else text.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -154,10 +183,6 @@ class FakeSplit:
     def select(self, indices: Tensor) -> FakeSplit:
         """Returns the split's images at `indices`, in their order."""
         return FakeSplit(self.indices[indices], self.labels[indices], self.shape, self.seed)
-
-
-def _prefix(folder: Path) -> str:
-    return "" if folder == Path() else f"{folder}/".replace("//", "/")
 
 
 def stratified_subset(labels: Tensor, size: int, *, seed: int) -> Tensor:

@@ -6,19 +6,25 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mutual.data.files.paths import PathArray
 from mutual.recipe import InputError, printable
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
-def image_files(folder: Path) -> list[Path]:
+def listed_images(folder: Path) -> PathArray:
     """Returns the files under `folder` that are named as images, sorted; hidden files and folders (`._x.jpg`) are passed over."""
-    return sorted(path for path in _named_as_images(folder) if not _is_hidden(path, folder))
+    return _array(folder, (name for name in _named_as_images(folder) if not _is_hidden(name)))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Returns the same as a list; of a million files that takes hundreds of megabytes."""
+    return list(listed_images(folder))
 
 
 def hidden_image_files(folder: Path) -> list[Path]:
     """Returns the files under `folder` that are named as images and that `image_files` passes over, sorted."""
-    return sorted(path for path in _named_as_images(folder) if _is_hidden(path, folder))
+    return list(_array(folder, filter(_is_hidden, _named_as_images(folder))))
 
 
 def named_images(paths: Iterable[Path]) -> list[Path]:
@@ -46,16 +52,34 @@ def class_folders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _named_as_images(folder: Path) -> Iterator[Path]:
+def path_prefix(folder: Path) -> str:
+    """Returns what the paths of files in `folder` begin with."""
+    return "" if folder == Path() else f"{folder}/".replace("//", "/")
+
+
+def _array(folder: Path, names: Iterable[str]) -> PathArray:
+    prefix = path_prefix(folder)
+    return PathArray.of([prefix + name for name in sorted(names, key=lambda name: name.split("/"))])  # as paths are sorted, part by part
+
+
+def _named_as_images(folder: Path) -> Iterator[str]:
+    """Yields the paths below `folder`."""
+
     def stop(error: OSError) -> None:  # a folder that cannot be listed would pass for an empty one
-        if not _is_hidden(Path(error.filename), folder):
+        if not _is_hidden(_below(folder, error.filename)):
             raise error
 
     for parent, _, names in os.walk(folder, onerror=stop):
+        below = _below(folder, parent)
         for name in names:
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122, a Path for each file takes longer
-                yield Path(parent, name)
+                yield f"{below}/{name}" if below else name
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _below(folder: Path, path: str) -> str:
+    """Returns the path below `folder` of one that `os.walk` has found there; empty for the folder itself."""
+    return path[len(str(folder)) :].lstrip("/")
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or "/." in name

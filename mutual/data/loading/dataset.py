@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import overload
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mutual.data.datasets.splits import MemorySplit, Split
+from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.data.files.decoding import ImageError
 from mutual.data.loading.batch import Batch
+from mutual.data.loading.decoded import DecodedFolder
 from mutual.data.loading.images import DecodedImages, Images, MemoryImages, TransformError, apply_transform
 from mutual.data.loading.mixing import Mixer
 from mutual.data.loading.requests import Request
@@ -59,6 +61,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
         seed: the recipe's seed.
         views: the numbers of the views that are made of each image.
         substitute: with `data.on_bad_image: skip`, an image that cannot be read has a substitute; otherwise it is blank.
+        substitute_groups: for each image the number of those among which a substitute is looked for first; None: all alike.
         defers: what can be done to all images of a batch at once is left to `Batch.to`, to be done on the device.
 
     Attributes:
@@ -76,13 +79,14 @@ class TransformedDataset(Dataset[Batch | Failure]):
         seed: int,
         views: Sequence[int] = (0,),
         substitute: bool = False,
+        substitute_groups: Tensor | None = None,
         defers: bool = False,
     ) -> None:
         self.views = tuple(views)
         self._transforms = transforms
         self._defers = defers and [type(stage) for stage in transforms.stages] == [CountedTransforms]
         self._seed = seed
-        self._image_size = image_size
+        self._shape = (channels, *image_size)
         self._mixer = Mixer(data.mixup, data.cutmix, image_size, seed) if data.mixup or data.cutmix else None
         self._images: Images
         if isinstance(split, MemorySplit):
@@ -97,6 +101,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
                 seed=seed,
                 skip_bad=data.on_bad_image == "skip",
                 substitute=substitute,
+                substitute_groups=substitute_groups,
             )
 
     def __getitems__(self, requests: Sequence[Request]) -> list[Batch | Failure]:
@@ -113,6 +118,17 @@ class TransformedDataset(Dataset[Batch | Failure]):
         (images,) = self._images.load(request, self.views[:1]).images
         return self._augment(request, images, self.views[0])[0]
 
+    def keep_decoded(self, folder: Path, name: str, split: EncodedSplit, *, workers: int | None, prefetch: int) -> None:
+        """Reads the images from now on as `folder` keeps them decoded, where they are brought by one process if they are not there.
+
+        Raises:
+            InputError: the folder holds something else, or is damaged.
+            OSError: the disk is full, or failed.
+        """
+        assert isinstance(self._images, DecodedImages), "they are files"
+        kept = DecodedFolder(folder, name, split, self._transforms, self._shape)
+        self._images.read_from(kept.fill(self._images, workers=workers, prefetch=prefetch))
+
     def _batch(self, request: Request) -> Batch:
         loaded = self._images.load(request, self.views)
         views, augmentations = list(loaded.images), self._left_to_device(request, loaded.images[0])
@@ -120,7 +136,7 @@ class TransformedDataset(Dataset[Batch | Failure]):
             images_of = views if len(views) == len(self.views) else views * len(self.views)
             views = [self._augment(request, images, view) for images, view in zip(images_of, self.views, strict=True)]
         images = _stack(views[0] if len(views) == 1 else [_stack(each) for each in views])
-        if not augmentations and tuple(images.shape[-2:]) != self._image_size:
+        if not augmentations and tuple(images.shape[-2:]) != self._shape[1:]:
             raise self._size_error(request.indices[0], images)
         mix = None if self._mixer is None or request.partners is None else self._mixer(request)
         labels = self._images.labels[loaded.source_index]
@@ -171,8 +187,20 @@ class TransformedDataset(Dataset[Batch | Failure]):
 
     def _size_error(self, index: int, image: Tensor) -> TransformError:
         """Returns the error of an image that a transform of the user's gives another size than the first one had."""
-        found, wanted = (" x ".join(map(str, size)) for size in (image.shape[-2:], self._image_size))
+        found, wanted = (" x ".join(map(str, size)) for size in (image.shape[-2:], self._shape[1:]))
         return TransformError(self._images.name(index), f"augment gives {found} pixels of it, wanted are {wanted}")
+
+
+class SplitsDataset(Dataset[Batch | Failure]):
+    """The splits by name: a list of one name and Request to a list of one Batch, so that the same workers load them all."""
+
+    def __init__(self, datasets: Mapping[str, TransformedDataset]) -> None:
+        self._datasets = datasets
+
+    def __getitems__(self, requests: Sequence[tuple[str, Request]]) -> list[Batch | Failure]:
+        """Loads one batch; torch's loader calls this with what the batch sampler gave."""
+        ((name, request),) = requests
+        return self._datasets[name].__getitems__([request])
 
 
 class BatchesOnDemand(Sequence[Batch]):

@@ -6,18 +6,21 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mutual.data.datasets.own_split import OwnSplit
 from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
-from mutual.data.files.decoding import ImageError
+from mutual.data.files.decoding import ImageError, ImageSource
+from mutual.data.files.image_store import ImageStore
 from mutual.data.loading.batch import BadImage
 from mutual.data.loading.plan import epoch_order
-from mutual.data.loading.requests import Request
+from mutual.data.loading.requests import OCCURRENCE_STRIDE, Request
 from mutual.data.transforms.draws import derive_keys, image_keys, uniforms
 from mutual.data.transforms.pipelines import Pipeline, to_channels
 from mutual.data.transforms.regions import NUM_DRAWS, RegionPlan, ShapeError
@@ -119,6 +122,7 @@ class DecodedImages:
         seed: the recipe's seed.
         skip_bad: an image that cannot be read is no error.
         substitute: with `skip_bad`, another image stands in for it; otherwise it is blank.
+        substitute_groups: for each image the number of those among which a substitute is looked for first; None: all alike.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class DecodedImages:
         seed: int,
         skip_bad: bool,
         substitute: bool,
+        substitute_groups: Tensor | None = None,
     ) -> None:
         self.labels = split.labels
         self.name = split.name
@@ -144,25 +149,43 @@ class DecodedImages:
         self._seed = seed
         self._skip_bad = skip_bad
         self._substitute = substitute
-        self._order: tuple[int, list[int], list[int]] | None = None
+        self._groups = None if substitute_groups is None else substitute_groups.numpy()
+        self._order: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._store: ImageStore | None = None
+
+    def deterministic(self, index: int) -> Tensor:
+        """Returns what the deterministic transforms make of an image, uint8 `[C, H, W]`; the region that comes before them is not drawn.
+
+        Raises:
+            ImageError: it cannot be read.
+            OSError: the disk or the machine failed.
+        """
+        assert self._region is None or not self._region.is_random
+        return self._views_of(index, [()])[0]
+
+    def read_from(self, store: ImageStore) -> None:
+        """Takes from now on what `deterministic` has made of each image from `store`."""
+        self._store = store
 
     def load(self, request: Request, views: Sequence[int]) -> LoadedImages:
-        """Returns the images of `request` in these views, or once for all where views do not differ yet."""
+        """Returns the images of `request` in these views, or once for all where views do not differ yet.
+
+        An image that occurs several times is read and decoded once.
+        """
         keys = list(zip(request.indices, request.view_numbers, strict=True))
-        decoded: dict[tuple[int, int], _Decoded] = {}
-        for key, draws in zip(keys, self._draws(request, views), strict=True):
-            if key not in decoded:
-                decoded[key] = self._decode(*key, draws)
+        draws_by_index: dict[int, dict[int, list[Sequence[float]]]] = {}
+        for (index, number), draws in zip(keys, self._draws(request, views), strict=True):
+            draws_by_index.setdefault(index, {})[number] = draws
+        decoded = {index: self._decode(index, draws) for index, draws in draws_by_index.items()}
+        rows = [decoded[index][number] for index, number in keys]
         bad = tuple(
-            BadImage(self.name(key[0]), decoded[key].reason, row)
-            for row, key in enumerate(keys[: request.num_valid])
-            if decoded[key].reason
+            BadImage(self.name(index), row.reason, position)
+            for position, ((index, _), row) in enumerate(zip(keys[: request.num_valid], rows, strict=False))
+            if row.reason
         )
-        by_view = [list(images) for images in zip(*(decoded[key].images for key in keys), strict=True)]
+        by_view = [list(images) for images in zip(*(row.images for row in rows), strict=True)]
         is_random = self._region is not None and self._region.is_random
-        return LoadedImages(
-            [torch.stack(images) for images in by_view] if is_random else by_view, [decoded[key].source_index for key in keys], bad
-        )
+        return LoadedImages([torch.stack(images) for images in by_view] if is_random else by_view, [row.source_index for row in rows], bad)
 
     def _draws(self, request: Request, views: Sequence[int]) -> list[list[Sequence[float]]]:
         """Returns for each image of the request, and each view, what its region is drawn from; nothing where it is not drawn."""
@@ -172,52 +195,75 @@ class DecodedImages:
         draws: list[list[Sequence[float]]] = np.stack([uniforms(of_view, NUM_DRAWS) for of_view in keys], axis=1).tolist()
         return draws
 
-    def _decode(self, index: int, view: int, draws: list[Sequence[float]]) -> _Decoded:
+    def _decode(self, index: int, draws: dict[int, list[Sequence[float]]]) -> dict[int, _Decoded]:
+        """Returns the image for each number by which it is drawn, and what is drawn by that in each view."""
         try:
-            return _Decoded(self._views_of(index, view, draws), index)
+            if isinstance(self._split, OwnSplit):  # it draws by the number, too
+                return {number: _Decoded(self._views_of(index, number, of_number), index) for number, of_number in draws.items()}
+            images = iter(self._views_of(index, min(draws), [each for of_number in draws.values() for each in of_number]))
+            return {number: _Decoded([next(images) for _ in of_number], index) for number, of_number in draws.items()}
         except ImageError as error:
             if not self._skip_bad:
                 raise
             if not self._substitute:
-                return _Decoded([torch.zeros(self._channels, *self._size, dtype=torch.uint8)] * len(draws), index, error.reason)
-            return self._next_readable(index, view, draws, error)
+                blank = torch.zeros(self._channels, *self._size, dtype=torch.uint8)
+                return {number: _Decoded([blank] * len(of_number), index, error.reason) for number, of_number in draws.items()}
+            return {number: self._next_readable(index, number, of_number, error) for number, of_number in draws.items()}
 
     def _next_readable(self, index: int, view: int, draws: list[Sequence[float]], error: ImageError) -> _Decoded:
-        """Returns the next readable image of the epoch's order, a function of (seed, epoch, index) alone; a view's number is one's, too."""
-        order, positions = self._order_of(view)
-        num_tries = min(len(order) - 1, _MAX_CONSECUTIVE_BAD)
-        for step in range(1, num_tries + 1):
-            source_index = order[(positions[index] + step) % len(order)]
+        """Returns the next readable image of the epoch's permutation, a function of (seed, epoch, index) alone.
+
+        The number of a view is an epoch's, too. Images of the same group go before others.
+        """
+        num_tries = min(len(self.labels) - 1, _MAX_CONSECUTIVE_BAD)
+        for source_index in islice(self._substitutes(index, view % OCCURRENCE_STRIDE), num_tries):
             try:
                 return _Decoded(self._views_of(source_index, view, draws), source_index, error.reason)
             except ImageError:  # it is named where it is asked for itself
                 continue
         raise ImageError(error.path, f"{error.reason}; nor can the {num_tries} images be read that follow it in the epoch's order")
 
-    def _order_of(self, epoch: int) -> tuple[list[int], list[int]]:
-        """Returns the order of `epoch` and the position of each index in it, which are made once an epoch and not for each bad image."""
+    def _substitutes(self, index: int, epoch: int) -> Iterator[int]:
+        """Yields all other images in the order in which they stand in for the one at `index`."""
+        order, positions = self._order_of(epoch)
+        place = int(positions[index])
+        places = range(place + 1, place + len(order))
+        if self._groups is None:
+            yield from (int(order[place % len(order)]) for place in places)
+            return
+        groups, group = self._groups, self._groups[index]
+        for is_same in (True, False):
+            yield from (int(other) for place in places if (groups[other := order[place % len(order)]] == group) == is_same)
+
+    def _order_of(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns the permutation of `epoch` and the position of each index in it, made once an epoch and not for each bad image."""
         if self._order is None or self._order[0] != epoch:
-            order = epoch_order(len(self.labels), seed=self._seed, epoch=epoch)
-            positions = [0] * len(order)
-            for position, index in enumerate(order):
-                positions[index] = position
+            order = np.array(epoch_order(len(self.labels), seed=self._seed, epoch=epoch))
+            positions = np.empty(len(order), np.int64)
+            positions[order] = np.arange(len(order))
             self._order = epoch, order, positions
         return self._order[1:]
 
     def _views_of(self, index: int, view: int, draws: list[Sequence[float]]) -> list[Tensor]:
         """Returns the image for each of `draws`; its file is read once, and decoded once at each scale."""
+        stored = None if self._store is None else self._store.image(index)
+        if stored is not None:
+            return [stored] * len(draws)
         name = self.name(index)
         if isinstance(self._split, OwnSplit):  # its own draws are those of the epoch, or of the view's number
             return [apply_transform(self._transform, self._split.draw(index, seed=derive_seed(self._seed, "item", view, index)), name)]
         if self._region is None or not isinstance(self._split, EncodedSplit):
-            return [apply_transform(self._transform, to_channels(self._split.image(index), self._channels), name)]
+            return [apply_transform(self._transform, to_channels(self._split.image(index), self._channels), name)] * len(draws)
         source = self._split.source(index)
-        images = []
-        for of_view in draws:
-            with _blaming_transform(name, source.size):
-                image = self._region(*source.size, of_view).read(source)
-            images.append(apply_transform(self._transform, image, name))
-        return images
+        if not self._region.is_random:
+            return [self._region_of(source, (), name)] * len(draws)
+        return [self._region_of(source, of_view, name) for of_view in draws]
+
+    def _region_of(self, source: ImageSource, draws: Sequence[float], name: str) -> Tensor:
+        assert self._region is not None
+        with _blaming_transform(name, source.size):
+            image = self._region(*source.size, draws).read(source)
+        return apply_transform(self._transform, image, name)
 
 
 def apply_transform(transform: Pipeline, image: Tensor, name: str) -> Tensor:

@@ -23,14 +23,13 @@ class Mixer:
         """Returns how each of the request's images is mixed with its partner."""
         assert request.partners is not None
         assert request.pairs is not None
-        views = request.view_numbers[: len(request.pairs)]  # what comes behind is mixed in, and not mixed itself
-        draws = [self._draw(view, pair) for view, pair in zip(views, request.pairs, strict=True)]
+        draws = [self._draw(number, pair) for number, pair in request.pairs]
         lam_B = torch.tensor([lam for lam, _ in draws], dtype=torch.float32)
         return Mix(torch.tensor(request.partners), lam_B, torch.tensor([box for _, box in draws]))
 
-    def _draw(self, view: int, pair: int) -> tuple[float, tuple[int, int, int, int]]:
+    def _draw(self, number: int, pair: int) -> tuple[float, tuple[int, int, int, int]]:
         """Returns lambda, and CutMix's box (an empty one for MixUp)."""
-        generator = np.random.default_rng(derive_seed(self._seed, "mix", view, pair))
+        generator = np.random.default_rng(derive_seed(self._seed, "mix", number, pair))
         cut = self._cutmix > 0 and (self._mixup == 0 or generator.random() < 0.5)
         lam = generator.beta(self._cutmix, self._cutmix) if cut else generator.beta(self._mixup, self._mixup)
         if not cut:

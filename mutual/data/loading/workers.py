@@ -1,4 +1,4 @@
-"""Loader: torch's DataLoader, whose workers outlive a signal to the whole job and end with the loader or the process that made it."""
+"""Loader: torch's DataLoader, whose workers serve one epoch and split after another and outlive signals, until it or the process ends."""
 
 from __future__ import annotations
 
@@ -21,53 +21,69 @@ _SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
 
 
 class Loader(Generic[Item]):
-    """What `dataset` makes of each of `requests`, in their order; made in `workers` processes, or in this one if it is 0.
+    """What `dataset` makes of requests, in their order; made in `workers` processes, or in this one if it is 0.
 
-    Each process is `prefetch` requests ahead.
+    Each process is `prefetch` requests ahead. They are started for the first requests and serve all others, too, until `close`.
 
     It alone holds torch's iterator, so that `close` ends the workers whatever an exception's traceback holds.
+
+    Attributes:
+        workers: number of processes.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Item],
-        requests: Iterable[object],
-        *,
-        workers: int,
-        prefetch: int,
-        persistent: bool,
-        collate: Callable[[list[Item]], Item],
-    ) -> None:
+    def __init__(self, dataset: Dataset[Item], *, workers: int, prefetch: int, collate: Callable[[list[Item]], Item]) -> None:
+        self.workers = workers
         self._termination = _Termination()
+        self._requests = _Requests()
         self._loader: DataLoader[Item] | None = DataLoader(
             dataset,
-            batch_sampler=requests,  # type: ignore[arg-type]
+            batch_sampler=self._requests,  # type: ignore[arg-type]
             collate_fn=collate,
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
             worker_init_fn=self._termination.begin_worker if workers else None,
-            persistent_workers=persistent and workers > 0,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # the loader seeds its workers from it, and leaves the global one alone
         )
         self._iterator: Iterator[Item] | None = None
+        self._num_begun = 0
 
-    def __iter__(self) -> Loader[Item]:
-        """Begins at the first request; the loader is its own iterator."""
+    def __call__(self, requests: Iterable[object]) -> Iterator[Item]:
+        """Begins to load `requests` and returns what is made of them; with workers, those before can be asked for no longer."""
         assert self._loader is not None, "the loader is open"
+        self._requests.present = requests
+        if not self.workers:
+            return iter(self._loader)
         with _held_signals():
             self._iterator = iter(self._loader)
         self._termination.allow_at_exit()
-        return self
-
-    def __next__(self) -> Item:
-        assert self._iterator is not None, "the loader has begun"
-        return next(self._iterator)
+        self._num_begun += 1
+        return self._items(self._num_begun)
 
     def close(self) -> None:
         """Ends the worker processes."""
         self._termination.allow()
         self._iterator = self._loader = None
+
+    def _items(self, number: int) -> Iterator[Item]:
+        while True:
+            assert self._iterator is not None, "the loader is open"
+            assert number == self._num_begun, "no other requests have begun"
+            try:
+                item = next(self._iterator)
+            except StopIteration:
+                return
+            yield item
+
+
+class _Requests:
+    """The requests that torch's loader takes when it begins anew."""
+
+    present: Iterable[object] = ()
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self.present)
 
 
 @contextmanager

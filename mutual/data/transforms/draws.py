@@ -28,7 +28,7 @@ def image_keys(seed: int, view: int, numbers: Sequence[int], indices: Sequence[i
     return derive_keys(derive_keys(first, numbers), indices)
 
 
-def derive_keys(keys: Keys, parts: Sequence[int] | int) -> Keys:
+def derive_keys(keys: Keys, parts: Sequence[int] | NDArray[np.int64] | int) -> Keys:
     """Returns a key for each of `keys` and its part, or for each and one part that they have in common."""
     return _hash(keys ^ np.atleast_1d(np.asarray(parts, dtype=np.uint64)))
 

@@ -33,6 +33,7 @@ class Transforms:
         deterministic: what comes before the first random transform, for an image or for a batch of images of one size.
         random: the rest, for one image.
         is_random: whether there is any.
+        deterministic_specs: the transforms before the first random one; `region` may be the first of them.
         stages: `random` for a batch of images of one size: transforms that are drawn for all of them at once, and between these
             pipelines for one image.
     """
@@ -45,6 +46,7 @@ class Transforms:
         self.deterministic: Pipeline = nn.Sequential(*built[begin:first_random])
         self.random: Pipeline = nn.Sequential(*built[max(begin, first_random) :])
         self.is_random = first_random < len(chosen)
+        self.deterministic_specs = list(chosen[:first_random])
         self.stages = list(_stages(chosen, built, first_random, begin, image_size))
 
     def __call__(self, image: Tensor) -> Tensor:

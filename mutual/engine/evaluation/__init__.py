@@ -1,9 +1,10 @@
 """Evaluation: from models to scores and predictions."""
 
 from mutual.engine.evaluation.chance import Chance, ChanceMeter
+from mutual.engine.evaluation.class_scores import ClassScores, class_table
 from mutual.engine.evaluation.embeddings import embedded
 from mutual.engine.evaluation.evaluator import Evaluator
-from mutual.engine.evaluation.inference import evaluate_run
+from mutual.engine.evaluation.inference import RunScores, evaluate_run, score_run
 from mutual.engine.evaluation.neighbours import BANK_SIZE, NUM_NEIGHBOURS, knn_scores, neighbour_votes
 from mutual.engine.evaluation.prediction import ImageLike, Prediction, Predictor, predict
 
@@ -12,13 +13,17 @@ __all__ = [
     "NUM_NEIGHBOURS",
     "Chance",
     "ChanceMeter",
+    "ClassScores",
     "Evaluator",
     "ImageLike",
     "Prediction",
     "Predictor",
+    "RunScores",
+    "class_table",
     "embedded",
     "evaluate_run",
     "knn_scores",
     "neighbour_votes",
     "predict",
+    "score_run",
 ]

@@ -1,6 +1,7 @@
 """Evaluator: scores of every peer and of their ensemble, each sample counted once over all ranks.
 
-Images of one class: top-1, top-5, NLL and ECE; of several labels: mAP and NLL. Shapes: M members, B images, C classes.
+Images of one class: top-1, its mean over the classes (macro), top-5, NLL and ECE; of several labels: mAP and NLL.
+Shapes: M members, B images, C classes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from mutual.recipe import ENSEMBLE
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+_NO_UPDATE = "The ``compute`` method of metric"  # was called before an update: a rank may have no samples
+
 
 class Evaluator:
     """Scores peers on the validation batches.
@@ -38,6 +41,7 @@ class Evaluator:
         multi_label: whether an image has several labels and not one class.
         known_classes: by peer the classes of the data that its logits stand for, where these are not all; it is scored on images of these.
         compares: whether agreement and divergence of the peers are scored too, if they are two or more.
+        counts_classes: whether images are counted class by class, for `class_counts`.
 
     Example:
         >>> evaluator = Evaluator(["a"], ["a"], num_classes=3, device=torch.device("cpu"))
@@ -57,6 +61,7 @@ class Evaluator:
         multi_label: bool = False,
         known_classes: Mapping[str, Sequence[int]] | None = None,
         compares: bool = True,
+        counts_classes: bool = False,
     ) -> None:
         self._peers = tuple(peers)
         self._known = {name: ClassIndex(known, device) for name, known in (known_classes or {}).items()}
@@ -68,6 +73,8 @@ class Evaluator:
         self._multi_label = multi_label
         self._has_top5 = num_classes > 5 and not multi_label
         self._device = device
+        self._num_classes = num_classes
+        self._counts_classes = counts_classes
         self._compares = compares and len(self._comparable) > 1
 
     @torch.no_grad()
@@ -98,6 +105,26 @@ class Evaluator:
                 if chance is not None:
                     chance.add(logits, labels)
         return self._compute()
+
+    def class_counts(self) -> dict[str, list[list[int]]]:
+        """Returns the counts of each member since the last call, over all ranks. Collective: all ranks must call it.
+
+        In three rows, of each class that the member knows: images that have it, that are predicted to, and of which both is true.
+        """
+        counts: dict[str, list[list[int]]] = {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_NO_UPDATE)
+            for member, metric in self._classes.items():
+                counts[member] = metric.compute().tolist()
+                metric.reset()
+        return counts
+
+    @cached_property
+    def _classes(self) -> dict[str, Metric]:
+        from mutual.engine.evaluation.metrics import ClassCounts  # as below
+
+        sizes = {member: len(self._known[member].classes) if member in self._known else self._num_classes for member in self._metrics}
+        return {member: ClassCounts(size).to(self._device) for member, size in sizes.items() if self._counts_classes}
 
     @cached_property  # made for the first evaluation: a training need not wait for torchmetrics to begin
     def _metrics(self) -> dict[str, dict[str, Metric]]:
@@ -136,6 +163,8 @@ class Evaluator:
         probabilities = task.probabilities(log_probability)
         for name in metrics.keys() - {"nll"}:
             metrics[name].update(probabilities, labels, is_counted=is_counted)
+        if member in self._classes:
+            self._classes[member].update(probabilities, labels, is_counted=is_counted)
 
     def _compute(self) -> Scores:
         scores = _read({**self._metrics, **({PAIRS: self._pairs} if self._compares else {})})
@@ -161,7 +190,7 @@ def _read(metrics: dict[str, dict[str, Metric]]) -> Scores:
     """Returns the values of all metrics, in one transfer from the device, and resets these."""
     names = [(member, name) for member, of_member in metrics.items() for name in of_member]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # a rank without samples has not updated
+        warnings.filterwarnings("ignore", message=_NO_UPDATE)
         warnings.filterwarnings("ignore", message="Average precision score for one or more classes")  # a class that no image has
         values = torch.stack([metrics[member][name].compute() for member, name in names]).tolist()
     scores: Scores = {member: {} for member in metrics}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mutual.data import Batch, DataInfo, build_data
+from mutual.engine.evaluation.class_scores import ClassScores, class_scores
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.evaluation.frozen import read_frozen
 from mutual.engine.monitoring import Scores, SkippedImages, with_rank
@@ -19,10 +22,29 @@ from mutual.models import ClassIndex, ModelCard, ModelInput, class_columns, read
 from mutual.recipe import Data, InputError, Recipe, first_line
 
 
+@dataclass(frozen=True)
+class RunScores:
+    """What an evaluation gives: the scores of each member, and where they were asked for those of each class."""
+
+    scores: Scores
+    classes: dict[str, list[ClassScores]]
+
+
+def evaluate_run(recipe: Recipe, files: Sequence[Path], **options: Any) -> Scores:
+    """Returns the scores that `score_run` gives. Collective: all ranks must call it."""
+    return score_run(recipe, files, **options).scores
+
+
 @restore_switches()
-def evaluate_run(
-    recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = (), datasets: Sequence[str] = (), frozen: str | None = None
-) -> Scores:
+def score_run(
+    recipe: Recipe,
+    files: Sequence[Path],
+    *,
+    factories: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    frozen: str | None = None,
+    per_class: bool = False,
+) -> RunScores:
     """Scores peers and their ensemble on the validation images of `recipe`, each counted once. Collective: all ranks must call it.
 
     Args:
@@ -31,6 +53,7 @@ def evaluate_run(
         factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
         datasets: names of data sets of the user's own that may be made (`my_data:make`), which runs their code.
         frozen: name of a frozen peer of the recipe, which is scored in place of the peers in `files`: these say what the run's data were.
+        per_class: single classes are scored, too.
 
     Raises:
         InputError: a file or the data cannot be read, or they do not fit.
@@ -63,6 +86,7 @@ def evaluate_run(
         device=comm.device,
         multi_label=info.multi_label,
         known_classes=known,
+        counts_classes=per_class,
     )
     precision = None if frozen is None else recipe.peers[frozen].precision
 
@@ -74,10 +98,12 @@ def evaluate_run(
     batches = with_rank(data.eval_batches(world_size=comm.size, shard=(comm.rank, comm.size)), comm)
     try:
         scores = evaluator(predict, batches)
+        counts = evaluator.class_counts()
     finally:
         data.close()
     SkippedImages(recipe, data, comm, shard=(comm.rank, comm.size)).report(partial(warnings.warn, stacklevel=2))
-    return scores
+    names = {member: [info.class_names[label] for label in known.get(member, range(info.num_classes))] for member in counts}
+    return RunScores(scores, {member: class_scores(names[member], rows) for member, rows in counts.items()})
 
 
 def _check_trusted(data: Data, datasets: Sequence[str]) -> None:

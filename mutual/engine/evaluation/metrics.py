@@ -65,6 +65,46 @@ class Accuracy(Metric):
         return self.num_hits.float() / self.num_images.clamp(min=1).float()
 
 
+class ClassCounts(Metric):
+    """Of each class the images that have it, those that are predicted to, and those of which both is true, `[3, C]`; integers.
+
+    Where images have several labels, probabilities above 1/2 are predictions. Memory grows with C, and not with its square.
+    """
+
+    counts_3C: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.add_state("counts_3C", default=torch.zeros(3, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, probabilities_BC: Tensor, labels: Tensor, *, is_counted: Tensor | None = None) -> None:
+        """Counts the images with classes `[B]` or flags `[B, C]`, or those of them that are counted."""
+        if labels.dim() == 2:
+            predicted, present = (probabilities_BC > 0.5).long(), (labels > 0.5).long()
+            self.counts_3C += torch.stack([each.sum(dim=0) for each in (present, predicted, present * predicted)])
+            return
+        predictions_B = probabilities_BC.argmax(dim=1)
+        ones_B = torch.ones_like(labels) if is_counted is None else is_counted.long()
+        for row, (classes_B, values_B) in enumerate(
+            ((labels, ones_B), (predictions_B, ones_B), (labels, ones_B * (predictions_B == labels)))
+        ):  # bincount would make the host wait
+            self.counts_3C[row].index_add_(0, classes_B, values_B)
+
+    def compute(self) -> Tensor:
+        """Returns the counts."""
+        return self.counts_3C
+
+
+class MacroAccuracy(ClassCounts):
+    """The mean of the classes' recalls, over the classes that occur; 0 of no images."""
+
+    def compute(self) -> Tensor:
+        """Returns the mean."""
+        num_images_C, _, num_hits_C = self.counts_3C.double()
+        recall_C = num_hits_C / num_images_C.clamp(min=1)
+        return (recall_C.sum() / (num_images_C > 0).sum().clamp(min=1)).float()
+
+
 class CalibrationError(MulticlassCalibrationError):
     """The expected calibration error."""
 

@@ -53,9 +53,9 @@ class _Multiclass:
         self._num_classes = num_classes
 
     def metrics(self) -> dict[str, Metric]:
-        from mutual.engine.evaluation.metrics import Accuracy, CalibrationError, Mean
+        from mutual.engine.evaluation.metrics import Accuracy, CalibrationError, MacroAccuracy, Mean
 
-        metrics: dict[str, Metric] = {"top1": Accuracy()}
+        metrics: dict[str, Metric] = {"top1": Accuracy(), "macro_top1": MacroAccuracy(self._num_classes)}
         if self._num_classes > 5:
             metrics["top5"] = Accuracy(top_k=5)
         return {**metrics, "nll": Mean(), "ece": CalibrationError(self._num_classes, n_bins=15, validate_args=False)}

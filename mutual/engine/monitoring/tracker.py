@@ -22,7 +22,10 @@ if TYPE_CHECKING:  # who evaluates writes no charts
 
 COPIES_KL = 1e-6
 """Peers whose mean pairwise KL divergence (nats) is under this have nothing left to teach each other."""
-_CHARTS = ("train_loss", "train_top1", "eval_top1", "eval_map", "eval_nll", "eval_ece", "learning_rate", "grad_norm")
+_CHARTS = ("train_loss", "train_top1", "eval_top1", "eval_macro_top1", "eval_map", "eval_nll", "eval_ece", "learning_rate", "grad_norm")
+
+_HEADS = {"macro_top1": "macro"}
+"""Of the table's columns, where a metric's name is too long."""
 
 
 class Tracker:
@@ -167,11 +170,11 @@ class Tracker:
 def table_head(recipe: Recipe) -> list[str]:
     """Returns the two heading lines of the terminal's table of epochs."""
     columns = _columns(recipe)
-    unit = " ".join(f"{name:>7}" for name in ("loss", *columns))
+    unit = " ".join(f"{_HEADS.get(name, name):>7}" for name in ("loss", *columns))
     heads, units = [f"{name:^{len(unit)}}" for name in recipe.trainable], [unit] * len(recipe.trainable)
     if len(recipe.trainable) > 1:
         heads.append(f"{ENSEMBLE:^15}")
-        units.append(f"{columns[0]:>7} {columns[1]:>7}")
+        units.append(" ".join(f"{_HEADS.get(name, name):>7}" for name in columns[:2]))
     return [f"  epoch | {' | '.join(heads)} | images/s", f"        | {' | '.join(units)} |"]
 
 
@@ -195,7 +198,9 @@ def table_line(recipe: Recipe, epoch: int, speed: float, train: TrainMetrics, sc
 
 
 def _columns(recipe: Recipe) -> tuple[str, ...]:
-    return ("map", "nll") if recipe.data.multi_label else ("top1", "nll", "ece")
+    if recipe.data.multi_label:
+        return "map", "nll"
+    return "macro_top1" if recipe.train.best_metric == "macro_top1" else "top1", "nll", "ece"
 
 
 def _cells(row: dict[str, float] | None, columns: Sequence[str]) -> str:
@@ -205,7 +210,7 @@ def _cells(row: dict[str, float] | None, columns: Sequence[str]) -> str:
 
 
 def _cell(metric: str, value: float) -> str:
-    return f"{value:7.2%}" if metric in ("top1", "map") else _short(value)
+    return f"{value:7.2%}" if metric in ("top1", "macro_top1", "map") else _short(value)
 
 
 def _short(value: float) -> str:

@@ -24,7 +24,7 @@ FREE_TO_CHANGE = re.compile(
         (
             "name|output|checkpoint|placement|exchange",
             r"train\.(log_every|progress|accumulate|timeout_seconds|tune_seconds)",
-            r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|download|train_list|val_list|unlabelled)",
+            r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|download|train_list|val_list|unlabelled|decoded)",
             r"peers\.\w+\.(weights|rank|ranks|cost|expect|store\.folder)",
         )
     )
@@ -87,7 +87,7 @@ def _saved_document(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *
         return None
     saved_recipe = folder.recipe()
     given = (
-        recipe.with_tuned_of(saved_recipe).with_inputs_of(saved_recipe).with_classes_of(saved_recipe)
+        recipe.with_tuned_of(saved_recipe).with_inputs_of(saved_recipe).with_classes_of(saved_recipe).with_class_weights_of(saved_recipe)
     )  # whether they still are these is seen when peers are built
     _check_same(resolve_launch(given, saved_recipe, launch), saved_recipe.resolved())
     return saved_recipe.model_dump(mode="json")

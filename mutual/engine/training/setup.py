@@ -13,6 +13,7 @@ from mutual.data import DataInfo, DataModule, Window, build_data
 from mutual.engine.monitoring import TrainMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.teacher_store import TeacherStore, open_stores
+from mutual.engine.training.class_weights import resolve_class_weights
 from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, with_fused_steps
 from mutual.engine.training.schedule import build_schedule
@@ -82,6 +83,7 @@ def build_training(recipe: Recipe, environment: Environment, *, data: DataModule
     comm = environment.comm
     recipe = with_fused_steps(recipe, environment.precision, comm.device)
     data = data or build_dataset(recipe)
+    recipe = resolve_class_weights(recipe, data)
     info = data.info
     group = _build_group(recipe, info, environment)
     load_for_peers(recipe, data, group.inputs.values())
@@ -144,6 +146,7 @@ def load_for_peers(recipe: Recipe, data: DataModule, inputs: Iterable[ModelInput
     """
     try:
         data.load_for([model_input.shape for model_input in inputs])
+        data.keep_decoded()
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
 

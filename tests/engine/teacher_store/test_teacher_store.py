@@ -9,8 +9,9 @@ import yaml
 from support import EmbeddingNet, assert_equal_weights, build, run, tiny_document, train_epochs, weights
 
 import mutual
+from mutual.engine.store_filling import fill_stores
 from mutual.engine.teacher_store.fingerprint import STORE_MARK
-from mutual.recipe import InputError, RecipeError
+from mutual.recipe import InputError, RecipeError, parse_recipe
 
 TEACHER = {"model": "support:double", "args": {"width": 6, "norm": True}, "frozen": True}
 CROP = [{"name": "random_crop", "padding": 2}]
@@ -305,3 +306,14 @@ def test_embeddings_of_another_scale_are_another_store(tmp_path, monkeypatch):
     path = tmp_path / "store" / STORE_MARK
     path.write_text(json.dumps({**json.loads(path.read_text()), "statistics": {"mean": [1.0], "std": "x"}}))
     assert "another mean and std" in refusal(recipe(1))
+
+
+def test_a_store_is_filled_whole_whatever_the_sampler_and_serves_any(tmp_path):
+    """Which views there are does not depend on how often an epoch shows an image."""
+    balanced = document(tmp_path / "store", data={"sampler": "balanced", "mixup": 0.4})
+    (filled,) = fill_stores(parse_recipe({**balanced, "output": str(tmp_path)}))
+    assert filled.num_computed == 40 * 3
+    for data in ({"sampler": "balanced", "epoch_size": 90}, {}):
+        read = train_epochs(document(tmp_path / "store", data={"mixup": 0.4, **data}), epochs=2)
+        assert stored(read).num_computed == 0
+        close(read)

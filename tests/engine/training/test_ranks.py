@@ -48,6 +48,13 @@ def accumulated(update, num_train):
     return two, document(16, num_train=num_train, num_val=13, train=train)
 
 
+def balanced(batch_size, accumulate, *, sampler):
+    objectives = [{"loss": "cross_entropy", "class_weight": "balanced"}, {"loss": "focal", "alpha": [1, 2, 3, 4]}, {"loss": "dml"}]
+    train = {"epochs": 2, "accumulate": accumulate, "progress": False}
+    whole = document(batch_size, num_train=43, num_val=13, objectives=objectives, train=train)
+    return {**whole, "data": {**whole["data"], "mixup": 0.4, "augment": [{"name": "random_crop", "padding": 1}], "sampler": sampler}}
+
+
 SHORT = {f"{update} {number}": accumulated(update, number) for update in ("simultaneous", "alternating") for number in (40, 37, 33)}
 CASES = {
     **SHORT,
@@ -62,6 +69,8 @@ CASES = {
     ),
     "a teacher without a head": tuple(document(size, num_train=33, **EMBEDDED) for size in (8, 16)),
     "features alone": tuple(document(size, objectives=FEATURES_ALONE) for size in (4, 8)),
+    "balanced classes": (balanced(4, 2, sampler="balanced"), balanced(16, 1, sampler="balanced")),
+    "repeated classes": (balanced(4, 2, sampler={"repeated": 2}), balanced(16, 1, sampler={"repeated": 2})),
     "one validation image": tuple(document(size, num_val=1, train={"epochs": 1, "progress": False}) for size in (4, 8)),
 }
 """By case what two processes train, and what one does."""
@@ -97,7 +106,7 @@ def compared(case, two_ranks, tmp_path, *, tolerance):
     return metrics_one, metrics_two
 
 
-@pytest.mark.parametrize("case", SHORT)
+@pytest.mark.parametrize("case", [*SHORT, "balanced classes", "repeated classes"])
 def test_two_ranks_equal_one(tmp_path, two_ranks, case):
     """Invariant 4 in float64, short last windows included: 33 leaves one rank of the last window without an image."""
     one, two = compared(case, two_ranks, tmp_path, tolerance=1e-10)

@@ -1,0 +1,32 @@
+"""The checks of `data.sampler` and `data.epoch_size`: what they need of the labels, and of the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mutual.recipe.data import Sampler
+from mutual.recipe.document import Recipe
+from mutual.recipe.errors import Fault
+
+
+def check_sampler(recipe: Recipe) -> Iterator[Fault]:
+    """Yields what is wrong with the sampler of `recipe`."""
+    data = recipe.data
+    sampler = data.sampler
+    if isinstance(sampler, Sampler) and (sampler.weights is None) == (sampler.repeated is None):
+        yield Fault("data.sampler", "takes one of weights (a file) and repeated (images of a class)")
+        return
+    if data.multi_label and (sampler == "balanced" or data.group_size > 1):
+        name = sampler if isinstance(sampler, str) else "repeated"
+        yield Fault("data.sampler", f"{name} draws by class, and images with several labels have no single one; weights can be given")
+    if sampler != "shuffle" and data.unlabelled is not None:
+        yield Fault("data.sampler", "data.unlabelled adds images without class or weight, which only shuffle takes")
+    for key, size in (("batch_size", data.batch_size // data.crops_per_image), ("epoch_size", data.epoch_size or 0)):
+        if size % data.group_size:
+            yield Fault(f"data.{key}", f"{size} is no multiple of the {data.group_size} images of a class in data.sampler.repeated")
+    if sampler != "shuffle" or data.epoch_size is not None:
+        given = "sampler" if sampler != "shuffle" else "epoch_size"
+        for peer, store in recipe.stores.items():
+            if store.views == "epoch":
+                message = f"'epoch' is for images that occur once in an epoch, and data.{given} is given; give a number of views"
+                yield Fault(f"peers.{peer}.store.views", message)

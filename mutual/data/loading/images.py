@@ -161,7 +161,7 @@ class DecodedImages:
             OSError: the disk or the machine failed.
         """
         assert self._region is None or not self._region.is_random
-        return self._views_of(index, [()])[0]
+        return self._views_of(index, 0, [()])[0]
 
     def read_from(self, store: ImageStore) -> None:
         """Takes from now on what `deterministic` has made of each image from `store`."""

@@ -27,6 +27,8 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
     if data.multi_label and not data.kind.multi_label:
         yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list")
+    if data.label_field is not None and data.family != "wds":
+        yield Fault("data.label_field", f"names a key in the .json of images in shards (wds/...), not of {data.dataset}")
     yield from _check_sizes(data)
     yield from _check_unlabelled(data)
     for index, objective in enumerate(recipe.objectives):

@@ -1,7 +1,7 @@
 """Tar archives: where the content of each regular file in one lies, told from the headers alone.
 
 Whatever an archive says of itself is checked against its size before anything is read or allocated for it. Old (V7), POSIX (ustar, pax) and
-GNU archives are read, with long names; what is no plain file (links, devices, sparse files) is refused: its content is not behind its header.
+GNU archives are read, with long names; what is no plain file (a link, a device, a sparse file) is refused.
 """
 
 from __future__ import annotations

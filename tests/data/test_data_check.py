@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from mutual.data import check, split
 from mutual.data.check import main
 from mutual.data.datasets import image_check
 from mutual.data.files import reading
-from mutual.data.files.reading import examine
+from mutual.data.files.reading import FileContents, examine
 from mutual.recipe import InputError
 
 
@@ -37,7 +38,7 @@ def found(arguments, capsys, expect):
 
 
 def test_nothing_is_found_where_nothing_is_wrong(root, capsys):
-    nothing = {"images": 16, "bad": {}, "duplicates": {}, "one_sided": {}, "empty": [], "hidden": []}
+    nothing = {"images": 16, "bad": {}, "duplicates": {}, "test_duplicates": {}, "one_sided": {}, "empty": [], "hidden": []}
     assert found([root], capsys, 0) == nothing
     assert main([str(root)]) == 0
     assert capsys.readouterr().out == "16 images: 0 bad, 0 of val that are in train too; 0 classes of one side only, 0 empty\n"
@@ -131,6 +132,7 @@ def test_a_decoder_that_crashes_or_does_not_end_is_a_finding_about_its_file(root
     """In its own process: the others, and the files behind it, are read all the same."""
 
     def decode(content, channels, *, path):
+        path = Path(path)
         if path.name == "1.png" and path.parent.name == "cat":
             os.kill(os.getpid(), signal.SIGKILL)
         if path.name == "2.png" and path.parent.name == "dog":
@@ -141,9 +143,9 @@ def test_a_decoder_that_crashes_or_does_not_end_is_a_finding_about_its_file(root
     monkeypatch.setattr(reading, "decode", decode)
     paths = sorted(root.rglob("*.png"))
     for workers in (1, 2):
-        everything = list(examine(paths, workers=workers, timeout=0.5))
-        assert sorted(each.path for each in everything) == paths
-        reasons = {str(each.path.relative_to(root)): each.reason for each in everything if each.reason}
+        everything = list(examine(FileContents(paths), len(paths), workers=workers, timeout=0.5))
+        assert sorted(each.index for each in everything) == list(range(len(paths)))
+        reasons = {str(paths[each.index].relative_to(root)): each.reason for each in everything if each.reason}
         assert reasons == {f"{part}/cat/1.png": "the decoder crashed (SIGKILL)" for part in ("train", "val")} | {
             f"{part}/dog/2.png": "decoding it took more than 0.5 s" for part in ("train", "val")
         } | {f"{part}/dog/3.png": "the decoder crashed (exit code 3)" for part in ("train", "val")}

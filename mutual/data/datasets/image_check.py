@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mutual.data.datasets.readers import DatasetSplits, read_splits, with_unlabelled
-from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
+from mutual.data.datasets.splits import EncodedSplit, FakeSplit, Split
 from mutual.data.files.decoding import ImageError
 from mutual.data.files.listing import class_folders, hidden_image_files, image_files
 from mutual.data.files.reading import Contents, FileContents, examine
@@ -47,6 +47,12 @@ class Findings:
     def faults(self) -> int:
         """How many faults there are."""
         return len(self.bad) + len(self.duplicates) + len(self.test_duplicates) + len(self.one_sided) + len(self.empty)
+
+    def with_duplicates(self, digests: Mapping[str, Mapping[str, list[str]]]) -> Findings:
+        """Returns it with the images that are in two splits; `digests` are the names of each split's images by what they hold."""
+        self.duplicates = _equal(digests["val"], [digests["train"]])
+        self.test_duplicates = _equal(digests["test"], [digests["train"], digests["val"]])
+        return self
 
     def lines(self) -> list[str]:
         """Returns a line for each finding, and a summary."""
@@ -106,9 +112,7 @@ def check(splits: Mapping[str, tuple[Contents, int]], *, workers: int) -> Findin
                 findings.bad[name] = each.reason
             for side in images.sides[each.index] if each.digest else ():
                 digests[side].setdefault(each.digest, []).append(name)
-    findings.duplicates = _equal(digests["val"], [digests["train"]])
-    findings.test_duplicates = _equal(digests["test"], [digests["train"], digests["val"]])
-    return findings
+    return findings.with_duplicates(digests)
 
 
 def _equal(images: Mapping[str, list[str]], others: Sequence[Mapping[str, list[str]]]) -> dict[str, str]:
@@ -172,7 +176,7 @@ def check_data(spec: Data, *, seed: int = 0, workers: int) -> Findings:
         raise InputError(f"data: {printable(error)}") from error
     by_side = {side: split for side, split in zip(SIDES, (train, splits.val, splits.test), strict=True) if split is not None}
     encoded = {side: (split, len(split.labels)) for side, split in by_side.items() if isinstance(split, EncodedSplit)}
-    findings = check(encoded, workers=workers) if encoded else _check_memory(by_side)
+    findings = check(encoded, workers=workers) if encoded else _check_images(by_side)
     findings.one_sided = _one_sided({side: _classes_of(split, splits) for side, split in by_side.items()})
     return findings
 
@@ -189,15 +193,17 @@ def _classes_of(split: Split, splits: DatasetSplits) -> set[str]:
     return {splits.class_names[label] for label in present.flatten().tolist()}
 
 
-def _check_memory(splits: Mapping[str, Split]) -> Findings:
-    """Returns what was found in images that are no files: they can be read, and made-up ones are each of their own number."""
+def _check_images(splits: Mapping[str, Split]) -> Findings:
+    """Returns what was found in images that are no files, each of which is read in this process; made-up ones are what they should be."""
+    findings = Findings(images=sum(len(split.labels) for split in splits.values()))
     digests: dict[str, dict[str, list[str]]] = {side: {} for side in SIDES}
     for side, split in splits.items():
-        for index, image in enumerate(split.images if isinstance(split, MemorySplit) else ()):
+        for index in range(0 if isinstance(split, FakeSplit) else len(split.labels)):
+            try:
+                image = split.image(index)
+            except ImageError as error:
+                findings.bad[error.path] = error.reason
+                continue
             digest = hashlib.blake2b(np.asarray(image).tobytes(), digest_size=16).hexdigest()
-            digests[side].setdefault(digest, []).append(f"{side} image {index}")
-    return Findings(
-        images=sum(len(split.labels) for split in splits.values()),
-        duplicates=_equal(digests["val"], [digests["train"]]),
-        test_duplicates=_equal(digests["test"], [digests["train"], digests["val"]]),
-    )
+            digests[side].setdefault(f"{digest} {tuple(image.shape)}", []).append(f"{side} {split.name(index)}")
+    return findings.with_duplicates(digests)

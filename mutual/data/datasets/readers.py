@@ -169,7 +169,11 @@ def with_unlabelled(train: Split, spec: Data) -> Split:
         OSError: the disk or the machine failed.
     """
     assert isinstance(train, EncodedSplit), "the recipe's check lets through what is in files alone"
-    return JoinedSplit.of(train, _unlabelled(spec))
+    more = _unlabelled(spec)
+    if isinstance(train, FileSplit) and isinstance(more, FileSplit):
+        labels = torch.cat([train.labels, more.labels])
+        return FileSplit([*train.paths, *more.paths], [*train.roots, *more.roots], labels, train.channels)
+    return JoinedSplit.of(train, more)
 
 
 def _unlabelled(spec: Data) -> EncodedSplit:

@@ -38,6 +38,7 @@ def test_files_are_a_sample_whose_names_are_equal_up_to_the_first_dot_of_the_las
         ("a.b/0.JPG", PNG),
         ("a.b/0.seg.png", b"another image of the sample"),
         ("a.b/._0.jpg", b"of a Mac"),
+        ("a.b/.jpg", b"hidden"),
         ("a.c/0.webp", PNG),
         ("a.c/0.cls", b"0"),
         ("a.c/0.json", {"label": 3}),
@@ -89,6 +90,7 @@ def test_what_is_no_sample_is_one_line(tmp_path, members, reason):
         ("0.json", {"label": ""}, "is ''"),
         ("0.json", {"label": {"a": 1}}, "neither"),
         ("0.json", {"label": [[1]]}, "neither"),
+        ("0.json", {"label": [1, 2.5]}, "neither"),
         ("0.json", b'{"label": "\\ud800"}', "neither"),
         ("0.json", {"label": "x" * 70_000}, "neither"),
     ],
@@ -190,6 +192,7 @@ def forged(file, **changes):
     [
         {"offsets": np.array([0, 512, 512])},
         {"offsets": np.array([512, 512, 2**40])},
+        {"offsets": np.array([512, 512, 10_240])},
         {"sizes": np.array([1, -1, 1])},
         {"sizes": np.array([1, 2**62, 1])},
         {"sizes": np.array([1, 2])},

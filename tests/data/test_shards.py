@@ -16,7 +16,7 @@ from support import digests, run, run_and_kill, tiny_document
 import mutual.data.datasets.shards as shards_module
 from mutual.data import ImageError, build_data, check_present
 from mutual.data.check import main as check
-from mutual.data.datasets.readers import read_splits
+from mutual.data.datasets.readers import read_splits, with_unlabelled
 from mutual.data.datasets.shards import ShardSplit
 from mutual.recipe import Data, RecipeError, parse_recipe
 
@@ -105,6 +105,28 @@ def test_unlabelled_images_may_lie_in_shards_or_in_files_beside_either(root):
         found = batches(data, 0)
         assert sum(int((batch.labels == -1).sum()) for batch in found) == 6
     assert_same(batches(of_folder(root, unlabelled=more), 1), batches(of_shards(root, unlabelled=str(root / "val")), 1))
+
+
+def test_images_of_two_kinds_are_one_split(root):
+    spec = {"root": str(root), "image_size": 16, "dataset": "wds/shards/train-{0..1}.tar", "val": "shards/val-0.tar"}
+    train = read_splits(Data(**spec)).train
+    joined = with_unlabelled(train, Data(**spec, unlabelled=str(root / "val")))
+    assert [joined.name(index).removeprefix(f"{root}/") for index in (0, 7, 8, 13)] == [
+        "shards/train-0.tar/class0/0.png",
+        "shards/train-1.tar/class1/2.png",
+        "val/class0/0.png",
+        "val/class2/1.jpg",
+    ]
+    some = joined.select(torch.tensor([13, 1, 8, 0])).select(torch.tensor([0, 2, 1]))
+    assert list(some.portable_names()) == ["class2/1.jpg", "class0/0.png", "train-0.tar/class0/1.jpg"]
+    assert [some.content(index) for index in range(3)] == [
+        (root / "val" / name).read_bytes() for name in ("class2/1.jpg", "class0/0.png")
+    ] + [train.content(1)]
+    for split in (train, joined, some):
+        grey = split.decoded_as(1)
+        assert (split.channels, grey.channels) == (3, 1)
+        assert [each.image(0).shape[0] for each in (split, grey)] == [3, 1]
+    assert torch.equal(some.labels, torch.tensor([-1, -1, 0]))
 
 
 def num_open():

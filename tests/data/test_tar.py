@@ -165,6 +165,18 @@ def test_damage_is_a_line_or_no_matter(tmp_path_factory, data):
         assert re.match(r".*x\.tar: [^\n]+$", str(error), re.DOTALL)  # noqa: PT017, either is right
 
 
+def test_small_files_and_their_headers_are_read_together(tmp_path, monkeypatch):
+    path = tmp_path / "x.tar"
+    path.write_bytes(archive([(f"{index}.cls", b"1") for index in range(100)]))
+    reads = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *arguments: reads.append(arguments) or pread(*arguments))
+    with path.open("rb") as file:
+        reader = TarReader(file.fileno(), path)
+        assert [reader.read(each.offset, each.size) for each in reader.members()] == [b"1"] * 100
+    assert len(reads) < 30
+
+
 def test_thousands_of_extended_headers_take_no_memory_and_little_time(tmp_path: Path):
     name = b"x" * 60_000 + b"\0"
     content = extended(name, kind=b"L") * 400 + extended(record(b"comment", b"y" * 60_000)) * 400 + header() + END

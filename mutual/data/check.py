@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.data.che
         )
 
         workers = options.workers
-        findings = check_folder(options.data, workers=workers) if recipe is None else check_data(recipe.data, workers=workers)
+        findings = (
+            check_folder(options.data, workers=workers) if recipe is None else check_data(recipe.data, seed=recipe.seed, workers=workers)
+        )
         faults = findings.faults
         print_main(json.dumps(asdict(findings)) if options.json else "\n".join(findings.lines()))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mutual.data.datasets.readers import read_splits
-from mutual.data.datasets.splits import EncodedSplit, FileSplit, Split
+from mutual.data.datasets.splits import EncodedSplit, Split
 from mutual.data.files.decoding import ImageError
 from mutual.data.files.listing import class_folders, image_files
 from mutual.data.files.reading import examine
@@ -146,22 +146,19 @@ def _read_sample(splits: dict[str, Split], sample: int, workers: int) -> tuple[l
 
 def _read(split: Split, workers: int) -> Iterator[tuple[str, str, tuple[int, int], bool]]:
     """Yields of each image its name, why it is bad, its size, and whether it is grey."""
-    known_bad = {}
-    if isinstance(split, FileSplit):  # a decoder that crashes is a finding about a file
-        known_bad = {str(report.path): report.reason for report in examine(list(split.paths), workers=workers) if report.reason}
+    reasons = {}
+    if isinstance(split, EncodedSplit):  # in processes: a decoder that crashes is a finding about its image
+        reasons = {report.index: report.reason for report in examine(split, len(split.labels), workers=workers)}
     for index in range(len(split.labels)):
-        name = split.name(index)
-        reason, size, is_grey = known_bad.get(name, ""), (0, 0), False
-        if not reason:
-            try:
-                if isinstance(split, EncodedSplit):
+        reason, size, is_grey = reasons.get(index, ""), (0, 0), False
+        try:
+            if isinstance(split, EncodedSplit):
+                if not reason:
                     source = split.source(index)
-                    if not isinstance(split, FileSplit):
-                        source.whole()
                     size, is_grey = source.size, source.is_grey
-                else:
-                    image = split.image(index)
-                    size, is_grey = (image.shape[-2], image.shape[-1]), image.shape[0] == 1
-            except ImageError as error:
-                reason = error.reason
-        yield name, reason, size, is_grey
+            else:
+                image = split.image(index)
+                size, is_grey = (image.shape[-2], image.shape[-1]), image.shape[0] == 1
+        except ImageError as error:
+            reason = error.reason
+        yield split.name(index), reason, size, is_grey

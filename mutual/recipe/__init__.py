@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mutual.recipe.base import MAX_CLASSES, MAX_SIDE, Spec
-from mutual.recipe.data import DATASETS, Data, Statistics
+from mutual.recipe.data import DATASET_FORMS, DATASETS, Data, Statistics, family_of_dataset
 from mutual.recipe.document import MAX_SAVED_CLASSES, Recipe
 from mutual.recipe.edges import (
     EMA,
@@ -29,6 +29,7 @@ from mutual.recipe.users_code import call_users, describe_error, import_users, i
 __all__ = [
     "CLASS_WEIGHTS",
     "DATASETS",
+    "DATASET_FORMS",
     "EMA",
     "EMBEDDING",
     "ENSEMBLE",
@@ -68,6 +69,7 @@ __all__ = [
     "describe_error",
     "did_you_mean",
     "dump_recipe",
+    "family_of_dataset",
     "first_line",
     "format_value",
     "import_users",

@@ -68,7 +68,7 @@ DATASETS: dict[str, DatasetKind] = {
 """Each data set by its name; `mutual.data.datasets.readers` reads them."""
 DATASET_FORMS: dict[str, DatasetKind] = {
     "hfds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True),
-    "wds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True),
+    "wds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True, multi_label=True),
     "own": DatasetKind(3, (224, 224), *_IMAGENET, multi_label=True),
 }
 """Each form of name that stands for a data set of the user's: `hfds/NAME_OR_FOLDER`, `wds/SHARDS`, and `package.module:name` (own)."""
@@ -145,10 +145,13 @@ class Data(Spec):
     split_seed: Seed | None = None
     """Which images fractions hold out; the default is the recipe's seed."""
     unlabelled: str | None = None
-    """image_folder, image_list: a folder of images, or a text file with a path a line, mixed into the training images; objectives that
-    read labels pass them over (they count as 0 in a mean over all images)."""
+    """Files, hfds and wds: a folder of images, a text file with a path a line, or shards (`wds/...`), mixed into the training images;
+    objectives that read labels pass them over (they count as 0 in a mean over all images)."""
+    label_field: str | None = None
+    """wds: key of the label in the .json of each image. The default is the number in its .cls, or else `label`, `cls` or `class` of
+    its .json."""
     multi_label: StrictBool = False
-    """Images have several labels each: image_list then reads lines `path 0,1,1,0`, a flag for each class."""
+    """Images have several labels each: image_list then reads lines `path 0,1,1,0`, a flag for each class, and wds lists of classes."""
     image_size: Size | None = None
     """Height and width in pixels (one number: square); the default is the data set's own size, 224 for folders and lists."""
     channels: Literal[1, 3] | None = None

@@ -27,7 +27,9 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
     if data.kind.needs_root and data.root is None:
         yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
     if data.multi_label and not data.kind.multi_label:
-        yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list")
+        yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list and from shards (wds/...)")
+    if data.label_field is not None and data.family != "wds":
+        yield Fault("data.label_field", f"names a key in the .json of images in shards (wds/...), not of {data.dataset}")
     yield from _check_own(data)
     best_metric, metrics = recipe.train.best_metric, ("map", "nll") if data.multi_label else ("top1", "macro_top1", "nll")
     if best_metric not in (None, *metrics):
@@ -67,7 +69,7 @@ def _check_sizes(data: Data) -> Iterator[Fault]:
 def _check_unlabelled(data: Data) -> Iterator[Fault]:
     if data.unlabelled is not None:
         if not data.kind.in_files:
-            in_files = " or ".join(name for name, kind in DATASETS.items() if kind.in_files)
+            in_files = " or ".join([*(name for name, kind in DATASETS.items() if kind.in_files), "hfds/...", "wds/..."])
             yield Fault("data.unlabelled", f"needs labelled images in files ({in_files}), not {data.dataset}")
         for key in ("mixup", "cutmix"):
             if getattr(data, key):

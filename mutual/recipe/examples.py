@@ -41,6 +41,7 @@ val: null
 test: 0.1
 split_seed: 0
 unlabelled: /data/flowers/more
+label_field: null      # wds only
 multi_label: false
 image_size: [224, 224]
 channels: 3

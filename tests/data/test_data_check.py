@@ -5,8 +5,11 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from support import run, start, tiny_document
@@ -15,8 +18,8 @@ from mutual.data import check, split
 from mutual.data.check import main
 from mutual.data.datasets import image_check
 from mutual.data.files import reading
-from mutual.data.files.reading import examine
-from mutual.recipe import InputError
+from mutual.data.files.reading import FileContents, examine
+from mutual.recipe import Data, InputError
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def found(arguments, capsys, expect):
 
 
 def test_nothing_is_found_where_nothing_is_wrong(root, capsys):
-    nothing = {"images": 16, "bad": {}, "duplicates": {}, "one_sided": {}, "empty": [], "hidden": []}
+    nothing = {"images": 16, "bad": {}, "duplicates": {}, "test_duplicates": {}, "one_sided": {}, "empty": [], "hidden": []}
     assert found([root], capsys, 0) == nothing
     assert main([str(root)]) == 0
     assert capsys.readouterr().out == "16 images: 0 bad, 0 of val that are in train too; 0 classes of one side only, 0 empty\n"
@@ -77,6 +80,32 @@ def test_everything_that_is_wrong_is_found(root, capsys, workers):
     assert "class fox is in train only" in printed
     assert f"note: {root}/train/cat/._1.png is hidden and passed over" in printed
     assert printed[-1] == "22 images: 4 bad, 2 of val that are in train too; 2 classes of one side only, 1 empty"
+
+
+def test_test_images_are_checked_beside_the_others_where_they_have_classes(root, capsys):
+    (root / "test").mkdir()
+    (root / "test" / "0.png").write_bytes(b"no image")  # of no class, and of no split therefore
+    assert found([root], capsys, 0)["images"] == 16
+    for name in ("cat", "gnu"):
+        (root / "test" / name).mkdir()
+    same = {"test/cat/0.png": "train/dog/2.png", "test/gnu/1.png": "val/cat/3.png"}
+    for copy, original in same.items():
+        (root / copy).write_bytes((root / original).read_bytes())
+    what = found([root], capsys, 1)
+    assert (what["images"], what["duplicates"], what["one_sided"]) == (18, {}, {"gnu": "test"})
+    assert what["test_duplicates"] == {str(root / copy): str(root / original) for copy, original in same.items()}
+    main([str(root)])
+    assert ", 0 of val that are in train too, 2 of test that are in train or val too; 1 classes" in capsys.readouterr().out
+
+
+def test_images_in_memory_and_fractions_are_checked_too(root, capsys, monkeypatch):
+    assert found([recipe(root, dataset="digits", test=0.2)], capsys, 0)["images"] == 1797
+    split = image_check.read_splits(Data(dataset="digits"))
+    double = replace(split, val=split.train.select(torch.arange(2)), test=split.val.select(torch.arange(355)))
+    monkeypatch.setattr(image_check, "read_splits", lambda *_, **__: double)
+    findings = image_check.check_data(Data(dataset="digits"), workers=1)
+    assert findings.duplicates == {f"val image {index}": f"train image {index}" for index in range(2)}
+    assert findings.test_duplicates == {}
 
 
 def recipe(folder, **data):
@@ -131,6 +160,7 @@ def test_a_decoder_that_crashes_or_does_not_end_is_a_finding_about_its_file(root
     """In its own process: the others, and the files behind it, are read all the same."""
 
     def decode(content, channels, *, path):
+        path = Path(path)
         if path.name == "1.png" and path.parent.name == "cat":
             os.kill(os.getpid(), signal.SIGKILL)
         if path.name == "2.png" and path.parent.name == "dog":
@@ -141,9 +171,9 @@ def test_a_decoder_that_crashes_or_does_not_end_is_a_finding_about_its_file(root
     monkeypatch.setattr(reading, "decode", decode)
     paths = sorted(root.rglob("*.png"))
     for workers in (1, 2):
-        everything = list(examine(paths, workers=workers, timeout=0.5))
-        assert sorted(each.path for each in everything) == paths
-        reasons = {str(each.path.relative_to(root)): each.reason for each in everything if each.reason}
+        everything = list(examine(FileContents(paths), len(paths), workers=workers, timeout=0.5))
+        assert sorted(each.index for each in everything) == list(range(len(paths)))
+        reasons = {str(paths[each.index].relative_to(root)): each.reason for each in everything if each.reason}
         assert reasons == {f"{part}/cat/1.png": "the decoder crashed (SIGKILL)" for part in ("train", "val")} | {
             f"{part}/dog/2.png": "decoding it took more than 0.5 s" for part in ("train", "val")
         } | {f"{part}/dog/3.png": "the decoder crashed (exit code 3)" for part in ("train", "val")}

@@ -14,12 +14,13 @@ import torch
 
 from mutual.data.datasets.holding_out import held_out
 from mutual.data.datasets.idx import read_idx
+from mutual.data.datasets.joined import JoinedSplit
 from mutual.data.datasets.presence import IDX_IMAGES, IDX_LABELS, check_list, find_idx, idx_folders, labelled_folders
-from mutual.data.datasets.splits import FakeSplit, FileSplit, MemorySplit, Split
+from mutual.data.datasets.splits import EncodedSplit, FakeSplit, FileSplit, MemorySplit, Split
 from mutual.data.files.decoding import WRONG_PATHS
 from mutual.data.files.listing import IMAGE_SUFFIXES, image_files, listed_images
 from mutual.data.files.paths import PathArray
-from mutual.recipe import MAX_CLASSES, Data, derive_seed, printable
+from mutual.recipe import MAX_CLASSES, Data, derive_seed, family_of_dataset, printable
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGIT_CLASSES = tuple("0123456789")
@@ -168,13 +169,25 @@ def _image_list(spec: Data) -> ReadSplits:
 
 @_blame_user_paths()
 def with_unlabelled(train: Split, spec: Data) -> Split:
-    """Returns the training images in files and behind them those of `spec.unlabelled`, whose labels are -1.
+    """Returns the training images and behind them those of `spec.unlabelled`, whose labels are -1.
 
     Raises:
-        ValueError: there is no such folder or list, or it holds no image.
+        ValueError: there is no such folder, list or shard, or it holds no image.
         OSError: the disk or the machine failed.
     """
-    assert isinstance(train, FileSplit), "the recipe's check lets only folders and lists through"
+    assert isinstance(train, EncodedSplit), "the recipe's check lets through what is in files alone"
+    more = _unlabelled(spec)
+    if isinstance(train, FileSplit) and isinstance(more, FileSplit):
+        labels = torch.cat([train.labels, more.labels])
+        return FileSplit([*train.paths, *more.paths], [*train.roots, *more.roots], labels, train.channels)
+    return JoinedSplit.of(train, more)
+
+
+def _unlabelled(spec: Data) -> EncodedSplit:
+    if family_of_dataset(spec.unlabelled or "") == "wds":
+        from mutual.data.datasets.shards import read_unlabelled_shards  # it knows this module
+
+        return read_unlabelled_shards(spec, spec.unlabelled or "")
     path = root = Path(spec.unlabelled or "")
     if path.is_dir():
         paths = image_files(path)
@@ -183,11 +196,10 @@ def with_unlabelled(train: Split, spec: Data) -> Split:
         named = [(number, line.split(" ")[0]) for number, line in _lines(path)]
         paths = [_existing(root / name, path, number) for number, name in named]
     else:
-        raise ValueError(f"data.unlabelled: {path} is neither a folder nor a list")
+        raise ValueError(f"data.unlabelled: {path} is neither a folder nor a list, nor shards as wds/PATH/{{000..127}}.tar")
     if not paths:
         raise ValueError(f"data.unlabelled: {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    labels = torch.cat([train.labels, torch.full((len(paths),), -1)])
-    return FileSplit([*train.paths, *paths], [*train.roots, *[root] * len(paths)], labels, train.channels)
+    return FileSplit(paths, [root] * len(paths), torch.full((len(paths),), -1), spec.num_channels)
 
 
 def _read_list(root: Path, file: Path, channels: int, spec: Data) -> FileSplit:
@@ -253,6 +265,12 @@ def _fake(spec: Data) -> ReadSplits:
     return ReadSplits(split(spec.num_train, 0), split(spec.num_val, 1), names)
 
 
+def _shards(spec: Data) -> ReadSplits:
+    from mutual.data.datasets.shards import read_shards  # it knows this module
+
+    return read_shards(spec)
+
+
 READERS: dict[str, Callable[[Data], ReadSplits]] = {
     "digits": _digits,
     "mnist": _mnist_like("MNIST", _DIGIT_CLASSES),
@@ -262,4 +280,5 @@ READERS: dict[str, Callable[[Data], ReadSplits]] = {
     "image_folder": _image_folder,
     "image_list": _image_list,
     "fake": _fake,
+    "wds": _shards,
 }

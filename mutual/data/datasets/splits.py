@@ -97,6 +97,15 @@ class EncodedSplit(ABC):
     def portable_names(self) -> Iterator[str]:
         """Yields a name of each image that is the same wherever the data are moved to; the fingerprint holds them."""
 
+    def content(self, index: int) -> bytes:
+        """Returns the content of the image's file, which need be no image where it can be had without being opened as one.
+
+        Raises:
+            ImageError: it cannot be read.
+            OSError: the disk or the machine failed.
+        """
+        return self.source(index).content
+
     def image(self, index: int) -> Tensor:
         """Returns the image, uint8 `[C, H, W]`."""
         return self.source(index).whole()
@@ -133,8 +142,11 @@ class FileSplit(EncodedSplit):
 
     def source(self, index: int) -> ImageSource:
         """Returns the image, opened and not decoded."""
-        path = self.paths[index]
-        return ImageSource(read_file(path), self.channels, path=path)
+        return ImageSource(self.content(index), self.channels, path=self.paths[index])
+
+    def content(self, index: int) -> bytes:
+        """Returns the content of the file."""
+        return read_file(self.paths[index])
 
     def decoded_as(self, channels: int) -> FileSplit:
         """Returns the same files, decoded with so many channels."""

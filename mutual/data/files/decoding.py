@@ -116,6 +116,7 @@ class ImageSource:
         path: where it lies, for messages.
 
     Attributes:
+        content: as above.
         channels: as above.
         size: height and width, upright as the EXIF says.
         is_grey: it is stored without colour.
@@ -126,7 +127,7 @@ class ImageSource:
     """
 
     def __init__(self, content: bytes, channels: int, *, path: str | Path) -> None:
-        self._content = content
+        self.content = content
         self.channels = channels
         self._path = path
         with _blaming(path):
@@ -181,7 +182,7 @@ class ImageSource:
     def _at(self, scale: int) -> Image.Image:
         """Returns the image as it is stored, decoded at 1 / scale of its size; each scale is decoded once."""
         if scale not in self._decoded:
-            image = self._opened or Image.open(io.BytesIO(self._content), formats=_FORMATS)
+            image = self._opened or Image.open(io.BytesIO(self.content), formats=_FORMATS)
             self._opened = None
             if self._is_jpeg and (scale > 1 or self.channels == 1):  # where grey is wanted, the luma as it is stored
                 width, height = image.size

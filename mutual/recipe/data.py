@@ -66,7 +66,7 @@ DATASETS: dict[str, DatasetKind] = {
 }
 """Each data set by its name; `mutual.data.datasets.readers` reads them."""
 DATASET_FORMS: dict[str, DatasetKind] = {
-    "hfds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True),
+    "hfds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True, multi_label=True),
     "wds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True),
     "own": DatasetKind(3, (224, 224), *_IMAGENET, multi_label=True),
 }
@@ -103,13 +103,27 @@ class Statistics(Spec):
     """Standard deviation of each channel."""
 
 
+class Columns(Spec):
+    """Which columns of a table hold what; one that is not named is found by its type."""
+
+    image: str | None = None
+    """The images: of Hugging Face's type Image, contents of image files, paths in the data's folder, or arrays of pixels."""
+    label: str | None = None
+    """The labels: of Hugging Face's type ClassLabel, whole numbers or texts; with `multi_label` a list of them for each image."""
+
+
 class Data(Spec):
     """Where the images come from and what happens to them before they reach the peers."""
 
     dataset: DatasetName = "digits"
-    """Name of the data set. image_folder and image_list are files of your own; fake are random images."""
+    """Name of the data set. image_folder and image_list are files of your own; fake are random images. hfds/NAME_OR_FOLDER is a data set of
+    Hugging Face `datasets`: a folder of parquet or arrow files, one such file, what `save_to_disk` wrote, or the hub's NAME, of which
+    NAME:CONFIGURATION is one of several and NAME@REVISION one state."""
     root: str | None = None
-    """Folder of the data: for image_folder it holds train/ and val/, for image_list the images that the lists name."""
+    """Folder of the data: for image_folder it holds train/ and val/, for image_list the images that the lists name; for hfds the folder
+    in which a relative FOLDER lies."""
+    columns: Columns | None = None
+    """hfds: which columns hold the images and the labels; the default finds them by their types."""
     download: StrictBool = False
     """Fetch the data set into `root` when it is not there (mnist, fashion_mnist, cifar10, cifar100)."""
     train_list: str | None = None
@@ -129,7 +143,7 @@ class Data(Spec):
     """image_folder, image_list: a folder of images, or a text file with a path a line, mixed into the training images; objectives that
     read labels pass them over (they count as 0 in a mean over all images)."""
     multi_label: StrictBool = False
-    """Images have several labels each: image_list then reads lines `path 0,1,1,0`, a flag for each class."""
+    """Images have several labels each: image_list then reads lines `path 0,1,1,0`, a flag for each class; hfds a list of classes."""
     image_size: Size | None = None
     """Height and width in pixels (one number: square); the default is the data set's own size, 224 for folders and lists."""
     channels: Literal[1, 3] | None = None

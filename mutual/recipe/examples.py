@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mutual.recipe.base import Spec
-from mutual.recipe.data import Data, Statistics
+from mutual.recipe.data import Columns, Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.peers import Expect, InputSpec, PeerSpec, StoreSpec, WeightsSpec
@@ -31,6 +31,7 @@ checkpoint: {every_epochs: 1, keep: 2}
     Data: """\
 dataset: image_list
 root: /data/flowers
+columns: null        # hfds only
 download: false
 train_list: /data/flowers/train.txt
 val_list: /data/flowers/val.txt
@@ -58,6 +59,10 @@ preprocess: [{name: resize, size: 256, mode: shorter}, center_crop]
 normalize: auto
 mixup: 0.2
 cutmix: 0.0
+""",
+    Columns: """\
+image: img
+label: fine_label
 """,
     Statistics: """\
 mean: [0.485, 0.456, 0.406]

@@ -246,6 +246,15 @@ def _fake(spec: Data) -> ReadSplits:
     return ReadSplits(split(spec.num_train, 0), split(spec.num_val, 1), names)
 
 
+def _hub(spec: Data) -> ReadSplits:
+    from mutual.data.datasets.hub_source import check_hub  # pyarrow, which reads the tables, is an extra
+
+    check_hub(spec)
+    from mutual.data.datasets.hub import read_hub
+
+    return read_hub(spec)
+
+
 READERS: dict[str, Callable[[Data], ReadSplits]] = {
     "digits": _digits,
     "mnist": _mnist_like("MNIST", _DIGIT_CLASSES),
@@ -255,4 +264,5 @@ READERS: dict[str, Callable[[Data], ReadSplits]] = {
     "image_folder": _image_folder,
     "image_list": _image_list,
     "fake": _fake,
+    "hfds": _hub,
 }

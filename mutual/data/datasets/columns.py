@@ -107,9 +107,7 @@ def read_labels(dataset: Dataset, column: LabelColumn, where: str, *, num_classe
         ValueError: a label is missing, or is none of the classes.
     """
     if dataset.features.get(column.name) != column.feature:
-        raise ValueError(
-            f"{where} has no column {format_value(column.name)} of the same type, and of the same classes, as the training images"
-        )
+        raise ValueError(f"{where} has no column {format_value(column.name)} of the training images' type and classes")
     whole = dataset.data.table.column(column.name)
     values = _values(dataset, column.name)
     num_missing = whole.null_count or values.null_count
@@ -125,8 +123,9 @@ def read_labels(dataset: Dataset, column: LabelColumn, where: str, *, num_classe
 def is_encoded(kind: Any) -> bool:
     """Returns whether values of this type are contents of image files, or a structure of these (`bytes`) and names (`path`)."""
     if pa.types.is_struct(kind):
-        names = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
-        return "bytes" in names and is_encoded(names["bytes"]) and ("path" not in names or is_text(names["path"]))
+        parts = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+        is_named = is_text(path := parts.get("path", pa.string())) or pa.types.is_null(path)
+        return is_named and "bytes" in parts and is_encoded(parts["bytes"])
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 

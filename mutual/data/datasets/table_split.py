@@ -138,8 +138,8 @@ def _names(column: Any) -> Any:
         return column
     if not pa.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
         return None
-    contents, names = pc.struct_field(column, "bytes"), pc.struct_field(column, "path")
-    return pc.if_else(pc.is_valid(contents), pa.scalar(None, names.type), names) if contents.null_count else None
+    contents, names = pc.struct_field(column, "bytes"), pc.struct_field(column, "path").cast(pa.string())
+    return pc.if_else(pc.is_valid(contents), pa.scalar(None, pa.string()), names) if contents.null_count else None
 
 
 def _sizes(column: Any) -> Any:
@@ -190,9 +190,7 @@ def _as_file(value: Any, name: str) -> bytes:
     if array.ndim not in (2, 3) or array.size == 0:
         raise ImageError(name, f"its shape is {array.shape}; give height x width, with or without channels")
     if not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 255:
-        raise ImageError(
-            name, f"its pixels are {array.dtype} from {array.min():g} to {array.max():g}, whose range is unknown; save 0 to 255"
-        )
+        raise ImageError(name, f"its pixels are {array.dtype} from {array.min():g} to {array.max():g}; save whole numbers of 0 to 255")
     _check_size(array.size, name)
     letter = b"P6" if array.ndim == 3 and array.shape[-1] == 3 else b"P5"
     return b"%s %d %d 255\n" % (letter, array.shape[1], array.shape[0]) + array.astype(np.uint8).tobytes()

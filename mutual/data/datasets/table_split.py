@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ class TableSplit(EncodedSplit):
     def source(self, index: int) -> ImageSource:
         """Returns the image, opened and not decoded."""
         name = self.name(index)
-        value = self.table.column(self.column)[int(self.rows[index])]
+        value = self._images[int(self.rows[index])]
         return ImageSource(self._content(value, name), self.channels, path=name)
 
     def decoded_as(self, channels: int) -> TableSplit:
@@ -73,12 +74,20 @@ class TableSplit(EncodedSplit):
 
     def portable_names(self) -> Iterator[str]:
         """Yields for each image the name of its file, or how many bytes it has; of some a digest of these."""
-        column = self.table.column(self.column)
-        sizes, names = _sizes(column), _names(column)
+        sizes, names = _sizes(self._images), _names(self._images)
         hashed = set(np.linspace(0, len(self.rows) - 1, num=min(len(self.rows), _NUM_HASHED)).astype(int).tolist())
         for index, row in enumerate(self.rows.tolist()):
             name = str(sizes[row]) if names is None or names[row] is None else names[row]
-            yield f"{name} {_digest(column[row])}" if index in hashed else name
+            yield f"{name} {_digest(self._images[row])}" if index in hashed else name
+
+    @cached_property
+    def _images(self) -> Any:
+        """The column, which remembers where its parts begin."""
+        return self.table.column(self.column)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the column, which would be copied."""
+        return {key: value for key, value in self.__dict__.items() if key != "_images"}
 
     def _content(self, value: Any, name: str) -> bytes:
         """Returns the content of the file that a value of the column is, or names, or would be."""

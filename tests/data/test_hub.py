@@ -78,14 +78,14 @@ FORMS = {
     "shards": shards,
     "folders": folders,
     "arrow": arrow,
-    "saved": lambda folder: datasets.DatasetDict(train=table(12), validation=table(6, first=100)).save_to_disk(folder),
+    "saved": lambda folder: datasets.DatasetDict(train=table(12), validation=table(6, first=100)).save_to_disk(str(folder)),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_data_set_is_read_from_any_form(form, tmp_path):
-    FORMS[form](tmp_path / "owls [2], x*")
-    found = read(tmp_path / "owls [2], x*")
+    FORMS[form](tmp_path / "owls")
+    found = read((tmp_path / "owls").rename(tmp_path / "owls [2], x*"))
     assert found.class_names == ("cat", "dog", "owl")
     assert values(found.train) == list(range(12))
     assert found.train.labels.tolist() == [0, 1, 2] * 4
@@ -98,7 +98,7 @@ def one_file(folder):
 
 
 def one_saved(folder):
-    table(12).save_to_disk(folder)
+    table(12).save_to_disk(str(folder))
 
 
 @pytest.mark.parametrize(("name", "write"), [("owls.parquet", one_file), ("owls", one_saved)])
@@ -194,7 +194,7 @@ def test_the_fingerprint_stays_where_data_are_moved_and_notices_others(tmp_path)
     other_pixels = encoded([*range(11), 50])
     for name, columns in {"pixels": {"image": other_pixels}, "labels": {"label": [0, 2, 1] * 4}}.items():
         FORMS["saved"](tmp_path / name)
-        table(12, **columns).save_to_disk(tmp_path / name / "train")
+        table(12, **columns).save_to_disk(str(tmp_path / name / "train"))
         changed = fingerprint(tmp_path / name)
         assert changed["train"]["digest"] != expected["train"]["digest"]
         assert changed["val"] == expected["val"]
@@ -270,13 +270,13 @@ def test_a_column_that_names_each_image_is_not_taken_for_labels(tmp_path):
 def test_labels_of_other_splits_are_those_of_the_training_images(label, line, tmp_path):
     known = ["cat", "dog", "owl"] if isinstance(label[0], str) else [0, 1, 2]
     parts = {"train": {"image": PLAIN["image"], "label": known}, "validation": {"image": PLAIN["image"], "label": label}}
-    datasets.DatasetDict({name: datasets.Dataset.from_dict(part) for name, part in parts.items()}).save_to_disk(tmp_path)
+    datasets.DatasetDict({name: datasets.Dataset.from_dict(part) for name, part in parts.items()}).save_to_disk(str(tmp_path))
     assert re.search(line, refusal(tmp_path))
 
 
 def test_class_labels_of_another_order_are_refused(tmp_path):
     turned = datasets.Features({**FEATURES, "label": datasets.ClassLabel(names=["dog", "cat", "owl"])})
-    datasets.DatasetDict(train=table(6), test=table(6, features=turned)).save_to_disk(tmp_path)
+    datasets.DatasetDict(train=table(6), test=table(6, features=turned)).save_to_disk(str(tmp_path))
     assert "has no column 'label' of the training images' type and classes" in refusal(tmp_path)
 
 
@@ -287,7 +287,9 @@ def test_several_labels_an_image_are_lists_of_classes(kind, tmp_path):
     if kind == "texts":
         classes, tags = datasets.Value("string"), [[classes.names[tag] for tag in each] for each in tags]
     features = datasets.Features({**FEATURES, "tags": datasets.List(classes)})
-    datasets.DatasetDict(train=table(4, features=features, tags=tags), test=table(4, features=features, tags=tags)).save_to_disk(tmp_path)
+    datasets.DatasetDict(train=table(4, features=features, tags=tags), test=table(4, features=features, tags=tags)).save_to_disk(
+        str(tmp_path)
+    )
     found = read(tmp_path, multi_label=True)
     assert found.class_names == ("day", "night", "rain")
     assert found.train.labels.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 1], [0, 1, 0]]
@@ -315,7 +317,7 @@ GREY, COLOUR = (GENERATOR.integers(0, 256, size=(3, *shape), dtype=np.uint8) for
 def test_arrays_become_the_pixels_that_they_are(arrays, feature, expected, tmp_path):
     features = datasets.Features({**FEATURES, "image": feature})
     each = table(3, features=features, image=list(arrays) if isinstance(feature, datasets.Array2D | datasets.Array3D) else arrays.tolist())
-    datasets.DatasetDict(train=each, test=each).save_to_disk(tmp_path)
+    datasets.DatasetDict(train=each, test=each).save_to_disk(str(tmp_path))
     found = read(tmp_path, channels=expected.shape[1])
     assert torch.equal(torch.stack([found.train.image(index) for index in range(3)]), torch.from_numpy(expected.astype(np.uint8)))
     assert build_data(data_of(tmp_path, channels=3), seed=0).fingerprint
@@ -407,7 +409,7 @@ def test_nothing_that_a_data_set_says_is_run_or_followed(tmp_path):
 
 def test_a_saved_data_set_cannot_name_files_elsewhere(tmp_path):
     FORMS["saved"](tmp_path / "saved")
-    table(3).save_to_disk(tmp_path / "other")
+    table(3).save_to_disk(str(tmp_path / "other"))
     state = tmp_path / "saved" / "train" / "state.json"
     state.write_text(state.read_text().replace("data-00000", "../../other/data-00000"))
     assert "which lies elsewhere; it is not read" in refusal(tmp_path / "saved")

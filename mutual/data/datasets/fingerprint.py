@@ -2,7 +2,7 @@
 
 It holds the classes' names and order, size, channels and normalisation of the images, and of each split how many images each class has
 and a digest: of pixels and labels where the images are in memory, of labels and of the files' paths below `data.root` or `data.unlabelled`
-where they are in files, whose contents are not read.
+where they are in files, whose contents are not read; of a table's images it holds their sizes and the contents of some.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """`hfds/NAME_OR_FOLDER`: what is read of a data set of Hugging Face `datasets`, wherever it lies, and what is refused of one."""
 
+import json
 import pickle
 import re
 import shutil
@@ -376,6 +377,7 @@ def test_files_in_the_folder_are_read(tmp_path):
         "..\\secret.png",
         "C:\\x.png",
         "\\\\host\\x.png",
+        "a.png\0",
     ],
 )
 def test_files_elsewhere_are_never_read(name, tmp_path):
@@ -387,7 +389,8 @@ def test_files_elsewhere_are_never_read(name, tmp_path):
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path):
     (tmp_path / "secret.png").write_bytes(png(1))
-    folder = paths(tmp_path / "data", "link.png", "inner.png")
+    folder = paths(tmp_path / "data", "link.png", "inner.png", "circle.png")
+    (folder / "circle.png").symlink_to(folder / "circle.png")
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "inner.png").symlink_to(folder / "real.png")
     (folder / "real.png").write_bytes(png(2))
@@ -395,6 +398,44 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     with pytest.raises(ImageError, match=r"its file 'link.png' is a link out of .*; it is not read"):
         split.image(1)
     assert int(split.image(2).unique()) == 2
+    with pytest.raises(ImageError, match=r"circle.png is no image that can be read: Too many levels of symbolic links"):
+        split.image(3)
+
+
+@pytest.mark.parametrize("part", ["offsets", "text"])
+def test_a_damaged_table_ends_no_process(part, tmp_path):
+    """Positions beyond a column's end would be read from wherever they point to."""
+    positions = np.array([0, 5, 10**9, 15] if part == "offsets" else [0, 5, 10, 15], dtype=np.int32)
+    content = pa.py_buffer(b"12345" * 3 if part == "offsets" else b"\xff\xfe" * 8)
+    kind = pa.binary() if part == "offsets" else pa.string()
+    column = pa.Array.from_buffers(kind, 3, [None, pa.py_buffer(positions), content])
+    datasets.DatasetDict(train=table(3), test=table(3)).save_to_disk(str(tmp_path))
+    whole = pa.table({"image": column if part == "offsets" else PLAIN["image"], "label": [0, 1, 2] if part == "offsets" else column})
+    for name in ("train", "test"):
+        (file,) = (tmp_path / name).glob("*.arrow")
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, whole.schema) as writer:
+            writer.write_table(whole)
+        info = tmp_path / name / "dataset_info.json"
+        info.write_text(json.dumps({"features": datasets.Features.from_arrow_schema(whole.schema).to_dict()}))
+    assert re.search(r"train in hfds/.* is damaged: .+|can't decode|UTF", refusal(tmp_path))
+
+
+def test_images_that_are_missing_are_named(tmp_path):
+    split = read(plain(tmp_path, image=[{"bytes": png(0), "path": "0.png"}, None, {"bytes": None, "path": None}])).train
+    for index in (1, 2):
+        with pytest.raises(ImageError, match=rf"image {index} of train in .*: it has no content"):
+            split.image(index)
+    assert len(list(split.portable_names())) == 3
+
+
+def test_sound_is_no_image(tmp_path):
+    features = datasets.Features(
+        {"label": FEATURES["label"], "sound": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
+    )
+    each = datasets.Dataset.from_dict({"label": [0, 1], "sound": encoded([1, 2])}, features=features)
+    each = datasets.Dataset(each.data, info=datasets.DatasetInfo(features=datasets.Features({**features, "sound": datasets.Audio()})))
+    each.save_to_disk(str(tmp_path))
+    assert "has no column of type image" in refusal(tmp_path, val=0.5)
 
 
 def test_nothing_that_a_data_set_says_is_run_or_followed(tmp_path):

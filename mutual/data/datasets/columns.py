@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from mutual.recipe import MAX_CLASSES, did_you_mean, format_value
+from mutual.recipe import MAX_CLASSES, did_you_mean, first_line, format_value
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _LABEL_NAMES = ("label", "labels", "class", "target")
 _MANY_CLASSES = 10_000  # numbers that go beyond, and are ten times as many as the images, are no classes
 _MANY_IMAGES = 10  # of which no two have the same label
+_MAX_FLAGS = 10**9  # of images with several labels, in 4 GB
 _MAX_SHOWN = 20  # columns in a message
 
 
@@ -57,7 +58,7 @@ def image_column(dataset: Dataset, named: str | None, where: str) -> str:
         return named
     tiers = [
         [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)],
-        [name for name, kind in types.items() if is_encoded(kind)],
+        [name for name, kind in types.items() if is_encoded(kind) and isinstance(dataset.features[name], dict | datasets.Value)],
         [name for name, kind in types.items() if is_array(kind)],
     ]
     return _only(tiers, types, where, "image", "an Image, contents of image files or arrays")[0]
@@ -109,6 +110,7 @@ def read_labels(dataset: Dataset, column: LabelColumn, where: str, *, num_classe
     if dataset.features.get(column.name) != column.feature:
         raise ValueError(f"{where} has no column {format_value(column.name)} of the training images' type and classes")
     whole = dataset.data.table.column(column.name)
+    check_table(whole, where)
     values = _values(dataset, column.name)
     num_missing = whole.null_count or values.null_count
     if num_missing:
@@ -117,7 +119,15 @@ def read_labels(dataset: Dataset, column: LabelColumn, where: str, *, num_classe
         values = _positions(values, column.class_names or (), where)
     labels = torch.from_numpy(values.to_numpy().astype(np.int64))
     _check_range(labels, column, where, num_classes if column.class_names is None else len(column.class_names))
-    return _flags(whole, labels, len(column.class_names or ())) if is_list(whole.type) else labels
+    return _flags(whole, labels, len(column.class_names or ()), where) if is_list(whole.type) else labels
+
+
+def check_table(column: Any, where: str) -> None:
+    """Raises a ValueError where positions in a column are not within it, or texts no UTF-8: reading them could end the process."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{where} is damaged: {first_line(error)}") from error
 
 
 def is_encoded(kind: Any) -> bool:
@@ -214,7 +224,9 @@ def _check_range(labels: Tensor, column: LabelColumn, where: str, num_classes: i
         raise ValueError(f"{where}: each image has a label of its own in {column.name}; name the labels' column in data.columns")
 
 
-def _flags(lists: Any, labels: Tensor, num_classes: int) -> Tensor:
+def _flags(lists: Any, labels: Tensor, num_classes: int, where: str) -> Tensor:
+    if len(lists) * num_classes > _MAX_FLAGS:
+        raise ValueError(f"{where}: {len(lists):,} images with {num_classes:,} flags each are beyond any memory; name fewer classes")
     lengths = torch.from_numpy(pc.list_value_length(lists).to_numpy().astype(np.int64))
     flags_NC = torch.zeros(len(lists), num_classes)
     flags_NC[torch.arange(len(lists)).repeat_interleave(lengths), labels] = 1

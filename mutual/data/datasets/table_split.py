@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from mutual.data.datasets.columns import is_list, is_text
+from mutual.data.datasets.columns import check_table, is_list, is_text
 from mutual.data.datasets.splits import EncodedSplit
 from mutual.data.files.decoding import MAX_FILE_BYTES, ImageError, ImageSource, read_file
 from mutual.recipe import format_value
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _NUM_HASHED = 256
 """So many images of a split, evenly spaced, are read for its fingerprint; of the others it holds how many bytes they have."""
-_ELSEWHERE = r"^[/\\~]|^[A-Za-z]:|://|::|(^|[/\\])\.\.([/\\]|$)"
+_ELSEWHERE = r"^[/\\~]|\x00|^[A-Za-z]:|://|::|(^|[/\\])\.\.([/\\]|$)"
 """What the name of a file must not have that a table names: it would lie outside the data's folder, or on another machine."""
 
 
@@ -74,7 +75,8 @@ class TableSplit(EncodedSplit):
 
     def portable_names(self) -> Iterator[str]:
         """Yields for each image the name of its file, or how many bytes it has; of some a digest of these."""
-        sizes, names = _sizes(self._images), _names(self._images)
+        sizes, files = _sizes(self._images), _names(self._images)
+        names = None if files is None else files.to_pylist()
         hashed = set(np.linspace(0, len(self.rows) - 1, num=min(len(self.rows), _NUM_HASHED)).astype(int).tolist())
         for index, row in enumerate(self.rows.tolist()):
             name = str(sizes[row]) if names is None or names[row] is None else names[row]
@@ -92,7 +94,7 @@ class TableSplit(EncodedSplit):
     def _content(self, value: Any, name: str) -> bytes:
         """Returns the content of the file that a value of the column is, or names, or would be."""
         path = None
-        if isinstance(value, pa.StructScalar):
+        if isinstance(value, pa.StructScalar) and value.is_valid:
             path, value = value.get("path"), value["bytes"]
         if is_text(value.type):
             path = value
@@ -112,7 +114,8 @@ class TableSplit(EncodedSplit):
             raise ImageError(name, refused)
         assert self.folder is not None, "refused otherwise"
         file = self.folder / path
-        if not file.resolve().is_relative_to(self.folder.resolve()):
+        real, real_folder = (Path(os.path.realpath(each)) for each in (file, self.folder))  # Path.resolve fails where links go in a circle
+        if not real.is_relative_to(real_folder):
             raise ImageError(name, f"its file {format_value(path)} is a link out of {self.folder}; it is not read")
         return read_file(file)
 
@@ -121,9 +124,10 @@ def table_split(table: Table, column: str, labels: Tensor, *, channels: int, tit
     """Returns all rows of a table as a split.
 
     Raises:
-        ValueError: images are in files elsewhere, or are numbers whose range is unknown.
+        ValueError: images are in files elsewhere, or the table is damaged.
     """
     images = table.column(column)
+    check_table(images, title)
     names = _names(images)
     if names is not None:
         suspects = names.filter(pc.match_substring_regex(names, _ELSEWHERE).fill_null(False)) if folder else names.drop_null()
@@ -163,7 +167,7 @@ def _sizes(column: Any) -> Any:
 
 def _digest(value: Any) -> str:
     if isinstance(value, pa.StructScalar):
-        value = value["bytes"]
+        value = value["bytes"] if value.is_valid else pa.scalar(None, pa.binary())
     if is_list(value.type) or isinstance(value, pa.ExtensionScalar):
         array = _array(value)
         content = b"" if array is None else repr(array.shape).encode() + array.tobytes()

@@ -1,10 +1,17 @@
-"""Small data sets of Hugging Face `datasets`, as tests need them."""
+"""Small data sets of Hugging Face `datasets`, as tests need them, and reading them."""
 
 import io
+import shutil
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from PIL import Image
+
+from mutual.data.datasets.readers import read_splits
+from mutual.recipe import Data
 
 FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "owl"])})
 
@@ -37,3 +44,35 @@ def write_parquet(folder, number=12, num_val=6, **columns):
     table(number, **columns).to_parquet(folder / "train-00000-of-00001.parquet")
     table(num_val, first=100, **columns).to_parquet(folder / "validation-00000-of-00001.parquet")
     return folder
+
+
+PLAIN = {"image": [png(0), png(1), png(2)], "label": [0, 1, 2]}
+
+
+def plain(folder, **columns):
+    """A parquet file of three rows without what `datasets` knows of types."""
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table({key: value for key, value in {**PLAIN, **columns}.items() if value is not None}), folder / "train.parquet")
+    shutil.copy(folder / "train.parquet", folder / "test.parquet")
+    return folder
+
+
+def data_of(place, **fields):
+    return Data(**{"dataset": f"hfds/{place}", "channels": 1, "image_size": 8, **fields})
+
+
+def read(place, **fields):
+    return read_splits(data_of(place, **fields))
+
+
+def values(split):
+    """The grey of each image."""
+    return [int(split.image(index).unique()) for index in range(len(split.labels))]
+
+
+def refusal(place, **fields):
+    """What is told of a data set that is refused."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        read(place, **fields)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 from support import environment
-from tables import data_of, encoded, png, read, refusal, table, values, write_parquet
+from tables import data_of, encoded, plain, png, read, refusal, table, values, write_parquet
 
 from mutual.data import build_data, check_present
 from mutual.recipe import Data

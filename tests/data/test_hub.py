@@ -1,5 +1,6 @@
 """`hfds/NAME_OR_FOLDER`: data sets of Hugging Face `datasets` in every form and place, their splits, and what is refused as none."""
 
+import errno
 import pickle
 import re
 import shutil
@@ -97,6 +98,7 @@ def test_a_relative_name_lies_below_the_root(tmp_path, monkeypatch):
         (["train", "val"], {}, ("train", "val", None)),
         (["train", "extra", "test"], {"train": "extra", "val": "train", "test": "test"}, ("extra", "train", "test")),
         (["only", "test"], {"train": "only"}, ("only", "test", None)),
+        (["train", "train_extra", "test"], {"val": "train_extra"}, ("train", "train_extra", None)),
     ],
 )
 def test_splits_are_found_by_their_names(splits, fields, expected, tmp_path):
@@ -239,6 +241,24 @@ def test_without_a_datasets_that_runs_no_scripts_one_line_says_how_to_install_it
     write_parquet(tmp_path)
     monkeypatch.setattr(metadata, "version", installed)
     assert refusal(tmp_path) == f"hfds/{tmp_path} needs Hugging Face datasets, version 4 or later: pip install 'mutual[hf]'"
+
+
+def test_hidden_files_are_passed_over_and_addresses_refused(tmp_path):
+    write_parquet(tmp_path / "owls" / ".cache", number=3)
+    write_parquet(tmp_path / "owls")
+    assert len(read(tmp_path / "owls").train.labels) == 12
+    (tmp_path / "owls").rename(tmp_path / "a::b")
+    assert "datasets reads a name with `::` as an address; rename it" in refusal(tmp_path / "a::b")
+
+
+def test_a_full_disk_is_no_fault_of_the_data_set(tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise RuntimeError("could not be generated") from OSError(errno.ENOSPC, "No space left on device")
+
+    write_parquet(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(OSError, match="No space left on device"):
+        read(tmp_path)
 
 
 def test_the_cache_needs_no_second_conversion(tmp_path, hub_cache):

@@ -78,6 +78,12 @@ def test_labels_of_other_splits_are_those_of_the_training_images(label, line, tm
     assert re.search(line, refusal(tmp_path))
 
 
+def test_images_of_other_splits_are_in_the_same_column(tmp_path):
+    datasets.DatasetDict(train=table(3), test=table(3).rename_column("image", "img")).save_to_disk(str(tmp_path))
+    assert "test in" in refusal(tmp_path)
+    assert "has no column 'image', which holds the training images" in refusal(tmp_path)
+
+
 def test_class_labels_of_another_order_are_refused(tmp_path):
     turned = datasets.Features({**FEATURES, "label": datasets.ClassLabel(names=["dog", "cat", "owl"])})
     datasets.DatasetDict(train=table(6), test=table(6, features=turned)).save_to_disk(str(tmp_path))

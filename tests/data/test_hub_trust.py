@@ -86,7 +86,7 @@ def test_a_damaged_table_ends_no_process(part, tmp_path):
             writer.write_table(whole)
         info = tmp_path / name / "dataset_info.json"
         info.write_text(json.dumps({"features": datasets.Features.from_arrow_schema(whole.schema).to_dict()}))
-    assert re.search(r"train in hfds/.* is damaged: .+", refusal(tmp_path))
+    assert re.search(r"hfds/.* is damaged: .+", refusal(tmp_path))
 
 
 def test_images_that_are_missing_are_named(tmp_path):

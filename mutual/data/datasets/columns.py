@@ -90,6 +90,7 @@ def label_column(dataset: Dataset, named: str | None, where: str, *, several: bo
     if isinstance(feature, datasets.ClassLabel):
         class_names = tuple(feature.names)
     elif is_text(items[name]):
+        check_table(dataset.data.table.column(name), where)
         distinct = pc.unique(_values(dataset, name)).to_pylist()
         class_names = tuple(sorted(text for text in distinct if text is not None))
     return LabelColumn(name, dataset.features[name], class_names, is_found)

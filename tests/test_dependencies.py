@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from support import ROOT
 
-OPTIONAL = {"onnx", "onnxruntime"}
+OPTIONAL = {"datasets", "onnx", "onnxruntime", "pyarrow"}
 
 
 def imported():

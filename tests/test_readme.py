@@ -79,6 +79,7 @@ def test_the_commands_of_a_readme_run(readme, folder):
     """In the order of the text, in one folder: what a command has written is there for the next."""
     variables = environment()
     variables |= {"PATH": f"{Path(sys.executable).parent}:{variables['PATH']}", "PYTHONPATH": f"{variables['PYTHONPATH']}:{folder}"}
+    variables["HF_DATASETS_CACHE"] = str(folder / "cache")
     for block in blocks((ROOT / readme).read_text()):
         missing = "needs" in block.notes and not Path(block.notes["needs"]).exists()
         if block.language not in ("sh", "python") or "not run" in block.notes or missing:

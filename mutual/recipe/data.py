@@ -67,7 +67,7 @@ DATASETS: dict[str, DatasetKind] = {
 }
 """Each data set by its name; `mutual.data.datasets.readers` reads them."""
 DATASET_FORMS: dict[str, DatasetKind] = {
-    "hfds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True),
+    "hfds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True, multi_label=True),
     "wds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True, multi_label=True),
     "own": DatasetKind(3, (224, 224), *_IMAGENET, multi_label=True),
 }
@@ -118,17 +118,31 @@ class Sampler(Spec):
     classes where b / repeated is at most three quarters of them, or divides their number (an epoch's last batches aside)."""
 
 
+class Columns(Spec):
+    """Which columns of a table hold what; one that is not named is found by its type."""
+
+    image: str | None = None
+    """The images: of Hugging Face's type Image, contents of image files, paths in the data's folder, or arrays of pixels."""
+    label: str | None = None
+    """The labels: of Hugging Face's type ClassLabel, whole numbers or texts; with `multi_label` a list of them for each image."""
+
+
 class Data(Spec):
     """Where the images come from and what happens to them before they reach the peers."""
 
     dataset: DatasetName = "digits"
-    """Name of the data set. image_folder and image_list are files of your own; fake are random images; package.module:name is a function of
-    yours that returns map-style Datasets."""
+    """Name of the data set. image_folder and image_list are files of your own; fake are random images. hfds/NAME_OR_FOLDER is a data set of
+    Hugging Face `datasets`: a folder of parquet or arrow files, one such file, what `save_to_disk` wrote, or the hub's NAME, of which
+    NAME:CONFIGURATION is one of several and NAME@REVISION one state. wds/PATH/{000..127}.tar are WebDataset shards. package.module:name is a
+    function of yours that returns map-style Datasets."""
     args: dict[str, Any] = Field(default_factory=dict)
     """package.module:name: what the function is called with, besides those of `root`, `image_size`, `channels`, `num_classes`,
     `multi_label`, `download` and the recipe's `seed` that its signature names."""
     root: str | None = None
-    """Folder of the data: for image_folder it holds train/ and val/, for image_list the images that the lists name."""
+    """Folder of the data: for image_folder it holds train/ and val/, for image_list the images that the lists name; for hfds the folder
+    in which a relative FOLDER lies."""
+    columns: Columns | None = None
+    """hfds: which columns hold the images and the labels; the default finds them by their types."""
     download: StrictBool = False
     """Fetch the data set into `root` when it is not there (mnist, fashion_mnist, cifar10, cifar100)."""
     train_list: str | None = None
@@ -151,7 +165,7 @@ class Data(Spec):
     """wds: key of the label in the .json of each image. The default is the number in its .cls, or else `label`, `cls` or `class` of
     its .json."""
     multi_label: StrictBool = False
-    """Images have several labels each: image_list then reads lines `path 0,1,1,0`, a flag for each class, and wds lists of classes."""
+    """Images have several labels each: image_list then reads lines `path 0,1,1,0`, a flag for each class; hfds and wds lists of classes."""
     image_size: Size | None = None
     """Height and width in pixels (one number: square); the default is the data set's own size, 224 for folders and lists."""
     channels: Literal[1, 3] | None = None

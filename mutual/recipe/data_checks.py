@@ -26,8 +26,12 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
                 yield Fault(f"data.{key}", f"{data.dataset} needs a text file with a line `path label` for each image")
     if data.kind.needs_root and data.root is None:
         yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
+    if data.columns is not None and data.family != "hfds":
+        yield Fault("data.columns", f"names columns of a table (hfds/NAME_OR_FOLDER); {data.dataset} has none")
     if data.multi_label and not data.kind.multi_label:
-        yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list and from shards (wds/...)")
+        yield Fault(
+            "data.multi_label", f"{data.dataset} has one label an image; several come from image_list, hfds/NAME_OR_FOLDER and wds/SHARDS"
+        )
     if data.label_field is not None and data.family != "wds":
         yield Fault("data.label_field", f"names a key in the .json of images in shards (wds/...), not of {data.dataset}")
     yield from _check_own(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mutual.recipe.base import Spec
-from mutual.recipe.data import Data, Sampler, Statistics
+from mutual.recipe.data import Columns, Data, Sampler, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.own_loss import OwnLoss
@@ -33,6 +33,7 @@ checkpoint: {every_epochs: 1, keep: 2}
 dataset: image_list
 args: {}
 root: /data/flowers
+columns: null        # hfds only
 download: false
 train_list: /data/flowers/train.txt
 val_list: /data/flowers/val.txt
@@ -69,6 +70,10 @@ cutmix: 0.0
     Sampler: """\
 weights: null
 repeated: 4
+""",
+    Columns: """\
+image: img
+label: fine_label
 """,
     Statistics: """\
 mean: [0.485, 0.456, 0.406]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from mutual.recipe.base import Spec
-from mutual.recipe.data import DATASETS, Data, Sampler, Statistics
+from mutual.recipe.data import DATASET_FORMS, DATASETS, Columns, Data, Sampler, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, Objective, WeightSchedule
 from mutual.recipe.examples import EXAMPLES
@@ -24,6 +24,8 @@ from mutual.recipe.transforms import Transform
 TRANSFORMS: dict[str, type[Spec]] = {
     get_args(section.model_fields["name"].annotation)[0]: section for section in get_args(get_args(Transform)[0])
 }
+_FORMS = {"hfds": "hfds/NAME_OR_FOLDER", "wds": "wds/SHARDS", "own": "package.module:name"}
+"""How the names of data sets of the user's own are written."""
 _INTRODUCTION = """\
 # Reference of recipes
 
@@ -46,6 +48,7 @@ def _blocks() -> Iterator[str]:
     yield from _section("The whole recipe", Recipe)
     yield from _section("data", Data)
     yield _data_sets()
+    yield from _section("data.columns", Columns, level=3)
     yield from _section("data.normalize", Statistics, level=3)
     yield from _section("data.sampler", Sampler, level=3)
     yield "## data.augment and data.preprocess: transforms\n\nA transform that needs no arguments may be written as its name alone."
@@ -185,7 +188,8 @@ def _escape(text: str) -> str:
 def _data_sets() -> str:
     """Returns what is known of each data set."""
     rows = ["### Data sets", "", "| dataset | channels | image_size | mean | std | needs |", "|---|---|---|---|---|---|"]
-    for name, kind in DATASETS.items():
+    forms = {_FORMS[form]: kind for form, kind in DATASET_FORMS.items()}
+    for name, kind in (DATASETS | forms).items():
         needs = ["`root`"] * kind.needs_root + ["`train_list`", "`val_list`"] * kind.needs_lists
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (kind.mean, kind.std))
         size = " x ".join(map(str, kind.image_size))

@@ -2,8 +2,8 @@
 
 It holds the classes' names and order, size, channels and normalisation of the images, and of each split how many images each class has
 and a digest: of pixels and labels where the images are in memory, of labels and of the files' paths below `data.root` or `data.unlabelled`
-where they are in files, whose contents are not read; of labels and of the pixels of 16 images, spread evenly over the split, of Datasets of
-the user's own.
+where they are in files, whose contents are not read; of a table's images their sizes and the contents of some; of labels and of the pixels
+of 16 images, spread evenly over the split, of Datasets of the user's own.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from mutual.data.datasets.hub_source import check_hub
 from mutual.data.files.listing import class_folders
 from mutual.data.files.shard_paths import shard_paths
 from mutual.recipe import Data
@@ -26,6 +27,8 @@ def check_present(data: Data) -> None:
         elif data.dataset == "image_list":
             for path in (data.train_list, data.val_list):
                 check_list(Path(path or ""))
+        elif data.family == "hfds":
+            check_hub(data)
         elif data.dataset in _IDX and not data.download:
             for part in ("train", "t10k"):
                 for name in (IDX_IMAGES, IDX_LABELS):

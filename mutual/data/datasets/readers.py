@@ -271,6 +271,15 @@ def _shards(spec: Data) -> ReadSplits:
     return read_shards(spec)
 
 
+def _hub(spec: Data) -> ReadSplits:
+    from mutual.data.datasets.hub_source import check_hub  # pyarrow, which reads the tables, is an extra
+
+    check_hub(spec)
+    from mutual.data.datasets.hub import read_hub
+
+    return read_hub(spec)
+
+
 READERS: dict[str, Callable[[Data], ReadSplits]] = {
     "digits": _digits,
     "mnist": _mnist_like("MNIST", _DIGIT_CLASSES),
@@ -281,4 +290,5 @@ READERS: dict[str, Callable[[Data], ReadSplits]] = {
     "image_list": _image_list,
     "fake": _fake,
     "wds": _shards,
+    "hfds": _hub,
 }

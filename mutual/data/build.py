@@ -38,11 +38,12 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1, counted_views: tupl
         train_split = with_unlabelled(train_split, spec)
         info = replace(info, num_train=len(train_split.labels))
     views = None if counted_views is None else CountedViews(*counted_views)
-    return DataModule(spec, info, (train_split, splits.val), seed=seed, num_views=num_views, counted_views=views)
+    read = (train_split, splits.val)
+    return DataModule(spec, info, read, test=splits.test, notes=splits.notes, seed=seed, num_views=num_views, counted_views=views)
 
 
 def _info(spec: Data, splits: DatasetSplits) -> DataInfo:
-    num_found = max(_num_classes(split.labels) for split in (splits.train, splits.val))
+    num_found = max(_num_classes(split.labels) for split in (splits.train, splits.val, splits.test) if split is not None)
     num_classes = max(num_found, len(splits.class_names)) if spec.num_classes is None else spec.num_classes
     if num_classes < num_found:
         raise ValueError(f"class counts differ: num_classes is {num_classes}, the labels of {spec.dataset} go up to {num_found - 1}")
@@ -59,6 +60,7 @@ def _info(spec: Data, splits: DatasetSplits) -> DataInfo:
         num_train=len(splits.train.labels),
         num_val=len(splits.val.labels),
         multi_label=spec.multi_label,
+        num_test=None if splits.test is None else len(splits.test.labels),
     )
 
 

@@ -24,18 +24,21 @@ from mutual.recipe import MAX_SIDE, Data
 
 
 class DataModule:
-    """Both splits of a data set, loaded as a pure function of (seed, epoch, window, shard).
+    """The splits of a data set, loaded as a pure function of (seed, epoch, window, shard).
 
     Args:
         spec: the recipe's data section.
         info: what the data set is.
-        read: both splits as they were read, without transforms.
+        read: training and validation split as they were read, without transforms.
+        test: the test split, where there is one.
+        notes: lines about the data that a user should see.
         seed: the recipe's seed.
         num_views: augmentations of each training image.
         counted_views: the views of each training image, where they are not each epoch's own.
 
     Attributes:
         info: what the data set is.
+        notes: lines about the data that a user should see.
         loaded_shape: (channels, height, width) of the images that are loaded; peers resize them to their own.
 
     Raises:
@@ -50,12 +53,16 @@ class DataModule:
         info: DataInfo,
         read: tuple[Split, Split],
         *,
+        test: Split | None = None,
+        notes: Sequence[str] = (),
         seed: int,
         num_views: int = 1,
         counted_views: CountedViews | None = None,
     ) -> None:
         self.info = info
+        self.notes = tuple(notes)
         self._read = read
+        self._test_split = test
         self._spec = spec
         self._seed = seed
         self._views: tuple[int, ...] = tuple(range(num_views))
@@ -64,12 +71,12 @@ class DataModule:
         self._train_loader: tuple[tuple[int, tuple[int, int], int], TrainBatchSampler, Loader[Batch | Failure]] | None = None
         self._eval_loader: Loader[Batch | Failure] | None = None
         self._sample_loader: Loader[Batch | Failure] | None = None
-        self._bad: dict[str, dict[str, str]] = {"train": {}, "val": {}}
+        self._bad: dict[str, dict[str, str]] = {"train": {}, "val": {}, **({} if test is None else {"test": {}})}
 
     @cached_property
     def fingerprint(self) -> Mapping[str, Any]:
         """By which a resumed run, and every rank, knows whether these are the same data; takes seconds where there are many."""
-        return fingerprint(self.info, *self._read)
+        return fingerprint(self.info, *self._read, self._test_split)
 
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
@@ -161,24 +168,28 @@ class DataModule:
         (loaded,) = self._train.__getitems__([request])
         return self._checked(loaded, "train", view)
 
-    def eval_batches(self, *, world_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
-        """Yields a shard of the validation images, round by round; over all shards each is there exactly once.
+    def eval_batches(self, *, world_size: int, shard: tuple[int, int], split: str = "val") -> Iterator[Batch]:
+        """Yields a shard of the images of `split`, `val` or `test`, round by round; over all shards each is there exactly once.
 
         A round without an image for this shard has a padding image in it, and `num_valid` 0.
 
         Args:
             world_size: number of ranks, on which the size of a round depends.
             shard: the shard's index, and the number of shards.
+            split: `test` only where there is such a split.
 
         Raises:
             ImageError: an image cannot be read.
             OSError: the disk or the machine failed.
         """
         size = self._spec.eval_batch_size or self._spec.batch_size
-        requests = eval_requests(self.info.num_val, size, world_size=world_size, shard=shard)
-        self._eval_loader = loader = self._loader(self._val, requests, len(requests), persistent=False)
+        dataset, num_images = (self._val, self.info.num_val) if split == "val" else (self._test, self.info.num_test)
+        assert dataset is not None, "there is such a split"
+        assert num_images is not None, "there is such a split"
+        requests = eval_requests(num_images, size, world_size=world_size, shard=shard)
+        self._eval_loader = loader = self._loader(dataset, requests, len(requests), persistent=False)
         for loaded in loader:
-            yield self._checked(loaded, "val", None)
+            yield self._checked(loaded, split, None)
         loader.close()
 
     def sample_batches(self, size: int, *, world_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
@@ -208,8 +219,8 @@ class DataModule:
         loader.close()
 
     def take_bad_images(self) -> dict[str, dict[str, str]]:
-        """Returns the images that could not be read since the last call: of `train` and of `val` the reason by path."""
-        bad, self._bad = self._bad, {"train": {}, "val": {}}
+        """Returns the images that could not be read since the last call: of `train`, `val` and `test` the reason by path."""
+        bad, self._bad = self._bad, {split: {} for split in self._bad}
         return bad
 
     def close(self) -> None:
@@ -220,7 +231,7 @@ class DataModule:
         self._train_loader = self._eval_loader = self._sample_loader = None
 
     def _load_as(self, shape: tuple[int, int, int]) -> None:
-        """Brings the images of both splits to `shape`."""
+        """Brings the images of all splits to `shape`."""
         spec, size = self._spec, shape[1:]
         common: dict[str, Any] = {"data": spec, "channels": shape[0], "image_size": size}
         seed = self._seed if self._counted_views is None else self._counted_views.seed
@@ -233,12 +244,17 @@ class DataModule:
             defers=torch.cuda.is_available(),
             **common,
         )
-        val = TransformedDataset(self._read[1], eval_transforms(spec, size), seed=self._seed, **common)
-        for name, dataset in (("augment", train), ("preprocess", val)):
+        val, test = (
+            None if split is None else TransformedDataset(split, eval_transforms(spec, size), seed=self._seed, **common)
+            for split in (self._read[1], self._test_split)
+        )
+        for name, dataset in (("augment", train), ("preprocess", val), ("preprocess", test)):
+            if dataset is None:
+                continue
             found = _shape_of_first(dataset, name)
             if found != shape:
                 raise _FixedSizeError(f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize")
-        self._train, self._val, self.loaded_shape = train, val, shape
+        self._train, self._val, self._test, self.loaded_shape = train, val, test, shape
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
         if isinstance(loaded, Failure):

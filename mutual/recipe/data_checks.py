@@ -9,6 +9,7 @@ from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Objective
 from mutual.recipe.errors import Fault
 from mutual.recipe.objectives import DeepMutualLearning
+from mutual.recipe.split_checks import check_splits
 
 MAX_BATCH_PIXELS = 2**31
 """Of the images of a micro-batch, 24 GiB of colour in float32: a slip in image_size or batch_size is found before memory is asked for."""
@@ -21,12 +22,13 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
     data = recipe.data
     if data.kind.needs_lists:
         for key in ("train_list", "val_list"):
-            if getattr(data, key) is None:
+            if getattr(data, key) is None and not (key == "val_list" and isinstance(data.val, float)):
                 yield Fault(f"data.{key}", f"{data.dataset} needs a text file with a line `path label` for each image")
     if data.kind.needs_root and data.root is None:
         yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
     if data.multi_label and not data.kind.multi_label:
         yield Fault("data.multi_label", f"{data.dataset} has one label an image; several come from image_list")
+    yield from check_splits(data)
     yield from _check_sizes(data)
     yield from _check_unlabelled(data)
     for index, objective in enumerate(recipe.objectives):

@@ -18,17 +18,21 @@ from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.recipe import format_value
 
 
-def fingerprint(info: DataInfo, train: Split, val: Split) -> dict[str, Any]:
-    """Returns the fingerprint as JSON values."""
-    about = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(info).items()}
-    return {**about, "train": _of_split(train), "val": _of_split(val)}
+def fingerprint(info: DataInfo, train: Split, val: Split, test: Split | None = None) -> dict[str, Any]:
+    """Returns the fingerprint as JSON values; it says nothing of a test split where there is none, as in earlier versions."""
+    about = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(info).items() if value is not None}
+    splits = {"train": train, "val": val, **({} if test is None else {"test": test})}
+    return {**about, **{name: _of_split(split) for name, split in splits.items()}}
 
 
 def data_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, names: tuple[str, str] = ("then", "now")) -> str:
     """Returns in words how two fingerprints differ; `names` say which is which."""
-    changes = [_change(words, before[key], now[key], names) for key, words in _WORDS.items() if before[key] != now[key]]
-    for split in ("train", "val"):
-        old, new = before[split], now[split]
+    different = {key: words for key, words in _WORDS.items() if before.get(key) != now.get(key)}
+    changes = [_change(words, before.get(key), now.get(key), names) for key, words in different.items()]
+    for split in ("train", "val", "test"):
+        old, new = before.get(split), now.get(split)
+        if old is None or new is None:
+            continue  # the number of its images says so
         if old["per_class"] != new["per_class"]:
             changes.append(_change(f"{split} images of each class", old["per_class"], new["per_class"], names))
         elif old["digest"] != new["digest"]:
@@ -41,6 +45,7 @@ _WORDS = {
     "num_classes": "number of classes",
     "num_train": "number of training images",
     "num_val": "number of validation images",
+    "num_test": "number of test images",
     "image_size": "image size",
     "channels": "channels",
     "mean": "mean",

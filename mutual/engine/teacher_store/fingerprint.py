@@ -29,7 +29,7 @@ _STATISTICS = "statistics"
 _SAME_STATISTICS = 1e-3
 """Difference, as a fraction of the standard deviation, that batch sizes, numbers of ranks and devices explain; other images make
 a larger one, about 1 / sqrt(2048)."""
-_ELSEWHERE = ("mean", "std", "val", "num_val")
+_ELSEWHERE = ("mean", "std", "val", "num_val", "test", "num_test")
 """Of the data's fingerprint: what says how the peer sees pixels, which `input` does, and evaluation images, which are not kept."""
 
 
@@ -109,7 +109,7 @@ def _changes(saved: Mapping[str, Any], expected: Mapping[str, Any], data: DataMo
         elif key != "data" and saved.get(key) != value:
             changes += _differences(key, saved.get(key), value)
     if saved["data"] != expected["data"]:
-        elsewhere = {key: data.fingerprint[key] for key in _ELSEWHERE}
+        elsewhere = {key: data.fingerprint[key] for key in _ELSEWHERE if key in data.fingerprint}
         with suppress(KeyError, TypeError, AttributeError):  # a file that was changed by hand
             changes.append(data_changes({**saved["data"], **elsewhere}, data.fingerprint, names=("there", "here")))
         changes = [change for change in changes if change] or ["other data"]

@@ -1,4 +1,4 @@
-"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--factory MODULE:NAME] [--json]`."""
+"""Score a run's best weights: `python -m mutual.evaluate RUN [--split val|test|train] [--peer NAME|best|all] [--factory MODULE:NAME] [--json]`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate") -> int:
     """Evaluates and returns the exit code."""
-    parser = argparse.ArgumentParser(prog=prog, description="Score a run's best weights on its validation images.")
+    parser = argparse.ArgumentParser(prog=prog, description="Score a run's best weights on images of its data.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
     parser.add_argument(
         "overrides", metavar="key.path=value", nargs="*", help="fields of the run's recipe to set otherwise, such as data.root"
+    )
+    parser.add_argument(
+        "--split", choices=("val", "test", "train"), default="val", help="which images (default: val, the validation images)"
     )
     parser.add_argument(
         "--peer", default="all", help="a peer's name, also of a frozen one, best, or all that were trained and their ensemble (the default)"
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
             check_weights_present(recipe, frozen)
         from mutual.engine import evaluate_run  # torch takes seconds to import, a missing file is reported before
 
-        scores = evaluate_run(recipe, files, factories=options.factory, frozen=frozen)
+        scores = evaluate_run(recipe, files, factories=options.factory, frozen=frozen, split=options.split)
         print_main(json_text(scores) if options.json else table(scores))
 
     return run_command(command)

@@ -1,4 +1,4 @@
-"""evaluate_run: the scores of a trained run on the validation images."""
+"""evaluate_run: the scores of a trained run on the images of one of its splits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +21,20 @@ from mutual.recipe import Data, Recipe, first_line
 
 
 @restore_switches()
-def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = (), frozen: str | None = None) -> Scores:
-    """Scores peers and their ensemble on the validation images of `recipe`, each counted once. Collective: all ranks must call it.
+def evaluate_run(
+    recipe: Recipe, files: Sequence[Path], *, factories: Sequence[str] = (), frozen: str | None = None, split: str = "val"
+) -> Scores:
+    """Scores peers and their ensemble on images of `recipe`, each counted once. Collective: all ranks must call it.
 
     Args:
         recipe: the run's, with other values where the user gave some.
         files: the peers' weights, as `peer_files` finds them.
         factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
         frozen: name of a frozen peer of the recipe, which is scored in place of the peers in `files`: these say what the run's data were.
+        split: `val`, `test` or `train`: of the training images those with labels, prepared as the others are.
 
     Raises:
-        InputError: a file or the data cannot be read, or they do not fit.
+        InputError: there is no such split; a file or the data cannot be read, or they do not fit.
     """
     known: dict[str, tuple[int, ...]] = {}
     if frozen is None:
@@ -48,6 +52,8 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
+    if split == "test" and info.num_test is None:
+        raise recipe.error("data.test", "the run has no test images; name a folder or list of them, as data.test=PATH")
     order = {name: _order(recipe, name, card, info, is_partial=name in known).to(comm.device) for name, (_, card) in models.items()}
     for name, (model, card) in models.items():
         _check_size(recipe, name, model, card, inputs[name])
@@ -67,7 +73,9 @@ def evaluate_run(recipe: Recipe, files: Sequence[Path], *, factories: Sequence[s
         with environment.autocast(precision):
             return {name: order[name](model(images[inputs[name]]).float()) for name, (model, _) in models.items()}
 
-    batches = with_rank(data.eval_batches(world_size=comm.size, shard=(comm.rank, comm.size)), comm)
+    ranks: dict[str, Any] = {"world_size": comm.size, "shard": (comm.rank, comm.size)}
+    loaded = data.sample_batches(info.num_train, **ranks) if split == "train" else data.eval_batches(**ranks, split=split)
+    batches = with_rank(loaded, comm)
     try:
         scores = evaluator(predict, batches)
     finally:

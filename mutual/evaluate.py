@@ -1,4 +1,4 @@
-"""Score a run's best weights: `python -m mutual.evaluate RUN [--split val|test|train] [--peer NAME|best|all] [--factory MODULE:NAME] [--json]`."""
+"""Score best weights: `python -m mutual.evaluate RUN [--split val|test|train] [--peer NAME|best|all] [--factory MODULE:NAME] [--json]`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
     parser.add_argument(
         "overrides", metavar="key.path=value", nargs="*", help="fields of the run's recipe to set otherwise, such as data.root"
     )
-    parser.add_argument(
-        "--split", choices=("val", "test", "train"), default="val", help="which images (default: val, the validation images)"
-    )
+    parser.add_argument("--split", choices=("val", "test", "train"), default="val", help="which images (default: val)")
     parser.add_argument(
         "--peer", default="all", help="a peer's name, also of a frozen one, best, or all that were trained and their ensemble (the default)"
     )

@@ -32,12 +32,13 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
     options = parser.parse_intermixed_args(arguments)
 
     def command() -> None:
-        from mutual.engine import RunFolder, check_data_present, check_weights_present, json_text, peer_files
+        from mutual.engine import RunFolder, check_data_present, check_split, check_weights_present, json_text, peer_files
 
         folder = RunFolder(options.run)
         recipe = folder.recipe(options.overrides)
         frozen = options.peer if options.peer in recipe.peers and recipe.peers[options.peer].frozen else None
         files = peer_files(folder, None if options.peer == "all" else "best" if frozen else options.peer)
+        check_split(recipe, folder.recipe(), options.split)
         check_data_present(recipe)
         if frozen is not None:
             check_weights_present(recipe, frozen)

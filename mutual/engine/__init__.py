@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, evaluate_run, predict
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
-    from mutual.engine.inputs import check_data_present, check_inputs, check_weights_present
+    from mutual.engine.inputs import check_data_present, check_inputs, check_split, check_weights_present
     from mutual.engine.monitoring import NonFiniteLossError, Scores
     from mutual.engine.results import RunResult
     from mutual.engine.runtime import StoppedError
@@ -49,6 +49,7 @@ __all__ = [
     "TuningResult",
     "check_data_present",
     "check_inputs",
+    "check_split",
     "check_stores",
     "check_weights_present",
     "compare",
@@ -85,7 +86,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "evaluate_run", "predict"),
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),
-        "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_weights_present"),
+        "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_split", "check_weights_present"),
         "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),
         "mutual.engine.results": ("RunResult",),
         "mutual.engine.runtime": ("StoppedError",),

@@ -53,7 +53,7 @@ def evaluate_run(
         raise recipe.error("data", str(error)) from error
     info = data.info
     if split == "test" and info.num_test is None:
-        raise recipe.error("data.test", "the run has no test images; name a folder or list of them, as data.test=PATH")
+        raise recipe.error("data.test", "the data have no test images; name some here")
     order = {name: _order(recipe, name, card, info, is_partial=name in known).to(comm.device) for name, (_, card) in models.items()}
     for name, (model, card) in models.items():
         _check_size(recipe, name, model, card, inputs[name])

@@ -13,6 +13,7 @@ from taught import DIGITS, document
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mutual
+from mutual import evaluate
 from mutual.engine import RunFolder, evaluate_run, peer_files
 from mutual.engine.training import Callback
 from mutual.engine.training.scorer import Scorer
@@ -107,7 +108,9 @@ def test_teachers_are_scored_too(teacher, tmp_path):
 def test_test_images_change_nothing_else(tmp_path):
     write_folders(tmp_path / "data", {"train": 9, "val": 4, "test": 5})
     plain, whole = (fit(folders(tmp_path / "data", tmp_path / name, **data)) for name, data in (("1", {}), ("2", {"test": "test"})))
-    assert digests(plain.folder) == digests(whole.folder)
+    expected, found = digests(plain.folder), digests(whole.folder)
+    assert found.pop("test")
+    assert found == expected
     assert plain.test == {}
     assert not (plain.folder / "test_scores.json").exists()
     assert whole.test.keys() == {"a", "b", "ensemble", "pairs"}
@@ -153,12 +156,17 @@ def test_a_run_does_not_go_on_with_other_test_images(tmp_path):
         fit(folders(tmp_path / "data", tmp_path), resume=True)
 
 
-def test_what_was_held_out_is_held_out_when_a_run_is_evaluated(tmp_path):
+def test_what_was_held_out_is_held_out_when_a_run_is_evaluated(tmp_path, capsys):
     write_folders(tmp_path / "data", {".": 20})
     recipe = folders(tmp_path / "data", tmp_path, train=".", val=0.2, test=0.2)
     result = fit({**recipe, "seed": 5})
     assert load_recipe(result.folder / "recipe.yaml").data.split_seed == 5
     assert evaluated(result.folder, "test") == result.test
+    assert evaluate.main([str(result.folder), "--split", "test", "--json", "--factory", FACTORIES[0]]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result.test
+    for override in ("data.split_seed=6", "data.test=0.1"):
+        assert evaluate.main([str(result.folder), override]) == 2
+        assert "and on some of the images that this holds out; give that value" in capsys.readouterr().err
     moved = (tmp_path / "data").rename(tmp_path / "moved")
     run_folder = RunFolder(result.folder)
     files = peer_files(run_folder, None)
@@ -167,7 +175,7 @@ def test_what_was_held_out_is_held_out_when_a_run_is_evaluated(tmp_path):
 
 def test_a_run_without_test_images_is_told_in_a_line(tmp_path):
     result = fit(tiny_document(output=str(tmp_path)))
-    with pytest.raises(InputError, match=r"data\.test: the run has no test images; name a folder or list of them, as data.test=PATH"):
+    with pytest.raises(InputError, match=r"data\.test: the data have no test images; name some here"):
         evaluated(result.folder, "test")
 
 

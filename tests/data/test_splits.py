@@ -259,10 +259,7 @@ def test_what_a_data_set_holds_out_itself_is_the_test_split_beside_a_fraction():
 def test_three_splits_of_fashion_mnist():
     splits = read_splits(Data(dataset="fashion_mnist", root=str(FASHION), val=0.1))
     assert [split.labels.bincount().tolist() for split in (splits.train, splits.val, splits.test)] == [[5400] * 10, [600] * 10, [1000] * 10]
-    plain = read_splits(Data(dataset="fashion_mnist", root=str(FASHION)))
-    assert torch.equal(splits.test.images, plain.val.images)
-    whole = torch.cat([splits.train.images, splits.val.images]).sum(dim=(1, 2, 3)).sort().values
-    assert torch.equal(whole, plain.train.images.sum(dim=(1, 2, 3)).sort().values)
+    assert splits.test.labels[:5].tolist() == [9, 2, 1, 1, 6], "the first of its own test images"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def evaluate_run(
         scores = evaluator(predict, batches)
     finally:
         data.close()
-    SkippedImages(recipe, data, comm, shard=(comm.rank, comm.size)).report(partial(warnings.warn, stacklevel=2))
+    SkippedImages(recipe, data, comm, shard=(comm.rank, comm.size), trains=False).report(partial(warnings.warn, stacklevel=2))
     return scores
 
 

@@ -156,6 +156,29 @@ def test_a_run_does_not_go_on_with_other_test_images(tmp_path):
         fit(folders(tmp_path / "data", tmp_path), resume=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*is no image")
+def test_images_that_cannot_be_read_are_left_out_of_the_scores(tmp_path, capsys):
+    write_folders(tmp_path / "data", {"train": 4, "val": 2, "test": 4})
+    for part in ("train", "test"):
+        (tmp_path / "data" / part / "dog" / "1.png").write_bytes(b"")
+    document = folders(tmp_path / "data", tmp_path, test="test", on_bad_image="skip")
+    result = fit({**document, "train": {"epochs": 1, "progress": False}})
+    assert "note: test: 1 test images could not be read and are left out of the scores" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="1 training images could not be read and are left out of the scores"):
+        evaluated(result.folder, "train")
+    assert (result.test["a"]["top1"] * 7) % 1 == pytest.approx(0, abs=1e-5)
+
+
+def test_a_run_is_scored_on_images_of_another_folder(tmp_path, capsys):
+    write_folders(tmp_path / "data", {"train": 4, "val": 2})
+    write_folders(tmp_path / "more", {".": 5}, seed=1)
+    result = fit(folders(tmp_path / "data", tmp_path))
+    words = [str(result.folder), "--split", "test", "--factory", FACTORIES[0]]
+    assert evaluate.main(words) == 2
+    assert "data.test: the run has no test images; name a folder or list of some, as data.test=PATH" in capsys.readouterr().err
+    assert evaluate.main([*words, f"data.test={tmp_path / 'more'}"]) == 0
+
+
 def test_what_was_held_out_is_held_out_when_a_run_is_evaluated(tmp_path, capsys):
     write_folders(tmp_path / "data", {".": 20})
     recipe = folders(tmp_path / "data", tmp_path, train=".", val=0.2, test=0.2)

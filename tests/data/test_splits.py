@@ -100,8 +100,12 @@ def test_each_part_has_an_image_of_each_class_where_there_are_enough():
     assert {name: counts[:3] for name, counts in found.items()} == {"test": [0, 0, 1], "val": [0, 1, 1], "train": [1, 1, 1]}
     assert (sum(found["test"]), sum(found["val"])) == (102, 51), "the sizes stay what the fractions say"
     assert small_classes(labels, parts, ("a", "b", "c", "d", "e")) == [
-        "test has no image of 2 of 5 classes, which have too few to share out: a (1), b (2)",
-        "val has no image of 1 of 5 classes, which have too few to share out: a (1)",
+        "test has no image of 2 of 5 classes, which have too few: a (1), b (2)",
+        "val has no image of 1 of 5 classes, which have too few: a (1)",
+    ]
+    single = torch.tensor([*range(5), *[5] * 20])
+    assert small_classes(single, held_out(in_memory(single), BOTH, seed=0), tuple("abcdef")) == [
+        "test and val have no image of 5 of 6 classes, which have too few: a (1), b (1), c (1), ..."
     ]
     many = torch.arange(200).repeat_interleave(4)
     assert many[held_out(in_memory(many), {"val": 0.1}, seed=0)["val"]].bincount().tolist() == [1] * 200

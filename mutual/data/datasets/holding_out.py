@@ -50,15 +50,18 @@ def held_out(split: Split, fractions: Mapping[str, float], *, seed: int) -> dict
 
 
 def small_classes(labels: Tensor, parts: Mapping[str, Tensor], class_names: tuple[str, ...]) -> list[str]:
-    """Returns a line for each part without an image of some classes: which these are, and how many images they have."""
+    """Returns a line for the parts that have no image of the same classes: which these are, and how many images they have."""
     counts = _counts(labels, len(class_names))
-    lines = []
+    parts_without: dict[tuple[int, ...], list[str]] = {}
     for name, indices in parts.items():
         missing = ((counts > 0) & (_counts(labels[indices], len(counts)) == 0)).nonzero().flatten().tolist()
         if missing:
-            shown = ", ".join(f"{class_names[label]} ({int(counts[label])})" for label in missing[:3])
-            more = ", ..." if len(missing) > 3 else ""
-            lines.append(f"{name} has no image of {len(missing)} of {len(counts)} classes, which have too few to share out: {shown}{more}")
+            parts_without.setdefault(tuple(missing), []).append(name)
+    lines = []
+    for classes, names in parts_without.items():
+        shown = ", ".join(f"{class_names[label]} ({int(counts[label])})" for label in classes[:3]) + (", ..." if len(classes) > 3 else "")
+        verb = "has" if len(names) == 1 else "have"
+        lines.append(f"{' and '.join(names)} {verb} no image of {len(classes)} of {len(counts)} classes, which have too few: {shown}")
     return lines
 
 

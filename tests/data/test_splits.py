@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from mutual.data import build_data, data_changes
@@ -89,7 +91,9 @@ def test_a_file_in_several_lines_is_in_one_part_and_files_of_equal_names_are_not
     assert not parts["test"] & parts["val"] | parts["test"] & parts["train"] | parts["val"] & parts["train"]
     outside = [f"/elsewhere/{label}/{number}.jpg" for label in range(5) for number in range(10)]
     split = FileSplit([Path(path) for path in outside], [Path("data")] * 50, torch.arange(50) // 10, 3)
-    assert split.labels[held_out(split, {"val": 0.1}, seed=0)["val"]].tolist() == [0, 1, 2, 3, 4]
+    chosen = held_out(split, {"val": 0.1}, seed=0)["val"]
+    assert split.labels[chosen].tolist() == [0, 1, 2, 3, 4]
+    assert len({Path(name).name for name in names(split, chosen)}) > 1, "each class is drawn from by itself"
 
 
 def test_each_part_has_an_image_of_each_class_where_there_are_enough():
@@ -113,6 +117,27 @@ def test_each_part_has_an_image_of_each_class_where_there_are_enough():
         held_out(in_memory(torch.arange(10)), {"val": 0.1}, seed=0)
 
 
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    fractions=st.sampled_from([{"val": 0.1}, {"val": 0.5}, BOTH, {"test": 0.05, "val": 0.3}, {"test": 0.4, "val": 0.5}]),
+)
+def test_parts_are_as_large_as_they_can_be(counts, fractions):
+    counts = [*counts, 40]
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    parts = held_out(in_memory(labels), fractions, seed=0)
+    found = {name: labels[indices].bincount(minlength=len(counts)).tolist() for name, indices in parts.items()}
+    assert sorted(torch.cat(list(parts.values())).tolist()) == list(range(len(labels)))
+    assert min(found["train"]) >= 1
+    for name, fraction in fractions.items():
+        others = len(fractions) if name == "test" or len(fractions) == 1 else 1
+        can = [count > others for count in counts]
+        assert all((number > 0) == each for number, each in zip(found[name], can, strict=True)) or name == "val"
+        assert sum(found[name]) <= max(round(fraction * len(labels)), sum(can))
+        if all(count * fraction >= 1 for count in counts) and sum(fractions.values()) < 0.7:
+            assert all(abs(number - count * fraction) < 1 for number, count in zip(found[name], counts, strict=True))
+            assert sum(found[name]) == round(fraction * len(labels))
+
+
 def test_several_labels_are_stratified_by_combination_and_where_these_are_rare_by_label():
     frequent = torch.tensor([[1.0, 0, 0], [0, 1, 1]]).repeat_interleave(torch.tensor([60, 40]), dim=0)
     parts = held_out(in_memory(frequent), BOTH, seed=0)
@@ -133,6 +158,16 @@ def test_several_labels_are_stratified_by_combination_and_where_these_are_rare_b
         assert (rare[indices, :11].mean(dim=0) - rare[:, :11].mean(dim=0)).abs().max() < 0.16
     nothing = torch.zeros(40, 3)
     assert len(held_out(in_memory(nothing), {"val": 0.1}, seed=0)["val"]) == 4
+    first = torch.cat([torch.ones(8, 1), torch.eye(8)], dim=1)  # each alone with its labels, of which the first is the rarest
+    flags = torch.cat([first, torch.zeros(4, 9), torch.tensor([0.0] + [1.0] * 8).repeat(60, 1)])
+    for seed in range(10):
+        chosen = held_out(in_memory(flags), {"val": 0.2}, seed=seed)["val"]
+        numbers = [((chosen >= start) & (chosen < end)).sum().item() for start, end in ((0, 8), (8, 12), (12, 72))]
+        assert numbers == [1, 1, 12], "images without a label are a stratum of their own"
+    flags = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).repeat_interleave(torch.tensor([20, 1]), dim=0)
+    assert small_classes(flags, held_out(in_memory(flags), {"val": 0.1}, seed=0), ("a", "b", "c")) == [
+        "val has no image of 1 of 3 classes, which have too few: b (1)"
+    ]
 
 
 def test_three_folders(tmp_path):
@@ -158,6 +193,17 @@ def test_a_test_folder_that_is_not_named_is_told_of_and_not_read(tmp_path):
     assert data.notes == (f"{tmp_path / 'test'} is there and is not read; data.test: test scores it once, at the end",)
     for fields in ({"test": "test"}, {"test": 0.5}, {"val": "test"}):
         assert build_data(folder_data(tmp_path, **fields), seed=0).notes == ()
+
+
+def test_a_test_folder_that_is_none_is_not_told_of(tmp_path):
+    for part in ("train", "val"):
+        write_images(tmp_path / part, ("cat", "dog"), 2)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "0.png").write_bytes(b"an image without a label")
+    assert read_splits(folder_data(tmp_path)).notes == ()
+    write_images(tmp_path / "all", ("cat", "dog"), 10)
+    write_images(tmp_path / "all" / "test", ("nested",), 10)
+    assert read_splits(folder_data(tmp_path / "all", train=".", val=0.2)).notes == (), "it is a class"
 
 
 def test_an_unsplit_folder_of_classes(tmp_path):
@@ -267,6 +313,27 @@ def test_three_splits_of_fashion_mnist():
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"dataset": "digits", "val": 0.1},
+        {"dataset": "digits", "test": 0.1},
+        {"dataset": "image_folder", "root": "r", "train": ".", "val": 0.1, "test": "../more"},
+        {"dataset": "image_folder", "root": "r", "train": ".", "val": "../more"},
+        {"dataset": "image_folder", "root": "r", "train": "images", "test": "test"},
+        {"dataset": "image_folder", "root": "r", "val": 0.5, "test": 0.4},
+        {"dataset": "image_list", "root": "r", "train_list": "t", "val": 0.1, "test": "l"},
+        {"dataset": "image_list", "root": "r", "train_list": "t", "val_list": "v", "test": 0.1},
+        {"dataset": "hfds/beans", "train": "train", "val": "validation", "test": "test"},
+        {"dataset": "wds/{0..3}.tar", "val": "val.tar", "test": 0.1},
+    ],
+)
+def test_splits_that_mean_something_are_taken(fields):
+    document = {"name": "t", "peers": {"a": {"model": "small_cnn"}}, "objectives": [{"loss": "cross_entropy"}], "data": fields}
+    data = parse_recipe(document).resolved().data
+    assert (data.split_seed is None) == (not any(isinstance(fields.get(split), float) for split in ("val", "test")))
+
+
+@pytest.mark.parametrize(
     ("fields", "path", "message"),
     [
         ({"dataset": "digits", "train": "x"}, "data.train", "digits has training images of its own; leave data.train out"),
@@ -276,6 +343,7 @@ def test_three_splits_of_fashion_mnist():
         ({"dataset": "image_folder", "root": "r", "train": "./"}, "data.val", "the whole of data.root is the training images"),
         ({"dataset": "image_folder", "root": "r", "test": "val/"}, "data.test", "is the folder of data.val; give another one"),
         ({"dataset": "image_folder", "root": "r", "val": 0.5, "test": 0.6}, "data.test", "with data.val, 110% of the training images are"),
+        ({"dataset": "image_folder", "root": "r", "val": 0.5, "test": 0.5}, "data.test", "with data.val, 100% of the training images are"),
         ({"dataset": "image_list", "root": "r", "train_list": "t", "val_list": "v", "val": 0.1}, "data.val", "leave one of the two out"),
         ({"dataset": "image_list", "root": "r", "train_list": "t", "val_list": "v", "train": "t"}, "data.train", "data.train_list"),
         ({"dataset": "wds/{0..3}.tar", "train": "x"}, "data.train", "the shards of training images stand in data.dataset"),

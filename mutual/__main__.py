@@ -10,7 +10,7 @@ from mutual import __version__
 
 COMMANDS = {
     "train": ("mutual.train", "train a group of peers from a recipe"),
-    "evaluate": ("mutual.evaluate", "score a run's best weights on its validation images"),
+    "evaluate": ("mutual.evaluate", "score a run's best weights on its validation, test or training images"),
     "predict": ("mutual.predict", "classify image files with a trained peer"),
     "export": ("mutual.export", "write a trained peer as files to ship"),
     "store": ("mutual.store", "compute what frozen peers say ahead of training"),

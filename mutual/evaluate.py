@@ -1,4 +1,4 @@
-"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--per-class] [--json]`."""
+"""Score a run's best weights: `python -m mutual.evaluate RUN [--split val|test|train] [--peer NAME|best|all] [--per-class] [--json]`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate") -> int:
     """Evaluates and returns the exit code."""
-    parser = argparse.ArgumentParser(prog=prog, description="Score a run's best weights on its validation images.")
+    parser = argparse.ArgumentParser(prog=prog, description="Score a run's best weights on images of its data.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
     parser.add_argument(
         "overrides", metavar="key.path=value", nargs="*", help="fields of the run's recipe to set otherwise, such as data.root"
     )
+    parser.add_argument("--split", choices=("val", "test", "train"), default="val", help="which images (default: val)")
     parser.add_argument(
         "--peer", default="all", help="a peer's name, also of a frozen one, best, or all that were trained and their ensemble (the default)"
     )
@@ -36,12 +37,13 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
     options = parser.parse_intermixed_args(arguments)
 
     def command() -> None:
-        from mutual.engine import RunFolder, check_data_present, check_weights_present, json_text, peer_files
+        from mutual.engine import RunFolder, check_data_present, check_split, check_weights_present, json_text, peer_files
 
         folder = RunFolder(options.run)
         recipe = folder.recipe(options.overrides)
         frozen = options.peer if options.peer in recipe.peers and recipe.peers[options.peer].frozen else None
         files = peer_files(folder, None if options.peer == "all" else "best" if frozen else options.peer)
+        check_split(recipe, folder.recipe(), options.split)
         check_data_present(recipe)
         if frozen is not None:
             check_weights_present(recipe, frozen)
@@ -49,7 +51,15 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
 
         given = [text.partition("=")[2] for text in options.overrides if text.startswith("data.dataset=")]
         datasets = [*options.dataset, *given]
-        found = score_run(recipe, files, factories=options.factory, datasets=datasets, frozen=frozen, per_class=options.per_class)
+        found = score_run(
+            recipe,
+            files,
+            factories=options.factory,
+            datasets=datasets,
+            frozen=frozen,
+            split=options.split,
+            per_class=options.per_class,
+        )
         if options.json:
             classes = {member: [asdict(row) for row in rows] for member, rows in found.classes.items()}
             print_main(json_text({**found.scores, "per_class": classes} if options.per_class else found.scores))

@@ -205,6 +205,8 @@ def digests(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.get("train", {}).pop("images_per_second", None)  # epoch 0 has scores alone
+    if (folder / "test_scores.json").exists():
+        found["test"] = (folder / "test_scores.json").read_text()
     return {**found, "metrics": lines, "best": json.loads((folder / "best" / "best.json").read_text())}
 
 

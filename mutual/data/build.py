@@ -42,7 +42,8 @@ def build_data(spec: Data, *, seed: int, num_views: int = 1, counted_views: tupl
         raise ValueError("sampler.weights gives every image of the subset the weight 0, so that none could be drawn")
     views = None if counted_views is None else CountedViews(*counted_views)
     sampler = build_sampler(spec, train_split.labels, weights, seed=seed)
-    return DataModule(spec, info, (train_split, splits.val), seed=seed, num_views=num_views, counted_views=views, sampler=sampler)
+    by_name = {"train": train_split, "val": splits.val, **({} if splits.test is None else {"test": splits.test})}
+    return DataModule(spec, info, by_name, notes=splits.notes, seed=seed, num_views=num_views, counted_views=views, sampler=sampler)
 
 
 def _weights(spec: Data, labels: Tensor, info: DataInfo) -> Tensor | None:
@@ -53,7 +54,7 @@ def _weights(spec: Data, labels: Tensor, info: DataInfo) -> Tensor | None:
 
 
 def _info(spec: Data, splits: DatasetSplits) -> DataInfo:
-    num_found = max(_num_classes(split.labels) for split in (splits.train, splits.val))
+    num_found = max(_num_classes(split.labels) for split in (splits.train, splits.val, splits.test) if split is not None)
     num_classes = max(num_found, len(splits.class_names)) if spec.num_classes is None else spec.num_classes
     if num_classes < num_found:
         raise ValueError(f"class counts differ: num_classes is {num_classes}, the labels of {spec.dataset} go up to {num_found - 1}")
@@ -70,6 +71,7 @@ def _info(spec: Data, splits: DatasetSplits) -> DataInfo:
         num_train=len(splits.train.labels),
         num_val=len(splits.val.labels),
         multi_label=spec.multi_label,
+        num_test=None if splits.test is None else len(splits.test.labels),
     )
 
 

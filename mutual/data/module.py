@@ -26,12 +26,13 @@ from mutual.recipe import MAX_SIDE, Data
 
 
 class DataModule:
-    """Both splits of a data set, loaded as a pure function of (seed, epoch, window, shard).
+    """The splits of a data set, loaded as a pure function of (seed, epoch, window, shard).
 
     Args:
         spec: the recipe's data section.
         info: what the data set is.
-        read: both splits as they were read, without transforms.
+        splits: the splits as they were read, without transforms: `train`, `val` and, where there is one, `test`.
+        notes: lines about the data that a user should see.
         seed: the recipe's seed.
         num_views: augmentations of each training image.
         counted_views: the views of each training image, where they are not each epoch's own.
@@ -39,6 +40,7 @@ class DataModule:
 
     Attributes:
         info: what the data set is.
+        notes: lines about the data that a user should see.
         loaded_shape: (channels, height, width) of the images that are loaded; peers resize them to their own.
 
     Raises:
@@ -51,15 +53,17 @@ class DataModule:
         self,
         spec: Data,
         info: DataInfo,
-        read: tuple[Split, Split],
+        splits: Mapping[str, Split],
         *,
+        notes: Sequence[str] = (),
         seed: int,
         num_views: int = 1,
         counted_views: CountedViews | None = None,
         sampler: Sampler | None = None,
     ) -> None:
         self.info = info
-        self._read = read
+        self.notes = tuple(notes)
+        self._splits = dict(splits)
         self._spec = spec
         self._seed = seed
         self._views: tuple[int, ...] = tuple(range(num_views))
@@ -68,17 +72,17 @@ class DataModule:
         self._loader: Loader[Batch | Failure] | None = None
         self._sample_loader: Loader[Batch | Failure] | None = None
         self._load_as((info.channels, *info.image_size))
-        self._bad: dict[str, dict[str, str]] = {"train": {}, "val": {}}
+        self._bad: dict[str, dict[str, str]] = {name: {} for name in self._splits}
 
     @cached_property
     def fingerprint(self) -> Mapping[str, Any]:
         """By which a resumed run, and every rank, knows whether these are the same data; takes seconds where there are many."""
-        return fingerprint(self.info, *self._read, None if self._sampler is None else self._sampler.weights)
+        return fingerprint(self.info, self._splits, None if self._sampler is None else self._sampler.weights)
 
     @property
     def class_counts(self) -> list[int]:
         """Number of training images of each class; those without a label are in none."""
-        labels = self._read[0].labels
+        labels = self._splits["train"].labels
         per_class = labels.sum(dim=0).long() if labels.dim() == 2 else labels[labels >= 0].bincount(minlength=self.info.num_classes)
         return list(map(int, per_class))
 
@@ -120,10 +124,10 @@ class DataModule:
         if self._spec.decoded is None:
             return
         self.close()
-        for name, dataset, split in zip(("train", "val"), (self._train, self._val), self._read, strict=True):
+        for name in ("train", "val"):  # test images are read once
+            split, folder, workers = self._splits[name], Path(self._spec.decoded), self._spec.workers
             assert isinstance(split, EncodedSplit), "the recipe's check lets only folders and lists through"
-            folder, workers = Path(self._spec.decoded), self._spec.workers
-            dataset.keep_decoded(folder, name, split, workers=workers, prefetch=self._spec.prefetch)
+            self._datasets[name].keep_decoded(folder, name, split, workers=workers, prefetch=self._spec.prefetch)
 
     @property
     def preprocess(self) -> list[Any]:
@@ -192,23 +196,26 @@ class DataModule:
         (loaded,) = self._train.__getitems__([request])
         return self._checked(loaded, "train", view)
 
-    def eval_batches(self, *, world_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
-        """Yields a shard of the validation images, round by round; over all shards each is there exactly once.
+    def eval_batches(self, *, world_size: int, shard: tuple[int, int], split: str = "val") -> Iterator[Batch]:
+        """Yields a shard of the images of `split`, `val` or `test`, round by round; over all shards each is there exactly once.
 
         A round without an image for this shard has a padding image in it, and `num_valid` 0.
 
         Args:
             world_size: number of ranks, on which the size of a round depends.
             shard: the shard's index, and the number of shards.
+            split: `test` only where there is such a split.
 
         Raises:
             ImageError: an image cannot be read.
             OSError: the disk or the machine failed.
         """
         size = self._spec.eval_batch_size or self._spec.batch_size
-        requests = eval_requests(self.info.num_val, size, world_size=world_size, shard=shard)
-        for loaded in self._load("val", requests, len(requests)):
-            yield self._checked(loaded, "val", None)
+        num_images = self.info.num_val if split == "val" else self.info.num_test
+        assert num_images is not None, "there is such a split"
+        requests = eval_requests(num_images, size, world_size=world_size, shard=shard)
+        for loaded in self._load(split, requests, len(requests)):
+            yield self._checked(loaded, split, None)
 
     def sample_batches(self, size: int, *, world_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
         """Yields a shard of `size` labelled training images, or of all where there are fewer, prepared as the validation images are.
@@ -224,7 +231,7 @@ class DataModule:
             ImageError: an image cannot be read.
             OSError: the disk or the machine failed.
         """
-        train = self._read[0]
+        train = self._splits["train"]
         labelled = train.select(torch.arange(len(train.labels)) if train.labels.dim() == 2 else (train.labels >= 0).nonzero().flatten())
         split = labelled.select(stratified_subset(labelled.labels, min(size, len(labelled.labels)), seed=self._seed))
         spec, channels, image_size = self._spec, self.loaded_shape[0], self.loaded_shape[1:]
@@ -237,8 +244,8 @@ class DataModule:
         loader.close()
 
     def take_bad_images(self) -> dict[str, dict[str, str]]:
-        """Returns the images that could not be read since the last call: of `train` and of `val` the reason by path."""
-        bad, self._bad = self._bad, {"train": {}, "val": {}}
+        """Returns the images that could not be read since the last call: of `train`, `val` and `test` the reason by path."""
+        bad, self._bad = self._bad, {split: {} for split in self._bad}
         return bad
 
     def close(self) -> None:
@@ -249,12 +256,12 @@ class DataModule:
         self._loader = self._sample_loader = None
 
     def _load_as(self, shape: tuple[int, int, int]) -> None:
-        """Brings the images of both splits to `shape`."""
+        """Brings the images of all splits to `shape`."""
         spec, size = self._spec, shape[1:]
         common: dict[str, Any] = {"data": spec, "channels": shape[0], "image_size": size}
         seed = self._seed if self._counted_views is None else self._counted_views.seed
         train = TransformedDataset(
-            self._read[0],
+            self._splits["train"],
             train_transforms(spec, size),
             seed=seed,
             views=self._views,
@@ -264,14 +271,18 @@ class DataModule:
             defers=torch.cuda.is_available(),
             **common,
         )
-        val = TransformedDataset(self._read[1], eval_transforms(spec, size), seed=self._seed, **common)
-        for name, dataset in (("augment", train), ("preprocess", val)):
+        datasets = {"train": train}
+        for name, split in self._splits.items():
+            if name != "train":
+                datasets[name] = TransformedDataset(split, eval_transforms(spec, size), seed=self._seed, **common)
+        for split_name, dataset in datasets.items():
+            name = "augment" if split_name == "train" else "preprocess"
             found = _shape_of_first(dataset, name)
             if found != shape:
                 message = f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize"
                 raise _FixedSizeError(message) if _says_size(spec) else ValueError(message)
         self.close()
-        self._train, self._val, self.loaded_shape = train, val, shape
+        self._train, self._datasets, self.loaded_shape = train, datasets, shape
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:
         if isinstance(loaded, Failure):
@@ -293,7 +304,7 @@ class DataModule:
         if self._loader is None or self._loader.workers < workers:
             if self._loader is not None:
                 self._loader.close()
-            self._loader = self._new_loader(SplitsDataset({"train": self._train, "val": self._val}), workers)
+            self._loader = self._new_loader(SplitsDataset(self._datasets), workers)
         return self._loader([(split, request)] for (request,) in requests)
 
     def _new_loader(self, dataset: Dataset[Batch | Failure], workers: int) -> Loader[Batch | Failure]:

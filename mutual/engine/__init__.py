@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, class_table, evaluate_run, predict, score_run
     from mutual.engine.exporting import export_model
     from mutual.engine.fitting import fit, load_peer
-    from mutual.engine.inputs import check_data_present, check_inputs, check_weights_present
+    from mutual.engine.inputs import check_data_present, check_inputs, check_split, check_weights_present
     from mutual.engine.monitoring import NonFiniteLossError, Scores
     from mutual.engine.results import RunResult
     from mutual.engine.runtime import StoppedError
@@ -51,6 +51,7 @@ __all__ = [
     "TuningResult",
     "check_data_present",
     "check_inputs",
+    "check_split",
     "check_stores",
     "check_weights_present",
     "class_table",
@@ -91,7 +92,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "class_table", "evaluate_run", "predict", "score_run"),
         "mutual.engine.exporting": ("export_model",),
         "mutual.engine.fitting": ("fit", "load_peer"),
-        "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_weights_present"),
+        "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_split", "check_weights_present"),
         "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),
         "mutual.engine.results": ("RunResult",),
         "mutual.engine.runtime": ("StoppedError",),

@@ -112,7 +112,7 @@ def fit(
         with comm.raise_together():
             local_best = _best(folder) if comm.is_main else ("", {})
         best_peer, best_scores = comm.all_gather_json(local_best)[0]
-        return RunResult(folder.path, best_peer, trainer.scores, best_scores, trainer.gather_history())
+        return RunResult(folder.path, best_peer, trainer.scores, best_scores, trainer.gather_history(), trainer.final_scoring.scores)
 
 
 def _resolve_weights(recipe: Recipe, comm: Communicator, saved_recipe: Recipe | None) -> Recipe:

@@ -6,7 +6,7 @@ from mutual.commandline import launched_rank
 from mutual.data import check_present
 from mutual.engine.storage import LOCK, MARK, RunFolder
 from mutual.models import check_file, weights_path
-from mutual.recipe import Recipe, program_file
+from mutual.recipe import DATASETS, Recipe, format_value, program_file
 
 
 def check_inputs(recipe: Recipe, *, into_new_folder: bool = False) -> None:
@@ -38,6 +38,33 @@ def check_data_present(recipe: Recipe) -> None:
         check_present(recipe.data)
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
+
+
+def check_split(recipe: Recipe, trained: Recipe, split: str) -> None:
+    """Refuses to score `split` where the data have none, as far as a recipe says so, or where it would hold images that were trained on.
+
+    Args:
+        recipe: the run's, with other values where the user gave some.
+        trained: the run's, as it was trained.
+        split: `val`, `test` or `train`.
+
+    Raises:
+        RecipeError: there is no such split, or a fraction holds out others than the run did.
+    """
+    data, before = recipe.data, trained.data
+    if split == "test" and data.test is None and data.family in DATASETS and not data.tests_on_official_part:
+        remedy = (
+            "name a folder or list of some, as data.test=PATH"
+            if data.kind.in_files
+            else f"a run with data.val=0.1 has those that {data.dataset} holds out itself"
+        )
+        raise recipe.error("data.test", f"the run has no test images; {remedy}")
+    fractions = [key for key in ("val", "test") if isinstance(getattr(data, key), float)]
+    for key in (*fractions, *(["split_seed"] if fractions else [])):
+        now, then = getattr(data, key), getattr(before, key)
+        if now != then and (data.dataset, data.root) == (before.dataset, before.root):
+            trained_with = f"the run was trained with {format_value(then)}"
+            raise recipe.error(f"data.{key}", f"{trained_with}, and on some of the images that this holds out; give that value")
 
 
 def check_weights_present(recipe: Recipe, peer: str) -> None:

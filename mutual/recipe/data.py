@@ -91,7 +91,8 @@ def family_of_dataset(name: str) -> str:
 _DATASET_SCHEMA = {"anyOf": [{"enum": list(DATASETS)}, {"type": "string", "pattern": rf"^(hfds|wds)/.+$|{USERS_NAME}"}]}
 DatasetName = Annotated[str, AfterValidator(_known_dataset), WithJsonSchema(_DATASET_SCHEMA)]
 Fraction = Annotated[StrictFloat, Field(gt=0, lt=1)]
-HeldOut = str | Fraction
+SplitName = Annotated[str, Field(min_length=1)]
+HeldOut = SplitName | Fraction
 Augment = Annotated[list[AnyTransform], Field(max_length=MAX_TRANSFORMS)]
 Preprocess = Annotated[list[BuiltInTransform], Field(max_length=MAX_TRANSFORMS)]
 
@@ -133,14 +134,14 @@ class Data(Spec):
     dataset: DatasetName = "digits"
     """Name of the data set. image_folder and image_list are files of your own; fake are random images. hfds/NAME_OR_FOLDER is a data set of
     Hugging Face `datasets`: a folder of parquet or arrow files, one such file, what `save_to_disk` wrote, or the hub's NAME, of which
-    NAME:CONFIGURATION is one of several and NAME@REVISION one state. wds/PATH/{000..127}.tar are WebDataset shards. package.module:name is a
-    function of yours that returns map-style Datasets."""
+    NAME:CONFIGURATION is one of several and NAME@REVISION one state. wds/PATH/{000..127}.tar are WebDataset shards. package.module:name is
+    a function of yours that returns map-style Datasets."""
     args: dict[str, Any] = Field(default_factory=dict)
     """package.module:name: what the function is called with, besides those of `root`, `image_size`, `channels`, `num_classes`,
     `multi_label`, `download` and the recipe's `seed` that its signature names."""
     root: str | None = None
-    """Folder of the data: for image_folder it holds train/ and val/, for image_list the images that the lists name; for hfds the folder
-    in which a relative FOLDER lies."""
+    """Folder of the data: for image_folder it holds train/ and val/ (see `train`), for image_list the images that the lists name; for hfds
+    and wds the folder in which a relative one lies."""
     columns: Columns | None = None
     """hfds: which columns hold the images and the labels; the default finds them by their types."""
     download: StrictBool = False
@@ -149,15 +150,19 @@ class Data(Spec):
     """image_list: text file with a line `path label` for each training image."""
     val_list: str | None = None
     """image_list: the same for the validation images."""
-    train: str | None = None
-    """Where the training images are. image_folder: a folder in `root`, by default `train`; `.` is `root` itself. hfds: the split's name."""
+    train: SplitName | None = None
+    """Where the training images are. image_folder: a folder in `root`, by default `train`; `.` is `root` itself, a folder of classes that
+    are not split. hfds: the split's name."""
     val: HeldOut | None = None
-    """Where the validation images are: a folder, split or shards as `train` and `dataset` name them (image_folder: by default `val`), or a
-    fraction of the training images, which is held out, as many of each class, by `split_seed`."""
+    """Where the validation images are, which choose the best weights: a folder, split or shards as `train` and `dataset` name them
+    (image_folder: by default `val`), or a fraction of the training images, which is held out by `split_seed`, as many of each class and
+    at least one. Of data sets that hold images out themselves (digits, mnist, fashion_mnist, cifar10, cifar100, fake) these are the
+    validation images; with a fraction here they are the test images."""
     test: HeldOut | None = None
-    """The same of the test images, which choose nothing and are scored once, at the end; the default is none."""
+    """The same of the test images, which choose nothing and are scored once, at the end, by the best weights (image_list: a list as
+    `val_list`). The default is none."""
     split_seed: Seed | None = None
-    """Which images fractions hold out; the default is the recipe's seed."""
+    """Which images fractions hold out, by their names, in whatever order they are found; the default is the recipe's seed."""
     unlabelled: str | None = None
     """Files, hfds and wds: a folder of images, a text file with a path a line, or shards (`wds/...`), mixed into the training images;
     objectives that read labels pass them over (they count as 0 in a mean over all images)."""
@@ -231,6 +236,17 @@ class Data(Spec):
     def family(self) -> str:
         """The name of the data set, or the form of its name: `hfds`, `wds` or `own`."""
         return family_of_dataset(self.dataset)
+
+    @property
+    def split_folders(self) -> dict[str, str]:
+        """By split the folder of image_folder that holds it, in `root` or absolute; no split that is held out of the training images."""
+        folders = {"train": self.train or "train", "val": "val" if self.val is None else self.val, "test": self.test}
+        return {split: folder for split, folder in folders.items() if isinstance(folder, str)}
+
+    @property
+    def tests_on_official_part(self) -> bool:
+        """Whether the images that a data set holds out itself are its test split, as `val` is a fraction of its training images."""
+        return self.family in DATASETS and not self.kind.in_files and isinstance(self.val, float)
 
     @property
     def height_width(self) -> tuple[int, int]:

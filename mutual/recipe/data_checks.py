@@ -9,6 +9,7 @@ from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, LabelType, Objective
 from mutual.recipe.errors import Fault
 from mutual.recipe.objectives import DeepMutualLearning, Focal
+from mutual.recipe.split_checks import check_splits
 from mutual.recipe.text import format_value
 
 MAX_BATCH_PIXELS = 2**31
@@ -22,7 +23,7 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
     data = recipe.data
     if data.kind.needs_lists:
         for key in ("train_list", "val_list"):
-            if getattr(data, key) is None:
+            if getattr(data, key) is None and not (key == "val_list" and isinstance(data.val, float)):
                 yield Fault(f"data.{key}", f"{data.dataset} needs a text file with a line `path label` for each image")
     if data.kind.needs_root and data.root is None:
         yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
@@ -39,6 +40,7 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
     if best_metric not in (None, *metrics):
         labels = "several labels" if data.multi_label else "one class"
         yield Fault("train.best_metric", f"images of {labels} each are scored by {', '.join(metrics)}, not by {best_metric}")
+    yield from check_splits(data)
     yield from _check_sizes(data)
     yield from _check_unlabelled(data)
     for index, objective in enumerate(recipe.objectives):

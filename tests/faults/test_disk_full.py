@@ -16,6 +16,7 @@ RECIPE = tiny_document(
         "batch_size": 16,
         "eval_batch_size": 71,
         "subset": 80,
+        "val": 0.2,
         "augment": [{"name": "random_crop", "padding": 1}],
     },
     peers={"a": {"model": "support:tiny", "args": {"norm": True}}, "b": {"model": "support:tiny", "args": {"dropout": 0.2}}},

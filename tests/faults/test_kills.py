@@ -39,7 +39,7 @@ CONFIGURATIONS = {
     "ema": (1, {"train": {"ema": 0.9}}),
     "mixup": (1, {"data": {"mixup": 0.4}}),
     "bf16": (1, {"train": {"precision": "bf16"}}),
-    "a teacher, scored first": (1, {"peers": {"t": {"model": "support:tiny", "frozen": True}}}),
+    "a teacher, scored first, and test images": (1, {"peers": {"t": {"model": "support:tiny", "frozen": True}}, "data": {"val": 0.2}}),
     "two ranks": (2, {}),
     "a store": (2, {"peers": {"t": {**TEACHER, "store": {"folder": "is given on the command line", "views": 2, "topk": 3}}}}),
     "all at once": (2, {"data": {"workers": 2, "mixup": 0.4}, "train": {"ema": 0.9, "precision": "bf16"}}),
@@ -144,7 +144,7 @@ def test_killed_in_each_kind_of_write(case, tmp_path, is_long):
     assert {"recipe.yaml", "metrics.jsonl", "last/a.safetensors", "best/b.safetensors", "best/best.json"} <= kinds.keys()
     assert {f"checkpoints/step_/{name}" for name in ("manifest.json", "training.pt", "a.safetensors", "b.pt")} <= kinds.keys()
     chosen = sampled(moments, sorted(kinds), case, 0, is_long=is_long)
-    for kind in {*chosen, "initial_scores.json"} & kinds.keys():
+    for kind in {*chosen, "initial_scores.json", "test_scores.json"} & kinds.keys():
         for count in range(10 if is_long else 1):
             output = tmp_path / f"{kind.replace('/', '-')}-{count}"
             case.die(output, partial(die_in_write, moments.randint(1, kinds[kind]), moments.choice([0, moments.random(), 1]), kind=kind))

@@ -99,6 +99,8 @@ MISTAKES = [
     ("mutual.evaluate {nothing}", "is no run folder"),
     ("mutual.evaluate {run} --peer c", "trained no peer 'c'"),
     ("mutual.evaluate {run} data.dataset=image_folder data.root=nowhere", "no folder nowhere/train"),
+    ("mutual.evaluate {run} --split test", "a run with data.val=0.1 has those that fake holds out itself"),
+    ("mutual.evaluate {run} --split test data.val=0.1", "data.val: the run was trained with null, and on some of the images that"),
     ("mutual.predict {nothing} {image}", "is no run folder"),
     ("mutual.predict {run} nowhere.png", "nowhere.png does not exist"),
     ("mutual.export {nothing}", "is no run folder"),

@@ -25,18 +25,27 @@ WEIGHTS = "sampler_weights"
 """The digest of the weights by which training images are drawn, if there are any."""
 
 
-def fingerprint(info: DataInfo, train: Split, val: Split, weights: Tensor | None = None) -> dict[str, Any]:
-    """Returns the fingerprint as JSON values; `weights` are those by which training images are drawn."""
-    about = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(info).items()}
+def fingerprint(info: DataInfo, splits: Mapping[str, Split], weights: Tensor | None = None) -> dict[str, Any]:
+    """Returns the fingerprint as JSON values.
+
+    Args:
+        info: what the data set is.
+        splits: by name; where there is no test split nothing is said of it, as in earlier versions.
+        weights: those by which training images are drawn.
+    """
+    about = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(info).items() if value is not None}
     digest = {} if weights is None else {WEIGHTS: hashlib.blake2b(weights.numpy().tobytes(), digest_size=16).hexdigest()}
-    return {**about, "train": _of_split(train), "val": _of_split(val), **digest}
+    return {**about, **{name: _of_split(split) for name, split in splits.items()}, **digest}
 
 
 def data_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, names: tuple[str, str] = ("then", "now")) -> str:
     """Returns in words how two fingerprints differ; `names` say which is which."""
-    changes = [_change(words, before[key], now[key], names) for key, words in _WORDS.items() if before[key] != now[key]]
-    for split in ("train", "val"):
-        old, new = before[split], now[split]
+    different = {key: words for key, words in _WORDS.items() if before.get(key) != now.get(key)}
+    changes = [_change(words, before.get(key), now.get(key), names) for key, words in different.items()]
+    for split in ("train", "val", "test"):
+        old, new = before.get(split), now.get(split)
+        if old is None or new is None:
+            continue  # the number of its images says so
         if old["per_class"] != new["per_class"]:
             changes.append(_change(f"{split} images of each class", old["per_class"], new["per_class"], names))
         elif old["digest"] != new["digest"]:
@@ -51,6 +60,7 @@ _WORDS = {
     "num_classes": "number of classes",
     "num_train": "number of training images",
     "num_val": "number of validation images",
+    "num_test": "number of test images",
     "image_size": "image size",
     "channels": "channels",
     "mean": "mean",

@@ -5,17 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mutual.data.datasets.holding_out import held_out
+from mutual.data.datasets.holding_out import held_out, small_classes
 from mutual.data.datasets.idx import read_idx
 from mutual.data.datasets.joined import JoinedSplit
-from mutual.data.datasets.presence import IDX_IMAGES, IDX_LABELS, check_list, find_idx, idx_folders, labelled_folders
+from mutual.data.datasets.presence import (
+    IDX_IMAGES,
+    IDX_LABELS,
+    check_list,
+    find_idx,
+    idx_folders,
+    labelled_folders,
+    split_folders,
+    split_lists,
+    unused_test_folder,
+)
 from mutual.data.datasets.splits import EncodedSplit, FakeSplit, FileSplit, MemorySplit, Split
 from mutual.data.files.decoding import WRONG_PATHS
 from mutual.data.files.listing import IMAGE_SUFFIXES, image_files, listed_images
@@ -29,12 +39,16 @@ MANY_CLASSES = 10_000  # a list that goes beyond, and has fewer than one image f
 
 @dataclass(frozen=True)
 class DatasetSplits:
-    """The splits of a data set, and the names of its classes; `test`, where there is one, is never used to choose anything."""
+    """The splits of a data set, and the names of its classes; `test`, where there is one, is never used to choose anything.
+
+    `notes` are lines that a user should see.
+    """
 
     train: Split
     val: Split
     class_names: tuple[str, ...]
     test: Split | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class ReadSplits:
     val: Split | None
     class_names: tuple[str, ...]
     test: Split | None = None
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -67,13 +82,16 @@ def read_splits(spec: Data, *, seed: int = 0) -> DatasetSplits:
         OSError: the disk or the machine failed.
     """
     found = _read_own(spec, seed) if spec.family == "own" else READERS[spec.family](spec)
+    if spec.tests_on_official_part:
+        found = replace(found, val=None, test=found.val)
     fractions = {name: part for name in ("test", "val") if isinstance(part := getattr(spec, name), float)}
-    parts = held_out(found.train.labels, fractions, seed=seed if spec.split_seed is None else spec.split_seed) if fractions else {}
+    parts = held_out(found.train, fractions, seed=seed if spec.split_seed is None else spec.split_seed) if fractions else {}
     splits = {name: found.train.select(indices) for name, indices in parts.items()}
     val = splits.get("val", found.val)
     if val is None:
         raise ValueError(f"{spec.dataset} has no validation images; set data.val to a fraction of the training images, as 0.1")
-    return DatasetSplits(splits.get("train", found.train), val, found.class_names, splits.get("test", found.test))
+    notes = [*found.notes, *(f"data: {line}" for line in small_classes(found.train.labels, parts, found.class_names))]
+    return DatasetSplits(splits.get("train", found.train), val, found.class_names, splits.get("test", found.test), tuple(notes))
 
 
 def _read_own(spec: Data, seed: int) -> ReadSplits:
@@ -135,36 +153,43 @@ def _cifar(name: str) -> Callable[[Data], ReadSplits]:
 
 def _image_folder(spec: Data) -> ReadSplits:
     root, channels = Path(spec.root or ""), spec.num_channels
-    splits, classes = [], []
-    for side in ("train", "val"):
-        names = labelled_folders(root / side)
-        paths_by_class = [listed_images(root / side / name) for name in names]
+    folders, splits, classes = split_folders(spec), {}, {}
+    for side, folder in folders.items():
+        classes[side] = names = labelled_folders(folder, root)
+        paths_by_class = [listed_images(folder / name) for name in names]
         for name, paths in zip(names, paths_by_class, strict=True):
             if not paths:
-                raise ValueError(f"{root / side / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+                raise ValueError(f"{folder / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         labels = torch.arange(len(names)).repeat_interleave(torch.tensor([len(paths) for paths in paths_by_class]))
-        splits.append(FileSplit(PathArray.concatenate(paths_by_class), [root] * len(labels), labels, channels))
-        classes.append(names)
-    if classes[0] != classes[1]:
-        different = sorted(set(classes[0]) ^ set(classes[1]))
-        raise ValueError(f"{root}: train and val do not have the same classes; only in one of them: {', '.join(different[:5])}")
-    return ReadSplits(splits[0], splits[1], tuple(classes[0]))
+        listed_in = root if folder.is_relative_to(root) else folder
+        splits[side] = FileSplit(PathArray.concatenate(paths_by_class), [listed_in] * len(labels), labels, channels)
+        if names != classes["train"]:
+            different = sorted(set(names) ^ set(classes["train"]))
+            both = f"{spec.split_folders['train']} and {spec.split_folders[side]}"
+            raise ValueError(f"{root}: {both} do not have the same classes; only in one of them: {', '.join(different[:5])}")
+    unused = unused_test_folder(spec)
+    notes = () if unused is None else (f"{unused} is there and is not read; data.test: test scores it once, at the end",)
+    return ReadSplits(splits["train"], splits.get("val"), tuple(classes["train"]), splits.get("test"), notes)
 
 
 def _image_list(spec: Data) -> ReadSplits:
     channels, root = spec.num_channels, Path(spec.root or "")
-    train, val = (_read_list(root, Path(path or ""), channels, spec) for path in (spec.train_list, spec.val_list))
+    lists = split_lists(spec)
+    splits = {side: _read_list(root, path, channels, spec) for side, path in lists.items()}
+    train, held_out_sides = splits["train"], [side for side in splits if side != "train"]
     if spec.multi_label:
-        known, held_out = train.labels.shape[1], val.labels.shape[1]
-        if known != held_out:
-            raise ValueError(f"{spec.val_list} has {held_out} flags a line, {spec.train_list} has {known}; the classes differ")
-        return ReadSplits(train, val, tuple(map(str, range(known))))
-    known, held_out = int(train.labels.max()) + 1, int(val.labels.max()) + 1
-    if held_out > known:
-        raise ValueError(
-            f"{spec.val_list} has the label {held_out - 1}, the largest in {spec.train_list} is {known - 1}; the classes differ"
-        )
-    return ReadSplits(train, val, tuple(map(str, range(known))))
+        num_classes = train.labels.shape[1]
+        for side in held_out_sides:
+            if (found := splits[side].labels.shape[1]) != num_classes:
+                raise ValueError(f"{lists[side]} has {found} flags a line, {lists['train']} has {num_classes}; the classes differ")
+    else:
+        num_classes = int(train.labels.max()) + 1
+        for side in held_out_sides:
+            if (largest := int(splits[side].labels.max())) >= num_classes:
+                raise ValueError(
+                    f"{lists[side]} has the label {largest}, the largest in {lists['train']} is {num_classes - 1}; the classes differ"
+                )
+    return ReadSplits(train, splits.get("val"), tuple(map(str, range(num_classes))), splits.get("test"))
 
 
 @_blame_user_paths()

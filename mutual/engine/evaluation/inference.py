@@ -1,4 +1,4 @@
-"""evaluate_run: the scores of a trained run on the validation images."""
+"""evaluate_run: the scores of a trained run on the images of one of its splits."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ def score_run(
     factories: Sequence[str] = (),
     datasets: Sequence[str] = (),
     frozen: str | None = None,
+    split: str = "val",
     per_class: bool = False,
 ) -> RunScores:
-    """Scores peers and their ensemble on the validation images of `recipe`, each counted once. Collective: all ranks must call it.
+    """Scores peers and their ensemble on images of `recipe`, each counted once. Collective: all ranks must call it.
 
     Args:
         recipe: the run's, with other values where the user gave some.
@@ -53,10 +54,11 @@ def score_run(
         factories: names of models of the user's own that may be built (`my_models:net`), which runs their code.
         datasets: names of data sets of the user's own that may be made (`my_data:make`), which runs their code.
         frozen: name of a frozen peer of the recipe, which is scored in place of the peers in `files`: these say what the run's data were.
+        split: `val`, `test` or `train`: of the training images those with labels, prepared as the others are.
         per_class: single classes are scored, too.
 
     Raises:
-        InputError: a file or the data cannot be read, or they do not fit.
+        InputError: there is no such split; a file or the data cannot be read, or they do not fit.
     """
     _check_trusted(recipe.data, datasets)
     known: dict[str, tuple[int, ...]] = {}
@@ -75,6 +77,8 @@ def score_run(
     except ValueError as error:
         raise recipe.error("data", str(error)) from error
     info = data.info
+    if split == "test" and info.num_test is None:
+        raise recipe.error("data.test", "the data have no test images; name some here")
     order = {name: _order(recipe, name, card, info, is_partial=name in known).to(comm.device) for name, (_, card) in models.items()}
     for name, (model, card) in models.items():
         _check_size(recipe, name, model, card, inputs[name])
@@ -95,13 +99,15 @@ def score_run(
         with environment.autocast(precision):
             return {name: order[name](model(images[inputs[name]]).float()) for name, (model, _) in models.items()}
 
-    batches = with_rank(data.eval_batches(world_size=comm.size, shard=(comm.rank, comm.size)), comm)
+    ranks: dict[str, Any] = {"world_size": comm.size, "shard": (comm.rank, comm.size)}
+    loaded = data.sample_batches(info.num_train, **ranks) if split == "train" else data.eval_batches(**ranks, split=split)
+    batches = with_rank(loaded, comm)
     try:
         scores = evaluator(predict, batches)
         counts = evaluator.class_counts()
     finally:
         data.close()
-    SkippedImages(recipe, data, comm, shard=(comm.rank, comm.size)).report(partial(warnings.warn, stacklevel=2))
+    SkippedImages(recipe, data, comm, shard=(comm.rank, comm.size), trains=False).report(partial(warnings.warn, stacklevel=2))
     names = {member: [info.class_names[label] for label in known.get(member, range(info.num_classes))] for member in counts}
     return RunScores(scores, {member: class_scores(names[member], rows) for member, rows in counts.items()})
 

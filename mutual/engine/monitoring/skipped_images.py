@@ -14,6 +14,7 @@ Item = TypeVar("Item")
 _CONSEQUENCES = {
     "train": "training images could not be read; the next readable ones of the epoch's order stood in for them",
     "val": "validation images could not be read and are left out of the scores",
+    "test": "test images could not be read and are left out of the scores",
 }
 
 
@@ -46,13 +47,15 @@ class SkippedImages:
         data: knows which images this rank has skipped.
         comm: the ranks of the run.
         shard: which of how many shards of each micro-batch this rank loads.
+        trains: if False, training images are scored as the others are.
     """
 
-    def __init__(self, recipe: Recipe, data: DataModule, comm: Communicator, *, shard: tuple[int, int]) -> None:
+    def __init__(self, recipe: Recipe, data: DataModule, comm: Communicator, *, shard: tuple[int, int], trains: bool = True) -> None:
         self._skips = recipe.data.on_bad_image == "skip"
         self._data = data
         self._comm = comm
         self._shard = shard
+        self._consequences = _CONSEQUENCES if trains else {**_CONSEQUENCES, "train": _CONSEQUENCES["val"].replace("validation", "training")}
         self._reported: set[str] = set()
 
     def report(self, print_line: Callable[[str], None], *, prefix: str = "") -> None:
@@ -69,8 +72,8 @@ class SkippedImages:
             return
         skipped_by_rank = self._comm.all_gather_json({"shard": self._shard, "skipped": self._data.take_bad_images()})
         _check_agreement(skipped_by_rank)
-        for split, consequence in _CONSEQUENCES.items():
-            reasons = {path: reason for rank in skipped_by_rank for path, reason in sorted(rank["skipped"][split].items())}
+        for split, consequence in self._consequences.items():
+            reasons = {path: reason for rank in skipped_by_rank for path, reason in sorted(rank["skipped"].get(split, {}).items())}
             for path in sorted(reasons.keys() - self._reported):
                 print_line(str(ImageError(path, reasons[path])))
             self._reported |= reasons.keys()
@@ -86,7 +89,7 @@ def _check_agreement(skipped_by_rank: Sequence[Any]) -> None:
         different: set[str] = set()
         for rank in skipped_by_rank:
             shard_index, num_shards = rank["shard"]
-            paths = frozenset(rank["skipped"][split])
+            paths = frozenset(rank["skipped"].get(split, {}))
             different |= by_shard.setdefault((shard_index, num_shards), paths) ^ paths
             by_num_shards[num_shards] = by_num_shards.get(num_shards, frozenset()) | paths
         for paths in by_num_shards.values():

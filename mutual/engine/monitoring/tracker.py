@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from mutual.engine.monitoring.scores import Scores
+from mutual.engine.monitoring.scores import PAIRS, Scores
 from mutual.engine.monitoring.train_metrics import TrainMetrics
 from mutual.engine.storage import METRICS, json_text, write_file
 from mutual.recipe import ENSEMBLE, Recipe, dump_recipe
@@ -139,6 +139,15 @@ class Tracker:
                 f"note: the peers have become copies of each other (mean pairwise KL {divergences[-1]:.1e}): nothing is left to teach"
             )
 
+    def log_test(self, scores: Scores, *, step: int) -> None:
+        """Logs the scores on the test images in TensorBoard; no line of metrics.jsonl, which are the epochs'."""
+        if self._is_main:
+            self._log_scores(scores, step=step, kind="test")
+
+    def print_test(self, scores: Scores, num_images: int) -> None:
+        """Prints the scores on the test images as a line."""
+        self.print_line(test_line(self._recipe, scores, num_images))
+
     def close(self) -> None:
         """Closes the progress bar and TensorBoard's file, where they have been opened."""
         if self._bar is not None:
@@ -146,8 +155,8 @@ class Tracker:
         if self._is_open:
             self._accelerator.get_tracker("tensorboard").finish()
 
-    def _log_scores(self, scores: Scores, *, step: int) -> None:
-        values = {f"eval_{metric}/{member}": value for member, row in scores.items() for metric, value in row.items()}
+    def _log_scores(self, scores: Scores, *, step: int, kind: str = "eval") -> None:
+        values = {f"{kind}_{metric}/{member}": value for member, row in scores.items() for metric, value in row.items()}
         self._accelerator.log(values, step=step)
 
     def _write_line(self, record: dict[str, Any]) -> None:
@@ -195,6 +204,17 @@ def table_line(recipe: Recipe, epoch: int, speed: float, train: TrainMetrics, sc
     if len(recipe.trainable) > 1:
         cells.append(_cells((scores or {}).get(ENSEMBLE), columns[:2]))
     return f"{epoch:>3}/{recipe.train.epochs:<3} | {' | '.join(cells)} | {speed:8.0f}"
+
+
+def test_line(recipe: Recipe, scores: Scores, num_images: int) -> str:
+    """Returns the terminal's line of the scores on the test images."""
+    members = [
+        f"{member}{' (frozen)' if member in recipe.peers and recipe.peers[member].frozen else ''}: "
+        + ", ".join(f"{metric} {_cell(metric, row[metric]).strip()}" for metric in _columns(recipe) if metric in row)
+        for member, row in scores.items()
+        if member != PAIRS
+    ]
+    return f"test, {num_images:,} images, by the best weights: {'; '.join(members)}"
 
 
 def _columns(recipe: Recipe) -> tuple[str, ...]:

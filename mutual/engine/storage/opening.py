@@ -24,7 +24,7 @@ FREE_TO_CHANGE = re.compile(
         (
             "name|output|checkpoint|placement|exchange",
             r"train\.(log_every|progress|accumulate|timeout_seconds|tune_seconds)",
-            r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|download|train_list|val_list|unlabelled|decoded)",
+            r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|download|train_list|val_list|test|unlabelled|decoded)",
             r"peers\.\w+\.(weights|rank|ranks|cost|expect|store\.folder)",
         )
     )

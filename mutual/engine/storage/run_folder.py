@@ -15,13 +15,13 @@ from mutual.engine.storage.checkpoint_store import CheckpointStore
 from mutual.engine.storage.files import MARK, check_no_links, json_text, remove, sha256, unfinished, write_file
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
-RECIPE, METRICS, INITIAL_SCORES = "recipe.yaml", "metrics.jsonl", "initial_scores.json"
+RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES = "recipe.yaml", "metrics.jsonl", "initial_scores.json", "test_scores.json"
 BEST, LAST = "best", "last"
 EXPORTED = ".mutual-exports.json"
 """Beside exported files, with their digests; an export replaces no other file."""
 EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
-_RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, "checkpoints", LAST, BEST, "export")
+_RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, "checkpoints", LAST, BEST, "export")
 
 
 _DIGEST = "# sha256 of the lines above: "
@@ -59,6 +59,20 @@ class InitialScores(BaseModel):
 
     digest: StrictStr
     eval: dict[str, dict[str, float | None]]
+
+
+class FinalScores(BaseModel):
+    """test_scores.json: the scores of the best weights on the test images, the best peer by validation, and a digest of what they are of.
+
+    A run that is resumed behind its end takes them from there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: StrictStr
+    peer: StrictStr
+    images: int
+    test: dict[str, dict[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -185,6 +199,17 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
             return None
 
+    def write_final_scores(self, scores: FinalScores) -> None:
+        """Writes test_scores.json."""
+        write_file(self.path / FINAL_SCORES, json_text(scores.model_dump(), indent=1).encode())
+
+    def read_final_scores(self) -> FinalScores | None:
+        """Returns what `write_final_scores` has written; None where it is missing or damaged."""
+        try:
+            return FinalScores.model_validate_json((self.path / FINAL_SCORES).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
+            return None
+
     def best_peer(self) -> str:
         """Returns the name of the best peer.
 
@@ -241,7 +266,8 @@ class RunFolder:
 
     def _files_of(self, peers: Sequence[str]) -> Iterator[Path]:
         """Yields the paths that trainings and exports of `peers` write to, whether they exist or not."""
-        for path in (self.path / RECIPE, self.path / METRICS, self.path / INITIAL_SCORES, self._best_file, self.export / EXPORTED):
+        texts = [self.path / name for name in (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES)]
+        for path in (*texts, self._best_file, self.export / EXPORTED):
             yield from (path, unfinished(path))
         for peer in peers:
             for path in (self.weights(BEST, peer), self.weights(LAST, peer)):

@@ -29,7 +29,7 @@ _STATISTICS = "statistics"
 _SAME_STATISTICS = 1e-3
 """Difference, as a fraction of the standard deviation, that batch sizes, numbers of ranks and devices explain; other images make
 a larger one, about 1 / sqrt(2048)."""
-_ELSEWHERE = ("mean", "std", "val", "num_val", "sampler_weights")
+_ELSEWHERE = ("mean", "std", "val", "num_val", "test", "num_test", "sampler_weights")
 """Of the data's fingerprint: what says how the peer sees pixels, which `input` does, evaluation images, which are not kept, and how often
 images are drawn."""
 

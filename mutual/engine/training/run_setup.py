@@ -11,6 +11,7 @@ from mutual.engine.storage import RunFolder
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.callbacks import Callback, Callbacks
 from mutual.engine.training.checkpointer import Checkpointer
+from mutual.engine.training.final_scoring import FinalScoring
 from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_card import peer_card
 from mutual.engine.training.peer_collector import PeerCollector
@@ -45,6 +46,8 @@ def build_trainer(
     stragglers = StragglerMonitor(group, comm, synchronized_forwards=recipe.train.sync_batchnorm)  # starts a thread
     stragglers.attach()
     scorer = Scorer(recipe, training, comm, stragglers)
+    skipped_images = SkippedImages(recipe, data, comm, shard=group.shard)
+    tracker = Tracker(recipe, environment.accelerator, folder.path, updates_per_epoch=training.updates_per_epoch)
     return Trainer(
         recipe,
         environment,
@@ -55,11 +58,22 @@ def build_trainer(
         checkpointer=checkpointer,
         checkpoints=folder.checkpoints(keep=recipe.checkpoint.keep),
         collector=collector,
+        final_scoring=FinalScoring(
+            recipe,
+            folder,
+            training,
+            comm,
+            scorer=scorer,
+            best_weights=best_weights,
+            checkpointer=checkpointer,
+            skipped_images=skipped_images,
+            tracker=tracker,
+        ),
         initial_scoring=InitialScoring(recipe, folder, training, scorer, checkpointer, collector),
         scorer=scorer,
-        skipped_images=SkippedImages(recipe, data, comm, shard=group.shard),
+        skipped_images=skipped_images,
         stragglers=stragglers,
-        tracker=Tracker(recipe, environment.accelerator, folder.path, updates_per_epoch=training.updates_per_epoch),
+        tracker=tracker,
         traffic=TrafficMeter(group.exchange, comm),
         weight_exchange=weight_exchange,
     )

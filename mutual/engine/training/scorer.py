@@ -20,7 +20,7 @@ _CAUSES = "another `input` (size, mean, std, channels), other `classes` or anoth
 
 
 class Scorer:
-    """Scores the peers of a run on the validation images.
+    """Scores the peers of a run on the validation images, and at its end on the test images.
 
     Peers that begin with weights, and frozen ones, are scored before the first update. The scores of frozen peers are part of every later
     evaluation without being computed again; peers that other jobs train (`exchange.reads`) do change, and are scored each time.
@@ -54,6 +54,17 @@ class Scorer:
         """Returns the scores after `update` updates, those of frozen peers among them. Collective: all ranks must call it."""
         scores = self._score(self._evaluator, self._changing_peers, update)
         rows = {**{name: self.initial[name] for name in self._constant_peers}, **scores}
+        return {member: rows[member] for member in (*self._recipe.peers, ENSEMBLE, PAIRS) if member in rows}
+
+    def score_test(self, update: int) -> Scores:
+        """Returns the scores on the test images, after `update` updates, of trained peers and their ensemble, and of frozen peers.
+
+        Collective: all ranks must call it.
+        """
+        trained, frozen = self._recipe.trainable, tuple(name for name in self._constant_peers if name not in self._recipe.headless)
+        rows = self._score(self._build_evaluator(trained, trained), trained, update, split="test")
+        if frozen:
+            rows |= self._score(self._build_evaluator(frozen, (), compares=False), frozen, update, split="test")
         return {member: rows[member] for member in (*self._recipe.peers, ENSEMBLE, PAIRS) if member in rows}
 
     def score_initial(self, *, update: int = 0) -> None:
@@ -127,14 +138,16 @@ class Scorer:
         known = self._training.group.known_classes
         return {name: known[name] for name in peers if name in known}
 
-    def _score(self, evaluator: Evaluator, peers: Sequence[str], update: int, chance: ChanceMeter | None = None) -> Scores:
+    def _score(
+        self, evaluator: Evaluator, peers: Sequence[str], update: int, chance: ChanceMeter | None = None, *, split: str = "val"
+    ) -> Scores:
         data, group = self._training.data, self._training.group
         group.eval()
 
         def predict(pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
             return group.predict(pixels, peers, global_batch_size=batch.global_batch_size)
 
-        batches: Iterable[Batch] = with_rank(data.eval_batches(world_size=self._comm.size, shard=group.shard), self._comm)
+        batches: Iterable[Batch] = with_rank(data.eval_batches(world_size=self._comm.size, shard=group.shard, split=split), self._comm)
         return evaluator(predict, self._stragglers.evaluated(batches, update), is_scoring_rank=group.is_scoring_rank, chance=chance)
 
     def _score_headless(self) -> Scores:

@@ -21,6 +21,7 @@ from mutual.engine.storage import BackgroundWriter, CheckpointStore, Content, Ru
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.callbacks import Callbacks
 from mutual.engine.training.checkpointer import Checkpointer, Progress
+from mutual.engine.training.final_scoring import FinalScoring
 from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.engine.training.scorer import Scorer
@@ -42,6 +43,7 @@ class Trainer:
         checkpointer: turns the state of these parts into files and back.
         checkpoints: holds these files.
         collector: collects what ranks know of their peers.
+        final_scoring: scores the test images at the end.
         initial_scoring: scores peers before the first update, once in the life of a run.
         scorer: scores the peers.
         skipped_images: reports images that could not be read.
@@ -52,7 +54,7 @@ class Trainer:
 
     Attributes:
         comm: the ranks of the run.
-        checkpoints: as above.
+        checkpoints, final_scoring: as above.
         progress: how far the training is.
         scores: the last evaluation's.
         training: as above.
@@ -70,6 +72,7 @@ class Trainer:
         checkpointer: Checkpointer,
         checkpoints: CheckpointStore,
         collector: PeerCollector,
+        final_scoring: FinalScoring,
         initial_scoring: InitialScoring,
         scorer: Scorer,
         skipped_images: SkippedImages,
@@ -80,6 +83,7 @@ class Trainer:
     ) -> None:
         self.comm = environment.comm
         self.checkpoints = checkpoints
+        self.final_scoring = final_scoring
         self.progress = Progress()
         self.scores: Scores = {}
         self.training = training
@@ -127,6 +131,7 @@ class Trainer:
                 self._finish_epoch()
             self._finish_checkpoint()
             self._weight_exchange.publish(progress.update)
+            self.final_scoring.run(progress.update)
             self._call_back("end")
 
     def resume(self, files: Mapping[str, bytes]) -> None:
@@ -316,7 +321,7 @@ class Trainer:
             self._writer.wait()
 
     def _summary(self) -> str:
-        """Returns the line that a training starts with. Collective: all ranks must call it."""
+        """Returns the lines that a training starts with. Collective: all ranks must call it."""
         info, comm, group = self.training.data.info, self.comm, self.training.group
         sizes = self._collector.all_gather_dict({peer.name: _describe_size(peer) for peer in group.trainable})
         published = self._recipe.exchange.reads
@@ -324,10 +329,11 @@ class Trainer:
         sizes |= {name: "as published" if name in published else "frozen" for name in frozen}
         peers = [f"{name} ({sizes[name]}{self._describe_ranks(name)})" for name in (*self._recipe.trainable, *frozen)]
         processes = f"{comm.size} process{'es' if comm.size > 1 else ''} on {comm.device.type}, precision {self._environment.precision}"
-        data = f"{info.num_train:,} training and {info.num_val:,} validation images, {info.num_classes} classes"
+        data = f"{info.sizes}, {info.num_classes} classes"
         workers = self.training.data.num_workers(world_size=comm.size, accumulate=self.training.accumulate)
         loaded = f", {workers} loader process{'es' if workers > 1 else ''} each" if workers and self._recipe.data.workers is None else ""
-        return f"{self._folder.path}: {', '.join(peers)}; {data}; {processes}{loaded}"
+        line = f"{self._folder.path}: {', '.join(peers)}; {data}; {processes}{loaded}"
+        return "\n".join([line, *(f"note: {note}" for note in self.training.data.notes)])
 
     def _describe_ranks(self, name: str) -> str:
         placement = self.training.group.placement

@@ -182,6 +182,8 @@ tf32: true
 log_every: 50
 eval_every: 1
 best_metric: top1
+patience: 10
+min_improvement: 0.001
 progress: true
 timeout_seconds: 1800
 """,
@@ -202,5 +204,6 @@ dtype: exact
 every_epochs: 1
 every_steps: 500
 keep: 2
+keep_best: 3
 """,
 }

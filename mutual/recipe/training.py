@@ -185,6 +185,11 @@ class Train(Spec):
     best_metric: Literal["top1", "nll", "map"] | None = None
     """What makes weights the best: the highest top-1 accuracy or mean average precision, or the lowest negative log-likelihood. The
     default is top1, and map for images with several labels each."""
+    patience: Positive | None = None
+    """The training ends when no trainable peer has improved its own `best_metric` in so many evaluations; by default it never does. A
+    peer's best weights stay those of its best evaluation."""
+    min_improvement: NonNegativeFloat = 0.0
+    """patience: what counts as an improvement is more than this: accuracies as fractions (0.001 is a tenth of a percent), NLL in nats."""
     progress: StrictBool = True
     """A progress bar on the terminal."""
     timeout_seconds: Annotated[StrictFloat, Field(ge=1, le=1e7)] = 1800.0
@@ -200,3 +205,6 @@ class CheckpointSpec(Spec):
     """Updates between two checkpoints, counted from the start of the run."""
     keep: Positive = 2
     """Number of the latest checkpoints that stay."""
+    keep_best: Annotated[StrictInt, Field(gt=0, le=1_000)] | None = None
+    """Number of each peer's best evaluated epochs whose weights stay, as `best/PEER-epoch12.safetensors` beside its best ones; best.json
+    has their scores, and `--epoch 12` names one to `evaluate` and `export`. By default only the best weights stay."""

@@ -14,6 +14,7 @@ from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, Dis
 from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.head_checks import check_heads
 from mutual.recipe.memory_checks import check_memory
+from mutual.recipe.optimizer_checks import check_parameter_groups
 from mutual.recipe.peers import FROZEN_ONLY, PeerSpec, program_file
 from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
@@ -33,6 +34,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *_check_expected(recipe),
         *_check_args(recipe),
         *_check_schedules(recipe),
+        *check_parameter_groups(recipe),
         *check_memory(recipe),
         *_check_objectives(recipe),
         *check_heads(recipe),

@@ -7,7 +7,7 @@ from mutual.recipe.data import Data, Statistics
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.peers import Expect, InputSpec, PeerSpec, StoreSpec, WeightsSpec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Schedule, Train
 
 EXAMPLES: dict[type[Spec], str] = {
     Recipe: """\
@@ -122,7 +122,15 @@ eps: 1.0e-8
 fused: true
 foreach: false
 decay_norm_and_bias: false
+layer_decay: 0.75
+groups: [{modules: [fc], lr_scale: 10.0}]
 args: {amsgrad: true}
+""",
+    ParameterGroup: """\
+modules: [layer4, "blocks.*.attn"]
+lr: null
+lr_scale: 0.1
+weight_decay: 0.0
 """,
     Schedule: """\
 name: multistep

@@ -17,7 +17,7 @@ from mutual.recipe.examples import EXAMPLES
 from mutual.recipe.objectives import OBJECTIVES
 from mutual.recipe.peers import Expect, PeerSpec, StoreSpec, WeightsSpec
 from mutual.recipe.syntax import dump_yaml
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Schedule, Train
 from mutual.recipe.transforms import Transform
 
 TRANSFORMS: dict[str, type[Spec]] = {
@@ -51,6 +51,7 @@ def _blocks() -> Iterator[str]:
     yield from _section("peers.NAME.expect", Expect, level=3)
     yield from _section("peers.NAME.store", StoreSpec, level=3)
     yield from _section("optimizer, peers.NAME.optimizer", Optimizer)
+    yield from _section("optimizer.groups", ParameterGroup, level=3)
     yield from _section("schedule, peers.NAME.schedule", Schedule)
     yield from _objectives()
     yield from _section("train", Train)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mutual.engine.training.parameter_groups import parameter_groups
 from mutual.group import Peer
 from mutual.recipe import Optimizer, PeerSpec, Precision, Recipe, Schedule, did_you_mean, first_line
 
@@ -41,7 +42,8 @@ class PeerOptimizer:
     Args:
         peer: whose parameters `optimizer` trains.
         optimizer: sets the step; its learning rate is overwritten.
-        learning_rate: the rate as a function of the update (0 is the first).
+        learning_rate: the rate as a function of the update (0 is the first). A group of parameters that was built with another rate than
+            the optimizer has the same multiple of it throughout.
         scaler: this peer's own fp16 loss scaler, disabled in other precisions.
         clip_grad_norm: the largest norm of the gradient; None for no limit.
 
@@ -76,6 +78,8 @@ class PeerOptimizer:
         self.scaler = scaler
         self.grad_norm: Tensor | None = None
         self._learning_rate = learning_rate
+        self._lr = optimizer.defaults.get("lr")
+        self._group_lrs = [group.get("lr", self._lr) for group in optimizer.param_groups]
         self._max_norm = math.inf if clip_grad_norm is None else clip_grad_norm
         self._parameters = peer.parameters()
         self._has_fused_kernel = bool(getattr(optimizer, _SKIPS_ON_DEVICE, False))
@@ -105,8 +109,9 @@ class PeerOptimizer:
                 self.skip()
                 return
             pauses = None
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(update)
+        rate = self._learning_rate(update)
+        for group, lr in zip(self.optimizer.param_groups, self._group_lrs, strict=True):
+            group["lr"] = rate if lr == self._lr else rate / self._lr * lr
         self.scaler.unscale_(self.optimizer)
         if measure or self._max_norm < math.inf:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
@@ -136,8 +141,18 @@ class PeerOptimizer:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the last step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The learning rate of the last step; of parameters that have another one it says nothing."""
+        groups = self.optimizer.param_groups
+        for group, lr in zip(groups, self._group_lrs, strict=True):
+            if lr == self._lr:
+                return float(group["lr"])
+        return float(groups[0]["lr"] / self._group_lrs[0] * self._lr)
+
+    @property
+    def learning_rate_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest learning rate of the last step; None where all parameters have the same."""
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        return (min(rates), max(rates)) if len(set(self._group_lrs)) > 1 else None
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a bitwise resume needs besides the weights."""
@@ -152,8 +167,10 @@ class PeerOptimizer:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter], model: nn.Module | None = None) -> torch.optim.Optimizer:
     """Builds the optimizer that `spec` names, of torch.optim or else of timm, after a trial with small parameters of the same kinds.
+
+    Where `spec` has groups of parameters or a decay by layers, `model` says which is which.
 
     Raises:
         ValueError: no such optimizer, an argument that it does not take, or it cannot be built or stepped here.
@@ -163,7 +180,7 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
     build = _find_factory(spec.name, arguments)
     try:
         _try_out(lambda groups: build(groups, **arguments), spec, parameters)
-        return build(_parameter_groups(spec, parameters), **arguments)
+        return build(parameter_groups(spec, parameters, model), **arguments)
     except Exception as error:  # of torch, of timm and of the packages behind it, which raise anything where they cannot work
         reason = first_line(error)
         kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
@@ -249,7 +266,7 @@ def _try_out(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], spe
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("ignore")  # the real one says it again
         small = [nn.Parameter(torch.rand((2,) * dim, dtype=dtype, device=device)) for dim, dtype, device in kinds]
-        optimizer = build(_parameter_groups(spec, small))
+        optimizer = build(parameter_groups(spec, small))
         for _ in range(_TRIAL_STEPS):
             for parameter in small:
                 parameter.grad = torch.rand_like(parameter)
@@ -291,12 +308,3 @@ def build_schedule(spec: Schedule, *, lr: float, updates_per_epoch: int, epochs:
                 return lr * spec.gamma ** sum(epoch >= milestone for milestone in spec.milestones)
 
     return lambda update: lr * (update + 1) / warmup if update < warmup else after_warmup(update)
-
-
-def _parameter_groups(spec: Optimizer, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
-    if spec.decay_norm_and_bias or spec.weight_decay == 0:
-        return [{"params": parameters, "weight_decay": spec.weight_decay}]
-    decayed = [parameter for parameter in parameters if parameter.dim() >= 2]
-    exempt = [parameter for parameter in parameters if parameter.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]

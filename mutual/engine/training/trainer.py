@@ -263,6 +263,10 @@ class Trainer:
     def _log(self) -> None:
         optimizers = self.training.optimizers
         rates = {f"learning_rate/{name}": optimizer.learning_rate for name, optimizer in optimizers.items()}
+        for name, optimizer in optimizers.items():
+            if optimizer.learning_rate_range is not None:
+                lowest, highest = optimizer.learning_rate_range
+                rates |= {f"learning_rate_lowest/{name}": lowest, f"learning_rate_highest/{name}": highest}
         norms = _to_floats(
             {f"grad_norm/{name}": norm for name, optimizer in optimizers.items() if (norm := optimizer.grad_norm) is not None}
         )

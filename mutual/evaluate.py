@@ -1,4 +1,4 @@
-"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--factory MODULE:NAME] [--json]`."""
+"""Score a run's best weights: `python -m mutual.evaluate RUN [--peer NAME|best|all] [--epoch N] [--factory MODULE:NAME] [--json]`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
     parser.add_argument(
         "--factory", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, with which a peer was trained"
     )
+    parser.add_argument("--epoch", type=int, metavar="N", help="weights of this epoch, which checkpoint.keep_best kept, not the best")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(arguments)
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
         folder = RunFolder(options.run)
         recipe = folder.recipe(options.overrides)
         frozen = options.peer if options.peer in recipe.peers and recipe.peers[options.peer].frozen else None
-        files = peer_files(folder, None if options.peer == "all" else "best" if frozen else options.peer)
+        files = peer_files(folder, None if options.peer == "all" else "best" if frozen else options.peer, epoch=options.epoch)
         check_data_present(recipe)
         if frozen is not None:
             check_weights_present(recipe, frozen)

@@ -175,12 +175,13 @@ def _best(folder: RunFolder) -> tuple[str, dict[str, dict[str, float | None]]]:
     return peer, folder.read_best().peers
 
 
-def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None) -> nn.Module:
+def load_peer(run: str | Path, *, peer: str = "best", epoch: int | None = None, factory: str | None = None) -> nn.Module:
     """Loads a trained peer: a module in eval mode from images `[B, C, H, W]` to logits `[B, num_classes]`.
 
     Args:
         run: the run folder.
         peer: name of the peer, or `best`.
+        epoch: take the weights of this epoch, which `checkpoint.keep_best` has kept, and not the best ones.
         factory: names a model of the user's own that may be built (`my_models:net`), which runs its code.
 
     Returns:
@@ -196,6 +197,6 @@ def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None
         >>> model.card.class_names[:3], model.card.mean                          # doctest: +SKIP
         (('0', '1', '2'), (0.3052,))
     """
-    model, card = read_model(peer_file(RunFolder(Path(run)), peer), factories=[] if factory is None else [factory])
+    model, card = read_model(peer_file(RunFolder(Path(run)), peer, epoch=epoch), factories=[] if factory is None else [factory])
     model.card = card  # type: ignore[assignment]  # a plain attribute: neither state_dict nor an export has it
     return model

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mutual.engine.storage.background import BackgroundWriter
     from mutual.engine.storage.checkpoint_store import CheckpointStore
     from mutual.engine.storage.contents import Content, content_bytes, state_content, tensor_content
-    from mutual.engine.storage.files import MARK, UNFINISHED, json_text, sha256, unfinished, write_file
+    from mutual.engine.storage.files import MARK, UNFINISHED, json_text, remove, sha256, unfinished, write_file
     from mutual.engine.storage.lock import LOCK
     from mutual.engine.storage.opening import check_same_classes, check_same_data, exclusive_access, resumed_recipe, select_checkpoint
     from mutual.engine.storage.run_folder import (
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
         BestRecord,
         InitialScores,
         RunFolder,
+        epoch_name,
         peer_file,
         peer_files,
+        peer_of_file,
     )
 
 __all__ = [
@@ -44,10 +46,13 @@ __all__ = [
     "check_same_classes",
     "check_same_data",
     "content_bytes",
+    "epoch_name",
     "exclusive_access",
     "json_text",
     "peer_file",
     "peer_files",
+    "peer_of_file",
+    "remove",
     "resumed_recipe",
     "select_checkpoint",
     "sha256",
@@ -63,7 +68,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.storage.background": ("BackgroundWriter",),
         "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),
         "mutual.engine.storage.contents": ("Content", "content_bytes", "state_content", "tensor_content"),
-        "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "sha256", "unfinished", "write_file"),
+        "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "remove", "sha256", "unfinished", "write_file"),
         "mutual.engine.storage.lock": ("LOCK",),
         "mutual.engine.storage.opening": (
             "check_same_classes",
@@ -81,8 +86,10 @@ __getattr__, __dir__ = lazy_attributes(
             "BestRecord",
             "InitialScores",
             "RunFolder",
+            "epoch_name",
             "peer_file",
             "peer_files",
+            "peer_of_file",
         ),
     },
 )

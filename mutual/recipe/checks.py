@@ -252,6 +252,8 @@ def _check_exchange(recipe: Recipe) -> Iterator[Fault]:
             if getattr(exchange, key):
                 yield Fault(f"exchange.{key}", "belongs to kind: stale")
         return
+    if recipe.extended_from is not None and not exchange.trains:
+        yield Fault("extended_from", "each job of a launch has a run folder of its own; start each by itself, with exchange.trains")
     if exchange.folder is None:
         yield Fault("exchange.folder", "a stale exchange needs the folder in which weights are published")
     yield from _check_names(recipe, exchange.trains, "exchange.trains")

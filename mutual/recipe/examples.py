@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mutual.recipe.base import Spec
 from mutual.recipe.data import Data, Statistics
-from mutual.recipe.document import Recipe
+from mutual.recipe.document import ExtendedFrom, Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.peers import Expect, InputSpec, PeerSpec, StoreSpec, WeightsSpec
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Schedule, Train
@@ -14,6 +14,7 @@ EXAMPLES: dict[type[Spec], str] = {
 name: kd_pplcnet
 seed: 0
 output: runs
+extended_from: null
 placement: replicated
 exchange: {kind: live}
 data: {dataset: digits, image_size: 32}
@@ -27,6 +28,11 @@ optimizer: {name: sgd, lr: 0.1, momentum: 0.9}
 schedule: {name: cosine, warmup_epochs: 1}
 train: {epochs: 20}
 checkpoint: {every_epochs: 1, keep: 2}
+""",
+    ExtendedFrom: """\
+run: runs/kd_pplcnet
+step: 460
+sha256: null
 """,
     Data: """\
 dataset: image_list

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from mutual.recipe.base import Spec
 from mutual.recipe.data import DATASETS, Data, Statistics
-from mutual.recipe.document import Recipe
+from mutual.recipe.document import ExtendedFrom, Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, Objective, WeightSchedule
 from mutual.recipe.examples import EXAMPLES
 from mutual.recipe.objectives import OBJECTIVES
@@ -40,6 +40,7 @@ def reference() -> str:
 def _blocks() -> Iterator[str]:
     yield _INTRODUCTION
     yield from _section("The whole recipe", Recipe)
+    yield from _section("extended_from", ExtendedFrom, level=3)
     yield from _section("data", Data)
     yield _data_sets()
     yield from _section("data.normalize", Statistics, level=3)

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from mutual.engine.storage.contents import Content, content_bytes, state_content, tensor_content
     from mutual.engine.storage.files import MARK, UNFINISHED, json_text, remove, sha256, unfinished, write_file
     from mutual.engine.storage.lock import LOCK
-    from mutual.engine.storage.opening import check_same_classes, check_same_data, exclusive_access, resumed_recipe, select_checkpoint
+    from mutual.engine.storage.opening import (
+        Predecessor,
+        check_same_classes,
+        check_same_data,
+        exclusive_access,
+        find_predecessor,
+        select_checkpoint,
+    )
     from mutual.engine.storage.run_folder import (
         BEST,
         EXPORT_SUFFIXES,
@@ -42,18 +49,19 @@ __all__ = [
     "CheckpointStore",
     "Content",
     "InitialScores",
+    "Predecessor",
     "RunFolder",
     "check_same_classes",
     "check_same_data",
     "content_bytes",
     "epoch_name",
     "exclusive_access",
+    "find_predecessor",
     "json_text",
     "peer_file",
     "peer_files",
     "peer_of_file",
     "remove",
-    "resumed_recipe",
     "select_checkpoint",
     "sha256",
     "state_content",
@@ -71,10 +79,11 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "remove", "sha256", "unfinished", "write_file"),
         "mutual.engine.storage.lock": ("LOCK",),
         "mutual.engine.storage.opening": (
+            "Predecessor",
             "check_same_classes",
             "check_same_data",
             "exclusive_access",
-            "resumed_recipe",
+            "find_predecessor",
             "select_checkpoint",
         ),
         "mutual.engine.storage.run_folder": (

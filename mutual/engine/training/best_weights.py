@@ -69,22 +69,38 @@ class BestWeights:
                 self._remove_surplus()
                 self._write_best({file: [digest] for file, digest in self._sha256.items()})
 
-    def check_files(self) -> None:
+    def check_files(self, folder: RunFolder | None = None) -> None:
         """Compares the best weights on disk with the restored state; to be called after `load_state_dict`.
+
+        Args:
+            folder: of the run that the state is of; None: this one's.
 
         Those of an epoch after the checkpoint are adopted with their scores. A peer whose best weights are lost is warned of, and its
         best is determined again from the next evaluation on.
         """
         for name in self._recipe.trainable if self._collector.comm.is_main else []:
-            self._check_kept(name)
-            if not (self._is_as_saved(name) or self._adopt(name)):
+            self._check_kept(name, folder or self._folder)
+            if not (self._is_as_saved(name, folder or self._folder) or self._adopt(name, folder or self._folder)):
                 self._sha256.pop(f"{BEST}/{name}", None)
                 if self._best_scores.pop(name, None) is not None:
-                    path = self._folder.weights(BEST, name)
+                    path = (folder or self._folder).weights(BEST, name)
                     warnings.warn(
                         f"{path} is missing or damaged; the best of peer {name!r} is determined again from the next evaluation on",
                         stacklevel=2,
                     )
+
+    def copy_from(self, folder: RunFolder) -> None:
+        """Copies the weights that the restored state names from the folder of another run, and leaves out what is there no more.
+
+        Collective: all ranks must call it.
+        """
+        with self._collector.comm.raise_together():
+            for file, digest in list(self._sha256.items()) if self._collector.comm.is_main else []:
+                kind, _, stem = file.partition("/")
+                if folder.digest(kind, stem) == digest:
+                    self._write({(kind, stem): folder.weights(kind, stem).read_bytes()})
+                else:  # the last ones, of an epoch after the checkpoint
+                    del self._sha256[file]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns every peer's best scores so far, those of the epochs that are kept, and the digests of the files."""
@@ -153,26 +169,26 @@ class BestWeights:
             BestRecord(peer=self.best_peer, metric=self._metric, peers=self._best_scores, kept=self._kept, sha256=digests)
         )
 
-    def _is_as_saved(self, name: str) -> bool:
-        return self._folder.digest(BEST, name) == self._sha256.get(f"{BEST}/{name}", "")
+    def _is_as_saved(self, name: str, folder: RunFolder) -> bool:
+        return folder.digest(BEST, name) == self._sha256.get(f"{BEST}/{name}", "")
 
-    def _adopt(self, name: str) -> bool:
+    def _adopt(self, name: str, folder: RunFolder) -> bool:
         """Adopts a peer's best scores from best.json, if its best weights are the last that best.json names."""
         try:
-            best = self._folder.read_best()
+            best = folder.read_best()
         except InputError:
             return False
-        digest, row = self._folder.digest(BEST, name), best.peers.get(name, {})
+        digest, row = folder.digest(BEST, name), best.peers.get(name, {})
         if best.sha256.get(f"{BEST}/{name}", [""])[-1] != digest or not {"epoch", "nll", self._metric} <= row.keys():
             return False
         self._sha256[f"{BEST}/{name}"] = digest
         self._best_scores[name] = {key: math.nan if value is None else value for key, value in row.items()}
         return True
 
-    def _check_kept(self, name: str) -> None:
+    def _check_kept(self, name: str, folder: RunFolder) -> None:
         """Adopts the epochs whose weights are on the disk as the restored state or best.json says; warns of those that are lost."""
         try:
-            best = self._folder.read_best()
+            best = folder.read_best()
         except InputError:
             best = None
         recorded = [] if best is None else best.kept.get(name, [])
@@ -183,7 +199,7 @@ class BestWeights:
             epoch = int(row["epoch"] or 0)
             file = f"{BEST}/{epoch_name(name, epoch)}"
             known = {self._sha256.get(file), *([] if best is None else best.sha256.get(file, [])[-1:])}
-            digest = self._folder.digest(BEST, epoch_name(name, epoch))
+            digest = folder.digest(BEST, epoch_name(name, epoch))
             if digest in known:
                 rows[epoch] = {key: math.nan if value is None else value for key, value in row.items()}
                 self._sha256[file] = digest
@@ -193,7 +209,7 @@ class BestWeights:
                 file = f"{BEST}/{epoch_name(name, epoch)}"
                 self._sha256.pop(file, None)
                 if best is None or any(other["epoch"] == epoch for other in recorded):
-                    warnings.warn(f"{self._folder.path / file}.safetensors is missing or damaged; it is kept no longer", stacklevel=2)
+                    warnings.warn(f"{folder.path / file}.safetensors is missing or damaged; it is kept no longer", stacklevel=2)
         if rows or name in self._kept:
             self._kept[name] = self._ranked(list(rows.values()))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mutual.data import data_changes
 from mutual.engine.monitoring import NonFiniteLossError, Scores, TrainMeter
-from mutual.engine.storage import Content, content_bytes, sha256, state_content, tensor_content
+from mutual.engine.storage import Content, RunFolder, content_bytes, sha256, state_content, tensor_content
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.early_stopping import EarlyStopping
 from mutual.engine.training.host_buffers import HostBuffers
@@ -89,8 +89,12 @@ class Checkpointer:
         self._fingerprint = dict(fingerprint)
         self._buffers = HostBuffers(comm.device)
 
-    def restore(self, files: Mapping[str, bytes]) -> Restored:
+    def restore(self, files: Mapping[str, bytes], folder: RunFolder) -> Restored:
         """Restores the state that a checkpoint's files hold, and returns the part that belongs to the loop.
+
+        Args:
+            files: of the checkpoint.
+            folder: of the run that it is of.
 
         Raises:
             InputError: its updates are of another number of images, or the data or a frozen peer's weights have changed.
@@ -126,7 +130,7 @@ class Checkpointer:
             buffers = float_buffers(peer.modules)
             if buffers:
                 unflatten_(buffers, _local_buffers(peer_state["buffers"], replica_comm(peer)).to(self._comm.device))
-        self._best_weights.check_files()
+        self._best_weights.check_files(folder)
         return Restored(Progress(**state["progress"]), state["scores"], state["lines"])
 
     def files(self, progress: Progress, scores: Scores, lines: Sequence[str]) -> dict[str, Content]:

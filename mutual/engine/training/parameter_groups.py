@@ -38,14 +38,18 @@ def parameter_groups(spec: Optimizer, parameters: Sequence[nn.Parameter], model:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     scales = {} if spec.layer_decay is None else layer_scales(model, spec.layer_decay)
     exempt = _without_decay(model) if spec.layer_decay is not None else frozenset()
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, int, bool], dict[str, Any]] = {}  # not by rates and decays, which an extended run may change
     for parameter in parameters:
         name = names.get(id(parameter), "")  # of an adapter there is none
-        own = next((group for group in spec.groups if name and any(_matches(name, pattern) for pattern in group.modules)), None)
+        index = next((number for number, group in enumerate(spec.groups) if name and _is_in(name, group)), -1)
         is_exempt = not spec.decay_norm_and_bias and (parameter.dim() < 2 or name in exempt)
-        key = _rate(spec, own, scales.get(name, 1.0)), 0.0 if is_exempt else _weight_decay(spec, own)
-        group = groups.setdefault(key, {"params": [], "weight_decay": key[1], **({} if key[0] == spec.lr else {"lr": key[0]})})
-        group["params"].append(parameter)
+        key = scales.get(name, 1.0), index, is_exempt
+        if key not in groups:
+            own = spec.groups[index] if index >= 0 else None
+            rate = _rate(spec, own, key[0])
+            groups[key] = {"params": [], "weight_decay": 0.0 if is_exempt else _weight_decay(spec, own)}
+            groups[key] |= {} if rate == spec.lr else {"lr": rate}
+        groups[key]["params"].append(parameter)
     return list(groups.values())
 
 
@@ -128,6 +132,10 @@ def _without_decay(model: nn.Module) -> frozenset[str]:
     """Returns the names of the parameters that the model itself (timm's) leaves out of weight decay, such as position embeddings."""
     method = getattr(model, "no_weight_decay", None)
     return frozenset(method()) if callable(method) else frozenset()
+
+
+def _is_in(name: str, group: ParameterGroup) -> bool:
+    return any(_matches(name, pattern) for pattern in group.modules)
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mutual.engine.training.parameter_groups import parameter_groups
 from mutual.group import Peer
-from mutual.recipe import Optimizer, PeerSpec, Precision, Recipe, Schedule, did_you_mean, first_line
+from mutual.recipe import InputError, Optimizer, PeerSpec, Precision, Recipe, Schedule, did_you_mean, first_line
 
 _UNSUPPORTED = {
     "lbfgs": "it computes the loss several times in a step",
@@ -28,6 +28,8 @@ _FUSED = ("sgd", "adam", "adamw")
 """Optimizers that have a fused kernel on GPUs."""
 _OWN_ARGUMENTS = ("momentum", "nesterov", "betas", "eps", "fused", "foreach")
 """Fields of the section that are passed on where they are given."""
+_SETTINGS = ("weight_decay", "momentum", "nesterov", "betas", "eps")
+"""What a recipe says of groups of parameters, which an extended run may say otherwise."""
 _TRIAL_STEPS = 3
 _TORCH = {
     name.lower(): value
@@ -159,8 +161,22 @@ class PeerOptimizer:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned; what the recipe says of the groups (weight decay, momentum) stays as it is.
+
+        Raises:
+            InputError: the parameters were divided into other groups.
+        """
+        groups = self.optimizer.param_groups
+        settings = [{key: group[key] for key in _SETTINGS if key in group} for group in groups]
+        sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, state["optimizer"]["param_groups"]))
+        if sizes != saved_sizes:
+            raise InputError(
+                f"the optimizer of peer {self.peer.name!r} has groups of {sizes} parameters, in the checkpoint of {saved_sizes}; "
+                "with decay_norm_and_bias: false, weight_decay cannot become zero, nor be zero before"
+            )
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(values)
         if self._has_fused_kernel:
             self._skip_on_device(has_stepped=bool(self.optimizer.state))
         if state["scaler"]:  # of a scaler that was disabled there is none

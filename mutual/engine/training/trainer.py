@@ -135,15 +135,26 @@ class Trainer:
             self._weight_exchange.publish(progress.update)
             self._call_back("end")
 
-    def resume(self, files: Mapping[str, bytes]) -> None:
-        """Restores the state that the files of a checkpoint hold.
+    def resume(self, files: Mapping[str, bytes], folder: RunFolder) -> None:
+        """Restores the state that the files of a checkpoint hold, of the run in `folder`: this one, or the one that it extends.
 
         Raises:
             InputError: its updates are of another number of images, or the data or a frozen peer's weights have changed.
         """
-        restored = self._checkpointer.restore(files)
+        restored = self._checkpointer.restore(files, folder)
         self.progress, self.scores, self._metrics_lines = restored.progress, restored.scores, restored.lines
-        self._saver.mark_saved(self.progress)
+        if folder == self._folder:
+            self._saver.mark_saved(self.progress)
+
+    def extend(self, folder: RunFolder) -> None:
+        """Makes the run one that can be resumed without the one in `folder`, whose state was restored; after `open_tracker`.
+
+        Its best weights are copied, then the state is written as this run's first checkpoint. Collective: all ranks must call it.
+        """
+        self._early_stopping.extend()
+        self._best_weights.copy_from(folder)
+        self._save()
+        self._saver.finish()
 
     def score_initial(self, *, resume: bool) -> None:
         """Scores the peers that begin with weights or are frozen, unless the run has done so before; writes nothing.
@@ -168,7 +179,9 @@ class Trainer:
     def open_tracker(self) -> None:
         """Starts logging at the current step; the first thing that a trainer writes. Collective: all ranks must call it."""
         with self.comm.raise_together():
-            self._tracker.open(step=self.progress.update, lines=self._metrics_lines)
+            extended_from = self._recipe.extended_from
+            is_new = extended_from is not None and not self._saver.holds(self.progress)
+            self._tracker.open(step=self.progress.update, lines=self._metrics_lines, extends=is_new)
             if self._scorer.initial and not self._metrics_lines and self.progress.update == 0:
                 self._initial_scoring.save()
                 self._tracker.log_initial(self._scorer.initial)

@@ -195,10 +195,13 @@ def _with_checkpoint_of(recipe: Recipe, extended: RunFolder, trainer: Trainer) -
     """Returns the recipe with the checkpoint that it goes on from. Collective: all ranks obtain the same recipe.
 
     Raises:
-        RecipeError: the recipe names another one.
+        RecipeError: the recipe names another one, or has no more epochs.
     """
     comm, step, given = trainer.comm, trainer.progress.update, recipe.extended_from
     assert given is not None, "it is extended"
+    if trainer.progress.epoch >= recipe.train.epochs:
+        done = f"{extended.path} has trained {trainer.progress.epoch} epochs already; give more"
+        raise recipe.error("train.epochs", f"nothing is left to train: {done}")
     with comm.raise_together():
         local_digest = extended.checkpoints().listing().get(f"step_{step:08d}") if comm.is_main else None
     digest = comm.all_gather_json(local_digest)[0]

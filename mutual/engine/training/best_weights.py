@@ -191,7 +191,7 @@ class BestWeights:
             best = folder.read_best()
         except InputError:
             best = None
-        recorded = [] if best is None else best.kept.get(name, [])
+        recorded: list[Mapping[str, float | None]] = [] if best is None else list(best.kept.get(name, []))
         rows: dict[int, dict[str, float]] = {}
         for row in (*recorded, *self._kept.get(name, [])):
             if not {"epoch", "nll", self._metric} <= row.keys() or row["epoch"] in rows:

@@ -78,10 +78,11 @@ def layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
 
 def _layers(model: nn.Module) -> dict[str, int]:
     """Returns by the parameter's name the index of its layer; 0 is the one that reads the images."""
-    if callable(getattr(model, "group_matcher", None)):
+    group_matcher: Any = getattr(model, "group_matcher", None)
+    if callable(group_matcher):
         from timm.models import group_parameters  # a second, and most recipes need it not
 
-        layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        layers: dict[str, int] = group_parameters(model, group_matcher(coarse=False), reverse=True)
         return layers
     layers, last = {}, -1
     for is_new, prefix, parameters in _parts(model):

@@ -80,8 +80,8 @@ class PeerOptimizer:
         self.scaler = scaler
         self.grad_norm: Tensor | None = None
         self._learning_rate = learning_rate
-        self._lr = optimizer.defaults.get("lr")
-        self._group_lrs = [group.get("lr", self._lr) for group in optimizer.param_groups]
+        self._lr: Any = optimizer.defaults.get("lr")
+        self._group_lrs: list[Any] = [group.get("lr", self._lr) for group in optimizer.param_groups]
         self._max_norm = math.inf if clip_grad_norm is None else clip_grad_norm
         self._parameters = peer.parameters()
         self._has_fused_kernel = bool(getattr(optimizer, _SKIPS_ON_DEVICE, False))

@@ -130,7 +130,7 @@ class Trainer:
                     self._stop(signals, stop_poll)
                 self._finish_epoch()
             self._saver.finish()
-            if self._early_stopping.is_exhausted:
+            if self._early_stopping.is_exhausted and progress.epoch < self._recipe.train.epochs:
                 self._tracker.print_line(f"stopped after epoch {progress.epoch}: {self._early_stopping.reason}")
             self._weight_exchange.publish(progress.update)
             self._call_back("end")

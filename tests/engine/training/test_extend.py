@@ -146,6 +146,8 @@ def test_what_cannot_be_extended_is_refused(short, tmp_path):
         mutual.fit(recipe_of(tmp_path, "longer", tmp_path / "nothing"))
     with pytest.raises(RecipeError, match=r"extended_from.run: .* would go on from itself; give the new run a name of its own"):
         mutual.fit(recipe_of(short.parent, "tiny", short), overwrite=True)
+    with pytest.raises(RecipeError, match=r"train.epochs: nothing is left to train: .*tiny has trained 2 epochs already; give more"):
+        mutual.fit(recipe_of(tmp_path, "longer", short))
     empty = cut(short, tmp_path, 0)
     with pytest.raises(RecipeError, match=r"cut holds no checkpoint; begin with its weights, peers.NAME.weights="):
         mutual.fit(recipe_of(tmp_path, "longer", empty))

@@ -48,6 +48,7 @@ class PeerOptimizer:
             the optimizer has the same multiple of it throughout.
         scaler: this peer's own fp16 loss scaler, disabled in other precisions.
         clip_grad_norm: the largest norm of the gradient; None for no limit.
+        lr: the rate that `optimizer` was built with; None: its default.
 
     Attributes:
         grad_norm: norm of the gradient before clipping, a scalar on the device; None before it is measured.
@@ -74,13 +75,14 @@ class PeerOptimizer:
         *,
         scaler: torch.amp.GradScaler,
         clip_grad_norm: float | None = None,
+        lr: float | None = None,
     ) -> None:
         self.peer = peer
         self.optimizer = optimizer
         self.scaler = scaler
         self.grad_norm: Tensor | None = None
         self._learning_rate = learning_rate
-        self._lr: Any = optimizer.defaults.get("lr")
+        self._lr: Any = optimizer.defaults.get("lr") if lr is None else lr
         self._group_lrs: list[Any] = [group.get("lr", self._lr) for group in optimizer.param_groups]
         self._max_norm = math.inf if clip_grad_norm is None else clip_grad_norm
         self._parameters = peer.parameters()

@@ -187,4 +187,6 @@ def _build_peer_optimizer(recipe: Recipe, peer: Peer, environment: Environment, 
     spec, schedule = recipe.optimizer_of(peer.name), recipe.schedule_of(peer.name)
     optimizer = make_optimizer(recipe, peer.name, peer.model, peer.parameters())
     learning_rate = build_schedule(schedule, lr=spec.lr, updates_per_epoch=updates_per_epoch, epochs=recipe.train.epochs)
-    return PeerOptimizer(peer, optimizer, learning_rate, scaler=environment.scaler(), clip_grad_norm=recipe.train.clip_grad_norm)
+    return PeerOptimizer(
+        peer, optimizer, learning_rate, scaler=environment.scaler(), clip_grad_norm=recipe.train.clip_grad_norm, lr=spec.lr
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,8 @@ def _extended(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *, resu
     """Returns the run that `recipe` goes on from after a comparison; None where it names none."""
     extended_from = recipe.extended_from
     if resume and extended_from is None and (folder.path / RECIPE).exists():  # cut before it had a checkpoint of its own
-        extended_from = folder.recipe().extended_from
+        with suppress(InputError):  # a recipe that was changed says nothing, and the run begins anew
+            extended_from = folder.recipe().extended_from
     if extended_from is None:
         return None
     earlier = RunFolder(Path(extended_from.run))

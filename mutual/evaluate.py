@@ -1,4 +1,4 @@
-"""Score a run's best weights: `python -m mutual.evaluate RUN [--split val|test|train] [--peer NAME|best|all] [--per-class] [--json]`."""
+"""Score weights: `python -m mutual.evaluate RUN [--split val|test|train] [--peer NAME|best|all] [--epoch N] [--per-class] [--json]`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
         "--dataset", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, which makes the images of the run"
     )
     parser.add_argument("--per-class", action="store_true", help="score each class, too: support, recall, precision and F1")
+    parser.add_argument("--epoch", type=int, metavar="N", help="weights of this epoch, which checkpoint.keep_best kept, not the best")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_intermixed_args(arguments)
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
         folder = RunFolder(options.run)
         recipe = folder.recipe(options.overrides)
         frozen = options.peer if options.peer in recipe.peers and recipe.peers[options.peer].frozen else None
-        files = peer_files(folder, None if options.peer == "all" else "best" if frozen else options.peer)
+        files = peer_files(folder, None if options.peer == "all" else "best" if frozen else options.peer, epoch=options.epoch)
         check_split(recipe, folder.recipe(), options.split)
         check_data_present(recipe)
         if frozen is not None:

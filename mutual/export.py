@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.export")
     parser = argparse.ArgumentParser(prog=prog, description="Write a trained peer as files to ship.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, such as runs/dml_pplcnet")
     parser.add_argument("--peer", default="best", help="a peer's name, or best (the default)")
+    parser.add_argument("--epoch", type=int, metavar="N", help="weights of this epoch, which checkpoint.keep_best kept, not the best")
     parser.add_argument("--format", default="safetensors", help="one or more of safetensors,torch,onnx")
     parser.add_argument(
         "--factory", metavar="MODULE:NAME", action="append", default=[], help="run this code of yours, with which a peer was trained"
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.export")
         folder = RunFolder(options.run)
         if options.output is not None and options.output.exists() and not options.output.is_dir():
             raise InputError(f"--output {options.output} is a file; give the folder to write to")
-        file = peer_file(folder, options.peer)
+        file = peer_file(folder, options.peer, epoch=options.epoch)
         from mutual.engine import export_model  # torch takes seconds to import, a missing file is reported before
         from mutual.models import read_model
 

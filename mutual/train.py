@@ -1,8 +1,9 @@
-"""Train a recipe: `accelerate launch -m mutual.train RECIPE [key.path=value ...] [--resume | --overwrite]`."""
+"""Train a recipe: `accelerate launch -m mutual.train RECIPE [key.path=value ...] [--resume | --overwrite] [--extend RUN]`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -19,11 +20,15 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.train") 
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="go on from the last good checkpoint, or start where there is none")
     mode.add_argument("--overwrite", action="store_true", help="remove what an earlier run of this name left")
+    parser.add_argument(
+        "--extend", metavar="RUN", help="go on from the last state of this run, under another name=..., with more epochs or another rate"
+    )
     options = parser.parse_intermixed_args(arguments)
 
     def command() -> None:
         start_time = time.perf_counter()
-        recipe = load_recipe(options.recipe, options.overrides)
+        extension = [] if options.extend is None else [f"extended_from.run={json.dumps(options.extend)}"]
+        recipe = load_recipe(options.recipe, [*options.overrides, *extension])
         from mutual.engine import check_inputs
 
         check_inputs(recipe, into_new_folder=not (options.resume or options.overwrite))

@@ -26,12 +26,13 @@ from mutual.engine.runtime import (
 )
 from mutual.engine.storage import (
     BEST,
+    Predecessor,
     RunFolder,
     check_same_classes,
     check_same_data,
     exclusive_access,
+    find_predecessor,
     peer_file,
-    resumed_recipe,
     select_checkpoint,
 )
 from mutual.engine.training import (
@@ -94,9 +95,10 @@ def fit(
     comm = environment.comm
     with exclusive_access(folder, comm):
         launch = LaunchSettings.of(recipe, comm)
-        saved_recipe = resumed_recipe(folder, recipe, comm, launch, resume=resume, overwrite=overwrite)
-        if saved_recipe is not None:
-            recipe = recipe.with_tuned_of(saved_recipe).with_inputs_of(saved_recipe)
+        predecessor = find_predecessor(folder, recipe, comm, launch, resume=resume, overwrite=overwrite)
+        saved_recipe = None if predecessor is None else predecessor.recipe
+        if predecessor is not None:
+            recipe = _as_successor(recipe, predecessor, folder)
         tries_threads = recipe.train.threads is None
         recipe = resolve_launch(recipe, saved_recipe, launch)
         assert recipe.train.precision is not None, "it is resolved"
@@ -108,7 +110,7 @@ def fit(
             recipe = resolve_tuning(recipe, environment, tries_threads=tries_threads)
         assert recipe.train.threads is not None, "it is resolved"
         with torch_threads(recipe.train.threads), room_for_graphs([recipe]):
-            trainer = _train(recipe, environment, folder, saved_recipe, resume=resume, callbacks=callbacks)
+            trainer = _train(recipe, environment, folder, predecessor, resume=resume, callbacks=callbacks)
         with comm.raise_together():
             local_best = _best(folder) if comm.is_main else ("", {})
         best_peer, best_scores = comm.all_gather_json(local_best)[0]
@@ -132,7 +134,13 @@ def _resolve_weights(recipe: Recipe, comm: Communicator, saved_recipe: Recipe | 
 
 
 def _train(
-    recipe: Recipe, environment: Environment, folder: RunFolder, saved_recipe: Recipe | None, *, resume: bool, callbacks: Sequence[Callback]
+    recipe: Recipe,
+    environment: Environment,
+    folder: RunFolder,
+    predecessor: Predecessor | None,
+    *,
+    resume: bool,
+    callbacks: Sequence[Callback],
 ) -> Trainer:
     """Builds a trainer, runs it to its end, and closes it whatever happens."""
     recipe = with_fused_steps(recipe, environment.precision, environment.comm.device)
@@ -141,12 +149,12 @@ def _train(
     indices = {name: classes.indices(training.data.info.num_classes) for name, classes in training.group.classes.items()}
     num_outputs = {name: each.num_outputs for name, each in training.group.classes.items() if each.num_outputs is not None}
     recipe = resolve_class_weights(recipe.with_classes(indices, num_outputs), training.data, max_numbers=MAX_SAVED_CLASSES)
-    if saved_recipe is not None:
-        check_same_classes(recipe, saved_recipe, training.data.info.class_names)
+    if predecessor is not None:
+        check_same_classes(recipe, predecessor.recipe, training.data.info.class_names)
     check_same_data(training.data, environment.comm)
     trainer = build_trainer(recipe, environment, folder, training, callbacks=callbacks)
     try:
-        _open(trainer, recipe, folder, resume=resume)
+        _open(trainer, recipe, folder, predecessor, resume=resume)
         trainer.run()
     except KeyboardInterrupt:  # a second Ctrl-C, which waits for nothing
         trainer.give_up()
@@ -156,13 +164,18 @@ def _train(
     return trainer
 
 
-def _open(trainer: Trainer, recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:
-    """Resumes the trainer and prepares the run folder; nothing was written to it before."""
+def _open(trainer: Trainer, recipe: Recipe, folder: RunFolder, predecessor: Predecessor | None, *, resume: bool) -> None:
+    """Resumes or extends the trainer and prepares the run folder; nothing was written to it before."""
     comm = trainer.comm
-    files = select_checkpoint(trainer.checkpoints, comm, trainer.training.group.placement.replica_ranks) if resume else None
-    if files is not None:
-        trainer.resume(files)
-    trainer.score_initial(resume=resume)
+    extended = predecessor.folder if predecessor is not None and predecessor.folder != folder else None
+    if resume or extended is not None:
+        checkpoints = trainer.checkpoints if extended is None else extended.checkpoints()
+        files = select_checkpoint(checkpoints, comm, trainer.training.group.placement.replica_ranks)
+        if files is not None:
+            trainer.resume(files, extended or folder)
+    if extended is not None:
+        recipe = _with_checkpoint_of(recipe, extended, trainer)
+    trainer.score_initial(resume=resume or extended is not None)
     notes = environment_notes(comm)
     comm.barrier()
     with comm.raise_together():
@@ -171,9 +184,40 @@ def _open(trainer: Trainer, recipe: Recipe, folder: RunFolder, *, resume: bool) 
                 folder.clear()
             folder.initialize(recipe, notes)
     trainer.open_tracker()
+    if extended is not None:
+        trainer.extend(extended)
     if comm.is_main:
         for (name, path), size in trainer.training.group.exchange.transfer_plan.full_feature_maps.items():
             warnings.warn(f"{name}.{path} travels as feature maps, {size:,} bytes an image; a vector (`fc:input`) is smaller", stacklevel=2)
+
+
+def _as_successor(recipe: Recipe, predecessor: Predecessor, folder: RunFolder) -> Recipe:
+    """Returns the recipe with what the run that it goes on from has found out where it leaves that open."""
+    recipe = recipe.with_tuned_of(predecessor.recipe).with_inputs_of(predecessor.recipe)
+    if predecessor.folder == folder:
+        return recipe.with_extension_of(predecessor.recipe)
+    return recipe if recipe.extended_from is not None else recipe.with_extension(str(predecessor.folder.path))
+
+
+def _with_checkpoint_of(recipe: Recipe, extended: RunFolder, trainer: Trainer) -> Recipe:
+    """Returns the recipe with the checkpoint that it goes on from. Collective: all ranks obtain the same recipe.
+
+    Raises:
+        RecipeError: the recipe names another one, or has no more epochs.
+    """
+    comm, step, given = trainer.comm, trainer.progress.update, recipe.extended_from
+    assert given is not None, "it is extended"
+    if trainer.progress.epoch >= recipe.train.epochs:
+        done = f"{extended.path} has trained {trainer.progress.epoch} epochs already; give more"
+        raise recipe.error("train.epochs", f"nothing is left to train: {done}")
+    with comm.raise_together():
+        local_digest = extended.checkpoints().listing().get(f"step_{step:08d}") if comm.is_main else None
+    digest = comm.all_gather_json(local_digest)[0]
+    if given.step not in (None, step) or given.sha256 not in (None, digest):
+        raise recipe.error(
+            "extended_from", f"the last checkpoint of {extended.path} is of step {step}, with sha256 {digest}; give these, or none"
+        )
+    return recipe.with_extension(given.run, step=step, sha256=digest)
 
 
 def _best(folder: RunFolder) -> tuple[str, dict[str, dict[str, float | None]]]:
@@ -183,12 +227,13 @@ def _best(folder: RunFolder) -> tuple[str, dict[str, dict[str, float | None]]]:
     return peer, folder.read_best().peers
 
 
-def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None) -> nn.Module:
+def load_peer(run: str | Path, *, peer: str = "best", epoch: int | None = None, factory: str | None = None) -> nn.Module:
     """Loads a trained peer: a module in eval mode from images `[B, C, H, W]` to logits `[B, num_classes]`.
 
     Args:
         run: the run folder.
         peer: name of the peer, or `best`.
+        epoch: take the weights of this epoch, which `checkpoint.keep_best` has kept, and not the best ones.
         factory: names a model of the user's own that may be built (`my_models:net`), which runs its code.
 
     Returns:
@@ -204,6 +249,6 @@ def load_peer(run: str | Path, *, peer: str = "best", factory: str | None = None
         >>> model.card.class_names[:3], model.card.mean                          # doctest: +SKIP
         (('0', '1', '2'), (0.3052,))
     """
-    model, card = read_model(peer_file(RunFolder(Path(run)), peer), factories=[] if factory is None else [factory])
+    model, card = read_model(peer_file(RunFolder(Path(run)), peer, epoch=epoch), factories=[] if factory is None else [factory])
     model.card = card  # type: ignore[assignment]  # a plain attribute: neither state_dict nor an export has it
     return model

@@ -24,7 +24,8 @@ def check_inputs(recipe: Recipe, *, into_new_folder: bool = False) -> None:
     for name in recipe.peers:
         check_weights_present(recipe, name)
     folder = RunFolder.of(recipe)
-    if into_new_folder and (folder.path / MARK).exists() and not (folder.path / LOCK).exists():  # who holds a lock is said later
+    is_extended = recipe.extended_from is not None  # perhaps from itself, which is said later, as is who holds a lock
+    if into_new_folder and not is_extended and (folder.path / MARK).exists() and not (folder.path / LOCK).exists():
         folder.check_unused()
 
 

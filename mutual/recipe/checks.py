@@ -16,6 +16,7 @@ from mutual.recipe.errors import Fault, did_you_mean
 from mutual.recipe.head_checks import check_heads
 from mutual.recipe.loading_checks import check_loading
 from mutual.recipe.memory_checks import check_memory
+from mutual.recipe.optimizer_checks import check_parameter_groups
 from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.own_loss_checks import check_own_losses
 from mutual.recipe.peers import FROZEN_ONLY, PeerSpec, program_file
@@ -38,6 +39,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *_check_expected(recipe),
         *_check_args(recipe),
         *_check_schedules(recipe),
+        *check_parameter_groups(recipe),
         *check_memory(recipe),
         *_check_objectives(recipe),
         *check_own_losses(recipe),
@@ -268,6 +270,8 @@ def _check_exchange(recipe: Recipe) -> Iterator[Fault]:
             if getattr(exchange, key):
                 yield Fault(f"exchange.{key}", "belongs to kind: stale")
         return
+    if recipe.extended_from is not None and not exchange.trains:
+        yield Fault("extended_from", "each job of a launch has a run folder of its own; start each by itself, with exchange.trains")
     if exchange.folder is None:
         yield Fault("exchange.folder", "a stale exchange needs the folder in which weights are published")
     yield from _check_names(recipe, exchange.trains, "exchange.trains")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from mutual.recipe.base import MAX_OBJECTIVES, Seed, Spec
+from mutual.recipe.base import MAX_OBJECTIVES, Positive, Seed, Spec
 from mutual.recipe.data import Data
 from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, LabelType, Objective, OutputKind
 from mutual.recipe.errors import Fault, Origin, RecipeError
@@ -23,6 +23,18 @@ MAX_SAVED_CLASSES = 2_000
 """Over all peers: the recipe that a run writes down must not be larger than a recipe may be."""
 
 
+class ExtendedFrom(Spec):
+    """The run that this one goes on from, under another name: with its weights, averages, optimizer states and counters."""
+
+    run: str
+    """Its run folder; it is read when this run begins, and not changed. This recipe may differ from its own in epochs, patience, schedules,
+    the optimizers' rates, weight decay and momentum, clipping, checkpoints and logging."""
+    step: Positive | None = None
+    """Updates that it had done; recorded in the run's recipe. Where it is given, its last checkpoint must be of this step."""
+    sha256: str | None = None
+    """Digest of its checkpoint; recorded in the run's recipe. Where it is given, its last checkpoint must have it."""
+
+
 class Recipe(Spec):
     """A training run: data, peers, the objectives between them, and how they are optimized."""
 
@@ -32,6 +44,8 @@ class Recipe(Spec):
     """Where all randomness of the run begins."""
     output: str = "runs"
     """The folder of all runs."""
+    extended_from: ExtendedFrom | None = None
+    """The run that this one goes on from; `--extend RUN` on the command line."""
     placement: Literal["replicated", "parallel", "auto"] = "replicated"
     """replicated: every rank holds all peers; parallel: each rank trains one peer (or a few, where there are more peers than ranks), and
     predictions travel in place of gradients; auto: measures both for a few updates and takes the faster."""
@@ -255,6 +269,22 @@ class Recipe(Spec):
         return self.with_class_weights(
             {index: then[index] for index, value in self.class_weights.items() if index in then and _is_multiple(value, then[index])}
         )
+
+    def with_extension(self, run: str, *, step: int | None = None, sha256: str | None = None) -> Recipe:
+        """Returns this recipe as one that goes on from `run`, from its checkpoint after `step` updates."""
+        return self.model_copy(update={"extended_from": ExtendedFrom(run=run, step=step, sha256=sha256)})
+
+    def with_extension_of(self, saved: Recipe) -> Recipe:
+        """Returns this recipe with the run that `saved` went on from, as far as this one names no other."""
+        own, then = self.extended_from, saved.extended_from
+        if then is None or (own is not None and (own.run != then.run or own.step not in (None, then.step))):
+            return self
+        return self.model_copy(update={"extended_from": then})
+
+    @property
+    def origin(self) -> Origin:
+        """The file and the overrides that it comes from."""
+        return self._origin
 
     def error(self, path: str, message: str) -> RecipeError:
         """A RecipeError for one fault, which names the file or the override that it comes from."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from mutual.recipe.base import Spec
 from mutual.recipe.data import Columns, Data, Sampler, Statistics
-from mutual.recipe.document import Recipe
+from mutual.recipe.document import ExtendedFrom, Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.peers import Expect, InputSpec, PeerSpec, StoreSpec, WeightsSpec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Schedule, Train
 
 EXAMPLES: dict[type[Spec], str] = {
     Recipe: """\
 name: kd_pplcnet
 seed: 0
 output: runs
+extended_from: null
 placement: replicated
 exchange: {kind: live}
 data: {dataset: digits, image_size: 32}
@@ -28,6 +29,11 @@ optimizer: {name: sgd, lr: 0.1, momentum: 0.9}
 schedule: {name: cosine, warmup_epochs: 1}
 train: {epochs: 20}
 checkpoint: {every_epochs: 1, keep: 2}
+""",
+    ExtendedFrom: """\
+run: runs/kd_pplcnet
+step: 460
+sha256: null
 """,
     Data: """\
 dataset: image_list
@@ -138,7 +144,15 @@ eps: 1.0e-8
 fused: true
 foreach: false
 decay_norm_and_bias: false
+layer_decay: 0.75
+groups: [{modules: [fc], lr_scale: 10.0}]
 args: {amsgrad: true}
+""",
+    ParameterGroup: """\
+modules: [layer4, "blocks.*.attn"]
+lr: null
+lr_scale: 0.1
+weight_decay: 0.0
 """,
     Schedule: """\
 name: multistep
@@ -212,6 +226,8 @@ tf32: true
 log_every: 50
 eval_every: 1
 best_metric: top1
+patience: 10
+min_improvement: 0.001
 progress: true
 timeout_seconds: 1800
 """,
@@ -232,5 +248,6 @@ dtype: exact
 every_epochs: 1
 every_steps: 500
 keep: 2
+keep_best: 3
 """,
 }

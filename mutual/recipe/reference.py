@@ -11,14 +11,14 @@ from typing import Any, get_args
 
 from mutual.recipe.base import Spec
 from mutual.recipe.data import DATASET_FORMS, DATASETS, Columns, Data, Sampler, Statistics
-from mutual.recipe.document import Recipe
+from mutual.recipe.document import ExtendedFrom, Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, Objective, WeightSchedule
 from mutual.recipe.examples import EXAMPLES
 from mutual.recipe.objectives import OBJECTIVES
 from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.peers import Expect, PeerSpec, StoreSpec, WeightsSpec
 from mutual.recipe.syntax import dump_yaml
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Pause, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Schedule, Train
 from mutual.recipe.transforms import Transform
 
 TRANSFORMS: dict[str, type[Spec]] = {
@@ -46,6 +46,7 @@ def reference() -> str:
 def _blocks() -> Iterator[str]:
     yield _INTRODUCTION
     yield from _section("The whole recipe", Recipe)
+    yield from _section("extended_from", ExtendedFrom, level=3)
     yield from _section("data", Data)
     yield _data_sets()
     yield from _section("data.columns", Columns, level=3)
@@ -59,6 +60,7 @@ def _blocks() -> Iterator[str]:
     yield from _section("peers.NAME.expect", Expect, level=3)
     yield from _section("peers.NAME.store", StoreSpec, level=3)
     yield from _section("optimizer, peers.NAME.optimizer", Optimizer)
+    yield from _section("optimizer.groups", ParameterGroup, level=3)
     yield from _section("schedule, peers.NAME.schedule", Schedule)
     yield from _objectives()
     yield from _section("train", Train)

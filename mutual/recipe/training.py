@@ -42,6 +42,20 @@ ScheduleName = Annotated[
 GivenPrecision = Annotated[Precision | None, BeforeValidator(_yaml_no)]
 
 
+class ParameterGroup(Spec):
+    """Parameters that are trained with another learning rate or weight decay than the rest."""
+
+    modules: list[str] = Field(min_length=1, max_length=MAX_NAMES)
+    """Paths of modules or parameters in the model (`fc`, `layer4.1`, `blocks.*.attn`; * stands for any text); what they hold belongs to
+    the group. Parameters that several groups name belong to the first."""
+    lr: PositiveFloat | None = None
+    """Their learning rate, which the schedule changes as it does the optimizer's; `layer_decay` leaves it alone."""
+    lr_scale: PositiveFloat | None = None
+    """Their learning rate as a multiple of what they would have."""
+    weight_decay: NonNegativeFloat | None = None
+    """Their weight decay; `decay_norm_and_bias: false` leaves out biases and normalisation layers here, too."""
+
+
 class Optimizer(Spec):
     """One optimizer for each trainable peer, by its torch or timm name, or of your own."""
 
@@ -68,6 +82,13 @@ class Optimizer(Spec):
     true, or what `train.tune` finds."""
     decay_norm_and_bias: StrictBool = True
     """false: weight decay leaves out biases and the weights of normalisation layers (every parameter of fewer than two dimensions)."""
+    layer_decay: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    """Each layer's learning rate is so many times that of the layer behind it, the last one's is `lr` (BEiT's fine-tuning). The layers are
+    those of timm's models' `group_matcher`; of others the top-level modules in their order, in which a Sequential or ModuleList counts
+    entry by entry and a normalisation belongs to the layer before it. What a model's `no_weight_decay` names is then left out by
+    `decay_norm_and_bias: false`, too. Adapters have `lr`."""
+    groups: list[ParameterGroup] = Field(default_factory=list, max_length=MAX_NAMES)
+    """Parts of the model with a learning rate or weight decay of their own."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments, passed to the optimizer as they are."""
 
@@ -204,6 +225,11 @@ class Train(Spec):
     best_metric: Literal["top1", "macro_top1", "nll", "map"] | None = None
     """What makes weights the best: the highest top-1 accuracy, over the images or (macro_top1) the mean over the classes that occur, the
     highest mean average precision, or the lowest negative log-likelihood. The default is top1, and map for images with several labels."""
+    patience: Positive | None = None
+    """The training ends when no trainable peer has improved its own `best_metric` in so many evaluations; by default it never does. A
+    peer's best weights stay those of its best evaluation."""
+    min_improvement: NonNegativeFloat = 0.0
+    """patience: what counts as an improvement is more than this: accuracies as fractions (0.001 is a tenth of a percent), NLL in nats."""
     progress: StrictBool = True
     """A progress bar on the terminal."""
     timeout_seconds: Annotated[StrictFloat, Field(ge=1, le=1e7)] = 1800.0
@@ -219,3 +245,6 @@ class CheckpointSpec(Spec):
     """Updates between two checkpoints, counted from the start of the run."""
     keep: Positive = 2
     """Number of the latest checkpoints that stay."""
+    keep_best: Annotated[StrictInt, Field(gt=0, le=1_000)] | None = None
+    """Number of each peer's best evaluated epochs whose weights stay, as `best/PEER-epoch12.safetensors` beside its best ones; best.json
+    has their scores, and `--epoch 12` names one to `evaluate` and `export`. By default only the best weights stay."""

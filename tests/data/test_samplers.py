@@ -263,7 +263,7 @@ def weights_file(folder, *lines):
 
 def test_weights_are_read_for_each_image_or_each_class_and_follow_a_subset(tmp_path):
     images = Data(dataset="fake", num_train=40, num_val=8, num_classes=4, image_size=8, channels=1)
-    labels = build_data(images, seed=0)._read[0].labels
+    labels = build_data(images, seed=0)._splits["train"].labels
 
     def drawn(lines, **fields):
         data = build_data(images.model_copy(update={"sampler": parsed(weights_file(tmp_path, *lines)), **fields}), seed=0)
@@ -280,7 +280,7 @@ def test_weights_are_read_for_each_image_or_each_class_and_follow_a_subset(tmp_p
     assert data_changes(data.fingerprint, other.fingerprint) == "other weights of the training images (data.sampler)"
     assert data_changes(data.fingerprint, data.fingerprint) == ""
     data, order = drawn([int(label == 2) for label in labels], subset=20)
-    assert set(data._read[0].labels[order].tolist()) == {2}
+    assert set(data._splits["train"].labels[order].tolist()) == {2}
 
 
 def parsed(fields):

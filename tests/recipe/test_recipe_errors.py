@@ -43,7 +43,7 @@ SCHEMA_MISTAKES = [
     ("trian: {epochs: 3}", "trian: unknown key 'trian'; did you mean 'train'?"),
     (
         "lr: 3",
-        "lr: unknown key 'lr'; choose from checkpoint, data, exchange, name, objectives, optimizer, output, "
+        "lr: unknown key 'lr'; choose from checkpoint, data, exchange, extended_from, name, objectives, optimizer, output, "
         "peers, placement, schedule, seed, train",
     ),
     ("peers: {a: {modle: x, model: y}}", "peers.a.modle: unknown key 'modle'; did you mean 'model'?"),

@@ -188,7 +188,7 @@ def _plain_peer(recipe: Recipe, peer: Peer, environment: Environment, info: Data
     return PlainPeer(
         peer.name,
         model,
-        optimizer=None if spec.frozen else make_optimizer(recipe, peer.name, parameters),
+        optimizer=None if spec.frozen else make_optimizer(recipe, peer.name, model, parameters),
         scaler=environment.scaler(),
         autocast=lambda: environment.autocast(spec.precision),
         view=(peer.input, view),

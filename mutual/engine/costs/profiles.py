@@ -138,7 +138,7 @@ def _profile_peer(recipe: Recipe, environment: Environment, info: DataInfo, name
     if frozen:
         model.requires_grad_(False)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = None if frozen else make_optimizer(recipe, name, parameters)
+    optimizer = None if frozen else make_optimizer(recipe, name, model, parameters)
 
     def forward(images: Tensor) -> Tensor:
         with environment.autocast(spec.precision), torch.set_grad_enabled(not frozen):

@@ -18,6 +18,7 @@ from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.evaluation.frozen import read_frozen
 from mutual.engine.monitoring import Scores, SkippedImages, with_rank
 from mutual.engine.runtime import init_environment, restore_switches
+from mutual.engine.storage import peer_of_file
 from mutual.models import ClassIndex, ModelCard, ModelInput, class_columns, read_model
 from mutual.recipe import Data, InputError, Recipe, first_line
 
@@ -171,4 +172,4 @@ def _check_size(recipe: Recipe, name: str, model: nn.Module, card: ModelCard, mo
 
 def read_models(files: Sequence[Path], factories: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:
     """Returns by peer the models in weights files, in eval mode, with their cards."""
-    return {file.stem: read_model(file, factories=factories) for file in files}
+    return {peer_of_file(file): read_model(file, factories=factories) for file in files}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,8 +55,11 @@ class Tracker:
         self._bar: tqdm[Any] | None = None
         self._is_open = False
 
-    def open(self, *, step: int, lines: Sequence[str]) -> None:
-        """Starts logging after `step` updates and these `lines` of metrics.jsonl; what was logged beyond them is discarded."""
+    def open(self, *, step: int, lines: Sequence[str], extends: bool = False) -> None:
+        """Starts logging after `step` updates and these `lines` of metrics.jsonl; what was logged beyond them is discarded.
+
+        If the lines are of another run, which this one `extends`, TensorBoard gets their scores, too.
+        """
         self.lines = list(lines)
         if not self._is_main:
             return
@@ -63,8 +67,10 @@ class Tracker:
         options = {"tensorboard": {"purge_step": step + 1 if step else None}}
         self._accelerator.init_trackers(self._recipe.name, init_kwargs=options)
         self._is_open = True
-        if step == 0:
+        if step == 0 or extends:
             self._log_hparams(self._accelerator.get_tracker("tensorboard", unwrap=True))
+        for record in map(json.loads, self.lines if extends else []):
+            self._log_scores(_with_nan(record.get("eval", {})), step=record["step"])
 
     def print_table_head(self, initial_scores: Scores) -> None:
         """Prints the heading of the table of epochs, and below it the scores of the peers that were scored before the first update."""
@@ -166,6 +172,8 @@ class Tracker:
     def _log_hparams(self, writer: SummaryWriter) -> None:
         from torch.utils.tensorboard.summary import hparams
 
+        if self._recipe.extended_from is not None:
+            writer.add_text("extended_from", self._recipe.extended_from.run)
         writer.add_text("recipe", "```yaml\n" + dump_recipe(self._recipe) + "\n```")
         flat = dict(_flatten(self._recipe.model_dump(mode="json")))
         best = {f"eval_{_columns(self._recipe)[0]}/{name}": 0.0 for name in self._recipe.trainable}
@@ -174,6 +182,11 @@ class Tracker:
         members = [*self._recipe.peers, ENSEMBLE]
         charts = {name: ["Multiline", [f"{name}/{member}" for member in members]] for name in _CHARTS}
         writer.add_custom_scalars({"peers": charts})
+
+
+def _with_nan(scores: Mapping[str, Mapping[str, float | None]]) -> Scores:
+    """Returns scores as metrics.jsonl has them, where null is a number that is not finite."""
+    return {member: {key: math.nan if value is None else value for key, value in row.items()} for member, row in scores.items()}
 
 
 def table_head(recipe: Recipe) -> list[str]:

@@ -10,9 +10,16 @@ if TYPE_CHECKING:
     from mutual.engine.storage.background import BackgroundWriter
     from mutual.engine.storage.checkpoint_store import CheckpointStore
     from mutual.engine.storage.contents import Content, content_bytes, state_content, tensor_content
-    from mutual.engine.storage.files import MARK, UNFINISHED, json_text, sha256, unfinished, write_file
+    from mutual.engine.storage.files import MARK, UNFINISHED, json_text, remove, sha256, unfinished, write_file
     from mutual.engine.storage.lock import LOCK
-    from mutual.engine.storage.opening import check_same_classes, check_same_data, exclusive_access, resumed_recipe, select_checkpoint
+    from mutual.engine.storage.opening import (
+        Predecessor,
+        check_same_classes,
+        check_same_data,
+        exclusive_access,
+        find_predecessor,
+        select_checkpoint,
+    )
     from mutual.engine.storage.run_folder import (
         BEST,
         EXPORT_SUFFIXES,
@@ -23,8 +30,10 @@ if TYPE_CHECKING:
         FinalScores,
         InitialScores,
         RunFolder,
+        epoch_name,
         peer_file,
         peer_files,
+        peer_of_file,
     )
 
 __all__ = [
@@ -42,15 +51,19 @@ __all__ = [
     "Content",
     "FinalScores",
     "InitialScores",
+    "Predecessor",
     "RunFolder",
     "check_same_classes",
     "check_same_data",
     "content_bytes",
+    "epoch_name",
     "exclusive_access",
+    "find_predecessor",
     "json_text",
     "peer_file",
     "peer_files",
-    "resumed_recipe",
+    "peer_of_file",
+    "remove",
     "select_checkpoint",
     "sha256",
     "state_content",
@@ -65,13 +78,14 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.storage.background": ("BackgroundWriter",),
         "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),
         "mutual.engine.storage.contents": ("Content", "content_bytes", "state_content", "tensor_content"),
-        "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "sha256", "unfinished", "write_file"),
+        "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "remove", "sha256", "unfinished", "write_file"),
         "mutual.engine.storage.lock": ("LOCK",),
         "mutual.engine.storage.opening": (
+            "Predecessor",
             "check_same_classes",
             "check_same_data",
             "exclusive_access",
-            "resumed_recipe",
+            "find_predecessor",
             "select_checkpoint",
         ),
         "mutual.engine.storage.run_folder": (
@@ -84,8 +98,10 @@ __getattr__, __dir__ = lazy_attributes(
             "FinalScores",
             "InitialScores",
             "RunFolder",
+            "epoch_name",
             "peer_file",
             "peer_files",
+            "peer_of_file",
         ),
     },
 )

@@ -55,6 +55,28 @@ def locked(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def check_not_in_training(folder: Path) -> None:
+    """Refuses a folder in which a training runs; nothing in it is changed.
+
+    Raises:
+        InputError: one does; the line names host and process.
+    """
+    path = folder.resolve() / LOCK
+    if path in _LOCKED:
+        raise InputError(f"{folder} is being trained in by this very process; wait for that run")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:  # there is none, or nobody but its owner may know
+        return
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise InputError(f"{folder} is being trained in by {_holder(descriptor)}; wait for that run, or stop it") from error
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(path: Path, folder: Path) -> int:
     """Returns the descriptor of the locked file; closing it, or the end of the process, frees the lock."""
     while True:

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mutual.data import DataModule, data_changes
 from mutual.engine.runtime import LaunchSettings, resolve_launch
 from mutual.engine.storage.checkpoint_store import CheckpointStore
 from mutual.engine.storage.files import sha256
-from mutual.engine.storage.lock import locked
+from mutual.engine.storage.lock import check_not_in_training, locked
+from mutual.engine.storage.recipe_changes import check_extended, check_resumed
 from mutual.engine.storage.run_folder import RECIPE, RunFolder
 from mutual.group import Communicator
 from mutual.recipe import InputError, Recipe, format_value, parse_recipe
-
-FREE_TO_CHANGE = re.compile(
-    "|".join(
-        (
-            "name|output|checkpoint|placement|exchange",
-            r"train\.(log_every|progress|accumulate|timeout_seconds|tune_seconds)",
-            r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|download|train_list|val_list|test|unlabelled|decoded)",
-            r"peers\.\w+\.(weights|rank|ranks|cost|expect|store\.folder)",
-        )
-    )
-)
-"""Key paths that a resumed run may change; that an update is of as many images, and frozen weights the same, is checked elsewhere."""
 
 
 @contextmanager
@@ -53,10 +41,23 @@ def exclusive_access(folder: RunFolder, comm: Communicator) -> Iterator[None]:
         yield
 
 
-def resumed_recipe(
+@dataclass(frozen=True)
+class Predecessor:
+    """The run whose checkpoint a training begins with.
+
+    Attributes:
+        recipe: its resolved recipe.
+        folder: its folder: the training's own where it is resumed, another where it is extended.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+
+
+def find_predecessor(
     folder: RunFolder, recipe: Recipe, comm: Communicator, launch: LaunchSettings, *, resume: bool, overwrite: bool
-) -> Recipe | None:
-    """Returns the recipe of the run that is resumed, or None where a run begins. Collective: all ranks must call it.
+) -> Predecessor | None:
+    """Returns the run that is resumed or extended, or None where a run begins anew. Collective: all ranks must call it.
 
     Args:
         folder: the run folder.
@@ -67,30 +68,64 @@ def resumed_recipe(
         overwrite: whether it may be removed.
 
     Raises:
-        InputError: the folder holds a run, and neither `resume` nor `overwrite` was given; or that run is of another recipe.
+        InputError: the folder holds a run, and neither `resume` nor `overwrite` was given; or the run that is resumed or extended is of
+            another recipe, or holds no checkpoint.
     """
-    document = None
+    found = None
     with comm.raise_together():
         if comm.is_main:
-            document = _saved_document(folder, recipe, launch, resume=resume, overwrite=overwrite)
-    document = comm.all_gather_json(document)[0]
-    return None if document is None else parse_recipe(document, source=str(folder.path))
+            _check_other_folder(folder, recipe)
+            predecessor = _resumed(folder, recipe, launch) if resume else None
+            if not (resume or overwrite):
+                folder.check_unused()
+            predecessor = predecessor or _extended(folder, recipe, launch, resume=resume)
+            if predecessor is not None:
+                found = [predecessor.recipe.model_dump(mode="json"), str(predecessor.folder.path)]
+    found = comm.all_gather_json(found)[0]
+    return None if found is None else Predecessor(parse_recipe(found[0], source=found[1]), RunFolder(Path(found[1])))
 
 
-def _saved_document(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Returns the recipe of the run that is resumed as JSON values, after a comparison with `recipe`."""
+def _resumed(folder: RunFolder, recipe: Recipe, launch: LaunchSettings) -> Predecessor | None:
+    """Returns the run in `folder` after a comparison with `recipe`; None where it has nothing to go on from."""
     has_checkpoint = bool(folder.checkpoints().resumable())
-    if not (resume or overwrite):
-        folder.check_unused()
     # where weights are left without a checkpoint, what is trained again in their place must be the same run
-    if not resume or not (has_checkpoint or (folder.holds_run() and (folder.path / RECIPE).exists())):
+    if not has_checkpoint and not (folder.holds_run() and (folder.path / RECIPE).exists()):
         return None
     saved_recipe = folder.recipe()
+    check_resumed(_as_saved(recipe, saved_recipe, launch).with_extension_of(saved_recipe), saved_recipe.resolved(), folder.path)
+    if not has_checkpoint and saved_recipe.extended_from is not None:  # it was cut before it had a checkpoint of its own
+        return None
+    return Predecessor(saved_recipe, folder)
+
+
+def _extended(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *, resume: bool) -> Predecessor | None:
+    """Returns the run that `recipe` goes on from after a comparison; None where it names none."""
+    extended_from = recipe.extended_from
+    if resume and extended_from is None and (folder.path / RECIPE).exists():  # cut before it had a checkpoint of its own
+        with suppress(InputError):  # a recipe that was changed says nothing, and the run begins anew
+            extended_from = folder.recipe().extended_from
+    if extended_from is None:
+        return None
+    earlier = RunFolder(Path(extended_from.run))
+    saved_recipe = earlier.recipe()
+    check_not_in_training(earlier.path)
+    if not earlier.checkpoints().resumable():
+        raise recipe.error("extended_from.run", f"{earlier.path} holds no checkpoint; begin with its weights, peers.NAME.weights=...")
+    check_extended(_as_saved(recipe, saved_recipe, launch), saved_recipe.resolved(), earlier.path)
+    return Predecessor(saved_recipe, earlier)
+
+
+def _check_other_folder(folder: RunFolder, recipe: Recipe) -> None:
+    if recipe.extended_from is not None and Path(recipe.extended_from.run).resolve() == folder.path.resolve():
+        raise recipe.error("extended_from.run", f"{folder.path} would go on from itself; give the new run a name of its own, name=...")
+
+
+def _as_saved(recipe: Recipe, saved_recipe: Recipe, launch: LaunchSettings) -> Recipe:
+    """Returns `recipe` with what a run has found out where it leaves that open."""
     given = (
         recipe.with_tuned_of(saved_recipe).with_inputs_of(saved_recipe).with_classes_of(saved_recipe).with_class_weights_of(saved_recipe)
     )  # whether they still are these is seen when peers are built
-    _check_same(resolve_launch(given, saved_recipe, launch), saved_recipe.resolved())
-    return saved_recipe.model_dump(mode="json")
+    return resolve_launch(given, saved_recipe, launch)
 
 
 def select_checkpoint(checkpoints: CheckpointStore, comm: Communicator, holders: Mapping[str, Sequence[int]]) -> dict[str, bytes] | None:
@@ -176,26 +211,6 @@ def _read_whole(path: Path, digest: str) -> bytes | None:
     except OSError:
         return None
     return content if sha256(content) == digest else None
-
-
-def _check_same(recipe: Recipe, saved_recipe: Recipe) -> None:
-    """Refuses to resume with a recipe that would change the run's numbers."""
-    changed = _differences(saved_recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
-    for path, (old, new) in changed.items():
-        raise recipe.error(
-            path, f"the run was started with {old!r} and cannot go on with {new!r}; give the old value, or --overwrite, or another name=..."
-        )
-
-
-def _differences(old: object, new: object, path: str = "") -> dict[str, tuple[object, object]]:
-    if FREE_TO_CHANGE.fullmatch(path) or old == new:
-        return {}
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return {path: (old, new)}
-    differences: dict[str, tuple[object, object]] = {}
-    for key in dict.fromkeys([*old, *new]):
-        differences |= _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-    return differences
 
 
 def check_same_classes(recipe: Recipe, saved_recipe: Recipe, class_names: Sequence[str]) -> None:

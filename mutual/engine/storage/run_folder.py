@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.storage.checkpoint_store import CheckpointStore
-from mutual.engine.storage.files import MARK, check_no_links, json_text, remove, sha256, unfinished, write_file
+from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, remove, sha256, unfinished, write_file
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
 RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES = "recipe.yaml", "metrics.jsonl", "initial_scores.json", "test_scores.json"
@@ -24,6 +24,8 @@ _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
 _RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, "checkpoints", LAST, BEST, "export")
 
 
+_OF_EPOCH = rf"-epoch\d+(\.pixels)?({'|'.join(map(re.escape, EXPORT_SUFFIXES.values()))})"
+"""Behind the name of a peer: what the weights of one of its epochs are called, and what was exported of them."""
 _DIGEST = "# sha256 of the lines above: "
 
 
@@ -46,6 +48,8 @@ class BestRecord(BaseModel):
     peer: StrictStr | None
     metric: StrictStr
     peers: dict[str, dict[str, int | float | None]]
+    kept: dict[str, list[dict[str, int | float | None]]] = {}
+    """By peer the scores of the epochs whose weights are kept, best first; not written where none are."""
     sha256: dict[str, list[StrictStr]]
 
 
@@ -73,6 +77,21 @@ class FinalScores(BaseModel):
     peer: StrictStr
     images: int
     test: dict[str, dict[str, float | None]]
+
+
+def epoch_name(peer: str, epoch: int) -> str:
+    """Returns what the weights of an epoch of `peer` are called, beside its best ones.
+
+    Example:
+        >>> epoch_name("a", 12)
+        'a-epoch12'
+    """
+    return f"{peer}-epoch{epoch}"
+
+
+def peer_of_file(file: Path) -> str:
+    """Returns the peer that a weights file of a run folder is of."""
+    return file.stem.partition("-")[0]
 
 
 @dataclass(frozen=True)
@@ -171,7 +190,7 @@ class RunFolder:
 
     def write_best(self, best: BestRecord) -> None:
         """Writes best.json."""
-        write_file(self._best_file, json_text(best.model_dump(), indent=1).encode())
+        write_file(self._best_file, json_text(best.model_dump(exclude_defaults=True), indent=1).encode())
 
     def read_best(self) -> BestRecord:
         """Returns what `write_best` has written.
@@ -275,25 +294,33 @@ class RunFolder:
             for suffix in EXPORT_SUFFIXES.values():
                 for path in (self.export / f"{peer}{suffix}", self.export / f"{peer}.pixels{suffix}"):
                     yield from (path, unfinished(path))
+            for folder in (self.path / BEST, self.export):
+                yield from (
+                    path
+                    for path in folder.glob(f"*{peer}-epoch*")
+                    if re.fullmatch(rf"({re.escape(UNFINISHED)})?{peer}{_OF_EPOCH}", path.name)
+                )
         yield from self.checkpoints().files()
         yield from (path for path in self.path.iterdir() if _EVENTS.fullmatch(path.name))
 
 
-def peer_files(folder: RunFolder, peer: str | None) -> list[Path]:
+def peer_files(folder: RunFolder, peer: str | None, *, epoch: int | None = None) -> list[Path]:
     """Returns the files of the best weights of `peer`, or of all peers that were trained where it is None; see `peer_file`."""
     names = folder.recipe().trainable if peer is None else [peer]
-    return [peer_file(folder, name) for name in names]
+    return [peer_file(folder, name, epoch=epoch) for name in names]
 
 
-def peer_file(folder: RunFolder, peer: str) -> Path:
+def peer_file(folder: RunFolder, peer: str, *, epoch: int | None = None) -> Path:
     """Returns the path of a peer's best weights after comparing their checksum.
 
     Args:
         folder: the run folder.
         peer: name of the peer, or `best`.
+        epoch: take the weights of this epoch, which the run has kept, and not the best ones.
 
     Raises:
-        InputError: there is no such run, no such peer in it, no epoch has been evaluated, or the file is not as it was written.
+        InputError: there is no such run, no such peer in it, no epoch has been evaluated, this one was not kept, or the file is not as it
+            was written.
     """
     recipe = folder.recipe()
     best = folder.best_peer()
@@ -301,4 +328,10 @@ def peer_file(folder: RunFolder, peer: str) -> Path:
     if name not in recipe.trainable:
         trained = f"{', '.join(recipe.trainable)}, and `best` is {best}"
         raise InputError(f"{folder.path} trained no peer {peer!r}; it trained {trained}; evaluate knows `all`, predict `ensemble`, too")
-    return folder.verified_weights(BEST, name)
+    if epoch is None:
+        return folder.verified_weights(BEST, name)
+    kept = sorted(int(row["epoch"] or 0) for row in folder.read_best().kept.get(name, []))
+    if epoch not in kept:
+        known = f"of epochs {', '.join(map(str, kept))}" if kept else "of none, as checkpoint.keep_best was not set"
+        raise InputError(f"{folder.path} has not kept the weights of epoch {epoch} of peer {name!r}; it has kept those {known}")
+    return folder.verified_weights(BEST, epoch_name(name, epoch))

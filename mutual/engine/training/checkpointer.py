@@ -16,8 +16,9 @@ from torch import Tensor
 
 from mutual.data import data_changes
 from mutual.engine.monitoring import NonFiniteLossError, Scores, TrainMeter
-from mutual.engine.storage import Content, content_bytes, sha256, state_content, tensor_content
+from mutual.engine.storage import Content, RunFolder, content_bytes, sha256, state_content, tensor_content
 from mutual.engine.training.best_weights import BestWeights
+from mutual.engine.training.early_stopping import EarlyStopping
 from mutual.engine.training.host_buffers import HostBuffers
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.engine.training.peer_optimizer import PeerOptimizer
@@ -55,6 +56,7 @@ class Checkpointer:
         optimizers: theirs, by peer.
         meter: the sums of the current epoch.
         best_weights: the best scores so far.
+        early_stopping: how long no peer has improved.
         comm: the ranks of the run.
         collector: brings peers' files to the main process.
         window_size: number of images of an update over all ranks; a resumed run must have the same.
@@ -68,6 +70,7 @@ class Checkpointer:
         optimizers: Mapping[str, PeerOptimizer],
         meter: TrainMeter,
         best_weights: BestWeights,
+        early_stopping: EarlyStopping,
         *,
         comm: Communicator,
         collector: PeerCollector,
@@ -79,6 +82,7 @@ class Checkpointer:
         self._optimizers = optimizers
         self._meter = meter
         self._best_weights = best_weights
+        self._early_stopping = early_stopping
         self._comm = comm
         self._collector = collector
         self._window_size = window_size
@@ -86,8 +90,12 @@ class Checkpointer:
         self._buffers = HostBuffers(comm.device)
         self._frozen_digests: dict[str, str] | None = None
 
-    def restore(self, files: Mapping[str, bytes]) -> Restored:
+    def restore(self, files: Mapping[str, bytes], folder: RunFolder) -> Restored:
         """Restores the state that a checkpoint's files hold, and returns the part that belongs to the loop.
+
+        Args:
+            files: of the checkpoint.
+            folder: of the run that it is of.
 
         Raises:
             InputError: its updates are of another number of images, or the data or a frozen peer's weights have changed.
@@ -112,6 +120,8 @@ class Checkpointer:
                 )
         self._meter.load_state_dict(state["meter"])
         self._best_weights.load_state_dict(state["best"])
+        if "early_stopping" in state:  # not in what earlier versions wrote
+            self._early_stopping.load_state_dict(state["early_stopping"])
         for peer in self._group.trainable:
             peer_state = torch.load(io.BytesIO(files[f"{peer.name}.pt"]), map_location="cpu", weights_only=True)
             peer.tapped.load_state_dict(safetensors.torch.load(files[f"{peer.name}.safetensors"]))
@@ -121,7 +131,7 @@ class Checkpointer:
             buffers = float_buffers(peer.modules)
             if buffers:
                 unflatten_(buffers, _local_buffers(peer_state["buffers"], replica_comm(peer)).to(self._comm.device))
-        self._best_weights.check_files()
+        self._best_weights.check_files(folder)
         return Restored(Progress(**state["progress"]), state["scores"], state["lines"])
 
     def files(self, progress: Progress, scores: Scores, lines: Sequence[str]) -> dict[str, Content]:
@@ -137,6 +147,7 @@ class Checkpointer:
             "data": self._fingerprint,
             "meter": self._meter.state_dict(),
             "best": self._best_weights.state_dict(),
+            "early_stopping": self._early_stopping.state_dict(),
             "frozen": self.frozen_digests(),
         }
         files = {"training.pt": state_content(self._buffers.copy("training.pt", state))} if self._comm.is_main else {}

@@ -98,7 +98,7 @@ class FinalScoring:
         """Returns a digest of what the scores depend on in a run: weights and test images; the main process knows those of the best."""
         weights = self._best_weights.state_dict()["sha256"]
         best = {file: digest for file, digest in weights.items() if file.startswith(f"{BEST}/")}
-        return sha256(json.dumps([best, self._checkpointer.frozen_digests, self._training.data.fingerprint["test"]]).encode())
+        return sha256(json.dumps([best, self._checkpointer.frozen_digests(), self._training.data.fingerprint["test"]]).encode())
 
     @contextmanager
     def _best_weights_loaded(self) -> Iterator[None]:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mutual.engine.training.parameter_groups import parameter_groups
 from mutual.engine.training.users_optimizer import UsersOptimizer, seeded_step
 from mutual.group import Peer
-from mutual.recipe import Optimizer, PeerSpec, Precision, Recipe, derive_seed, did_you_mean, first_line, is_users_name
+from mutual.recipe import InputError, Optimizer, PeerSpec, Precision, Recipe, derive_seed, did_you_mean, first_line, is_users_name
 
 _UNSUPPORTED = {
     "lbfgs": "it computes the loss several times in a step",
@@ -28,6 +29,8 @@ _FUSED = ("sgd", "adam", "adamw")
 """Optimizers that have a fused kernel on GPUs."""
 _OWN_ARGUMENTS = ("momentum", "nesterov", "betas", "eps", "fused", "foreach")
 """Fields of the section that are passed on where they are given."""
+_SETTINGS = ("weight_decay", "momentum", "nesterov", "betas", "eps")
+"""What a recipe says of groups of parameters, which an extended run may say otherwise."""
 _TRIAL_STEPS = 3
 _TORCH = {
     name.lower(): value
@@ -42,9 +45,11 @@ class PeerOptimizer:
     Args:
         peer: whose parameters `optimizer` trains.
         optimizer: sets the step; its learning rate is overwritten.
-        learning_rate: the rate as a function of the update (0 is the first).
+        learning_rate: the rate as a function of the update (0 is the first). A group of parameters that was built with another rate than
+            the optimizer has the same multiple of it throughout.
         scaler: this peer's own fp16 loss scaler, disabled in other precisions.
         clip_grad_norm: the largest norm of the gradient; None for no limit.
+        lr: the rate that `optimizer` was built with; None: its default.
         seed: what the random draws of an optimizer of the user's own depend on, besides the peer and the update; None: it draws nothing.
 
     Attributes:
@@ -72,6 +77,7 @@ class PeerOptimizer:
         *,
         scaler: torch.amp.GradScaler,
         clip_grad_norm: float | None = None,
+        lr: float | None = None,
         seed: int | None = None,
     ) -> None:
         self.peer = peer
@@ -80,6 +86,8 @@ class PeerOptimizer:
         self.grad_norm: Tensor | None = None
         self._learning_rate = learning_rate
         self._seed = seed
+        self._lr: Any = optimizer.defaults.get("lr") if lr is None else lr
+        self._group_lrs: list[Any] = [group.get("lr", self._lr) for group in optimizer.param_groups]
         self._max_norm = math.inf if clip_grad_norm is None else clip_grad_norm
         self._parameters = peer.parameters()
         self._has_fused_kernel = bool(getattr(optimizer, _SKIPS_ON_DEVICE, False))
@@ -109,8 +117,9 @@ class PeerOptimizer:
                 self.skip()
                 return
             pauses = None
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(update)
+        rate = self._learning_rate(update)
+        for group, lr in zip(self.optimizer.param_groups, self._group_lrs, strict=True):
+            group["lr"] = rate if lr == self._lr else rate / self._lr * lr
         self.scaler.unscale_(self.optimizer)
         if measure or self._max_norm < math.inf:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
@@ -145,24 +154,50 @@ class PeerOptimizer:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the last step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The learning rate of the last step; of parameters that have another one it says nothing."""
+        groups = self.optimizer.param_groups
+        for group, lr in zip(groups, self._group_lrs, strict=True):
+            if lr == self._lr:
+                return float(group["lr"])
+        return float(groups[0]["lr"] / self._group_lrs[0] * self._lr)
+
+    @property
+    def learning_rate_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest learning rate of the last step; None where all parameters have the same."""
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        return (min(rates), max(rates)) if len(set(self._group_lrs)) > 1 else None
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a bitwise resume needs besides the weights."""
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned; what the recipe says of the groups (weight decay, momentum) stays as it is.
+
+        Raises:
+            InputError: the parameters were divided into other groups.
+        """
+        groups = self.optimizer.param_groups
+        settings = [{key: group[key] for key in _SETTINGS if key in group} for group in groups]
+        sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, state["optimizer"]["param_groups"]))
+        if sizes != saved_sizes:
+            raise InputError(
+                f"the optimizer of peer {self.peer.name!r} has groups of {sizes} parameters, in the checkpoint of {saved_sizes}; "
+                "with decay_norm_and_bias: false, weight_decay cannot become zero, nor be zero before"
+            )
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(values)
         if self._has_fused_kernel:
             self._skip_on_device(has_stepped=bool(self.optimizer.state))
         if state["scaler"]:  # of a scaler that was disabled there is none
             self.scaler.load_state_dict(state["scaler"])
 
 
-def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter], model: nn.Module | None = None) -> torch.optim.Optimizer:
     """Builds the optimizer that `spec` names, of torch, timm or the user's own, after a trial with small parameters of the same kinds.
+
+    Where `spec` has groups of parameters or a decay by layers, `model` says which is which.
 
     Raises:
         ValueError: no such optimizer, an argument that it does not take, or it cannot be built or stepped here.
@@ -170,11 +205,11 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
     given = {key: getattr(spec, key) for key in _OWN_ARGUMENTS if getattr(spec, key) is not None}
     arguments = {"lr": spec.lr, **given, **spec.args}
     if is_users_name(spec.name):
-        return _build_users(spec, arguments, parameters)
+        return _build_users(spec, arguments, parameters, model)
     build = _find_factory(spec.name, arguments)
     try:
         _try_out(lambda groups: build(groups, **arguments), spec, parameters)
-        return build(_parameter_groups(spec, parameters), **arguments)
+        return build(parameter_groups(spec, parameters, model), **arguments)
     except Exception as error:  # of torch, of timm and of the packages behind it, which raise anything where they cannot work
         reason = first_line(error)
         kind = "" if isinstance(error, TypeError | ValueError) else f"cannot be used here: {type(error).__name__}: "
@@ -182,15 +217,17 @@ def build_optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.op
         raise ValueError(f"{spec.name}: {kind}{reason}") from error
 
 
-def _build_users(spec: Optimizer, arguments: dict[str, Any], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _build_users(
+    spec: Optimizer, arguments: dict[str, Any], parameters: list[nn.Parameter], model: nn.Module | None
+) -> torch.optim.Optimizer:
     users = UsersOptimizer(spec.name, weight_decay=spec.weight_decay)
 
-    def build(each: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return users.build(_parameter_groups(spec, list(each)), arguments)
+    def build(each: Iterable[nn.Parameter], model: nn.Module | None = None) -> torch.optim.Optimizer:
+        return users.build(parameter_groups(spec, list(each), model), arguments)
 
     with _small_copies(parameters) as small:
         users.try_out(build(small), build)
-    return build(parameters)
+    return build(parameters, model)
 
 
 def with_fused_steps(recipe: Recipe, precision: Precision, device: torch.device) -> Recipe:
@@ -266,7 +303,7 @@ def _find_factory(name: str, arguments: Collection[str]) -> Callable[..., torch.
 def _try_out(build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], spec: Optimizer, parameters: list[nn.Parameter]) -> None:
     """Steps an optimizer of small parameters, one of each kind in `parameters`: what cannot step raises here and not in a training."""
     with _small_copies(parameters) as small:
-        optimizer = build(_parameter_groups(spec, small))
+        optimizer = build(parameter_groups(spec, small))
         for _ in range(_TRIAL_STEPS):
             for parameter in small:
                 parameter.grad = torch.rand_like(parameter)
@@ -282,12 +319,3 @@ def _small_copies(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("ignore")  # the real one says it again
         yield [nn.Parameter(torch.rand((2,) * dim, dtype=dtype, device=device)) for dim, dtype, device in kinds]
-
-
-def _parameter_groups(spec: Optimizer, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
-    if spec.decay_norm_and_bias or spec.weight_decay == 0:
-        return [{"params": parameters, "weight_decay": spec.weight_decay}]
-    decayed = [parameter for parameter in parameters if parameter.dim() >= 2]
-    exempt = [parameter for parameter in parameters if parameter.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]

@@ -10,7 +10,9 @@ from mutual.engine.runtime import Environment
 from mutual.engine.storage import RunFolder
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.callbacks import Callback, Callbacks
+from mutual.engine.training.checkpoint_saver import CheckpointSaver
 from mutual.engine.training.checkpointer import Checkpointer
+from mutual.engine.training.early_stopping import EarlyStopping
 from mutual.engine.training.final_scoring import FinalScoring
 from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_card import peer_card
@@ -30,12 +32,14 @@ def build_trainer(
     collector = PeerCollector(comm, group.placement)
     cards = {name: peer_card(recipe, name, data, group.inputs[name]) for name in recipe.trainable if name in group.peers}
     best_weights = BestWeights(recipe, folder, group, cards, collector)
+    early_stopping = EarlyStopping(recipe, comm)
     checkpointer = Checkpointer(
         recipe,
         group,
         training.optimizers,
         training.meter,
         best_weights,
+        early_stopping,
         comm=comm,
         collector=collector,
         window_size=comm.size * recipe.data.batch_size * recipe.train.accumulate,
@@ -45,6 +49,8 @@ def build_trainer(
     weight_exchange.attach()
     stragglers = StragglerMonitor(group, comm, synchronized_forwards=recipe.train.sync_batchnorm)  # starts a thread
     stragglers.attach()
+    checkpoints = folder.checkpoints(keep=recipe.checkpoint.keep)
+    saver = CheckpointSaver(recipe, checkpointer, checkpoints, comm, stragglers, updates_per_epoch=training.updates_per_epoch)
     scorer = Scorer(recipe, training, comm, stragglers)
     skipped_images = SkippedImages(recipe, data, comm, shard=group.shard)
     tracker = Tracker(recipe, environment.accelerator, folder.path, updates_per_epoch=training.updates_per_epoch)
@@ -56,7 +62,7 @@ def build_trainer(
         best_weights=best_weights,
         callbacks=Callbacks(callbacks, recipe, folder.path, rank=comm.rank, models=models),
         checkpointer=checkpointer,
-        checkpoints=folder.checkpoints(keep=recipe.checkpoint.keep),
+        checkpoints=checkpoints,
         collector=collector,
         final_scoring=FinalScoring(
             recipe,
@@ -69,7 +75,9 @@ def build_trainer(
             skipped_images=skipped_images,
             tracker=tracker,
         ),
+        early_stopping=early_stopping,
         initial_scoring=InitialScoring(recipe, folder, training, scorer, checkpointer, collector),
+        saver=saver,
         scorer=scorer,
         skipped_images=skipped_images,
         stragglers=stragglers,

@@ -14,6 +14,7 @@ from mutual.engine.monitoring import TrainMeter
 from mutual.engine.runtime import Environment
 from mutual.engine.teacher_store import TeacherStore, open_stores
 from mutual.engine.training.class_weights import resolve_class_weights
+from mutual.engine.training.parameter_groups import unknown_paths
 from mutual.engine.training.pause import PauseSelector
 from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer, with_fused_steps
 from mutual.engine.training.schedule import build_schedule
@@ -151,16 +152,25 @@ def load_for_peers(recipe: Recipe, data: DataModule, inputs: Iterable[ModelInput
         raise recipe.error("data", str(error)) from error
 
 
-def make_optimizer(recipe: Recipe, name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, name: str, model: nn.Module, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Builds the optimizer of peer `name`.
 
+    Args:
+        recipe: says which.
+        name: of the peer.
+        model: the peer's, for groups of its parameters.
+        parameters: what is trained: the model's, and those of adapters.
+
     Raises:
-        RecipeError: there is none of this name, or it does not take these arguments.
+        RecipeError: there is none of this name, it does not take these arguments, or a group is of a module that the model has not.
     """
+    spec = recipe.optimizer_of(name)
+    path = "optimizer" if recipe.peers[name].optimizer is None else f"peers.{name}.optimizer"
+    for index, message in unknown_paths(spec, model):
+        raise recipe.error(f"{path}.groups.{index}.modules", f"peer {name!r} ({recipe.peers[name].model}) has {message}")
     try:
-        return build_optimizer(recipe.optimizer_of(name), parameters)
+        return build_optimizer(spec, parameters, model)
     except ValueError as error:
-        path = "optimizer" if recipe.peers[name].optimizer is None else f"peers.{name}.optimizer"
         raise recipe.error(path, str(error)) from error
 
 
@@ -179,7 +189,7 @@ def _build_group(recipe: Recipe, info: DataInfo, environment: Environment) -> Gr
 
 def _build_peer_optimizer(recipe: Recipe, peer: Peer, environment: Environment, updates_per_epoch: int) -> PeerOptimizer:
     spec, schedule = recipe.optimizer_of(peer.name), recipe.schedule_of(peer.name)
-    optimizer = make_optimizer(recipe, peer.name, peer.parameters())
+    optimizer = make_optimizer(recipe, peer.name, peer.model, peer.parameters())
     try:
         learning_rate = build_schedule(schedule, lr=spec.lr, updates_per_epoch=updates_per_epoch, epochs=recipe.train.epochs)
     except ValueError as error:
@@ -191,5 +201,6 @@ def _build_peer_optimizer(recipe: Recipe, peer: Peer, environment: Environment, 
         learning_rate,
         scaler=environment.scaler(),
         clip_grad_norm=recipe.train.clip_grad_norm,
+        lr=spec.lr,
         seed=recipe.seed if is_users_name(spec.name) else None,
     )

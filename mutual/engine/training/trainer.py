@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,16 +14,19 @@ from mutual.data import Window
 from mutual.engine.codistillation import WeightExchange
 from mutual.engine.monitoring import Scores, SkippedImages, StragglerMonitor, Tracker, TrafficMeter, naming_rank
 from mutual.engine.runtime import Environment, StoppedError, StopSignals
-from mutual.engine.storage import BackgroundWriter, CheckpointStore, Content, RunFolder
+from mutual.engine.storage import CheckpointStore, RunFolder
 from mutual.engine.training.best_weights import BestWeights
 from mutual.engine.training.callbacks import Callbacks
+from mutual.engine.training.checkpoint_saver import CheckpointSaver
 from mutual.engine.training.checkpointer import Checkpointer, Progress
+from mutual.engine.training.early_stopping import EarlyStopping
 from mutual.engine.training.final_scoring import FinalScoring
 from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.engine.training.scorer import Scorer
 from mutual.engine.training.setup import Training
-from mutual.group import Peer, StopPoll
+from mutual.engine.training.summary import describe_run
+from mutual.group import StopPoll
 from mutual.recipe import Recipe
 
 
@@ -43,8 +43,10 @@ class Trainer:
         checkpointer: turns the state of these parts into files and back.
         checkpoints: holds these files.
         collector: collects what ranks know of their peers.
+        early_stopping: says when no peer improves any more.
         final_scoring: scores the test images at the end.
         initial_scoring: scores peers before the first update, once in the life of a run.
+        saver: writes checkpoints behind the training.
         scorer: scores the peers.
         skipped_images: reports images that could not be read.
         stragglers: reports ranks that are slow.
@@ -72,8 +74,10 @@ class Trainer:
         checkpointer: Checkpointer,
         checkpoints: CheckpointStore,
         collector: PeerCollector,
+        early_stopping: EarlyStopping,
         final_scoring: FinalScoring,
         initial_scoring: InitialScoring,
+        saver: CheckpointSaver,
         scorer: Scorer,
         skipped_images: SkippedImages,
         stragglers: StragglerMonitor,
@@ -94,17 +98,15 @@ class Trainer:
         self._callbacks = callbacks
         self._checkpointer = checkpointer
         self._collector = collector
+        self._early_stopping = early_stopping
         self._initial_scoring = initial_scoring
+        self._saver = saver
         self._scorer = scorer
         self._skipped_images = skipped_images
         self._stragglers = stragglers
         self._tracker = tracker
         self._traffic = traffic
         self._weight_exchange = weight_exchange
-        self._writer = BackgroundWriter()
-        self._saved_progress: Progress | None = None
-        self._checkpoint_seconds = 0.0
-        self._has_reserved = False
         self._metrics_lines: list[str] = []
 
     def run(self) -> None:
@@ -119,7 +121,9 @@ class Trainer:
             self._checkpointer.frozen_digests()  # takes long the first time, for which no checkpoint is to wait
             self._weight_exchange.refresh()
             self._call_back("begin")
-            while progress.epoch < self._recipe.train.epochs:
+            if self._is_finished:
+                self._tracker.print_line("nothing is left to train: the run is finished; --extend goes on with it under another name")
+            while not self._is_finished:
                 self.training.group.train()
                 self._tracker.begin_epoch(progress.epoch, done=progress.window)
                 for window in self._stragglers.timed(self._windows(), progress.update):
@@ -129,20 +133,33 @@ class Trainer:
                 if stop_poll.drain():
                     self._stop(signals, stop_poll)
                 self._finish_epoch()
-            self._finish_checkpoint()
+            self._saver.finish()
+            if self._early_stopping.is_exhausted and progress.epoch < self._recipe.train.epochs:
+                self._tracker.print_line(f"stopped after epoch {progress.epoch}: {self._early_stopping.reason}")
             self._weight_exchange.publish(progress.update)
             self.final_scoring.run(progress.update)
             self._call_back("end")
 
-    def resume(self, files: Mapping[str, bytes]) -> None:
-        """Restores the state that the files of a checkpoint hold.
+    def resume(self, files: Mapping[str, bytes], folder: RunFolder) -> None:
+        """Restores the state that the files of a checkpoint hold, of the run in `folder`: this one, or the one that it extends.
 
         Raises:
             InputError: its updates are of another number of images, or the data or a frozen peer's weights have changed.
         """
-        restored = self._checkpointer.restore(files)
+        restored = self._checkpointer.restore(files, folder)
         self.progress, self.scores, self._metrics_lines = restored.progress, restored.scores, restored.lines
-        self._saved_progress = replace(self.progress)
+        if folder == self._folder:
+            self._saver.mark_saved(self.progress)
+
+    def extend(self, folder: RunFolder) -> None:
+        """Makes the run one that can be resumed without the one in `folder`, whose state was restored; after `open_tracker`.
+
+        Its best weights are copied, then the state is written as this run's first checkpoint. Collective: all ranks must call it.
+        """
+        self._early_stopping.extend()
+        self._best_weights.copy_from(folder)
+        self._save()
+        self._saver.finish()
 
     def score_initial(self, *, resume: bool) -> None:
         """Scores the peers that begin with weights or are frozen, unless the run has done so before; writes nothing.
@@ -167,25 +184,32 @@ class Trainer:
     def open_tracker(self) -> None:
         """Starts logging at the current step; the first thing that a trainer writes. Collective: all ranks must call it."""
         with self.comm.raise_together():
-            self._tracker.open(step=self.progress.update, lines=self._metrics_lines)
+            extended_from = self._recipe.extended_from
+            is_new = extended_from is not None and not self._saver.holds(self.progress)
+            self._tracker.open(step=self.progress.update, lines=self._metrics_lines, extends=is_new)
             if self._scorer.initial and not self._metrics_lines and self.progress.update == 0:
                 self._initial_scoring.save()
                 self._tracker.log_initial(self._scorer.initial)
-        self._tracker.print_line(self._summary())
+        summary = describe_run(self._recipe, self.training, self._collector, self.comm, self._environment.precision)
+        self._tracker.print_line(f"{self._folder.path}: {summary}")
         self._tracker.print_table_head(self._scorer.initial)
 
     def give_up(self) -> None:
         """Ends a checkpoint that is being written, without its being finished."""
-        self._writer.cancel()
+        self._saver.give_up()
 
     def close(self) -> None:
         """Waits for a checkpoint that is being written, and closes the tracker, the data loaders and the stores."""
         try:
-            self._writer.close()
+            self._saver.close()
         finally:
             self._stragglers.close()
             self._tracker.close()
             self.training.close()
+
+    @property
+    def _is_finished(self) -> bool:
+        return self.progress.epoch >= self._recipe.train.epochs or self._early_stopping.is_exhausted
 
     def _update(self, window: Window) -> None:
         """Runs an update and what is due after it."""
@@ -196,12 +220,10 @@ class Trainer:
         self._traffic.count_update()
         self._weight_exchange.exchange_if_due(progress.update)
         self._tracker.advance()
-        if self.comm.is_main and not self._has_reserved:  # what optimizers keep is known now
-            self._writer.start(self._checkpointer.reservation())
-            self._has_reserved = True
+        self._saver.reserve()
         if log_is_due:
             self._log()
-        if self._checkpoint_is_due():
+        if self._saver.is_due(progress):
             self._save()
         self._call_back("update")
 
@@ -214,6 +236,7 @@ class Trainer:
         scores = None
         if epoch % self._recipe.train.eval_every == 0 or epoch == epochs:
             self.scores = scores = self._scorer.evaluate(progress.update)
+            self._early_stopping.update(scores)
         self._report_skipped_images(f"epoch {epoch}: ")
         with self._stragglers.during("writes the epoch's weights and metrics"):
             self._best_weights.finish_epoch(epoch, scores)
@@ -222,7 +245,7 @@ class Trainer:
             with self.comm.raise_together():
                 self._tracker.log_epoch(epoch, progress.update, metrics, scores)
         progress.epoch, progress.window = epoch, 0
-        if self._epoch_checkpoint_is_due(epoch):
+        if self._saver.is_due_at_epoch(epoch) or self._is_finished:
             self._save()
         self._call_back("epoch")
 
@@ -258,95 +281,39 @@ class Trainer:
     def _log(self) -> None:
         optimizers = self.training.optimizers
         rates = {f"learning_rate/{name}": optimizer.learning_rate for name, optimizer in optimizers.items()}
+        for name, optimizer in optimizers.items():
+            if optimizer.learning_rate_range is not None:
+                lowest, highest = optimizer.learning_rate_range
+                rates |= {f"learning_rate_lowest/{name}": lowest, f"learning_rate_highest/{name}": highest}
         norms = _to_floats(
             {f"grad_norm/{name}": norm for name, optimizer in optimizers.items() if (norm := optimizer.grad_norm) is not None}
         )
         update = self.progress.update
         values = self._collector.all_gather_dict(rates | norms) | self._traffic.flush()
-        values |= self.training.pause_selector.flush() | self._stragglers.flush()
-        if self._checkpoint_seconds:
-            values["speed/checkpoint_seconds"], self._checkpoint_seconds = self._checkpoint_seconds, 0.0
+        values |= self.training.pause_selector.flush() | self._stragglers.flush() | self._saver.flush_seconds()
         self._tracker.log_interval(update, self.training.meter.flush(), values)
-
-    def _checkpoint_is_due(self) -> bool:
-        every, progress = self._recipe.checkpoint.every_steps, self.progress
-        if every is None or progress.update % every:
-            return False
-        # that of the epoch's end is of the same step
-        return progress.window < self.training.updates_per_epoch or not self._epoch_checkpoint_is_due(progress.epoch + 1)
-
-    def _epoch_checkpoint_is_due(self, epoch: int) -> bool:
-        every = self._recipe.checkpoint.every_epochs
-        return (every is not None and epoch % every == 0) or epoch == self._recipe.train.epochs
 
     def _stop(self, signals: StopSignals, stop_poll: StopPoll) -> None:
         stop_poll.drain()
         self._save()
-        self._finish_checkpoint()
+        self._saver.finish()
         received = self.comm.all_gather_json(signals.received.name if signals.received is not None else "")
         cause = next(filter(None, received))
         raise StoppedError(f"stopped by {cause} after step {self.progress.update}; the checkpoint is written, go on with --resume")
 
     def _save(self) -> None:
-        """Starts to write a checkpoint unless this step has one; raises where weights are not finite. Collective: all ranks must call it.
+        """Starts to write a checkpoint unless this step has one. Collective: all ranks must call it.
 
-        The training waits until the one before is written, and its own state is copied.
+        Raises:
+            NonFiniteLossError: weights are not finite.
         """
-        if self._saved_progress == self.progress:
+        if self._saver.holds(self.progress):
             return
         if self.training.meter.pending:
             self._log()
-        begun = time.perf_counter()
-        self._checkpointer.check_weights(self.progress.update)
-        self._finish_checkpoint()
-        files = self._checkpointer.files(self.progress, self.scores, self._tracker.lines)
-        if self.comm.is_main:
-            self._writer.start(partial(self._write_checkpoint, self.progress.update, files))
-            self._has_reserved = True
-        self._saved_progress = replace(self.progress)
-        self._checkpoint_seconds += time.perf_counter() - begun
-
-    def _write_checkpoint(self, step: int, files: Mapping[str, Content]) -> None:
-        """Runs in the writer's thread, which communicates with no other rank."""
-        self._checkpointer.wait_for_copies()
-        self.checkpoints.save(step, files, check=self._writer.check)
-
-    def _finish_checkpoint(self) -> None:
-        """Waits for the checkpoint that is being written. Collective: all ranks must call it.
-
-        Raises:
-            OSError: the main process could not write it; on all ranks alike.
-        """
-        with self.comm.raise_together(), self._stragglers.during("writes a checkpoint"):
-            self._writer.wait()
-
-    def _summary(self) -> str:
-        """Returns the lines that a training starts with. Collective: all ranks must call it."""
-        info, comm, group = self.training.data.info, self.comm, self.training.group
-        sizes = self._collector.all_gather_dict({peer.name: _describe_size(peer) for peer in group.trainable})
-        published = self._recipe.exchange.reads
-        frozen = [name for name, peer in self._recipe.peers.items() if peer.frozen]
-        sizes |= {name: "as published" if name in published else "frozen" for name in frozen}
-        peers = [f"{name} ({sizes[name]}{self._describe_ranks(name)})" for name in (*self._recipe.trainable, *frozen)]
-        processes = f"{comm.size} process{'es' if comm.size > 1 else ''} on {comm.device.type}, precision {self._environment.precision}"
-        data = f"{info.sizes}, {info.num_classes} classes"
-        workers = self.training.data.num_workers(world_size=comm.size, accumulate=self.training.accumulate)
-        loaded = f", {workers} loader process{'es' if workers > 1 else ''} each" if workers and self._recipe.data.workers is None else ""
-        line = f"{self._folder.path}: {', '.join(peers)}; {data}; {processes}{loaded}"
-        return "\n".join([line, *(f"note: {note}" for note in self.training.data.notes)])
-
-    def _describe_ranks(self, name: str) -> str:
-        placement = self.training.group.placement
-        return "" if placement.is_replicated else f", rank {', '.join(map(str, placement.replica_ranks[name]))}"
+        self._saver.save(self.progress, self.scores, self._tracker.lines)
 
 
 def _to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Returns scalars of the device, brought from there together."""
     return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True)) if values else {}
-
-
-def _describe_size(peer: Peer) -> str:
-    model, adapters = (sum(parameter.numel() for parameter in module.parameters()) for module in (peer.model, peer.tapped.adapters))
-    trained = sum(parameter.numel() for parameter in peer.model.parameters() if parameter.requires_grad)
-    only = f", {trained:,} of them trained" if trained < model else ""
-    return f"{model:,} parameters{only}" + (f" and {adapters:,} in adapters" if adapters else "")

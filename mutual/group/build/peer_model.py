@@ -102,17 +102,27 @@ def _load_weights(
     source = spec.weights_file
     if source is None:
         return ()
-    other_classes = (
-        source.head == "new" and card is not None and bool(data.class_names) and not _same_classes(card.class_names, data.class_names)
-    )
+    names = () if card is None else card.class_names
+    other_classes = bool(names and data.class_names) and not _same_classes(names, data.class_names)
+    if other_classes and source.head == "keep" and recipe.is_trained(name):
+        _check_classes(recipe, name, source.file, names, data.class_names)
     try:
         path = weights_path(source.file)
         loaded = load_weights(model, path, prefix=source.prefix, head=source.head, other_classes=other_classes, dropped=dropped)
     except ValueError as error:
-        raise recipe.error(f"peers.{name}.weights", str(error)) from error
+        raise recipe.error(f"peers.{name}.weights", str(error).replace("{file: FILE,", f"{{file: {source.file},")) from error
     if loaded.initial and not recipe.is_trained(name):
         raise recipe.error(f"peers.{name}.weights.head", "a frozen peer would teach with a classifier that nothing has trained; set keep")
     return loaded.notes
+
+
+def _check_classes(recipe: Recipe, name: str, file: str, names: Sequence[str], data_names: Sequence[str]) -> None:
+    """Refuses weights of other classes than the data's, for a peer that is trained; numbers are no names, and keep their places."""
+    try:
+        class_columns(names, data_names)
+    except ValueError as error:
+        remedy = f"write `weights: {{file: {file}, head: new}}` for a new classifier"
+        raise recipe.error(f"peers.{name}.weights", f"{file}: {error}; {remedy}") from error
 
 
 def _same_classes(first: Sequence[str], second: Sequence[str]) -> bool:

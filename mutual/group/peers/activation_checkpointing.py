@@ -1,4 +1,9 @@
-"""Activation checkpointing: of each block of a model only the input is kept; what its backward needs is computed once more."""
+"""Activation checkpointing: of each block of a model only the input is kept; what its backward needs is computed once more.
+
+timm's models have a switch of their own, `set_grad_checkpointing`, which is not used: the recomputation moves their BatchNorm statistics a
+second time (of ResNet18 and EfficientNet-B0, say), and it keeps as many bytes or more: of what is saved without, at 64 pixels, 0.058 here
+and there for ViT-Tiny, 0.137 for ResNet18, and 0.075 here and 0.134 there for ConvNeXt-Atto.
+"""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_what_fails_is_left_out_by_name(made_up, monkeypatch):
     def fail(trial):
         raise RuntimeError("there is no compiler here\nand much more")
 
-    def fused_fails(spec, parameters):
+    def fused_fails(spec, parameters, model):
         if spec.fused:
             raise ValueError("sgd: fused takes no such dtype")
         return torch.optim.SGD(parameters, fused=spec.fused, foreach=spec.foreach)

@@ -11,7 +11,7 @@ from torch import nn
 
 import mutual
 from mutual.engine.monitoring.train_metrics import NonFiniteLossError
-from mutual.engine.training.peer_optimizer import build_optimizer
+from mutual.engine.training.peer_optimizer import PeerOptimizer, build_optimizer
 from mutual.engine.training.schedule import build_schedule
 from mutual.recipe import Optimizer, RecipeError, Schedule, parse_recipe
 
@@ -255,11 +255,15 @@ def test_a_step_unscales_measures_clips_and_clears(precision, clip, measure):
 
 
 def test_a_step_takes_the_learning_rate_of_its_update_in_every_group():
-    _, optimizer = stepping()
-    optimizer.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 9.0})
-    optimizer._learning_rate = lambda update: 0.1 * (update + 1)
+    """Or the same multiple of it as in the beginning."""
+    peer, plain = stepping()
+    groups = [{"params": [parameter]} for parameter in peer.parameters()]
+    groups[1]["lr"] = 0.25
+    optimizer = PeerOptimizer(peer, torch.optim.SGD(groups, lr=2.0), lambda update: 0.1 * (update + 1), scaler=plain.scaler)
     optimizer.step(4)
-    assert [group["lr"] for group in optimizer.optimizer.param_groups] == [0.5, 0.5]
+    assert [group["lr"] for group in optimizer.optimizer.param_groups] == [0.5, 0.0625, *[0.5] * (len(groups) - 2)]
+    assert (optimizer.learning_rate, optimizer.learning_rate_range) == (0.5, (0.0625, 0.5))
+    assert plain.learning_rate_range is None
     assert optimizer.grad_norm is None, "it is measured where that is asked for"
 
 

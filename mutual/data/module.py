@@ -250,6 +250,9 @@ class DataModule:
 
     def close(self) -> None:
         """Ends the worker processes."""
+        self._close_loaders()
+
+    def _close_loaders(self) -> None:
         for loader in (self._loader, self._sample_loader):
             if loader is not None:
                 loader.close()
@@ -281,7 +284,7 @@ class DataModule:
             if found != shape:
                 message = f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize"
                 raise _FixedSizeError(message) if _says_size(spec) else ValueError(message)
-        self.close()
+        self._close_loaders()
         self._train, self._datasets, self.loaded_shape = train, datasets, shape
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:

@@ -5,26 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mutual.data.files.paths import PathArray
 from mutual.recipe import InputError, printable
+
+if TYPE_CHECKING:
+    from mutual.data.files.paths import PathArray
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
 def listed_images(folder: Path) -> PathArray:
     """Returns the files under `folder` that are named as images, sorted; hidden files and folders (`._x.jpg`) are passed over."""
-    return _array(folder, (name for name in _named_as_images(folder) if not _is_hidden(name)))
+    from mutual.data.files.paths import PathArray  # NumPy, which whoever only looks for folders does not need
+
+    return PathArray.of(_sorted(folder, (name for name in _named_as_images(folder) if not _is_hidden(name))))
 
 
 def image_files(folder: Path) -> list[Path]:
     """Returns the same as a list; of a million files that takes hundreds of megabytes."""
-    return list(listed_images(folder))
+    return list(map(Path, _sorted(folder, (name for name in _named_as_images(folder) if not _is_hidden(name)))))
 
 
 def hidden_image_files(folder: Path) -> list[Path]:
     """Returns the files under `folder` that are named as images and that `image_files` passes over, sorted."""
-    return list(_array(folder, filter(_is_hidden, _named_as_images(folder))))
+    return list(map(Path, _sorted(folder, filter(_is_hidden, _named_as_images(folder)))))
 
 
 def named_images(paths: Iterable[Path]) -> list[Path]:
@@ -57,9 +62,9 @@ def path_prefix(folder: Path) -> str:
     return "" if folder == Path() else f"{folder}/".replace("//", "/")
 
 
-def _array(folder: Path, names: Iterable[str]) -> PathArray:
+def _sorted(folder: Path, names: Iterable[str]) -> list[str]:
     prefix = path_prefix(folder)
-    return PathArray.of([prefix + name for name in sorted(names, key=lambda name: name.split("/"))])  # as paths are sorted, part by part
+    return [prefix + name for name in sorted(names, key=lambda name: name.split("/"))]  # as paths are sorted, part by part
 
 
 def _named_as_images(folder: Path) -> Iterator[str]:

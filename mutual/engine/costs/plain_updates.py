@@ -244,6 +244,13 @@ class _PlainEdge:
         return cls(edge.learner, edge.source, edge.weight, lambda learner, second: loss(learner, second, **arguments))
 
 
+def _cross_entropy(logits_BC: Tensor, labels: Tensor, *, label_smoothing: float, class_weight: list[float] | None = None) -> Tensor:
+    if class_weight is None:
+        return F.cross_entropy(logits_BC, labels, label_smoothing=label_smoothing)
+    weight = torch.tensor(class_weight, dtype=logits_BC.dtype, device=logits_BC.device)
+    return F.cross_entropy(logits_BC, labels, weight, reduction="none", label_smoothing=label_smoothing).mean()
+
+
 def _bce(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits_BC, labels_BC.to(logits_BC.dtype))
 
@@ -275,4 +282,4 @@ def _dml(learner_BC: Tensor, source_BC: Tensor, *, form: str, temperature: float
     return (there + back) * (temperature**2 / 2)
 
 
-_PLAIN_LOSSES: dict[str, _PlainLoss] = {"cross_entropy": F.cross_entropy, "bce": _bce, "kd": _kd, "soft_label": _soft_label, "dml": _dml}
+_PLAIN_LOSSES: dict[str, _PlainLoss] = {"cross_entropy": _cross_entropy, "bce": _bce, "kd": _kd, "soft_label": _soft_label, "dml": _dml}

@@ -177,8 +177,8 @@ def test_a_checkpoint_without_scores_of_the_beginning_is_gone_on_with(teacher, t
         shutil.rmtree(step)
     restore = Checkpointer.restore
 
-    def earlier(self, files):
-        restored = restore(self, files)
+    def earlier(self, files, folder):
+        restored = restore(self, files, folder)
         return replace(restored, lines=[line for line in restored.lines if '"epoch": 0' not in line])
 
     monkeypatch.setattr(Checkpointer, "restore", earlier)

@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
             raise InputError(f"{printable(output)} is there already; give another --output, or --overwrite")
         if not output.parent.is_dir():
             raise InputError(f"--output: there is no folder {printable(output.parent)}")
-        from mutual.data import survey  # torch takes seconds to import
+        from mutual.data import survey_images  # torch takes seconds to import
 
-        found = survey(options.data, sample=options.sample, workers=os.cpu_count() or 1)
+        found = survey_images(options.data, sample=options.sample, workers=os.cpu_count() or 1)
         for line in _described(options.data, found):
             print_main(line)
         from mutual.engine import draft_recipe

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mutual.data.loading.transfer import DeviceTransfer
     from mutual.data.module import DataModule
     from mutual.data.seeding import seeded_generators
-    from mutual.data.survey import Survey, survey
+    from mutual.data.survey import Survey, survey_images
     from mutual.data.transforms.pipelines import Preprocess, build_preprocess, resolved_preprocess
     from mutual.data.transforms.regions import ShapeError
 
@@ -46,7 +46,7 @@ __all__ = [
     "resolved_preprocess",
     "seeded_generators",
     "shard_bounds",
-    "survey",
+    "survey_images",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -59,7 +59,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.data.datasets.fingerprint": ("data_changes",),
         "mutual.data.files.listing": ("named_images",),
         "mutual.data.build": ("build_data",),
-        "mutual.data.survey": ("Survey", "survey"),
+        "mutual.data.survey": ("Survey", "survey_images"),
         "mutual.data.module": ("DataModule",),
         "mutual.data.seeding": ("seeded_generators",),
         "mutual.data.loading.plan": ("shard_bounds",),

@@ -53,7 +53,7 @@ class Survey:
         return max(self.class_sizes.values()) / max(1, min(self.class_sizes.values()))
 
 
-def survey(dataset: str, *, sample: int, workers: int) -> Survey:
+def survey_images(dataset: str, *, sample: int, workers: int) -> Survey:
     """Returns what `dataset` holds: a folder, or what a recipe's `data.dataset` may say.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from support import run
 
-from mutual.data import survey
+from mutual.data import survey_images
 from mutual.engine import draft_recipe
 from mutual.recipe import InputError, load_recipe
 
@@ -31,7 +31,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def look(folder, sample=100):
-    return survey(str(folder), sample=sample, workers=1)
+    return survey_images(str(folder), sample=sample, workers=1)
 
 
 def draft(found, **models):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mutual.data.datasets.readers import read_splits
+from mutual.data.datasets.readers import DatasetSplits, read_splits
 from mutual.data.datasets.splits import EncodedSplit, Split
 from mutual.data.files.decoding import ImageError
 from mutual.data.files.listing import class_folders, image_files
@@ -65,11 +66,7 @@ def survey_images(dataset: str, *, sample: int, workers: int) -> Survey:
         InputError: there are no classes, or too few images, or none that can be read.
         OSError: the disk or the machine failed.
     """
-    fields = _fields(dataset)
-    try:
-        splits = read_splits(Data(**fields))
-    except ValueError as error:
-        raise InputError(f"{printable(dataset)}: {printable(error)}") from error
+    fields, splits = _read_splits(dataset)
     if len(splits.class_names) < 2:
         raise InputError(f"{printable(dataset)} holds one class, {printable(splits.class_names[0])}; a classifier needs two")
     by_name: dict[str, Split] = {"train": splits.train, "val": splits.val} | ({} if splits.test is None else {"test": splits.test})
@@ -87,6 +84,19 @@ def survey_images(dataset: str, *, sample: int, workers: int) -> Survey:
         num_read=num_read,
         bad=bad,
     )
+
+
+def _read_splits(dataset: str) -> tuple[dict[str, Any], DatasetSplits]:
+    """Returns the fields of a data section that reads `dataset`, and what it reads; of a table or shards alone a part is held out."""
+    fields = _fields(dataset)
+    try:
+        return fields, read_splits(Data(**fields))
+    except ValueError as error:
+        with suppress(ValueError):
+            if "val" not in fields and fields["dataset"] == dataset:
+                fields["val"] = _FRACTION
+                return fields, read_splits(Data(**fields))
+        raise InputError(f"{printable(dataset)}: {printable(error)}") from error
 
 
 def _fields(dataset: str) -> dict[str, Any]:

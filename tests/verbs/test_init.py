@@ -1,5 +1,6 @@
 """`mutual.init`: what it says of images, the recipe that it writes, and what it refuses."""
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,20 @@ def test_parts_of_a_folder_that_is_not_split_are_held_out(tmp_path, sizes, held_
     assert found.fields == {"dataset": "image_folder", "root": str(tmp_path), "train": ".", **held_out}
     assert set(found.num_images) == {"train", *held_out}
     assert sum(found.num_images.values()) == sum(sizes)
+
+
+def test_of_shards_alone_a_part_is_held_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with tarfile.open("images.tar", "w") as shard:
+        for index in range(20):
+            write_images(tmp_path / str(index), 1)
+            shard.add(tmp_path / str(index) / "0.png", f"{index:03}.png")
+            (tmp_path / "label").write_text(str(index % 2))
+            shard.add(tmp_path / "label", f"{index:03}.cls")
+    found = look("wds/images.tar")
+    assert found.fields == {"dataset": "wds/images.tar", "val": 0.15}
+    assert (found.num_images, found.image_size) == ({"train": 16, "val": 4}, (16, 20))
+    assert draft(found).recipe.data.dataset == "wds/images.tar"
 
 
 def test_folders_of_other_usual_names_are_found(tmp_path):

@@ -36,7 +36,7 @@ def look(folder, sample=100):
 
 
 def draft(found, **models):
-    return draft_recipe(found, file=Path("mine.yaml"), **{"student": None, "teacher": None, **models})
+    return draft_recipe(found, file=Path("mine.yaml"), **{"student": "small_cnn", "teacher": None, **models})
 
 
 def test_a_survey_says_what_there_is(photos):
@@ -82,7 +82,7 @@ def test_of_shards_alone_a_part_is_held_out(tmp_path, monkeypatch):
             shard.add(tmp_path / "label", f"{index:03}.cls")
     found = look("wds/images.tar")
     assert found.fields == {"dataset": "wds/images.tar", "val": 0.15}
-    assert (found.num_images, found.image_size) == ({"train": 16, "val": 4}, (16, 20))
+    assert (found.num_images, found.image_size) == ({"train": 17, "val": 3}, (16, 20))
     assert draft(found).recipe.data.dataset == "wds/images.tar"
 
 
@@ -111,7 +111,8 @@ def test_what_cannot_be_trained_on_is_told_in_one_line(tmp_path, contents):
 
 
 def test_a_recipe_for_small_images_is_read_again_as_it_was_drafted(photos, tmp_path):
-    made = draft(look(photos))
+    made = draft(look(photos), student=None)
+    assert made.recipe.peers["a"].model == "pplcnet_x0_5"
     (tmp_path / "mine.yaml").write_text(made.text)
     assert load_recipe(tmp_path / "mine.yaml") == made.recipe
     assert (made.recipe.data.image_size, made.recipe.data.batch_size) == (48, 8)
@@ -126,14 +127,14 @@ def test_a_run_teaches_as_it_is(photos, tmp_path):
     import mutual
 
     mutual.fit(mutual.load_recipe(document))
-    recipe = draft(look(photos), teacher=str(tmp_path / "old"), student="small_cnn").recipe
+    recipe = draft(look(photos), teacher=str(tmp_path / "old")).recipe
     assert recipe.peers["teacher"].frozen
     assert (recipe.peers["teacher"].model, recipe.peers["teacher"].weights) == ("small_cnn", str(tmp_path / "old"))
     assert [each.loss for each in recipe.objectives] == ["cross_entropy", "kd"]
 
 
 def test_a_teacher_of_a_zoo_begins_with_its_weights_and_is_trained(photos):
-    recipe = draft(look(photos), teacher="torchvision/resnet18", student="small_cnn").recipe
+    recipe = draft(look(photos), teacher="torchvision/resnet18").recipe
     assert (recipe.peers["teacher"].weights, recipe.trainable) == ("pretrained", ("student", "teacher"))
 
 

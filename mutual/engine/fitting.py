@@ -98,7 +98,7 @@ def fit(
         predecessor = find_predecessor(folder, recipe, comm, launch, resume=resume, overwrite=overwrite)
         saved_recipe = None if predecessor is None else predecessor.recipe
         if predecessor is not None:
-            recipe = _as_successor(recipe, predecessor, folder)
+            recipe = _as_successor(recipe, predecessor)
         tries_threads = recipe.train.threads is None
         recipe = resolve_launch(recipe, saved_recipe, launch)
         assert recipe.train.precision is not None, "it is resolved"
@@ -167,7 +167,7 @@ def _train(
 def _open(trainer: Trainer, recipe: Recipe, folder: RunFolder, predecessor: Predecessor | None, *, resume: bool) -> None:
     """Resumes or extends the trainer and prepares the run folder; nothing was written to it before."""
     comm = trainer.comm
-    extended = predecessor.folder if predecessor is not None and predecessor.folder != folder else None
+    extended = None if predecessor is None else predecessor.extended
     if resume or extended is not None:
         checkpoints = trainer.checkpoints if extended is None else extended.checkpoints()
         files = select_checkpoint(checkpoints, comm, trainer.training.group.placement.replica_ranks)
@@ -191,12 +191,12 @@ def _open(trainer: Trainer, recipe: Recipe, folder: RunFolder, predecessor: Pred
             warnings.warn(f"{name}.{path} travels as feature maps, {size:,} bytes an image; a vector (`fc:input`) is smaller", stacklevel=2)
 
 
-def _as_successor(recipe: Recipe, predecessor: Predecessor, folder: RunFolder) -> Recipe:
+def _as_successor(recipe: Recipe, predecessor: Predecessor) -> Recipe:
     """Returns the recipe with what the run that it goes on from has found out where it leaves that open."""
     recipe = recipe.with_tuned_of(predecessor.recipe).with_inputs_of(predecessor.recipe)
-    if predecessor.folder == folder:
+    if predecessor.extended is None:
         return recipe.with_extension_of(predecessor.recipe)
-    return recipe if recipe.extended_from is not None else recipe.with_extension(str(predecessor.folder.path))
+    return recipe if recipe.extended_from is not None else recipe.with_extension(str(predecessor.extended.path))
 
 
 def _with_checkpoint_of(recipe: Recipe, extended: RunFolder, trainer: Trainer) -> Recipe:

@@ -83,7 +83,7 @@ def test_every_command_takes_such_a_recipe_or_run(tmp_path):
     recipe = written(tmp_path, peers=peers, objectives=objectives)
     assert "82 computed now" in run("mutual.store", recipe).stdout
     assert "50 records are as computed now" in run("mutual.store", recipe, "--check", "50").stdout
-    run("mutual.data.check", recipe)
+    assert "0 bad, 12 of val that are in train too" in run("mutual.data.check", recipe, expect=1).stdout
     run("mutual.bench", recipe, "--rounds", "2")
     run("mutual.train", recipe, "train.tune=true", "train.tune_seconds=5.0")
     folder = tmp_path / "tiny"

@@ -47,11 +47,11 @@ class Predecessor:
 
     Attributes:
         recipe: its resolved recipe.
-        folder: its folder: the training's own where it is resumed, another where it is extended.
+        extended: the folder of the run that is extended; None where the training's own is resumed, which on each rank may be another.
     """
 
     recipe: Recipe
-    folder: RunFolder
+    extended: RunFolder | None = None
 
 
 def find_predecessor(
@@ -80,9 +80,13 @@ def find_predecessor(
                 folder.check_unused()
             predecessor = predecessor or _extended(folder, recipe, launch, resume=resume)
             if predecessor is not None:
-                found = [predecessor.recipe.model_dump(mode="json"), str(predecessor.folder.path)]
+                path = None if predecessor.extended is None else str(predecessor.extended.path)
+                found = [predecessor.recipe.model_dump(mode="json"), path]
     found = comm.all_gather_json(found)[0]
-    return None if found is None else Predecessor(parse_recipe(found[0], source=found[1]), RunFolder(Path(found[1])))
+    if found is None:
+        return None
+    extended = None if found[1] is None else RunFolder(Path(found[1]))
+    return Predecessor(parse_recipe(found[0], source=str((extended or folder).path)), extended)
 
 
 def _resumed(folder: RunFolder, recipe: Recipe, launch: LaunchSettings) -> Predecessor | None:
@@ -95,7 +99,7 @@ def _resumed(folder: RunFolder, recipe: Recipe, launch: LaunchSettings) -> Prede
     check_resumed(_as_saved(recipe, saved_recipe, launch).with_extension_of(saved_recipe), saved_recipe.resolved(), folder.path)
     if not has_checkpoint and saved_recipe.extended_from is not None:  # it was cut before it had a checkpoint of its own
         return None
-    return Predecessor(saved_recipe, folder)
+    return Predecessor(saved_recipe)
 
 
 def _extended(folder: RunFolder, recipe: Recipe, launch: LaunchSettings, *, resume: bool) -> Predecessor | None:

@@ -9,14 +9,15 @@ from importlib import import_module
 from mutual import __version__
 
 COMMANDS = {
+    "init": ("mutual.init", "look at images and write a recipe for them"),
     "train": ("mutual.train", "train a group of peers from a recipe"),
     "evaluate": ("mutual.evaluate", "score a run's best weights on its validation, test or training images"),
     "predict": ("mutual.predict", "classify image files with a trained peer"),
     "export": ("mutual.export", "write a trained peer as files to ship"),
     "store": ("mutual.store", "compute what frozen peers say ahead of training"),
-    "init": ("mutual.init", "look at images and write a recipe for them"),
     "bench": ("mutual.bench", "measure step time and memory of recipes"),
     "data-check": ("mutual.data.check", "find bad images, duplicates and classes that do not match"),
+    "data-bench": ("mutual.data.bench", "measure how fast the images of recipes are loaded"),
     "data-split": ("mutual.data.split", "make train/ and val/ from one folder of classes"),
 }
 """By name the module of a command, and what it does."""

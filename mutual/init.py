@@ -33,8 +33,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
         parser.error("--sample must be at least 1")
 
     def command() -> None:
-        name = re.sub(r"[^\w.-]+", "_", Path(options.data).resolve().name if Path(options.data).exists() else options.data).strip("_.-")
-        output = options.output or Path(f"{name or 'mine'}.yaml")
+        output = options.output or Path(f"{_name_of(options.data)}.yaml")
         if os.path.lexists(output) and not options.overwrite:
             raise InputError(f"{printable(output)} is there already; give another --output, or --overwrite")
         if not output.parent.is_dir():
@@ -58,6 +57,16 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
         print_main(f"next: accelerate launch -m mutual.train {printable(output)}")
 
     return run_command(command)
+
+
+def _name_of(dataset: str) -> str:
+    """Returns what a recipe for `dataset` is called: its folder, table or function, or the folder of its shards."""
+    path = Path(dataset)
+    if not path.exists():
+        path = Path(re.sub(r"^(hfds|wds)/", "", dataset))
+        path = path.parent if dataset.startswith("wds/") and path.parent.name else path
+    name = re.split(r"[@:]|\.(?:parquet|arrow|tar)$", path.resolve().name)[0]
+    return re.sub(r"[^\w.-]+", "_", name).strip("_.-") or "mine"
 
 
 def _described(data: str, found: Survey) -> list[str]:

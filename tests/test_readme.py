@@ -110,3 +110,21 @@ def test_every_promise_names_a_test_that_exists():
         named.append(name)
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"
     assert len(named) > 15
+
+
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def anchors(path: Path) -> set[str]:
+    """The names that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*READMES, Path("CHANGELOG.md"), Path(".github/CONTRIBUTING.md"), Path("recipes/REFERENCE.md")], ids=str)
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
+    for target, anchor in LINK.findall(FENCED.sub("", (ROOT / page).read_text())):
+        file = (ROOT / page).parent / target if target else ROOT / page
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file), f"{target}#{anchor}: there are {sorted(anchors(file))}"

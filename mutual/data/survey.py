@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mutual.data.datasets.readers import DatasetSplits, read_splits
+from mutual.data.datasets.readers import DatasetSplits, NoValidationImagesError, read_splits
 from mutual.data.datasets.splits import EncodedSplit, Split
 from mutual.data.files.decoding import ImageError
 from mutual.data.files.listing import class_folders, image_files
@@ -66,7 +65,11 @@ def survey_images(dataset: str, *, sample: int, workers: int) -> Survey:
         InputError: there are no classes, or too few images, or none that can be read.
         OSError: the disk or the machine failed.
     """
-    fields, splits = _read_splits(dataset)
+    fields = _fields(dataset)
+    try:
+        fields, splits = _split(fields)
+    except ValueError as error:
+        raise InputError(f"{printable(dataset)}: {printable(error)}") from error
     if len(splits.class_names) < 2:
         raise InputError(f"{printable(dataset)} holds one class, {printable(splits.class_names[0])}; a classifier needs two")
     by_name: dict[str, Split] = {"train": splits.train, "val": splits.val} | ({} if splits.test is None else {"test": splits.test})
@@ -86,17 +89,19 @@ def survey_images(dataset: str, *, sample: int, workers: int) -> Survey:
     )
 
 
-def _read_splits(dataset: str) -> tuple[dict[str, Any], DatasetSplits]:
-    """Returns the fields of a data section that reads `dataset`, and what it reads; of a table or shards alone a part is held out."""
-    fields = _fields(dataset)
+def _split(fields: dict[str, Any]) -> tuple[dict[str, Any], DatasetSplits]:
+    """Returns the splits that `fields` read, and these fields with the parts that are held out where there are no validation images."""
     try:
         return fields, read_splits(Data(**fields))
-    except ValueError as error:
-        with suppress(ValueError):
-            if "val" not in fields and fields["dataset"] == dataset:
-                fields["val"] = _FRACTION
-                return fields, read_splits(Data(**fields))
-        raise InputError(f"{printable(dataset)}: {printable(error)}") from error
+    except NoValidationImagesError as error:
+        smallest = min(_class_sizes(error.found.train.labels, len(error.found.class_names)))
+        fields = {**fields, **_held_out(smallest)}
+    return fields, read_splits(Data(**fields))
+
+
+def _held_out(smallest: int) -> dict[str, float]:
+    """Returns the fractions to hold out of images whose smallest class has `smallest`."""
+    return {"val": _FRACTION} | ({"test": _FRACTION} if smallest >= _FEW else {})
 
 
 def _fields(dataset: str) -> dict[str, Any]:
@@ -115,11 +120,19 @@ def _fields(dataset: str) -> dict[str, Any]:
     if folders["train"] is None:
         classes = class_folders_of(path)
         if not classes:
-            raise InputError(f"{printable(dataset)} holds no folder of a class; it should hold CLASS/*.jpg, or train/CLASS/*.jpg")
-        held_out = {"val": _FRACTION} | ({"test": _FRACTION} if _smallest(classes) >= _FEW else {})
-        return {**root, "train": ".", **held_out}
+            other = next((f"; as {kind} it is {name}" for kind, name in _other_names(path)), "")
+            raise InputError(f"{printable(dataset)} holds no folder of a class; it should hold CLASS/*.jpg, or train/CLASS/*.jpg{other}")
+        return {**root, "train": ".", **_held_out(_smallest(classes))}
     named = {split: name for split, name in folders.items() if name is not None and (split == "test" or name != split)}
     return {**root, **({} if folders["val"] is not None else {"val": _FRACTION}), **named}
+
+
+def _other_names(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yields what else than folders of classes `folder` may hold, and how that is named."""
+    if any(folder.glob("*.tar")):
+        yield "shards", printable(f"wds/{folder}/*.tar")
+    if any(folder.glob("**/*.parquet")) or any(folder.glob("**/*.arrow")):
+        yield "tables", printable(f"hfds/{folder}")
 
 
 def class_folders_of(folder: Path) -> list[Path]:

@@ -174,7 +174,7 @@ _NOTES = {
     "image_size": "height and width; larger is slower and often more accurate",
     "batch_size": "measured here; per process",
     "augment": "of the training images; take horizontal_flip out where left and right differ (text, digits)",
-    "on_bad_image": "some cannot be read: `python -m mutual.data.check` finds all of them",
+    "on_bad_image": "some cannot be read: `python -m mutual.data.check` with this recipe finds all of them",
     "channels": "all that were read are grey",
 }
 """What stands behind a field of `data`."""

@@ -1,9 +1,13 @@
 """`mutual.init`: what it says of images, the recipe that it writes, and what it refuses."""
 
+import io
+import re
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +15,7 @@ from support import run
 
 from mutual.data import survey_images
 from mutual.engine import draft_recipe
+from mutual.init import _name_of
 from mutual.recipe import InputError, load_recipe
 
 
@@ -72,18 +77,53 @@ def test_parts_of_a_folder_that_is_not_split_are_held_out(tmp_path, sizes, held_
     assert sum(found.num_images.values()) == sum(sizes)
 
 
-def test_of_shards_alone_a_part_is_held_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "held_out"), [(30, {"val": 0.15, "test": 0.15}), (8, {"val": 0.15})])
+def test_parts_of_shards_and_tables_without_validation_images_are_held_out(tmp_path, monkeypatch, number, held_out):
     monkeypatch.chdir(tmp_path)
-    with tarfile.open("images.tar", "w") as shard:
-        for index in range(20):
-            write_images(tmp_path / str(index), 1)
-            shard.add(tmp_path / str(index) / "0.png", f"{index:03}.png")
-            (tmp_path / "label").write_text(str(index % 2))
-            shard.add(tmp_path / "label", f"{index:03}.cls")
-    found = look("wds/images.tar")
-    assert found.fields == {"dataset": "wds/images.tar", "val": 0.15}
-    assert (found.num_images, found.image_size) == ({"train": 17, "val": 3}, (16, 20))
-    assert draft(found).recipe.data.dataset == "wds/images.tar"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    png = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(png, "PNG")
+    with tarfile.open("0.tar", "w") as shard:
+        for index in range(2 * number):
+            for suffix, content in (("png", png.getvalue()), ("cls", str(index % 2).encode())):
+                member = tarfile.TarInfo(f"{index:03}.{suffix}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    Path("table").mkdir()
+    rows = {"image": [png.getvalue()] * (2 * number), "label": [0, 1] * number}
+    pyarrow.parquet.write_table(pyarrow.table(rows), "table/train.parquet")
+    for dataset in ("wds/0.tar", "hfds/table"):
+        found = look(dataset)
+        assert found.fields == {"dataset": dataset, **held_out}
+        assert sum(found.num_images.values()) == 2 * number
+        assert set(found.num_images) == {"train", *held_out}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("photos", "photos"),
+        ("hfds/table", "table"),
+        ("hfds/table/all.parquet", "all"),
+        ("hfds/owner/pets:small@v1", "pets"),
+        ("wds/pets/{000..127}.tar", "pets"),
+        ("wds/{000..127}.tar", "000..127"),
+        ("my_data:make", "my_data"),
+        ("???", "mine"),
+    ],
+)
+def test_a_recipe_is_called_as_the_data_are(photos, dataset, name):
+    assert _name_of(dataset) == name
+
+
+@pytest.mark.parametrize(("file", "told"), [("0.tar", "as shards it is wds/here/*.tar"), ("a/0.parquet", "as tables it is hfds/here")])
+def test_a_folder_of_something_else_is_told_with_its_name(tmp_path, monkeypatch, file, told):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "here" / file
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(InputError, match=f"^here holds no folder of a class; .*; {re.escape(told)}$"):
+        look("here")
 
 
 def test_folders_of_other_usual_names_are_found(tmp_path):

@@ -62,6 +62,18 @@ class ReadSplits:
     notes: tuple[str, ...] = ()
 
 
+class NoValidationImagesError(ValueError):
+    """A data set has no validation images, and none are to be held out.
+
+    Attributes:
+        found: what it has.
+    """
+
+    def __init__(self, dataset: str, found: ReadSplits) -> None:
+        super().__init__(f"{dataset} has no validation images; set data.val to a fraction of the training images, as 0.1")
+        self.found = found
+
+
 @contextmanager
 def _blame_user_paths() -> Iterator[None]:
     """Makes a ValueError of an OSError that a path of the user's is to blame for, and not the disk or the machine."""
@@ -89,7 +101,7 @@ def read_splits(spec: Data, *, seed: int = 0) -> DatasetSplits:
     splits = {name: found.train.select(indices) for name, indices in parts.items()}
     val = splits.get("val", found.val)
     if val is None:
-        raise ValueError(f"{spec.dataset} has no validation images; set data.val to a fraction of the training images, as 0.1")
+        raise NoValidationImagesError(spec.dataset, found)
     notes = [*found.notes, *(f"data: {line}" for line in small_classes(found.train.labels, parts, found.class_names))]
     return DatasetSplits(splits.get("train", found.train), val, found.class_names, splits.get("test", found.test), tuple(notes))
 

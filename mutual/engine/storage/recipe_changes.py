@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from mutual.engine.storage.run_folder import METRICS
 from mutual.recipe import Recipe
 
 _FREE_TO_CHANGE = (
@@ -36,7 +38,8 @@ def check_resumed(recipe: Recipe, saved: Recipe, folder: Path) -> None:
     changed = _differences(saved, recipe, FREE_TO_CHANGE)
     for path, (old, new) in changed.items():
         if all(EXTENDABLE.fullmatch(each) for each in changed):
-            remedy = f"`{_command(recipe, folder, '--extend', str(folder))}` goes on from its last state with that"
+            command = _command(recipe, folder, "--extend", str(folder), epochs=_more_epochs(recipe, folder))
+            remedy = f"`{command}` goes on from its last state with that"
         else:
             remedy = f"`{_command(recipe, folder, *_weights(recipe, saved, folder))}` begins a run with its weights"
         raise recipe.error(
@@ -62,12 +65,23 @@ def check_extended(recipe: Recipe, saved: Recipe, folder: Path) -> None:
         )
 
 
-def _command(recipe: Recipe, folder: Path, *words: str, without_extension: bool = False) -> str:
-    """Returns the user's own command with `words` and another name."""
-    overrides = [text for path, text in recipe.origin.overrides if path != "name" and not path.startswith("extended_from")]
+def _command(recipe: Recipe, folder: Path, *words: str, without_extension: bool = False, epochs: int | None = None) -> str:
+    """Returns the user's own command with `words` and another name, and `epochs` where it is given."""
+    replaced = {"name"} if epochs is None else {"name", "train.epochs"}
+    overrides = [text for path, text in recipe.origin.overrides if path not in replaced and not path.startswith("extended_from")]
     name = recipe.name if without_extension else _free_name(folder)
-    quoted = map(shlex.quote, [recipe.origin.file, *words, f"name={name}", *overrides])
+    more = [] if epochs is None else [f"train.epochs={epochs}"]
+    quoted = map(shlex.quote, [recipe.origin.file, *words, f"name={name}", *overrides, *more])
     return f"python -m mutual.train {' '.join(quoted)}"
+
+
+def _more_epochs(recipe: Recipe, folder: Path) -> int | None:
+    """Returns twice the epochs that the run in `folder` has finished if `recipe` has no more than these, or else None."""
+    try:
+        finished = json.loads((folder / METRICS).read_text(encoding="utf-8").splitlines()[-1])["epoch"]
+    except (OSError, ValueError, LookupError, TypeError):  # there is none yet, or it is damaged
+        return None
+    return 2 * finished if isinstance(finished, int) and finished >= recipe.train.epochs else None
 
 
 def _free_name(folder: Path) -> str:

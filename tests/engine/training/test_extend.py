@@ -172,6 +172,9 @@ def test_the_verb_extends_and_a_refused_resume_names_the_command(tmp_path, capsy
     assert train.main(line.partition("`")[2].partition("`")[0].split()[3:]) == 0
     lines = (tmp_path / "tiny_2" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(record)["epoch"] for record in lines] == [0, 1, 2]
+    assert train.main([str(file), "train.epochs=1", "optimizer.lr=0.01", "--resume"]) == 2  # no epoch is left for that rate
+    line = capsys.readouterr().err
+    assert "name=tiny_3 optimizer.lr=0.01 train.epochs=2` goes on from its last state" in line
     assert train.main([str(file), "train.epochs=2", "data.num_val=11", "--resume"]) == 2
     line = capsys.readouterr().err
     best = tmp_path / "tiny" / "best"

@@ -13,7 +13,9 @@ from torch.utils.data import Dataset
 
 from mutual.data.datasets.fingerprint import fingerprint
 from mutual.data.datasets.info import DataInfo
-from mutual.data.datasets.splits import EncodedSplit, Split, stratified_subset
+from mutual.data.datasets.labels import class_counts
+from mutual.data.datasets.splits import EncodedSplit, Split
+from mutual.data.datasets.stratified import stratified_subset
 from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
 from mutual.data.loading.dataset import BatchesOnDemand, Failure, SplitsDataset, TransformedDataset
@@ -82,9 +84,8 @@ class DataModule:
     @property
     def class_counts(self) -> list[int]:
         """Number of training images of each class; those without a label are in none."""
-        labels = self._splits["train"].labels
-        per_class = labels.sum(dim=0).long() if labels.dim() == 2 else labels[labels >= 0].bincount(minlength=self.info.num_classes)
-        return list(map(int, per_class))
+        counts: list[int] = class_counts(self._splits["train"].labels, self.info.num_classes).tolist()
+        return counts
 
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""

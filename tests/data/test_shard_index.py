@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 from shard_files import image_bytes, samples, write_shard
 
-from mutual.data.datasets import index_files, shard_index
-from mutual.data.datasets.index_files import FOLDER, load_indices
-from mutual.data.datasets.shard_index import ShardIndex, _digest, make_index
+from mutual.data.datasets.shards import index_files, shard_index
+from mutual.data.datasets.shards.index_files import FOLDER, load_indices
+from mutual.data.datasets.shards.shard_index import ShardIndex, _digest, make_index
 
 PNG = image_bytes(0)
 

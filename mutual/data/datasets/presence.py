@@ -8,9 +8,9 @@ from contextlib import suppress
 from itertools import permutations
 from pathlib import Path
 
-from mutual.data.datasets.hub_source import check_hub
+from mutual.data.datasets.hub.source import check_hub
+from mutual.data.datasets.shards.paths import shard_paths
 from mutual.data.files.listing import class_folders
-from mutual.data.files.shard_paths import shard_paths
 from mutual.recipe import Data
 
 _IDX = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mutual.data.datasets.own_split import OwnSplit
+from mutual.data.datasets.own.own_split import OwnSplit
 from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.data.files.decoding import ImageError, ImageSource
 from mutual.data.files.image_store import ImageStore

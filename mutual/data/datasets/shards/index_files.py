@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mutual.data.datasets.shard_index import ShardIndex, make_index
+from mutual.data.datasets.shards.shard_index import ShardIndex, make_index
 
 FOLDER = ".mutual-index"
 """Name of the folder of index files beside shards."""

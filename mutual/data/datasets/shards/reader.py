@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mutual.data.datasets.index_files import load_indices
-from mutual.data.datasets.readers import ReadSplits
-from mutual.data.datasets.shard_index import ShardIndex, concatenated, header_digest
-from mutual.data.datasets.shard_labels import ShardLabels
-from mutual.data.datasets.splits import EncodedSplit
+from mutual.data.datasets.shards.index_files import load_indices
+from mutual.data.datasets.shards.labels import ShardLabels
+from mutual.data.datasets.shards.paths import shard_paths
+from mutual.data.datasets.shards.shard_index import ShardIndex, concatenated, header_digest
+from mutual.data.datasets.shards.tar import BLOCK
+from mutual.data.datasets.splits import EncodedSplit, ReadSplits
 from mutual.data.files.decoding import MAX_FILE_BYTES, ImageError, ImageSource
-from mutual.data.files.shard_paths import shard_paths
-from mutual.data.files.tar import BLOCK
 from mutual.recipe import Data
 
 PREFIX = "wds/"

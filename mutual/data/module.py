@@ -19,9 +19,9 @@ from mutual.data.datasets.stratified import stratified_subset
 from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
 from mutual.data.loading.dataset import BatchesOnDemand, Failure, SplitsDataset, TransformedDataset
-from mutual.data.loading.images import TransformError
 from mutual.data.loading.plan import EpochPlan, Sampler
 from mutual.data.loading.requests import CountedViews, Request, TrainBatchSampler, eval_requests
+from mutual.data.loading.views import TransformError
 from mutual.data.loading.workers import Loader
 from mutual.data.transforms.pipelines import eval_transforms, resolved_preprocess, train_transforms
 from mutual.recipe import MAX_SIDE, Data

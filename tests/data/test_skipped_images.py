@@ -19,8 +19,8 @@ from torchvision.transforms.v2 import RandomCrop
 
 import mutual.data.loading.images
 from mutual.data import ImageError, build_data
-from mutual.data.loading.images import TransformError
 from mutual.data.loading.plan import epoch_order
+from mutual.data.loading.views import TransformError
 from mutual.recipe import Data
 
 BAD = (3, 4, 17, 22)

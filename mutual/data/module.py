@@ -309,7 +309,7 @@ class DataModule:
         return self._loader([(split, request)] for (request,) in requests)
 
     def _new_loader(self, dataset: Dataset[Batch | Failure], workers: int) -> Loader[Batch | Failure]:
-        return Loader(dataset, workers=workers, prefetch=self._spec.prefetch, collate=_only)
+        return Loader(dataset, workers=workers, prefetch=self._spec.prefetch)
 
     def _num_workers(self, num_batches: int) -> int:
         if self._spec.workers is not None:
@@ -332,8 +332,3 @@ def _shape_of_first(dataset: TransformedDataset, name: str) -> tuple[int, ...]:
         return tuple(dataset.sample(0).shape)
     except TransformError as error:  # a padding or a kernel that is larger than the image, say
         raise ValueError(f"{name} cannot be applied to the first image: {error}") from error
-
-
-def _only(loaded: list[Batch | Failure]) -> Batch | Failure:
-    (batch,) = loaded
-    return batch

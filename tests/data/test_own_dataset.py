@@ -175,7 +175,8 @@ def test_flags_of_several_numbers_are_one_line():
 
 def test_the_recipe_says_what_belongs_to_it():
     for fields, message in (
-        ({"train": "train"}, r"data\.train: users_data:make returns its splits itself; take this away"),
+        ({"train": "train"}, r"data\.train: users_data:make returns its splits itself; take this away$"),
+        ({"val": "val"}, r"data\.val: users_data:make returns its splits itself; give a fraction, or nothing$"),
         ({"val": "val"}, r"data\.val: .* give a fraction"),
         ({"args": {"x": float("nan")}}, r"data\.args\.x: holds \.nan"),
         ({"dataset": "digits", "args": {"x": 1}}, r"data\.args: belongs to a function of yours"),

@@ -103,8 +103,7 @@ class DataModule:
         """
         kind, before = self._spec.kind, (self.info.channels, *self.info.image_size)
         wanted = tuple(max(sides) for sides in zip(before, *shapes, strict=True))
-        has_any_size = kind.in_files or self._spec.family == "own"
-        bounds = (kind.channels, *((MAX_SIDE, MAX_SIDE) if has_any_size else kind.image_size))
+        bounds = (kind.channels, *((MAX_SIDE, MAX_SIDE) if kind.any_size else kind.image_size))
         channels, height, width = (max(own, min(side, bound)) for own, side, bound in zip(before, wanted, bounds, strict=True))
         if (channels, height, width) == self.loaded_shape:
             return

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mutual.data.datasets.info import DataInfo
 from mutual.data.datasets.readers import DatasetSplits, read_splits, with_unlabelled
-from mutual.data.datasets.splits import stratified_subset
+from mutual.data.datasets.stratified import stratified_subset
 from mutual.data.loading.requests import CountedViews
 from mutual.data.loading.samplers import build_sampler, read_weights
 from mutual.data.module import DataModule

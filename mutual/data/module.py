@@ -13,13 +13,15 @@ from torch.utils.data import Dataset
 
 from mutual.data.datasets.fingerprint import fingerprint
 from mutual.data.datasets.info import DataInfo
-from mutual.data.datasets.splits import EncodedSplit, Split, stratified_subset
+from mutual.data.datasets.labels import class_counts
+from mutual.data.datasets.splits import EncodedSplit, Split
+from mutual.data.datasets.stratified import stratified_subset
 from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
 from mutual.data.loading.dataset import BatchesOnDemand, Failure, SplitsDataset, TransformedDataset
-from mutual.data.loading.images import TransformError
 from mutual.data.loading.plan import EpochPlan, Sampler
 from mutual.data.loading.requests import CountedViews, Request, TrainBatchSampler, eval_requests
+from mutual.data.loading.views import TransformError
 from mutual.data.loading.workers import Loader
 from mutual.data.transforms.pipelines import eval_transforms, resolved_preprocess, train_transforms
 from mutual.recipe import MAX_SIDE, Data
@@ -82,9 +84,8 @@ class DataModule:
     @property
     def class_counts(self) -> list[int]:
         """Number of training images of each class; those without a label are in none."""
-        labels = self._splits["train"].labels
-        per_class = labels.sum(dim=0).long() if labels.dim() == 2 else labels[labels >= 0].bincount(minlength=self.info.num_classes)
-        return list(map(int, per_class))
+        counts: list[int] = class_counts(self._splits["train"].labels, self.info.num_classes).tolist()
+        return counts
 
     def make_views(self, views: Sequence[int]) -> None:
         """Makes of each training image only the views of these numbers, in their order; to be called before images are loaded."""
@@ -102,8 +103,7 @@ class DataModule:
         """
         kind, before = self._spec.kind, (self.info.channels, *self.info.image_size)
         wanted = tuple(max(sides) for sides in zip(before, *shapes, strict=True))
-        has_any_size = kind.in_files or self._spec.family == "own"
-        bounds = (kind.channels, *((MAX_SIDE, MAX_SIDE) if has_any_size else kind.image_size))
+        bounds = (kind.channels, *((MAX_SIDE, MAX_SIDE) if kind.any_size else kind.image_size))
         channels, height, width = (max(own, min(side, bound)) for own, side, bound in zip(before, wanted, bounds, strict=True))
         if (channels, height, width) == self.loaded_shape:
             return
@@ -311,7 +311,7 @@ class DataModule:
         return self._loader([(split, request)] for (request,) in requests)
 
     def _new_loader(self, dataset: Dataset[Batch | Failure], workers: int) -> Loader[Batch | Failure]:
-        return Loader(dataset, workers=workers, prefetch=self._spec.prefetch, collate=_only)
+        return Loader(dataset, workers=workers, prefetch=self._spec.prefetch)
 
     def _num_workers(self, num_batches: int) -> int:
         if self._spec.workers is not None:
@@ -334,8 +334,3 @@ def _shape_of_first(dataset: TransformedDataset, name: str) -> tuple[int, ...]:
         return tuple(dataset.sample(0).shape)
     except TransformError as error:  # a padding or a kernel that is larger than the image, say
         raise ValueError(f"{name} cannot be applied to the first image: {error}") from error
-
-
-def _only(loaded: list[Batch | Failure]) -> Batch | Failure:
-    (batch,) = loaded
-    return batch

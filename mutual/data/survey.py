@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from mutual.data.datasets.labels import class_counts
 from mutual.data.datasets.readers import DatasetSplits, NoValidationImagesError, read_splits
 from mutual.data.datasets.splits import EncodedSplit, Split
 from mutual.data.files.decoding import ImageError
@@ -81,7 +81,7 @@ def survey_images(dataset: str, *, sample: int, workers: int) -> Survey:
     return Survey(
         fields=fields,
         num_images=num_images,
-        class_sizes=dict(zip(splits.class_names, _class_sizes(splits.train.labels, len(splits.class_names)), strict=True)),
+        class_sizes=dict(zip(splits.class_names, class_counts(splits.train.labels, len(splits.class_names)).tolist(), strict=True)),
         image_size=(round(statistics.median(heights)), round(statistics.median(widths))),
         channels=1 if all(greys) else 3,
         num_read=num_read,
@@ -94,7 +94,7 @@ def _split(fields: dict[str, Any]) -> tuple[dict[str, Any], DatasetSplits]:
     try:
         return fields, read_splits(Data(**fields))
     except NoValidationImagesError as error:
-        smallest = min(_class_sizes(error.found.train.labels, len(error.found.class_names)))
+        smallest = int(class_counts(error.found.train.labels, len(error.found.class_names)).min())
         fields = {**fields, **_held_out(smallest)}
     return fields, read_splits(Data(**fields))
 
@@ -142,12 +142,6 @@ def class_folders_of(folder: Path) -> list[Path]:
 
 def _smallest(classes: list[Path]) -> int:
     return min(len(image_files(each)) for each in classes)
-
-
-def _class_sizes(labels: Tensor, num_classes: int) -> list[int]:
-    counts = labels.sum(dim=0).long() if labels.dim() == 2 else labels[labels >= 0].bincount(minlength=num_classes)
-    sizes: list[int] = counts.tolist()
-    return sizes
 
 
 def _read_sample(splits: dict[str, Split], sample: int, workers: int) -> tuple[list[tuple[int, int]], list[bool], dict[str, str], int]:

@@ -39,7 +39,8 @@ class DatasetKind:
         std: standard deviation of each channel.
         needs_root: it is read from the folder `data.root`.
         needs_lists: `data.train_list` and `data.val_list` name its images.
-        in_files: its images are files of the user's own, of any size.
+        in_files: its images are files of the user's own.
+        any_size: they may have any size, each another.
         multi_label: an image may have several labels.
     """
 
@@ -50,6 +51,7 @@ class DatasetKind:
     needs_root: bool = False
     needs_lists: bool = False
     in_files: bool = False
+    any_size: bool = False
     multi_label: bool = False
 
 
@@ -61,15 +63,15 @@ DATASETS: dict[str, DatasetKind] = {
     "fashion_mnist": DatasetKind(1, (28, 28), (0.2860,), (0.3530,), needs_root=True),
     "cifar10": DatasetKind(3, (32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), needs_root=True),
     "cifar100": DatasetKind(3, (32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), needs_root=True),
-    "image_folder": DatasetKind(3, (224, 224), *_IMAGENET, needs_root=True, in_files=True),
-    "image_list": DatasetKind(3, (224, 224), *_IMAGENET, needs_root=True, needs_lists=True, in_files=True, multi_label=True),
+    "image_folder": DatasetKind(3, (224, 224), *_IMAGENET, needs_root=True, in_files=True, any_size=True),
+    "image_list": DatasetKind(3, (224, 224), *_IMAGENET, needs_root=True, needs_lists=True, in_files=True, any_size=True, multi_label=True),
     "fake": DatasetKind(3, (32, 32), (0.5,), (0.29,), multi_label=True),
 }
 """Each data set by its name; `mutual.data.datasets.readers` reads them."""
 DATASET_FORMS: dict[str, DatasetKind] = {
-    "hfds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True, multi_label=True),
-    "wds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True, multi_label=True),
-    "own": DatasetKind(3, (224, 224), *_IMAGENET, multi_label=True),
+    "hfds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True, any_size=True, multi_label=True),
+    "wds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True, any_size=True, multi_label=True),
+    "own": DatasetKind(3, (224, 224), *_IMAGENET, any_size=True, multi_label=True),
 }
 """Each form of name that stands for a data set of the user's: `hfds/NAME_OR_FOLDER`, `wds/SHARDS`, and `package.module:name` (own)."""
 

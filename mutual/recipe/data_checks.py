@@ -27,15 +27,11 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
                 yield Fault(f"data.{key}", f"{data.dataset} needs a text file with a line `path label` for each image")
     if data.kind.needs_root and data.root is None:
         yield Fault("data.root", f"{data.dataset} needs the folder that holds the data")
-    if data.columns is not None and data.family != "hfds":
-        yield Fault("data.columns", f"names columns of a table (hfds/NAME_OR_FOLDER); {data.dataset} has none")
     if data.multi_label and not data.kind.multi_label:
         yield Fault(
             "data.multi_label", f"{data.dataset} has one label an image; several come from image_list, hfds/NAME_OR_FOLDER and wds/SHARDS"
         )
-    if data.label_field is not None and data.family != "wds":
-        yield Fault("data.label_field", f"names a key in the .json of images in shards (wds/...), not of {data.dataset}")
-    yield from _check_own(data)
+    yield from _check_forms(data)
     best_metric, metrics = recipe.train.best_metric, ("map", "nll") if data.multi_label else ("top1", "macro_top1", "nll")
     if best_metric not in (None, *metrics):
         labels = "several labels" if data.multi_label else "one class"
@@ -47,16 +43,14 @@ def check_data(recipe: Recipe) -> Iterator[Fault]:
         yield from _check_labels(objective, f"objectives.{index}", recipe.label_type_of(objective), multi_label=data.multi_label)
 
 
-def _check_own(data: Data) -> Iterator[Fault]:
-    if data.family != "own":
-        if data.args:
-            yield Fault("data.args", f"belongs to a function of yours (dataset: package.module:function), not to {data.dataset}")
-        return
-    if data.train is not None:
-        yield Fault("data.train", f"{data.dataset} returns its splits itself; take this away")
-    for key in ("val", "test"):
-        if isinstance(getattr(data, key), str):
-            yield Fault(f"data.{key}", f"{data.dataset} returns its splits itself; give a fraction, or nothing")
+def _check_forms(data: Data) -> Iterator[Fault]:
+    """Yields the keys that belong to another form of data set."""
+    if data.columns is not None and data.family != "hfds":
+        yield Fault("data.columns", f"names columns of a table (hfds/NAME_OR_FOLDER); {data.dataset} has none")
+    if data.label_field is not None and data.family != "wds":
+        yield Fault("data.label_field", f"names a key in the .json of images in shards (wds/...), not of {data.dataset}")
+    if data.args and data.family != "own":
+        yield Fault("data.args", f"belongs to a function of yours (dataset: package.module:function), not to {data.dataset}")
 
 
 def _check_sizes(data: Data) -> Iterator[Fault]:

@@ -42,6 +42,8 @@ def check_splits(data: Data) -> Iterator[Fault]:
 
 
 def _own_splits(data: Data, split: str) -> str:
+    if data.family == "own":
+        return f"{data.dataset} returns its splits itself; {'take this away' if split == 'train' else 'give a fraction, or nothing'}"
     if split == "train":
         return f"{data.dataset} has training images of its own; leave data.train out"
     return f"{data.dataset} has no splits by name; {_FRACTION}, or leave data.{split} out"

@@ -237,6 +237,16 @@ def test_a_bit_that_has_changed_ends_the_run_in_a_line(root, tmp_path):
         pixels_of(data)
 
 
+def test_a_folder_whose_mark_was_not_finished_is_filled(root, tmp_path):
+    module(root, decoded=str(tmp_path / "kept"))
+    folder = entry(tmp_path / "kept")
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / f".unfinished-{MARK}").write_text("{")  # its process was killed there
+    module(root, decoded=str(tmp_path / "kept"))
+    assert (folder / "complete.json").exists()
+
+
 def test_files_of_others_are_neither_written_nor_removed(root, tmp_path):
     module(root, decoded=str(tmp_path / "kept"))
     folder = entry(tmp_path / "kept")

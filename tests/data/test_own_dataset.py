@@ -8,8 +8,9 @@ import users_data
 from support import tiny_document
 
 from mutual.data import build_data
-from mutual.data.datasets import own
 from mutual.data.datasets.image_check import check_data
+from mutual.data.datasets.own.own_split import LabelError
+from mutual.data.datasets.own.reader import read_own
 from mutual.recipe import RecipeError, parse_recipe
 
 SIZE = {"image_size": 8, "batch_size": 4}
@@ -73,12 +74,12 @@ def test_what_is_no_image_is_one_line(form, message):
 def test_splits_and_classes_by_name(name):
     info = built(name).info
     assert (info.num_train, info.num_val, info.class_names) == (30, 9, ("plane", "car", "bird"))
-    assert len(own.read_own(spec(name), seed=0).test.labels) == 6
+    assert len(read_own(spec(name), seed=0).test.labels) == 6
 
 
 def test_splits_by_position_and_fractions():
-    assert len(own.read_own(spec("three"), seed=0).test.labels) == 6
-    assert own.read_own(spec("make"), seed=0).test is None
+    assert len(read_own(spec("three"), seed=0).test.labels) == 6
+    assert read_own(spec("make"), seed=0).test is None
     held_out = built("alone", val=0.2, test=0.1)
     assert (held_out.info.num_train, held_out.info.num_val) == (21, 6)
     parts = built("parts")
@@ -174,7 +175,8 @@ def test_flags_of_several_numbers_are_one_line():
 
 def test_the_recipe_says_what_belongs_to_it():
     for fields, message in (
-        ({"train": "train"}, r"data\.train: users_data:make returns its splits itself; take this away"),
+        ({"train": "train"}, r"data\.train: users_data:make returns its splits itself; take this away$"),
+        ({"val": "val"}, r"data\.val: users_data:make returns its splits itself; give a fraction, or nothing$"),
         ({"val": "val"}, r"data\.val: .* give a fraction"),
         ({"args": {"x": float("nan")}}, r"data\.args\.x: holds \.nan"),
         ({"dataset": "digits", "args": {"x": 1}}, r"data\.args: belongs to a function of yours"),
@@ -206,5 +208,5 @@ def test_what_cannot_be_sent_to_other_processes_is_one_line(monkeypatch):
 
 
 def test_its_errors_are_sent_by_workers():
-    error = own.LabelError("item 3", "its label is 2")
+    error = LabelError("item 3", "its label is 2")
     assert str(pickle.loads(pickle.dumps(error))) == "item 3: its label is 2"

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 from shard_files import image_bytes, samples, write_shard
 
-from mutual.data.datasets import index_files, shard_index
-from mutual.data.datasets.index_files import FOLDER, load_indices
-from mutual.data.datasets.shard_index import ShardIndex, _digest, make_index
+from mutual.data.datasets.shards import index_files, shard_index
+from mutual.data.datasets.shards.index_files import FOLDER, load_indices
+from mutual.data.datasets.shards.shard_index import ShardIndex, _digest, make_index
+from mutual.data.files import writing
 
 PNG = image_bytes(0)
 
@@ -164,7 +165,7 @@ def test_a_full_disk_is_no_error(shard, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(index_files, "_open_no_follow", fail)
+    monkeypatch.setattr(writing, "_open_no_follow", fail)
     with pytest.warns(UserWarning, match=r"x\.tar\.index: No space left on device; the index"):
         assert loaded(shard) == [0, 1, 1]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from shard_files import samples, write_shard
 
-from mutual.data.datasets import shard_labels
 from mutual.data.datasets.readers import read_splits
+from mutual.data.datasets.shards import labels as shard_labels
 from mutual.recipe import Data
 
 

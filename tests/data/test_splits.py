@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mutual.data import build_data, data_changes
-from mutual.data.datasets.holding_out import held_out, small_classes
 from mutual.data.datasets.presence import check_present
 from mutual.data.datasets.readers import read_splits
 from mutual.data.datasets.splits import FileSplit, MemorySplit
+from mutual.data.datasets.stratified import held_out, small_classes
 from mutual.recipe import Data, RecipeError, parse_recipe
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -13,11 +13,11 @@ import yaml
 from shard_files import folder_and_shards, image_bytes, samples, write_shard
 from support import digests, run, run_and_kill, tiny_document
 
-import mutual.data.datasets.shards as shards_module
+import mutual.data.datasets.shards.reader as shards_module
 from mutual.data import ImageError, build_data, check_present
 from mutual.data.check import main as check
 from mutual.data.datasets.readers import read_splits, with_unlabelled
-from mutual.data.datasets.shards import ShardSplit
+from mutual.data.datasets.shards.reader import ShardSplit
 from mutual.recipe import Data, RecipeError, parse_recipe
 
 AUGMENT = [{"name": "random_resized_crop", "scale": [0.3, 1.0]}, "horizontal_flip", {"name": "rotation", "degrees": 9}]

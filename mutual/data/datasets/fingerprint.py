@@ -17,7 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from mutual.data.datasets.info import DataInfo
-from mutual.data.datasets.own_split import OwnSplit
+from mutual.data.datasets.labels import class_counts
+from mutual.data.datasets.own.own_split import OwnSplit
 from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.recipe import format_value
 
@@ -78,7 +79,6 @@ def _change(what: str, before: Any, now: Any, names: tuple[str, str]) -> str:
 
 def _of_split(split: Split) -> dict[str, Any]:
     labels = split.labels
-    per_class = labels.sum(dim=0).long() if labels.dim() == 2 else (labels.clamp(min=-1) + 1).bincount()[1:]
     digest = hashlib.blake2b(labels.numpy().tobytes(), digest_size=16)
     match split:
         case MemorySplit():
@@ -90,4 +90,4 @@ def _of_split(split: Split) -> dict[str, Any]:
             digest.update(split.sample())
         case _:
             digest.update(repr(split).encode())
-    return {"per_class": per_class.tolist(), "digest": digest.hexdigest()}
+    return {"per_class": class_counts(labels, 0).tolist(), "digest": digest.hexdigest()}

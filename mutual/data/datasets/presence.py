@@ -8,9 +8,9 @@ from contextlib import suppress
 from itertools import permutations
 from pathlib import Path
 
-from mutual.data.datasets.hub_source import check_hub
+from mutual.data.datasets.hub.source import check_hub
+from mutual.data.datasets.shards.paths import paths_by_split
 from mutual.data.files.listing import class_folders
-from mutual.data.files.shard_paths import shard_paths
 from mutual.recipe import Data
 
 _IDX = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -23,7 +23,7 @@ def check_present(data: Data) -> None:
     """Raises a ValueError where a folder or list that `data` names is missing, in the words of those who read it."""
     root = Path(data.root or "")
     if data.family == "wds":
-        check_shards(data)
+        paths_by_split(data)
     with suppress(OSError):  # whoever reads it says what is wrong
         if data.dataset == "image_folder":
             for folder in split_folders(data).values():
@@ -98,14 +98,6 @@ def check_list(file: Path) -> None:
     """Raises a ValueError where there is no such file."""
     if not file.is_file():
         raise ValueError(f"{file} is no file; it should be a text file with a line for each image")
-
-
-def check_shards(data: Data) -> None:
-    """Raises a ValueError where a shard that `data` names is missing."""
-    patterns = {"dataset": data.dataset.removeprefix("wds/"), "val": data.val, "test": data.test}
-    for key, pattern in patterns.items():
-        if isinstance(pattern, str):
-            shard_paths(pattern, data.root, key=f"data.{key}")
 
 
 def idx_folders(root: Path, name: str) -> list[Path]:

@@ -135,11 +135,6 @@ class FileSplit(EncodedSplit):
         self._roots = tuple(numbers)
         assert len(self.paths) == len(self._root_ids) == len(labels)
 
-    @property
-    def roots(self) -> list[Path]:
-        """For each file the folder below which it was listed."""
-        return [self._roots[number] for number in self._root_ids.tolist()]
-
     def source(self, index: int) -> ImageSource:
         """Returns the image, opened and not decoded."""
         return ImageSource(self.content(index), self.channels, path=self.paths[index])
@@ -197,26 +192,12 @@ class FakeSplit:
         return FakeSplit(self.indices[indices], self.labels[indices], self.shape, self.seed)
 
 
-def stratified_subset(labels: Tensor, size: int, *, seed: int) -> Tensor:
-    """Returns `size` sorted random indices in which every class is as frequent as in `labels` (largest remainders).
+@dataclass(frozen=True)
+class ReadSplits:
+    """What a reader finds of a data set: `val` and `test` only where they are splits of their own, and no fraction of `train`."""
 
-    Where images have several labels, each combination of them is a class.
-
-    Raises:
-        ValueError: there are fewer images than that.
-    """
-    if size > len(labels):
-        raise ValueError(f"subset: {size} images wanted, the training split has {len(labels)}")
-    if labels.dim() == 2:
-        labels = labels.unique(dim=0, return_inverse=True)[1]
-    classes, counts = labels.unique(return_counts=True)
-    exact = counts.double() * size / len(labels)
-    quota = exact.floor().long()
-    by_remainder = (exact - quota).argsort(descending=True, stable=True)
-    quota[by_remainder[: size - int(quota.sum())]] += 1
-    generator = torch.Generator().manual_seed(derive_seed(seed, "subset"))
-    chosen = []
-    for label, num_chosen in zip(classes.tolist(), quota.tolist(), strict=True):
-        members = (labels == label).nonzero().flatten()
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:num_chosen]])
-    return torch.cat(chosen).sort().values
+    train: Split
+    val: Split | None
+    class_names: tuple[str, ...]
+    test: Split | None = None
+    notes: tuple[str, ...] = ()

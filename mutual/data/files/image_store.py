@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mutual.data.files.writing import UNFINISHED, write_file
 from mutual.recipe import InputError
 
 MARK = ".mutual-decoded.json"
@@ -137,7 +138,7 @@ class ImageWriter:
     def complete(self) -> None:
         """Makes the folder one that is read."""
         self._sync()
-        _write_whole(self._folder / _COMPLETE, json.dumps(_summary(self._rows, self._last_end())).encode())
+        write_file(self._folder / _COMPLETE, json.dumps(_summary(self._rows, self._last_end())).encode(), synced=True)
 
     def close(self) -> None:
         """Closes the files; what was not written whole is cut off, so that it takes no space."""
@@ -184,7 +185,7 @@ def locked_folder(folder: Path, about: Mapping[str, Any], *, waits: Callable[[],
         _lock(descriptor, folder, waits)
         check_mark(folder, about)
         if not (folder / MARK).exists():
-            _write_whole(folder / MARK, json.dumps(about, indent=1).encode())
+            write_file(folder / MARK, json.dumps(about, indent=1).encode(), synced=True)
         yield
     finally:
         os.close(descriptor)
@@ -205,7 +206,7 @@ def check_mark(folder: Path, about: Mapping[str, Any]) -> None:
     """Raises an InputError where a folder is there that is not ours, or holds other images than `about` says."""
     path = folder / MARK
     if not path.exists():
-        if any(folder.iterdir()):
+        if any(not entry.name.startswith(UNFINISHED) for entry in folder.iterdir()):
             raise InputError(f"{folder} holds files and no decoded images ({MARK}); give another folder")
         return
     if _read_json(path) != about:
@@ -250,13 +251,3 @@ def _write(descriptor: int, content: bytes | memoryview) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    temp_path = path.with_name(f"{path.name}.unfinished")
-    with temp_path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temp_path.replace(path)

@@ -18,9 +18,10 @@ from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
 from mutual.data.files.decoding import ImageError
 from mutual.data.loading.batch import Batch
 from mutual.data.loading.decoded import DecodedFolder
-from mutual.data.loading.images import DecodedImages, Images, MemoryImages, TransformError, apply_transform
+from mutual.data.loading.images import DecodedImages, Images, MemoryImages
 from mutual.data.loading.mixing import Mixer
 from mutual.data.loading.requests import Request
+from mutual.data.loading.views import TransformError, apply_transform
 from mutual.data.transforms.augmentation import Augmentation, CountedTransforms
 from mutual.data.transforms.draws import image_keys
 from mutual.data.transforms.pipelines import Pipeline, Transforms

@@ -105,7 +105,7 @@ class DecodedFolder:
         writer = ImageWriter(self.path)
         first = writer.num_images
         dataset = _Blocks(images)
-        loader: Loader[ImageBlock | OSError] = Loader(dataset, workers=workers, prefetch=prefetch, collate=_only)
+        loader: Loader[ImageBlock | OSError] = Loader(dataset, workers=workers, prefetch=prefetch)
         try:
             self._announce(images, first)
             begins = range(first, self._num_images, _BLOCK)
@@ -190,8 +190,3 @@ def _stamps(split: EncodedSplit) -> Iterator[str]:
             yield ""
         else:
             yield f"{status.st_size} {status.st_mtime_ns}"
-
-
-def _only(loaded: list[ImageBlock | OSError]) -> ImageBlock | OSError:
-    (block,) = loaded
-    return block

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -14,29 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mutual.data.datasets.own_split import OwnSplit
-from mutual.data.datasets.splits import EncodedSplit, MemorySplit, Split
-from mutual.data.files.decoding import ImageError, ImageSource
+from mutual.data.datasets.splits import MemorySplit, Split
+from mutual.data.files.decoding import ImageError
 from mutual.data.files.image_store import ImageStore
 from mutual.data.loading.batch import BadImage
 from mutual.data.loading.plan import epoch_order
 from mutual.data.loading.requests import OCCURRENCE_STRIDE, Request
+from mutual.data.loading.views import Draws, apply_transform, view_reader
 from mutual.data.transforms.draws import derive_keys, image_keys, uniforms
 from mutual.data.transforms.pipelines import Pipeline, to_channels
-from mutual.data.transforms.regions import NUM_DRAWS, RegionPlan, ShapeError
-from mutual.recipe import derive_seed, first_line
+from mutual.data.transforms.regions import NUM_DRAWS, RegionPlan
 
 _MAX_CACHED_BYTES = 512 * 2**20
 """Images in memory are transformed once where they then take no more than this, and for each batch where they take more."""
 _MAX_CONSECUTIVE_BAD = 1000
 """This many unreadable images in a row mean that the data are not there, and not that some are damaged."""
-
-
-class TransformError(ImageError):
-    """A transform does not take an image that was read; `str(error)` is one line that names the file and the reason."""
-
-    def _describe(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -140,10 +130,8 @@ class DecodedImages:
     ) -> None:
         self.labels = split.labels
         self.name = split.name
-        # as `predict` decodes them by the card: a colour image that is decoded as grey has lost what a peer of colour reads
-        self._split = split.decoded_as(channels) if isinstance(split, EncodedSplit | OwnSplit) else split
-        self._transform = transform
-        self._region = region
+        self._read_views = view_reader(split, transform, region=region, channels=channels, seed=seed)
+        self._has_random_regions = region is not None and region.is_random
         self._channels = channels
         self._size = image_size
         self._seed = seed
@@ -160,8 +148,8 @@ class DecodedImages:
             ImageError: it cannot be read.
             OSError: the disk or the machine failed.
         """
-        assert self._region is None or not self._region.is_random
-        return self._views_of(index, 0, [()])[0]
+        assert not self._has_random_regions
+        return self._read(index, {0: [()]})[0][0]
 
     def read_from(self, store: ImageStore) -> None:
         """Takes from now on what `deterministic` has made of each image from `store`."""
@@ -184,12 +172,12 @@ class DecodedImages:
             if row.reason
         )
         by_view = [list(images) for images in zip(*(row.images for row in rows), strict=True)]
-        is_random = self._region is not None and self._region.is_random
-        return LoadedImages([torch.stack(images) for images in by_view] if is_random else by_view, [row.source_index for row in rows], bad)
+        images = [torch.stack(images) for images in by_view] if self._has_random_regions else by_view
+        return LoadedImages(images, [row.source_index for row in rows], bad)
 
     def _draws(self, request: Request, views: Sequence[int]) -> list[list[Sequence[float]]]:
         """Returns for each image of the request, and each view, what its region is drawn from; nothing where it is not drawn."""
-        if self._region is None or not self._region.is_random:
+        if not self._has_random_regions:
             return [[()]] * len(request.indices)
         keys = [derive_keys(image_keys(self._seed, view, request.view_numbers, request.indices), 0) for view in views]
         draws: list[list[Sequence[float]]] = np.stack([uniforms(of_view, NUM_DRAWS) for of_view in keys], axis=1).tolist()
@@ -198,10 +186,7 @@ class DecodedImages:
     def _decode(self, index: int, draws: dict[int, list[Sequence[float]]]) -> dict[int, _Decoded]:
         """Returns the image for each number by which it is drawn, and what is drawn by that in each view."""
         try:
-            if isinstance(self._split, OwnSplit):  # it draws by the number, too
-                return {number: _Decoded(self._views_of(index, number, of_number), index) for number, of_number in draws.items()}
-            images = iter(self._views_of(index, min(draws), [each for of_number in draws.values() for each in of_number]))
-            return {number: _Decoded([next(images) for _ in of_number], index) for number, of_number in draws.items()}
+            return {number: _Decoded(images, index) for number, images in self._read(index, draws).items()}
         except ImageError as error:
             if not self._skip_bad:
                 raise
@@ -218,10 +203,17 @@ class DecodedImages:
         num_tries = min(len(self.labels) - 1, _MAX_CONSECUTIVE_BAD)
         for source_index in islice(self._substitutes(index, view % OCCURRENCE_STRIDE), num_tries):
             try:
-                return _Decoded(self._views_of(source_index, view, draws), source_index, error.reason)
+                return _Decoded(self._read(source_index, {view: draws})[view], source_index, error.reason)
             except ImageError:  # it is named where it is asked for itself
                 continue
         raise ImageError(error.path, f"{error.reason}; nor can the {num_tries} images be read that follow it in the epoch's order")
+
+    def _read(self, index: int, draws: Draws) -> dict[int, list[Tensor]]:
+        """Returns the image for each of `draws`."""
+        stored = None if self._store is None else self._store.image(index)
+        if stored is not None:
+            return {number: [stored] * len(of_number) for number, of_number in draws.items()}
+        return self._read_views(index, draws)
 
     def _substitutes(self, index: int, epoch: int) -> Iterator[int]:
         """Yields all other images in the order in which they stand in for the one at `index`."""
@@ -243,53 +235,3 @@ class DecodedImages:
             positions[order] = np.arange(len(order))
             self._order = epoch, order, positions
         return self._order[1:]
-
-    def _views_of(self, index: int, view: int, draws: list[Sequence[float]]) -> list[Tensor]:
-        """Returns the image for each of `draws`; its file is read once, and decoded once at each scale."""
-        stored = None if self._store is None else self._store.image(index)
-        if stored is not None:
-            return [stored] * len(draws)
-        name = self.name(index)
-        if isinstance(self._split, OwnSplit):  # its own draws are those of the epoch, or of the view's number
-            return [apply_transform(self._transform, self._split.draw(index, seed=derive_seed(self._seed, "item", view, index)), name)]
-        if self._region is None or not isinstance(self._split, EncodedSplit):
-            return [apply_transform(self._transform, to_channels(self._split.image(index), self._channels), name)] * len(draws)
-        source = self._split.source(index)
-        if not self._region.is_random:
-            return [self._region_of(source, (), name)] * len(draws)
-        return [self._region_of(source, of_view, name) for of_view in draws]
-
-    def _region_of(self, source: ImageSource, draws: Sequence[float], name: str) -> Tensor:
-        assert self._region is not None
-        with _blaming_transform(name, source.size):
-            image = self._region(*source.size, draws).read(source)
-        return apply_transform(self._transform, image, name)
-
-
-def apply_transform(transform: Pipeline, image: Tensor, name: str) -> Tensor:
-    """Returns `transform(image)`; `name` is what the image is called in messages.
-
-    Raises:
-        TransformError: the transform does not take the image.
-        OSError: there is too little memory.
-    """
-    height, width = image.shape[-2:]
-    with _blaming_transform(name, (height, width)):
-        return transform(image)
-
-
-@contextmanager
-def _blaming_transform(name: str, size: tuple[int, int]) -> Iterator[None]:
-    """Makes a TransformError that names the image, or an OSError, of what a transform of an image of `size` raises."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except (ValueError, RuntimeError) as error:  # torchvision's, for a crop or a padding that is larger than the image, say
-        if "can't allocate memory" in str(error):
-            raise OSError(errno.ENOMEM, "not enough memory to transform the image", name) from error
-        reason = first_line(error)
-        if not isinstance(error, ShapeError):
-            height, width = size
-            reason = f"the transforms do not take its {width} x {height} pixels: {reason}"
-        raise TransformError(name, reason) from error

@@ -6,7 +6,7 @@ import atexit
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import RawValue
 from types import FrameType
@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
 
 
 class Loader(Generic[Item]):
-    """What `dataset` makes of requests, in their order; made in `workers` processes, or in this one if it is 0.
+    """What `dataset` makes of requests, one item of each, in their order; made in `workers` processes, or in this one if it is 0.
 
     Each process is `prefetch` requests ahead. They are started for the first requests and serve all others, too, until `close`.
 
@@ -31,14 +31,14 @@ class Loader(Generic[Item]):
         workers: number of processes.
     """
 
-    def __init__(self, dataset: Dataset[Item], *, workers: int, prefetch: int, collate: Callable[[list[Item]], Item]) -> None:
+    def __init__(self, dataset: Dataset[Item], *, workers: int, prefetch: int) -> None:
         self.workers = workers
         self._termination = _Termination()
         self._requests = _Requests()
         self._loader: DataLoader[Item] | None = DataLoader(
             dataset,
             batch_sampler=self._requests,  # type: ignore[arg-type]
-            collate_fn=collate,
+            collate_fn=_only,
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
             worker_init_fn=self._termination.begin_worker if workers else None,
@@ -75,6 +75,11 @@ class Loader(Generic[Item]):
             except StopIteration:
                 return
             yield item
+
+
+def _only(items: list[Item]) -> Item:
+    (item,) = items
+    return item
 
 
 class _Requests:

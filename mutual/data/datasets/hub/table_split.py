@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from mutual.data.datasets.columns import check_table, is_list, is_text
+from mutual.data.datasets.hub.columns import check_table, is_list, is_text
 from mutual.data.datasets.splits import EncodedSplit
 from mutual.data.files.decoding import MAX_FILE_BYTES, ImageError, ImageSource, read_file
 from mutual.recipe import format_value

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset
 from tqdm import tqdm
 
-from mutual.data.datasets.own_labels import declared_labels, parse_label, stack_labels
-from mutual.data.datasets.own_split import Items, LabelError, OwnSplit, spread
-from mutual.data.datasets.readers import ReadSplits
+from mutual.data.datasets.own.labels import declared_labels, parse_label, stack_labels
+from mutual.data.datasets.own.own_split import Items, LabelError, OwnSplit, spread
+from mutual.data.datasets.splits import ReadSplits
 from mutual.data.files.decoding import ImageError
 from mutual.data.seeding import seeded_generators
 from mutual.recipe import Data, call_users, derive_seed, describe_error, did_you_mean, import_users, names_parameter

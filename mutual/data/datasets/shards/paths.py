@@ -8,11 +8,30 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from mutual.recipe import Data
+
 MAX_SHARDS = 100_000
 """Files that one pattern may name: beyond is a slip of the keyboard."""
 _MAX_BRACES = 16
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
+
+
+PREFIX = "wds/"
+
+
+def paths_by_split(data: Data) -> dict[str, list[Path]]:
+    """Returns by split the shards that `data` names.
+
+    Raises:
+        ValueError: a shard is missing or named twice, or none is found.
+    """
+    patterns = {"train": data.dataset.removeprefix(PREFIX), "val": data.val, "test": data.test}
+    return {
+        split: shard_paths(pattern, data.root, key="data.dataset" if split == "train" else f"data.{split}")
+        for split, pattern in patterns.items()
+        if isinstance(pattern, str)
+    }
 
 
 def shard_paths(pattern: str, root: str | None, *, key: str) -> list[Path]:

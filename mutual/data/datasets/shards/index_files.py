@@ -21,7 +21,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mutual.data.datasets.shard_index import ShardIndex, make_index
+from mutual.data.datasets.shards.shard_index import ShardIndex, make_index
+from mutual.data.files.writing import write_file
 
 FOLDER = ".mutual-index"
 """Name of the folder of index files beside shards."""
@@ -93,25 +94,12 @@ def _make(paths: Sequence[Path], label_key: str | None, place: Path | None) -> d
 
 
 def _write(file: Path, content: bytes) -> OSError | None:
-    """Writes an index file atomically; a torn one, which a failing machine may leave, is known by its digest.
-
-    Returns:
-        Why it was not written, or None.
-    """
-    temp_path = file.with_name(f".unfinished-{file.name}")
+    """Writes an index file, and returns why it was not written, or None; a torn one is known by its digest."""
     try:
-        with open(temp_path, "wb", opener=_open_no_follow) as opened:
-            opened.write(content)
-        temp_path.replace(file)
+        write_file(file, content, synced=False)
     except OSError as error:
-        error.filename = str(file)
         return error
     return None
-
-
-def _open_no_follow(path: str, flags: int) -> int:
-    """Opens a file for writing, but follows no link in its place."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _name(path: Path, label_key: str | None) -> str:

@@ -20,8 +20,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from mutual.data.datasets.shards.tar import BLOCK, TarMember, TarReader
 from mutual.data.files.listing import IMAGE_SUFFIXES
-from mutual.data.files.tar import BLOCK, TarMember, TarReader
 from mutual.recipe import format_value
 
 LABEL_KEYS = ("label", "cls", "class")

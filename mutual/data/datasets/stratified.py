@@ -1,4 +1,4 @@
-"""Holding out: fractions of the training images as validation and test images, drawn by a seed, each class as often as among all."""
+"""Stratified choices of images, drawn by a seed, each class as often as among all: splits that are held out, and subsets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mutual.data.datasets.labels import class_counts
 from mutual.data.datasets.splits import EncodedSplit, Split
 from mutual.recipe import derive_seed
 
@@ -51,10 +52,10 @@ def held_out(split: Split, fractions: Mapping[str, float], *, seed: int) -> dict
 
 def small_classes(labels: Tensor, parts: Mapping[str, Tensor], class_names: tuple[str, ...]) -> list[str]:
     """Returns a line for the parts that have no image of the same classes: which these are, and how many images they have."""
-    counts = _counts(labels, len(class_names))
+    counts = class_counts(labels, len(class_names))
     parts_without: dict[tuple[int, ...], list[str]] = {}
     for name, indices in parts.items():
-        missing = ((counts > 0) & (_counts(labels[indices], len(counts)) == 0)).nonzero().flatten().tolist()
+        missing = ((counts > 0) & (class_counts(labels[indices], len(counts)) == 0)).nonzero().flatten().tolist()
         if missing:
             parts_without.setdefault(tuple(missing), []).append(name)
     lines = []
@@ -65,9 +66,26 @@ def small_classes(labels: Tensor, parts: Mapping[str, Tensor], class_names: tupl
     return lines
 
 
-def _counts(labels: Tensor, num_classes: int) -> Tensor:
-    """Returns how many images each class has."""
-    return labels.sum(dim=0).long() if labels.dim() == 2 else labels[labels >= 0].bincount(minlength=num_classes)
+def stratified_subset(labels: Tensor, size: int, *, seed: int) -> Tensor:
+    """Returns `size` sorted random indices in which every class is as frequent as in `labels` (largest remainders).
+
+    Where images have several labels, each combination of them is a class.
+
+    Raises:
+        ValueError: there are fewer images than that.
+    """
+    if size > len(labels):
+        raise ValueError(f"subset: {size} images wanted, the training split has {len(labels)}")
+    if labels.dim() == 2:
+        labels = labels.unique(dim=0, return_inverse=True)[1]
+    classes, counts = labels.unique(return_counts=True)
+    quota = _rounded(counts.double() * size / len(labels), size)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "subset"))
+    chosen = []
+    for label, num_chosen in zip(classes.tolist(), quota.tolist(), strict=True):
+        members = (labels == label).nonzero().flatten()
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:num_chosen]])
+    return torch.cat(chosen).sort().values
 
 
 def _units(split: Split, seed: int) -> Tensor:

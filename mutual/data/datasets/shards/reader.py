@@ -14,17 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mutual.data.datasets.index_files import load_indices
-from mutual.data.datasets.readers import ReadSplits
-from mutual.data.datasets.shard_index import ShardIndex, concatenated, header_digest
-from mutual.data.datasets.shard_labels import ShardLabels
-from mutual.data.datasets.splits import EncodedSplit
+from mutual.data.datasets.shards.index_files import load_indices
+from mutual.data.datasets.shards.labels import ShardLabels
+from mutual.data.datasets.shards.paths import PREFIX, paths_by_split, shard_paths
+from mutual.data.datasets.shards.shard_index import ShardIndex, concatenated, header_digest
+from mutual.data.datasets.shards.tar import BLOCK
+from mutual.data.datasets.splits import EncodedSplit, ReadSplits
 from mutual.data.files.decoding import MAX_FILE_BYTES, ImageError, ImageSource
-from mutual.data.files.shard_paths import shard_paths
-from mutual.data.files.tar import BLOCK
 from mutual.recipe import Data
 
-PREFIX = "wds/"
 MAX_OPEN = 256
 """Shards that a process has open at a time; by default a system allows it 1,024 files, of which workers need some."""
 
@@ -36,12 +34,7 @@ def read_shards(spec: Data) -> ReadSplits:
         ValueError: a shard is missing, damaged or in two splits, or a label is missing or wrong.
         OSError: the disk or the machine failed.
     """
-    patterns = {"train": spec.dataset.removeprefix(PREFIX), "val": spec.val, "test": spec.test}
-    paths = {
-        side: shard_paths(pattern, spec.root, key="data.dataset" if side == "train" else f"data.{side}")
-        for side, pattern in patterns.items()
-        if isinstance(pattern, str)
-    }
+    paths = paths_by_split(spec)
     _check_disjoint(paths)
     indices = load_indices([path for of_side in paths.values() for path in of_side], spec.label_field)
     by_path = {index.path: index for index in indices}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mutual.data.datasets.own_labels import parse_label
+from mutual.data.datasets.own.labels import parse_label
 from mutual.data.files.conversion import to_pixels
 from mutual.data.files.decoding import WRONG_PATHS, ImageError
 from mutual.data.seeding import seeded_generators

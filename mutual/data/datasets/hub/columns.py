@@ -13,13 +13,13 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from mutual.data.datasets.labels import exceeds_images
 from mutual.recipe import MAX_CLASSES, did_you_mean, first_line, format_value
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _LABEL_NAMES = ("label", "labels", "class", "target")
-_MANY_CLASSES = 10_000  # numbers that go beyond, and are ten times as many as the images, are no classes
 _MANY_IMAGES = 10  # of which no two have the same label
 _MAX_FLAGS = 10**9  # of images with several labels, in 4 GB
 _MAX_SHOWN = 20  # columns in a message
@@ -219,7 +219,7 @@ def _check_range(labels: Tensor, column: LabelColumn, where: str, num_classes: i
         )
     if num_classes is not None and largest >= num_classes:
         raise ValueError(f"{where}: label {largest} in {column.name} is no class; there are {num_classes}, numbered from 0")
-    if largest >= MAX_CLASSES or (column.class_names is None and largest >= max(_MANY_CLASSES, 10 * len(labels))):
+    if largest >= MAX_CLASSES or (column.class_names is None and exceeds_images(largest, len(labels))):
         raise ValueError(f"{where}: label {largest} in {column.name} is too large for a class; name another column in data.columns")
     if column.is_found and len(labels) > _MANY_IMAGES and len(labels.unique()) == len(labels):
         raise ValueError(f"{where}: each image has a label of its own in {column.name}; name the labels' column in data.columns")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mutual.data.datasets.columns import LabelColumn, image_column, label_column, read_labels
-from mutual.data.datasets.hub_source import Tables, open_tables
-from mutual.data.datasets.readers import ReadSplits
-from mutual.data.datasets.table_split import TableSplit, table_split
+from mutual.data.datasets.hub.columns import LabelColumn, image_column, label_column, read_labels
+from mutual.data.datasets.hub.source import Tables, open_tables
+from mutual.data.datasets.hub.table_split import TableSplit, table_split
+from mutual.data.datasets.splits import ReadSplits
 from mutual.recipe import Data, did_you_mean, format_value
 from mutual.recipe.data import Columns
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mutual.data.datasets.readers import MANY_CLASSES
-from mutual.data.datasets.shard_index import LABEL_KEYS, ShardIndex
+from mutual.data.datasets.labels import exceeds_images
+from mutual.data.datasets.shards.shard_index import LABEL_KEYS, ShardIndex
 from mutual.recipe import MAX_CLASSES, Data, did_you_mean, format_value
 
 CLASSES_FILE = "classes.txt"
@@ -106,7 +106,7 @@ class ShardLabels:
         """Refuses a class number that would make a classifier of absurd size."""
         if number >= MAX_CLASSES:
             raise ValueError(f"{label.image}: label {number} is too large; there may be {MAX_CLASSES:,} classes, numbered from 0")
-        if self._spec.num_classes is None and number >= max(MANY_CLASSES, 10 * num_images):
+        if self._spec.num_classes is None and exceeds_images(number, num_images):
             raise ValueError(
                 f"{label.image}: label {number} among {num_images:,} images; if there are so many classes, set data.num_classes"
             )

@@ -1,0 +1,1 @@
+"""The data sets of `hfds/...`: tables that Hugging Face `datasets` opens."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,8 +35,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
 
     def command() -> None:
         output = options.output or Path(f"{_name_of(options.data)}.yaml")
-        if os.path.lexists(output) and not options.overwrite:
-            raise InputError(f"{printable(output)} is there already; give another --output, or --overwrite")
+        _check_free(output, overwrite=options.overwrite)
         if not output.parent.is_dir():
             raise InputError(f"--output: there is no folder {printable(output.parent)}")
         from mutual.data import survey_images  # torch takes seconds to import
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
         from mutual.engine import draft_recipe
 
         draft = draft_recipe(found, file=output, student=options.student, teacher=options.teacher)
-        output.write_text(draft.text, encoding="utf-8")
+        write_recipe(output, draft.text, overwrite=options.overwrite)
         peers = " and ".join(dict.fromkeys(peer.model for peer in draft.recipe.peers.values()))
         data, train = draft.recipe.data, draft.recipe.train
         height, width = data.height_width
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
             f"{printable(output)}: {peers} at {width} x {height} pixels, {data.batch_size} images a batch "
             f"({draft.memory_bytes / 1e9:.2g} GB), {train.epochs} epochs of about {draft.epoch_seconds:,.0f} s here, loading left out"
         )
-        print_main(f"next: accelerate launch -m mutual.train {printable(output)}")
+        print_main(f"next: accelerate launch -m mutual.train {shlex.quote(printable(output))}")
 
     return run_command(command)
 
@@ -67,6 +67,26 @@ def _name_of(dataset: str) -> str:
         path = path.parent if dataset.startswith("wds/") and path.parent.name else path
     name = re.split(r"[@:]|\.(?:parquet|arrow|tar)$", path.resolve().name)[0]
     return re.sub(r"[^\w.-]+", "_", name).strip("_.-") or "mine"
+
+
+def write_recipe(output: Path, text: str, *, overwrite: bool) -> None:
+    """Writes a recipe, whole or not at all.
+
+    Raises:
+        InputError: something is there by now, as measuring takes a while, and is not to be replaced.
+    """
+    from mutual.engine import write_file
+
+    _check_free(output, overwrite=overwrite)
+    write_file(output, text.encode())
+
+
+def _check_free(output: Path, *, overwrite: bool) -> None:
+    """Refuses to write where something is that is not to be replaced."""
+    if not os.path.lexists(output) or (overwrite and output.is_file()):
+        return
+    remedy = "and no file; give another --output" if overwrite else "give another --output, or --overwrite"
+    raise InputError(f"{printable(output)} is there already{',' if overwrite else ';'} {remedy}")
 
 
 def _described(data: str, found: Survey) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mutual.commandline.failures import LOST, FailureMonitor, end_process, end_workers
 from mutual.commandline.launched import launched_rank
-from mutual.recipe import InputError, RunError, allow_any_name, first_line, printable, printable_lines
+from mutual.recipe import InputError, RunError, allow_any_name, first_line, format_value, printable, printable_lines
 
 _PATH_ERRORS = {
     errno.ENOTDIR: "a file stands in a folder's place; move it away or give another path",
@@ -59,7 +59,7 @@ def run_command(command: Callable[[], None], *, resumes: bool = False) -> int:
         monitor = FailureMonitor.of_launch()
         command()
         _shutdown()
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # a user's code may call sys.exit
         unread = isinstance(error, BrokenPipeError) and _is_unread()
         if unread:  # what is still to be flushed goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -114,6 +114,9 @@ def _describe_error(error: BaseException, *, resumes: bool) -> tuple[str, int] |
     again = "; go on with --resume" if resumes else ""
     if isinstance(error, KeyboardInterrupt):
         return (f"interrupted at once; the last checkpoint, if there is one, stands{again}" if resumes else "interrupted"), 1
+    if isinstance(error, SystemExit):
+        frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+        return f"{printable(frame.f_code.co_filename)}:{line} ends the process: sys.exit({format_value(error.code)}){again}", 1
     if isinstance(error, InputError):
         return str(error), 2
     if isinstance(error, RunError):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mutual.engine.monitoring import NonFiniteLossError, Scores
     from mutual.engine.results import RunResult
     from mutual.engine.runtime import StoppedError
-    from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files
+    from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files, write_file
     from mutual.engine.store_filling import FilledStore, check_stores, fill_stores
     from mutual.engine.training import Callback, TrainingState
 
@@ -71,6 +71,7 @@ __all__ = [
     "score_run",
     "store_variants",
     "tuning_table",
+    "write_file",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -96,7 +97,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),
         "mutual.engine.results": ("RunResult",),
         "mutual.engine.runtime": ("StoppedError",),
-        "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files"),
+        "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files", "write_file"),
         "mutual.engine.store_filling": ("FilledStore", "check_stores", "fill_stores"),
         "mutual.engine.training": ("Callback", "TrainingState"),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from mutual.data import Survey, build_data
 from mutual.engine.costs import profile_peers, release_memory
 from mutual.engine.runtime import Environment, LaunchSettings, init_environment, resolve_launch, torch_threads
-from mutual.models import is_in_zoo, read_card, weights_path
+from mutual.models import check_trusted, is_in_zoo, read_card, weights_path
 from mutual.recipe import PRETRAINED, InputError, Recipe, parse_recipe, printable
 
 _SIDES = (32, 48, 64, 96, 128, 160, 192, 224)
@@ -61,7 +62,7 @@ def draft_recipe(survey: Survey, *, file: Path, student: str | None, teacher: st
         OSError: the disk or the machine failed.
     """
     side = _side(survey.image_size)
-    document = _document(survey, file.stem, side, student, teacher)
+    document = _document(survey, _run_name(file), side, student, teacher)
     recipe = parse_recipe(document)
     environment = init_environment(recipe)
     recipe = resolve_launch(recipe, None, LaunchSettings.of(recipe, environment.comm))
@@ -101,6 +102,11 @@ def _measure(recipe: Recipe, environment: Environment) -> _Measured:
         memory_bytes=lambda size: sum(each.state_bytes + size * (each.saved_bytes + pixels) for each in profiles),
         update_seconds=lambda size: sum(each.seconds(size) + each.step_seconds for each in profiles),
     )
+
+
+def _run_name(file: Path) -> str:
+    """Returns the name of a recipe's file as a run may have it."""
+    return re.sub(r"[^\w.-]+", "_", file.stem).strip("_.-") or "mine"
 
 
 def _side(image_size: tuple[int, int]) -> int:
@@ -151,6 +157,10 @@ def _teacher(name: str) -> dict[str, Any]:
         raise InputError(f"--teacher {printable(name)}: {path} does not say of which model it is; write `peers.teacher.model` by hand")
     if not is_in_zoo(card.model):
         raise InputError(f"--teacher {printable(name)}: it is of {card.model}, code of yours; write `peers.teacher.model` by hand")
+    try:
+        check_trusted(path, card)
+    except ValueError as error:
+        raise InputError(f"--teacher {printable(name)}: {printable(error)}") from error
     return {"model": card.model, **({"args": card.args} if card.args else {}), "weights": name, "frozen": True}
 
 
@@ -189,7 +199,7 @@ def _text(document: dict[str, Any], survey: Survey, file: Path, teacher: str | N
     lines = [
         f"# {method}: {sum(survey.num_images.values()):,} images of {len(sizes):,} classes, mostly about {width} x {height} pixels.",
         "#",
-        f"#   accelerate launch -m mutual.train {printable(file)}",
+        f"#   accelerate launch -m mutual.train {_comment(file)}",
         f"name: {_flow(document['name'])}",
         "data:",
     ]
@@ -209,8 +219,17 @@ def _text(document: dict[str, Any], survey: Survey, file: Path, teacher: str | N
     return "\n".join(lines) + "\n"
 
 
+def _comment(file: Path) -> str:
+    """Returns a path on one line, which UTF-8 can encode."""
+    return printable(file).encode(errors="backslashreplace").decode()
+
+
 def _flow(value: Any) -> str:
-    """Returns a value as YAML on one line."""
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True).removesuffix("\n...\n").strip()
-    )
+    """Returns a value as YAML on one line, unless it has lines itself."""
+    text = _dumped(value, allow_unicode=True)
+    return text if text.isprintable() else _dumped(value, allow_unicode=False)  # PyYAML writes U+0085 so that it is read as a space
+
+
+def _dumped(value: Any, *, allow_unicode: bool) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=allow_unicode)
+    return text.removesuffix("\n...\n").strip()

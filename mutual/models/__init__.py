@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.models.cards import ModelCard, architecture_args, cpu_tensors, model_bytes, read_card, read_model, read_preprocess
+    from mutual.models.cards import (
+        ModelCard,
+        architecture_args,
+        check_trusted,
+        cpu_tensors,
+        model_bytes,
+        read_card,
+        read_model,
+        read_preprocess,
+    )
     from mutual.models.class_index import ClassIndex
     from mutual.models.classes import ClassMap, class_columns, match_indices, match_names
     from mutual.models.files import check_file, weights_path
@@ -23,6 +32,7 @@ __all__ = [
     "ModelInput",
     "architecture_args",
     "check_file",
+    "check_trusted",
     "class_columns",
     "classifier_tensors",
     "cpu_tensors",
@@ -47,6 +57,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.models.cards": (
             "ModelCard",
             "architecture_args",
+            "check_trusted",
             "cpu_tensors",
             "model_bytes",
             "read_card",

@@ -187,7 +187,7 @@ def read_model(path: str | Path, *, factories: Collection[str] = ()) -> tuple[nn
         card = read_card(path)
         if card is None:
             raise ValueError(f"{path} does not say which model it holds; it was not written by mutual")
-        _check_trusted(path, card, factories)
+        check_trusted(path, card, factories)
         arguments: dict[str, Any] = {"num_classes": card.num_classes, "in_channels": card.in_channels, **card.args}
         model = create_model(card.model, **arguments)
         load_weights(model, path)
@@ -212,6 +212,24 @@ def read_card(path: str | Path) -> ModelCard | None:
         raise ValueError(f"the card in {path} is damaged, or of another version of mutual ({first_line(error)})") from error
 
 
+def check_trusted(path: str | Path, card: ModelCard, factories: Collection[str] = ()) -> None:
+    """Refuses a model whose code, or weights, a file would choose.
+
+    Raises:
+        ValueError: its card names a model that is neither of the zoo nor one of `factories`, or says where weights come from.
+    """
+    if is_in_zoo(card.model):
+        for key in card.args:
+            if _fetches(key):
+                raise ValueError(f"the card in {path} sets {key!r}, which says where weights come from; a file may not")
+        return
+    if not is_users_name(card.model):
+        raise ValueError(f"the card in {path} names {card.model!r}, which is no model of this version of mutual, torchvision or timm")
+    if card.model not in factories:
+        given = f" (given: {', '.join(sorted(factories))})" if factories else ""
+        raise ValueError(f"{path} was trained with the model {card.model!r}; to run that code add --factory {card.model}{given}")
+
+
 def _metadata(path: Path) -> dict[str, str]:
     """Returns the metadata of a safetensors file; none of another file."""
     if path.suffix != ".safetensors":
@@ -224,20 +242,6 @@ def _metadata(path: Path) -> dict[str, str]:
             raise
         raise ValueError(f"{path} is no whole safetensors file ({first_line(error)})") from error
     return metadata
-
-
-def _check_trusted(path: str | Path, card: ModelCard, factories: Collection[str]) -> None:
-    """Refuses a model whose code a file would choose."""
-    if is_in_zoo(card.model):
-        for key in card.args:
-            if _fetches(key):
-                raise ValueError(f"the card in {path} sets {key!r}, which says where weights come from; a file may not")
-        return
-    if not is_users_name(card.model):
-        raise ValueError(f"the card in {path} names {card.model!r}, which is no model of this version of mutual, torchvision or timm")
-    if card.model not in factories:
-        given = f" (given: {', '.join(sorted(factories))})" if factories else ""
-        raise ValueError(f"{path} was trained with the model {card.model!r}; to run that code add --factory {card.model}{given}")
 
 
 def _fetches(argument: str) -> bool:

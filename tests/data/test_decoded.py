@@ -395,3 +395,25 @@ def test_a_training_makes_and_reads_it(root, tmp_path):
     assert len(list((tmp_path / "kept").glob("*/complete.json"))) == 2
     shutil.rmtree(root / "val")
     assert len(list(kept.eval_batches(**RANKS))) == 1, "the files are read no longer"
+
+
+@pytest.mark.parametrize("name", ["images.bin", "table.bin"])
+def test_a_link_in_a_prepared_folder_is_neither_followed_nor_cut(root, tmp_path, name):
+    module(root, decoded=str(tmp_path / "kept"))
+    folder = entry(tmp_path / "kept")
+    for each in ("images.bin", "table.bin", "complete.json"):
+        (folder / each).unlink()
+    (tmp_path / "precious").write_text("precious")
+    (folder / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"train-\w+/" + name):
+        module(root, decoded=str(tmp_path / "kept"))
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_row_that_says_no_size_of_an_image_ends_the_run_in_a_line(tmp_path):
+    (tmp_path / "images.bin").write_bytes(b"1234")
+    rows = np.array([(2, 1, 2, 2, 0, 0)], image_store._ROW)
+    (tmp_path / "table.bin").write_bytes(rows.tobytes())
+    (tmp_path / "complete.json").write_text(json.dumps(image_store._summary(rows, 4)))
+    with pytest.raises(InputError, match="is damaged"):
+        image_store.ImageStore(tmp_path, 1)

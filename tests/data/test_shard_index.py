@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import threading
 import time
 import warnings
 
@@ -165,7 +166,7 @@ def test_a_full_disk_is_no_error(shard, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "_open_no_follow", fail)
+    monkeypatch.setattr(writing, "open_no_follow", fail)
     with pytest.warns(UserWarning, match=r"x\.tar\.index: No space left on device; the index"):
         assert loaded(shard) == [0, 1, 1]
 
@@ -326,3 +327,16 @@ def test_a_file_system_without_locks_is_no_matter(shard, monkeypatch):
 
     monkeypatch.setattr(fcntl, "lockf", fail)
     assert loaded(shard) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["x.tar.index", ".unfinished-x.tar.index"])
+def test_pipes_in_the_folder_of_indices_are_not_waited_for(shard, name):
+    (shard.parent / FOLDER).mkdir()
+    os.mkfifo(shard.parent / FOLDER / name)
+    found = []
+    reader = threading.Thread(target=lambda: found.append(labels_of(*load_indices([shard], None))), daemon=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reader.start()
+        reader.join(10)
+    assert found == [[0, 1, 1]]

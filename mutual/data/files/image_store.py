@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mutual.data.files.writing import UNFINISHED, write_file
+from mutual.data.files.writing import UNFINISHED, open_no_follow, write_file
 from mutual.recipe import InputError
 
 MARK = ".mutual-decoded.json"
@@ -47,7 +47,8 @@ class ImageStore:
         self._map: NDArray[np.uint8] | None = None
         path = folder / _IMAGES
         found = _summary(self._rows, path.stat().st_size if path.exists() else 0)
-        if found != _read_json(folder / _COMPLETE) or len(self._rows) != num_images:
+        is_whole = found == _read_json(folder / _COMPLETE) and len(self._rows) == num_images
+        if not (is_whole and _fitting(self._rows, found["bytes"]).all()):
             raise InputError(f"{folder} is damaged: its files are not those that were written; remove it, and it is made anew")
 
     def image(self, index: int) -> Tensor | None:
@@ -111,7 +112,10 @@ class ImageWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._rows = _whole_rows(folder)
-        self._images, self._table = (open(folder / name, "ab") for name in (_IMAGES, _TABLE))  # noqa: PTH123, SIM115, `close` closes them
+        self._images, self._table = (
+            open(folder / name, "ab", opener=open_no_follow)  # noqa: SIM115, `close` closes them
+            for name in (_IMAGES, _TABLE)
+        )
         self._cut()
         self._waiting: list[NDArray[np.void]] = []
         self._end = self._synced_end = self._last_end()
@@ -217,8 +221,7 @@ def _whole_rows(folder: Path) -> NDArray[np.void]:
     """Returns the rows of the images that are there whole, after whatever cut the process that wrote them."""
     path = folder / _IMAGES
     rows, size = _read_rows(folder), path.stat().st_size if path.exists() else 0
-    num_bytes = rows["channels"].astype(np.int64) * rows["height"] * rows["width"]
-    fits = (rows["end"] == np.cumsum(num_bytes)) & (rows["end"] <= size) & (rows["channels"] > 0)
+    num_bytes, fits = _num_bytes(rows), _fitting(rows, size)
     rows = rows[: len(rows) if fits.all() else int(fits.argmin())]
     content = np.memmap(path, np.uint8, mode="r") if size else np.zeros(0, np.uint8)
     while len(rows):  # what was written last is what a cut may have torn
@@ -227,6 +230,17 @@ def _whole_rows(folder: Path) -> NDArray[np.void]:
             break
         rows = rows[:-1]
     return rows
+
+
+def _fitting(rows: NDArray[np.void], size: int) -> NDArray[np.bool_]:
+    """Returns which rows say where an image lies in a file of `size` bytes, if those before them do: they may be anybody's."""
+    is_possible = rows["channels"].astype(np.float64) * rows["height"] * rows["width"] <= size
+    return is_possible & (rows["end"] == np.cumsum(_num_bytes(rows))) & (rows["end"] <= size) & (rows["channels"] > 0)
+
+
+def _num_bytes(rows: NDArray[np.void]) -> NDArray[np.int64]:
+    number: NDArray[np.int64] = rows["channels"].astype(np.int64) * rows["height"] * rows["width"]
+    return number
 
 
 def _summary(rows: NDArray[np.void], num_bytes: int) -> dict[str, int]:

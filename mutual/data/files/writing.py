@@ -23,7 +23,7 @@ def write_file(path: Path, content: bytes, *, synced: bool) -> None:
     """
     temp_path = path.with_name(f"{UNFINISHED}{path.name}")
     try:
-        with open(temp_path, "wb", opener=_open_no_follow) as file:
+        with open(temp_path, "wb", opener=open_no_follow) as file:
             file.write(content)
             if synced:
                 file.flush()
@@ -36,6 +36,6 @@ def write_file(path: Path, content: bytes, *, synced: bool) -> None:
         raise
 
 
-def _open_no_follow(path: str, flags: int) -> int:
-    """Opens a file for writing, but follows no link in its place."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+def open_no_follow(path: str, flags: int) -> int:
+    """Opens a file for writing, but neither follows a link in its place nor waits for who reads a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mutual.recipe import InputError
+from mutual.recipe import InputError, printable
 
 if TYPE_CHECKING:  # it imports torch
     from mutual.engine.storage.contents import Content
@@ -72,11 +72,14 @@ def remove(paths: Iterable[Path], *, root: Path) -> None:
     Links are removed, not followed.
 
     Raises:
-        InputError: `root` does not carry the mark of a run, or a folder inside it is a link.
+        InputError: `root` does not carry the mark of a run, a path is outside of it, or a folder inside it is a link.
     """
     if not (root / MARK).is_file():
         raise InputError(f"{root} does not carry the mark of a run ({MARK}): nothing in it is removed")
     paths = list(paths)
+    for path in paths:
+        if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):  # noqa: PTH100, which follows no link and resolves `..`
+            raise InputError(f"{printable(path)} is outside of the run folder {root}: it is not removed")
     check_no_links((path.parent for path in paths), root=root)
     parents: dict[Path, None] = {}
     for path in paths:

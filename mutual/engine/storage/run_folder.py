@@ -26,6 +26,8 @@ _RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, "checkpoints", LAST
 
 _OF_EPOCH = rf"-epoch\d+(\.pixels)?({'|'.join(map(re.escape, EXPORT_SUFFIXES.values()))})"
 """Behind the name of a peer: what the weights of one of its epochs are called, and what was exported of them."""
+_WEIGHTS = rf"({BEST}|{LAST})/[A-Za-z]\w*(-epoch\d+)?"
+"""What weights are called, without their suffix, where they are named with their digests."""
 _DIGEST = "# sha256 of the lines above: "
 
 
@@ -50,7 +52,7 @@ class BestRecord(BaseModel):
     peers: dict[str, dict[str, int | float | None]]
     kept: dict[str, list[dict[str, int | float | None]]] = {}
     """By peer the scores of the epochs whose weights are kept, best first; not written where none are."""
-    sha256: dict[str, list[StrictStr]]
+    sha256: dict[Annotated[str, Field(pattern=rf"^{_WEIGHTS}$")], list[StrictStr]]
 
 
 class InitialScores(BaseModel):
@@ -87,6 +89,11 @@ def epoch_name(peer: str, epoch: int) -> str:
         'a-epoch12'
     """
     return f"{peer}-epoch{epoch}"
+
+
+def is_weights_name(name: str) -> bool:
+    """Returns whether `name` is that of weights in a run folder, as best.json and checkpoints have it: these may be anybody's."""
+    return re.fullmatch(_WEIGHTS, name) is not None
 
 
 def peer_of_file(file: Path) -> str:

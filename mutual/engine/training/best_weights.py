@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from mutual.engine.monitoring import Scores
-from mutual.engine.storage import BEST, LAST, BestRecord, RunFolder, epoch_name, remove, sha256, write_file
+from mutual.engine.storage import BEST, LAST, BestRecord, RunFolder, epoch_name, is_weights_name, remove, sha256, write_file
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.group import Group
 from mutual.models import ModelCard, model_bytes
@@ -110,7 +110,7 @@ class BestWeights:
         """Restores what `state_dict` returned."""
         self._best_scores = dict(state["peers"])
         self._kept = dict(state.get("kept", {}))  # earlier versions kept none
-        self._sha256 = dict(state["sha256"])
+        self._sha256 = {file: digest for file, digest in state["sha256"].items() if is_weights_name(file)}
 
     def _ranking_key(self, row: Mapping[str, float]) -> tuple[float, float]:
         if not (math.isfinite(row[self._metric]) and math.isfinite(row["nll"])):

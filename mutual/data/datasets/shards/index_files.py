@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import sys
 import time
 import warnings
@@ -61,14 +62,18 @@ def _stored(paths: Sequence[Path], label_key: str | None) -> dict[Path, ShardInd
         for place in _places(path.parent):
             file = place / _name(path, label_key)
             try:
-                is_sane = file.stat().st_size <= max(status.st_size, _MIN_FILE_BYTES)  # it cannot be larger than what it is of
-                index = ShardIndex.from_bytes(file.read_bytes(), path, status) if is_sane else None
+                index = ShardIndex.from_bytes(file.read_bytes(), path, status) if _is_sane(file.stat(), status) else None
             except OSError:
                 continue
             if index is not None:
                 found[path] = index
                 break
     return found
+
+
+def _is_sane(index: os.stat_result, shard: os.stat_result) -> bool:
+    """Returns whether an index may be read: it is a file, as reading a pipe may never return, and no larger than what it is of."""
+    return stat.S_ISREG(index.st_mode) and index.st_size <= max(shard.st_size, _MIN_FILE_BYTES)
 
 
 def _make(paths: Sequence[Path], label_key: str | None, place: Path | None) -> dict[Path, ShardIndex]:

@@ -100,6 +100,15 @@ class Crashing(Declared):
         return super().__getitem__(index)
 
 
+class Unsteady(Declared):
+    """An item fails with some draws."""
+
+    def __getitem__(self, index):
+        if random.random() < 0.3:
+            raise ValueError("bad luck")
+        return super().__getitem__(index)
+
+
 class Undeclared(Damaged):
     def __init__(self, length):
         super().__init__(length)

@@ -37,6 +37,18 @@ class Noisy(Lion):
             parameter.add_(torch.randn_like(parameter), alpha=1e-3)
 
 
+class Warming(torch.optim.SGD):
+    """Its momentum rises from step to step."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr=lr, momentum=0.5)
+
+    def step(self):
+        for group in self.param_groups:
+            group["momentum"] = min(0.9, group["momentum"] + 0.05)
+        super().step()
+
+
 class Forgetful(Lion):
     """Counts its steps where no checkpoint sees it."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mutual.recipe.data import Sampler
+from mutual.recipe.data import Data, Sampler
 from mutual.recipe.document import Recipe
 from mutual.recipe.errors import Fault
 
@@ -21,12 +21,20 @@ def check_sampler(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("data.sampler", f"{name} draws by class, and images with several labels have no single one; weights can be given")
     if sampler != "shuffle" and data.unlabelled is not None:
         yield Fault("data.sampler", "data.unlabelled adds images without class or weight, which only shuffle takes")
-    for key, size in (("batch_size", data.batch_size // data.crops_per_image), ("epoch_size", data.epoch_size or 0)):
-        if size % data.group_size:
-            yield Fault(f"data.{key}", f"{size} is no multiple of the {data.group_size} images of a class in data.sampler.repeated")
+    yield from _check_groups(data)
     if sampler != "shuffle" or data.epoch_size is not None:
         given = "sampler" if sampler != "shuffle" else "epoch_size"
         for peer, store in recipe.stores.items():
             if store.views == "epoch":
                 message = f"'epoch' is for images that occur once in an epoch, and data.{given} is given; give a number of views"
                 yield Fault(f"peers.{peer}.store.views", message)
+
+
+def _check_groups(data: Data) -> Iterator[Fault]:
+    """Yields what cuts through the groups of `repeated`, of which micro-batches are made."""
+    group = f"{data.group_size} images of a class in data.sampler.repeated"
+    if (data.epoch_size or 0) % data.group_size:
+        yield Fault("data.epoch_size", f"{data.epoch_size} is no multiple of the {group}")
+    if data.group_size > 1 and data.batch_size % (data.group_size * data.crops_per_image):
+        crops = f" with {data.crops_per_image} crops each (data.crops_per_image)" if data.crops_per_image > 1 else ""
+        yield Fault("data.batch_size", f"{data.batch_size} is no multiple of the {group}{crops}")

@@ -173,6 +173,17 @@ def test_flags_of_several_numbers_are_one_line():
         built("labelled", args={"labels": [[0, 2]]}, **fields)
 
 
+@pytest.mark.parametrize("fields", [{"crops_per_image": 2}, {"sampler": "balanced", "epoch_size": 60}])
+def test_an_item_that_fails_with_some_draws_has_substitutes_whatever_is_loaded_with_it(fields):
+    found = []
+    for batch_size in (4, 30):
+        data = built("make", args={"kind": "Unsteady", "noise": True}, on_bad_image="skip", **{**fields, "batch_size": batch_size})
+        batches = [batch for window in data.train_windows(0, world_size=1, shard=(0, 1), accumulate=1) for batch in window.batches]
+        found.append(torch.cat([batch.images[: batch.num_valid] for batch in batches]))
+        assert any(batch.bad for batch in batches)
+    assert torch.equal(*found)
+
+
 def test_the_recipe_says_what_belongs_to_it():
     for fields, message in (
         ({"train": "train"}, r"data\.train: users_data:make returns its splits itself; take this away$"),

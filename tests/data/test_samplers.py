@@ -327,6 +327,7 @@ STORED = {"model": "support:tiny", "frozen": True, "store": {"folder": "x", "vie
         ({"sampler": {}}, "data.sampler: takes one of weights"),
         ({"sampler": {"weights": "a", "repeated": 2}}, "data.sampler: takes one of weights"),
         ({"sampler": {"repeated": 3}}, "data.batch_size: 8 is no multiple of the 3 images"),
+        ({"sampler": {"repeated": 2}, "crops_per_image": 2, "batch_size": 9}, "data.batch_size: 9 is no multiple of the 2 .* 2 crops"),
         ({"sampler": {"repeated": 4}, "epoch_size": 42}, "data.epoch_size: 42 is no multiple of the 4 images"),
         ({"epoch_size": 0}, "data.epoch_size: 0 must be greater than 0"),
         ({"sampler": "balanced", "multi_label": True}, "data.sampler: balanced draws by class"),

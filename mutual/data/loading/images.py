@@ -190,6 +190,8 @@ class DecodedImages:
         except ImageError as error:
             if not self._skip_bad:
                 raise
+            if len(draws) > 1:  # what fails as one number draws it may be readable as another does, whatever is loaded together
+                return {number: self._decode(index, {number: of_number})[number] for number, of_number in draws.items()}
             if not self._substitute:
                 blank = torch.zeros(self._channels, *self._size, dtype=torch.uint8)
                 return {number: _Decoded([blank] * len(of_number), index, error.reason) for number, of_number in draws.items()}

@@ -97,7 +97,7 @@ class FinalScoring:
     def _digest(self) -> str:
         """Returns a digest of what the scores depend on in a run: weights and test images; the main process knows those of the best."""
         weights = self._best_weights.state_dict()["sha256"]
-        best = {file: digest for file, digest in weights.items() if file.startswith(f"{BEST}/")}
+        best = [weights.get(f"{BEST}/{name}") for name in self._recipe.trainable]
         return sha256(json.dumps([best, self._checkpointer.frozen_digests(), self._training.data.fingerprint["test"]]).encode())
 
     @contextmanager

@@ -88,6 +88,7 @@ class PeerOptimizer:
         self._seed = seed
         self._lr: Any = optimizer.defaults.get("lr") if lr is None else lr
         self._group_lrs: list[Any] = [group.get("lr", self._lr) for group in optimizer.param_groups]
+        self._settings = [{key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups]
         self._max_norm = math.inf if clip_grad_norm is None else clip_grad_norm
         self._parameters = peer.parameters()
         self._has_fused_kernel = bool(getattr(optimizer, _SKIPS_ON_DEVICE, False))
@@ -169,16 +170,17 @@ class PeerOptimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a bitwise resume needs besides the weights."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "settings": self._settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned; what the recipe says of the groups (weight decay, momentum) stays as it is.
+        """Restores what `state_dict` returned; what the recipe now says otherwise of the groups (weight decay, momentum) holds.
+
+        What an optimizer has itself made of these settings since it was built is a part of its state.
 
         Raises:
             InputError: the parameters were divided into other groups.
         """
         groups = self.optimizer.param_groups
-        settings = [{key: group[key] for key in _SETTINGS if key in group} for group in groups]
         sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, state["optimizer"]["param_groups"]))
         if sizes != saved_sizes:
             raise InputError(
@@ -186,8 +188,9 @@ class PeerOptimizer:
                 "with decay_norm_and_bias: false, weight_decay cannot become zero, nor be zero before"
             )
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(values)
+        before: list[dict[str, Any]] = state.get("settings") or [{}] * len(groups)  # earlier versions wrote none
+        for group, given, saved in zip(self.optimizer.param_groups, self._settings, before, strict=True):
+            group.update((key, value) for key, value in given.items() if key not in saved or saved[key] != value)
         if self._has_fused_kernel:
             self._skip_on_device(has_stepped=bool(self.optimizer.state))
         if state["scaler"]:  # of a scaler that was disabled there is none

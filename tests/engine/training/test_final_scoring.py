@@ -1,6 +1,7 @@
 """Test images are scored once, at the end of a run, by the best weights, and choose nothing."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -144,6 +145,18 @@ def test_a_run_that_is_cut_before_its_scores_has_them_when_it_goes_on(tmp_path, 
     assert scored == [12, 12], "what is damaged is"
     fit(tiny_document(output=str(tmp_path / "cut")), overwrite=True)
     assert not (again.folder / "test_scores.json").exists()
+
+
+def test_scores_do_not_depend_on_which_epochs_are_kept_beside_the_best(tmp_path, monkeypatch):
+    document = with_test(tmp_path, checkpoint={"keep": 100, "keep_best": 2}, train={"epochs": 2, "progress": False})
+    folder = fit(document).folder
+    written = (folder / "test_scores.json").read_text()
+    for path in (folder / "checkpoints").iterdir():
+        if path.name != "step_00000004":
+            shutil.rmtree(path)
+    monkeypatch.setattr(Scorer, "score_test", None)
+    fit({**document, "checkpoint": {"keep_best": 1}}, resume=True)
+    assert (folder / "test_scores.json").read_text() == written
 
 
 def test_a_run_does_not_go_on_with_other_test_images(tmp_path):

@@ -85,6 +85,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, precision)
         peers={
             "a": {"model": "support:tiny", "args": {"dropout": 0.3}},
             "b": {"model": "support:tiny", "optimizer": {"name": "users_parts:Noisy", "lr": 0.01}},
+            "c": {"model": "support:tiny", "optimizer": {"name": "users_parts:Warming", "lr": 0.1}},
         },
         optimizer={"name": "users_parts:Lion", "lr": 0.01, "weight_decay": 0.1, "decay_norm_and_bias": False},
         schedule={"name": "users_parts:polynomial", "args": {"power": 2.0}, "warmup_epochs": 0.5},

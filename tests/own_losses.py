@@ -171,6 +171,10 @@ def in_place(learner, source):
     return (learner - source.mul_(2)).square().mean(dim=1)
 
 
+def leaving(learner, source):
+    raise SystemExit(3)
+
+
 def failing(learner, source):
     raise KeyError("no such thing")
 

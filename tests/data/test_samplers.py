@@ -1,5 +1,6 @@
 """data.sampler: an epoch's order is a function of (seed, epoch) alone, in which images occur as often as the sampler says."""
 
+import os
 from collections import Counter
 
 import numpy as np
@@ -311,6 +312,9 @@ def test_a_missing_file_of_weights_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"none\.txt cannot be read: No such file"):
         build_data(Data(sampler={"weights": str(tmp_path / "none.txt")}), seed=0)
     (tmp_path / "image.txt").write_bytes(b"\xff\xfe\x00")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is no file"):
+        build_data(Data(sampler={"weights": str(tmp_path / "pipe")}), seed=0)
     with pytest.raises(ValueError, match=r"image\.txt cannot be read"):
         build_data(Data(sampler={"weights": str(tmp_path / "image.txt")}), seed=0)
 

@@ -197,6 +197,8 @@ def read_weights(path: str, labels: Tensor, *, num_classes: int) -> Tensor:
     Raises:
         ValueError: it cannot be read, or holds something else; one line says where.
     """
+    if Path(path).exists() and not Path(path).is_file():  # reading a pipe may never return
+        raise ValueError(f"sampler.weights: {path} is no file")
     try:
         with Path(path).open(encoding="utf-8") as file:
             lines = [(number, line.strip()) for number, line in enumerate(file, start=1) if line.strip()]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mutual.data import Batch, DataInfo, build_data
+from mutual.data import Batch, DataInfo, DataModule, build_data
 from mutual.engine.evaluation.class_scores import ClassScores, class_scores
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.evaluation.frozen import read_frozen
@@ -62,24 +62,12 @@ def score_run(
         InputError: there is no such split; a file or the data cannot be read, or they do not fit.
     """
     _check_trusted(recipe.data, datasets)
-    known: dict[str, tuple[int, ...]] = {}
-    if frozen is None:
-        models = read_models(files, factories)
-    else:
-        frozen_model, frozen_card, classes = read_frozen(recipe, frozen, files[0], factories)
-        models = {frozen: (frozen_model, frozen_card)}
-        known = {} if classes.known is None else {frozen: classes.known}
+    models, known = _read_models(recipe, files, factories, frozen)
     environment = init_environment(recipe)
     comm = environment.comm
     inputs = {name: _input_of(recipe, name, card) for name, (_, card) in models.items()}
-    try:
-        data = build_data(_as_trained(recipe.data, next(card for _, card in models.values())), seed=recipe.seed)
-        data.load_for([*(each.shape for each in inputs.values()), *recipe.input_shapes])
-    except ValueError as error:
-        raise recipe.error("data", str(error)) from error
+    data = _build_data(recipe, next(card for _, card in models.values()), list(inputs.values()), split)
     info = data.info
-    if split == "test" and info.num_test is None:
-        raise recipe.error("data.test", "the data have no test images; name some here")
     order = {name: _order(recipe, name, card, info, is_partial=name in known).to(comm.device) for name, (_, card) in models.items()}
     for name, (model, card) in models.items():
         _check_size(recipe, name, model, card, inputs[name])
@@ -111,6 +99,28 @@ def score_run(
     SkippedImages(recipe, data, comm, shard=(comm.rank, comm.size), trains=False).report(partial(warnings.warn, stacklevel=2))
     names = {member: [info.class_names[label] for label in known.get(member, range(info.num_classes))] for member in counts}
     return RunScores(scores, {member: class_scores(names[member], rows) for member, rows in counts.items()})
+
+
+def _read_models(
+    recipe: Recipe, files: Sequence[Path], factories: Sequence[str], frozen: str | None
+) -> tuple[dict[str, tuple[nn.Module, ModelCard]], dict[str, tuple[int, ...]]]:
+    """Returns the models that are scored, with their cards, and the classes that one knows which does not know all."""
+    if frozen is None:
+        return read_models(files, factories), {}
+    model, card, classes = read_frozen(recipe, frozen, files[0], factories)
+    return {frozen: (model, card)}, {} if classes.known is None else {frozen: classes.known}
+
+
+def _build_data(recipe: Recipe, card: ModelCard, inputs: Sequence[ModelInput], split: str) -> DataModule:
+    """Returns the data of `recipe` as the peer with this card was trained on, as large as `inputs` need them."""
+    try:
+        data = build_data(_as_trained(recipe.data, card), seed=recipe.seed)
+        data.load_for([*(each.shape for each in inputs), *recipe.input_shapes])
+    except ValueError as error:
+        raise recipe.error("data", str(error)) from error
+    if split == "test" and data.info.num_test is None:
+        raise recipe.error("data.test", "the data have no test images; name some here")
+    return data
 
 
 def _check_trusted(data: Data, datasets: Sequence[str]) -> None:

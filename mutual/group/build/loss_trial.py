@@ -156,7 +156,7 @@ def _compute(edge: Edge, loss: Loss, inputs: _Inputs) -> Any:
     source = (inputs.source if several else inputs.source[0]) if inputs.source else None
     try:
         return loss.compute(learner, source, inputs.labels, mask=inputs.mask)
-    except Exception as error:  # the user's loss, which may raise anything
+    except (Exception, SystemExit) as error:  # the user's loss, which may raise anything
         described = describe_error(error, import_loss(edge.objective.loss).function)
         raise ValueError(f"fails at {_shapes(edge, inputs)}: {described}") from error
 
@@ -195,7 +195,7 @@ def _gradients(result: Tensor, of: Sequence[Tensor]) -> Sequence[Tensor | None]:
         return [None] * len(of)
     try:
         return torch.autograd.grad(result.sum(), of, allow_unused=True, retain_graph=True)
-    except Exception as error:  # of backward functions that the user wrote, too
+    except (Exception, SystemExit) as error:  # of backward functions that the user wrote, too
         raise ValueError(f"fails in its backward: {describe_error(error, None)}") from error
 
 
@@ -211,7 +211,7 @@ def _check_pairs(edge: Edge, loss: Loss, inputs: _Inputs) -> None:
             inputs.labels,
             inputs.mask if sources is None else mask,
         )
-    except Exception as error:  # the user's loss, which may raise anything
+    except (Exception, SystemExit) as error:  # the user's loss, which may raise anything
         described = describe_error(error, import_loss(edge.objective.loss).function)
         raise ValueError(f"is declared on_logits, and fails for pairs [..., B, C]: {described}") from error
     pairs = [(learner, None) for learner in learners] if sources is None else list(_pairs_of(learners, sources))

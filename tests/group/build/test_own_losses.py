@@ -46,6 +46,7 @@ REFUSED = {
     "steep": "gives a gradient that is not finite for random outputs a.logits (4,) and b.logits (4,)",
     "in_place": "changes what it reads in place, which other losses read as well; clone it first",
     "failing": "fails at a.logits (4,) and b.logits (4,): KeyError: 'no such thing' (",
+    "leaving": "fails at a.logits (4,) and b.logits (4,): SystemExit: 3 (",
     "drawing": "draws from Python's random numbers, which no resumed run would draw again; draw by torch's generators",
     "declared_otherwise": "is declared per_image=True, and returns one value",
     "not_of_pairs": "is declared on_logits, and gives pairs [..., B, C] together other losses than each by itself",

@@ -222,7 +222,7 @@ def _whole_rows(folder: Path) -> NDArray[np.void]:
     path = folder / _IMAGES
     rows, size = _read_rows(folder), path.stat().st_size if path.exists() else 0
     num_bytes, fits = _num_bytes(rows), _fitting(rows, size)
-    rows = rows[: len(rows) if fits.all() else int(fits.argmin())]
+    rows = rows[: len(rows) if fits.all() else int(np.flatnonzero(~fits)[0])]
     content = np.memmap(path, np.uint8, mode="r") if size else np.zeros(0, np.uint8)
     while len(rows):  # what was written last is what a cut may have torn
         end, length = int(rows["end"][-1]), int(num_bytes[len(rows) - 1])

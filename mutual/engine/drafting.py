@@ -200,6 +200,7 @@ def _text(document: dict[str, Any], survey: Survey, file: Path, teacher: str | N
         f"# {method}: {sum(survey.num_images.values()):,} images of {len(sizes):,} classes, mostly about {width} x {height} pixels.",
         "#",
         f"#   accelerate launch -m mutual.train {_comment(file)}",
+        *([] if teacher is None else [f"#   python -m mutual.export runs/{document['name']} --peer student"]),
         f"name: {_flow(document['name'])}",
         "data:",
     ]

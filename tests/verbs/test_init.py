@@ -174,8 +174,9 @@ def test_a_run_teaches_as_it_is(photos, tmp_path):
 
 
 def test_a_teacher_of_a_zoo_begins_with_its_weights_and_is_trained(photos):
-    recipe = draft(look(photos), teacher="torchvision/resnet18").recipe
-    assert (recipe.peers["teacher"].weights, recipe.trainable) == ("pretrained", ("student", "teacher"))
+    made = draft(look(photos), teacher="torchvision/resnet18")
+    assert (made.recipe.peers["teacher"].weights, made.recipe.trainable) == ("pretrained", ("student", "teacher"))
+    assert "mutual.export runs/mine --peer student" in made.text  # the teacher may score best
 
 
 def test_a_model_that_is_not_there_is_told(photos):

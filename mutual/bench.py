@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
 
         for recipe in recipes:
             check_inputs(recipe)
-        from mutual.engine import PLACEMENTS, Link, compare, json_text, predict_scaling, store_variants
+        from mutual.engine import PLACEMENTS, Link, compare_costs, json_text, predict_scaling, store_variants
 
         if options.tune:
             print_tuning(recipes, as_json=options.json)
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.bench") 
         with tempfile.TemporaryDirectory() as folder:
             if options.store:
                 recipes = [each for number, recipe in enumerate(recipes) for each in store_variants(recipe, Path(folder) / str(number))]
-            costs = compare(recipes, rounds=options.rounds, predicts=options.placements, floors=options.floor, trace=options.trace)
+            costs = compare_costs(recipes, rounds=options.rounds, predicts=options.placements, floors=options.floor, trace=options.trace)
         print_main(json_text([asdict(cost) for cost in costs]) if options.json else report(costs))
 
     return run_command(command)

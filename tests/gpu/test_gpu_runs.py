@@ -9,7 +9,7 @@ from gpu_support import document_of
 from support import digests
 
 import mutual
-from mutual.engine import compare
+from mutual.engine import compare_costs
 from mutual.recipe import parse_recipe
 
 CE = {"loss": "cross_entropy"}
@@ -67,7 +67,7 @@ def test_a_store_changes_nothing(tmp_path):
 def test_what_was_measured_is_freed():
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    compare(
+    compare_costs(
         [
             parse_recipe(
                 document_of(peers={name: {"model": "torchvision/resnet18"} for name in "ab"}, data={"image_size": 32, "channels": 3})

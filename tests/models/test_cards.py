@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mutual import evaluate, export, load_peer, predict
-from mutual.engine.storage.run_folder import BestRecord, RunFolder
+from mutual.engine.storage import BestRecord, RunFolder
 from mutual.models import ModelCard, architecture_args, create_model, model_bytes, read_card, read_model
 from mutual.recipe import InputError, parse_recipe
 

@@ -1,6 +1,6 @@
 """Costs: time, memory and traffic of an update, measured and predicted, and the placement and settings that follow."""
 
-from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare
+from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare_costs
 from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
 from mutual.engine.costs.floor import FloorCost
 from mutual.engine.costs.memory import release_memory
@@ -25,7 +25,7 @@ __all__ = [
     "ScalingPrediction",
     "TuningResult",
     "TuningRow",
-    "compare",
+    "compare_costs",
     "count_ops",
     "measure_tuning",
     "predict_cost",

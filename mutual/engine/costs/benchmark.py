@@ -1,4 +1,4 @@
-"""compare: step time and memory of recipes side by side, measured in one process, update by update in turn.
+"""compare_costs: step time and memory of recipes side by side, measured in one process, update by update in turn.
 
 Machines are noisy: ratios to the first recipe are taken within one round.
 """
@@ -66,7 +66,7 @@ class MeasuredCost:
 
 
 @restore_switches()
-def compare(
+def compare_costs(
     recipes: Sequence[Recipe], *, rounds: int = 20, predicts: bool = False, floors: bool = False, trace: Path | None = None
 ) -> list[MeasuredCost]:
     """Measures the cost of each recipe; every round of a recipe has the same data. Collective: all ranks must call it.

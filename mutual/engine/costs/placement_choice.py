@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mutual.commandline import print_main
-from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare
+from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare_costs
 from mutual.engine.costs.memory import release_memory
 from mutual.engine.costs.profiles import profile_peers
 from mutual.engine.runtime import Environment
@@ -34,7 +34,7 @@ def resolve_placement(recipe: Recipe, environment: Environment, saved_recipe: Re
     if recipe.placement != "auto":
         return recipe
     candidates = [_with_placement(recipe, placement) for placement in PLACEMENTS]
-    costs = compare(candidates, rounds=ROUNDS, predicts=True)
+    costs = compare_costs(candidates, rounds=ROUNDS, predicts=True)
     release_memory(environment.comm.device)
     for cost in costs:
         print_main(_describe(cost))

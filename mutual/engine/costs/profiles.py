@@ -1,6 +1,6 @@
 """PeerProfile, Link: time and memory of each peer by itself on this machine, and the speed of the link between the ranks.
 
-Predictions depend on these alone; `compare` measures whole updates.
+Predictions depend on these alone; `compare_costs` measures whole updates.
 """
 
 from __future__ import annotations

@@ -20,10 +20,19 @@ class TrafficMeter:
         self._comm = comm
         self._flushed_bytes = (0.0, 0.0)
         self._num_updates = 0
+        self._total_updates = 0
 
     def count_update(self) -> None:
         """Counts an update that is done."""
         self._num_updates += 1
+        self._total_updates += 1
+
+    def mean_sent_bytes(self) -> float:
+        """Returns what a rank has sent in an update, mean over ranks and updates. Collective: all ranks must call it."""
+        if self._comm.size == 1:
+            return 0.0
+        sent = torch.tensor(float(self._comm.traffic.gradient_bytes + self._exchange.sent_bytes), device=self._comm.device)
+        return float(self._comm.all_reduce_sum(sent)) / (self._comm.size * max(self._total_updates, 1))
 
     def flush(self) -> dict[str, float]:
         """Returns the megabytes (10^6 bytes) that a rank sent in an update since the last call, mean over the ranks, by chart.

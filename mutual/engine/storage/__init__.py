@@ -21,21 +21,16 @@ if TYPE_CHECKING:
         select_checkpoint,
     )
     from mutual.engine.storage.run_folder import (
-        BEST,
         EXPORT_SUFFIXES,
         EXPORTED,
-        LAST,
         METRICS,
-        BestRecord,
-        FinalScores,
-        InitialScores,
         RunFolder,
         epoch_name,
-        is_weights_name,
         peer_file,
         peer_files,
         peer_of_file,
     )
+    from mutual.engine.storage.run_records import BEST, LAST, BestRecord, FinalScores, InitialScores, RunSummary, is_weights_name
 
 __all__ = [
     "BEST",
@@ -54,6 +49,7 @@ __all__ = [
     "InitialScores",
     "Predecessor",
     "RunFolder",
+    "RunSummary",
     "check_same_classes",
     "check_same_data",
     "content_bytes",
@@ -91,20 +87,23 @@ __getattr__, __dir__ = lazy_attributes(
             "select_checkpoint",
         ),
         "mutual.engine.storage.run_folder": (
-            "BEST",
             "EXPORT_SUFFIXES",
             "EXPORTED",
-            "LAST",
             "METRICS",
-            "BestRecord",
-            "FinalScores",
-            "InitialScores",
             "RunFolder",
             "epoch_name",
-            "is_weights_name",
             "peer_file",
             "peer_files",
             "peer_of_file",
+        ),
+        "mutual.engine.storage.run_records": (
+            "BEST",
+            "LAST",
+            "BestRecord",
+            "FinalScores",
+            "InitialScores",
+            "RunSummary",
+            "is_weights_name",
         ),
     },
 )

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.storage.checkpoint_store import CheckpointStore
 from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, remove, sha256, unfinished, write_file
+from mutual.engine.storage.run_records import BEST, LAST, BestRecord, FinalScores, InitialScores, RunSummary
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
-RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES = "recipe.yaml", "metrics.jsonl", "initial_scores.json", "test_scores.json"
-BEST, LAST = "best", "last"
+RECIPE, METRICS, SUMMARY = "recipe.yaml", "metrics.jsonl", "summary.json"
+INITIAL_SCORES, FINAL_SCORES = "initial_scores.json", "test_scores.json"
 EXPORTED = ".mutual-exports.json"
 """Beside exported files, with their digests; an export replaces no other file."""
 EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
-_RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, "checkpoints", LAST, BEST, "export")
+_RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, "checkpoints", LAST, BEST, "export")
 
 
 _OF_EPOCH = rf"-epoch\d+(\.pixels)?({'|'.join(map(re.escape, EXPORT_SUFFIXES.values()))})"
 """Behind the name of a peer: what the weights of one of its epochs are called, and what was exported of them."""
-_WEIGHTS = rf"({BEST}|{LAST})/[A-Za-z]\w*(-epoch\d+)?"
-"""What weights are called, without their suffix, where they are named with their digests."""
+RecordT = TypeVar("RecordT", bound=BaseModel)
 _DIGEST = "# sha256 of the lines above: "
 
 
@@ -39,48 +40,6 @@ class _Mark(BaseModel):
     peers: list[Annotated[StrictStr, Field(pattern=r"^[A-Za-z]\w*$")]]
 
 
-class BestRecord(BaseModel):
-    """best.json: the best peer, by which metric, every peer's best scores, and the sha256 of the weights files.
-
-    A file that is being replaced has two digests, its own before and after, so that a kill leaves it with one that holds.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    peer: StrictStr | None
-    metric: StrictStr
-    peers: dict[str, dict[str, int | float | None]]
-    kept: dict[str, list[dict[str, int | float | None]]] = {}
-    """By peer the scores of the epochs whose weights are kept, best first; not written where none are."""
-    sha256: dict[Annotated[str, Field(pattern=rf"^{_WEIGHTS}$")], list[StrictStr]]
-
-
-class InitialScores(BaseModel):
-    """initial_scores.json: the scores before the first update, and a digest of what they depend on.
-
-    A run that ends before its first checkpoint takes them from there; later ones have them in metrics.jsonl.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    digest: StrictStr
-    eval: dict[str, dict[str, float | None]]
-
-
-class FinalScores(BaseModel):
-    """test_scores.json: the scores of the best weights on the test images, the best peer by validation, and a digest of what they are of.
-
-    A run that is resumed behind its end takes them from there.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    digest: StrictStr
-    peer: StrictStr
-    images: int
-    test: dict[str, dict[str, float | None]]
-
-
 def epoch_name(peer: str, epoch: int) -> str:
     """Returns what the weights of an epoch of `peer` are called, beside its best ones.
 
@@ -89,11 +48,6 @@ def epoch_name(peer: str, epoch: int) -> str:
         'a-epoch12'
     """
     return f"{peer}-epoch{epoch}"
-
-
-def is_weights_name(name: str) -> bool:
-    """Returns whether `name` is that of weights in a run folder, as best.json and checkpoints have it: these may be anybody's."""
-    return re.fullmatch(_WEIGHTS, name) is not None
 
 
 def peer_of_file(file: Path) -> str:
@@ -220,10 +174,7 @@ class RunFolder:
 
     def read_initial_scores(self) -> InitialScores | None:
         """Returns what `write_initial_scores` has written; None where it is missing or damaged."""
-        try:
-            return InitialScores.model_validate_json((self.path / INITIAL_SCORES).read_bytes())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
-            return None
+        return self._read(InitialScores, INITIAL_SCORES)
 
     def write_final_scores(self, scores: FinalScores) -> None:
         """Writes test_scores.json."""
@@ -231,10 +182,32 @@ class RunFolder:
 
     def read_final_scores(self) -> FinalScores | None:
         """Returns what `write_final_scores` has written; None where it is missing or damaged."""
+        return self._read(FinalScores, FINAL_SCORES)
+
+    def write_summary(self, summary: RunSummary) -> None:
+        """Writes summary.json."""
+        write_file(self.path / SUMMARY, json_text(summary.model_dump(), indent=1).encode())
+
+    def read_summary(self) -> RunSummary | None:
+        """Returns what `write_summary` has written; None where the run is not finished, or the file damaged."""
+        return self._read(RunSummary, SUMMARY)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Returns the records of metrics.jsonl, an epoch each.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        file = self.path / METRICS
         try:
-            return FinalScores.model_validate_json((self.path / FINAL_SCORES).read_bytes())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
-            return None
+            records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        except FileNotFoundError:
+            return []
+        except ValueError as error:
+            raise InputError(f"{file} is damaged; a run that is resumed writes it again") from error
+        if not all(isinstance(record, dict) and isinstance(record.get("epoch"), int) for record in records):
+            raise InputError(f"{file} is damaged; a run that is resumed writes it again")
+        return records
 
     def best_peer(self) -> str:
         """Returns the name of the best peer.
@@ -280,6 +253,12 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return ""
 
+    def _read(self, record: type[RecordT], name: str) -> RecordT | None:
+        try:
+            return record.model_validate_json((self.path / name).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
+            return None
+
     @property
     def _best_file(self) -> Path:
         return self.path / BEST / "best.json"
@@ -292,7 +271,7 @@ class RunFolder:
 
     def _files_of(self, peers: Sequence[str]) -> Iterator[Path]:
         """Yields the paths that trainings and exports of `peers` write to, whether they exist or not."""
-        texts = [self.path / name for name in (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES)]
+        texts = [self.path / name for name in (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY)]
         for path in (*texts, self._best_file, self.export / EXPORTED):
             yield from (path, unfinished(path))
         for peer in peers:

@@ -23,6 +23,7 @@ from mutual.engine.training.early_stopping import EarlyStopping
 from mutual.engine.training.final_scoring import FinalScoring
 from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_collector import PeerCollector
+from mutual.engine.training.run_summary import write_summary
 from mutual.engine.training.scorer import Scorer
 from mutual.engine.training.setup import Training
 from mutual.engine.training.summary import describe_run
@@ -138,6 +139,7 @@ class Trainer:
                 self._tracker.print_line(f"stopped after epoch {progress.epoch}: {self._early_stopping.reason}")
             self._weight_exchange.publish(progress.update)
             self.final_scoring.run(progress.update)
+            write_summary(self._folder, progress, self._traffic, self.comm)
             self._call_back("end")
 
     def resume(self, files: Mapping[str, bytes], folder: RunFolder) -> None:

@@ -10,7 +10,7 @@ from support import TinyNet, run, tiny_document
 
 from mutual import bench
 from mutual.bench import table
-from mutual.engine import Link, compare, store_variants
+from mutual.engine import Link, compare_costs, store_variants
 from mutual.engine.costs import Links, PeerProfile, predict_cost
 from mutual.group import TransferPlan, expand_objectives, parallel, replicated
 from mutual.recipe import RecipeError, parse_recipe
@@ -20,7 +20,7 @@ ALONE = {"peers": {"a": {"model": "support:tiny"}}, "objectives": [{"loss": "cro
 
 def test_twins_cost_the_same_memory_and_two_peers_twice_that_of_one():
     pair = {"peers": dict.fromkeys("ab", ALONE["peers"]["a"]), "objectives": ALONE["objectives"]}
-    one, twin, two = compare([parse_recipe(tiny_document(**sections)) for sections in (ALONE, ALONE, pair)], rounds=2)
+    one, twin, two = compare_costs([parse_recipe(tiny_document(**sections)) for sections in (ALONE, ALONE, pair)], rounds=2)
     assert (one.step_ratio, one.memory_ratio) == (1, 1)
     assert (twin.state_bytes, twin.saved_bytes) == (one.state_bytes, one.saved_bytes)
     assert two.state_bytes == 2 * one.state_bytes
@@ -28,7 +28,7 @@ def test_twins_cost_the_same_memory_and_two_peers_twice_that_of_one():
 
 
 def test_the_state_is_weights_gradients_and_momentum():
-    (cost,) = compare([parse_recipe(tiny_document(**ALONE))], rounds=1)
+    (cost,) = compare_costs([parse_recipe(tiny_document(**ALONE))], rounds=1)
     parameters = (4 * 9 + 4) + (16 * 9 + 4) + (16 + 4)
     assert cost.state_bytes == 3 * 4 * parameters
 
@@ -39,7 +39,7 @@ def test_a_frozen_teacher_saves_nothing_and_an_adapter_adds():
         parse_recipe(tiny_document(name=objective["loss"], peers=peers, objectives=[{"loss": "cross_entropy"}, objective]))
         for objective in ({"loss": "kd"}, {"loss": "hint", "at": "body"})
     )
-    alone, taught, regressed = compare([parse_recipe(tiny_document(**ALONE)), kd, hint], rounds=1)
+    alone, taught, regressed = compare_costs([parse_recipe(tiny_document(**ALONE)), kd, hint], rounds=1)
     assert taught.saved_bytes - alone.saved_bytes < alone.saved_bytes / 4
     assert regressed.state_bytes - taught.state_bytes == 3 * 4 * (16 + 4)
 
@@ -70,7 +70,7 @@ def test_updates_and_profiles_are_measured_in_the_memory_format_that_is_trained(
 
     monkeypatch.setattr(TinyNet, "forward", recording)
     data = {**tiny_document()["data"], "channels": 3}
-    compare([parse_recipe(tiny_document(**ALONE, data=data, train={"channels_last": channels_last}))], rounds=1, predicts=True)
+    compare_costs([parse_recipe(tiny_document(**ALONE, data=data, train={"channels_last": channels_last}))], rounds=1, predicts=True)
     assert set(is_channels_last) == {channels_last}
 
 
@@ -193,7 +193,7 @@ def test_a_recipe_is_compared_with_its_students_alone_and_with_its_teacher_in_a_
     assert [objective.loss for objective in alone.objectives] == ["dml", "cross_entropy"], "b has nothing else to learn from"
     assert computed == recipe.model_copy(update={"name": "tiny-computed"})
     assert stored.stores["t"].folder == str(tmp_path / "t")
-    costs = compare([alone, computed, stored], rounds=1)
+    costs = compare_costs([alone, computed, stored], rounds=1)
     assert [cost.store_bytes for cost in costs] == [0, 0, 16 + 4 + 2 * 4], "ten of four classes are all"
     assert len(list((tmp_path / "t").glob("shard_*"))) == 1
     assert "store B/view" in table(costs)

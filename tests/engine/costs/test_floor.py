@@ -9,7 +9,7 @@ from support import run, tiny_document
 
 from mutual import bench
 from mutual.bench import report
-from mutual.engine import compare
+from mutual.engine import compare_costs
 from mutual.engine.costs.plain_updates import JointStep, PlainLoops, joint_obstacle
 from mutual.engine.costs.time_spans import SPANS
 from mutual.engine.runtime import init_environment
@@ -97,7 +97,7 @@ def test_what_is_not_written_by_hand_is_left_out_by_name(sections, reason):
 
 def test_an_objective_adds_kernels_to_our_update_and_to_the_joint_step_and_none_to_the_plain_loops():
     recipes = [parse_recipe(document(objectives=objectives)) for objectives in ([CROSS_ENTROPY], [CROSS_ENTROPY, DML])]
-    costs = compare(recipes, rounds=1, floors=True)
+    costs = compare_costs(recipes, rounds=1, floors=True)
     assert sum(line.startswith("tiny ") for line in report(costs).splitlines()) == 4, "two lines for each, whose names are the same"
     without, mutual = (cost.floor for cost in costs)
     assert mutual.kernels["plain"] == without.kernels["plain"]
@@ -108,7 +108,7 @@ def test_an_objective_adds_kernels_to_our_update_and_to_the_joint_step_and_none_
 
 def test_shares_of_time_cover_the_update_and_add_up_to_one():
     backward, recipe = torch.autograd.backward, parse_recipe(document(peers=TAUGHT, objectives=[CROSS_ENTROPY, DML]))
-    (cost,) = compare([recipe], rounds=2, floors=True)
+    (cost,) = compare_costs([recipe], rounds=2, floors=True)
     assert torch.autograd.backward is backward, "what was wrapped is as it was"
     assert tuple(cost.floor.shares) == SPANS
     assert sum(cost.floor.shares.values()) == pytest.approx(1)
@@ -117,7 +117,7 @@ def test_shares_of_time_cover_the_update_and_add_up_to_one():
 
 def test_a_host_synchronisation_is_told_with_its_line():
     pause = {"peer": "a", "versus": "b"}
-    (cost,) = compare([parse_recipe(document(train={"pause": pause}))], rounds=1, floors=True)
+    (cost,) = compare_costs([parse_recipe(document(train={"pause": pause}))], rounds=1, floors=True)
     assert cost.floor.num_host_syncs > 0
     assert any("peer_optimizer.py:" in sync for sync in cost.floor.host_syncs), cost.floor.host_syncs
     lines = report([cost]).splitlines()

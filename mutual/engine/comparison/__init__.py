@@ -1,0 +1,19 @@
+"""Comparison: arms and controls under several seeds, what their runs gave, and whether the difference is real."""
+
+from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord, Split
+from mutual.engine.comparison.result import COMPARISON, ArmSummary, Comparison, Difference, EqualCompute, MetricSummary
+
+__all__ = [
+    "BEST_PEER",
+    "COMPARISON",
+    "MEAN",
+    "Arm",
+    "ArmRuns",
+    "ArmSummary",
+    "Comparison",
+    "Difference",
+    "EqualCompute",
+    "MetricSummary",
+    "RunRecord",
+    "Split",
+]

@@ -1,0 +1,87 @@
+"""Arm: one recipe of a comparison, under several seeds; ArmRuns: what its runs gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mutual.engine.storage import RunSummary
+from mutual.recipe import Recipe
+
+MEAN = "mean"
+"""Among members: the mean over the peers that are trained."""
+BEST_PEER = "best"
+"""Among members: the best peer, as the run chose it by validation."""
+Split = Literal["test", "val"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One recipe of a comparison.
+
+    Attributes:
+        name: what it is called in tables and in the names of its run folders; unique in the comparison.
+        recipe: what it trains; the comparison sets `seed`, `name` and `output`.
+        member: whose scores count: `mean` over the trained peers, `best`, `ensemble`, or the name of a peer.
+        control: which control it is; None for an arm that the user gave.
+        control_of: the arm that it is a control of; None for one that is of none, or of the baseline alone.
+        runs_of: the arm whose runs it reads instead of training its own (an ensemble of independent peers those of `independent`).
+        seed_offset: what is added to every seed (`a/a`: the baseline under other seeds).
+        note: what it is in this comparison, in a line: "one peer, 71 epochs in place of 30".
+    """
+
+    name: str
+    recipe: Recipe
+    member: str = MEAN
+    control: str | None = None
+    control_of: str | None = None
+    runs_of: str | None = None
+    seed_offset: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a comparison reads of one finished run.
+
+    Attributes:
+        folder: the run folder.
+        recipe: the resolved one.
+        seed: the recipe's.
+        scores: by member (peer, `ensemble`, `mean`, `best`) its metrics on the images of `split`; NaN where a metric is not finite.
+        split: which images were scored.
+        epoch: `best`: each peer's best weights; `last`: those of the last epoch.
+        history: the records of metrics.jsonl.
+        summary: what it took.
+    """
+
+    folder: Path
+    recipe: Recipe
+    seed: int
+    scores: Mapping[str, Mapping[str, float]]
+    split: Split
+    epoch: Literal["best", "last"]
+    history: list[dict[str, Any]]
+    summary: RunSummary
+
+
+@dataclass(frozen=True)
+class ArmRuns:
+    """The runs of an arm.
+
+    Attributes:
+        arm: which.
+        runs: by seed of the comparison (without the arm's offset) its run.
+        flops: of a whole training of one run: forwards, backwards, frozen peers' forwards, and the training of these where it is known;
+            None where it was not counted.
+        flops_note: what is in `flops` and what is not, in a line; empty where all is.
+        images: training images that a run has seen, over all epochs.
+    """
+
+    arm: Arm
+    runs: Mapping[int, RunRecord]
+    flops: float | None = None
+    flops_note: str = ""
+    images: int = 0

@@ -172,6 +172,17 @@ def inputs_of(batch, info):
     return (pixels.float() / 255 - mean) / std, labels
 
 
+def images_of_epoch(data, epoch, *, start=0, world_size=1):
+    """The images of an epoch of `data` by their index, over all ranks; closes it."""
+    found = {}
+    for rank in range(world_size):
+        for window in data.train_windows(epoch, start=start, world_size=world_size, shard=(rank, world_size), accumulate=1):
+            for batch in window.batches:
+                found |= {int(key[0]): image for key, image in list(zip(batch.keys_B2, batch.images, strict=True))[: batch.num_valid]}
+    data.close()
+    return found
+
+
 def train_epochs(document, *, epochs=1):
     """Trains in this process without a run folder and returns the group."""
     recipe, data, group, train_step = build(document)

@@ -107,6 +107,7 @@ class DataModule:
         channels, height, width = (max(own, min(side, bound)) for own, side, bound in zip(before, wanted, bounds, strict=True))
         if (channels, height, width) == self.loaded_shape:
             return
+        self.close()
         try:
             self._load_as((channels, height, width))
         except _FixedSizeError:
@@ -250,9 +251,6 @@ class DataModule:
 
     def close(self) -> None:
         """Ends the worker processes."""
-        self._close_loaders()
-
-    def _close_loaders(self) -> None:
         for loader in (self._loader, self._sample_loader):
             if loader is not None:
                 loader.close()
@@ -284,7 +282,6 @@ class DataModule:
             if found != shape:
                 message = f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize"
                 raise _FixedSizeError(message) if _says_size(spec) else ValueError(message)
-        self._close_loaders()
         self._train, self._datasets, self.loaded_shape = train, datasets, shape
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:

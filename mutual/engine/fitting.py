@@ -103,12 +103,12 @@ def fit(
         recipe = resolve_launch(recipe, saved_recipe, launch)
         assert recipe.train.precision is not None, "it is resolved"
         assert recipe.train.threads is not None, "it is resolved"
+        environment = replace(environment, precision=recipe.train.precision)
         with torch_threads(recipe.train.threads), room_for_graphs([recipe]):
-            environment = replace(environment, precision=recipe.train.precision)
             recipe = _resolve_weights(recipe, comm, saved_recipe)
             recipe = resolve_placement(recipe, environment, saved_recipe)
             recipe = resolve_tuning(recipe, environment, tries_threads=tries_threads)
-        assert recipe.train.threads is not None, "it is resolved"
+        assert recipe.train.threads is not None, "it may have been tuned"
         with torch_threads(recipe.train.threads), room_for_graphs([recipe]):
             trainer = _train(recipe, environment, folder, predecessor, resume=resume, callbacks=callbacks)
         with comm.raise_together():

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 import users_data
-from support import tiny_document
+from support import images_of_epoch, tiny_document
 
 from mutual.data import build_data
 from mutual.data.datasets.image_check import check_data
@@ -27,14 +27,7 @@ def built(name, *, seed=0, **fields):
 
 def images(name, *, epoch=0, start=0, world_size=1, **fields):
     """The images of an epoch by their index."""
-    data = built(name, **fields)
-    found = {}
-    for rank in range(world_size):
-        for window in data.train_windows(epoch, start=start, world_size=world_size, shard=(rank, world_size), accumulate=1):
-            for batch in window.batches:
-                found |= {int(key[0]): image for key, image in list(zip(batch.keys_B2, batch.images, strict=True))[: batch.num_valid]}
-    data.close()
-    return found
+    return images_of_epoch(built(name, **fields), epoch, start=start, world_size=world_size)
 
 
 def test_every_form_of_an_image_becomes_the_same_pixels():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import users_parts  # noqa: F401, importing torchvision takes seconds
-from support import tiny_document
+from support import images_of_epoch, tiny_document
 
 import mutual
 from mutual.data import build_data
@@ -17,13 +17,7 @@ FAKE = {"dataset": "fake", "num_train": 21, "num_val": 4, "image_size": 8, "batc
 def images(*, epoch=0, start=0, world_size=1, **fields):
     """The images of an epoch by their index."""
     data = build_data(parse_recipe(tiny_document(data={**FAKE, **fields})).data, seed=0)
-    found = {}
-    for rank in range(world_size):
-        for window in data.train_windows(epoch, start=start, world_size=world_size, shard=(rank, world_size), accumulate=1):
-            for batch in window.batches:
-                found |= {int(key[0]): image for key, image in list(zip(batch.keys_B2, batch.images, strict=True))[: batch.num_valid]}
-    data.close()
-    return found
+    return images_of_epoch(data, epoch, start=start, world_size=world_size)
 
 
 @pytest.mark.parametrize(

@@ -192,10 +192,11 @@ class DecodedImages:
                 raise
             if len(draws) > 1:  # what fails as one number draws it may be readable as another does, whatever is loaded together
                 return {number: self._decode(index, {number: of_number})[number] for number, of_number in draws.items()}
+            ((number, of_number),) = draws.items()
             if not self._substitute:
                 blank = torch.zeros(self._channels, *self._size, dtype=torch.uint8)
-                return {number: _Decoded([blank] * len(of_number), index, error.reason) for number, of_number in draws.items()}
-            return {number: self._next_readable(index, number, of_number, error) for number, of_number in draws.items()}
+                return {number: _Decoded([blank] * len(of_number), index, error.reason)}
+            return {number: self._next_readable(index, number, of_number, error)}
 
     def _next_readable(self, index: int, view: int, draws: list[Sequence[float]], error: ImageError) -> _Decoded:
         """Returns the next readable image of the epoch's permutation, a function of (seed, epoch, index) alone.

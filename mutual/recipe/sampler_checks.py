@@ -22,12 +22,6 @@ def check_sampler(recipe: Recipe) -> Iterator[Fault]:
     if sampler != "shuffle" and data.unlabelled is not None:
         yield Fault("data.sampler", "data.unlabelled adds images without class or weight, which only shuffle takes")
     yield from _check_groups(data)
-    if sampler != "shuffle" or data.epoch_size is not None:
-        given = "sampler" if sampler != "shuffle" else "epoch_size"
-        for peer, store in recipe.stores.items():
-            if store.views == "epoch":
-                message = f"'epoch' is for images that occur once in an epoch, and data.{given} is given; give a number of views"
-                yield Fault(f"peers.{peer}.store.views", message)
 
 
 def _check_groups(data: Data) -> Iterator[Fault]:

@@ -28,10 +28,19 @@ def check_stores(recipe: Recipe) -> Iterator[Fault]:
             yield Fault(f"{where}.{key}", f"{own} here and {theirs} for {first[0]!r}: the images have one set of views for all stores")
         if store.views == "epoch" and store.seed is not None:
             yield Fault(f"{where}.seed", "an epoch's own views are drawn by the recipe's seed; give `views` a number")
+        if store.views == "epoch" and (repeating := _repeating(recipe)):
+            message = f"'epoch' is for images that occur once in an epoch, and data.{repeating} is given; give a number of views"
+            yield Fault(f"{where}.views", message)
         other = folders.setdefault(store.folder, name)
         if other != name:
             yield Fault(f"{where}.folder", f"{format_value(store.folder)} is the store of {other!r}; give a folder of its own")
         yield from _check_readers(recipe, name)
+
+
+def _repeating(recipe: Recipe) -> str | None:
+    """Returns the field of `data` by which an image may occur several times in an epoch."""
+    defaults = {"sampler": "shuffle", "epoch_size": None, "crops_per_image": 1}
+    return next((name for name, default in defaults.items() if getattr(recipe.data, name) != default), None)
 
 
 def _check_readers(recipe: Recipe, name: str) -> Iterator[Fault]:

@@ -26,6 +26,16 @@ def test_views_of_a_recipe_are_those_of_its_stores():
     assert parse_recipe({**recipe(), "peers": {"a": {"model": "small_cnn"}, "t": without}}).counted_views is None
 
 
+@pytest.mark.parametrize("field", [{"sampler": "balanced"}, {"epoch_size": 30}, {"crops_per_image": 2}])
+def test_epoch_views_are_refused_once_where_an_image_may_occur_several_times(field):
+    (name,) = field
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(recipe({"views": "epoch"}, data={"dataset": "digits", **field, "crops_per_image": 2}))
+    assert str(error.value).count("'epoch' is for images that occur once in an epoch") == 1
+    assert f"data.{name} is given" in str(error.value)
+    parse_recipe(recipe({"views": "epoch"}))
+
+
 OTHER = {"model": "small_cnn", "frozen": True}
 MULTI = {
     "data": {"dataset": "fake", "multi_label": True},

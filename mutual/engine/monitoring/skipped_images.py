@@ -10,11 +10,13 @@ from mutual.data import DataModule, ImageError
 from mutual.group import Communicator
 from mutual.recipe import InputError, Recipe, printable
 
+_ONE = {"s": "", "other": "the next readable one", "them": "it", "is_are": "is"}
+_MANY = {"s": "s", "other": "the next readable ones", "them": "them", "is_are": "are"}
 Item = TypeVar("Item")
 _CONSEQUENCES = {
-    "train": "training images could not be read; the next readable ones of the epoch's order stood in for them",
-    "val": "validation images could not be read and are left out of the scores",
-    "test": "test images could not be read and are left out of the scores",
+    "train": "training image{s} could not be read; {other} of the epoch's order stood in for {them}",
+    "val": "validation image{s} could not be read and {is_are} left out of the scores",
+    "test": "test image{s} could not be read and {is_are} left out of the scores",
 }
 
 
@@ -57,9 +59,12 @@ class SkippedImages:
         self._shard = shard
         self._consequences = _CONSEQUENCES if trains else {**_CONSEQUENCES, "train": _CONSEQUENCES["val"].replace("validation", "training")}
         self._reported: set[str] = set()
+        self._left_out: dict[str, set[str]] = {}
 
     def report(self, print_line: Callable[[str], None], *, prefix: str = "") -> None:
         """Prints which images have been skipped since the last call. Collective: all ranks must call it.
+
+        Of images that are scored, those that are left out are counted again only where they are others than before.
 
         Args:
             print_line: is called with each line.
@@ -77,8 +82,10 @@ class SkippedImages:
             for path in sorted(reasons.keys() - self._reported):
                 print_line(str(ImageError(path, reasons[path])))
             self._reported |= reasons.keys()
-            if reasons:
-                print_line(f"{prefix}{len(reasons)} {consequence}")
+            if reasons and self._left_out.get(split) != reasons.keys():
+                print_line(f"{prefix}{len(reasons)} {consequence.format_map(_ONE if len(reasons) == 1 else _MANY)}")
+            if split != "train":
+                self._left_out[split] = set(reasons)
 
 
 def _check_agreement(skipped_by_rank: Sequence[Any]) -> None:

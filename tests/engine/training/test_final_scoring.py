@@ -176,8 +176,8 @@ def test_images_that_cannot_be_read_are_left_out_of_the_scores(tmp_path, capsys)
         (tmp_path / "data" / part / "dog" / "1.png").write_bytes(b"")
     document = folders(tmp_path / "data", tmp_path, test="test", on_bad_image="skip")
     result = fit({**document, "train": {"epochs": 1, "progress": False}})
-    assert "note: test: 1 test images could not be read and are left out of the scores" in capsys.readouterr().out
-    with pytest.warns(UserWarning, match="1 training images could not be read and are left out of the scores"):
+    assert "note: test: 1 test image could not be read and is left out of the scores" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="1 training image could not be read and is left out of the scores"):
         evaluated(result.folder, "train")
     assert (result.test["a"]["top1"] * 7) % 1 == pytest.approx(0, abs=1e-5)
 

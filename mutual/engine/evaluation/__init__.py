@@ -1,5 +1,6 @@
 """Evaluation: from models to scores and predictions."""
 
+from mutual.engine.evaluation.calibration import NUM_BINS, Reliability, fit_temperature, reliability
 from mutual.engine.evaluation.chance import Chance, ChanceMeter
 from mutual.engine.evaluation.class_scores import ClassScores, class_table
 from mutual.engine.evaluation.embeddings import embedded
@@ -10,6 +11,7 @@ from mutual.engine.evaluation.prediction import ImageLike, Prediction, Predictor
 
 __all__ = [
     "BANK_SIZE",
+    "NUM_BINS",
     "NUM_NEIGHBOURS",
     "Chance",
     "ChanceMeter",
@@ -18,12 +20,15 @@ __all__ = [
     "ImageLike",
     "Prediction",
     "Predictor",
+    "Reliability",
     "RunScores",
     "class_table",
     "embedded",
     "evaluate_run",
+    "fit_temperature",
     "knn_scores",
     "neighbour_votes",
     "predict",
+    "reliability",
     "score_run",
 ]

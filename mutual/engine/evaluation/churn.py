@@ -5,7 +5,7 @@ Shapes: N images of the split, B of a batch, M members.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -22,18 +22,16 @@ class ChurnMeter:
     both evaluations, and for a peer that knows a part of the classes those of these.
 
     Args:
-        members: peers, and the ensemble.
+        sizes: by member, peer or ensemble, the number of classes that it knows.
         comm: the ranks of the run.
         num_images: of the split.
-        num_classes: of the data.
         multi_label: whether an image has several labels and not one class.
     """
 
-    def __init__(self, members: Sequence[str], comm: Communicator, *, num_images: int, num_classes: int, multi_label: bool) -> None:
-        self._members = tuple(members)
+    def __init__(self, sizes: Mapping[str, int], comm: Communicator, *, num_images: int, multi_label: bool) -> None:
+        self._sizes = dict(sizes)
         self._comm = comm
         self._num_images = num_images
-        self._num_classes = num_classes
         self._multi_label = multi_label
         self._previous: dict[str, Tensor] = {}
         self._is_whole = True
@@ -43,13 +41,13 @@ class ChurnMeter:
     def add(self, scored: ScoredBatch) -> None:
         """Adds a batch."""
         positions = scored.positions(self._comm.device)
-        for index, member in enumerate(self._members):
+        for index, (member, size) in enumerate(self._sizes.items()):
             each = scored.members[member]
-            packed = packed_predictions.pack(each.predictions, self._num_classes)
+            packed = packed_predictions.pack(each.predictions, size)
             self._current[member][positions] = packed
             if member in self._previous:
-                present, _ = packed_predictions.unpack(packed, self._num_classes)
-                previous, is_counted_B = packed_predictions.unpack(self._previous[member][positions], self._num_classes)
+                present, _ = packed_predictions.unpack(packed, size)
+                previous, is_counted_B = packed_predictions.unpack(self._previous[member][positions], size)
                 if each.is_counted_B is not None:
                     is_counted_B = is_counted_B & each.is_counted_B
                 is_counted = is_counted_B if present.dim() == 1 else is_counted_B[:, None].expand_as(present)
@@ -62,7 +60,7 @@ class ChurnMeter:
             counts = self._comm.all_reduce_sum(self._counts_M2).tolist()
             churn = {
                 member: changed / total
-                for member, (changed, total) in zip(self._members, counts, strict=True)
+                for member, (changed, total) in zip(self._sizes, counts, strict=True)
                 if member in self._previous and total
             }
         self._previous, self._is_whole = self._current, self._comm.size == 1
@@ -84,15 +82,18 @@ class ChurnMeter:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` returned, of any number of ranks."""
-        self._previous = {member: state[member].to(self._comm.device) for member in self._members if self._fits(state.get(member))}
+        fitting = [member for member in self._sizes if member in state and _are_alike(state[member], self._empty(member))]
+        self._previous = {member: state[member].to(self._comm.device) for member in fitting}
         self._is_whole = True
 
-    def _fits(self, predictions: Tensor | None) -> bool:
-        return predictions is not None and predictions.shape == self._empty().shape and predictions.dtype == self._empty().dtype
-
     def _begin(self) -> None:
-        self._current = {member: self._empty() for member in self._members}
-        self._counts_M2 = torch.zeros(len(self._members), 2, dtype=torch.int64, device=self._comm.device)
+        self._current = {member: self._empty(member) for member in self._sizes}
+        self._counts_M2 = torch.zeros(len(self._sizes), 2, dtype=torch.int64, device=self._comm.device)
 
-    def _empty(self) -> Tensor:
-        return packed_predictions.empty(self._num_images, self._num_classes, multi_label=self._multi_label, device=self._comm.device)
+    def _empty(self, member: str) -> Tensor:
+        device = self._comm.device
+        return packed_predictions.empty(self._num_images, self._sizes[member], multi_label=self._multi_label, device=device)
+
+
+def _are_alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype

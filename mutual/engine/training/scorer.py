@@ -251,7 +251,7 @@ class Scorer:
 def build_churn_meter(recipe: Recipe, training: Training, comm: Communicator) -> ChurnMeter:
     """Returns what counts the predictions of trained peers, and of their ensemble, that change between evaluations."""
     info, known = training.data.info, training.group.known_classes
-    trained = [name for name in recipe.trainable if name in recipe.classifiers]
-    in_ensemble = [name for name in trained if name not in known]
-    members = [*trained, *([ENSEMBLE] if len(in_ensemble) > 1 else [])]
-    return ChurnMeter(members, comm, num_images=info.num_val, num_classes=info.num_classes, multi_label=info.multi_label)
+    sizes = {name: len(known.get(name, range(info.num_classes))) for name in recipe.trainable}
+    if len([name for name in sizes if name not in known]) > 1:
+        sizes[ENSEMBLE] = info.num_classes
+    return ChurnMeter(sizes, comm, num_images=info.num_val, multi_label=info.multi_label)

@@ -195,26 +195,34 @@ def test_a_checkpoint_without_scores_of_the_beginning_is_gone_on_with(teacher, t
 @pytest.mark.slow
 @pytest.mark.parametrize("placement", ["replicated", "parallel"])
 def test_two_processes_score_as_one(teacher, tmp_path, placement):
-    """Each image is counted once, whichever rank computes it; an expectation that fails ends all with one line."""
+    """Each image is counted once, whichever rank computes it, and so is each pair's, and what changes between evaluations.
+
+    An expectation that fails ends all with one line.
+    """
     peers = {
-        "s": {"model": "support:tiny"},
-        "s2": {"model": "support:tiny", "args": {"width": 5}},
+        "s": {"model": "support:double"},
+        "s2": {"model": "support:double", "args": {"width": 5}},
         "t": {"model": "small_cnn", "frozen": True, "weights": str(teacher)},
         "random": {"model": "small_cnn", "frozen": True},
     }
-    whole = document(tmp_path, peers=peers, placement=placement, train={"epochs": 1, "progress": False})
+    whole = document(tmp_path, peers=peers, placement=placement)
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(whole))
     done = run("mutual.train", path, "peers.t.expect={top1: 0.99}", processes=2, expect=1)
     assert len([line for line in done.stderr.splitlines() if "peers.t.expect.top1: top1 is 0." in line]) == 1
     assert not (tmp_path / "tiny").exists()
     two = run("mutual.train", path, "name=two", processes=2)
-    one = run("mutual.train", path, "name=one", "placement=replicated")
+    one = run("mutual.train", path, "name=one", "placement=replicated", "data.batch_size=128")
     (warned,) = [line for line in one.stderr.splitlines() if "on 355 validation images, and chance gives" in line]
     assert [line for line in two.stderr.splitlines() if "begins with" in line] == [warned]
     for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
-        assert two["eval"]["t"] == pytest.approx(one["eval"]["t"], abs=1e-6)
+        assert list(two["eval"]) == list(one["eval"])
+        for member, row in one["eval"].items():
+            assert two["eval"][member] == pytest.approx(row, abs=1e-6), member
     assert lines(tmp_path / "two")[0]["eval"]["t"] == lines(tmp_path / "two")[1]["eval"]["t"]
+    last = lines(tmp_path / "two")[-1]["eval"]
+    assert len(last["pairs"]) == 2 + 6 + 12
+    assert [name for name, row in last.items() if "churn" in row] == ["s", "s2", "ensemble"]
 
 
 @pytest.mark.slow

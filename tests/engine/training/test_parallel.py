@@ -29,7 +29,8 @@ def test_parallel_equals_replicated(tmp_path, processes):
 
 
 def written(tmp_path, **sections):
-    document = tiny_document(peers=PEERS, objectives=HINT, train={"epochs": 4, "progress": False, "ema": 0.9}, **sections)
+    train = {"epochs": 4, "progress": False, "ema": 0.9}
+    document = tiny_document(**{"peers": PEERS, "objectives": HINT, "train": train, **sections})
     document["checkpoint"] = {"every_steps": 3}
     document["data"] |= {"num_train": 45, "batch_size": 4}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
@@ -38,6 +39,10 @@ def written(tmp_path, **sections):
 
 def weights(output):
     return {path.stem: safetensors.torch.load_file(path) for path in sorted((output / "tiny" / "last").iterdir())}
+
+
+def evaluations(output):
+    return [json.loads(line)["eval"] for line in (output / "tiny" / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -49,9 +54,12 @@ def weights(output):
 )
 def test_a_run_resumes_in_another_placement_and_on_another_number_of_ranks(tmp_path, placement, continuations):
     """Bitwise where it was, and exactly elsewhere: the batches are the same, and so are the updates."""
-    recipe = written(tmp_path, placement=placement)
+    taught = {**PEERS, "t": {"model": "support:double", "frozen": True}}
+    recipe = written(tmp_path, placement=placement, peers=taught, objectives=[*HINT, {"loss": "kd", "sources": ["t"], "learners": ["b"]}])
     run("mutual.train", recipe, f"output={tmp_path / 'whole'}", processes=2)
-    expected = weights(tmp_path / "whole")
+    expected, history = weights(tmp_path / "whole"), evaluations(tmp_path / "whole")
+    assert "churn" in history[-1]["ensemble"]
+    assert len(history[-1]["pairs"]) == 2 + 3 + 6, "the teacher among them, whose outputs are computed once more on resume"
     cut = tmp_path / "cut"
 
     def written_twice():
@@ -66,6 +74,11 @@ def test_a_run_resumes_in_another_placement_and_on_another_number_of_ranks(tmp_p
                 if name == "same":
                     assert torch.equal(tensor, expected[peer][key]), (peer, key)
                 torch.testing.assert_close(tensor, expected[peer][key], rtol=1e-10, atol=1e-10)
+        found = evaluations(tmp_path / name)
+        assert name != "same" or found == history
+        for rows, wanted in zip(found, history, strict=True):
+            for member, row in wanted.items():
+                assert rows[member] == pytest.approx(row, abs=1e-6), "the evaluation before is that of the other ranks"
     done = run("mutual.train", recipe, f"output={cut}", "--resume", "train.accumulate=1", "data.batch_size=3", processes=2, expect=1)
     assert "the checkpoint's updates are of 8 images" in done.stderr
 

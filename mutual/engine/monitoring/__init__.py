@@ -1,6 +1,8 @@
 """Monitoring: training metrics, the tracker, slow and hanging ranks, skipped images; it observes and never trains."""
 
 from mutual.engine.monitoring.scores import PAIRS, Scores
+from mutual.engine.monitoring.series import RUN, Series
+from mutual.engine.monitoring.services import check_trackers
 from mutual.engine.monitoring.skipped_images import SkippedImages, naming_rank, with_rank
 from mutual.engine.monitoring.stragglers import StragglerMonitor
 from mutual.engine.monitoring.tracker import Tracker
@@ -9,13 +11,16 @@ from mutual.engine.monitoring.train_metrics import NonFiniteLossError, TrainMete
 
 __all__ = [
     "PAIRS",
+    "RUN",
     "NonFiniteLossError",
     "Scores",
+    "Series",
     "SkippedImages",
     "StragglerMonitor",
     "Tracker",
     "TrafficMeter",
     "TrainMeter",
+    "check_trackers",
     "naming_rank",
     "with_rank",
 ]

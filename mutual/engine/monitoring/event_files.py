@@ -97,6 +97,23 @@ class EventFiles:
 
 def _session(hyperparameters: Mapping[str, Value], *, name: str) -> list[Any]:
     """Returns the summaries of a run's hyperparameters, without those of an experiment, in whose place TensorBoard reads all runs."""
-    from tensorboard.plugins.hparams import api_pb2, summary
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
+    from tensorboard.plugins.hparams.metadata import PLUGIN_DATA_VERSION, PLUGIN_NAME, SESSION_END_INFO_TAG, SESSION_START_INFO_TAG
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
-    return [summary.session_start_pb(dict(hyperparameters), group_name=name), summary.session_end_pb(api_pb2.STATUS_SUCCESS)]
+    start = SessionStartInfo(group_name=name)
+    for key, value in hyperparameters.items():
+        if isinstance(value, str):
+            start.hparams[key].string_value = value
+        else:
+            start.hparams[key].number_value = value
+    contents = {
+        SESSION_START_INFO_TAG: HParamsPluginData(session_start_info=start, version=PLUGIN_DATA_VERSION),
+        SESSION_END_INFO_TAG: HParamsPluginData(session_end_info=SessionEndInfo(status=STATUS_SUCCESS), version=PLUGIN_DATA_VERSION),
+    }
+    summaries = []
+    for tag, content in contents.items():
+        plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=content.SerializeToString())
+        summaries.append(Summary(value=[Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))]))
+    return summaries

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,7 @@ class Services:
         for spec in specs:
             tracker = self._trackers[spec.name] = self._start(accelerator, spec, ids.get(spec.name))
             if spec.name not in ids:
-                self._attempt(spec.name, lambda tracker=tracker: tracker.store_init_configuration(dict(hyperparameters)))
+                self._attempt(spec.name, partial(tracker.store_init_configuration, dict(hyperparameters)))
                 if spec.name in _IDS:
                     ids[spec.name] = _IDS[spec.name](tracker.tracker)
                     self._folder.write_tracked(TrackedRuns(ids=ids))
@@ -112,14 +113,14 @@ class Services:
         """Adds a point to each of these series, after `step` updates."""
         named = {_NO_KEY.sub("_", series.key): value for series, value in values.items()}
         for name, tracker in list(self._trackers.items()):
-            self._attempt(name, lambda tracker=tracker: tracker.log(named, step=step))
+            self._attempt(name, partial(tracker.log, named, step=step))
 
     def log_pictures(self, pictures: Mapping[Series, NDArray[Any]], *, step: int) -> None:
         """Adds pictures `[H, W, 3]` of uint8 to the services that take pictures, after `step` updates."""
         named = {_NO_KEY.sub("_", series.key): picture_HWC for series, picture_HWC in pictures.items()}
         for name, tracker in list(self._trackers.items()):
             if name in _PICTURES:
-                self._attempt(name, lambda tracker=tracker, add=_PICTURES[name]: add(tracker, named, step))
+                self._attempt(name, partial(_PICTURES[name], tracker, named, step))
 
     def finish(self) -> None:
         """Ends the run in all services, which sends what is left."""

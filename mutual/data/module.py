@@ -196,6 +196,12 @@ class DataModule:
         (loaded,) = self._train.__getitems__([request])
         return self._checked(loaded, "train", view)
 
+    def first_images(self, epoch: int, num_images: int, *, world_size: int, accumulate: int) -> Batch | None:
+        """Returns the first images of `epoch` (0 is the first), loaded and augmented here, to look at; None if one cannot be read."""
+        request = self._batch_sampler(world_size, (0, 1), accumulate).first_request(epoch, num_images)
+        (loaded,) = self._train.__getitems__([request])
+        return None if isinstance(loaded, Failure) else loaded.augmented()
+
     def eval_batches(self, *, world_size: int, shard: tuple[int, int], split: str = "val") -> Iterator[Batch]:
         """Yields a shard of the images of `split`, `val` or `test`, round by round; over all shards each is there exactly once.
 

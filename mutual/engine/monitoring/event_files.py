@@ -57,8 +57,8 @@ class EventFiles:
         if self._recipe.extended_from is not None:
             writer.add_text("extended_from", self._recipe.extended_from.run)
         writer.add_text("recipe", "```yaml\n" + dump_recipe(self._recipe) + "\n```")
-        writer.add_custom_scalars({"the run": self._layout()})
-        for summary in _session(hyperparameters, name=self._folder.as_posix()):
+        writer.add_custom_scalars({"peers and their objectives": self._layout()})
+        for summary in _session(hyperparameters):
             self._writer(SUMMARY).file_writer.add_summary(summary)
 
     def log(self, values: Values, *, step: int) -> None:
@@ -95,14 +95,14 @@ class EventFiles:
         return {title: ["Multiline", tags] for title, tags in _LAYOUT.items() if title not in empty}
 
 
-def _session(hyperparameters: Mapping[str, Value], *, name: str) -> list[Any]:
+def _session(hyperparameters: Mapping[str, Value]) -> list[Any]:
     """Returns the summaries of a run's hyperparameters, without those of an experiment, in whose place TensorBoard reads all runs."""
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
     from tensorboard.plugins.hparams.metadata import PLUGIN_DATA_VERSION, PLUGIN_NAME, SESSION_END_INFO_TAG, SESSION_START_INFO_TAG
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
-    start = SessionStartInfo(group_name=name)
+    start = SessionStartInfo()
     for key, value in hyperparameters.items():
         if isinstance(value, str):
             start.hparams[key].string_value = value

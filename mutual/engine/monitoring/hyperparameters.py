@@ -13,10 +13,12 @@ from mutual.recipe import Objective, PeerSpec, Recipe
 
 MAX_TEXT = 200
 """Characters of a value: MLflow's limit is 500, and a column of a table is not made for more."""
+MAX_WORD = 40
+"""Characters of an objective's argument; weights of many classes have more."""
 _ELSEWHERE = r"(name|output|extended_from|peers|objectives|seed|placement|checkpoint|tracking|exchange)\b.*"
 _SHORT = r"optimizer\.(name|lr)|schedule\.name|data\.(dataset|batch_size)|train\.(epochs|accumulate)"
 _NO_DIFFERENCE = (
-    r"data\.(root|args|columns|download|train_list|val_list|eval_batch_size|workers|prefetch|decoded|on_bad_image)\b.*"
+    r"data\.(root|args|columns|download|normalize|train_list|val_list|eval_batch_size|workers|prefetch|decoded|on_bad_image)\b.*"
     r"|train\.(threads|tune|tune_seconds|log_every|eval_every|pictures|progress|timeout_seconds)"
 )
 _LEFT_OUT = re.compile(f"{_ELSEWHERE}|{_SHORT}|{_NO_DIFFERENCE}")
@@ -43,7 +45,8 @@ def hyperparameters(recipe: Recipe, *, processes: int) -> dict[str, Value]:
     }
     defaults = _defaults()
     for path, value in _leaves(recipe.model_dump(mode="json")):
-        if not _LEFT_OUT.fullmatch(path) and value not in (defaults.get(path), _DEFAULTS_OF_NULL.get(path)):
+        follows_seed = path.endswith("seed") and value == recipe.seed
+        if not (_LEFT_OUT.fullmatch(path) or follows_seed or value in (defaults.get(path), _DEFAULTS_OF_NULL.get(path))):
             values[path] = _short(value)
     return {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in values.items()}
 
@@ -75,11 +78,13 @@ def _objective(objective: Objective) -> str:
     """Returns an objective as text: `0.5 kd T=4 student <- teacher`."""
     given = objective.model_dump(mode="json", exclude_defaults=True)
     words = [f"{objective.weight:g} {objective.loss}" if objective.weight != 1 else objective.loss]
+    temperature = objective.loss_arguments().get("temperature")
+    if isinstance(temperature, float):  # said where it is the default, too
+        words.append(f"T={temperature:g}")
     for key, value in given.items():
-        if key == "temperature":
-            words.append(f"T={value:g}")
-        elif key not in ("loss", "weight", "learners", "sources") and value is not None:
-            words.append(f"{key}={value if isinstance(value, str | int | float) else json.dumps(value)}")
+        if key not in ("loss", "weight", "temperature", "learners", "sources") and value is not None:
+            text = value if isinstance(value, str) else json.dumps(value)
+            words.append(f"{key}={text if len(text) <= MAX_WORD else '...'}")
     ends = [", ".join(given[key]) for key in ("learners", "sources") if given.get(key)]
     if ends:
         words.append(" <- ".join(ends) if len(ends) == 2 else f"<- {ends[0]}" if given.get("sources") else f"of {ends[0]}")

@@ -1,5 +1,6 @@
 """Monitoring: training metrics, the tracker, slow and hanging ranks, skipped images; it observes and never trains."""
 
+from mutual.engine.monitoring.pictures import agreement_picture, confusion_picture, kl_picture, reliability_picture, views_picture
 from mutual.engine.monitoring.scores import CHURN, PAIRS, Scores
 from mutual.engine.monitoring.series import RUN, Series
 from mutual.engine.monitoring.services import check_trackers
@@ -21,7 +22,12 @@ __all__ = [
     "Tracker",
     "TrafficMeter",
     "TrainMeter",
+    "agreement_picture",
     "check_trackers",
+    "confusion_picture",
+    "kl_picture",
     "naming_rank",
+    "reliability_picture",
+    "views_picture",
     "with_rank",
 ]

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 Picture = NDArray[np.uint8]
 Numbers = NDArray[Any]
 
-_SIDE = 400
+_SIDE = 360
 """Pixels of the square in which a matrix or diagram is drawn, at most."""
 _TITLE = 26
 _LIGHT, _DARK = np.array([247, 251, 255]), np.array([8, 81, 156])
@@ -95,21 +95,20 @@ def _matrix(values: Numbers, names: Sequence[str], title: str, text: Callable[[i
     num = len(values)
     cell = max(4, _SIDE // max(num, 4))
     has_labels, has_numbers = num <= _MOST_LABELS, num <= _MOST_NUMBERS
-    margin = 100 if has_labels else 8
-    side = cell * num
+    font, side = _font(min(12, max(7, cell - 2))), cell * num
+    labels = [name[:_LONGEST_LABEL] for name in names] if has_labels else []
+    margin = 8 + round(max((font.getlength(label) for label in labels), default=0))
     image = Image.new("RGB", (margin + side + 8, _TITLE + side + margin), "white")
     fractions = np.clip(np.nan_to_num(values), 0, 1)[..., None]
     colours = np.where(np.isfinite(values)[..., None], _LIGHT + fractions * (_DARK - _LIGHT), _MISSING).astype(np.uint8)
     image.paste(Image.fromarray(colours.repeat(cell, axis=0).repeat(cell, axis=1)), (margin, _TITLE))
     draw = ImageDraw.Draw(image)
     draw.text((8, 6), title, fill=_INK, font=_font(12))
-    font = _font(min(12, max(7, cell - 2)))
     for row in range(num):
         middle = _TITLE + row * cell + cell / 2
         if has_labels:
-            label = names[row][:_LONGEST_LABEL]
-            draw.text((margin - 4, middle), label, fill=_INK, font=font, anchor="rm")
-            _draw_upright(image, label, (round(margin + row * cell + cell / 2), _TITLE + side + 4), font)
+            draw.text((margin - 4, middle), labels[row], fill=_INK, font=font, anchor="rm")
+            _draw_upright(image, labels[row], (round(margin + row * cell + cell / 2), _TITLE + side + 4), font)
         for column in range(num) if has_numbers else ():
             if np.isfinite(values[row, column]):
                 ink = "white" if values[row, column] > 0.5 else _INK

@@ -7,7 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mutual.engine.evaluation import EvaluationDetails
-from mutual.engine.monitoring import RUN, Series, Tracker
+from mutual.engine.monitoring import (
+    RUN,
+    Series,
+    Tracker,
+    agreement_picture,
+    confusion_picture,
+    kl_picture,
+    reliability_picture,
+    views_picture,
+)
 from mutual.engine.training.peer_views import peer_views
 from mutual.engine.training.setup import Training
 from mutual.group import Communicator
@@ -71,7 +80,7 @@ class Pictures:
         self._training = training
         self._comm = comm
         self._tracker = tracker
-        self._budget = budget or PictureBudget()
+        self._budget = budget
 
     def are_due(self, *, is_last: bool) -> bool:
         """Whether the evaluation that comes next is drawn, on all ranks alike. Collective: all ranks must call it."""
@@ -90,29 +99,23 @@ class Pictures:
         self._budget.spend(time.perf_counter() - start)
 
     def _of_members(self, details: EvaluationDetails) -> dict[Series, NDArray[Any]]:
-        from mutual.engine.monitoring.pictures import confusion_picture, reliability_picture
-
         names, pictures = self._training.data.info.class_names, {}
         for member, found in details.members.items():
             bins = found.reliability
-            title = f"{member}, ECE {bins.ece:.3f}"
-            arrays = [each.numpy() for each in (bins.counts_K, bins.mean_confidences, bins.accuracies)]
-            pictures[Series(member, "pictures/reliability")] = reliability_picture(*arrays, title)
+            counts_K, confidences_K, accuracies_K = (each.numpy() for each in (bins.counts_K, bins.mean_confidences, bins.accuracies))
+            picture = reliability_picture(counts_K, confidences_K, accuracies_K, f"{member}, ECE {bins.ece:.3f}")
+            pictures[Series(member, "pictures/reliability")] = picture
             if found.confusion_CC is not None:
                 known = names if found.classes is None else [names[index] for index in found.classes]
                 pictures[Series(member, "pictures/confusion")] = confusion_picture(found.confusion_CC.numpy(), known, member)
         return pictures
 
     def _of_views(self, epoch: int) -> dict[Series, NDArray[Any]]:
-        from mutual.engine.monitoring.pictures import views_picture
-
         views = peer_views(self._training, NUM_VIEWS, epoch=epoch)
         return {Series(name, "pictures/views"): views_picture(images.numpy()) for name, images in views.items()}
 
 
 def _of_pairs(details: EvaluationDetails) -> dict[Series, NDArray[Any]]:
-    from mutual.engine.monitoring.pictures import agreement_picture, kl_picture
-
     if len(details.peers) < 2:
         return {}
     return {

@@ -79,15 +79,15 @@ class PairMeter:
             return {}
         num_images = torch.full((1,), self._num_images, dtype=self._dtype, device=self._comm.device)
         sums = torch.cat([num_images, self._matches_U.to(self._dtype), *self._divergences])
-        num_images, *sums = self._comm.all_reduce_sum(sums).tolist()
-        agreements = {
-            f"agreement/{a}/{b}": total / (num_images * self._num_elements) for (a, b), total in zip(self._pairs, sums, strict=False)
-        }
+        total_images, *totals = self._comm.all_reduce_sum(sums).tolist()
+        matches, divergences = totals[: len(self._pairs)], totals[len(self._pairs) :]
+        num_elements = total_images * self._num_elements
+        agreements = {f"agreement/{a}/{b}": total / num_elements for (a, b), total in zip(self._pairs, matches, strict=True)}
         keys = [(other, name) for name, others in self._others.items() for other in others]
-        by_pair = dict(zip(keys, sums[len(self._pairs) :], strict=True))
+        by_pair = dict(zip(keys, divergences, strict=True))
         ordered = [each for a, b in self._pairs for each in ((a, b), (b, a)) if each in by_pair]
         self._begin()
-        return agreements | {f"kl/{a}/{b}": by_pair[a, b] / num_images for a, b in ordered}
+        return agreements | {f"kl/{a}/{b}": by_pair[a, b] / total_images for a, b in ordered}
 
     def _begin(self) -> None:
         device = self._comm.device

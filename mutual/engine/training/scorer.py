@@ -89,7 +89,7 @@ class Scorer:
         if pairs:
             scores[PAIRS] = scores.get(PAIRS, {}) | pairs
         known = self._training.group.known_classes
-        self.details = meter and meter.details(pairs, self._compared_peers, known_classes=known)
+        self.details = None if meter is None else meter.details(pairs, self._compared_peers, known_classes=known)
         rows = {**{name: self.initial[name] for name in self._constant_peers}, **scores}
         return {member: rows[member] for member in (*self._recipe.peers, ENSEMBLE, PAIRS) if member in rows}
 

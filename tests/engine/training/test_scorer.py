@@ -90,6 +90,39 @@ def test_what_compares_peers_compares_those_that_are_trained(teacher, tmp_path):
     assert both[0] == both[1]
 
 
+def test_details_are_counted_where_they_are_asked_for_and_change_nothing(teacher, tmp_path, monkeypatch):
+    """Trained peers' and the ensemble's, and the matrices of all; in a run that was resumed, too, whose teacher is then run again."""
+    frozen = {"model": "small_cnn", "frozen": True, "weights": str(teacher)}
+    peers = {"s": {"model": "support:tiny"}, "t": frozen, "s2": {"model": "support:tiny"}}
+    recipe = parse_recipe(document(tmp_path, peers=peers, objectives=[{"loss": "cross_entropy"}]))
+    plain = mutual.fit(recipe)
+    evaluate, found = Scorer.evaluate, []
+
+    def with_details(self, update):
+        scores = evaluate(self, update, details=update > 10)
+        found.append(self.details)
+        return scores
+
+    monkeypatch.setattr(Scorer, "evaluate", with_details)
+    asked = mutual.fit(recipe.model_copy(update={"name": "asked"}))
+    assert [line["eval"] for line in asked.history] == [line["eval"] for line in plain.history]
+    nothing, details = found
+    assert nothing is None
+    assert list(details.members) == ["s", "s2", "ensemble"]
+    for name, member in details.members.items():
+        assert member.confusion_CC.sum() == member.reliability.counts_K.sum() == 355
+        assert member.confusion_CC.diagonal().sum() / 355 == pytest.approx(asked.metrics[name]["top1"])
+        assert member.reliability.ece == pytest.approx(asked.metrics[name]["ece"], rel=1e-5)
+    assert details.peers == ("s", "t", "s2")
+    assert details.agreement_PP[0, 1] == asked.metrics["pairs"]["agreement/s/t"]
+    assert details.kl_PP[0, 1] == asked.metrics["pairs"]["kl/s/t"]
+    shutil.rmtree(asked.folder / "checkpoints" / "step_00000020")
+    mutual.fit(recipe.model_copy(update={"name": "asked"}), resume=True)
+    assert len(found) == 3
+    assert torch.equal(found[-1].kl_PP, details.kl_PP)
+    assert torch.equal(found[-1].members["s"].confusion_CC, details.members["s"].confusion_CC)
+
+
 def test_a_run_without_such_peers_begins_at_once(tmp_path, monkeypatch):
     scored, score = [], Scorer._score
     monkeypatch.setattr(Scorer, "_score", lambda self, *args, **named: scored.append(args[1]) or score(self, *args, **named))

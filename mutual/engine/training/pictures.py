@@ -73,9 +73,7 @@ class Pictures:
         budget: says when they are due.
     """
 
-    def __init__(
-        self, recipe: Recipe, training: Training, comm: Communicator, tracker: Tracker, budget: PictureBudget | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, training: Training, comm: Communicator, tracker: Tracker, budget: PictureBudget) -> None:
         self._is_on = recipe.train.pictures and bool(recipe.tracking)
         self._training = training
         self._comm = comm

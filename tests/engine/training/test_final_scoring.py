@@ -41,8 +41,8 @@ def worsen(monkeypatch):
     """Makes the scores of each later epoch worse, so that the first epoch's weights are the best."""
     evaluate = Scorer.evaluate
 
-    def later_is_worse(self, update):
-        return {name: {**row, "top1": 1 / update} if "top1" in row else row for name, row in evaluate(self, update).items()}
+    def later_is_worse(self, update, **options):
+        return {name: {**row, "top1": 1 / update} if "top1" in row else row for name, row in evaluate(self, update, **options).items()}
 
     monkeypatch.setattr(Scorer, "evaluate", later_is_worse)
 

@@ -97,7 +97,7 @@ def test_details_are_counted_where_they_are_asked_for_and_change_nothing(teacher
     plain = mutual.fit(recipe)
     evaluate, found = Scorer.evaluate, []
 
-    def with_details(self, update):
+    def with_details(self, update, **_):
         scores = evaluate(self, update, details=update > 10)
         found.append(self.details)
         return scores

@@ -26,21 +26,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FRACTION = 0.01
-"""The part of a training's time that pictures may take, but for those of the first and the last evaluation."""
+"""The part of a training's time that pictures may take, but for those of the last evaluation."""
+EXPECTED = 0.1
+"""Seconds that pictures are expected to take before any are drawn."""
 NUM_VIEWS = 16
 
 
 class PictureBudget:
-    """Says when pictures are due: at the first evaluation, at the last one, and whenever they keep within FRACTION of the time.
+    """Says when pictures keep within FRACTION of the time of a training.
 
     Args:
         clock: returns seconds; a training's time begins now.
 
     Example:
-        >>> seconds = iter([0.0, 10.0, 50.0, 200.0])
+        >>> seconds = iter([0.0, 5.0, 20.0, 50.0, 200.0])
         >>> budget = PictureBudget(lambda: next(seconds))
-        >>> budget.is_due()  # the first time
-        True
+        >>> budget.is_due(), budget.is_due()  # 0.1 s of 5 s, then of 20 s
+        (False, True)
         >>> budget.spend(1.0)
         >>> budget.is_due(), budget.is_due()  # with these it would be 2 s of 50 s, then of 200 s
         (False, True)
@@ -50,7 +52,7 @@ class PictureBudget:
         self._clock = clock
         self._start = clock()
         self._spent = 0.0
-        self._last = 0.0
+        self._last = EXPECTED
 
     def is_due(self) -> bool:
         """Whether pictures that take as long as the last ones are within the budget."""

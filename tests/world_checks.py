@@ -13,8 +13,11 @@ from support import tiny_document
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from mutual.data import Batch
 from mutual.engine.codistillation import WeightExchange, restrict_to_job
 from mutual.engine.codistillation.weight_store import WeightStore
+from mutual.engine.evaluation import ChurnMeter, DetailsMeter
+from mutual.engine.evaluation.scored_batch import ScoredBatch, ScoredMember
 from mutual.engine.runtime.launch_settings import LaunchSettings
 from mutual.group import Communicator, MicroBatchContext, build_group, expand_objectives
 from mutual.group.edges.edge_loss import EdgeLoss
@@ -205,6 +208,42 @@ if comm.rank == 0:
     torch.testing.assert_close(value, alone, msg="the other rank's images without labels are no negatives")
 else:
     assert value == 0
+
+NUM_CLASSES, NUM_IMAGES = 300, 10  # of so many classes a prediction takes two bytes
+generator = torch.Generator().manual_seed(0)
+drawn = torch.randn(2, NUM_IMAGES, NUM_CLASSES, generator=generator).softmax(dim=2)
+drawn[1, ::3] = drawn[0, ::3]
+targets = torch.randint(0, NUM_CLASSES, (NUM_IMAGES,), generator=generator)
+
+
+def scored(rows, evaluation):
+    keys = torch.stack([rows, torch.zeros_like(rows)]).T
+    batch = Batch(torch.zeros(len(rows), 1, 1, 1, dtype=torch.uint8), targets[rows], len(rows), NUM_IMAGES, keys_B2=keys)
+    return ScoredBatch(batch, {}, {"a": ScoredMember(drawn[evaluation, rows], targets[rows])})
+
+
+def counted(world, rows_of_batches):
+    """What two evaluations count: details and what a checkpoint holds of the first, churn of the second; each rank has its batches."""
+    churn = ChurnMeter({"a": NUM_CLASSES}, world, num_images=NUM_IMAGES, multi_label=False)
+    details = DetailsMeter(world, {"a": NUM_CLASSES}, multi_label=False)
+    for evaluation in range(2):
+        for rows in rows_of_batches:
+            churn.add(scored(rows, evaluation))
+            details.add(scored(rows, evaluation))
+        changed = churn.finish()
+        if evaluation == 0:
+            state = churn.state_dict()
+    return changed, state["a"], details.details({}, ["a"], known_classes={}).members["a"].reliability
+
+
+alone = counted(Communicator(0, 1, comm.device), torch.arange(NUM_IMAGES).split(4))
+together = counted(comm, torch.arange(NUM_IMAGES).split(4)[comm.rank :: 2])
+assert together[0] == alone[0] == {"a": 0.6}
+assert torch.equal(together[1], alone[1]), "a checkpoint has the predictions of all ranks"
+assert alone[1].dtype == torch.int16
+assert torch.equal(together[2].counts_K, alone[2].counts_K)
+assert alone[2].counts_K.sum() == 2 * NUM_IMAGES
+torch.testing.assert_close(together[2].confidence_sums_K, alone[2].confidence_sums_K)
 
 launched = torch.get_num_threads()
 torch.set_num_threads(launched + comm.rank)

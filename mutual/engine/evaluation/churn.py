@@ -80,6 +80,10 @@ class ChurnMeter:
             self._is_whole = True
         return dict(self._previous)
 
+    def room(self) -> dict[str, Tensor]:
+        """Returns tensors as large as those of `state_dict` in any later evaluation."""
+        return dict(self._current)
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` returned, of any number of ranks."""
         fitting = [member for member in self._sizes if member in state and _are_alike(state[member], self._empty(member))]

@@ -176,7 +176,11 @@ class Checkpointer:
         """Returns a function that allocates memory for the copies of `files`, after the first update; for a thread."""
         names = [name for name in self._recipe.trainable if name in self._group.peers] if self._comm.is_main else []
         no_buffers: dict[str, Tensor | None] = dict.fromkeys(names)
-        states = [(file, make()) for name in names for file, make in self._peer_states(name, no_buffers).items()]
+        states: list[tuple[str, dict[str, Any]]] = [
+            (file, make()) for name in names for file, make in self._peer_states(name, no_buffers).items()
+        ]
+        if self._comm.is_main:
+            states.append(("training.pt", {"predictions": self._churn.room()}))
         steps = [self._buffers.reservation(file, state) for file, state in states]
 
         def reserve() -> None:

@@ -28,7 +28,8 @@ def test_parallel_equals_replicated(tmp_path, processes):
 
 
 def written(tmp_path, **sections):
-    document = tiny_document(peers=PEERS, objectives=HINT, train={"epochs": 4, "progress": False, "ema": 0.9}, **sections)
+    train = {"epochs": 4, "progress": False, "ema": 0.9}
+    document = tiny_document(**{"peers": PEERS, "objectives": HINT, "train": train, **sections})
     document["checkpoint"] = {"every_steps": 3}
     document["data"] |= {"num_train": 45, "batch_size": 4}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
@@ -52,10 +53,12 @@ def evaluations(output):
 )
 def test_a_run_resumes_in_another_placement_and_on_another_number_of_ranks(tmp_path, placement, continuations):
     """Bitwise where it was, and exactly elsewhere: the batches are the same, and so are the updates."""
-    recipe = written(tmp_path, placement=placement)
+    taught = {**PEERS, "t": {"model": "support:double", "frozen": True}}
+    recipe = written(tmp_path, placement=placement, peers=taught, objectives=[*HINT, {"loss": "kd", "sources": ["t"], "learners": ["b"]}])
     run("mutual.train", recipe, f"output={tmp_path / 'whole'}", processes=2)
     expected, history = weights(tmp_path / "whole"), evaluations(tmp_path / "whole")
     assert "churn" in history[-1]["ensemble"]
+    assert len(history[-1]["pairs"]) == 2 + 3 + 6, "the teacher among them, whose outputs are computed once more on resume"
     cut = tmp_path / "cut"
 
     def written_twice():

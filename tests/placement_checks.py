@@ -7,8 +7,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from support import tiny_document
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from support import charted, tiny_document
 
 import mutual
 from mutual.recipe import parse_recipe
@@ -111,8 +110,7 @@ def trained(case, name, placement, output):
 
 def gradients(folder):
     """The norm of each peer's gradient in every update."""
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"] if tag.startswith("grad_norm/")}
+    return {tag: [event.value for event in events] for tag, events in charted(folder).items() if tag.startswith("optimizer/grad_norm/")}
 
 
 def compare(first, second):

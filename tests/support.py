@@ -221,6 +221,15 @@ def digests(folder):
     return {**found, "metrics": lines, "best": json.loads((folder / "best" / "best.json").read_text())}
 
 
+def charted(folder):
+    """The points of a run's charts in TensorBoard: by tag, with the member behind it where it is one's."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    places = [("", folder), ("", folder / "hparams"), *((f"/{path.name}", path) for path in sorted((folder / "charts").glob("*")))]
+    events = [(end, EventAccumulator(str(place)).Reload()) for end, place in places if place.exists()]
+    return {f"{tag}{end}": each.Scalars(tag) for end, each in events for tag in each.Tags()["scalars"]}
+
+
 def environment(**extra):
     """The environment of a subprocess: one thread, our modules importable, no launcher's variables."""
     kept = {

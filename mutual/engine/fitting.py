@@ -14,6 +14,7 @@ from torch import nn
 
 from mutual.engine.codistillation import restrict_to_job, split_launch
 from mutual.engine.costs import resolve_placement, resolve_tuning
+from mutual.engine.monitoring import check_trackers
 from mutual.engine.results import RunResult
 from mutual.engine.runtime import (
     Environment,
@@ -93,6 +94,9 @@ def fit(
     folder = RunFolder.of(recipe)
     environment = init_environment(recipe)
     comm = environment.comm
+    with comm.raise_together():
+        if comm.is_main:  # the process that tracks
+            check_trackers(recipe)
     with exclusive_access(folder, comm):
         launch = LaunchSettings.of(recipe, comm)
         predecessor = find_predecessor(folder, recipe, comm, launch, resume=resume, overwrite=overwrite)

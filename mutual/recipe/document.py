@@ -15,6 +15,7 @@ from mutual.recipe.errors import Fault, Origin, RecipeError
 from mutual.recipe.objectives import CLASS_WEIGHTS, AnyObjective
 from mutual.recipe.own_loss import LossTraits, OwnLoss
 from mutual.recipe.peers import InputSpec, PeerSpec, StoreSpec, program_file
+from mutual.recipe.tracking import TENSORBOARD, TrackerSpec, Tracking, tracker_spec
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Schedule, Train
 
 TUNED_SWITCHES = ("compile", "channels_last")
@@ -65,6 +66,9 @@ class Recipe(Spec):
     """How long and in which way the peers are trained."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """When checkpoints are written."""
+    tracking: Tracking = Field(default=[TENSORBOARD])
+    """What shows the run while it trains: names of Accelerate's trackers, or mappings with their arguments. The list may be empty;
+    metrics.jsonl is written all the same."""
 
     _origin: Origin = PrivateAttr(default=Origin())
     _own_losses: Mapping[str, LossTraits] = PrivateAttr(default_factory=dict)
@@ -87,6 +91,11 @@ class Recipe(Spec):
     def headless(self) -> tuple[str, ...]:
         """Names of the peers that give embeddings in place of logits, in the recipe's order."""
         return tuple(name for name, peer in self.peers.items() if peer.head == "none")
+
+    @property
+    def trackers(self) -> dict[str, TrackerSpec]:
+        """By name the trackers that show the run."""
+        return {spec.name: spec for spec in map(tracker_spec, self.tracking)}
 
     @property
     def stores(self) -> dict[str, StoreSpec]:

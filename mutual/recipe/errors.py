@@ -85,6 +85,7 @@ def did_you_mean(name: object, choices: Iterable[str], *, num_near: int = 3) -> 
     known = sorted(set(choices))
     text = name[:100] if isinstance(name, str) else format_value(name)  # the time to compare grows with the length
     near = difflib.get_close_matches(text, known, n=num_near, cutoff=0.6)
+    near = [choice for choice in near if sorted(choice) == sorted(text)] or near  # letters that have changed places are no other word
     if not near and len(text) > 2:
         near = [choice for choice in known if text in choice][:num_near]
     if near:

@@ -8,6 +8,7 @@ from mutual.recipe.document import ExtendedFrom, Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.peers import Expect, InputSpec, PeerSpec, StoreSpec, WeightsSpec
+from mutual.recipe.tracking import TrackerSpec
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Schedule, Train
 
 EXAMPLES: dict[type[Spec], str] = {
@@ -29,6 +30,12 @@ optimizer: {name: sgd, lr: 0.1, momentum: 0.9}
 schedule: {name: cosine, warmup_epochs: 1}
 train: {epochs: 20}
 checkpoint: {every_epochs: 1, keep: 2}
+tracking: [tensorboard, {name: wandb, args: {mode: offline}}]
+""",
+    TrackerSpec: """\
+name: wandb
+project: distillation
+args: {mode: offline}
 """,
     ExtendedFrom: """\
 run: runs/kd_pplcnet
@@ -224,6 +231,7 @@ deterministic: false
 cudnn_benchmark: true
 tf32: true
 log_every: 50
+pictures: true
 eval_every: 1
 best_metric: top1
 patience: 10

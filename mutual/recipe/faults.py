@@ -91,7 +91,8 @@ def _mistake(section: type[Spec], details: Any, document: Any) -> _Mistake:
         message = f"unknown key {format_value(last)}{did_you_mean(last, location.section.model_fields)}"
     elif kind == "literal_error":
         choices = [choice.strip("'") for choice in re.split(r", | or ", context["expected"])]
-        message = f"{format_value(value)} is no valid {last}{did_you_mean(value, choices)}"
+        noun = "entry" if isinstance(last, int) else last
+        message = f"{format_value(value)} is no valid {noun}{did_you_mean(value, choices)}"
     else:
         words = {name: _number(bound) for name, bound in context.items()} | {"value": format_value(value), "otherwise": details["msg"]}
         message = _PHRASES.get(kind, "{value}: {otherwise}").format_map(words)

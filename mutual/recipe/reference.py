@@ -18,6 +18,7 @@ from mutual.recipe.objectives import OBJECTIVES
 from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.peers import Expect, PeerSpec, StoreSpec, WeightsSpec
 from mutual.recipe.syntax import dump_yaml
+from mutual.recipe.tracking import TrackerSpec
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Schedule, Train
 from mutual.recipe.transforms import Transform
 
@@ -67,6 +68,7 @@ def _blocks() -> Iterator[str]:
     yield from _section("train.pause", Pause, level=3)
     yield from _section("exchange", ExchangeSpec)
     yield from _section("checkpoint", CheckpointSpec)
+    yield from _section("tracking.N", TrackerSpec)
 
 
 def _objectives() -> Iterator[str]:

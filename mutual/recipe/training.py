@@ -220,6 +220,9 @@ class Train(Spec):
     compute in float32 at least."""
     log_every: Positive = 10
     """Updates between two points in TensorBoard."""
+    pictures: StrictBool = True
+    """Draw confusion matrices, reliability diagrams, how peers agree and what they see, for TensorBoard and trackers that take images: at
+    the last evaluation, and at as many before it as together take less than 1% of the time. No number of the run depends on it."""
     eval_every: Positive = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
     best_metric: Literal["top1", "macro_top1", "nll", "map"] | None = None

@@ -42,6 +42,8 @@ KEYS += (
     "patience",
     "keep_best",
     "groups",
+    "tracking",
+    "pictures",
     "layer_decay",
     "class_weight",
     "sampler",

@@ -44,7 +44,7 @@ SCHEMA_MISTAKES = [
     (
         "lr: 3",
         "lr: unknown key 'lr'; choose from checkpoint, data, exchange, extended_from, name, objectives, optimizer, output, "
-        "peers, placement, schedule, seed, train",
+        "peers, placement, schedule, seed, tracking, train",
     ),
     ("peers: {a: {modle: x, model: y}}", "peers.a.modle: unknown key 'modle'; did you mean 'model'?"),
     ("objectives: [{loss: kd, temprature: 3}]", "objectives.1.temprature: unknown key 'temprature'; did you mean 'temperature'?"),

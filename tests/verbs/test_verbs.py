@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 import yaml
 from PIL import Image
-from support import ROOT, inputs_of, run, tiny_document
+from support import ROOT, charted, inputs_of, run, tiny_document
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mutual
@@ -64,23 +64,29 @@ def test_metrics_are_one_line_an_epoch(folder):
 
 
 def test_tensorboard_shows_every_peer_and_objective(events, folder):
-    scalars = set(events.Tags()["scalars"])
+    charts = charted(folder)
     for peer in "ab":
-        for metric in ("train_loss", "train_top1", "eval_top1", "eval_nll", "eval_ece", "learning_rate", "grad_norm"):
-            assert f"{metric}/{peer}" in scalars
-    assert {"eval_top1/ensemble", "eval_agreement/pairs", "eval_kl/pairs", "speed/images_per_second"} <= scalars
-    assert {"objective/cross_entropy", "objective/dml", "objective/l2@blocks2"} <= scalars
+        for tag in ("loss/train", "accuracy/train_top1", "accuracy/top1", "loss/nll", "calibration/ece", "agreement/churn"):
+            assert f"{tag}/{peer}" in charts
+        assert {f"optimizer/learning_rate/{peer}", f"optimizer/grad_norm/{peer}"} <= charts.keys()
+    assert {"accuracy/top1/ensemble", "agreement/mean", "kl/mean", "speed/images_per_second"} <= charts.keys()
+    assert {"agreement/b/a", "kl/b/a", "kl/a/b"} <= charts.keys(), "of a with b, of a from b, and of b from a"
+    assert {"objective/cross_entropy", "objective/dml", "objective/l2@blocks2"} <= charts.keys()
     assert "custom_scalars__config__" in events.Tags()["tensors"]
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    point = events.Scalars("eval_nll/a")[-1]
+    point = charts["loss/nll/a"][-1]
     assert (point.step, point.value) == (69, pytest.approx(last["eval"]["a"]["nll"]))
-    assert [point.step for point in events.Scalars("train_loss/a")] == [5, 10, 15, 20, 23, 25, 30, 35, 40, 45, 46, 50, 55, 60, 65, 69]
+    assert [point.step for point in charts["loss/train/a"]] == [5, 10, 15, 20, 23, 25, 30, 35, 40, 45, 46, 50, 55, 60, 65, 69]
 
 
-def test_tensorboard_holds_the_recipe_as_text_and_hparams(events):
+def test_tensorboard_holds_the_recipe_as_text_and_compares_whole_runs(events, folder):
     text = events.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "model: small_cnn" in text
-    assert "_hparams_/session_start_info" in events.summary_metadata
+    hparams = EventAccumulator(str(folder / "hparams")).Reload()
+    assert "_hparams_/session_start_info" in hparams.summary_metadata
+    assert set(hparams.Tags()["scalars"]) == {"best/top1", "best/nll", "ensemble/top1", "ensemble/nll"}, "each is a column"
+    best = json.loads((folder / "best" / "best.json").read_text())
+    assert hparams.Scalars("best/top1")[-1].value == pytest.approx(best["peers"][best["peer"]]["top1"])
 
 
 def test_evaluate_agrees_with_the_models_own_logits(folder, capsys):

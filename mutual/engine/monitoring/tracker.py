@@ -1,4 +1,4 @@
-"""Tracking: TensorBoard through Accelerate's tracker, `metrics.jsonl` for scripts, a bar and a table for the terminal."""
+"""Tracker: what a run shows of itself: `metrics.jsonl` for scripts, charts, and a bar and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from mutual.engine.monitoring.scores import PAIRS, Scores
+from mutual.engine.monitoring.charts import Charts
+from mutual.engine.monitoring.scores import Scores
+from mutual.engine.monitoring.series import Series, best_values, score_values, test_values, train_values
+from mutual.engine.monitoring.table import initial_lines, table_head, table_line, test_line
 from mutual.engine.monitoring.train_metrics import TrainMetrics
-from mutual.engine.storage import METRICS, json_text, write_file
-from mutual.recipe import ENSEMBLE, Recipe, dump_recipe
+from mutual.engine.storage import METRICS, RunFolder, json_text, write_file
+from mutual.recipe import ENSEMBLE, Recipe
 
 if TYPE_CHECKING:  # who evaluates writes no charts
     from accelerate import Accelerator
-    from torch.utils.tensorboard import SummaryWriter
+    from numpy.typing import NDArray
 
 COPIES_KL = 1e-6
 """Peers whose mean pairwise KL divergence (nats) is under this have nothing left to teach each other."""
-_CHARTS = ("train_loss", "train_top1", "eval_top1", "eval_macro_top1", "eval_map", "eval_nll", "eval_ece", "learning_rate", "grad_norm")
-
-_HEADS = {"macro_top1": "macro"}
-"""Of the table's columns, where a metric's name is too long."""
 
 
 class Tracker:
@@ -34,7 +33,7 @@ class Tracker:
 
     Args:
         recipe: what is trained.
-        accelerator: has the TensorBoard tracker.
+        accelerator: starts the trackers.
         folder: the run folder.
         updates_per_epoch: length of the progress bar.
 
@@ -45,32 +44,31 @@ class Tracker:
     def __init__(self, recipe: Recipe, accelerator: Accelerator, folder: Path, *, updates_per_epoch: int) -> None:
         self.lines: list[str] = []
         self._recipe = recipe
-        self._accelerator = accelerator
         self._path = folder / METRICS
         self._updates_per_epoch = updates_per_epoch
         self._is_main = accelerator.is_main_process
+        self._charts = Charts(recipe, accelerator, RunFolder(folder))
+        self._best = _Best(recipe)
         self._interval_start = time.perf_counter()
         self._epoch_images = 0.0
         self._epoch_seconds = 0.0
         self._bar: tqdm[Any] | None = None
-        self._is_open = False
 
     def open(self, *, step: int, lines: Sequence[str], extends: bool = False) -> None:
         """Starts logging after `step` updates and these `lines` of metrics.jsonl; what was logged beyond them is discarded.
 
-        If the lines are of another run, which this one `extends`, TensorBoard gets their scores, too.
+        If the lines are of another run, which this one `extends`, the charts get their scores, too.
         """
         self.lines = list(lines)
         if not self._is_main:
             return
         write_file(self._path, "".join(self.lines).encode())
-        options = {"tensorboard": {"purge_step": step + 1 if step else None}}
-        self._accelerator.init_trackers(self._recipe.name, init_kwargs=options)
-        self._is_open = True
-        if step == 0 or extends:
-            self._log_hparams(self._accelerator.get_tracker("tensorboard", unwrap=True))
-        for record in map(json.loads, self.lines if extends else []):
-            self._log_scores(_with_nan(record.get("eval", {})), step=record["step"])
+        self._charts.open(step=step, is_new=step == 0 or extends)
+        for record in map(json.loads, self.lines):
+            scores = _with_nan(record.get("eval", {}))
+            self._best.update(record["epoch"], scores)
+            if extends:
+                self._log_scores(scores, step=record["step"])
 
     def print_table_head(self, initial_scores: Scores) -> None:
         """Prints the heading of the table of epochs, and below it the scores of the peers that were scored before the first update."""
@@ -107,21 +105,17 @@ class Tracker:
         self._interval_start = now
         self._epoch_seconds += seconds
         self._epoch_images += metrics.images
-        values = {f"train_loss/{peer}": value for peer, value in metrics.loss.items()}
-        values |= {f"train_top1/{peer}": value for peer, value in metrics.top1.items()}
-        values |= {f"objective/{name}": value for name, value in metrics.objectives.items()}
-        values |= {"speed/images_per_second": metrics.images / seconds, **others}
         if self._is_main:
-            self._accelerator.log(values, step=step)
+            self._charts.log(train_values(metrics, {"speed/images_per_second": metrics.images / seconds, **others}), step=step)
 
     def log_initial(self, scores: Scores) -> None:
-        """Logs the scores before the first update in TensorBoard, and in metrics.jsonl as epoch 0."""
+        """Logs the scores before the first update in the charts, and in metrics.jsonl as epoch 0."""
         if self._is_main:
             self._log_scores(scores, step=0)
             self._write_line({"epoch": 0, "step": 0, "eval": scores})
 
     def log_epoch(self, epoch: int, step: int, train: TrainMetrics, scores: Scores | None) -> None:
-        """Logs a finished epoch (1 is the first) in TensorBoard, in metrics.jsonl and as a line of the table."""
+        """Logs a finished epoch (1 is the first) in the charts, in metrics.jsonl and as a line of the table."""
         if self._bar is not None:
             self._bar.close()
         speed = self._epoch_images / self._epoch_seconds if self._epoch_seconds else 0.0
@@ -135,6 +129,7 @@ class Tracker:
         }
         if scores is not None:
             record["eval"] = scores
+            self._best.update(epoch, scores)
             self._log_scores(scores, step=step)
         self._write_line(record)
         self.print_line(table_line(self._recipe, epoch, speed, train, scores))
@@ -145,116 +140,62 @@ class Tracker:
                 f"note: the peers have become copies of each other (mean pairwise KL {divergences[-1]:.1e}): nothing is left to teach"
             )
 
-    def log_test(self, scores: Scores, *, step: int) -> None:
-        """Logs the scores on the test images in TensorBoard; no line of metrics.jsonl, which are the epochs'."""
+    def log_pictures(self, pictures: Mapping[Series, NDArray[Any]], *, step: int) -> None:
+        """Logs pictures `[H, W, 3]` of uint8 in the charts, after `step` updates."""
         if self._is_main:
-            self._log_scores(scores, step=step, kind="test")
+            self._charts.log_pictures(pictures, step=step)
+
+    def log_test(self, scores: Scores, *, step: int) -> None:
+        """Logs the scores on the test images in the charts; no line of metrics.jsonl, which are the epochs'."""
+        if self._is_main:
+            self._charts.log(test_values(scores), step=step)
 
     def print_test(self, scores: Scores, num_images: int) -> None:
         """Prints the scores on the test images as a line."""
         self.print_line(test_line(self._recipe, scores, num_images))
 
     def close(self) -> None:
-        """Closes the progress bar and TensorBoard's file, where they have been opened."""
+        """Closes the progress bar and the charts, where they have been opened."""
         if self._bar is not None:
             self._bar.close()
-        if self._is_open:
-            self._accelerator.get_tracker("tensorboard").finish()
+        self._charts.close()
 
-    def _log_scores(self, scores: Scores, *, step: int, kind: str = "eval") -> None:
-        values = {f"{kind}_{metric}/{member}": value for member, row in scores.items() for metric, value in row.items()}
-        self._accelerator.log(values, step=step)
+    def _log_scores(self, scores: Scores, *, step: int) -> None:
+        self._charts.log(score_values(scores) | best_values(self._best.peer, self._best.ensemble), step=step)
 
     def _write_line(self, record: dict[str, Any]) -> None:
         self.lines.append(json_text(record) + "\n")
         write_file(self._path, "".join(self.lines).encode())
 
-    def _log_hparams(self, writer: SummaryWriter) -> None:
-        from torch.utils.tensorboard.summary import hparams
 
-        if self._recipe.extended_from is not None:
-            writer.add_text("extended_from", self._recipe.extended_from.run)
-        writer.add_text("recipe", "```yaml\n" + dump_recipe(self._recipe) + "\n```")
-        flat = dict(_flatten(self._recipe.model_dump(mode="json")))
-        best = {f"eval_{_columns(self._recipe)[0]}/{name}": 0.0 for name in self._recipe.trainable}
-        for summary in hparams(flat, best):
-            writer.file_writer.add_summary(summary)
-        members = [*self._recipe.peers, ENSEMBLE]
-        charts = {name: ["Multiline", [f"{name}/{member}" for member in members]] for name in _CHARTS}
-        writer.add_custom_scalars({"peers": charts})
+class _Best:
+    """The best scores so far: of a trained peer, and of the ensemble.
+
+    Attributes:
+        peer: the scores of the peer and the epoch that are best by the recipe's metric; empty before the first evaluation.
+        ensemble: those of the ensemble's best epoch.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.peer: Mapping[str, float] = {}
+        self.ensemble: Mapping[str, float] = {}
+        self._peers = recipe.trainable
+        self._metric = recipe.resolved().train.best_metric or "top1"
+
+    def update(self, epoch: int, scores: Scores) -> None:
+        """Takes notice of an evaluation; of one before the first update (epoch 0) no weights are kept."""
+        if epoch == 0:
+            return
+        self.peer = max([self.peer, *(scores[name] for name in self._peers if name in scores)], key=self._ranking_key)
+        self.ensemble = max([self.ensemble, scores.get(ENSEMBLE, {})], key=self._ranking_key)
+
+    def _ranking_key(self, row: Mapping[str, float]) -> tuple[float, float]:
+        metric, nll = row.get(self._metric, math.nan), row.get("nll", math.nan)
+        if not (math.isfinite(metric) and math.isfinite(nll)):
+            return (-math.inf, -math.inf)
+        return (0.0 if self._metric == "nll" else metric, -nll)
 
 
 def _with_nan(scores: Mapping[str, Mapping[str, float | None]]) -> Scores:
     """Returns scores as metrics.jsonl has them, where null is a number that is not finite."""
     return {member: {key: math.nan if value is None else value for key, value in row.items()} for member, row in scores.items()}
-
-
-def table_head(recipe: Recipe) -> list[str]:
-    """Returns the two heading lines of the terminal's table of epochs."""
-    columns = _columns(recipe)
-    unit = " ".join(f"{_HEADS.get(name, name):>7}" for name in ("loss", *columns))
-    heads, units = [f"{name:^{len(unit)}}" for name in recipe.trainable], [unit] * len(recipe.trainable)
-    if len(recipe.trainable) > 1:
-        heads.append(f"{ENSEMBLE:^15}")
-        units.append(" ".join(f"{_HEADS.get(name, name):>7}" for name in columns[:2]))
-    return [f"  epoch | {' | '.join(heads)} | images/s", f"        | {' | '.join(units)} |"]
-
-
-def initial_lines(recipe: Recipe, scores: Scores) -> list[str]:
-    """Returns a line of the terminal's table for each peer that was scored before the first update."""
-    return [
-        f"{'before':>7} | {name}{' (frozen)' if recipe.peers[name].frozen else ''}: "
-        + ", ".join(f"{metric} {_cell(metric, value).strip()}" for metric, value in row.items() if metric in _columns(recipe))
-        + (" by its nearest training images" if name in recipe.headless else "")
-        for name, row in scores.items()
-    ]
-
-
-def table_line(recipe: Recipe, epoch: int, speed: float, train: TrainMetrics, scores: Scores | None) -> str:
-    """Returns the terminal's line of an epoch: training loss, then evaluation, of every trainable peer."""
-    columns = _columns(recipe)
-    cells = [f"{_short(train.loss[name])} {_cells((scores or {}).get(name), columns)}" for name in recipe.trainable]
-    if len(recipe.trainable) > 1:
-        cells.append(_cells((scores or {}).get(ENSEMBLE), columns[:2]))
-    return f"{epoch:>3}/{recipe.train.epochs:<3} | {' | '.join(cells)} | {speed:8.0f}"
-
-
-def test_line(recipe: Recipe, scores: Scores, num_images: int) -> str:
-    """Returns the terminal's line of the scores on the test images."""
-    members = [
-        f"{member}{' (frozen)' if member in recipe.peers and recipe.peers[member].frozen else ''}: "
-        + ", ".join(f"{metric} {_cell(metric, row[metric]).strip()}" for metric in _columns(recipe) if metric in row)
-        for member, row in scores.items()
-        if member != PAIRS
-    ]
-    return f"test, {num_images:,} images, by the best weights: {'; '.join(members)}"
-
-
-def _columns(recipe: Recipe) -> tuple[str, ...]:
-    if recipe.data.multi_label:
-        return "map", "nll"
-    return "macro_top1" if recipe.train.best_metric == "macro_top1" else "top1", "nll", "ece"
-
-
-def _cells(row: dict[str, float] | None, columns: Sequence[str]) -> str:
-    if row is None:
-        return " " * (8 * len(columns) - 1)
-    return " ".join(_cell(name, row[name]) for name in columns)
-
-
-def _cell(metric: str, value: float) -> str:
-    return f"{value:7.2%}" if metric in ("top1", "macro_top1", "map") else _short(value)
-
-
-def _short(value: float) -> str:
-    return f"{value:7.4f}" if abs(value) < 10 else f"{value:7.6g}"
-
-
-def _flatten(value: Any, path: str = "") -> Iterable[tuple[str, str | int | float | bool]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flatten(item, f"{path}.{key}" if path else key)
-    elif isinstance(value, (str, int, float, bool)):
-        yield path, value
-    elif value is not None:
-        yield path, json.dumps(value)

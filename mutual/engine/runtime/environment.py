@@ -78,9 +78,7 @@ def init_environment(recipe: Recipe) -> Environment:
     timeout = timedelta(seconds=recipe.train.timeout_seconds)
     options = InitProcessGroupKwargs(timeout=timeout)
     try:
-        accelerator = Accelerator(
-            cpu=on_cpu, mixed_precision="no", log_with="tensorboard", project_config=project, kwargs_handlers=[options]
-        )
+        accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", project_config=project, kwargs_handlers=[options])
     except ValueError as error:
         raise InputError(f"Accelerate cannot start: {error}") from error
     comm = Communicator(accelerator.process_index, accelerator.num_processes, accelerator.device, timeout=timeout)

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         select_checkpoint,
     )
     from mutual.engine.storage.run_folder import (
+        CHARTS,
         EXPORT_SUFFIXES,
         EXPORTED,
+        HPARAMS,
         METRICS,
         RunFolder,
         epoch_name,
@@ -30,12 +32,23 @@ if TYPE_CHECKING:
         peer_files,
         peer_of_file,
     )
-    from mutual.engine.storage.run_records import BEST, LAST, BestRecord, FinalScores, InitialScores, RunSummary, is_weights_name
+    from mutual.engine.storage.run_records import (
+        BEST,
+        LAST,
+        BestRecord,
+        FinalScores,
+        InitialScores,
+        RunSummary,
+        TrackedRuns,
+        is_weights_name,
+    )
 
 __all__ = [
     "BEST",
+    "CHARTS",
     "EXPORTED",
     "EXPORT_SUFFIXES",
+    "HPARAMS",
     "LAST",
     "LOCK",
     "MARK",
@@ -50,6 +63,7 @@ __all__ = [
     "Predecessor",
     "RunFolder",
     "RunSummary",
+    "TrackedRuns",
     "check_same_classes",
     "check_same_data",
     "content_bytes",
@@ -87,8 +101,10 @@ __getattr__, __dir__ = lazy_attributes(
             "select_checkpoint",
         ),
         "mutual.engine.storage.run_folder": (
+            "CHARTS",
             "EXPORT_SUFFIXES",
             "EXPORTED",
+            "HPARAMS",
             "METRICS",
             "RunFolder",
             "epoch_name",
@@ -103,6 +119,7 @@ __getattr__, __dir__ = lazy_attributes(
             "FinalScores",
             "InitialScores",
             "RunSummary",
+            "TrackedRuns",
             "is_weights_name",
         ),
     },

@@ -87,8 +87,9 @@ def remove(paths: Iterable[Path], *, root: Path) -> None:
             path.unlink()
             parents[path.parent] = None
     for parent in parents:
-        if parent != root and not any(parent.iterdir()):
+        while parent != root and not any(parent.iterdir()):
             parent.rmdir()
+            parent = parent.parent
 
 
 def sha256(content: bytes) -> str:

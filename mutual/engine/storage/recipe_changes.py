@@ -12,8 +12,8 @@ from mutual.engine.storage.run_folder import METRICS
 from mutual.recipe import Recipe
 
 _FREE_TO_CHANGE = (
-    "name|output|checkpoint|placement|exchange",
-    r"train\.(log_every|progress|accumulate|timeout_seconds|tune_seconds)",
+    "name|output|checkpoint|placement|exchange|tracking",
+    r"train\.(log_every|pictures|progress|accumulate|timeout_seconds|tune_seconds)",
     r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|download|train_list|val_list|test|unlabelled|decoded)",
     r"peers\.\w+\.(weights|rank|ranks|cost|expect|store\.folder)",
 )

@@ -14,16 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.storage.checkpoint_store import CheckpointStore
 from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, remove, sha256, unfinished, write_file
-from mutual.engine.storage.run_records import BEST, LAST, BestRecord, FinalScores, InitialScores, RunSummary
+from mutual.engine.storage.run_records import BEST, LAST, BestRecord, FinalScores, InitialScores, RunSummary, TrackedRuns
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
 RECIPE, METRICS, SUMMARY = "recipe.yaml", "metrics.jsonl", "summary.json"
 INITIAL_SCORES, FINAL_SCORES = "initial_scores.json", "test_scores.json"
+CHARTS, HPARAMS = "charts", "hparams"
+"""Folders of TensorBoard's files: one for each member of the group, and one of hyperparameters."""
+TRACKED = "tracked.json"
+"""By tracker the id under which its service knows the run."""
 EXPORTED = ".mutual-exports.json"
 """Beside exported files, with their digests; an export replaces no other file."""
 EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
-_RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, "checkpoints", LAST, BEST, "export")
+_RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, TRACKED, "checkpoints", LAST, BEST, "export")
 
 
 _OF_EPOCH = rf"-epoch\d+(\.pixels)?({'|'.join(map(re.escape, EXPORT_SUFFIXES.values()))})"
@@ -117,7 +121,7 @@ class RunFolder:
                 f"{self.path} holds {', '.join(foreign)} and not the mark of a run ({MARK}), so that they are left alone; "
                 "give another name=... or output=..."
             )
-        folders = [self.path / name for name in (BEST, LAST, "export")]
+        folders = [self.path / name for name in (BEST, LAST, "export", CHARTS, HPARAMS)]
         check_no_links([*folders, self.checkpoints().folder, *self.checkpoints().resumable()], root=self.path)
 
     def clear(self) -> None:
@@ -191,6 +195,14 @@ class RunFolder:
     def read_summary(self) -> RunSummary | None:
         """Returns what `write_summary` has written; None where the run is not finished, or the file damaged."""
         return self._read(RunSummary, SUMMARY)
+
+    def write_tracked(self, tracked: TrackedRuns) -> None:
+        """Writes tracked.json."""
+        write_file(self.path / TRACKED, json_text(tracked.model_dump(), indent=1).encode())
+
+    def read_tracked(self) -> TrackedRuns:
+        """Returns what `write_tracked` has written; no ids where it is missing or damaged."""
+        return self._read(TrackedRuns, TRACKED) or TrackedRuns(ids={})
 
     def history(self) -> list[dict[str, Any]]:
         """Returns the records of metrics.jsonl, an epoch each.
@@ -271,7 +283,7 @@ class RunFolder:
 
     def _files_of(self, peers: Sequence[str]) -> Iterator[Path]:
         """Yields the paths that trainings and exports of `peers` write to, whether they exist or not."""
-        texts = [self.path / name for name in (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY)]
+        texts = [self.path / name for name in (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, TRACKED)]
         for path in (*texts, self._best_file, self.export / EXPORTED):
             yield from (path, unfinished(path))
         for peer in peers:
@@ -287,7 +299,8 @@ class RunFolder:
                     if re.fullmatch(rf"({re.escape(UNFINISHED)})?{peer}{_OF_EPOCH}", path.name)
                 )
         yield from self.checkpoints().files()
-        yield from (path for path in self.path.iterdir() if _EVENTS.fullmatch(path.name))
+        for folder in (self.path, self.path / HPARAMS, *(self.path / CHARTS).glob("*")):
+            yield from (path for path in folder.glob("events.*") if _EVENTS.fullmatch(path.name))
 
 
 def peer_files(folder: RunFolder, peer: str | None, *, epoch: int | None = None) -> list[Path]:

@@ -73,6 +73,14 @@ class RunSummary(BaseModel):
     resumed."""
 
 
+class TrackedRuns(BaseModel):
+    """tracked.json: by tracker the id under which its service knows the run, for a run that is resumed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: dict[StrictStr, StrictStr]
+
+
 def is_weights_name(name: str) -> bool:
     """Returns whether `name` is that of weights in a run folder, as best.json and checkpoints have it: these may be anybody's."""
     return re.fullmatch(_WEIGHTS, name) is not None

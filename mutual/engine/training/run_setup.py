@@ -17,6 +17,7 @@ from mutual.engine.training.final_scoring import FinalScoring
 from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_card import peer_card
 from mutual.engine.training.peer_collector import PeerCollector
+from mutual.engine.training.pictures import PictureBudget, Pictures
 from mutual.engine.training.scorer import Scorer, build_churn_meter
 from mutual.engine.training.setup import Training
 from mutual.engine.training.trainer import Trainer
@@ -79,6 +80,7 @@ def build_trainer(
         ),
         early_stopping=early_stopping,
         initial_scoring=InitialScoring(recipe, folder, training, scorer, checkpointer, collector),
+        pictures=Pictures(recipe, training, comm, tracker, PictureBudget()),
         saver=saver,
         scorer=scorer,
         skipped_images=skipped_images,

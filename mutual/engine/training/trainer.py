@@ -23,6 +23,7 @@ from mutual.engine.training.early_stopping import EarlyStopping
 from mutual.engine.training.final_scoring import FinalScoring
 from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_collector import PeerCollector
+from mutual.engine.training.pictures import Pictures
 from mutual.engine.training.run_summary import write_summary
 from mutual.engine.training.scorer import Scorer
 from mutual.engine.training.setup import Training
@@ -47,6 +48,7 @@ class Trainer:
         early_stopping: says when no peer improves any more.
         final_scoring: scores the test images at the end.
         initial_scoring: scores peers before the first update, once in the life of a run.
+        pictures: draws what some evaluations find.
         saver: writes checkpoints behind the training.
         scorer: scores the peers.
         skipped_images: reports images that could not be read.
@@ -78,6 +80,7 @@ class Trainer:
         early_stopping: EarlyStopping,
         final_scoring: FinalScoring,
         initial_scoring: InitialScoring,
+        pictures: Pictures,
         saver: CheckpointSaver,
         scorer: Scorer,
         skipped_images: SkippedImages,
@@ -101,6 +104,7 @@ class Trainer:
         self._collector = collector
         self._early_stopping = early_stopping
         self._initial_scoring = initial_scoring
+        self._pictures = pictures
         self._saver = saver
         self._scorer = scorer
         self._skipped_images = skipped_images
@@ -235,9 +239,10 @@ class Trainer:
         for peer in self.training.group.trainable:
             peer.average_buffers()
         epoch = progress.epoch + 1
-        scores = None
+        scores, is_drawn = None, False
         if epoch % self._recipe.train.eval_every == 0 or epoch == epochs:
-            self.scores = scores = self._scorer.evaluate(progress.update)
+            is_drawn = self._pictures.are_due(is_last=epoch == epochs)
+            self.scores = scores = self._scorer.evaluate(progress.update, details=is_drawn)
             self._early_stopping.update(scores)
         self._report_skipped_images(f"epoch {epoch}: ")
         with self._stragglers.during("writes the epoch's weights and metrics"):
@@ -246,6 +251,8 @@ class Trainer:
             self._refresh_stores()
             with self.comm.raise_together():
                 self._tracker.log_epoch(epoch, progress.update, metrics, scores)
+                if is_drawn and self._scorer.details is not None:
+                    self._pictures.draw(self._scorer.details, epoch=progress.epoch, step=progress.update)
         progress.epoch, progress.window = epoch, 0
         if self._saver.is_due_at_epoch(epoch) or self._is_finished:
             self._save()

@@ -20,11 +20,9 @@ class Terminal(io.StringIO):
 def test_the_bar_counts_an_epochs_updates_and_leaves_the_terminal(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     closed = []
-    accelerator = SimpleNamespace(
-        is_main_process=True,
-        init_trackers=lambda name, init_kwargs: None,
-        get_tracker=lambda name: SimpleNamespace(finish=lambda: closed.append(name)),
-    )
+    shown = SimpleNamespace(tracker=None, finish=lambda: closed.append("tensorboard"))
+    accelerator = SimpleNamespace(is_main_process=True, num_processes=1)
+    accelerator.init_trackers = lambda name, init_kwargs: accelerator.trackers.append(shown)
     recipe = parse_recipe(tiny_document(train={"epochs": 2, "progress": True}))
     tracker = Tracker(recipe, accelerator, tmp_path, updates_per_epoch=5)
     tracker.close()

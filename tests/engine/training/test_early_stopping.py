@@ -85,8 +85,8 @@ def scripted(monkeypatch):
     """The best is that of the second epoch."""
     evaluate = Scorer.evaluate
 
-    def scored(self, update):
-        scores = evaluate(self, update)
+    def scored(self, update, **options):
+        scores = evaluate(self, update, **options)
         scores["a"]["top1"] = {5: 0.25, 10: 0.75}.get(update, 0.5)
         return scores
 

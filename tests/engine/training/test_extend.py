@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import yaml
 from attacks import die_before_change, record
-from support import digests, run, tiny_document
+from support import charted, digests, run, tiny_document
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mutual
@@ -92,10 +92,10 @@ def test_it_is_resumed_when_the_other_run_is_gone(short, whole, tmp_path):
 
 def test_the_charts_begin_with_the_other_runs_scores(short, tmp_path):
     folder = mutual.fit(recipe_of(tmp_path, "longer", short, train={"epochs": 3})).folder
-    events = EventAccumulator(str(folder)).Reload()
-    assert [event.step for event in events.Scalars("eval_top1/a")] == [5, 10, 15]
-    assert [event.step for event in events.Scalars("train_loss/a")] == [11, 12, 13, 14, 15]
-    assert "extended_from/text_summary" in events.Tags()["tensors"]
+    charts = charted(folder)
+    assert [event.step for event in charts["accuracy/top1/a"]] == [5, 10, 15]
+    assert [event.step for event in charts["loss/train/a"]] == [11, 12, 13, 14, 15]
+    assert "extended_from/text_summary" in EventAccumulator(str(folder)).Reload().Tags()["tensors"]
 
 
 def test_rates_and_decays_are_those_of_the_new_recipe(short, tmp_path, monkeypatch):

@@ -9,9 +9,8 @@ import safetensors.torch
 import torch
 import yaml
 from PIL import Image
-from support import digests, run, tiny_document
+from support import charted, digests, run, tiny_document
 from taught import DIGITS, document
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mutual
 from mutual import evaluate
@@ -42,8 +41,8 @@ def worsen(monkeypatch):
     """Makes the scores of each later epoch worse, so that the first epoch's weights are the best."""
     evaluate = Scorer.evaluate
 
-    def later_is_worse(self, update):
-        return {name: {**row, "top1": 1 / update} if "top1" in row else row for name, row in evaluate(self, update).items()}
+    def later_is_worse(self, update, **options):
+        return {name: {**row, "top1": 1 / update} if "top1" in row else row for name, row in evaluate(self, update, **options).items()}
 
     monkeypatch.setattr(Scorer, "evaluate", later_is_worse)
 
@@ -87,7 +86,7 @@ def test_the_best_weights_tell_and_the_last_ones_stay(tmp_path, monkeypatch, cap
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("test,"))
     scores = f"top1 {row['top1']:.2%}, nll {row['nll']:.4f}, ece {row['ece']:.4f}"
     assert line.startswith(f"test, 13 images, by the best weights: a: {scores}; b: ")
-    (point,) = EventAccumulator(str(result.folder)).Reload().Scalars("test_top1/a")
+    (point,) = charted(result.folder)["test/top1/a"]
     assert (point.step, point.value) == (12, pytest.approx(row["top1"]))
     assert f"on test top1 {result.test[result.best_peer]['top1']:.4g}" in repr(result)
 

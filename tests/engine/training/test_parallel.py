@@ -9,8 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from support import run, run_and_kill, run_launched, tiny_document
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from support import charted, run, run_and_kill, run_launched, tiny_document
 
 pytestmark = pytest.mark.slow
 
@@ -135,8 +134,7 @@ def test_costs_are_measured_once_and_kept_with_the_run(tmp_path):
 
 
 def charts(folder):
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {tag: [event.value for event in events] for tag, events in charted(folder).items()}
 
 
 def test_the_traffic_is_what_the_mathematics_asks_for(tmp_path):
@@ -152,7 +150,7 @@ def test_the_traffic_is_what_the_mathematics_asks_for(tmp_path):
     assert found["replicated"]["traffic/exchange_mb"][-1] == 0
     assert found["parallel"]["traffic/gradients_mb"][-1] == 0
     assert found["parallel"]["traffic/exchange_mb"][-1] * 1e6 == pytest.approx(8 * (4 * 2) * 4)
-    assert {"learning_rate/b", "grad_norm/b"} <= set(found["parallel"]), "what another rank's peer does is told, too"
+    assert {"optimizer/learning_rate/b", "optimizer/grad_norm/b"} <= set(found["parallel"]), "what another rank's peer does is told, too"
     peers = "peers={a: {model: support:tiny}, b: {model: support:tiny}}"
     half = [f"output={tmp_path / 'half'}", "placement=parallel", "train.precision=bf16", peers]
     run("mutual.train", tmp_path / "recipe.yaml", *half, processes=2)

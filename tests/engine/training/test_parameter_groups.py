@@ -10,7 +10,7 @@ import timm.optim
 import torch
 import torch.nn.functional as F
 import torchvision
-from support import build, digests, inputs_of, tiny_document
+from support import build, charted, digests, inputs_of, tiny_document
 from torch import nn
 
 import mutual
@@ -205,12 +205,10 @@ def test_a_run_with_groups_goes_on_from_its_checkpoints_as_it_went(tmp_path, pre
 
 
 def test_the_charts_have_the_rate_and_its_bounds(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     fields = {"lr": 0.1, "layer_decay": 0.5, "groups": [{"modules": ["head"], "lr": 0.4}]}
     document = recipe_of(fields, output=str(tmp_path))
     folder = mutual.fit(parse_recipe({**document, "train": {"epochs": 1, "progress": False}})).folder
-    events = EventAccumulator(str(folder)).Reload()
-    found = {tag: events.Scalars(f"{tag}/a")[-1].value for tag in ("learning_rate", "learning_rate_lowest", "learning_rate_highest")}
+    events = charted(folder)
+    found = {tag: events[f"optimizer/{tag}/a"][-1].value for tag in ("learning_rate", "learning_rate_lowest", "learning_rate_highest")}
     assert found == pytest.approx({"learning_rate": 0.1, "learning_rate_lowest": 0.025, "learning_rate_highest": 0.4})
     assert json.loads((folder / "metrics.jsonl").read_text())["epoch"] == 1

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import safetensors.torch
 import torch
-from support import run, run_and_kill, tiny_document
+from support import charted, run, run_and_kill, tiny_document
 from taught import DIGITS, document
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mutual
 from mutual.engine.training import Callback
@@ -58,7 +57,7 @@ def test_a_teacher_is_scored_before_the_first_update_and_not_again(teacher, tmp_
     expected = f" before | t (frozen): top1 {row['top1']:.2%}, nll {row['nll']:.4f}, ece {row['ece']:.4f}"
     printed = capsys.readouterr().out.splitlines()
     assert printed.index(expected) < printed.index(next(line for line in printed if line.startswith("  1/2")))
-    scalars = EventAccumulator(str(result.folder)).Reload().Scalars("eval_top1/t")
+    scalars = charted(result.folder)["accuracy/top1/t"]
     assert [point.step for point in scalars] == [0, 10, 20]
     assert [point.value for point in scalars] == pytest.approx([row["top1"]] * 3)
 
@@ -98,7 +97,7 @@ def test_details_are_counted_where_they_are_asked_for_and_change_nothing(teacher
     plain = mutual.fit(recipe)
     evaluate, found = Scorer.evaluate, []
 
-    def with_details(self, update):
+    def with_details(self, update, **_):
         scores = evaluate(self, update, details=update > 10)
         found.append(self.details)
         return scores

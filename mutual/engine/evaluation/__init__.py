@@ -1,5 +1,6 @@
 """Evaluation: from models to scores and predictions."""
 
+from mutual.engine.evaluation.calibration import NUM_BINS, Reliability, fit_temperature, reliability
 from mutual.engine.evaluation.chance import Chance, ChanceMeter
 from mutual.engine.evaluation.class_scores import ClassScores, class_scores, class_table
 from mutual.engine.evaluation.embeddings import embedded
@@ -19,6 +20,7 @@ from mutual.engine.evaluation.prediction import ImageLike, Prediction, Predictor
 
 __all__ = [
     "BANK_SIZE",
+    "NUM_BINS",
     "NUM_NEIGHBOURS",
     "Chance",
     "ChanceMeter",
@@ -28,6 +30,7 @@ __all__ = [
     "LoadedPeer",
     "Prediction",
     "Predictor",
+    "Reliability",
     "RunInference",
     "RunScores",
     "check_trusted_data",
@@ -35,10 +38,12 @@ __all__ = [
     "class_table",
     "embedded",
     "evaluate_run",
+    "fit_temperature",
     "knn_scores",
     "load_frozen",
     "neighbour_votes",
     "predict",
     "read_models",
+    "reliability",
     "score_run",
 ]

@@ -63,7 +63,7 @@ def score_run(
     """
     check_trusted_data(recipe.data, datasets)
     if frozen is None:
-        peers = {name: LoadedPeer(model, card) for name, (model, card) in read_models(files, factories).items()}
+        peers = {name: LoadedPeer(model, model, card) for name, (model, card) in read_models(files, factories).items()}
     else:
         peers = {frozen: load_frozen(recipe, frozen, files[0], factories)}
     inference = RunInference.prepare(recipe, peers, split=split)
@@ -95,12 +95,14 @@ class LoadedPeer:
 
     Attributes:
         model: in eval mode.
+        bare: the same without what selects classes, so that module paths are those of the recipe.
         card: what it was trained for.
         known: the classes of the data, by their index, that its outputs stand for; None: all.
         precision: in which it is run; None: the run's.
     """
 
     model: nn.Module
+    bare: nn.Module
     card: ModelCard
     known: tuple[int, ...] | None = None
     precision: Precision | None = None
@@ -109,7 +111,7 @@ class LoadedPeer:
 def load_frozen(recipe: Recipe, name: str, trained: Path, factories: Sequence[str]) -> LoadedPeer:
     """Returns the frozen peer `name`, as `read_frozen` reads it."""
     model, card, classes = read_frozen(recipe, name, trained, factories)
-    return LoadedPeer(model, card, classes.known, recipe.peers[name].precision)
+    return LoadedPeer(model, model.model, card, classes.known, recipe.peers[name].precision)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from mutual.engine.evaluation.calibration import NUM_BINS, Reliability, fit_temperature, reliability
 from mutual.engine.evaluation.chance import Chance, ChanceMeter
-from mutual.engine.evaluation.class_scores import ClassScores, class_scores, class_table
+from mutual.engine.evaluation.class_scores import ClassScores, class_table
 from mutual.engine.evaluation.embeddings import embedded
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.evaluation.inference import (
@@ -34,7 +34,6 @@ __all__ = [
     "RunInference",
     "RunScores",
     "check_trusted_data",
-    "class_scores",
     "class_table",
     "embedded",
     "evaluate_run",

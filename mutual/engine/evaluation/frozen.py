@@ -71,5 +71,6 @@ class WithColumns(nn.Module):
         self.columns = None if classes.columns is None else ClassIndex(classes.columns)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Returns the logits `[B, C]`, or `[B, K]` of the classes that it knows."""
         logits: Tensor = self.model(images)
         return logits if self.columns is None else self.columns(logits)

@@ -82,11 +82,11 @@ def score_run(
     batches = with_rank(loaded, comm)
     try:
         scores = evaluator(inference.predict, batches)
-        counts = evaluator.class_counts()
+        of_classes = inference.class_scores(evaluator)
     finally:
         data.close()
     SkippedImages(recipe, data, comm, shard=(comm.rank, comm.size), trains=False).report(partial(warnings.warn, stacklevel=2))
-    return RunScores(scores, {member: class_scores(inference.class_names_of(member), rows) for member, rows in counts.items()})
+    return RunScores(scores, of_classes)
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,12 @@ class RunInference:
         """By peer that does not know all classes of the data the indices of those that it knows."""
         return {name: peer.known for name, peer in self.peers.items() if peer.known is not None}
 
-    def class_names_of(self, member: str) -> list[str]:
-        """Returns the classes of a peer's logits, or of the ensemble's."""
-        info = self.data.info
-        return [info.class_names[label] for label in self.known_classes.get(member, range(info.num_classes))]
+    def class_scores(self, evaluator: Evaluator) -> dict[str, list[ClassScores]]:
+        """Returns by member the scores of each class that it knows, of the images that `evaluator` has counted. Collective."""
+        info, known = self.data.info, self.known_classes
+        names = {member: [info.class_names[label] for label in labels] for member, labels in known.items()}
+        counts = evaluator.class_counts()
+        return {member: class_scores(names.get(member, info.class_names), rows) for member, rows in counts.items()}
 
     def predict(self, pixels: Tensor, _: Batch) -> dict[str, Tensor]:
         """Returns by peer its float32 logits `[B, C]`, `[B, K]` of one that knows a part of the classes."""

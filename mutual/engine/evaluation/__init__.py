@@ -5,6 +5,7 @@ from mutual.engine.evaluation.chance import Chance, ChanceMeter
 from mutual.engine.evaluation.class_scores import ClassScores, class_table
 from mutual.engine.evaluation.embeddings import embedded
 from mutual.engine.evaluation.evaluator import Evaluator
+from mutual.engine.evaluation.frozen import read_headless
 from mutual.engine.evaluation.inference import (
     LoadedPeer,
     RunInference,
@@ -42,6 +43,7 @@ __all__ = [
     "load_frozen",
     "neighbour_votes",
     "predict",
+    "read_headless",
     "read_models",
     "reliability",
     "score_run",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from mutual.engine.evaluation import LoadedPeer, RunInference, check_trusted_data, load_frozen, read_headless, read_models
-from mutual.engine.inputs import check_data_present, check_split, check_weights_present
+from mutual.engine.evaluation import RunInference, check_trusted_data
+from mutual.engine.inputs import check_data_present, check_split
 from mutual.engine.report.edges_of import edges_of, tapped_paths, unread_losses
 from mutual.engine.report.features import FeatureModel, compare_features
 from mutual.engine.report.findings import Findings
 from mutual.engine.report.flops import count_forward_flops
 from mutual.engine.report.images import find_disagreements, find_mistakes
+from mutual.engine.report.loading import load_peers
 from mutual.engine.report.members import find_members, forward_flops
 from mutual.engine.report.pairs import find_pairs
 from mutual.engine.report.parent import parent_of, recipe_changes
@@ -66,42 +66,14 @@ def analyse_run(
     check_data_present(recipe)
     given = [text.partition("=")[2] for text in overrides if text.startswith("data.dataset=")]
     check_trusted_data(recipe.data, [*datasets, *given])
-    notes: list[str] = []
-    peers, headless = _load_peers(recipe, files, factories, notes)
+    peers = load_peers(folder, recipe, files, factories)
+    notes = list(peers.notes)
     skipping = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_bad_image": "skip"})})
-    inference = RunInference.prepare(skipping, peers, split=split)
+    inference = RunInference.prepare(skipping, peers.classifiers, split=split)
     try:
-        return _findings(folder, recipe, inference, headless, split=split, max_images=max_images, notes=notes)
+        return _findings(folder, recipe, inference, peers.headless, split=split, max_images=max_images, notes=notes)
     finally:
         inference.data.close()
-
-
-def _load_peers(
-    recipe: Recipe, files: Sequence[Path], factories: Sequence[str], notes: list[str]
-) -> tuple[dict[str, LoadedPeer], dict[str, FeatureModel]]:
-    """Returns the trained peers and those frozen ones whose weights are there, apart those without a classifier.
-
-    A line says why another one is left out.
-    """
-    peers = {name: LoadedPeer(model, model, card) for name, (model, card) in read_models(files, factories).items()}
-    headless: dict[str, FeatureModel] = {}
-    for name, spec in recipe.peers.items():
-        if name in recipe.trainable:
-            continue
-        if recipe.is_trained(name):
-            notes.append(f"{name}, which another job trains, is left out: its weights are in that job's run")
-            continue
-        try:
-            check_weights_present(recipe, name)
-            if name in recipe.headless:
-                model, model_input = read_headless(recipe, name, files[0], factories)
-                headless[name] = FeatureModel(model, model_input, spec.precision, is_headless=True)
-                notes.append(f"{name} has no classifier: its features are compared (CKA), and nothing else")
-            else:
-                peers[name] = load_frozen(recipe, name, files[0], factories)
-        except InputError as error:
-            notes.append(f"the frozen peer {name} is left out: {first_line(error, max_length=400)}")
-    return {name: peers[name] for name in recipe.peers if name in peers}, headless
 
 
 def _findings(

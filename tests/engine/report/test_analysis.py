@@ -162,7 +162,7 @@ def test_test_images_are_scored_with_the_temperature_of_the_validation_images(tm
 def distilled(tmp_path_factory):
     """A student, a teacher with weights, one without, one that knows some classes, and an embedding net."""
     folder = tmp_path_factory.mktemp("distilled")
-    for name, classes in (("t", 4), ("p", 3)):
+    for name, classes in (("t", 4), ("p", 3), ("e", 4)):
         model = create_model("small_cnn", num_classes=classes, in_channels=1)
         (folder / f"{name}.safetensors").write_bytes(safetensors.torch.save(model.state_dict()))
     peers = {
@@ -176,12 +176,13 @@ def distilled(tmp_path_factory):
             "args": {"num_classes": 3},
         },
         "lost": {"model": "small_cnn", "frozen": True},
-        "e": {"model": "small_cnn", "frozen": True, "head": "none"},
+        "e": {"model": "small_cnn", "frozen": True, "head": "none", "weights": str(folder / "e.safetensors")},
+        "gone": {"model": "small_cnn", "frozen": True, "head": "none"},
     }
     objectives = [
         {"loss": "cross_entropy"},
         {"loss": "kd", "sources": ["t", "p", "lost"]},
-        {"loss": "similarity", "at": "body", "sources": ["e"], "source_at": "embedding"},
+        {"loss": "similarity", "at": "body", "sources": ["e", "gone"], "source_at": "embedding"},
     ]
     with pytest.warns(UserWarning, match="knows 3 of the data's 4 classes"):
         return train(folder, peers=peers, objectives=objectives)
@@ -193,7 +194,7 @@ def test_frozen_peers_are_shown_where_their_weights_are(distilled):
     assert [each.is_frozen for each in findings.members] == [True, False, True]
     assert findings.best_peer == "s"
     assert "s is the one peer that was trained" in findings.reason
-    assert "It learned from frozen peers: t has" in findings.reason
+    assert "The frozen peer that taught it: t has" in findings.reason
     assert [(pair.first, pair.second) for pair in findings.pairs if "e" not in (pair.first, pair.second)] == [
         ("s", "t"),
         ("t", "p"),
@@ -208,7 +209,28 @@ def test_frozen_peers_are_shown_where_their_weights_are(distilled):
     assert list(partial.per_class) == ["0", "2", "3"]
     assert partial.confusion[1] == [row[1] for row in partial.confusion] == [0, 0, 0, 0]
     assert sum(map(sum, partial.confusion)) == sum(partial.reliability.counts) == sum(row["support"] for row in partial.per_class.values())
-    assert_notes(findings, "the frozen peer lost is left out", "p knows 3 of 4 classes")
+    assert_notes(
+        findings,
+        "lost, which is not trained in this run, is left out",
+        "gone, which is not trained in this run, is left out",
+        "e has no classifier",
+        "p knows 3 of 4 classes",
+    )
+
+
+def test_jobs_that_learn_from_each_other_show_each_others_peers(tmp_path):
+    for peer in ("a", "b"):
+        exchange = {"kind": "stale", "folder": str(tmp_path / "exchange"), "trains": [peer], "every": 2}
+        train(tmp_path, name=f"tiny_{peer}", exchange=exchange)
+    folder = RunFolder(tmp_path / "tiny_b")
+    findings = analyse_run(folder, factories=TINY)
+    assert [(each.name, each.is_frozen) for each in findings.members] == [("a", True), ("b", False)]
+    assert_notes(findings, f"a, which another job trains, is shown by the best weights in {tmp_path / 'tiny_a'}")
+    assert [(pair.first, pair.second) for pair in findings.pairs] == [("b", "a")]
+    shutil.rmtree(tmp_path / "tiny_a")
+    findings = analyse_run(folder, factories=TINY)
+    assert [each.name for each in findings.members] == ["b"]
+    assert_notes(findings, "a, which is not trained in this run, is left out")
 
 
 def test_code_of_the_users_own_runs_at_the_users_word_alone(distilled):

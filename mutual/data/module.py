@@ -134,13 +134,18 @@ class DataModule:
         """The transforms of evaluation images, as sections of a recipe that leave nothing open."""
         return resolved_preprocess(self._spec, self.loaded_shape[1:])
 
+    def epoch_plan(self, *, world_size: int, accumulate: int) -> EpochPlan:
+        """Returns which images an epoch takes, in windows and micro-batches."""
+        num_images, crops = self.info.num_train if self._sampler is None else self._sampler.epoch_size, self._spec.crops_per_image
+        return EpochPlan(num_images * crops, self._spec.batch_size, world_size, accumulate, self._seed, self._sampler, crops)
+
     def num_windows(self, *, world_size: int, accumulate: int) -> int:
         """Returns the number of updates in an epoch."""
-        return self._plan(world_size, accumulate).num_windows
+        return self.epoch_plan(world_size=world_size, accumulate=accumulate).num_windows
 
     def num_workers(self, *, world_size: int, accumulate: int) -> int:
         """Returns how many processes load a rank's training images."""
-        return self._num_workers(self._plan(world_size, accumulate).num_micro_batches)
+        return self._num_workers(self.epoch_plan(world_size=world_size, accumulate=accumulate).num_micro_batches)
 
     def train_windows(
         self,
@@ -293,13 +298,11 @@ class DataModule:
         self._bad[split].update((bad.path, bad.reason) for bad in loaded.bad)
         return loaded
 
-    def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
-        num_images, crops = self.info.num_train if self._sampler is None else self._sampler.epoch_size, self._spec.crops_per_image
-        return EpochPlan(num_images * crops, self._spec.batch_size, world_size, accumulate, self._seed, self._sampler, crops)
-
     def _batch_sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
         mixed = bool(self._spec.mixup or self._spec.cutmix)
-        return TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views)
+        return TrainBatchSampler(
+            self.epoch_plan(world_size=world_size, accumulate=accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views
+        )
 
     def _load(self, split: str, requests: Iterable[list[Request]], num_batches: int) -> Iterator[Batch | Failure]:
         """Begins to load requests of a split; in the workers that are there, or in more of them where it has more batches."""

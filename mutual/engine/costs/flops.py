@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mutual.data import Batch, EpochPlan, Window
@@ -56,7 +56,7 @@ def count_forward_flops(model: nn.Module, input_shape: Sequence[int]) -> float:
         120.0
     """
     modes = {module: module.training for module in model.modules()}
-    first = _first_tensor(model)
+    first = next((tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point()), torch.zeros(0))
     images = torch.zeros(1, *input_shape, device=first.device, dtype=first.dtype)
     model.eval()
     try:
@@ -81,7 +81,7 @@ def count_update_flops(recipe: Recipe, *, epochs: int | None = None) -> UpdateFl
         RecipeError: the data, a model, an objective or an optimizer does not fit.
     """
     epochs = recipe.train.epochs if epochs is None else epochs
-    with measured_training(recipe) as training:
+    with measured_training(recipe) as (training, device):
         plan = training.data.epoch_plan(world_size=1, accumulate=recipe.train.accumulate)
         sizes = _micro_batch_sizes(plan)
         of_size = _by_size(lambda size: _count_update(recipe, training, size), list(sizes))
@@ -90,7 +90,7 @@ def count_update_flops(recipe: Recipe, *, epochs: int | None = None) -> UpdateFl
         for name, store in recipe.stores.items():
             seen = epochs * plan.num_samples
             computed = seen if store.views == "epoch" else min(seen, store.views * plan.num_images)
-            flops -= (seen - computed) * _count_frozen(training, name)
+            flops -= (seen - computed) * _count_frozen(training, name, device)
     return UpdateFlops(float(flops), epochs * plan.num_samples, epochs)
 
 
@@ -144,14 +144,9 @@ def _count_update(recipe: Recipe, training: Training, size: int) -> int:
     return int(counter.get_total_flops())
 
 
-def _count_frozen(training: Training, name: str) -> Fraction:
+def _count_frozen(training: Training, name: str, device: torch.device) -> Fraction:
     """Returns the FLOPs of one image's forward in a frozen peer, without what its learners compute."""
-    images = torch.zeros(2, *training.data.loaded_shape, dtype=torch.uint8, device=_first_tensor(training.group.peers[name].model).device)
+    images = torch.zeros(2, *training.data.loaded_shape, dtype=torch.uint8, device=device)
     with FlopCounterMode(display=False) as counter:
         training.group.forward_peer(name, images, seed=0)
     return Fraction(counter.get_total_flops(), 2)
-
-
-def _first_tensor(model: nn.Module) -> Tensor:
-    """Returns a parameter or buffer of floating-point numbers; an empty tensor of a model that has none."""
-    return next((tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point()), torch.zeros(0))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -17,8 +18,15 @@ from mutual.group import Communicator
 from mutual.recipe import ExchangeSpec, PeerSpec, Recipe
 
 
+class MeasuredTraining(NamedTuple):
+    """What was built, and the device that it computes on."""
+
+    training: Training
+    device: torch.device
+
+
 @contextmanager
-def measured_training(recipe: Recipe) -> Iterator[Training]:
+def measured_training(recipe: Recipe) -> Iterator[MeasuredTraining]:
     """Context with what the updates of `recipe` need, on this process' device, as if it were the only one.
 
     The mathematics is the recipe's; what saves time or memory is left out: compilation, precision, stores, activation checkpoints,
@@ -38,7 +46,7 @@ def measured_training(recipe: Recipe) -> Iterator[Training]:
             training = build_training(plain, replace(environment, comm=comm, precision="no"), data=data)
             training.group.train()
             try:
-                yield training
+                yield MeasuredTraining(training, comm.device)
             finally:
                 training.close()
         del training

@@ -94,7 +94,7 @@ def with_smoothing(recipe: Recipe, smoothing: Mapping[str, float]) -> Recipe:
         ValueError: a learner has no cross-entropy.
     """
     objectives: list[Objective] = []
-    smoothed = set()
+    smoothed: set[str] = set()
     for each in recipe.objectives:
         by_value: dict[float | None, list[str]] = {}
         for learner in recipe.learners_of(each):

@@ -69,11 +69,9 @@ def measure_target_entropy(recipe: Recipe, weights: Mapping[str, Path]) -> Targe
         ValueError: a source knows only some of the classes.
     """
     learners = tuple(name for name in recipe.trainable if teaching_objectives(recipe, name))
-    peers = {
-        name: peer.model_copy(update={"weights": str(weights[name])} if name in weights else {}) for name, peer in recipe.peers.items()
-    }
+    trained = {name: recipe.peers[name].model_copy(update={"weights": str(file)}) for name, file in weights.items()}
     sums, num_images = torch.zeros(2, dtype=torch.float64), 0
-    with measured_training(recipe.model_copy(update={"peers": peers})) as (training, device):
+    with measured_training(recipe.model_copy(update={"peers": {**recipe.peers, **trained}})) as (training, device):
         group, num_classes = training.group, training.data.info.num_classes
         names = [name for name in recipe.classifiers if name in source_peers(recipe)]
         partial = [name for name in names if name in group.known_classes]

@@ -4,7 +4,7 @@ from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare_cost
 from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
 from mutual.engine.costs.floor import FloorCost
 from mutual.engine.costs.flops import count_forward_flops
-from mutual.engine.costs.measured_training import measured_training
+from mutual.engine.costs.measuring import measured_training
 from mutual.engine.costs.memory import release_memory
 from mutual.engine.costs.op_counts import HostSync, OpCounts, count_ops
 from mutual.engine.costs.placement_choice import resolve_placement

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mutual.data import Batch, EpochPlan, Window
-from mutual.engine.costs.measured_training import measured_training
+from mutual.engine.costs.measuring import measured_training
 from mutual.engine.training import Training
 from mutual.recipe import Recipe
 

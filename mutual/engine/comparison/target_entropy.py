@@ -56,7 +56,6 @@ def teaching_objectives(recipe: Recipe, learner: str) -> list[DistillationObject
     ]
 
 
-@torch.no_grad()
 def measure_target_entropy(recipe: Recipe, weights: Mapping[str, Path]) -> TargetEntropy:
     """Measures what learners learn from on up to 10,000 labelled training images, prepared as those of validation are.
 
@@ -80,7 +79,8 @@ def measure_target_entropy(recipe: Recipe, weights: Mapping[str, Path]) -> Targe
         group.eval()
         for batch in training.data.sample_batches(_MAX_IMAGES, world_size=1, shard=(0, 1)):
             on_device = batch.to(device)
-            logits = group.predict(on_device.images, names, global_batch_size=batch.num_valid)
+            with torch.no_grad():
+                logits = group.predict(on_device.images, names, global_batch_size=batch.num_valid)
             labels = on_device.labels[: batch.num_valid]
             valid = {name: each[: len(labels)] for name, each in logits.items()}
             for learner in learners:

@@ -122,7 +122,7 @@ def test_nothing_is_written_and_no_generator_moves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def states():
-        return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
+        return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
 
     before = states()
     counted({"a": TINY, "b": TINY}, {"loss": "dml"}, output=str(tmp_path / "runs"))

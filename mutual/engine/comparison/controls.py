@@ -238,9 +238,10 @@ class _Planner:
             raise
         except ValueError as error:
             raise _NotMadeError(str(error)) from error
+        sources = "peers" if needs_runs else "teacher"
         note = (
-            f"label_smoothing {smoothing:g}, the entropy of the method's targets: {entropy.targets:.3g} nats, of which what the "
-            f"{'peers' if needs_runs else 'teacher'} say has {entropy.sources:.3g} by itself"
+            f"label_smoothing {smoothing:g}, so that labels have the entropy of the method's targets: {entropy.targets:.3g} nats, labels and "
+            f"{sources} mixed; of the {sources} alone it is {entropy.sources:.3g}"
         )
         return replace(method, recipe=smoothed, member=member_of(method, smoothed), note=note)
 

@@ -9,6 +9,7 @@ from mutual.engine import count_training_flops
 from mutual.engine.comparison import CONTROLS, Arm, control_arms
 from mutual.engine.comparison.control_recipes import labels_only, one_peer, recipe_key, stretched, with_smoothing
 from mutual.engine.comparison.target_entropy import measure_target_entropy, smoothed_entropy, smoothing_of
+from mutual.engine.costs import measured_training
 from mutual.objectives import build_loss
 from mutual.recipe import InputError, parse_recipe
 
@@ -173,7 +174,7 @@ def test_labels_are_smoothed_to_the_entropy_of_the_mixture_with_the_teacher():
     (objective,) = control.recipe.objectives
     assert (objective.weight, list(control.recipe.peers)) == (1.0, ["s"])
     assert smoothed_entropy(objective.label_smoothing, 4) == pytest.approx(found.targets, abs=1e-3)
-    assert control.note.startswith(f"label_smoothing {objective.label_smoothing:g}, the entropy of the method's targets")
+    assert control.note.startswith(f"label_smoothing {objective.label_smoothing:g}, so that labels have the entropy")
 
 
 def _teacher_s_probabilities(kd, *, temperature):

@@ -240,8 +240,8 @@ class _Planner:
             raise _NotMadeError(str(error)) from error
         sources = "peers" if needs_runs else "teacher"
         note = (
-            f"label_smoothing {smoothing:g}, so that labels have the entropy of the method's targets: {entropy.targets:.3g} nats, labels and "
-            f"{sources} mixed; of the {sources} alone it is {entropy.sources:.3g}"
+            f"label_smoothing {smoothing:g}: labels have the entropy of the method's targets, {entropy.targets:.3g} nats "
+            f"(labels and {sources} mixed; {sources} alone {entropy.sources:.3g})"
         )
         return replace(method, recipe=smoothed, member=member_of(method, smoothed), note=note)
 

@@ -174,7 +174,7 @@ def test_labels_are_smoothed_to_the_entropy_of_the_mixture_with_the_teacher():
     (objective,) = control.recipe.objectives
     assert (objective.weight, list(control.recipe.peers)) == (1.0, ["s"])
     assert smoothed_entropy(objective.label_smoothing, 4) == pytest.approx(found.targets, abs=1e-3)
-    assert control.note.startswith(f"label_smoothing {objective.label_smoothing:g}, so that labels have the entropy")
+    assert control.note.startswith(f"label_smoothing {objective.label_smoothing:g}: labels have the entropy of the method's targets")
 
 
 def _teacher_s_probabilities(kd, *, temperature):

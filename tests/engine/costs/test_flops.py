@@ -63,6 +63,12 @@ def test_two_peers_take_twice_as_much_and_a_frozen_one_its_forward():
     assert taught.flops == taught.images * (2 * FORWARD + BACKWARD)
 
 
+@pytest.mark.gpu
+@pytest.mark.cuda_only
+def test_backwards_on_a_gpu_are_counted_as_well():
+    assert counted({"a": TINY, "b": TINY}, {"loss": "dml"}).flops == 80 * 2 * (FORWARD + BACKWARD)
+
+
 def test_what_saves_memory_is_not_counted_and_other_forwards_are():
     peers = {"a": {**TINY, "activation_checkpointing": False}, "b": TINY}
     joint = counted(peers, {"loss": "dml"}).flops

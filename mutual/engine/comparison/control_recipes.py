@@ -20,7 +20,8 @@ def learns_from_others(recipe: Recipe) -> bool:
 
 def recipe_key(recipe: Recipe) -> str:
     """Returns a text that two recipes have in common which train the same but for what a comparison sets."""
-    return json.dumps(recipe.resolved().model_dump(exclude=_SET_BY_COMPARISON), default=repr)
+    resolved = recipe.model_copy(update={"seed": 0}).resolved()  # which says where the seed decides
+    return json.dumps(resolved.model_dump(exclude=_SET_BY_COMPARISON), default=repr)
 
 
 def labels_only(recipe: Recipe) -> Recipe:

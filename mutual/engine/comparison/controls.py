@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ from mutual.engine.comparison.control_recipes import (
     with_smoothing,
 )
 from mutual.engine.comparison.target_entropy import TargetEntropy, measure_target_entropy, smoothing_of, teaching_objectives
-from mutual.engine.costs import count_training_flops, source_peers
+from mutual.engine.costs import count_training_flops, measured_training, source_peers
 from mutual.engine.storage import BEST, RunFolder
 from mutual.group import import_own_losses
 from mutual.recipe import ENSEMBLE, InputError, Recipe, did_you_mean, format_value, program_file
@@ -196,7 +196,7 @@ class _Planner:
             raise _NotMadeError(f"{epochs:,} epochs of {name} have the same compute, more than a recipe takes")
         recipe = stretched(single, epochs)
         note = f"one peer ({name}), {epochs} epochs in place of {before}: {ratio:.3g} times its compute"
-        note += _without_unlabelled(method.recipe) + (f"; {total.note}" if total.note else "")
+        note += _without_unlabelled(method.recipe) + _other_models(method, name) + (f"; {total.note}" if total.note else "")
         return replace(method, recipe=recipe, member=member_of(method, recipe), note=note)
 
     def _flops_per_epoch(self, recipe: Recipe) -> float:
@@ -215,6 +215,8 @@ class _Planner:
         programs = [name for name in teachers if program_file(recipe.peers[name].model) is not None]
         if programs:
             raise _NotMadeError(f"{programs[0]} is an exported program, which has no initial weights")
+        with measured_training(recipe) as (training, _):  # their weights say what they read
+            recipe = recipe.with_inputs({name: asdict(training.group.inputs[name]) for name in teachers})
         note = f"{' and '.join(teachers)} with the initial weights of the seed, which nothing has trained"
         return replace(method, recipe=with_random_teachers(recipe, teachers), note=note)
 
@@ -261,6 +263,12 @@ class _Planner:
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
     return recipe.model_copy(update={"seed": seed})
+
+
+def _other_models(method: Arm, name: str) -> str:
+    peers = method.recipe.peers
+    differ = any((peers[each].model, peers[each].args) != (peers[name].model, peers[name].args) for each in method.recipe.trainable)
+    return f"; the method's score is of peers of other models, too (name one: {name})" if differ and method.member != name else ""
 
 
 def _without_unlabelled(recipe: Recipe) -> str:

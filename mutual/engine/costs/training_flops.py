@@ -63,6 +63,8 @@ def count_training_flops(recipe: Recipe, *, teacher_flops: float | None = None, 
     if teachers.unknown and teacher_flops is not None:
         teachers.flops += teacher_flops
         notes = [f"the training of {' and '.join(teachers.unknown)} as given, {teacher_flops:.3g}"]
+    if recipe.exchange.kind == "stale":
+        notes.append("without the forwards by which jobs read each other's weights")
     return TrainingFlops(own.flops + teachers.flops, "; ".join(notes), own.images, own.epochs, teachers.flops)
 
 

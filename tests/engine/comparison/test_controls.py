@@ -1,6 +1,7 @@
 """Controls: what each recipe becomes, whose runs it reads, and what is said where it makes no sense."""
 
 import pytest
+import support
 import torch
 from support import tiny_document
 
@@ -76,7 +77,8 @@ def test_controls_that_are_the_same_recipe_are_one_arm_and_read_runs_that_are_th
     (control,) = plan(arms, "independent").arms
     assert (control.name, control.control, control.control_of) == ("dml-independent", "independent", ("dml", "udml"))
     assert control.runs_of == "plain"
-    (control,) = plan(arms[1:], "independent").arms
+    (control,) = plan([arms[1], Arm("udml", arms[2].recipe.model_copy(update={"seed": 7, "name": "other"}))], "independent").arms
+    assert control.control_of == ("dml", "udml")
     assert (control.runs_of, control.seed_offset, control.note) == (None, 0, "the same peers on labels alone")
 
 
@@ -129,11 +131,18 @@ def test_one_peer_keeps_what_it_learns():
 
 @pytest.mark.slow
 def test_a_random_teacher_has_initial_weights_and_trains(tmp_path):
-    teacher = {"weights": "nowhere.safetensors", "expect": {"top1": 0.9}, "store": {"folder": str(tmp_path / "store"), "topk": "all"}}
+    torch.save(support.TinyNet(4, 1, width=5).state_dict(), tmp_path / "t.pt")
+    teacher = {
+        "weights": str(tmp_path / "t.pt"),
+        "input": {"mean": [0.25]},
+        "expect": {"top1": 0.9},
+        "store": {"folder": str(tmp_path / "store"), "topk": "all"},
+    }
     kd = arm("kd", taught(**teacher, args={"width": 5}), CE, KD, output=str(tmp_path), train={"epochs": 1, "progress": False})
     (control,) = plan([kd], "random-teacher").arms
     peer = control.recipe.peers["t"]
     assert (peer.weights, peer.expect, peer.store, peer.args, peer.frozen) == (None, None, None, {"width": 5}, True)
+    assert (peer.input.mean, peer.input.channels, peer.input.height_width) == ((0.25,), 1, (8, 8))
     assert control.note == "t with the initial weights of the seed, which nothing has trained"
     result = mutual.fit(control.recipe)
     assert result.history[-1]["epoch"] == 1

@@ -14,7 +14,7 @@ from mutual.engine.report.features import FeatureModel, compare_features
 from mutual.engine.report.findings import Findings
 from mutual.engine.report.images import find_disagreements, find_mistakes
 from mutual.engine.report.loading import load_peers
-from mutual.engine.report.members import find_members, forward_flops
+from mutual.engine.report.members import find_headless, find_members, forward_flops
 from mutual.engine.report.pairs import find_pairs
 from mutual.engine.report.parent import parent_of, recipe_changes
 from mutual.engine.report.predictions import predict_split
@@ -94,6 +94,7 @@ def _findings(
     edges, paths = edges_of(recipe), tapped_paths(recipe)
     features = compare_features(inference, split, paths, headless)
     members = find_members(recipe, inference, predictions, validation, history, forward_flops(inference, count_forward_flops))
+    members += find_headless(recipe, {name: each.model for name, each in headless.items()}, history)
     choice = Choice(best_peer, best.metric, {name: best.peers[name] for name in recipe.trainable if name in best.peers})
     summary = folder.read_summary()
     notes += remarks(recipe, predictions, validation, members, history, is_finished=summary is not None)

@@ -68,7 +68,7 @@ def _add_frozen(peers: RunPeers, recipe: Recipe, name: str, trained: Path, facto
         return
     model, model_input = read_headless(recipe, name, trained, factories)
     peers.headless[name] = FeatureModel(model, model_input, recipe.peers[name].precision, is_headless=True)
-    peers.notes.append(f"{name} has no classifier: its features are compared (CKA), and nothing else")
+    peers.notes.append(f"{name} has no classifier: its features are compared (CKA), and nothing else; its score is by nearest neighbours")
 
 
 def _file_of_job(folder: RunFolder, recipe: Recipe, name: str) -> Path:

@@ -72,6 +72,28 @@ def find_members(
     return members
 
 
+def find_headless(recipe: Recipe, models: Mapping[str, nn.Module], history: Sequence[Mapping[str, Any]]) -> list[MemberFindings]:
+    """Returns what is known of frozen peers without a classifier: their sizes, and the scores by nearest neighbours that the run has."""
+    initial = next((record.get("eval", {}) for record in history if record["epoch"] == 0), {})
+    return [
+        MemberFindings(
+            name=name,
+            is_frozen=True,
+            model=recipe.peers[name].model,
+            num_parameters=_num_parameters(model),
+            flops=None,
+            scores={key: math.nan if value is None else value for key, value in initial.get(name, {}).items()},
+            reliability=None,
+            temperature=None,
+            scaled=None,
+            confusion=[],
+            confused=[],
+            per_class={},
+        )
+        for name, model in models.items()
+    ]
+
+
 def forward_flops(inference: RunInference, count: Callable[[nn.Module, tuple[int, int, int]], float]) -> dict[str, float | None]:
     """Returns by peer what `count` says of one image's forward; None where the model does not run under the counter."""
     flops: dict[str, float | None] = {}

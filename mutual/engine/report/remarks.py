@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,5 +67,5 @@ def _about_temperatures(predictions: SplitPredictions, validation: SplitPredicti
 
 
 def _about_diverged(members: Sequence[MemberFindings]) -> list[str]:
-    diverged = [member.name for member in members if member.scores["nll"] != member.scores["nll"]]
+    diverged = [member.name for member in members if math.isnan(member.scores.get("nll", 0.0))]
     return [f"the logits of {', '.join(diverged)} are not finite on some images; scores of it are left out"] if diverged else []

@@ -74,7 +74,7 @@ def find_members(
 
 def find_headless(recipe: Recipe, models: Mapping[str, nn.Module], history: Sequence[Mapping[str, Any]]) -> list[MemberFindings]:
     """Returns what is known of frozen peers without a classifier: their sizes, and the scores by nearest neighbours that the run has."""
-    initial = next((record.get("eval", {}) for record in history if record["epoch"] == 0), {})
+    initial: Mapping[str, Any] = next((record.get("eval", {}) for record in history if record["epoch"] == 0), {})
     return [
         MemberFindings(
             name=name,

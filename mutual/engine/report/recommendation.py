@@ -96,7 +96,7 @@ def _about_teachers(
     """Returns what the frozen peers score that taught the best one."""
     best = by_name[choice.peer]
     names = dict.fromkeys(peer_of(edge.source) for edge in edges if edge.learner == best.name)
-    known = [by_name[name] for name in names if name in by_name and name not in predictions.known]
+    known = [by_name[name] for name in names if name in predictions.comparable]
     teachers = [each for each in known if each.is_frozen and choice.metric in each.scores]
     if not teachers:
         return ""

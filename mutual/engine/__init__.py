@@ -12,8 +12,11 @@ if TYPE_CHECKING:
         Link,
         MeasuredCost,
         ScalingPrediction,
+        TrainingFlops,
         TuningResult,
         compare_costs,
+        count_forward_flops,
+        count_training_flops,
         measure_tuning,
         predict_scaling,
         store_variants,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from mutual.engine.fitting import fit, load_peer
     from mutual.engine.inputs import check_data_present, check_inputs, check_split, check_weights_present
     from mutual.engine.monitoring import NonFiniteLossError, Scores
+    from mutual.engine.report import Findings, analyse_run
     from mutual.engine.results import RunResult
     from mutual.engine.runtime import StoppedError
     from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files, write_file
@@ -36,6 +40,7 @@ __all__ = [
     "Callback",
     "Draft",
     "FilledStore",
+    "Findings",
     "ImageLike",
     "Link",
     "MeasuredCost",
@@ -47,8 +52,10 @@ __all__ = [
     "ScalingPrediction",
     "Scores",
     "StoppedError",
+    "TrainingFlops",
     "TrainingState",
     "TuningResult",
+    "analyse_run",
     "check_data_present",
     "check_inputs",
     "check_split",
@@ -56,6 +63,8 @@ __all__ = [
     "check_weights_present",
     "class_table",
     "compare_costs",
+    "count_forward_flops",
+    "count_training_flops",
     "draft_recipe",
     "evaluate_run",
     "export_model",
@@ -82,8 +91,11 @@ __getattr__, __dir__ = lazy_attributes(
             "Link",
             "MeasuredCost",
             "ScalingPrediction",
+            "TrainingFlops",
             "TuningResult",
             "compare_costs",
+            "count_forward_flops",
+            "count_training_flops",
             "measure_tuning",
             "predict_scaling",
             "store_variants",
@@ -95,6 +107,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.fitting": ("fit", "load_peer"),
         "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_split", "check_weights_present"),
         "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),
+        "mutual.engine.report": ("Findings", "analyse_run"),
         "mutual.engine.results": ("RunResult",),
         "mutual.engine.runtime": ("StoppedError",),
         "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files", "write_file"),

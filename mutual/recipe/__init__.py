@@ -24,7 +24,7 @@ from mutual.recipe.peers import PRETRAINED, PROGRAM_SUFFIX, PeerSpec, StoreSpec,
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
 from mutual.recipe.tracking import TENSORBOARD, TrackerSpec
-from mutual.recipe.training import CheckpointSpec, Optimizer, ParameterGroup, Pause, Precision, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Precision, Schedule, Train
 from mutual.recipe.users_code import call_users, describe_error, import_users, is_users_name, names_parameter
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "CheckpointSpec",
     "Data",
     "DistillationObjective",
+    "ExchangeSpec",
     "Fault",
     "InputError",
     "LossTraits",

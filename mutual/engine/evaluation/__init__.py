@@ -7,7 +7,17 @@ from mutual.engine.evaluation.class_scores import ClassScores, class_table
 from mutual.engine.evaluation.details import DetailsMeter, EvaluationDetails, MemberDetails, pair_matrices
 from mutual.engine.evaluation.embeddings import embedded
 from mutual.engine.evaluation.evaluator import Evaluator
-from mutual.engine.evaluation.inference import RunScores, evaluate_run, score_run
+from mutual.engine.evaluation.frozen import read_headless
+from mutual.engine.evaluation.inference import (
+    LoadedPeer,
+    RunInference,
+    RunScores,
+    check_trusted_data,
+    evaluate_run,
+    load_frozen,
+    read_models,
+    score_run,
+)
 from mutual.engine.evaluation.kept_outputs import KeptOutputs
 from mutual.engine.evaluation.neighbours import BANK_SIZE, NUM_NEIGHBOURS, knn_scores, neighbour_votes
 from mutual.engine.evaluation.pairs import PairMeter, pairs_to_compare
@@ -28,21 +38,27 @@ __all__ = [
     "Evaluator",
     "ImageLike",
     "KeptOutputs",
+    "LoadedPeer",
     "MemberDetails",
     "PairMeter",
     "Prediction",
     "Predictor",
     "Reliability",
+    "RunInference",
     "RunScores",
+    "check_trusted_data",
     "class_table",
     "embedded",
     "evaluate_run",
     "fit_temperature",
     "knn_scores",
+    "load_frozen",
     "neighbour_votes",
     "pair_matrices",
     "pairs_to_compare",
     "predict",
+    "read_headless",
+    "read_models",
     "reliability",
     "score_run",
 ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         find_predecessor,
         select_checkpoint,
     )
+    from mutual.engine.storage.reports import REPORT, REPORT_MARK, check_report_path, is_report, write_report
     from mutual.engine.storage.run_folder import (
         EXPORT_SUFFIXES,
         EXPORTED,
@@ -40,6 +41,8 @@ __all__ = [
     "LOCK",
     "MARK",
     "METRICS",
+    "REPORT",
+    "REPORT_MARK",
     "UNFINISHED",
     "BackgroundWriter",
     "BestRecord",
@@ -50,12 +53,14 @@ __all__ = [
     "Predecessor",
     "RunFolder",
     "RunSummary",
+    "check_report_path",
     "check_same_classes",
     "check_same_data",
     "content_bytes",
     "epoch_name",
     "exclusive_access",
     "find_predecessor",
+    "is_report",
     "is_weights_name",
     "json_text",
     "peer_file",
@@ -68,6 +73,7 @@ __all__ = [
     "tensor_content",
     "unfinished",
     "write_file",
+    "write_report",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -86,6 +92,7 @@ __getattr__, __dir__ = lazy_attributes(
             "find_predecessor",
             "select_checkpoint",
         ),
+        "mutual.engine.storage.reports": ("REPORT", "REPORT_MARK", "check_report_path", "is_report", "write_report"),
         "mutual.engine.storage.run_folder": (
             "EXPORT_SUFFIXES",
             "EXPORTED",

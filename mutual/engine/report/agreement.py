@@ -1,0 +1,149 @@
+"""How alike the members are: agreement and KL of each pair, fidelity to teachers, CKA of features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mutual.engine.report.charts import Series, charts, line_chart, swatch
+from mutual.engine.report.findings import Findings, PairFindings
+from mutual.engine.report.heat_map import heat_map
+from mutual.engine.report.markup import Markup, clip, element, join, name, table
+from mutual.engine.report.numbers import metric_text
+
+_MAX_CKA = 12  # pairs; 8 peers have 28
+
+
+def pairs(findings: Findings, styles: Mapping[str, str]) -> list[object]:
+    """Returns the matrices of agreement and KL by the weights of the report, and both over the epochs."""
+    if not findings.pairs:
+        return []
+    members = [member.name for member in findings.members if any(member.name in (pair.first, pair.second) for pair in findings.pairs)]
+    agreement, kl = _agreement(findings.pairs), {(pair.first, pair.second): pair.kl for pair in findings.pairs}
+    matrices = [
+        _matrix("Agreement", members, agreement, "fraction of images for which both predict the same class"),
+        _matrix("KL of the column from the row, nats", members, kl, "how far the row's probabilities are from the column's"),
+    ]
+    drawn: list[Markup | None] = []
+    for each in members:
+        said = f"agreement with {clip(each, 20)}"
+        drawn.append(line_chart(f"{clip(each, 20)}: agreement with the others", _lines(findings, each, styles, said), metric="agreement"))
+    for each in members:
+        series = [
+            Series(pair.second, styles[pair.second], sorted(pair.kl_by_epoch.items()))
+            for pair in findings.pairs
+            if pair.first == each and pair.kl_by_epoch
+        ]
+        drawn.append(line_chart(f"{clip(each, 20)}: KL from the others", series, metric="kl", note="nats"))
+    over_epochs = [_lines_legend(members, styles), charts(drawn)] if any(drawn) else [_mean_over_epochs(findings)]
+    return [element("div", *matrices, class_="charts"), *over_epochs]
+
+
+def fidelity(findings: Findings, styles: Mapping[str, str]) -> list[object]:
+    """Returns for each teacher how closely the learners follow it, beside how often they are right."""
+    top1 = {member.name: member.scores.get("top1") for member in findings.members}
+    content: list[object] = []
+    rows: list[tuple[object, ...]] = []
+    drawn = []
+    for teacher in (member.name for member in findings.members if member.is_frozen):
+        followed = [pair for pair in findings.pairs if pair.second == teacher and pair.first in _trained(findings)]
+        for pair in followed:
+            title = join([swatch(styles[pair.first]), name(pair.first, max_length=40)])
+            scores = (metric_text("top1", top1[pair.first]), metric_text("top1", top1[teacher]))
+            rows.append((title, name(teacher), metric_text("agreement", pair.agreement), metric_text("kl", pair.kl), *scores))
+        agreement = [Series(pair.first, styles[pair.first], sorted(pair.agreement_by_epoch.items())) for pair in followed]
+        kl = [Series(pair.first, styles[pair.first], sorted(pair.kl_by_epoch.items())) for pair in followed]
+        drawn += [
+            line_chart(f"Agreement with {clip(teacher, 20)}", agreement, metric="agreement"),
+            line_chart(f"KL from {clip(teacher, 20)}", kl, metric="kl", note="nats"),
+        ]
+    if rows:
+        heads = ("learner", "teacher", "agreement", "KL, nats", "learner's top-1", "teacher's top-1")
+        content.append(table(heads, rows, caption="Fidelity to the teacher, beside accuracy", texts=2))
+    return [*content, charts(drawn)] if any(drawn) else content
+
+
+def features(findings: Findings) -> Markup | None:
+    """Returns the CKA of the features of each pair as heat maps."""
+    drawn, seen = [], set()
+    for pair in findings.pairs:
+        ends = frozenset((pair.first, pair.second))
+        if pair.cka and ends not in seen:
+            seen.add(ends)
+            drawn.append(_cka(pair))
+    more = len(drawn) - _MAX_CKA
+    left_out = element("p", f"{more} more pairs are left out.", class_="note") if more > 0 else None
+    return join([charts(drawn[:_MAX_CKA]), left_out]) if drawn else None
+
+
+def _trained(findings: Findings) -> set[str]:
+    return {member.name for member in findings.members if not member.is_frozen and member.name != "ensemble"}
+
+
+def _agreement(found: Sequence[PairFindings]) -> dict[tuple[str, str], float]:
+    """Returns it for both orders of each pair."""
+    return {ends: pair.agreement for pair in found for ends in ((pair.first, pair.second), (pair.second, pair.first))}
+
+
+def _matrix(title: str, members: Sequence[str], values: Mapping[tuple[str, str], float], note: str) -> Markup:
+    rows = [[values.get((first, second)) for second in members] for first in members]
+    high = max((value for value in values.values()), default=1.0)
+    is_fraction = title == "Agreement"
+    drawn = heat_map(
+        members,
+        members,
+        rows,
+        label=f"{title} of each pair",
+        row_axis="",
+        column_axis="",
+        high=1.0 if is_fraction else high,
+        text=lambda value: f"{100 * value:.0f}" if is_fraction else f"{value:.2f}",
+        title=lambda row, column: (
+            f"{clip(members[row], 40)}, {clip(members[column], 40)}: "
+            + metric_text("agreement" if is_fraction else "kl", rows[row][column])
+        ),
+    )
+    shown = f"{title}, %" if is_fraction else title
+    return element("figure", element("figcaption", element("strong", shown), element("span", note)), drawn)
+
+
+def _lines(findings: Findings, member: str, styles: Mapping[str, str], said: str) -> list[Series]:
+    """Returns how often the others agree with `member` over the epochs."""
+    series: dict[str, Series] = {}
+    for pair in findings.pairs:
+        if member in (pair.first, pair.second) and pair.agreement_by_epoch:
+            other = pair.second if pair.first == member else pair.first
+            series.setdefault(other, Series(f"{clip(other, 20)}, {said}", styles[other], sorted(pair.agreement_by_epoch.items())))
+    return list(series.values())
+
+
+def _lines_legend(members: Sequence[str], styles: Mapping[str, str]) -> Markup:
+    rows = [element("li", swatch(styles[each]), name(each, max_length=40)) for each in members]
+    return element("ul", *rows, class_="legend")
+
+
+def _mean_over_epochs(findings: Findings) -> Markup | None:
+    """Returns the means over pairs, which is what runs of older versions have."""
+    drawn = []
+    for metric, title in (("agreement", "Mean agreement of pairs"), ("kl", "Mean KL of pairs, nats")):
+        rows = [(row["epoch"], row.get("eval", {}).get("pairs", {}).get(metric)) for row in findings.history]
+        points = [(epoch, value) for epoch, value in rows if value is not None]
+        drawn.append(line_chart(title, [Series("mean over pairs", "ensemble-solid", points)], metric=metric))
+    return charts(drawn) if any(drawn) else None
+
+
+def _cka(pair: PairFindings) -> Markup:
+    rows, columns = (list(dict.fromkeys(key[side] for key in pair.cka)) for side in (0, 1))
+    values = [[pair.cka.get((row, column)) for column in columns] for row in rows]
+    title = f"{clip(pair.first, 20)} and {clip(pair.second, 20)}"
+    drawn = heat_map(
+        rows,
+        columns,
+        values,
+        label=f"Linear CKA of features of {title}",
+        row_axis=clip(pair.first, 20),
+        column_axis=clip(pair.second, 20),
+        high=1.0,
+        text=lambda value: f"{value:.2f}",
+        title=lambda row, column: f"{rows[row]} and {columns[column]}: {metric_text('cka', values[row][column])}",
+    )
+    return element("figure", element("figcaption", element("strong", title)), drawn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mutual.engine.report.charts import Series, charts, line_chart, swatch
+from mutual.engine.report.charts import Series, charts, legend, line_chart, member_name
 from mutual.engine.report.findings import Findings, PairFindings
 from mutual.engine.report.heat_map import heat_map
 from mutual.engine.report.markup import Markup, clip, element, join, name, table
@@ -34,7 +34,7 @@ def pairs(findings: Findings, styles: Mapping[str, str]) -> list[object]:
             if pair.first == each and pair.kl_by_epoch
         ]
         drawn.append(line_chart(f"{clip(each, 20)}: KL from the others", series, metric="kl", note="nats"))
-    over_epochs = [_lines_legend(members, styles), charts(drawn)] if any(drawn) else [_mean_over_epochs(findings)]
+    over_epochs = [legend([(each, styles[each]) for each in members]), charts(drawn)] if any(drawn) else [_mean_over_epochs(findings)]
     return [element("div", *matrices, class_="charts"), *over_epochs]
 
 
@@ -47,7 +47,7 @@ def fidelity(findings: Findings, styles: Mapping[str, str]) -> list[object]:
     for teacher in (member.name for member in findings.members if member.is_frozen):
         followed = [pair for pair in findings.pairs if pair.second == teacher and pair.first in _trained(findings)]
         for pair in followed:
-            title = join([swatch(styles[pair.first]), name(pair.first, max_length=40)])
+            title = member_name(pair.first, styles[pair.first])
             scores = (metric_text("top1", top1[pair.first]), metric_text("top1", top1[teacher]))
             rows.append((title, name(teacher), metric_text("agreement", pair.agreement), metric_text("kl", pair.kl), *scores))
         agreement = [Series(pair.first, styles[pair.first], sorted(pair.agreement_by_epoch.items())) for pair in followed]
@@ -114,11 +114,6 @@ def _lines(findings: Findings, member: str, styles: Mapping[str, str], said: str
             other = pair.second if pair.first == member else pair.first
             series.setdefault(other, Series(f"{clip(other, 20)}, {said}", styles[other], sorted(pair.agreement_by_epoch.items())))
     return list(series.values())
-
-
-def _lines_legend(members: Sequence[str], styles: Mapping[str, str]) -> Markup:
-    rows = [element("li", swatch(styles[each]), name(each, max_length=40)) for each in members]
-    return element("ul", *rows, class_="legend")
 
 
 def _mean_over_epochs(findings: Findings) -> Markup | None:

@@ -94,14 +94,14 @@ def tick_text(value: float, *, step: float, metric: str) -> str:
 
 def frame(x: Scale, y: Scale, *, metric: str, x_label: str, x_ticks: Iterable[float] | None = None, x_metric: str = "") -> Markup:
     """Returns grid lines, tick labels, and what the x axis is."""
-    y_ticks = y.ticks(4)
+    y_ticks = y.ticks(5)
     y_step = 0.0 if y.is_log else _step(y_ticks)
     drawn = []
     for value in y_ticks:
         drawn.append(element("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
         label = tick_text(value, step=y_step, metric=metric)
         drawn.append(element("text", label, x=x.start - 6, y=y(value) + 4, text_anchor="end", class_="tick"))
-    chosen = list(x.ticks(5) if x_ticks is None else x_ticks)
+    chosen = list(x.ticks(6) if x_ticks is None else x_ticks)
     for value in chosen:
         label = tick_text(value, step=_step(chosen), metric=x_metric)
         drawn.append(element("text", label, x=x(value), y=y.start + 15, text_anchor="middle", class_="tick"))

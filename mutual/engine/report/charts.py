@@ -1,4 +1,4 @@
-"""Charts as SVG: lines over epochs, reliability; drawn small, side by side where there is room, so that texts keep their size on a phone."""
+"""Charts as SVG: lines over epochs, reliability; small ones side by side, so that their texts keep their size on a phone."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def line_chart(title: str, series: Sequence[Series], *, metric: str, x_label: st
 
 
 def reliability_chart(title: str, reliability: Reliability, style: str) -> Markup:
-    """Returns accuracy against confidence in bins; what is between a bar and the diagonal is how far the member is over- or underconfident."""
+    """Returns accuracy against confidence in bins, and from each bar to its mean confidence the gap of a member that is not calibrated."""
     size = 232.0
     x, y = Scale(0, 1, LEFT, size - RIGHT), Scale(0, 1, size - BOTTOM, TOP)
     number, total = len(reliability.counts), max(1, sum(reliability.counts))
@@ -93,8 +93,13 @@ def svg(*children: object, label: str, width: float = WIDTH, height: float = HEI
 
 def legend(entries: Sequence[tuple[str, str]]) -> Markup:
     """Returns names with the lines of their style."""
-    rows = [element("li", swatch(style), name(text, max_length=40)) for text, style in entries]
+    rows = [element("li", member_name(text, style)) for text, style in entries]
     return element("ul", *rows, class_="legend")
+
+
+def member_name(text: str, style: str, *more: object) -> Markup:
+    """Returns the name of a member behind a line of its style."""
+    return element("span", swatch(style), name(text, max_length=40), *more, class_="member")
 
 
 def swatch(style: str) -> Markup:

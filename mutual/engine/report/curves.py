@@ -27,7 +27,7 @@ def curves(findings: Findings, styles: Mapping[str, str]) -> list[object]:
     objectives = list(dict.fromkeys(key for row in findings.history for key in row.get("train", {}).get("objectives") or {}))
     for key in objectives[:8]:
         series = [Series(key, "ensemble-solid", _points(findings, _train("objectives", key)))]
-        drawn.append(line_chart(f"Objective {key}", series, metric="loss", note="mean over its learners"))
+        drawn.append(line_chart(f"Objective {key}", series, metric="loss"))
     if not any(drawn):
         return []
     return [legend(list(styles.items())), charts(drawn)]

@@ -48,4 +48,4 @@ def document(title: str, subtitle: object, sections: Sequence[tuple[str, str, Ma
     main = element("main", *(content for *_, content in shown), id="content")
     skip = element("a", "To the content", href="#content", class_="skip")
     body = element("body", skip, top, element("div", navigation, main, class_="columns"), foot)
-    return join([Markup("<!doctype html>\n"), element("html", head, "\n", body, lang="en"), "\n"])
+    return join([Markup("<!doctype html>\n"), element("html", head, Markup("\n"), body, lang="en"), Markup("\n")])

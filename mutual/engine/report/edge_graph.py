@@ -14,13 +14,14 @@ from mutual.engine.report.charts import svg
 from mutual.engine.report.findings import EdgeFinding
 from mutual.engine.report.markup import Markup, clip, element, join, name, scroll_box, table
 
-_STEP, _ROW, _RADIUS = 96.0, 128.0, 26.0
+_STEP, _ROW, _TOP, _HALF_HEIGHT = 104.0, 150.0, 20.0, 17.0
 _ARC = 30.0  # pixels that an arc is deeper for each place between its ends
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LABELS = "labels"
 
 Kind = tuple[str, str, float]
 """Loss, what it reads, and weight: what the badges stand for."""
+Place = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ def edge_graph(edges: Sequence[EdgeFinding], styles: Mapping[str, str]) -> Marku
     sources = sorted(dict.fromkeys(edge.source for edge in edges if edge.source not in learners), key=lambda each: each != _LABELS)
     columns = max(len(learners), len(sources), 2)
     width = _STEP * columns
-    places = {each: ((index + 0.5) * width / len(learners), _ROW + 44.0) for index, each in enumerate(learners)}
-    above = {each: ((index + 0.5) * width / len(sources), 34.0) for index, each in enumerate(sources)}
+    places = {each: ((index + 0.5) * width / len(learners), _TOP + _ROW) for index, each in enumerate(learners)}
+    above = {each: ((index + 0.5) * width / len(sources), _TOP) for index, each in enumerate(sources)}
     down = [_straight(bundle, above, places, sources, kinds) for bundle in _bundles(edges) if bundle.source in above]
     arcs = [_arc(bundle, places, kinds) for bundle in _bundles(edges) if bundle.source in places]
     nodes = [_node(each, at, styles.get(each)) for each, at in {**above, **places}.items()]
     depth = max((_depth(bundle, places) for bundle in _bundles(edges) if bundle.source in places), default=0.0)
-    height = _ROW + 44 + _RADIUS + depth + 22
+    height = _TOP + _ROW + _HALF_HEIGHT + depth + 16
     said = f"Who learns from whom: {len(edges)} edges between {len(learners)} learners and {len(sources)} other sources"
     drawn = svg(
         *(line for line, _ in [*down, *arcs]), *nodes, *(badge for _, badge in [*down, *arcs]), label=said, width=width, height=height
@@ -83,51 +84,56 @@ def _bundles(edges: Sequence[EdgeFinding]) -> list[_Bundle]:
 
 def _straight(
     bundle: _Bundle,
-    above: Mapping[str, tuple[float, float]],
-    places: Mapping[str, tuple[float, float]],
+    above: Mapping[str, Place],
+    places: Mapping[str, Place],
     sources: Sequence[str],
     kinds: Mapping[Kind, str],
 ) -> tuple[Markup, Markup]:
     """Returns the arrow from a source above to a learner, and its badge, on a height of the source's own."""
     (x1, y1), (x2, y2) = above[bundle.source], places[bundle.learner]
-    length = math.hypot(x2 - x1, y2 - y1)
-    unit = ((x2 - x1) / length, (y2 - y1) / length)
-    start = (x1, y1 + 17)
-    end = (x2 - unit[0] * (_RADIUS + 7), y2 - unit[1] * (_RADIUS + 7))
-    line = element("path", d=f"M{start[0]:.1f} {start[1]:.1f}L{end[0]:.1f} {end[1]:.1f}", stroke_width=_thickness(bundle), class_="edge")
-    fraction = 0.34 + 0.34 * (sources.index(bundle.source) / max(1, len(sources) - 1))
+    start, end = (x1, y1 + _HALF_HEIGHT), (x2 + min(16.0, max(-16.0, 0.12 * (x1 - x2))), y2 - _HALF_HEIGHT - 2)
+    length = math.dist(start, end)
+    unit = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
+    line = element("path", d=f"M{_at(start)}L{_at(end)}", stroke_width=_thickness(bundle), class_="edge")
+    fraction = 0.34 + 0.34 * sources.index(bundle.source) / (len(sources) - 1) if len(sources) > 1 else 0.5
     middle = (start[0] + fraction * (end[0] - start[0]), start[1] + fraction * (end[1] - start[1]))
     return join([line, _head(end, unit)]), _badge(bundle, middle, kinds)
 
 
-def _arc(bundle: _Bundle, places: Mapping[str, tuple[float, float]], kinds: Mapping[Kind, str]) -> tuple[Markup, Markup]:
-    """Returns the arc from one learner to another, and its badge; to the left a little deeper than to the right."""
-    (x1, y1), (x2, _) = places[bundle.source], places[bundle.learner]
-    depth = _depth(bundle, places)
-    inset = 9.0 if x2 > x1 else -9.0
-    x1, x2, top = x1 + inset, x2 - inset, y1 + _RADIUS + 2
+def _arc(bundle: _Bundle, places: Mapping[str, Place], kinds: Mapping[Kind, str]) -> tuple[Markup, Markup]:
+    """Returns the arc from one learner to another, and its badge; arcs to the left are a little deeper than those to the right."""
+    distance, depth = _distance(bundle, places), _depth(bundle, places)
+    inset = math.copysign(4 + 16 / abs(distance), distance) + (3.0 if distance < 0 and not bundle.is_mutual else 0.0)
+    top = places[bundle.source][1] + _HALF_HEIGHT + 2
+    x1, x2 = places[bundle.source][0] + inset, places[bundle.learner][0] - inset
     bottom = top + depth * 4 / 3  # a cubic curve goes three quarters of the way to its control points
-    bend = (x2 - x1) * 0.12
-    line = element(
-        "path",
-        d=f"M{x1:.1f} {top:.1f}C{x1 + bend:.1f} {bottom:.1f} {x2 - bend:.1f} {bottom:.1f} {x2:.1f} {top:.1f}",
-        stroke_width=_thickness(bundle),
-        class_="edge",
-    )
+    bend = (x2 - x1) * 0.1
+    points = [(x1, top), (x1 + bend, bottom), (x2 - bend, bottom), (x2, top)]
+    curve = f"M{_at(points[0])}C{' '.join(map(_at, points[1:]))}"
+    line = element("path", d=curve, stroke_width=_thickness(bundle), class_="edge")
     slope = math.hypot(bend, bottom - top)
     unit = (bend / slope, -(bottom - top) / slope)
-    heads = [_head((x2, top), unit)] + ([_head((x1, top), (-unit[0], unit[1]))] if bundle.is_mutual else [])
+    heads = [_head(points[3], unit)] + ([_head(points[0], (-unit[0], unit[1]))] if bundle.is_mutual else [])
     return join([line, *heads]), _badge(bundle, ((x1 + x2) / 2, top + depth), kinds)
 
 
-def _depth(bundle: _Bundle, places: Mapping[str, tuple[float, float]]) -> float:
+def _at(point: Place) -> str:
+    return f"{point[0]:.1f} {point[1]:.1f}"
+
+
+def _distance(bundle: _Bundle, places: Mapping[str, Place]) -> int:
+    """Returns how many places the learner is to the right of its source."""
     names = list(places)
-    distance = names.index(bundle.learner) - names.index(bundle.source)
+    return names.index(bundle.learner) - names.index(bundle.source)
+
+
+def _depth(bundle: _Bundle, places: Mapping[str, Place]) -> float:
+    distance = _distance(bundle, places)
     return _ARC * abs(distance) + (_ARC / 2 if distance < 0 and not bundle.is_mutual else 0) + 6
 
 
 def _thickness(bundle: _Bundle) -> float:
-    """Returns the width of a line: 1 pixel at a weight of 0, and one more for each doubling from 1 on."""
+    """Returns the width of a line in pixels, larger for larger weights."""
     return min(6.0, 1 + math.log2(1 + sum(abs(weight) for *_, weight in bundle.kinds)))
 
 
@@ -152,15 +158,14 @@ def _badge(bundle: _Bundle, at: tuple[float, float], kinds: Mapping[Kind, str]) 
     return element("g", element("title", said), box, written)
 
 
-def _node(text: str, at: tuple[float, float], style: str | None) -> Markup:
-    shown = clip(text, 11 if style is None else 8)
+def _node(text: str, at: Place, style: str | None) -> Markup:
+    shown = clip(text, 10)
     x, y = at
-    title = element("title", text)
-    written = element("text", shown, x=x, y=y + 4, text_anchor="middle", class_="node-text")
-    if style is None:
-        half = 10 + 3.6 * len(shown)
-        return element("g", title, element("rect", x=x - half, y=y - 15, width=2 * half, height=30.0, rx=4.0, class_="source"), written)
-    return element("g", title, element("circle", cx=x, cy=y, r=_RADIUS, class_=f"node {style}"), written)
+    half = max(20.0, 9 + 3.9 * len(shown))
+    shape = {"x": x - half, "y": y - _HALF_HEIGHT, "width": 2 * half, "height": 2 * _HALF_HEIGHT}
+    box = element("rect", rx=4.0 if style is None else _HALF_HEIGHT, class_="source" if style is None else f"node {style}", **shape)
+    written = element("text", shown, x=x, y=y + 4.5, text_anchor="middle", class_="node-text")
+    return element("g", element("title", text), box, written)
 
 
 def _kind_text(kind: Kind) -> str:
@@ -170,7 +175,7 @@ def _kind_text(kind: Kind) -> str:
 
 def _key(kinds: Mapping[Kind, str]) -> Markup:
     rows = [
-        element("li", element("b", badge, class_="badge-key"), name(loss), " of ", name(at), f" × {weight:g}")
+        element("li", element("b", badge, class_="badge-key"), name(loss), " of ", name(at), f", weight {weight:g}")
         for (loss, at, weight), badge in kinds.items()
     ]
     return element("ul", *rows, class_="key")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-from mutual.engine.report.charts import swatch
+from mutual.engine.report.charts import member_name
 from mutual.engine.report.findings import Findings, MemberFindings
-from mutual.engine.report.markup import Markup, element, join, lines, name, table
-from mutual.engine.report.numbers import count_text, is_finite, metric_label, metric_text
+from mutual.engine.report.markup import Markup, element, lines, name, table
+from mutual.engine.report.numbers import NOTHING, count_text, is_finite, metric_label, metric_text
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
 _COLUMNS = ("top1", "macro_top1", "map", "knn_top1", "nll", "ece")
@@ -100,7 +100,7 @@ def _members(findings: Findings, styles: dict[str, str]) -> Markup:
         ]
         cells += [metric_text(metric, member.scores.get(metric)) for metric in metrics]
         if has_scaled:
-            temperature = f"{member.temperature:.2f}" if is_finite(member.temperature) else "–"
+            temperature = f"{member.temperature:.2f}" if is_finite(member.temperature) else NOTHING
             cells += [temperature, metric_text("nll", None if member.scaled is None else member.scaled.nll)]
         rows.append([*cells, *(metric_text(metric, test.get(metric)) for metric in tested)])
     return table(
@@ -111,4 +111,4 @@ def _members(findings: Findings, styles: dict[str, str]) -> Markup:
 def _title(findings: Findings, member: MemberFindings, styles: dict[str, str]) -> Markup:
     tag = "to ship" if member.name == findings.best_peer else "frozen" if member.is_frozen else None
     mark = None if tag is None else element("span", tag, class_="tag")
-    return join([swatch(styles[member.name]), name(member.name, max_length=40), " ", mark])
+    return member_name(member.name, styles[member.name], " ", mark)

@@ -10,7 +10,7 @@ from mutual.engine.report.numbers import is_finite
 
 _MAX_LABELLED = 40  # rows; of more, names stand in the titles of the cells alone
 _NUM_LEVELS = 8
-_CHARACTER = 6.3  # pixels of a letter, about
+_CHARACTER = 6.9  # pixels of a letter, about
 
 
 def heat_map(
@@ -28,10 +28,12 @@ def heat_map(
     """Returns the drawing; a cell whose value is 0 or None stays empty.
 
     Args:
-        rows, columns: their names.
+        rows: their names.
+        columns: their names.
         values: `[rows][columns]`, at least 0.
         label: what it is, for screen readers.
-        row_axis, column_axis: what rows and columns are.
+        row_axis: what the rows are.
+        column_axis: what the columns are.
         high: the value that is drawn darkest; larger ones are drawn so, too.
         text: what is written into a cell, where there is room.
         title: what is said of a cell by its indices.
@@ -44,6 +46,7 @@ def heat_map(
     is_flat = all(len(each) * _CHARACTER < side - 2 for each in names[1])  # else they are written upwards
     bottom = 36.0 if is_flat and has_names else bottom
     grid_width, grid_height = side * len(columns), side * len(rows)
+    bottom -= 0 if column_axis else 12
     drawn = [element("rect", x=left, y=4.0, width=grid_width, height=grid_height, class_="heat-frame")]
     for row, line in enumerate(values):
         for column, value in enumerate(line):

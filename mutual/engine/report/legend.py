@@ -11,7 +11,7 @@ _COLOURS = 8
 
 
 def member_styles(members: Sequence[MemberFindings]) -> dict[str, str]:
-    """Returns by member the CSS classes of its lines: a colour of its own, and dashes where the colours come again; the ensemble's is grey."""
+    """Returns by member the CSS classes of its lines: its own colour, and dashes where colours come again; the ensemble's is grey."""
     peers = [member.name for member in members if member.name != ENSEMBLE]
     return {**styles_of(peers), ENSEMBLE: "ensemble"}
 

@@ -19,7 +19,7 @@ LABELS = {
     "f1": "F1",
     "knn_top1": "k-NN top-1",
 }
-NOTHING = "–"
+NOTHING = "\N{EN DASH}"
 
 
 def metric_label(metric: str) -> str:

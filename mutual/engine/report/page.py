@@ -22,12 +22,12 @@ _PAIRS = (
     "probabilities of one are from the other's."
 )
 _CALIBRATION = (
-    "A calibrated member is right as often as it is sure: its bars reach the diagonal. Dividing logits by the temperature changes how sure "
-    "it is and no prediction; the temperature was chosen on validation images."
+    "A calibrated member is right as often as it is sure: its bars reach the diagonal. Dividing logits by the temperature changes how "
+    "sure it is and no prediction; the temperature was chosen on validation images."
 )
 _GRAPH = (
-    "An arrow leads from what teaches to who learns from it; the gradient flows into the learner alone. A line is thicker where its weights "
-    "are larger."
+    "An arrow leads from what teaches to who learns from it; the gradient flows into the learner alone. A line is thicker where its "
+    "weights are larger."
 )
 _FEATURES = "Linear CKA (arXiv:1905.00414): 1 where two layers see the same up to a rotation and a scale, near 0 where they share nothing."
 _CHURN = "The fraction of images whose predicted class is not that of the evaluation before: a peer whose churn stays high has not settled."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mutual.engine.report.charts import legend, reliability_chart, swatch
+from mutual.engine.report.charts import legend, member_name, reliability_chart
 from mutual.engine.report.findings import Findings, ImageFinding, MemberFindings
 from mutual.engine.report.heat_map import heat_map
 from mutual.engine.report.markup import Markup, clip, element, folded, join, name, table
@@ -54,7 +54,7 @@ def classes(findings: Findings, styles: Mapping[str, str]) -> Markup | None:
     heads: list[object] = [
         "class",
         "images",
-        *(join([swatch(styles[each.name]), "recall ", name(each.name, max_length=20)]) for each in columns),
+        *(join(["recall", element("br"), member_name(each.name, styles[each.name])]) for each in columns),
     ]
     rows = []
     for class_name, scores in ordered[:_MAX_CLASSES]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mutual.data.loading.batch import Batch, Window, mixed
     from mutual.data.loading.cores import available_cores, local_processes
     from mutual.data.loading.plan import shard_bounds
+    from mutual.data.loading.prepared import PreparedImages
     from mutual.data.loading.transfer import DeviceTransfer
     from mutual.data.module import DataModule
     from mutual.data.seeding import seeded_generators
@@ -29,6 +30,7 @@ __all__ = [
     "DataModule",
     "DeviceTransfer",
     "ImageError",
+    "PreparedImages",
     "Preprocess",
     "ShapeError",
     "Survey",
@@ -63,6 +65,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.data.module": ("DataModule",),
         "mutual.data.seeding": ("seeded_generators",),
         "mutual.data.loading.plan": ("shard_bounds",),
+        "mutual.data.loading.prepared": ("PreparedImages",),
         "mutual.data.datasets.presence": ("check_present",),
         "mutual.data.transforms.regions": ("ShapeError",),
         "mutual.data.loading.transfer": ("DeviceTransfer",),

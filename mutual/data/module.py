@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mutual.data.datasets.fingerprint import fingerprint
@@ -20,6 +21,7 @@ from mutual.data.loading.batch import Batch, Window
 from mutual.data.loading.cores import default_workers
 from mutual.data.loading.dataset import BatchesOnDemand, Failure, SplitsDataset, TransformedDataset
 from mutual.data.loading.plan import EpochPlan, Sampler
+from mutual.data.loading.prepared import PreparedImages, evenly_spread
 from mutual.data.loading.requests import CountedViews, Request, TrainBatchSampler, eval_requests
 from mutual.data.loading.views import TransformError
 from mutual.data.loading.workers import Loader
@@ -231,16 +233,22 @@ class DataModule:
             ImageError: an image cannot be read.
             OSError: the disk or the machine failed.
         """
-        train = self._splits["train"]
-        labelled = train.select(torch.arange(len(train.labels)) if train.labels.dim() == 2 else (train.labels >= 0).nonzero().flatten())
-        split = labelled.select(stratified_subset(labelled.labels, min(size, len(labelled.labels)), seed=self._seed))
-        spec, channels, image_size = self._spec, self.loaded_shape[0], self.loaded_shape[1:]
-        transforms = eval_transforms(spec, image_size)
-        dataset = TransformedDataset(split, transforms, data=spec, channels=channels, image_size=image_size, seed=self._seed)
-        requests = eval_requests(len(split.labels), spec.eval_batch_size or spec.batch_size, world_size=world_size, shard=shard)
-        self._sample_loader = loader = self._new_loader(dataset, self._num_workers(len(requests)))
+        images = self.select_images("train")
+        chosen = stratified_subset(images.split.labels[images.indices], min(size, len(images)), seed=self._seed)
+        yield from self.prepared_batches(self._prepare("train", images.indices[chosen]), world_size=world_size, shard=shard)
+
+    def select_images(self, split: str, size: int | None = None) -> PreparedImages:
+        """Returns images of a split that have labels, prepared as the validation images are: `size` of them, spread evenly, or all."""
+        labels = self._splits[split].labels
+        labelled = torch.arange(len(labels)) if labels.dim() == 2 else (labels >= 0).nonzero().flatten()
+        return self._prepare(split, labelled[evenly_spread(len(labelled), size)])
+
+    def prepared_batches(self, images: PreparedImages, *, world_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
+        """Yields a shard of `images`, as `eval_batches` does of a split; over all shards each is there exactly once."""
+        requests = eval_requests(len(images), self._spec.eval_batch_size or self._spec.batch_size, world_size=world_size, shard=shard)
+        self._sample_loader = loader = self._new_loader(images.dataset, self._num_workers(len(requests)))
         for loaded in loader(requests):
-            yield self._checked(loaded, "train", None)
+            yield self._checked(loaded, images.split_name, None)
         loader.close()
 
     def take_bad_images(self) -> dict[str, dict[str, str]]:
@@ -250,13 +258,15 @@ class DataModule:
 
     def close(self) -> None:
         """Ends the worker processes."""
-        self._close_loaders()
-
-    def _close_loaders(self) -> None:
         for loader in (self._loader, self._sample_loader):
             if loader is not None:
                 loader.close()
         self._loader = self._sample_loader = None
+
+    def _prepare(self, split_name: str, indices: Tensor) -> PreparedImages:
+        split, spec, side = self._splits[split_name], self._spec, self.loaded_shape[1:]
+        form: dict[str, Any] = {"data": spec, "channels": self.loaded_shape[0], "image_size": side, "seed": self._seed}
+        return PreparedImages(split_name, split, indices, TransformedDataset(split.select(indices), eval_transforms(spec, side), **form))
 
     def _load_as(self, shape: tuple[int, int, int]) -> None:
         """Brings the images of all splits to `shape`."""
@@ -284,7 +294,7 @@ class DataModule:
             if found != shape:
                 message = f"{name} gives images of {found}, wanted are {shape}; end it with a crop or a resize"
                 raise _FixedSizeError(message) if _says_size(spec) else ValueError(message)
-        self._close_loaders()
+        self.close()
         self._train, self._datasets, self.loaded_shape = train, datasets, shape
 
     def _checked(self, loaded: Batch | Failure, split: str, epoch: int | None) -> Batch:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mutual.engine.fitting import fit, load_peer
     from mutual.engine.inputs import check_data_present, check_inputs, check_split, check_weights_present
     from mutual.engine.monitoring import NonFiniteLossError, Scores
+    from mutual.engine.report import Findings, analyse_run
     from mutual.engine.results import RunResult
     from mutual.engine.runtime import StoppedError
     from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files, write_file
@@ -36,6 +37,7 @@ __all__ = [
     "Callback",
     "Draft",
     "FilledStore",
+    "Findings",
     "ImageLike",
     "Link",
     "MeasuredCost",
@@ -49,6 +51,7 @@ __all__ = [
     "StoppedError",
     "TrainingState",
     "TuningResult",
+    "analyse_run",
     "check_data_present",
     "check_inputs",
     "check_split",
@@ -95,6 +98,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.fitting": ("fit", "load_peer"),
         "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_split", "check_weights_present"),
         "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),
+        "mutual.engine.report": ("Findings", "analyse_run"),
         "mutual.engine.results": ("RunResult",),
         "mutual.engine.runtime": ("StoppedError",),
         "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files", "write_file"),

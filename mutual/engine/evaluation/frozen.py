@@ -13,7 +13,7 @@ from mutual.models import ClassIndex, ClassMap, ModelCard, architecture_args, is
 from mutual.recipe import InputError, Recipe, program_file
 
 
-def read_frozen(recipe: Recipe, name: str, trained: Path, factories: Sequence[str]) -> tuple[nn.Module, ModelCard, ClassMap]:
+def read_frozen(recipe: Recipe, name: str, trained: Path, factories: Sequence[str]) -> tuple[WithColumns, ModelCard, ClassMap]:
     """Returns the frozen peer `name` in eval mode, built from the recipe's `model` and `weights`, with a card of what it is given.
 
     Its logits are of the run's classes, in their order, or of those that it knows. No file chooses code: a model that is none of the zoo
@@ -57,10 +57,12 @@ def read_frozen(recipe: Recipe, name: str, trained: Path, factories: Sequence[st
         std=model_input.std,
         interpolation=model_input.interpolation,
     )
-    return _WithColumns(created.model, created.classes).eval(), card, created.classes
+    model = WithColumns(created.model, created.classes)
+    model.eval()
+    return model, card, created.classes
 
 
-class _WithColumns(nn.Module):
+class WithColumns(nn.Module):
     """A model whose logits are those of the data's classes."""
 
     def __init__(self, model: nn.Module, classes: ClassMap) -> None:
@@ -69,5 +71,6 @@ class _WithColumns(nn.Module):
         self.columns = None if classes.columns is None else ClassIndex(classes.columns)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Returns the logits `[B, C]`, or `[B, K]` of the classes that it knows."""
         logits: Tensor = self.model(images)
         return logits if self.columns is None else self.columns(logits)

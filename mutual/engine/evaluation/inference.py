@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,10 @@ from mutual.engine.evaluation.class_scores import ClassScores, class_scores
 from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.evaluation.frozen import read_frozen
 from mutual.engine.monitoring import Scores, SkippedImages, with_rank
-from mutual.engine.runtime import init_environment, restore_switches
+from mutual.engine.runtime import Environment, init_environment, restore_switches
 from mutual.engine.storage import peer_of_file
 from mutual.models import ClassIndex, ModelCard, ModelInput, class_columns, read_model
-from mutual.recipe import Data, InputError, Recipe, first_line
+from mutual.recipe import Data, InputError, Precision, Recipe, first_line
 
 
 @dataclass(frozen=True)
@@ -61,54 +61,118 @@ def score_run(
     Raises:
         InputError: there is no such split; a file or the data cannot be read, or they do not fit.
     """
-    _check_trusted(recipe.data, datasets)
-    models, known = _read_models(recipe, files, factories, frozen)
-    environment = init_environment(recipe)
-    comm = environment.comm
-    inputs = {name: _input_of(recipe, name, card) for name, (_, card) in models.items()}
-    data = _build_data(recipe, next(card for _, card in models.values()), list(inputs.values()), split)
-    info = data.info
-    order = {name: _order(recipe, name, card, info, is_partial=name in known).to(comm.device) for name, (_, card) in models.items()}
-    for name, (model, card) in models.items():
-        _check_size(recipe, name, model, card, inputs[name])
-        model.to(comm.device)
+    check_trusted_data(recipe.data, datasets)
+    if frozen is None:
+        peers = {name: LoadedPeer(model, model, card) for name, (model, card) in read_models(files, factories).items()}
+    else:
+        peers = {frozen: load_frozen(recipe, frozen, files[0], factories)}
+    inference = RunInference.prepare(recipe, peers, split=split)
+    comm, info, data = inference.environment.comm, inference.data.info, inference.data
     evaluator = Evaluator(
-        list(models),
-        list(models),
+        list(peers),
+        list(peers),
         num_classes=info.num_classes,
         device=comm.device,
         multi_label=info.multi_label,
-        known_classes=known,
+        known_classes=inference.known_classes,
         counts_classes=per_class,
     )
-    precision = None if frozen is None else recipe.peers[frozen].precision
-
-    def predict(pixels: Tensor, _: Batch) -> dict[str, Tensor]:
-        images = {each: each(pixels) for each in set(inputs.values())}
-        with environment.autocast(precision):
-            return {name: order[name](model(images[inputs[name]]).float()) for name, (model, _) in models.items()}
-
     ranks: dict[str, Any] = {"world_size": comm.size, "shard": (comm.rank, comm.size)}
     loaded = data.sample_batches(info.num_train, **ranks) if split == "train" else data.eval_batches(**ranks, split=split)
     batches = with_rank(loaded, comm)
     try:
-        scores = evaluator(predict, batches)
-        counts = evaluator.class_counts()
+        scores = evaluator(inference.predict, batches)
+        of_classes = inference.class_scores(evaluator)
     finally:
         data.close()
     SkippedImages(recipe, data, comm, shard=(comm.rank, comm.size), trains=False).report(partial(warnings.warn, stacklevel=2))
-    names = {member: [info.class_names[label] for label in known.get(member, range(info.num_classes))] for member in counts}
-    return RunScores(scores, {member: class_scores(names[member], rows) for member, rows in counts.items()})
+    return RunScores(scores, of_classes)
 
 
-def _read_models(
-    recipe: Recipe, files: Sequence[Path], factories: Sequence[str], frozen: str | None
-) -> tuple[dict[str, tuple[nn.Module, ModelCard]], dict[str, tuple[int, ...]]]:
-    """Returns the models that are scored, with their cards, and the classes that one knows which does not know all."""
-    if frozen is None:
-        return read_models(files, factories), {}
-    model, card, classes = read_frozen(recipe, frozen, files[0], factories)
-    return {frozen: (model, card)}, {} if classes.known is None else {frozen: classes.known}
+@dataclass(frozen=True)
+class LoadedPeer:
+    """A peer of a run with its weights.
+
+    Attributes:
+        model: in eval mode.
+        bare: the same without what selects classes, so that module paths are those of the recipe.
+        card: what it was trained for.
+        known: the classes of the data, by their index, that its outputs stand for; None: all.
+        precision: in which it is run; None: the run's.
+    """
+
+    model: nn.Module
+    bare: nn.Module
+    card: ModelCard
+    known: tuple[int, ...] | None = None
+    precision: Precision | None = None
+
+
+def load_frozen(recipe: Recipe, name: str, trained: Path, factories: Sequence[str]) -> LoadedPeer:
+    """Returns the frozen peer `name`, as `read_frozen` reads it."""
+    model, card, classes = read_frozen(recipe, name, trained, factories)
+    return LoadedPeer(model, model.model, card, classes.known, recipe.peers[name].precision)
+
+
+@dataclass(frozen=True)
+class RunInference:
+    """Peers of a run on their device and the images of its data: what evaluation and the report share.
+
+    Attributes:
+        environment: device, processes and precision.
+        data: images as large as the peers need them.
+        peers: by name, with the classes as they stand in their outputs.
+        inputs: by name what each reads.
+        columns: by name what brings its outputs into the data's order.
+    """
+
+    environment: Environment
+    data: DataModule
+    peers: dict[str, LoadedPeer]
+    inputs: dict[str, ModelInput]
+    columns: dict[str, nn.Module]
+
+    @classmethod
+    def prepare(cls, recipe: Recipe, peers: Mapping[str, LoadedPeer], *, split: str) -> RunInference:
+        """Reads the data as the first of `peers` was trained on, and moves the peers to their device. Collective.
+
+        Sets numerical switches of the process, as `init_environment` does.
+
+        Raises:
+            InputError: the data cannot be read, have no such split, or do not fit the peers.
+        """
+        environment = init_environment(recipe)
+        device = environment.comm.device
+        inputs = {name: _input_of(recipe, name, peer.card) for name, peer in peers.items()}
+        data = _build_data(recipe, next(iter(peers.values())).card, list(inputs.values()), split)
+        columns = {
+            name: _order(recipe, name, peer.card, data.info, is_partial=peer.known is not None).to(device) for name, peer in peers.items()
+        }
+        for name, peer in peers.items():
+            _check_size(recipe, name, peer.model, peer.card, inputs[name])
+            peer.model.to(device)
+        return cls(environment, data, dict(peers), inputs, columns)
+
+    @property
+    def known_classes(self) -> dict[str, tuple[int, ...]]:
+        """By peer that does not know all classes of the data the indices of those that it knows."""
+        return {name: peer.known for name, peer in self.peers.items() if peer.known is not None}
+
+    def class_scores(self, evaluator: Evaluator) -> dict[str, list[ClassScores]]:
+        """Returns by member the scores of each class that it knows, of the images that `evaluator` has counted. Collective."""
+        info, known = self.data.info, self.known_classes
+        names = {member: [info.class_names[label] for label in labels] for member, labels in known.items()}
+        counts = evaluator.class_counts()
+        return {member: class_scores(names.get(member, info.class_names), rows) for member, rows in counts.items()}
+
+    def predict(self, pixels: Tensor, _: Batch) -> dict[str, Tensor]:
+        """Returns by peer its float32 logits `[B, C]`, `[B, K]` of one that knows a part of the classes."""
+        images = {each: each(pixels) for each in set(self.inputs.values())}
+        logits = {}
+        for name, peer in self.peers.items():
+            with self.environment.autocast(peer.precision):
+                logits[name] = self.columns[name](peer.model(images[self.inputs[name]]).float())
+        return logits
 
 
 def _build_data(recipe: Recipe, card: ModelCard, inputs: Sequence[ModelInput], split: str) -> DataModule:
@@ -123,7 +187,7 @@ def _build_data(recipe: Recipe, card: ModelCard, inputs: Sequence[ModelInput], s
     return data
 
 
-def _check_trusted(data: Data, datasets: Sequence[str]) -> None:
+def check_trusted_data(data: Data, datasets: Sequence[str]) -> None:
     """Refuses data whose code the run's recipe would choose."""
     if data.family == "own" and data.dataset not in datasets:
         given = f" (given: {', '.join(sorted(datasets))})" if datasets else ""

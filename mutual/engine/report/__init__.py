@@ -4,25 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mutual.engine.report.findings import (
+    EdgeFinding,
+    Findings,
+    ImageFinding,
+    MemberFindings,
+    PairFindings,
+    Reliability,
+)
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine.report.findings import (
-        EdgeFinding,
-        Findings,
-        ImageFinding,
-        MemberFindings,
-        PairFindings,
-        Reliability,
-    )
-    from mutual.engine.report.page import run_page
+    from mutual.engine.report.analysis import MAX_IMAGES, analyse_run
+    from mutual.engine.report.pages import comparison_page, run_page
+    from mutual.engine.report.writing import report_comparison, report_run
 
-__all__ = ["EdgeFinding", "Findings", "ImageFinding", "MemberFindings", "PairFindings", "Reliability", "run_page"]
+__all__ = [
+    "MAX_IMAGES",
+    "EdgeFinding",
+    "Findings",
+    "ImageFinding",
+    "MemberFindings",
+    "PairFindings",
+    "Reliability",
+    "analyse_run",
+    "comparison_page",
+    "report_comparison",
+    "report_run",
+    "run_page",
+]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.engine.report.findings": ("EdgeFinding", "Findings", "ImageFinding", "MemberFindings", "PairFindings", "Reliability"),
-        "mutual.engine.report.page": ("run_page",),
+        "mutual.engine.report.analysis": ("MAX_IMAGES", "analyse_run"),
+        "mutual.engine.report.pages": ("comparison_page", "run_page"),
+        "mutual.engine.report.writing": ("report_comparison", "report_run"),
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,7 @@ class PairFindings:
             (arXiv:2106.05945).
         agreement_by_epoch, kl_by_epoch: over the training, as metrics.jsonl has them.
         cka: by module path (first's, second's) the linear CKA of their outputs (arXiv:1905.00414).
+        reverse_kl, reverse_kl_by_epoch: the same as `kl` the other way, KL(first || second).
     """
 
     first: str
@@ -84,6 +86,8 @@ class PairFindings:
     agreement_by_epoch: Mapping[int, float] = field(default_factory=dict)
     kl_by_epoch: Mapping[int, float] = field(default_factory=dict)
     cka: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    reverse_kl: float = math.nan
+    reverse_kl_by_epoch: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ class Findings:
         test: the scores on the test images; empty where there are none.
         class_names: in the order of the confusion matrices.
         notes: what is to be said: that validation chose the epoch, that something was left out.
+        parent: the run folder that `changes` compares with; empty where there is none.
     """
 
     folder: str
@@ -164,3 +169,4 @@ class Findings:
     test: Mapping[str, Mapping[str, float]]
     class_names: list[str]
     notes: list[str] = field(default_factory=list)
+    parent: str = ""

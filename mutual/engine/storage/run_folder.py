@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.storage.checkpoint_store import CheckpointStore
@@ -138,6 +139,15 @@ class RunFolder:
         Raises:
             InputError: this is no run folder, or its recipe was changed.
         """
+        self.recipe_text()
+        return load_recipe(self.path / RECIPE, overrides)
+
+    def recipe_text(self) -> str:
+        """Returns the text of the recipe that was trained here, with the notes behind it, after comparing its checksum.
+
+        Raises:
+            InputError: this is no run folder, or its recipe was changed.
+        """
         file = self.path / RECIPE
         if not file.is_file():
             raise InputError(
@@ -148,7 +158,16 @@ class RunFolder:
             raise InputError(f"{file} has no checksum at its end: it was cut, or is of another version; use that version, or train again")
         if digest.strip() != sha256(text).encode():
             raise InputError(f"{file} is not as the run wrote it; undo the change, and give other values as key.path=value")
-        return load_recipe(file, overrides)
+        return text.decode(errors="replace")  # for readers; `recipe` says what is wrong with it
+
+    def notes(self) -> dict[str, Any]:
+        """Returns the notes behind the recipe, such as the versions under `x-environment`.
+
+        Raises:
+            InputError: this is no run folder, or its recipe was changed.
+        """
+        _, _, notes = self.recipe_text().partition("\nx-")
+        return dict(yaml.safe_load(f"x-{notes}")) if notes else {}
 
     def write_best(self, best: BestRecord) -> None:
         """Writes best.json."""

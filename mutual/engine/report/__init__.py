@@ -17,7 +17,8 @@ from mutual.lazy import lazy_attributes
 if TYPE_CHECKING:
     from mutual.engine.report.analysis import MAX_IMAGES, analyse_run
     from mutual.engine.report.pages import comparison_page, run_page
-    from mutual.engine.report.writing import report_comparison, report_run
+    from mutual.engine.report.report_of_comparison import report_comparison
+    from mutual.engine.report.report_of_run import report_run
 
 __all__ = [
     "MAX_IMAGES",
@@ -39,6 +40,7 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "mutual.engine.report.analysis": ("MAX_IMAGES", "analyse_run"),
         "mutual.engine.report.pages": ("comparison_page", "run_page"),
-        "mutual.engine.report.writing": ("report_comparison", "report_run"),
+        "mutual.engine.report.report_of_comparison": ("report_comparison",),
+        "mutual.engine.report.report_of_run": ("report_run",),
     },
 )

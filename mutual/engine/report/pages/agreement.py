@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from mutual.engine.report.charts import Series, charts, legend, line_chart, member_name
 from mutual.engine.report.findings import Findings, PairFindings
-from mutual.engine.report.heat_map import heat_map
-from mutual.engine.report.markup import Markup, clip, element, join, name, table
-from mutual.engine.report.numbers import metric_text
+from mutual.engine.report.pages.charts import Series, charts, legend, line_chart, member_name
+from mutual.engine.report.pages.heat_map import heat_map
+from mutual.engine.report.pages.markup import Markup, clip, element, join, name, table
+from mutual.engine.report.pages.numbers import finite, metric_text
 
 _MAX_CKA = 12  # pairs; 8 peers have 28
 
@@ -18,22 +19,22 @@ def pairs(findings: Findings, styles: Mapping[str, str]) -> list[object]:
     if not findings.pairs:
         return []
     members = [member.name for member in findings.members if any(member.name in (pair.first, pair.second) for pair in findings.pairs)]
-    agreement, kl = _agreement(findings.pairs), {(pair.first, pair.second): pair.kl for pair in findings.pairs}
+    directed = _directed(findings.pairs)
+    agreement = {(pair.first, pair.second): pair.agreement for pair in directed}
+    kl = {(pair.first, pair.second): pair.kl for pair in directed}
     matrices = [
         _matrix("Agreement", members, agreement, "fraction of images for which both predict the same class"),
-        _matrix("KL of the column from the row, nats", members, kl, "how far the row's probabilities are from the column's"),
+        _matrix("KL(column || row), nats", members, kl, "how far the row is from what the column says"),
     ]
     drawn: list[Markup | None] = []
     for each in members:
-        said = f"agreement with {clip(each, 20)}"
-        drawn.append(line_chart(f"{clip(each, 20)}: agreement with the others", _lines(findings, each, styles, said), metric="agreement"))
-    for each in members:
         series = [
-            Series(pair.second, styles[pair.second], sorted(pair.kl_by_epoch.items()))
-            for pair in findings.pairs
-            if pair.first == each and pair.kl_by_epoch
+            Series(pair.second, styles[pair.second], sorted(pair.agreement_by_epoch.items())) for pair in directed if pair.first == each
         ]
-        drawn.append(line_chart(f"{clip(each, 20)}: KL from the others", series, metric="kl", note="nats"))
+        drawn.append(line_chart(f"{clip(each, 20)}: agreement with the others", series, metric="agreement"))
+    for each in members:
+        series = [Series(pair.second, styles[pair.second], sorted(pair.kl_by_epoch.items())) for pair in directed if pair.first == each]
+        drawn.append(line_chart(f"KL(another || {clip(each, 20)})", series, metric="kl", note="nats"))
     over_epochs = [legend([(each, styles[each]) for each in members]), charts(drawn)] if any(drawn) else [_mean_over_epochs(findings)]
     return [element("div", *matrices, class_="charts"), *over_epochs]
 
@@ -45,7 +46,7 @@ def fidelity(findings: Findings, styles: Mapping[str, str]) -> list[object]:
     rows: list[tuple[object, ...]] = []
     drawn = []
     for teacher in (member.name for member in findings.members if member.is_frozen):
-        followed = [pair for pair in findings.pairs if pair.second == teacher and pair.first in _trained(findings)]
+        followed = [pair for pair in _directed(findings.pairs) if pair.second == teacher and pair.first in _trained(findings)]
         for pair in followed:
             title = member_name(pair.first, styles[pair.first])
             scores = (metric_text("top1", top1[pair.first]), metric_text("top1", top1[teacher]))
@@ -54,7 +55,7 @@ def fidelity(findings: Findings, styles: Mapping[str, str]) -> list[object]:
         kl = [Series(pair.first, styles[pair.first], sorted(pair.kl_by_epoch.items())) for pair in followed]
         drawn += [
             line_chart(f"Agreement with {clip(teacher, 20)}", agreement, metric="agreement"),
-            line_chart(f"KL from {clip(teacher, 20)}", kl, metric="kl", note="nats"),
+            line_chart(f"KL({clip(teacher, 20)} || learner)", kl, metric="kl", note="nats"),
         ]
     if rows:
         heads = ("learner", "teacher", "agreement", "KL, nats", "learner's top-1", "teacher's top-1")
@@ -79,14 +80,19 @@ def _trained(findings: Findings) -> set[str]:
     return {member.name for member in findings.members if not member.is_frozen and member.name != "ensemble"}
 
 
-def _agreement(found: Sequence[PairFindings]) -> dict[tuple[str, str], float]:
-    """Returns it for both orders of each pair."""
-    return {ends: pair.agreement for pair in found for ends in ((pair.first, pair.second), (pair.second, pair.first))}
+def _directed(found: Sequence[PairFindings]) -> list[PairFindings]:
+    """Returns each pair in both orders."""
+    both: dict[tuple[str, str], PairFindings] = {}
+    for pair in found:
+        both[pair.first, pair.second] = pair
+        turned = replace(pair, first=pair.second, second=pair.first, kl=pair.reverse_kl, kl_by_epoch=pair.reverse_kl_by_epoch)
+        both.setdefault((pair.second, pair.first), turned)
+    return list(both.values())
 
 
 def _matrix(title: str, members: Sequence[str], values: Mapping[tuple[str, str], float], note: str) -> Markup:
     rows = [[values.get((first, second)) for second in members] for first in members]
-    high = max((value for value in values.values()), default=1.0)
+    high = max(finite(values.values()), default=1.0)
     is_fraction = title == "Agreement"
     drawn = heat_map(
         members,
@@ -104,16 +110,6 @@ def _matrix(title: str, members: Sequence[str], values: Mapping[tuple[str, str],
     )
     shown = f"{title}, %" if is_fraction else title
     return element("figure", element("figcaption", element("strong", shown), element("span", note)), drawn)
-
-
-def _lines(findings: Findings, member: str, styles: Mapping[str, str], said: str) -> list[Series]:
-    """Returns how often the others agree with `member` over the epochs."""
-    series: dict[str, Series] = {}
-    for pair in findings.pairs:
-        if member in (pair.first, pair.second) and pair.agreement_by_epoch:
-            other = pair.second if pair.first == member else pair.first
-            series.setdefault(other, Series(f"{clip(other, 20)}, {said}", styles[other], sorted(pair.agreement_by_epoch.items())))
-    return list(series.values())
 
 
 def _mean_over_epochs(findings: Findings) -> Markup | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mutual.engine.report.charts import legend, member_name, reliability_chart
 from mutual.engine.report.findings import Findings, ImageFinding, MemberFindings
-from mutual.engine.report.heat_map import heat_map
-from mutual.engine.report.markup import Markup, clip, element, folded, join, name, table
-from mutual.engine.report.numbers import metric_text
+from mutual.engine.report.pages.charts import legend, member_name, reliability_chart
+from mutual.engine.report.pages.heat_map import heat_map
+from mutual.engine.report.pages.markup import Markup, clip, element, folded, join, name, table
+from mutual.engine.report.pages.numbers import metric_text
 
 _MAX_CLASSES = 60  # rows of the table per class; the weakest come first
 _MAX_MATRICES = 4  # of members beside the best one, in a file that is still small

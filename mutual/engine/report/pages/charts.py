@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mutual.engine.report.axes import BOTTOM, LEFT, RIGHT, TOP, Scale, frame, value_scale
 from mutual.engine.report.findings import Reliability
-from mutual.engine.report.markup import Markup, clip, element, join, name
-from mutual.engine.report.numbers import finite, is_finite, metric_text
+from mutual.engine.report.pages.axes import BOTTOM, LEFT, RIGHT, TOP, Scale, frame, value_scale
+from mutual.engine.report.pages.markup import Markup, clip, element, join, name
+from mutual.engine.report.pages.numbers import finite, is_finite, metric_text
 
 WIDTH, HEIGHT = 340.0, 216.0
 MAX_POINTS = 240

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mutual.engine.report.charts import svg
-from mutual.engine.report.markup import Markup, clip, element, scroll_box
-from mutual.engine.report.numbers import is_finite
+from mutual.engine.report.pages.charts import svg
+from mutual.engine.report.pages.markup import Markup, clip, element, scroll_box
+from mutual.engine.report.pages.numbers import is_finite
 
 _MAX_LABELLED = 40  # rows; of more, names stand in the titles of the cells alone
 _NUM_LEVELS = 8

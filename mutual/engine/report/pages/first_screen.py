@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-from mutual.engine.report.charts import member_name
 from mutual.engine.report.findings import Findings, MemberFindings
-from mutual.engine.report.markup import Markup, element, lines, name, table
-from mutual.engine.report.numbers import NOTHING, count_text, is_finite, metric_label, metric_text
+from mutual.engine.report.pages.charts import member_name
+from mutual.engine.report.pages.markup import Markup, element, lines, name, table
+from mutual.engine.report.pages.numbers import NOTHING, count_text, is_finite, metric_label, metric_text
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
 _COLUMNS = ("top1", "macro_top1", "map", "knn_top1", "nll", "ece")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from mutual.engine.report.agreement import features, fidelity, pairs
-from mutual.engine.report.curves import churn, curves, speed
-from mutual.engine.report.document import document, section
-from mutual.engine.report.edge_graph import edge_graph
 from mutual.engine.report.findings import Findings
-from mutual.engine.report.first_screen import result, split_name
-from mutual.engine.report.legend import member_styles
-from mutual.engine.report.markup import Markup, code, join, name
-from mutual.engine.report.quality import calibration, classes, confusion, images
-from mutual.engine.report.record import costs, environment, recipe
+from mutual.engine.report.pages.agreement import features, fidelity, pairs
+from mutual.engine.report.pages.curves import churn, curves, speed
+from mutual.engine.report.pages.document import document, section
+from mutual.engine.report.pages.edge_graph import edge_graph
+from mutual.engine.report.pages.first_screen import result, split_name
+from mutual.engine.report.pages.legend import member_styles
+from mutual.engine.report.pages.markup import Markup, code, join, name
+from mutual.engine.report.pages.quality import calibration, classes, confusion, images
+from mutual.engine.report.pages.record import costs, environment, recipe
 
 _FIDELITY = (
     "How closely a learner follows its teacher, apart from how often it is right: a student may be accurate and agree little, "

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mutual.engine.report.markup import Markup, element, join
-from mutual.engine.report.numbers import FRACTIONS, finite
+from mutual.engine.report.pages.markup import Markup, element, join
+from mutual.engine.report.pages.numbers import FRACTIONS, finite
 
 LEFT, TOP, BOTTOM, RIGHT = 46.0, 10.0, 34.0, 10.0
 """Pixels between the frame of a chart and its edge, where tick labels stand."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mutual.engine.comparison import ArmSummary, Comparison, Difference
-from mutual.engine.report.charts import Series, charts, legend, line_chart, member_name
-from mutual.engine.report.comparison_charts import forest_plot, seed_chart
-from mutual.engine.report.document import document, section
-from mutual.engine.report.first_screen import split_name
-from mutual.engine.report.legend import styles_of
-from mutual.engine.report.markup import Markup, clip, element, folded, join, lines, name, table
-from mutual.engine.report.numbers import NOTHING, count_text, difference_text, metric_label, metric_text, p_text, spread_text, unit_of
-from mutual.engine.report.verdicts import headline, sentences
+from mutual.engine.report.pages.charts import Series, charts, legend, line_chart, member_name
+from mutual.engine.report.pages.comparison_charts import forest_plot, seed_chart
+from mutual.engine.report.pages.document import document, section
+from mutual.engine.report.pages.first_screen import split_name
+from mutual.engine.report.pages.legend import styles_of
+from mutual.engine.report.pages.markup import Markup, clip, element, folded, join, lines, name, table
+from mutual.engine.report.pages.numbers import NOTHING, count_text, difference_text, metric_label, metric_text, p_text, spread_text, unit_of
+from mutual.engine.report.pages.verdicts import headline, sentences
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, Sequence[float]]]]]
 """By arm and metric: an epoch and the values of its runs."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
-from mutual import __version__
-from mutual.engine.report.markup import Markup, element, join
+from mutual.engine.report.pages.markup import Markup, element, join
 from mutual.engine.storage import REPORT_MARK
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -44,7 +43,7 @@ def document(title: str, subtitle: object, sections: Sequence[tuple[str, str, Ma
     links = [element("li", element("a", text, href=f"#{key}")) for key, text, _ in shown]
     navigation = element("nav", element("ol", *links), aria_label="Sections")
     top = element("header", element("h1", title), element("p", subtitle, class_="subtitle"))
-    foot = element("footer", element("p", f"Written by mutual {__version__}, python -m mutual.report."))
+    foot = element("footer", element("p", "Written by python -m mutual.report."))
     main = element("main", *(content for *_, content in shown), id="content")
     skip = element("a", "To the content", href="#content", class_="skip")
     body = element("body", skip, top, element("div", navigation, main, class_="columns"), foot)

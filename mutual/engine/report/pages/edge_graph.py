@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mutual.engine.report.charts import svg
 from mutual.engine.report.findings import EdgeFinding
-from mutual.engine.report.markup import Markup, clip, element, join, name, scroll_box, table
+from mutual.engine.report.pages.charts import svg
+from mutual.engine.report.pages.markup import Markup, clip, element, join, name, scroll_box, table
 
 _STEP, _ROW, _TOP, _HALF_HEIGHT = 104.0, 150.0, 20.0, 17.0
 _ARC = 30.0  # pixels that an arc is deeper for each place between its ends

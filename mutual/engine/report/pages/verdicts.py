@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mutual.engine.comparison import Comparison, Difference, EqualCompute
-from mutual.engine.report.markup import clip
-from mutual.engine.report.numbers import difference_text, metric_label, p_text, unit_of
+from mutual.engine.report.pages.markup import clip
+from mutual.engine.report.pages.numbers import difference_text, metric_label, p_text, unit_of
 
 _ORDER = ("nll", "top1", "map")
 """Of the metrics that a headline may name, the first one that decides."""

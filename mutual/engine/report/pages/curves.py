@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mutual.engine.report.charts import Series, charts, legend, line_chart
 from mutual.engine.report.findings import Findings
-from mutual.engine.report.markup import Markup
-from mutual.engine.report.numbers import metric_label
+from mutual.engine.report.pages.charts import Series, charts, legend, line_chart
+from mutual.engine.report.pages.markup import Markup
+from mutual.engine.report.pages.numbers import metric_label
 
 Record = Mapping[str, Any]
 """Of metrics.jsonl, an epoch each."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mutual.engine.comparison import ArmSummary, Difference
-from mutual.engine.report.axes import LEFT, RIGHT, TOP, Scale, tick_text, value_scale
-from mutual.engine.report.charts import WIDTH, figure, svg
-from mutual.engine.report.markup import Markup, clip, element, scroll_box
-from mutual.engine.report.numbers import FRACTIONS, difference_text, finite, is_finite, metric_label, metric_text, unit_of
+from mutual.engine.report.pages.axes import LEFT, RIGHT, TOP, Scale, tick_text, value_scale
+from mutual.engine.report.pages.charts import WIDTH, figure, svg
+from mutual.engine.report.pages.markup import Markup, clip, element, scroll_box
+from mutual.engine.report.pages.numbers import FRACTIONS, difference_text, finite, is_finite, metric_label, metric_text, unit_of
 
 _ROW = 26.0
 _COLUMN = 62.0  # pixels for an arm

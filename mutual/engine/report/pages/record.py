@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mutual.engine.report.findings import Findings
-from mutual.engine.report.markup import Markup, code, element, folded, lines, table
-from mutual.engine.report.numbers import bytes_text, is_finite
+from mutual.engine.report.pages.markup import Markup, code, element, folded, lines, table
+from mutual.engine.report.pages.numbers import bytes_text, is_finite
 
 
 def costs(findings: Findings, speed: Markup | None) -> list[object]:

@@ -196,7 +196,7 @@ def comparison(num_seeds=6, **changes):
     ]
     found = {
         "name": "dml_t4",
-        "command": "python -m mutual.compare recipes/dml_pplcnet.yaml objectives.1.temperature=1,4 --seeds 0:6 --control independent longer",
+        "command": "python -m mutual.compare recipes/dml_pplcnet.yaml objectives.1.temperature=1,4 --seeds 0:6 --control longer",
         "baseline": "independent",
         "seeds": seeds,
         "split": "test",

@@ -30,7 +30,7 @@ def write_report(path: Path, text: str) -> None:
         InputError: something else is there.
     """
     check_report_path(path)
-    write_file(path, text.encode("utf-8", "backslashreplace"))  # names of files may hold bytes that are not UTF-8
+    write_file(path, text.encode())
 
 
 def check_report_path(path: Path) -> None:

@@ -64,16 +64,13 @@ def fidelity(findings: Findings, styles: Mapping[str, str]) -> list[object]:
 
 
 def features(findings: Findings) -> Markup | None:
-    """Returns the CKA of the features of each pair as heat maps."""
-    drawn, seen = [], set()
-    for pair in findings.pairs:
-        ends = frozenset((pair.first, pair.second))
-        if pair.cka and ends not in seen:
-            seen.add(ends)
-            drawn.append(_cka(pair))
-    more = len(drawn) - _MAX_CKA
+    """Returns the CKA of the features of each pair: heat maps of their layers, or one of the members where each has one layer."""
+    found = list({frozenset((pair.first, pair.second)): pair for pair in reversed(findings.pairs) if pair.cka}.values())[::-1]
+    if len(found) > 1 and all(len(pair.cka) == 1 for pair in found):
+        return _cka_of_members(findings, found)
+    more = len(found) - _MAX_CKA
     left_out = element("p", f"{more} more pairs are left out.", class_="note") if more > 0 else None
-    return join([charts(drawn[:_MAX_CKA]), left_out]) if drawn else None
+    return join([charts([_cka(pair) for pair in found[:_MAX_CKA]]), left_out]) if found else None
 
 
 def _trained(findings: Findings) -> set[str]:
@@ -120,6 +117,32 @@ def _mean_over_epochs(findings: Findings) -> Markup | None:
         points = [(epoch, value) for epoch, value in rows if value is not None]
         drawn.append(line_chart(title, [Series("mean over pairs", "ensemble-solid", points)], metric=metric))
     return charts(drawn) if any(drawn) else None
+
+
+def _cka_of_members(findings: Findings, found: Sequence[PairFindings]) -> Markup:
+    values: dict[tuple[str, str], float] = {}
+    paths: dict[str, str] = {}
+    for pair in found:
+        (ends, value) = next(iter(pair.cka.items()))
+        values[pair.first, pair.second] = values[pair.second, pair.first] = value
+        paths.update(zip((pair.first, pair.second), ends, strict=True))
+    members = [member.name for member in findings.members if member.name in paths]
+    rows = [[values.get((first, second)) for second in members] for first in members]
+    drawn = heat_map(
+        members,
+        members,
+        rows,
+        label="Linear CKA of features of each pair",
+        row_axis="",
+        column_axis="",
+        high=1.0,
+        text=lambda value: f"{value:.2f}",
+        title=lambda row, column: (
+            f"{members[row]} {paths[members[row]]} and {members[column]} {paths[members[column]]}: " + metric_text("cka", rows[row][column])
+        ),
+    )
+    places = ", ".join(dict.fromkeys(clip(path, 40) for path in paths.values()))
+    return element("figure", element("figcaption", element("strong", "CKA of each pair"), element("span", f"at {places}")), drawn)
 
 
 def _cka(pair: PairFindings) -> Markup:

@@ -64,18 +64,19 @@ def reliability_chart(title: str, reliability: Reliability, style: str) -> Marku
     """Returns accuracy against confidence in bins, and from each bar to its mean confidence the gap of a member that is not calibrated."""
     size = 232.0
     x, y = Scale(0, 1, LEFT, size - RIGHT), Scale(0, 1, size - BOTTOM, TOP)
-    number, total = len(reliability.counts), max(1, sum(reliability.counts))
+    number, most = len(reliability.counts), max(1, *reliability.counts)
     drawn = []
     rows = zip(reliability.counts, reliability.confidences, reliability.accuracies, strict=True)
     for index, (count, confidence, accuracy) in enumerate(rows):
         if not count or confidence is None or accuracy is None:
             continue
         left, right, top, diagonal = x(index / number), x((index + 1) / number), y(accuracy), y(confidence)
-        said = f"confidence {confidence:.1%}, {accuracy:.1%} right, {count} images ({count / total:.1%})"  # of a bin
+        said = f"confidence {confidence:.1%}, {accuracy:.1%} right, {count} images"
+        weight = round(0.2 + 0.65 * (count / most) ** 0.5, 2)  # a bin of few images says little
         shape = {"x": left + 1, "width": right - left - 2}
         drawn += [
-            element("rect", element("title", said), y=top, height=y.start - top, class_=f"bar {style}", **shape),
-            element("rect", y=min(top, diagonal), height=abs(top - diagonal), class_="gap", **shape),
+            element("rect", element("title", said), y=top, height=y.start - top, class_=f"bar {style}", fill_opacity=str(weight), **shape),
+            element("rect", y=min(top, diagonal), height=abs(top - diagonal), class_="gap", opacity=str(weight), **shape),
         ]
     drawn.append(element("line", x1=x(0), y1=y(0), x2=x(1), y2=y(1), class_="diagonal"))
     ends = (0.0, 0.5, 1.0)

@@ -47,4 +47,5 @@ def document(title: str, subtitle: object, sections: Sequence[tuple[str, str, Ma
     main = element("main", *(content for *_, content in shown), id="content")
     skip = element("a", "To the content", href="#content", class_="skip")
     body = element("body", skip, top, element("div", navigation, main, class_="columns"), foot)
-    return join([Markup("<!doctype html>\n"), element("html", head, Markup("\n"), body, lang="en"), Markup("\n")])
+    whole = join([Markup("<!doctype html>\n"), element("html", head, Markup("\n"), body, lang="en"), Markup("\n")])
+    return whole.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are not UTF-8

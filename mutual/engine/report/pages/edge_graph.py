@@ -170,18 +170,18 @@ def _node(text: str, at: Place, style: str | None) -> Markup:
 
 def _kind_text(kind: Kind) -> str:
     loss, at, weight = kind
-    return f"{loss} of {at}, weight {weight:g}"
+    return f"{loss} of {at}, weight {weight:.4g}"
 
 
 def _key(kinds: Mapping[Kind, str]) -> Markup:
     rows = [
-        element("li", element("b", badge, class_="badge-key"), name(loss), " of ", name(at), f", weight {weight:g}")
+        element("li", element("b", badge, class_="badge-key"), name(loss), " of ", name(at), f", weight {weight:.4g}")
         for (loss, at, weight), badge in kinds.items()
     ]
     return element("ul", *rows, class_="key")
 
 
 def _as_table(edges: Sequence[EdgeFinding]) -> Markup:
-    rows = [(name(edge.learner), name(edge.source), name(edge.loss), name(edge.at), f"{edge.weight:g}") for edge in edges]
+    rows = [(name(edge.learner), name(edge.source), name(edge.loss), name(edge.at), f"{edge.weight:.4g}") for edge in edges]
     whole = table(("learner", "source", "loss", "at", "weight"), rows, caption="Edges: who learns what from whom", texts=4)
     return element("details", element("summary", f"All {len(edges)} edges as a table"), whole)

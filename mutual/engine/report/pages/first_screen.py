@@ -6,7 +6,7 @@ import shlex
 
 from mutual.engine.report.findings import Findings, MemberFindings
 from mutual.engine.report.pages.charts import member_name
-from mutual.engine.report.pages.markup import Markup, element, lines, name, table
+from mutual.engine.report.pages.markup import Markup, command_box, element, name, table
 from mutual.engine.report.pages.numbers import NOTHING, count_text, is_finite, metric_label, metric_text
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
@@ -27,7 +27,7 @@ def result(findings: Findings, styles: dict[str, str]) -> Markup:
         head,
         element("p", findings.reason, class_="reason"),
         None if best is None else _tiles(findings, best),
-        element("pre", lines("\n".join(_commands(findings, best))), class_="commands"),
+        command_box("\n".join(_commands(findings, best))),
         class_="verdict",
     )
     return element("section", verdict, _warnings(findings), _members(findings, styles), aria_labelledby="result")

@@ -69,9 +69,10 @@ def _cell(place: tuple[float, float], side: float, fraction: float, text: str, t
     level = min(_NUM_LEVELS, max(1, round(fraction * _NUM_LEVELS)))
     x, y = place
     gap = 1.0 if side >= 10 else 0.0
-    box = element("rect", x=x + gap / 2, y=y + gap / 2, width=side - gap, height=side - gap, class_=f"h{level}")
+    shape = {"x": x + gap / 2, "y": y + gap / 2, "width": side - gap, "height": side - gap}
     if len(text) * _CHARACTER > side:
-        return element("g", element("title", title), box)
+        return element("rect", element("title", title), class_=f"h{level}", **shape)
+    box = element("rect", class_=f"h{level}", **shape)
     written = element("text", text, x=x + side / 2, y=y + side / 2 + 4, text_anchor="middle", class_=f"t{level}")
     return element("g", element("title", title), box, written)
 

@@ -81,6 +81,11 @@ def table(heads: Sequence[object], rows: Iterable[Sequence[object]], *, caption:
     return scroll_box(whole, label=caption)
 
 
+def command_box(text: str) -> Markup:
+    """Returns command lines as they are typed; long ones are scrolled, for a line break in them would be another command."""
+    return element("pre", lines(text), tabindex="0", role="region", aria_label="Command lines")
+
+
 def folded(title: object, *children: object, is_open: bool = False) -> Markup:
     """Returns what is shown when its title is clicked."""
     return element("details", element("summary", title), *children, open=is_open)

@@ -84,10 +84,11 @@ def count_text(value: float | None) -> str:
     """
     if not is_finite(value):
         return NOTHING
+    rounded = float(f"{value:.3g}")
     for power, unit in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if abs(value) >= 10**power:
-            return f"{value / 10**power:.3g} {unit}" if abs(value) < 999.5 * 10**power else f"{value / 10**power:.0f} {unit}"
-    return f"{value:.3g}" if isinstance(value, float) and value != int(value) else f"{int(value)}"
+        if abs(rounded) >= 10**power:
+            return f"{rounded / 10**power:.3g} {unit}"
+    return f"{rounded:g}"
 
 
 def bytes_text(value: float | None) -> str:

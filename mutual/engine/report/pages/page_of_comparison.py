@@ -10,7 +10,7 @@ from mutual.engine.report.pages.comparison_charts import forest_plot, seed_chart
 from mutual.engine.report.pages.document import document, section
 from mutual.engine.report.pages.first_screen import split_name
 from mutual.engine.report.pages.legend import styles_of
-from mutual.engine.report.pages.markup import Markup, clip, element, folded, join, lines, name, table
+from mutual.engine.report.pages.markup import Markup, clip, command_box, element, folded, join, name, table
 from mutual.engine.report.pages.numbers import NOTHING, count_text, difference_text, metric_label, metric_text, p_text, spread_text, unit_of
 from mutual.engine.report.pages.verdicts import headline, sentences
 
@@ -49,7 +49,7 @@ def comparison_page(comparison: Comparison, *, curves: Curves | None = None, lin
         (
             "command",
             "Command",
-            section("command", "The command line that makes it", element("pre", lines(comparison.command), class_="commands")),
+            section("command", "The command line that makes it", command_box(comparison.command)),
         ),
     ]
     scored = f"{split_name(comparison.split)} images, {comparison.epoch} weights of each run"

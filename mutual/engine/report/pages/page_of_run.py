@@ -22,8 +22,8 @@ _PAIRS = (
     "probabilities of one are from the other's."
 )
 _CALIBRATION = (
-    "A calibrated member is right as often as it is sure: its bars reach the diagonal. Dividing logits by the temperature changes how "
-    "sure it is and no prediction; the temperature was chosen on validation images."
+    "A calibrated member is right as often as it is sure: its bars reach the diagonal; pale bars are of few images. Dividing logits by the "
+    "temperature changes how sure it is and no prediction; the temperature was chosen on validation images."
 )
 _GRAPH = (
     "An arrow leads from what teaches to who learns from it; the gradient flows into the learner alone. A line is thicker where its "

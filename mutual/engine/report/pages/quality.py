@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from mutual.engine.report.findings import Findings, ImageFinding, MemberFindings
 from mutual.engine.report.pages.charts import legend, member_name, reliability_chart
@@ -11,7 +12,7 @@ from mutual.engine.report.pages.markup import Markup, clip, element, folded, joi
 from mutual.engine.report.pages.numbers import metric_text
 
 _MAX_CLASSES = 60  # rows of the table per class; the weakest come first
-_MAX_MATRICES = 4  # of members beside the best one, in a file that is still small
+_MAX_CELLS = 6_000  # of all confusion matrices, so that the file stays small; the best peer's is drawn in any case
 _MAX_COLUMNS = 8
 
 
@@ -31,7 +32,8 @@ def confusion(findings: Findings) -> list[object]:
     """Returns the confusion matrix of the best peer, its most frequent mistakes, and the other members' matrices folded."""
     members = [member for member in findings.members if member.confusion]
     best = [member for member in members if member.name == findings.best_peer]
-    others = [member for member in members if member.name != findings.best_peer][:_MAX_MATRICES]
+    others = [member for member in members if member.name != findings.best_peer]
+    others = _that_fit(others, _MAX_CELLS - sum(map(_num_cells, best)))
     content: list[object] = []
     for member in best:
         content += [_confusion(member, findings.class_names), _confused(member)]
@@ -113,6 +115,17 @@ def _confusion(member: MemberFindings, class_names: Sequence[str]) -> Markup:
         title=said,
     )
     return element("figure", element("figcaption", element("strong", title)), drawn)
+
+
+def _num_cells(member: MemberFindings) -> int:
+    """Returns how many cells of a confusion matrix are drawn."""
+    return sum(count > 0 for row in member.confusion for count in row)
+
+
+def _that_fit(members: Sequence[MemberFindings], num_cells: int) -> list[MemberFindings]:
+    """Returns the first members whose matrices have so many cells together."""
+    ends = accumulate(map(_num_cells, members))
+    return [member for member, end in zip(members, ends, strict=True) if end <= num_cells]
 
 
 def _confused(member: MemberFindings) -> Markup | None:

@@ -45,8 +45,8 @@ def compared(trained, tmp_path):
     """The folder of a comparison, with two run folders."""
     root = tmp_path / "compared"
     for seed in (0, 1):
-        shutil.copytree(trained, root / f"dml-seed{seed}")
-    arms = [arm("independent", 0.5, 1.0, seeds=[0, 1]), arm("dml", 0.6, 0.9, seeds=[0, 1])]
+        shutil.copytree(trained, root / f"dml_t4-seed{seed}")
+    arms = [arm("independent", 0.5, 1.0, seeds=[0, 1]), arm("dml_t4", 0.6, 0.9, seeds=[0, 1])]
     (root / "comparison.json").write_text(comparison(2, arms=arms).model_dump_json())
     return root
 
@@ -60,35 +60,36 @@ def test_a_run_is_written_as_one_page(folder, capsys):
     page = assert_harmless((folder / "report.html").read_text())
     assert "Pairs of peers" in page.text
     assert "not finished" not in page.text
-    assert report.main([str(folder), "--split", "test", "--output", str(folder / "test.html")]) == 0
-    assert "test images" in assert_harmless((folder / "test.html").read_text()).text
 
 
-def test_an_unfinished_run_is_written_with_a_note(folder, capsys):
+def test_an_unfinished_run_is_written_with_a_note(folder, tmp_path):
     (folder / "summary.json").unlink()
-    assert report.main([str(folder)]) == 0
-    assert "The run is not finished: 2 of 2 epochs are done." in assert_harmless((folder / "report.html").read_text()).text
+    assert report.main([str(folder), "--split", "test", "--output", str(tmp_path / "test.html")]) == 0
+    text = assert_harmless((tmp_path / "test.html").read_text()).text
+    assert "The run is not finished: 2 of 2 epochs are done." in text
+    assert "test images" in text
+    assert not (folder / "report.html").exists()
 
 
 def test_a_comparison_has_curves_and_links_to_reports(compared, capsys, monkeypatch, tmp_path):
-    assert report.main([str(compared / "dml-seed1")]) == 0
+    assert report.main([str(compared / "dml_t4-seed1")]) == 0
     capsys.readouterr()
     assert report.main([str(compared)]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{compared}/report.html  ")
     assert "too few seeds to claim a difference" in out
     page = assert_harmless((compared / "report.html").read_text())
-    assert [each["href"] for each in page.all("a") if each["href"].startswith("./")] == ["./dml-seed1/report.html"]
+    assert [each["href"] for each in page.all("a") if each["href"].startswith("./")] == ["./dml_t4-seed1/report.html"]
     assert "Validation top-1" in page.text
     monkeypatch.chdir(compared)
     assert report.main([".", "--output", str(tmp_path / "elsewhere" / "page.html")]) == 0
     page = assert_harmless((tmp_path / "elsewhere" / "page.html").read_text())
-    assert [each["href"] for each in page.all("a") if each["href"].startswith(".")] == ["./../compared/dml-seed1/report.html"]
+    assert [each["href"] for each in page.all("a") if each["href"].startswith(".")] == ["./../compared/dml_t4-seed1/report.html"]
 
 
 def test_a_comparison_whose_runs_are_damaged_or_gone_has_no_curves(compared):
-    shutil.rmtree(compared / "dml-seed0")
-    (compared / "dml-seed1" / "recipe.yaml").write_text("not as it was")
+    shutil.rmtree(compared / "dml_t4-seed0")
+    (compared / "dml_t4-seed1" / "recipe.yaml").write_text("not as it was")
     assert report.main([str(compared)]) == 0
     assert "Validation top-1" not in assert_harmless((compared / "report.html").read_text()).text
 

@@ -157,7 +157,7 @@ def test_numbers_are_short():
     assert [count_text(value) for value in (999, 1_000, 999_999, 12_345_678, 8.1e12, None)] == [
         "999",
         "1 k",
-        "1000 k",
+        "1 M",
         "12.3 M",
         "8.1 T",
         "\N{EN DASH}",

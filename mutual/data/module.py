@@ -198,6 +198,12 @@ class DataModule:
         (loaded,) = self._train.__getitems__([request])
         return self._checked(loaded, "train", view)
 
+    def first_images(self, epoch: int, num_images: int, *, world_size: int, accumulate: int) -> Batch | None:
+        """Returns the first images of `epoch` (0 is the first), loaded and augmented here, to look at; None if one cannot be read."""
+        request = self._batch_sampler(world_size, (0, 1), accumulate).first_request(epoch, num_images)
+        (loaded,) = self._train.__getitems__([request])
+        return None if isinstance(loaded, Failure) else loaded.augmented()
+
     def eval_batches(self, *, world_size: int, shard: tuple[int, int], split: str = "val") -> Iterator[Batch]:
         """Yields a shard of the images of `split`, `val` or `test`, round by round; over all shards each is there exactly once.
 
@@ -228,10 +234,6 @@ class DataModule:
             size: number of images over all shards.
             world_size: number of ranks, on which the size of a round depends.
             shard: the shard's index, and the number of shards.
-
-        Raises:
-            ImageError: an image cannot be read.
-            OSError: the disk or the machine failed.
         """
         images = self.select_images("train")
         chosen = stratified_subset(images.split.labels[images.indices], min(size, len(images)), seed=self._seed)

@@ -2,6 +2,7 @@
 
 from mutual.group.build import (
     DataSpec,
+    PeerModel,
     build_group,
     checkpoint_peer_activations,
     create_peer_model,
@@ -43,6 +44,7 @@ __all__ = [
     "Outputs",
     "Peer",
     "PeerInput",
+    "PeerModel",
     "Placement",
     "StopPoll",
     "Store",

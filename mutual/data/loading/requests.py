@@ -155,6 +155,11 @@ class TrainBatchSampler:
         order = _EpochOrder.of(self.plan, epoch)
         return self._request_at([order.position(index, occurrence)], order, num_valid=1, global_batch_size=1)
 
+    def first_request(self, epoch: int, num_images: int) -> Request:
+        """Returns the request of the first images of `epoch`, whatever the shards."""
+        number = min(num_images, self.plan.num_samples)
+        return self._request(MicroBatchSlice(0, number, padding_index=0, global_batch_size=number), _EpochOrder.of(self.plan, epoch))
+
     def _requests(self, window: int, order: _EpochOrder) -> Iterator[Request]:
         yield from (self._request(micro_batch, order) for micro_batch in self.plan.micro_batches(window, self._shard))
 

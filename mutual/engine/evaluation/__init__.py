@@ -2,9 +2,12 @@
 
 from mutual.engine.evaluation.calibration import NUM_BINS, Reliability, fit_temperature, reliability
 from mutual.engine.evaluation.chance import Chance, ChanceMeter
+from mutual.engine.evaluation.churn import ChurnMeter
 from mutual.engine.evaluation.class_scores import ClassScores, class_table
+from mutual.engine.evaluation.details import DetailsMeter, EvaluationDetails, MemberDetails, pair_matrices
 from mutual.engine.evaluation.embeddings import embedded
 from mutual.engine.evaluation.evaluator import Evaluator
+from mutual.engine.evaluation.frozen import read_headless
 from mutual.engine.evaluation.inference import (
     LoadedPeer,
     RunInference,
@@ -15,19 +18,29 @@ from mutual.engine.evaluation.inference import (
     read_models,
     score_run,
 )
+from mutual.engine.evaluation.kept_outputs import KeptOutputs
 from mutual.engine.evaluation.neighbours import BANK_SIZE, NUM_NEIGHBOURS, knn_scores, neighbour_votes
+from mutual.engine.evaluation.pairs import PairMeter, pairs_to_compare
 from mutual.engine.evaluation.prediction import ImageLike, Prediction, Predictor, predict
+from mutual.engine.evaluation.scored_batch import BatchObserver
 
 __all__ = [
     "BANK_SIZE",
     "NUM_BINS",
     "NUM_NEIGHBOURS",
+    "BatchObserver",
     "Chance",
     "ChanceMeter",
+    "ChurnMeter",
     "ClassScores",
+    "DetailsMeter",
+    "EvaluationDetails",
     "Evaluator",
     "ImageLike",
+    "KeptOutputs",
     "LoadedPeer",
+    "MemberDetails",
+    "PairMeter",
     "Prediction",
     "Predictor",
     "Reliability",
@@ -41,7 +54,10 @@ __all__ = [
     "knn_scores",
     "load_frozen",
     "neighbour_votes",
+    "pair_matrices",
+    "pairs_to_compare",
     "predict",
+    "read_headless",
     "read_models",
     "reliability",
     "score_run",

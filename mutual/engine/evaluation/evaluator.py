@@ -19,6 +19,7 @@ from torch import Tensor
 from mutual.data import Batch
 from mutual.engine.evaluation.chance import ChanceMeter
 from mutual.engine.evaluation.readable import readable_rows
+from mutual.engine.evaluation.scored_batch import BatchObserver, ScoredBatch, ScoredMember
 from mutual.engine.evaluation.task_metrics import TaskMetrics, task_metrics
 from mutual.engine.monitoring import PAIRS, Scores
 from mutual.models import ClassIndex
@@ -77,6 +78,12 @@ class Evaluator:
         self._counts_classes = counts_classes
         self._compares = compares and len(self._comparable) > 1
 
+    @property
+    def class_numbers(self) -> dict[str, int]:
+        """By member, peer or ensemble, how many classes it knows."""
+        members = [*self._peers, *([ENSEMBLE] if self._ensemble else [])]
+        return {member: len(self._known[member].classes) if member in self._known else self._num_classes for member in members}
+
     @torch.no_grad()
     def __call__(
         self,
@@ -85,6 +92,7 @@ class Evaluator:
         *,
         is_scoring_rank: bool = True,
         chance: ChanceMeter | None = None,
+        observers: Sequence[BatchObserver] = (),
     ) -> Scores:
         """Returns the scores over the batches of all ranks: accuracies and mAP as fractions, NLL in nats.
 
@@ -95,15 +103,18 @@ class Evaluator:
             batches: those of this rank.
             is_scoring_rank: if False, this rank computes its peers for others and adds nothing.
             chance: is given the logits and labels that are scored.
+            observers: are given what was found of each batch that this rank scores.
         """
         for batch in batches:
             on_device = batch.to(self._device, non_blocking=True)
             logits = predict(on_device.images, batch)
             if is_scoring_rank and batch.num_valid > len(batch.bad):
                 logits, labels = _readable(logits, on_device.labels, batch)
-                self._add(logits, labels)
+                members = self._add(logits, labels)
                 if chance is not None:
                     chance.add(logits, labels)
+                for observer in observers:
+                    observer.add(ScoredBatch(batch, logits, members))
         return self._compute()
 
     def class_counts(self) -> dict[str, list[list[int]]]:
@@ -123,13 +134,12 @@ class Evaluator:
     def _classes(self) -> dict[str, Metric]:
         from mutual.engine.evaluation.metrics import ClassCounts  # as below
 
-        sizes = {member: len(self._known[member].classes) if member in self._known else self._num_classes for member in self._metrics}
-        return {member: ClassCounts(size).to(self._device) for member, size in sizes.items() if self._counts_classes}
+        sizes = self.class_numbers if self._counts_classes else {}
+        return {member: ClassCounts(size).to(self._device) for member, size in sizes.items()}
 
     @cached_property  # made for the first evaluation: a training need not wait for torchmetrics to begin
     def _metrics(self) -> dict[str, dict[str, Metric]]:
-        members = [*self._peers, *([ENSEMBLE] if self._ensemble else [])]
-        tasks = {member: self._tasks.get(member, self._task) for member in members}
+        tasks = {member: self._tasks.get(member, self._task) for member in self.class_numbers}
         return {member: {name: metric.to(self._device) for name, metric in task.metrics().items()} for member, task in tasks.items()}
 
     @cached_property
@@ -138,26 +148,31 @@ class Evaluator:
 
         return {name: Mean().to(self._device) for name in ("agreement", "kl")}
 
-    def _add(self, logits: dict[str, Tensor], labels: Tensor) -> None:
+    def _add(self, logits: dict[str, Tensor], labels: Tensor) -> dict[str, ScoredMember]:
+        """Adds a batch to the scores, and returns what each member says of it."""
         log_probabilities = {name: self._task.log_probabilities(logits[name]) for name in self._comparable}
         if self._ensemble:
             stacked = torch.stack([log_probabilities[name] for name in self._ensemble])
             log_probabilities[ENSEMBLE] = stacked.logsumexp(dim=0) - math.log(len(self._ensemble))
-        for member, log_probability in log_probabilities.items():
-            self._update(member, self._task, log_probability, labels)
+        members = {
+            member: self._update(member, self._task, log_probability, labels) for member, log_probability in log_probabilities.items()
+        }
         for name, known in self._known.items():
             targets, is_known_B = known.labels(labels, multi_label=self._multi_label)
             targets = targets if is_known_B is None else targets.clamp(min=0)
             task = self._tasks[name]
-            self._update(name, task, task.log_probabilities(logits[name]), targets, is_counted=is_known_B)
+            members[name] = self._update(name, task, task.log_probabilities(logits[name]), targets, is_counted=is_known_B)
         if self._compares:
             predictions = [self._task.predictions(logits[name]) for name in self._comparable]
             agreement = torch.stack([(a == b).float().mean() for a, b in combinations(predictions, 2)]).mean()
             divergence = self._task.divergence(torch.stack([logits[name] for name in self._comparable]))
             self._pairs["agreement"].update(agreement, weight=len(labels))
             self._pairs["kl"].update(divergence, weight=len(labels))
+        return members
 
-    def _update(self, member: str, task: TaskMetrics, log_probability: Tensor, labels: Tensor, *, is_counted: Tensor | None = None) -> None:
+    def _update(
+        self, member: str, task: TaskMetrics, log_probability: Tensor, labels: Tensor, *, is_counted: Tensor | None = None
+    ) -> ScoredMember:
         metrics = self._metrics[member]
         metrics["nll"].update(task.nll(log_probability, labels), is_counted=is_counted)
         probabilities = task.probabilities(log_probability)
@@ -165,6 +180,7 @@ class Evaluator:
             metrics[name].update(probabilities, labels, is_counted=is_counted)
         if member in self._classes:
             self._classes[member].update(probabilities, labels, is_counted=is_counted)
+        return ScoredMember(probabilities, labels, is_counted)
 
     def _compute(self) -> Scores:
         scores = _read({**self._metrics, **({PAIRS: self._pairs} if self._compares else {})})

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from mutual.engine.evaluation import LoadedPeer, RunInference, check_trusted_data, load_frozen, read_models
-from mutual.engine.inputs import check_data_present, check_split, check_weights_present
+from mutual.engine.evaluation import RunInference, check_trusted_data
+from mutual.engine.inputs import check_data_present, check_split
 from mutual.engine.report.edges_of import edges_of, tapped_paths, unread_losses
-from mutual.engine.report.features import compare_features
+from mutual.engine.report.features import FeatureModel, compare_features
 from mutual.engine.report.findings import Findings
 from mutual.engine.report.flops import count_forward_flops
 from mutual.engine.report.images import find_disagreements, find_mistakes
+from mutual.engine.report.loading import load_peers
 from mutual.engine.report.members import find_members, forward_flops
 from mutual.engine.report.pairs import find_pairs
 from mutual.engine.report.parent import parent_of, recipe_changes
@@ -66,46 +66,38 @@ def analyse_run(
     check_data_present(recipe)
     given = [text.partition("=")[2] for text in overrides if text.startswith("data.dataset=")]
     check_trusted_data(recipe.data, [*datasets, *given])
-    notes: list[str] = []
-    peers = _load_peers(recipe, files, factories, notes)
+    peers = load_peers(folder, recipe, files, factories)
+    notes = list(peers.notes)
     skipping = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_bad_image": "skip"})})
-    inference = RunInference.prepare(skipping, peers, split=split)
+    inference = RunInference.prepare(skipping, peers.classifiers, split=split)
     try:
-        return _findings(folder, recipe, inference, split, max_images, notes)
+        return _findings(folder, recipe, inference, peers.headless, split=split, max_images=max_images, notes=notes)
     finally:
         inference.data.close()
 
 
-def _load_peers(recipe: Recipe, files: Sequence[Path], factories: Sequence[str], notes: list[str]) -> dict[str, LoadedPeer]:
-    """Returns the trained peers and those frozen ones whose weights are there; a line says why another one is left out."""
-    peers = {name: LoadedPeer(model, model, card) for name, (model, card) in read_models(files, factories).items()}
-    for name in recipe.peers:
-        if name in recipe.trainable:
-            continue
-        if recipe.is_trained(name):
-            notes.append(f"{name}, which another job trains, is left out: its weights are in that job's run")
-            continue
-        try:
-            check_weights_present(recipe, name)
-            peers[name] = load_frozen(recipe, name, files[0], factories)
-        except InputError as error:
-            notes.append(f"the frozen peer {name} is left out: {first_line(error, max_length=400)}")
-    return {name: peers[name] for name in recipe.peers if name in peers}
-
-
-def _findings(folder: RunFolder, recipe: Recipe, inference: RunInference, split: str, max_images: int, notes: list[str]) -> Findings:
+def _findings(
+    folder: RunFolder,
+    recipe: Recipe,
+    inference: RunInference,
+    headless: Mapping[str, FeatureModel],
+    *,
+    split: str,
+    max_images: int,
+    notes: list[str],
+) -> Findings:
     best = folder.read_best()
     best_peer, history = folder.best_peer(), _history(folder, notes)
     ensemble = list(recipe.trainable)
     predictions = predict_split(inference, split, ensemble=ensemble, max_images=max_images)
     validation = predictions if split == "val" else predict_split(inference, "val", ensemble=ensemble, max_images=max_images)
     edges, paths = edges_of(recipe), tapped_paths(recipe)
-    cka, seen, unread = compare_features(inference, split, paths)
+    features = compare_features(inference, split, paths, headless)
     members = find_members(recipe, inference, predictions, validation, history, forward_flops(inference, count_forward_flops))
     choice = Choice(best_peer, best.metric, {name: best.peers[name] for name in recipe.trainable if name in best.peers})
     summary = folder.read_summary()
     notes += remarks(recipe, predictions, validation, members, history, is_finished=summary is not None)
-    notes += unread
+    notes += features.notes
     notes += [f"the loss {loss} is code of your own, which is not run here; its sources are not shown" for loss in unread_losses(recipe)]
     disagreeing = [name for name in recipe.trainable if name in predictions.comparable]
     parent, changes = _changes(recipe, notes)
@@ -117,7 +109,7 @@ def _findings(folder: RunFolder, recipe: Recipe, inference: RunInference, split:
         split=split,
         num_images=predictions.num_images,
         members=members,
-        pairs=find_pairs(recipe, predictions, edges, history, cka, seen),
+        pairs=find_pairs(recipe, predictions, edges, history, features),
         edges=edges,
         history=history,
         disagreements=find_disagreements(predictions, disagreeing if len(disagreeing) > 1 else predictions.comparable),

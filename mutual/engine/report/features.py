@@ -3,78 +3,124 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mutual.engine.evaluation import LoadedPeer, RunInference
+from mutual.data import PreparedImages
+from mutual.engine.evaluation import RunInference
 from mutual.engine.report.similarity import LinearCKA, Tap
 from mutual.group import TappedModel
-from mutual.models import classifier_paths
-from mutual.recipe import first_line
+from mutual.models import ModelInput, classifier_paths
+from mutual.recipe import EMBEDDING, LOGITS, Precision, first_line
 
 NUM_IMAGES = 1_000
 """So many images, spread evenly over the split, are compared at most."""
-INPUT = ":input"
+_INPUT = ":input"
+
+
+@dataclass(frozen=True)
+class FeatureModel:
+    """A peer whose features are compared.
+
+    Attributes:
+        model: in eval mode.
+        input: what it reads.
+        precision: in which it is run; None: the run's.
+        is_headless: it has no classifier, and its own output is one of its features.
+    """
+
+    model: nn.Module
+    input: ModelInput
+    precision: Precision | None = None
+    is_headless: bool = False
+
+
+@dataclass(frozen=True)
+class ComparedFeatures:
+    """The CKA of peers' features.
+
+    Attributes:
+        cka: by peer and module path.
+        paths: by peer the module paths whose outputs could be compared.
+        notes: lines about those that could not.
+    """
+
+    cka: LinearCKA[Tap]
+    paths: dict[str, list[str]]
+    notes: list[str]
 
 
 def compare_features(
-    inference: RunInference, split: str, paths: Mapping[str, Sequence[str]]
-) -> tuple[LinearCKA[Tap], dict[str, list[str]], list[str]]:
-    """Returns the CKA of what the peers' modules at `paths` give, by peer the paths that could be read, and lines about the others.
+    inference: RunInference, split: str, paths: Mapping[str, Sequence[str]], headless: Mapping[str, FeatureModel]
+) -> ComparedFeatures:
+    """Returns the CKA of what the peers' modules at `paths` give, without paths of what their classifiers are given.
 
-    Of a peer without paths it is what its classifier is given.
+    Args:
+        inference: the peers with a classifier, and images.
+        split: of whose images at most 1,000 are compared.
+        paths: by peer the module paths.
+        headless: frozen peers without a classifier.
     """
-    tapped, notes = _tap(inference, paths)
-    cka: LinearCKA[Tap] = LinearCKA()
-    seen: dict[str, list[str]] = {}
-    if len(tapped) > 1:
-        try:
-            seen = _add_all(cka, inference, split, tapped, notes)
-        finally:
-            for model in tapped.values():
-                model.remove()
-    return cka, seen, notes
+    models = {name: FeatureModel(peer.bare, inference.inputs[name], peer.precision) for name, peer in inference.peers.items()}
+    found = ComparedFeatures(LinearCKA(), {}, [])
+    tapped = _tap({**models, **headless}, paths, found.notes)
+    try:
+        if len(tapped) > 1:
+            _add_all(found, inference, inference.data.select_images(split, NUM_IMAGES), {**models, **headless}, tapped)
+    finally:
+        for model in tapped.values():
+            model.remove()
+    return found
 
 
-def _tap(inference: RunInference, paths: Mapping[str, Sequence[str]]) -> tuple[dict[str, TappedModel], list[str]]:
-    tapped, notes = {}, []
-    for name, peer in inference.peers.items():
-        wanted = list(paths.get(name, ())) or _penultimate(peer)
-        if not wanted:
-            notes.append(f"features of {name}: no classifier was found whose input could be compared (CKA)")
+def _tap(models: Mapping[str, FeatureModel], paths: Mapping[str, Sequence[str]], notes: list[str]) -> dict[str, TappedModel]:
+    tapped = {}
+    for name, each in models.items():
+        wanted = list(paths.get(name, ())) or ([] if each.is_headless else _penultimate(each.model))
+        if not wanted and not each.is_headless:
+            notes.append(f"features of {name} are not compared (CKA): no classifier was found whose input they would be")
             continue
         try:
-            tapped[name] = TappedModel(peer.bare, wanted)
+            tapped[name] = TappedModel(each.model, wanted, output=EMBEDDING if each.is_headless else LOGITS)
         except ValueError as error:
             notes.append(f"features of {name} are not compared (CKA): {first_line(error)}")
-    return tapped, notes
+    return tapped
 
 
-def _penultimate(peer: LoadedPeer) -> list[str]:
-    return [f"{path}{INPUT}" for path in classifier_paths(peer.bare)[:1]]
+def _penultimate(model: nn.Module) -> list[str]:
+    return [f"{path}{_INPUT}" for path in classifier_paths(model)[:1]]
 
 
 @torch.no_grad()
 def _add_all(
-    cka: LinearCKA[Tap], inference: RunInference, split: str, tapped: Mapping[str, TappedModel], notes: list[str]
-) -> dict[str, list[str]]:
-    """Adds the features of all images; returns by peer the paths of those that are tensors of an image each."""
+    found: ComparedFeatures,
+    inference: RunInference,
+    images: PreparedImages,
+    models: Mapping[str, FeatureModel],
+    tapped: Mapping[str, TappedModel],
+) -> None:
+    """Adds the features of `images`, as far as they are tensors of an image each."""
     comm = inference.environment.comm
-    images = inference.data.select_images(split, NUM_IMAGES)
-    seen: dict[str, list[str]] = {}
+    for model in tapped.values():
+        model.to(comm.device)
     for batch in inference.data.prepared_batches(images, world_size=comm.size, shard=(comm.rank, comm.size)):
-        pixels = batch.to(comm.device).images[: batch.num_valid]
+        bad_rows = {image.row for image in batch.bad}
+        pixels = batch.to(comm.device).images[[row for row in range(batch.num_valid) if row not in bad_rows]]
+        if len(pixels) == 0:
+            continue
         features: dict[Tap, Tensor] = {}
         for name, model in tapped.items():
-            with inference.environment.autocast(inference.peers[name].precision):
-                outputs = model(inference.inputs[name](pixels))
-            of_peer = {path: output for path, output in outputs.items() if path != model.output}
+            is_first = name not in found.paths
+            with inference.environment.autocast(models[name].precision):
+                read = models[name].input(pixels)
+                outputs = model.probe(read) if is_first else model(read)  # probing copies what is changed in place behind a tap
+            of_peer = {path: output for path, output in outputs.items() if path != LOGITS}
             readable = {path: output for path, output in of_peer.items() if isinstance(output, Tensor) and len(output) == len(pixels)}
-            if name not in seen:
-                seen[name] = list(readable)
+            if is_first:
+                found.paths[name] = list(readable)
                 unread = ", ".join(sorted(of_peer.keys() - readable))
-                notes += [f"features of {name} are not compared (CKA) at {unread}: no tensor of an image each"] if unread else []
+                found.notes.extend([f"features of {name} at {unread} are not compared (CKA): no tensor of an image each"] if unread else [])
             features |= {(name, path): output for path, output in readable.items()}
-        cka.add(features)
-    return seen
+        found.cka.add(features)

@@ -71,7 +71,8 @@ class PairFindings:
 
     Attributes:
         first, second: their names.
-        agreement: fraction of images for which both predict the same class, by the weights of the report.
+        agreement: fraction of images for which both predict the same class, by the weights of the report; NaN, as `kl`, where one of them
+            has no classifier, or they know no class in common.
         kl: mean KL(second || first) in nats: how far the first is from what the second says; where the second teaches, its fidelity
             (arXiv:2106.05945).
         agreement_by_epoch, kl_by_epoch: over the training, as metrics.jsonl has them.

@@ -5,6 +5,7 @@ Shapes: N images, C classes, K of them that both know.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -13,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mutual.engine.report.features import ComparedFeatures
 from mutual.engine.report.findings import EdgeFinding, PairFindings
 from mutual.engine.report.predictions import SplitPredictions
-from mutual.engine.report.similarity import LinearCKA, Tap, pair_values
+from mutual.engine.report.similarity import pair_values
 from mutual.recipe import ENSEMBLE, Recipe, peer_of
 
 
@@ -24,8 +26,7 @@ def find_pairs(
     predictions: SplitPredictions,
     edges: Sequence[EdgeFinding],
     history: Sequence[Mapping[str, Any]],
-    cka: LinearCKA[Tap],
-    paths: Mapping[str, Sequence[str]],
+    features: ComparedFeatures,
 ) -> list[PairFindings]:
     """Returns what is found of each two peers; the learner first where only one of them learns from the other.
 
@@ -34,11 +35,11 @@ def find_pairs(
         predictions: for the images of the report.
         edges: who learns from whom.
         history: the records of metrics.jsonl.
-        cka: of features at `paths`.
-        paths: by peer module paths.
+        features: the CKA of the peers' features; also of peers without a classifier, of which nothing else is known.
     """
     learns = {(edge.learner, peer_of(edge.source)) for edge in edges}
-    peers = [name for name in predictions.logits if name != ENSEMBLE]
+    compared = {*predictions.logits, *features.paths} - {ENSEMBLE}
+    peers = [name for name in recipe.peers if name in compared]
     found = []
     for pair in combinations(peers, 2):
         is_reversed = (pair[1], pair[0]) in learns and pair not in learns
@@ -53,7 +54,7 @@ def find_pairs(
                 kl=kl,
                 agreement_by_epoch=_over_epochs(recipe, history, agreement_keys, "agreement"),
                 kl_by_epoch=_over_epochs(recipe, history, (f"kl/{first}/{second}",), "kl"),
-                cka=pair_values(cka, paths, first, second),
+                cka=pair_values(features.cka, features.paths, first, second),
                 reverse_kl=reverse_kl,
                 reverse_kl_by_epoch=_over_epochs(recipe, history, (f"kl/{second}/{first}",), "kl"),
             )
@@ -62,13 +63,17 @@ def find_pairs(
 
 
 def compare(predictions: SplitPredictions, first: str, second: str) -> tuple[float, float, float]:
-    """Returns agreement, mean KL(second || first) and mean KL(first || second) in nats of two peers; NaN where no image is left.
+    """Returns agreement, mean KL(second || first) and mean KL(first || second) in nats of two peers.
+
+    NaN where one has no classifier, or no image is left.
 
     Where one knows a part of the classes, of the images of those that both know, by their probabilities among these.
     """
+    if first not in predictions.logits or second not in predictions.logits:
+        return math.nan, math.nan, math.nan
     logits_a, logits_b = _common(predictions, first, second)
     if len(logits_a) == 0 or logits_a.shape[1] == 0:
-        return float("nan"), float("nan"), float("nan")
+        return math.nan, math.nan, math.nan
     if predictions.multi_label:
         agreement = ((logits_a > 0) == (logits_b > 0)).float().mean()
         a, b = (torch.stack([F.logsigmoid(each), F.logsigmoid(-each)]) for each in (logits_a, logits_b))

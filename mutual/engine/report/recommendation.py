@@ -48,7 +48,7 @@ def reason(choice: Choice, members: Sequence[MemberFindings], edges: Sequence[Ed
     sentences = [_why(choice, by_name[choice.peer], others)]
     if math.isfinite(choice.value(choice.peer)):
         sentences += [
-            _about_teachers(choice, by_name, edges),
+            _about_teachers(choice, by_name, edges, predictions),
             _about_others(choice, by_name[choice.peer], others, predictions),
             _about_ensemble(choice, by_name, len(others) + 1, predictions),
         ]
@@ -73,7 +73,7 @@ def _why(choice: Choice, best: MemberFindings, others: Sequence[MemberFindings])
     if own == choice.value(others[0].name):
         equal = [each.name for each in others if choice.value(each.name) == own]
         lower_nll = choice.value(best.name, "nll") < min(choice.value(name, "nll") for name in equal)
-        because = " and a lower NLL" if lower_nll and choice.metric != "nll" else ""
+        because = ", a lower NLL" if lower_nll and choice.metric != "nll" else ""
         return f"{best.name} has the same {metric} as {_listed(equal)} ({texts[0]}){because}{_size(best, others)}."
     extreme, number = "lowest" if choice.metric == "nll" else "highest", _number(len(others) + 1)
     return f"{best.name} has the {extreme} {metric} of the {number} ({texts[0]} against {_listed(texts[1:])}){_size(best, others)}."
@@ -88,16 +88,22 @@ def _size(best: MemberFindings, others: Sequence[MemberFindings]) -> str:
     return f"; with {_count(own)} parameters it is {place} ({', '.join(f'{each.name}: {_count(each.num_parameters)}' for each in others)})"
 
 
-def _about_teachers(choice: Choice, by_name: Mapping[str, MemberFindings], edges: Sequence[EdgeFinding]) -> str:
+def _about_teachers(
+    choice: Choice, by_name: Mapping[str, MemberFindings], edges: Sequence[EdgeFinding], predictions: SplitPredictions
+) -> str:
     """Returns what the frozen peers score that taught the best one."""
     best = by_name[choice.peer]
     names = dict.fromkeys(peer_of(edge.source) for edge in edges if edge.learner == best.name)
-    teachers = [by_name[name] for name in names if name in by_name and by_name[name].is_frozen and choice.metric in by_name[name].scores]
+    known = [by_name[name] for name in names if name in by_name and name not in predictions.known]
+    teachers = [each for each in known if each.is_frozen and choice.metric in each.scores]
     if not teachers:
         return ""
-    own, *values = _texts(choice.metric, [each.scores[choice.metric] for each in (best, *teachers)])
-    said = [f"{each.name} has {value} with {_count(each.num_parameters)}" for each, value in zip(teachers, values, strict=True)]
-    return f"It learned from frozen peers: {_listed(said)} parameters, it has {own} with {_count(best.num_parameters)}."
+    everyone = (*teachers, best)
+    values = _texts(choice.metric, [each.scores[choice.metric] for each in everyone])
+    sizes = [_count(each.num_parameters) for each in everyone]
+    *taught, own = (f"{each.name} has {value} with {size}" for each, value, size in zip(everyone, values, sizes, strict=True))
+    peers = "The frozen peer that taught it" if len(teachers) == 1 else "The frozen peers that taught it"
+    return f"{peers}: {', '.join(taught)} parameters; on these {_images(predictions)} {own}."
 
 
 def _about_others(choice: Choice, best: MemberFindings, others: Sequence[MemberFindings], predictions: SplitPredictions) -> str:

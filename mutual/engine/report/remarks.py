@@ -28,9 +28,7 @@ def remarks(
     lines = []
     if not is_finished:
         done = max((record["epoch"] for record in history), default=0)
-        lines.append(
-            f"the run is not finished, or an earlier version trained it: {done} of {recipe.train.epochs} epochs are in metrics.jsonl"
-        )
+        lines.append(f"the run has not been finished, or by an earlier version: metrics.jsonl has {done} of {recipe.train.epochs} epochs")
     lines += _about_images(predictions)
     if predictions.split == "val":
         lines.append("scores on the validation images are optimistic: they chose each peer's best epoch and the best peer")

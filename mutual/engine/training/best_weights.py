@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from mutual.engine.monitoring import Scores
+from mutual.engine.monitoring import CHURN, Scores
 from mutual.engine.storage import BEST, LAST, BestRecord, RunFolder, epoch_name, is_weights_name, remove, sha256, write_file
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.group import Group
@@ -59,6 +59,8 @@ class BestWeights:
             scores: the epoch's, the same on all ranks; None where it was not evaluated.
         """
         comm = self._collector.comm
+        if scores is not None:
+            scores = {name: {metric: value for metric, value in row.items() if metric != CHURN} for name, row in scores.items()}
         for name in self._recipe.trainable:
             content = self._collector.collect_to_main(name, partial(self._content, name))
             with comm.raise_together():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mutual.data import data_changes
+from mutual.engine.evaluation import ChurnMeter
 from mutual.engine.monitoring import NonFiniteLossError, Scores, TrainMeter
 from mutual.engine.storage import Content, RunFolder, content_bytes, sha256, state_content, tensor_content
 from mutual.engine.training.best_weights import BestWeights
@@ -57,6 +58,7 @@ class Checkpointer:
         meter: the sums of the current epoch.
         best_weights: the best scores so far.
         early_stopping: how long no peer has improved.
+        churn: the predictions of the last evaluation.
         comm: the ranks of the run.
         collector: brings peers' files to the main process.
         window_size: number of images of an update over all ranks; a resumed run must have the same.
@@ -71,6 +73,7 @@ class Checkpointer:
         meter: TrainMeter,
         best_weights: BestWeights,
         early_stopping: EarlyStopping,
+        churn: ChurnMeter,
         *,
         comm: Communicator,
         collector: PeerCollector,
@@ -83,6 +86,7 @@ class Checkpointer:
         self._meter = meter
         self._best_weights = best_weights
         self._early_stopping = early_stopping
+        self._churn = churn
         self._comm = comm
         self._collector = collector
         self._window_size = window_size
@@ -122,6 +126,7 @@ class Checkpointer:
         self._best_weights.load_state_dict(state["best"])
         if "early_stopping" in state:  # not in what earlier versions wrote
             self._early_stopping.load_state_dict(state["early_stopping"])
+        self._churn.load_state_dict(state.get("predictions", {}))  # likewise
         for peer in self._group.trainable:
             peer_state = torch.load(io.BytesIO(files[f"{peer.name}.pt"]), map_location="cpu", weights_only=True)
             peer.tapped.load_state_dict(safetensors.torch.load(files[f"{peer.name}.safetensors"]))
@@ -149,6 +154,7 @@ class Checkpointer:
             "best": self._best_weights.state_dict(),
             "early_stopping": self._early_stopping.state_dict(),
             "frozen": self.frozen_digests(),
+            "predictions": self._churn.state_dict(),
         }
         files = {"training.pt": state_content(self._buffers.copy("training.pt", state))} if self._comm.is_main else {}
         buffers = {}

@@ -17,7 +17,7 @@ from mutual.engine.training.final_scoring import FinalScoring
 from mutual.engine.training.initial_scores import InitialScoring
 from mutual.engine.training.peer_card import peer_card
 from mutual.engine.training.peer_collector import PeerCollector
-from mutual.engine.training.scorer import Scorer
+from mutual.engine.training.scorer import Scorer, build_churn_meter
 from mutual.engine.training.setup import Training
 from mutual.engine.training.trainer import Trainer
 from mutual.recipe import Recipe
@@ -33,6 +33,7 @@ def build_trainer(
     cards = {name: peer_card(recipe, name, data, group.inputs[name]) for name in recipe.trainable if name in group.peers}
     best_weights = BestWeights(recipe, folder, group, cards, collector)
     early_stopping = EarlyStopping(recipe, comm)
+    churn = build_churn_meter(recipe, training, comm)
     checkpointer = Checkpointer(
         recipe,
         group,
@@ -40,6 +41,7 @@ def build_trainer(
         training.meter,
         best_weights,
         early_stopping,
+        churn,
         comm=comm,
         collector=collector,
         window_size=comm.size * recipe.data.batch_size * recipe.train.accumulate,
@@ -51,7 +53,7 @@ def build_trainer(
     stragglers.attach()
     checkpoints = folder.checkpoints(keep=recipe.checkpoint.keep)
     saver = CheckpointSaver(recipe, checkpointer, checkpoints, comm, stragglers, updates_per_epoch=training.updates_per_epoch)
-    scorer = Scorer(recipe, training, comm, stragglers)
+    scorer = Scorer(recipe, training, comm, stragglers, churn)
     skipped_images = SkippedImages(recipe, data, comm, shard=group.shard)
     tracker = Tracker(recipe, environment.accelerator, folder.path, updates_per_epoch=training.updates_per_epoch)
     return Trainer(

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mutual.data import Batch
-from mutual.engine.evaluation import BANK_SIZE, Chance, ChanceMeter, Evaluator, knn_scores
-from mutual.engine.monitoring import PAIRS, Scores, StragglerMonitor, with_rank
+from mutual.engine.evaluation import (
+    BANK_SIZE,
+    BatchObserver,
+    Chance,
+    ChanceMeter,
+    ChurnMeter,
+    DetailsMeter,
+    EvaluationDetails,
+    Evaluator,
+    KeptOutputs,
+    PairMeter,
+    knn_scores,
+    pairs_to_compare,
+)
+from mutual.engine.monitoring import CHURN, PAIRS, Scores, StragglerMonitor, with_rank
 from mutual.engine.training.setup import Training
 from mutual.group import Communicator
-from mutual.recipe import ENSEMBLE, Recipe
+from mutual.recipe import ENSEMBLE, Recipe, peer_of
 
 _CAUSES = "another `input` (size, mean, std, channels), other `classes` or another order of them, and other `weights`"
 
@@ -23,20 +36,23 @@ class Scorer:
     """Scores the peers of a run on the validation images, and at its end on the test images.
 
     Peers that begin with weights, and frozen ones, are scored before the first update. The scores of frozen peers are part of every later
-    evaluation without being computed again; peers that other jobs train (`exchange.reads`) do change, and are scored each time.
+    evaluation without being computed again, and what they say of each image is kept to be compared with what the others say; peers that
+    other jobs train (`exchange.reads`) do change, and are scored each time.
 
     Args:
         recipe: what is trained.
         training: data and group.
         comm: the ranks of the run.
         stragglers: reports ranks that are slow or hang.
+        churn: counts predictions that change from one evaluation to the next; it is part of a checkpoint.
 
     Attributes:
         initial_peers: the peers that are scored before the first update.
         initial: their scores; empty until `score_initial` or `restore_initial` was called.
+        details: what the last evaluation has counted beside the scores; None where it was not asked to.
     """
 
-    def __init__(self, recipe: Recipe, training: Training, comm: Communicator, stragglers: StragglerMonitor) -> None:
+    def __init__(self, recipe: Recipe, training: Training, comm: Communicator, stragglers: StragglerMonitor, churn: ChurnMeter) -> None:
         self._recipe = recipe
         self._training = training
         self._comm = comm
@@ -49,10 +65,31 @@ class Scorer:
         self._constant_peers = tuple(name for name, peer in own.items() if peer.frozen)
         self._changing_peers = tuple(name for name in recipe.classifiers if name not in self._constant_peers)
         self._evaluator = self._build_evaluator(self._changing_peers, recipe.trainable)
+        self._churn = churn
+        self._compared_peers = tuple(name for name in recipe.classifiers if name not in training.group.known_classes)
+        self._kept, self._pair_meter = self._compare(self._compared_peers)
+        self.details: EvaluationDetails | None = None
 
-    def evaluate(self, update: int) -> Scores:
-        """Returns the scores after `update` updates, those of frozen peers among them. Collective: all ranks must call it."""
-        scores = self._score(self._evaluator, self._changing_peers, update)
+    def evaluate(self, update: int, *, details: bool = False) -> Scores:
+        """Returns the scores after `update` updates, those of frozen peers among them. Collective: all ranks must call it.
+
+        Args:
+            update: number of updates that are done.
+            details: whether to count what `details` has then, too.
+        """
+        if not self._kept.is_complete:  # the run goes on, and has the scores of these peers already
+            self._keep_outputs(update)
+        info = self._training.data.info
+        meter = DetailsMeter(self._comm, self._evaluator.class_numbers, multi_label=info.multi_label) if details else None
+        observers: list[BatchObserver] = [self._churn, self._pair_meter, *([meter] if meter else [])]
+        scores = self._score(self._evaluator, self._changing_peers, update, observers=observers)
+        for member, churn in self._churn.finish().items():
+            scores[member][CHURN] = math.nan if math.isnan(scores[member]["nll"]) else churn
+        pairs = self._pair_meter.scores()
+        if pairs:
+            scores[PAIRS] = scores.get(PAIRS, {}) | pairs
+        known = self._training.group.known_classes
+        self.details = None if meter is None else meter.details(pairs, self._compared_peers, known_classes=known)
         rows = {**{name: self.initial[name] for name in self._constant_peers}, **scores}
         return {member: rows[member] for member in (*self._recipe.peers, ENSEMBLE, PAIRS) if member in rows}
 
@@ -86,6 +123,7 @@ class Scorer:
         )
         scores = self._score(self._build_evaluator(classifiers, (), compares=False), classifiers, update, meter) if classifiers else {}
         scores |= self._score_headless()
+        self._kept.is_complete = True
         self.restore_initial(self._comm.all_gather_json(scores)[0])
         levels = meter.levels()
         if update == 0 and self._comm.is_main:
@@ -138,17 +176,51 @@ class Scorer:
         known = self._training.group.known_classes
         return {name: known[name] for name in peers if name in known}
 
+    def _compare(self, peers: Sequence[str]) -> tuple[KeptOutputs, PairMeter]:
+        """Returns what keeps the outputs of frozen ones among `peers`, and what compares these peers."""
+        data: dict[str, Any] = {"num_classes": self._training.data.info.num_classes, "multi_label": self._training.data.info.multi_label}
+        joined = {frozenset((edge.learner, peer_of(name))) for edge in self._training.group.edges for name in edge.required_sources}
+        pairs = pairs_to_compare(peers, joined)
+        frozen = [name for name in self._constant_peers if any(name in pair for pair in pairs)]
+        kept = KeptOutputs(frozen, num_images=self._training.data.info.num_val, **data)
+        return kept, PairMeter(pairs, self._comm, kept, **data)
+
+    def _keep_outputs(self, update: int) -> None:
+        """Computes what is kept of frozen peers. Collective: all ranks must call it."""
+        for batch in self._batches(update):
+            self._predict(batch.to(self._comm.device, non_blocking=True).images, batch, self._kept.peers)
+        self._kept.is_complete = True
+
     def _score(
-        self, evaluator: Evaluator, peers: Sequence[str], update: int, chance: ChanceMeter | None = None, *, split: str = "val"
+        self,
+        evaluator: Evaluator,
+        peers: Sequence[str],
+        update: int,
+        chance: ChanceMeter | None = None,
+        *,
+        split: str = "val",
+        observers: Sequence[BatchObserver] = (),
     ) -> Scores:
+        def predict(pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
+            return self._predict(pixels, batch, peers, split=split)
+
+        is_scoring_rank = self._training.group.is_scoring_rank
+        return evaluator(predict, self._batches(update, split=split), is_scoring_rank=is_scoring_rank, chance=chance, observers=observers)
+
+    def _batches(self, update: int, *, split: str = "val") -> Iterator[Batch]:
+        """Yields this rank's batches of `split`, with all peers in evaluation mode."""
         data, group = self._training.data, self._training.group
         group.eval()
+        batches = with_rank(data.eval_batches(world_size=self._comm.size, shard=group.shard, split=split), self._comm)
+        yield from self._stragglers.evaluated(batches, update)
 
-        def predict(pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
-            return group.predict(pixels, peers, global_batch_size=batch.global_batch_size)
-
-        batches: Iterable[Batch] = with_rank(data.eval_batches(world_size=self._comm.size, shard=group.shard, split=split), self._comm)
-        return evaluator(predict, self._stragglers.evaluated(batches, update), is_scoring_rank=group.is_scoring_rank, chance=chance)
+    def _predict(self, pixels: Tensor, batch: Batch, peers: Sequence[str], *, split: str = "val") -> dict[str, Tensor]:
+        """Returns the logits of `peers`; what is said of validation images by those that stay as they are is kept."""
+        group = self._training.group
+        logits = group.predict(pixels, peers, global_batch_size=batch.global_batch_size)
+        if split == "val" and group.is_scoring_rank and set(self._kept.peers).issubset(peers):
+            self._kept.keep(batch, logits)
+        return logits
 
     def _score_headless(self) -> Scores:
         """Returns the scores of the peers without a head by their nearest neighbours. Collective: all ranks must call it."""
@@ -174,3 +246,12 @@ class Scorer:
                 warnings.warn(
                     f"peer {name!r} begins with {score}, and chance gives {chance}; the likely causes are {_CAUSES}", stacklevel=2
                 )
+
+
+def build_churn_meter(recipe: Recipe, training: Training, comm: Communicator) -> ChurnMeter:
+    """Returns what counts the predictions of trained peers, and of their ensemble, that change between evaluations."""
+    info, known = training.data.info, training.group.known_classes
+    sizes = {name: len(known.get(name, range(info.num_classes))) for name in recipe.trainable}
+    if len([name for name in sizes if name not in known]) > 1:
+        sizes[ENSEMBLE] = info.num_classes
+    return ChurnMeter(sizes, comm, num_images=info.num_val, multi_label=info.multi_label)

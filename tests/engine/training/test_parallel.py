@@ -40,6 +40,10 @@ def weights(output):
     return {path.stem: safetensors.torch.load_file(path) for path in sorted((output / "tiny" / "last").iterdir())}
 
 
+def evaluations(output):
+    return [json.loads(line)["eval"] for line in (output / "tiny" / "metrics.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize(
     ("placement", "continuations"),
     [
@@ -51,7 +55,8 @@ def test_a_run_resumes_in_another_placement_and_on_another_number_of_ranks(tmp_p
     """Bitwise where it was, and exactly elsewhere: the batches are the same, and so are the updates."""
     recipe = written(tmp_path, placement=placement)
     run("mutual.train", recipe, f"output={tmp_path / 'whole'}", processes=2)
-    expected = weights(tmp_path / "whole")
+    expected, history = weights(tmp_path / "whole"), evaluations(tmp_path / "whole")
+    assert "churn" in history[-1]["ensemble"]
     cut = tmp_path / "cut"
 
     def written_twice():
@@ -66,6 +71,11 @@ def test_a_run_resumes_in_another_placement_and_on_another_number_of_ranks(tmp_p
                 if name == "same":
                     assert torch.equal(tensor, expected[peer][key]), (peer, key)
                 torch.testing.assert_close(tensor, expected[peer][key], rtol=1e-10, atol=1e-10)
+        found = evaluations(tmp_path / name)
+        assert name != "same" or found == history
+        for rows, wanted in zip(found, history, strict=True):
+            for member, row in wanted.items():
+                assert rows[member] == pytest.approx(row, abs=1e-6), "the evaluation before is that of the other ranks"
     done = run("mutual.train", recipe, f"output={cut}", "--resume", "train.accumulate=1", "data.batch_size=3", processes=2, expect=1)
     assert "the checkpoint's updates are of 8 images" in done.stderr
 

@@ -12,6 +12,7 @@ import torch
 from support import digests, tiny_document
 
 import mutual
+from mutual.engine.evaluation import ChurnMeter
 from mutual.engine.monitoring import NonFiniteLossError
 from mutual.engine.runtime import StoppedError
 from mutual.engine.storage import RunFolder
@@ -68,6 +69,19 @@ def test_a_run_goes_on_from_any_checkpoint_as_it_went(whole, tmp_path, step):
     assert result.folder == folder
     assert digests(folder) == digests(whole)
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [f"step_{number:08d}" for number in range(1, 10)]
+
+
+def test_of_an_older_checkpoint_the_next_evaluation_has_no_churn(whole, tmp_path, monkeypatch):
+    """It has no predictions; all else is as it was."""
+    monkeypatch.setattr(ChurnMeter, "state_dict", lambda self: {})
+    older = mutual.fit(recipe_of(tmp_path / "older")).folder
+    monkeypatch.undo()
+    folder = cut(older, tmp_path, 8)
+    mutual.fit(recipe_of(tmp_path), resume=True)
+    expected, found = digests(whole), digests(folder)
+    assert [name for name, row in expected["metrics"][-1]["eval"].items() if row.pop("churn", None) is not None] == ["a", "b", "ensemble"]
+    assert found == expected
+    assert not any("churn" in row for row in found["best"]["peers"].values())
 
 
 def test_a_run_without_averages_and_statistics_goes_on_too(tmp_path):

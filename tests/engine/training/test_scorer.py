@@ -34,7 +34,7 @@ def count_predictions(monkeypatch):
 def test_a_teacher_is_scored_before_the_first_update_and_not_again(teacher, tmp_path, monkeypatch, capsys):
     events, counted = [], count_predictions(monkeypatch)
     score, update = Scorer._score, TrainStep.simultaneous
-    monkeypatch.setattr(Scorer, "_score", lambda self, *args: events.append(args[1]) or score(self, *args))
+    monkeypatch.setattr(Scorer, "_score", lambda self, *args, **named: events.append(args[1]) or score(self, *args, **named))
     monkeypatch.setattr(TrainStep, "simultaneous", lambda self, *args, **named: events.append("update") or update(self, *args, **named))
     result = mutual.fit(parse_recipe(document(tmp_path, teacher)))
     assert [event for index, event in enumerate(events) if event != (events[index - 1] if index else None)] == [
@@ -48,7 +48,8 @@ def test_a_teacher_is_scored_before_the_first_update_and_not_again(teacher, tmp_
     first, *epochs = lines(result.folder)
     assert first == {"epoch": 0, "step": 0, "eval": {"t": first["eval"]["t"]}}
     assert first["eval"]["t"]["top1"] > 0.75
-    assert [list(line["eval"]) for line in epochs] == [["s", "t"]] * 2, "constant scores stand in every epoch; one trained peer is no pair"
+    assert [list(line["eval"]) for line in epochs] == [["s", "t", "pairs"]] * 2, "constant scores stand in every epoch"
+    assert list(epochs[0]["eval"]["pairs"]) == ["agreement/s/t", "kl/s/t", "kl/t/s"], "one trained peer is no pair of trained ones"
     assert all(line["eval"]["t"] == first["eval"]["t"] for line in epochs)
     assert result.history == [first, *epochs]
     assert result.metrics == epochs[-1]["eval"]
@@ -85,12 +86,46 @@ def test_what_compares_peers_compares_those_that_are_trained(teacher, tmp_path):
         whole = document(tmp_path, name=name, peers={**peers, **beside}, objectives=[{"loss": "cross_entropy"}])
         both.append(mutual.fit(parse_recipe(whole)).metrics)
     assert both[0].pop("t")
+    both[0]["pairs"] = {key: value for key, value in both[0]["pairs"].items() if not key.endswith("/t") and "/t/" not in key}
     assert both[0] == both[1]
+
+
+def test_details_are_counted_where_they_are_asked_for_and_change_nothing(teacher, tmp_path, monkeypatch):
+    """Trained peers' and the ensemble's, and the matrices of all; in a run that was resumed, too, whose teacher is then run again."""
+    frozen = {"model": "small_cnn", "frozen": True, "weights": str(teacher)}
+    peers = {"s": {"model": "support:tiny"}, "t": frozen, "s2": {"model": "support:tiny"}}
+    recipe = parse_recipe(document(tmp_path, peers=peers, objectives=[{"loss": "cross_entropy"}]))
+    plain = mutual.fit(recipe)
+    evaluate, found = Scorer.evaluate, []
+
+    def with_details(self, update):
+        scores = evaluate(self, update, details=update > 10)
+        found.append(self.details)
+        return scores
+
+    monkeypatch.setattr(Scorer, "evaluate", with_details)
+    asked = mutual.fit(recipe.model_copy(update={"name": "asked"}))
+    assert [line["eval"] for line in asked.history] == [line["eval"] for line in plain.history]
+    nothing, details = found
+    assert nothing is None
+    assert list(details.members) == ["s", "s2", "ensemble"]
+    for name, member in details.members.items():
+        assert member.confusion_CC.sum() == member.reliability.counts_K.sum() == 355
+        assert member.confusion_CC.diagonal().sum() / 355 == pytest.approx(asked.metrics[name]["top1"])
+        assert member.reliability.ece == pytest.approx(asked.metrics[name]["ece"], rel=1e-5)
+    assert details.peers == ("s", "t", "s2")
+    assert details.agreement_PP[0, 1] == asked.metrics["pairs"]["agreement/s/t"]
+    assert details.kl_PP[0, 1] == asked.metrics["pairs"]["kl/s/t"]
+    shutil.rmtree(asked.folder / "checkpoints" / "step_00000020")
+    mutual.fit(recipe.model_copy(update={"name": "asked"}), resume=True)
+    assert len(found) == 3
+    assert torch.equal(found[-1].kl_PP, details.kl_PP)
+    assert torch.equal(found[-1].members["s"].confusion_CC, details.members["s"].confusion_CC)
 
 
 def test_a_run_without_such_peers_begins_at_once(tmp_path, monkeypatch):
     scored, score = [], Scorer._score
-    monkeypatch.setattr(Scorer, "_score", lambda self, *args: scored.append(args[1]) or score(self, *args))
+    monkeypatch.setattr(Scorer, "_score", lambda self, *args, **named: scored.append(args[1]) or score(self, *args, **named))
     result = mutual.fit(parse_recipe(tiny_document(output=str(tmp_path))))
     assert scored == [("a", "b")] * 2
     assert [record["epoch"] for record in result.history] == [1, 2]
@@ -108,12 +143,15 @@ def test_callbacks_begin_without_scores_and_then_see_all(teacher, tmp_path):
             seen.append(list(state.scores))
 
     mutual.fit(parse_recipe(document(tmp_path, teacher)), callbacks=[Look()])
-    assert seen == [[], ["s", "t"], ["s", "t"]]
+    assert seen == [[], ["s", "t", "pairs"], ["s", "t", "pairs"]]
 
 
 @pytest.mark.filterwarnings("ignore:peer 't' begins")
 def test_a_run_that_goes_on_does_not_score_a_teacher_again(teacher, tmp_path, monkeypatch):
-    """From a checkpoint, and before there is one: the scores are taken from what the run has written."""
+    """From a checkpoint, and before there is one: the scores are taken from what the run has written.
+
+    Only what it says of each image is computed once more, to be compared with what the student says.
+    """
     recipe = parse_recipe(document(tmp_path / "cut", teacher))
     whole = mutual.fit(parse_recipe(document(tmp_path / "whole", teacher)))
     for step in (0, 3, 18):
@@ -127,7 +165,7 @@ def test_a_run_that_goes_on_does_not_score_a_teacher_again(teacher, tmp_path, mo
         counted = count_predictions(monkeypatch)
         result = mutual.fit(recipe, resume=True)
         monkeypatch.undo()
-        assert "t" not in counted
+        assert counted.count("t") == counted.count("s") / (1 if step == 18 else 2), "in one evaluation, of one or two"
         assert [{**line, "train": None} for line in result.history] == [{**line, "train": None} for line in whole.history]
         assert result.metrics == whole.metrics
         shutil.rmtree(folder)
@@ -183,33 +221,41 @@ def test_a_checkpoint_without_scores_of_the_beginning_is_gone_on_with(teacher, t
 
     monkeypatch.setattr(Checkpointer, "restore", earlier)
     result = mutual.fit(recipe, resume=True)
-    assert [(line["epoch"], list(line["eval"])) for line in result.history] == [(1, ["s", "t"]), (2, ["s", "t"])]
+    assert [(line["epoch"], list(line["eval"])) for line in result.history] == [(1, ["s", "t", "pairs"]), (2, ["s", "t", "pairs"])]
     assert result.history[1]["eval"]["t"] == result.history[0]["eval"]["t"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("placement", ["replicated", "parallel"])
 def test_two_processes_score_as_one(teacher, tmp_path, placement):
-    """Each image is counted once, whichever rank computes it; an expectation that fails ends all with one line."""
+    """Each image is counted once, whichever rank computes it, and so is each pair's, and what changes between evaluations.
+
+    An expectation that fails ends all with one line.
+    """
     peers = {
-        "s": {"model": "support:tiny"},
-        "s2": {"model": "support:tiny", "args": {"width": 5}},
+        "s": {"model": "support:double"},
+        "s2": {"model": "support:double", "args": {"width": 5}},
         "t": {"model": "small_cnn", "frozen": True, "weights": str(teacher)},
         "random": {"model": "small_cnn", "frozen": True},
     }
-    whole = document(tmp_path, peers=peers, placement=placement, train={"epochs": 1, "progress": False})
+    whole = document(tmp_path, peers=peers, placement=placement)
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(whole))
     done = run("mutual.train", path, "peers.t.expect={top1: 0.99}", processes=2, expect=1)
     assert len([line for line in done.stderr.splitlines() if "peers.t.expect.top1: top1 is 0." in line]) == 1
     assert not (tmp_path / "tiny").exists()
     two = run("mutual.train", path, "name=two", processes=2)
-    one = run("mutual.train", path, "name=one", "placement=replicated")
+    one = run("mutual.train", path, "name=one", "placement=replicated", "data.batch_size=128")
     (warned,) = [line for line in one.stderr.splitlines() if "on 355 validation images, and chance gives" in line]
     assert [line for line in two.stderr.splitlines() if "begins with" in line] == [warned]
     for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
-        assert two["eval"]["t"] == pytest.approx(one["eval"]["t"], abs=1e-6)
+        assert list(two["eval"]) == list(one["eval"])
+        for member, row in one["eval"].items():
+            assert two["eval"][member] == pytest.approx(row, abs=1e-6), member
     assert lines(tmp_path / "two")[0]["eval"]["t"] == lines(tmp_path / "two")[1]["eval"]["t"]
+    last = lines(tmp_path / "two")[-1]["eval"]
+    assert len(last["pairs"]) == 2 + 6 + 12
+    assert [name for name, row in last.items() if "churn" in row] == ["s", "s2", "ensemble"]
 
 
 @pytest.mark.slow

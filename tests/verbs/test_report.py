@@ -59,14 +59,14 @@ def test_a_run_is_written_as_one_page(folder, capsys):
     assert out.count("\n") == 1
     page = assert_harmless((folder / "report.html").read_text())
     assert "Pairs of peers" in page.text
-    assert "not finished" not in page.text
+    assert "not been finished" not in page.text
 
 
 def test_an_unfinished_run_is_written_with_a_note(folder, tmp_path):
     (folder / "summary.json").unlink()
     assert report.main([str(folder), "--split", "test", "--output", str(tmp_path / "test.html")]) == 0
     text = assert_harmless((tmp_path / "test.html").read_text()).text
-    assert "The run is not finished: 2 of 2 epochs are done." in text
+    assert "the run has not been finished" in text
     assert "test images" in text
     assert not (folder / "report.html").exists()
 

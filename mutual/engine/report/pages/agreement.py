@@ -26,13 +26,14 @@ def pairs(findings: Findings, styles: Mapping[str, str]) -> list[object]:
         _matrix("Agreement", members, agreement, "fraction of images for which both predict the same class"),
         _matrix("KL(column || row), nats", members, kl, "how far the row is from what the column says"),
     ]
+    learners = [each for each in members if each in _trained(findings)]
     drawn: list[Markup | None] = []
-    for each in members:
+    for each in learners:
         series = [
             Series(pair.second, styles[pair.second], sorted(pair.agreement_by_epoch.items())) for pair in directed if pair.first == each
         ]
         drawn.append(line_chart(f"{clip(each, 20)}: agreement with the others", series, metric="agreement"))
-    for each in members:
+    for each in learners:
         series = [Series(pair.second, styles[pair.second], sorted(pair.kl_by_epoch.items())) for pair in directed if pair.first == each]
         drawn.append(line_chart(f"KL(another || {clip(each, 20)})", series, metric="kl", note="nats"))
     over_epochs = [legend([(each, styles[each]) for each in members]), charts(drawn)] if any(drawn) else [_mean_over_epochs(findings)]

@@ -73,13 +73,9 @@ def _commands(findings: Findings, best: MemberFindings | None) -> list[str]:
 
 
 def _warnings(findings: Findings) -> Markup | None:
-    said = list(findings.notes)
-    if findings.summary is None:
-        planned, done = findings.recipe.train.epochs, max((row["epoch"] for row in findings.history), default=0)
-        said.insert(0, f"The run is not finished: {done} of {planned} epochs are done. What is shown is of its best weights up to now.")
-    if not said:
+    if not findings.notes:
         return None
-    return element("ul", *(element("li", each) for each in said), class_="warnings", aria_label="What to beware of")
+    return element("ul", *(element("li", each) for each in findings.notes), class_="warnings", aria_label="What to beware of")
 
 
 def _members(findings: Findings, styles: dict[str, str]) -> Markup:

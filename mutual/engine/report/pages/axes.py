@@ -45,7 +45,7 @@ def ticks(low: float, high: float, number: int) -> list[float]:
     """Returns about `number` round values between `low` and `high`.
 
     Example:
-        >>> ticks(0.0, 12.0, 5)
+        >>> ticks(0.0, 12.0, 6)
         [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
     """
     step = round_step((high - low) / number)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mutual.data.files.listing import named_images
     from mutual.data.loading.batch import Batch, Window, mixed
     from mutual.data.loading.cores import available_cores, local_processes
-    from mutual.data.loading.plan import shard_bounds
+    from mutual.data.loading.plan import EpochPlan, shard_bounds
     from mutual.data.loading.prepared import PreparedImages
     from mutual.data.loading.transfer import DeviceTransfer
     from mutual.data.module import DataModule
@@ -29,6 +29,7 @@ __all__ = [
     "DataInfo",
     "DataModule",
     "DeviceTransfer",
+    "EpochPlan",
     "ImageError",
     "PreparedImages",
     "Preprocess",
@@ -64,8 +65,8 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.data.survey": ("Survey", "survey_images"),
         "mutual.data.module": ("DataModule",),
         "mutual.data.seeding": ("seeded_generators",),
-        "mutual.data.loading.plan": ("shard_bounds",),
         "mutual.data.loading.prepared": ("PreparedImages",),
+        "mutual.data.loading.plan": ("EpochPlan", "shard_bounds"),
         "mutual.data.datasets.presence": ("check_present",),
         "mutual.data.transforms.regions": ("ShapeError",),
         "mutual.data.loading.transfer": ("DeviceTransfer",),

@@ -136,13 +136,18 @@ class DataModule:
         """The transforms of evaluation images, as sections of a recipe that leave nothing open."""
         return resolved_preprocess(self._spec, self.loaded_shape[1:])
 
+    def epoch_plan(self, *, world_size: int, accumulate: int) -> EpochPlan:
+        """Returns which images an epoch takes, in windows and micro-batches."""
+        num_images, crops = self.info.num_train if self._sampler is None else self._sampler.epoch_size, self._spec.crops_per_image
+        return EpochPlan(num_images * crops, self._spec.batch_size, world_size, accumulate, self._seed, self._sampler, crops)
+
     def num_windows(self, *, world_size: int, accumulate: int) -> int:
         """Returns the number of updates in an epoch."""
-        return self._plan(world_size, accumulate).num_windows
+        return self.epoch_plan(world_size=world_size, accumulate=accumulate).num_windows
 
     def num_workers(self, *, world_size: int, accumulate: int) -> int:
         """Returns how many processes load a rank's training images."""
-        return self._num_workers(self._plan(world_size, accumulate).num_micro_batches)
+        return self._num_workers(self.epoch_plan(world_size=world_size, accumulate=accumulate).num_micro_batches)
 
     def train_windows(
         self,
@@ -260,9 +265,8 @@ class DataModule:
 
     def close(self) -> None:
         """Ends the worker processes."""
-        for loader in (self._loader, self._sample_loader):
-            if loader is not None:
-                loader.close()
+        for loader in filter(None, (self._loader, self._sample_loader)):
+            loader.close()
         self._loader = self._sample_loader = None
 
     def _prepare(self, split_name: str, indices: Tensor) -> PreparedImages:
@@ -305,13 +309,11 @@ class DataModule:
         self._bad[split].update((bad.path, bad.reason) for bad in loaded.bad)
         return loaded
 
-    def _plan(self, world_size: int, accumulate: int) -> EpochPlan:
-        num_images, crops = self.info.num_train if self._sampler is None else self._sampler.epoch_size, self._spec.crops_per_image
-        return EpochPlan(num_images * crops, self._spec.batch_size, world_size, accumulate, self._seed, self._sampler, crops)
-
     def _batch_sampler(self, world_size: int, shard: tuple[int, int], accumulate: int) -> TrainBatchSampler:
         mixed = bool(self._spec.mixup or self._spec.cutmix)
-        return TrainBatchSampler(self._plan(world_size, accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views)
+        return TrainBatchSampler(
+            self.epoch_plan(world_size=world_size, accumulate=accumulate), shard=shard, mixed=mixed, counted_views=self._counted_views
+        )
 
     def _load(self, split: str, requests: Iterable[list[Request]], num_batches: int) -> Iterator[Batch | Failure]:
         """Begins to load requests of a split; in the workers that are there, or in more of them where it has more batches."""

@@ -23,7 +23,7 @@ from mutual.recipe.own_loss import LossTraits, OwnLoss
 from mutual.recipe.peers import PRETRAINED, PROGRAM_SUFFIX, PeerSpec, StoreSpec, WeightsSpec, program_file
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
-from mutual.recipe.training import CheckpointSpec, Optimizer, ParameterGroup, Pause, Precision, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Precision, Schedule, Train
 from mutual.recipe.users_code import call_users, describe_error, import_users, is_users_name, names_parameter
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "CheckpointSpec",
     "Data",
     "DistillationObjective",
+    "ExchangeSpec",
     "Fault",
     "InputError",
     "LossTraits",

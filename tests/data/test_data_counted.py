@@ -195,3 +195,16 @@ def test_a_sample_is_as_the_seed_draws_it_and_has_each_class_as_often():
     assert ((labels.bincount() - expected).abs() < 1).all()
     assert not torch.equal(sample(module(seed=1), 50, 1)[0], sample(module(), 50, 1)[0])
     assert len(sample(module(), 1_000, 1)[1]) == 203, "all, where there are fewer"
+
+
+def test_selected_images_are_those_of_the_split_in_its_order_with_their_names():
+    data = module(augment=AUGMENT)
+    whole = torch.cat([batch.images[: batch.num_valid] for batch in data.eval_batches(world_size=1, shard=(0, 1))])
+    every, some = data.select_images("val"), data.select_images("val", 4)
+    assert torch.equal(torch.cat([batch.images for batch in data.prepared_batches(every, world_size=1, shard=(0, 1))]), whole)
+    num_images = data.info.num_val
+    assert some.indices.tolist() == [num_images * part // 4 for part in range(4)]
+    (batch,) = data.prepared_batches(some, world_size=1, shard=(0, 1))
+    assert torch.equal(batch.images, whole[some.indices])
+    assert [some.name(position) for position in range(4)] == [f"image {index}" for index in some.indices.tolist()]
+    assert torch.equal(some.pixels(2), batch.images[2])

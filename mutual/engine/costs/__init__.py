@@ -3,11 +3,14 @@
 from mutual.engine.costs.benchmark import PLACEMENTS, MeasuredCost, compare_costs
 from mutual.engine.costs.cost_prediction import CostPrediction, predict_cost
 from mutual.engine.costs.floor import FloorCost
+from mutual.engine.costs.flops import count_forward_flops
+from mutual.engine.costs.measuring import measured_training
 from mutual.engine.costs.memory import release_memory
 from mutual.engine.costs.op_counts import HostSync, OpCounts, count_ops
 from mutual.engine.costs.placement_choice import resolve_placement
 from mutual.engine.costs.profiles import Link, Links, PeerProfile, profile_peers
 from mutual.engine.costs.scaling import ScalingPrediction, predict_scaling
+from mutual.engine.costs.training_flops import TrainingFlops, count_training_flops, source_peers
 from mutual.engine.costs.tuning import measure_tuning, resolve_tuning, tune
 from mutual.engine.costs.tuning_result import TuningResult, TuningRow, tuning_table
 from mutual.engine.costs.variants import store_variants
@@ -23,17 +26,22 @@ __all__ = [
     "OpCounts",
     "PeerProfile",
     "ScalingPrediction",
+    "TrainingFlops",
     "TuningResult",
     "TuningRow",
     "compare_costs",
+    "count_forward_flops",
     "count_ops",
+    "count_training_flops",
     "measure_tuning",
+    "measured_training",
     "predict_cost",
     "predict_scaling",
     "profile_peers",
     "release_memory",
     "resolve_placement",
     "resolve_tuning",
+    "source_peers",
     "store_variants",
     "tune",
     "tuning_table",

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mutual.engine.costs import count_forward_flops
 from mutual.engine.evaluation import RunInference, check_trusted_data
 from mutual.engine.inputs import check_data_present, check_split
 from mutual.engine.report.edges_of import edges_of, tapped_paths, unread_losses
 from mutual.engine.report.features import FeatureModel, compare_features
 from mutual.engine.report.findings import Findings
-from mutual.engine.report.flops import count_forward_flops
 from mutual.engine.report.images import find_disagreements, find_mistakes
 from mutual.engine.report.loading import load_peers
 from mutual.engine.report.members import find_members, forward_flops

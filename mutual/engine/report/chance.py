@@ -19,10 +19,17 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A two-sided test of two members on the same images: its name and its p; p is NaN where nothing can be said."""
+    """A two-sided test of two members on the same images.
+
+    Attributes:
+        name: of the test.
+        p: NaN where nothing can be said.
+        standard_error: of the difference of their means.
+    """
 
     name: str
     p: float
+    standard_error: float = math.nan
 
     @property
     def may_be_chance(self) -> bool:
@@ -42,9 +49,23 @@ def paired_test(predictions: SplitPredictions, metric: str, first: str, second: 
     """Returns the test that belongs to a metric, of two members that know all classes and images of one class each."""
     if metric == "nll":
         losses = [F.cross_entropy(predictions.logits[member], predictions.labels, reduction="none") for member in (first, second)]
-        return PairedTest("paired t-test", t_test_p(*losses))
+        return PairedTest("paired t-test", t_test_p(*losses), standard_error(*losses))
     is_right = [predictions.predictions(member) == predictions.labels for member in (first, second)]
-    return PairedTest("McNemar's exact test", mcnemar_p(*is_right))
+    return PairedTest("McNemar's exact test", mcnemar_p(*is_right), standard_error(*is_right))
+
+
+def standard_error(first_N: Tensor, second_N: Tensor) -> float:
+    """Returns the standard error of the mean difference of two figures of the same images; NaN of one image.
+
+    Example:
+        >>> import torch
+        >>> standard_error(torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.zeros(4))
+        0.25
+    """
+    difference_N = first_N.double() - second_N.double()
+    if len(difference_N) < 2:
+        return math.nan
+    return float(difference_N.std(correction=0) / math.sqrt(len(difference_N)))
 
 
 def mcnemar_p(first_N: Tensor, second_N: Tensor) -> float:

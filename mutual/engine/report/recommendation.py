@@ -16,6 +16,8 @@ _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
 _SIMILAR = 0.02
 """Models whose numbers of parameters differ by no more than this fraction are of the same size."""
+_LARGEST_ERROR = {"top1": 0.02, "nll": 0.05}
+"""Where a difference has a larger standard error, that it may be chance does not say that it is small."""
 _LEAST_GAIN = {"map": 0.01, "nll": 0.05}
 """Gains of the ensemble below these are not worth a sentence: points of mAP; NLL as a fraction of the best peer's."""
 
@@ -115,21 +117,21 @@ def _about_others(choice: Choice, best: MemberFindings, others: Sequence[MemberF
     alike = [each for each in others if tests[each.name].may_be_chance]
     same = [each for each in alike if _is_same(best.num_parameters, each.num_parameters)]
     smaller = [each for each in alike if each.num_parameters < best.num_parameters and each not in same]
-    noise = f"within the noise of these {_images(predictions)}"
-    if smaller:
-        chosen = min(smaller, key=lambda each: each.num_parameters)
-        fraction = _percent(chosen.num_parameters / best.num_parameters)
+    near = min(smaller, key=lambda each: each.num_parameters) if smaller else same[0] if same else None
+    if near is None:
+        return ""
+    test, images, difference = tests[near.name], _images(predictions), _difference(metric, best, near)
+    if not test.standard_error <= _LARGEST_ERROR[metric]:
+        error = f"with a standard error of {_amount(metric, test.standard_error)} ({test})"
+        return f"These {images} are too few to tell it from {near.name}: they differ by {difference}, {error}."
+    if near in smaller:
         return (
-            f"{chosen.name} has {fraction} of its parameters, and the difference of {_difference(metric, best, chosen)} is {noise} "
-            f"({tests[chosen.name]}): the smaller one may be shipped."
+            f"{near.name} has {_percent(near.num_parameters / best.num_parameters)} of its parameters, and the difference of {difference} "
+            f"is within the noise of these {images} ({test}): the smaller one may be shipped."
         )
-    if same:
-        nearest = same[0]
-        return (
-            f"Its difference from {nearest.name} ({_difference(metric, best, nearest)}) is {noise} ({tests[nearest.name]}): "
-            "either may be shipped."
-        )
-    return ""
+    if best.scores[metric] == near.scores[metric]:
+        return f"{near.name} has the same {_NAMES[metric]} on these {images} ({test}): either may be shipped."
+    return f"Its difference from {near.name} ({difference}) is within the noise of these {images} ({test}): either may be shipped."
 
 
 def _about_ensemble(choice: Choice, by_name: Mapping[str, MemberFindings], num_peers: int, predictions: SplitPredictions) -> str:
@@ -163,8 +165,11 @@ def _cost(best: MemberFindings, ensemble: MemberFindings) -> str:
 
 
 def _difference(metric: str, first: MemberFindings, second: MemberFindings) -> str:
-    difference = abs(first.scores[metric] - second.scores[metric])
-    return f"{difference:.3f} nats of NLL" if metric == "nll" else f"{100 * difference:.1f} points of top-1 accuracy"
+    return f"{_amount(metric, abs(first.scores[metric] - second.scores[metric]))} of {_NAMES[metric]}"
+
+
+def _amount(metric: str, difference: float) -> str:
+    return f"{difference:.3f} nats" if metric == "nll" else f"{100 * difference:.1f} points"
 
 
 def _texts(metric: str, values: Sequence[float]) -> list[str]:

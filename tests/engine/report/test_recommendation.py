@@ -83,10 +83,23 @@ def test_of_equal_size_either_may_be_shipped_within_the_noise():
     )
 
 
+def test_too_few_images_do_not_make_peers_alike():
+    """They are right on other images: the difference of 0 has a standard error of more than 4 points."""
+    logits = {"a": logits_of(160), "b": logits_of(158, first=40)}
+    found = sentence(logits, dict.fromkeys("ab", 1000), best="a")
+    assert found.endswith(
+        "These 200 validation images are too few to tell it from b: they differ by 1.0 points of top-1 accuracy, with a standard error of "
+        "4.4 points (McNemar's exact test, p = 0.91)."
+    )
+
+
 def test_equal_scores_are_told_by_their_nll():
     logits = {"a": logits_of(180, sureness=6.0), "b": logits_of(180)}
     found = sentence(logits, dict.fromkeys("ab", 1000), best="b")
     assert found.startswith("b has the same validation top-1 accuracy as a (90.0 %), a lower NLL and the same size.")
+    assert found.endswith(
+        "a has the same top-1 accuracy on these 200 validation images (McNemar's exact test, p = 1): either may be shipped."
+    )
 
 
 def test_scores_that_differ_little_are_told_apart_by_their_digits():

@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": ("mutual.evaluate", "score a run's best weights on its validation, test or training images"),
     "predict": ("mutual.predict", "classify image files with a trained peer"),
     "export": ("mutual.export", "write a trained peer as files to ship"),
+    "report": ("mutual.report", "write a run, or a comparison, as one HTML page"),
     "store": ("mutual.store", "compute what frozen peers say ahead of training"),
     "bench": ("mutual.bench", "measure step time and memory of recipes"),
     "data-check": ("mutual.data.check", "find bad images, duplicates and classes that do not match"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from mutual.engine.comparison import COMPARISON
     from mutual.engine.costs import (
         PLACEMENTS,
         Link,
@@ -28,15 +29,17 @@ if TYPE_CHECKING:
     from mutual.engine.fitting import fit, load_peer
     from mutual.engine.inputs import check_data_present, check_inputs, check_split, check_weights_present
     from mutual.engine.monitoring import NonFiniteLossError, Scores
-    from mutual.engine.report import Findings, analyse_run
+    from mutual.engine.report import Findings, analyse_run, report_comparison, report_run
     from mutual.engine.results import RunResult
     from mutual.engine.runtime import StoppedError
-    from mutual.engine.storage import RunFolder, json_text, peer_file, peer_files, write_file
+    from mutual.engine.storage import REPORT, RunFolder, check_report_path, json_text, peer_file, peer_files, write_file
     from mutual.engine.store_filling import FilledStore, check_stores, fill_stores
     from mutual.engine.training import Callback, TrainingState
 
 __all__ = [
+    "COMPARISON",
     "PLACEMENTS",
+    "REPORT",
     "Callback",
     "Draft",
     "FilledStore",
@@ -58,6 +61,7 @@ __all__ = [
     "analyse_run",
     "check_data_present",
     "check_inputs",
+    "check_report_path",
     "check_split",
     "check_stores",
     "check_weights_present",
@@ -77,6 +81,8 @@ __all__ = [
     "peer_files",
     "predict",
     "predict_scaling",
+    "report_comparison",
+    "report_run",
     "score_run",
     "store_variants",
     "tuning_table",
@@ -86,8 +92,10 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
+        "mutual.engine.comparison": ("COMPARISON",),
         "mutual.engine.costs": (
             "PLACEMENTS",
+            "REPORT",
             "Link",
             "MeasuredCost",
             "ScalingPrediction",
@@ -107,10 +115,10 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.fitting": ("fit", "load_peer"),
         "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_split", "check_weights_present"),
         "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),
-        "mutual.engine.report": ("Findings", "analyse_run"),
+        "mutual.engine.report": ("Findings", "analyse_run", "report_comparison", "report_run"),
         "mutual.engine.results": ("RunResult",),
         "mutual.engine.runtime": ("StoppedError",),
-        "mutual.engine.storage": ("RunFolder", "json_text", "peer_file", "peer_files", "write_file"),
+        "mutual.engine.storage": ("REPORT", "RunFolder", "check_report_path", "json_text", "peer_file", "peer_files", "write_file"),
         "mutual.engine.store_filling": ("FilledStore", "check_stores", "fill_stores"),
         "mutual.engine.training": ("Callback", "TrainingState"),
     },

@@ -104,6 +104,8 @@ MISTAKES = [
     ("mutual.predict {nothing} {image}", "is no run folder"),
     ("mutual.predict {run} nowhere.png", "nowhere.png does not exist"),
     ("mutual.export {nothing}", "is no run folder"),
+    ("mutual.report {nothing}", "is no run folder and no comparison"),
+    ("mutual.report {run} --output {run}/recipe.yaml", "is no report that mutual.report wrote"),
     ("mutual trian", "'trian' is no command; did you mean 'train'?"),
 ]
 

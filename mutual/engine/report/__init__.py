@@ -16,6 +16,9 @@ from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from mutual.engine.report.analysis import MAX_IMAGES, analyse_run
+    from mutual.engine.report.pages import comparison_page, run_page
+    from mutual.engine.report.report_of_comparison import report_comparison
+    from mutual.engine.report.report_of_run import report_run
 
 __all__ = [
     "MAX_IMAGES",
@@ -26,6 +29,18 @@ __all__ = [
     "PairFindings",
     "Reliability",
     "analyse_run",
+    "comparison_page",
+    "report_comparison",
+    "report_run",
+    "run_page",
 ]
 
-__getattr__, __dir__ = lazy_attributes(__name__, {"mutual.engine.report.analysis": ("MAX_IMAGES", "analyse_run")})
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "mutual.engine.report.analysis": ("MAX_IMAGES", "analyse_run"),
+        "mutual.engine.report.pages": ("comparison_page", "run_page"),
+        "mutual.engine.report.report_of_comparison": ("report_comparison",),
+        "mutual.engine.report.report_of_run": ("report_run",),
+    },
+)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         find_predecessor,
         select_checkpoint,
     )
+    from mutual.engine.storage.reports import REPORT, REPORT_MARK, check_report_path, is_report, write_report
     from mutual.engine.storage.run_folder import (
         CHARTS,
         EXPORT_SUFFIXES,
@@ -53,6 +54,8 @@ __all__ = [
     "LOCK",
     "MARK",
     "METRICS",
+    "REPORT",
+    "REPORT_MARK",
     "UNFINISHED",
     "BackgroundWriter",
     "BestRecord",
@@ -64,12 +67,14 @@ __all__ = [
     "RunFolder",
     "RunSummary",
     "TrackedRuns",
+    "check_report_path",
     "check_same_classes",
     "check_same_data",
     "content_bytes",
     "epoch_name",
     "exclusive_access",
     "find_predecessor",
+    "is_report",
     "is_weights_name",
     "json_text",
     "peer_file",
@@ -82,6 +87,7 @@ __all__ = [
     "tensor_content",
     "unfinished",
     "write_file",
+    "write_report",
 ]
 
 __getattr__, __dir__ = lazy_attributes(
@@ -100,6 +106,7 @@ __getattr__, __dir__ = lazy_attributes(
             "find_predecessor",
             "select_checkpoint",
         ),
+        "mutual.engine.storage.reports": ("REPORT", "REPORT_MARK", "check_report_path", "is_report", "write_report"),
         "mutual.engine.storage.run_folder": (
             "CHARTS",
             "EXPORT_SUFFIXES",

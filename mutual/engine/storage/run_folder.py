@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.storage.checkpoint_store import CheckpointStore
 from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, remove, sha256, unfinished, write_file
+from mutual.engine.storage.reports import REPORT, is_report
 from mutual.engine.storage.run_records import BEST, LAST, BestRecord, FinalScores, InitialScores, RunSummary, TrackedRuns
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
@@ -305,6 +306,9 @@ class RunFolder:
         texts = [self.path / name for name in (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, TRACKED)]
         for path in (*texts, self._best_file, self.export / EXPORTED):
             yield from (path, unfinished(path))
+        yield unfinished(self.path / REPORT)
+        if is_report(self.path / REPORT):
+            yield self.path / REPORT
         for peer in peers:
             for path in (self.weights(BEST, peer), self.weights(LAST, peer)):
                 yield from (path, unfinished(path))

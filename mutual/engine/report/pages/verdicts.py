@@ -1,0 +1,101 @@
+"""What a comparison shows, in words; no number without its interval and its p-value, and nothing claimed of too few seeds."""
+
+from __future__ import annotations
+
+from mutual.engine.comparison import Comparison, Difference, EqualCompute
+from mutual.engine.report.pages.markup import clip
+from mutual.engine.report.pages.numbers import difference_text, metric_label, p_text, unit_of
+
+_ORDER = ("nll", "top1", "map")
+"""Of the metrics that a headline may name, the first one that decides."""
+_MAX_NAME = 40
+_SAYS = {
+    "better": "better",
+    "worse": "worse",
+    "not shown": "no difference is shown",
+    "too few seeds": "too few seeds to claim a difference",
+}
+
+
+def headline(comparison: Comparison) -> str:
+    """Returns the answer in a line: whether the arms that the user gave helped."""
+    answers = [_answer(comparison, arm, found) for arm in _given(comparison) if (found := _against_baseline(comparison, arm))]
+    if not answers:
+        return "There is no difference to look at: the comparison has one arm, or no seed in common"
+    if len(answers) > 3:
+        helping = sum("helps" in answer for answer in answers)
+        return f"{helping} of {len(answers)} arms help, against {clip(comparison.baseline, _MAX_NAME)}"
+    return "; ".join(answers)
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """Returns a sentence for each arm and metric, and one for what equal compute says of it."""
+    found = []
+    for arm in _given(comparison):
+        found += [_sentence(each) for each in _against_baseline(comparison, arm)]
+        found += [_equal_compute_sentence(each) for each in comparison.equal_compute if each.arm == arm]
+    return found
+
+
+def _given(comparison: Comparison) -> list[str]:
+    """Returns the arms that the answer is about; the controls alone where the user gave none beside the baseline."""
+    others = [arm for arm in comparison.arms if arm.name != comparison.baseline]
+    return [arm.name for arm in others if arm.control is None] or [arm.name for arm in others]
+
+
+def _against_baseline(comparison: Comparison, arm: str) -> list[Difference]:
+    found = [each for each in comparison.differences if each.arm == arm and each.baseline == comparison.baseline]
+    return sorted(found, key=lambda each: _ORDER.index(each.metric) if each.metric in _ORDER else len(_ORDER))
+
+
+def _answer(comparison: Comparison, arm: str, found: list[Difference]) -> str:
+    name = clip(arm, _MAX_NAME)
+    for verdict, word in (("better", "helps"), ("worse", "hurts")):
+        shown = [each for each in found if each.verdict == verdict]
+        if shown:
+            opposite = any(each.verdict == "worse" for each in found) and verdict == "better"
+            more = f", and hurts {_list(found, 'worse')}" if opposite else ""
+            return f"{name} {word}: {_value(shown[0])}{more}{_beside_compute(comparison, shown[0])}"
+    if all(each.verdict == "too few seeds" for each in found):
+        return f"{name}: too few seeds to claim a difference"
+    return f"{name}: no difference is shown"
+
+
+def _beside_compute(comparison: Comparison, difference: Difference) -> str:
+    """Returns what a headline adds where a method helps, and the same compute spent plainly does, too."""
+    refuted = [each for each in comparison.equal_compute if (each.arm, each.metric) == (difference.arm, difference.metric)]
+    if difference.verdict != "better" or not any(each.beats_equal_compute is False for each in refuted):
+        return ""
+    return ", but not more than the same compute spent on one longer-trained net"
+
+
+def _list(found: list[Difference], verdict: str) -> str:
+    return ", ".join(_value(each) for each in found if each.verdict == verdict)
+
+
+def _value(difference: Difference) -> str:
+    return f"{metric_label(difference.metric)} {difference_text(difference.metric, difference.mean)}{unit_of(difference.metric)}"
+
+
+def _sentence(difference: Difference) -> str:
+    details = []
+    if difference.interval is not None:
+        low, high = (difference_text(difference.metric, end) for end in difference.interval)
+        details.append(f"95 % interval {low} .. {high}")
+    if difference.p_sign_flip is not None:
+        details.append(f"p {p_text(difference.p_sign_flip)}")
+    if difference.p_holm is not None:
+        details.append(f"{p_text(difference.p_holm)} after Holm's correction")
+    more = f" ({', '.join(details)})" if details else ""
+    arms = f"{clip(difference.arm, _MAX_NAME)} against {clip(difference.baseline, _MAX_NAME)}"
+    return f"{arms}: {_value(difference)}{more}: {_SAYS[difference.verdict]}."
+
+
+def _equal_compute_sentence(found: EqualCompute) -> str:
+    arm, metric = clip(found.arm, _MAX_NAME), metric_label(found.metric)
+    if found.beats_equal_compute is None:
+        return f"{arm}, {metric}: the same compute spent on one longer-trained net was not compared (--control longer)."
+    if found.beats_equal_compute:
+        return f"{arm}, {metric}: better than the same compute spent on one longer-trained net."
+    beats = "better than independent peers, but " if found.beats_independent else ""
+    return f"{arm}, {metric}: {beats}not shown to be better than the same compute spent on one longer-trained net."

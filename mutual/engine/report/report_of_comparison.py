@@ -1,0 +1,97 @@
+"""report_comparison: the page of a comparison, with curves and links where its run folders are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from mutual.engine.comparison import BEST_PEER, COMPARISON, MEAN, ArmSummary, Comparison
+from mutual.engine.report.pages import comparison_page, headline
+from mutual.engine.report.pages.markup import address
+from mutual.engine.report.pages.numbers import is_finite
+from mutual.engine.storage import REPORT, RunFolder, is_report, write_report
+from mutual.recipe import InputError
+
+_METRICS = ("top1", "map", "knn_top1", "nll")
+"""Of which curves are drawn."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What curves need of a run."""
+
+    history: list[dict[str, Any]]
+    members: tuple[str, ...]
+    """Whose mean counts."""
+
+
+def report_comparison(folder: Path, output: Path) -> str:
+    """Writes the report of the comparison in `folder` to `output`, and returns what it says in a line.
+
+    Raises:
+        InputError: its comparison.json is damaged, or something else than a report of ours is at `output`.
+    """
+    comparison = read_comparison(folder)
+    found = {arm.name: _run_folders(arm, folder) for arm in comparison.arms}
+    curves = {arm.name: of_arm for arm in comparison.arms if (of_arm := _arm_curves(arm, found[arm.name]))}
+    links = {name: _links(runs, output) for name, runs in found.items()}
+    write_report(output, comparison_page(comparison, curves=curves, links=links))
+    return headline(comparison)
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """Returns what comparison.json says.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    file = folder / COMPARISON
+    try:
+        return Comparison.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{file} is damaged, or of another version; the mutual.compare that made it writes it again") from error
+
+
+def _run_folders(arm: ArmSummary, folder: Path) -> dict[int, RunFolder]:
+    """Returns by seed the run folders that are there: as they were named, or beside comparison.json where this has been moved."""
+    found = {}
+    for seed, text in arm.runs.items():
+        path = next((each for each in (Path(text), folder / text, folder / PurePath(text).name) if each.is_dir()), None)
+        if path is not None:
+            found[seed] = RunFolder(path)
+    return found
+
+
+def _arm_curves(arm: ArmSummary, folders: Mapping[int, RunFolder]) -> dict[str, list[tuple[float, list[float]]]]:
+    """Returns by metric for each epoch the values of the runs that have one; what is damaged is left out."""
+    runs = []
+    for folder in folders.values():
+        with suppress(InputError):
+            runs.append(_Run(folder.history(), _members(arm, folder)))
+    curves: dict[str, dict[int, list[float]]] = {}
+    for run in runs:
+        for row in run.history:
+            for metric in _METRICS:
+                values = [row.get("eval", {}).get(member, {}).get(metric) for member in run.members]
+                if values and all(map(is_finite, values)):
+                    curves.setdefault(metric, {}).setdefault(row["epoch"], []).append(sum(values) / len(values))
+    return {metric: sorted(by_epoch.items()) for metric, by_epoch in curves.items()}
+
+
+def _members(arm: ArmSummary, folder: RunFolder) -> tuple[str, ...]:
+    if arm.member == MEAN:
+        return tuple(folder.recipe().trainable)
+    return (folder.best_peer() if arm.member == BEST_PEER else arm.member,)
+
+
+def _links(folders: Mapping[int, RunFolder], output: Path) -> dict[int, str]:
+    """Returns by seed the address of the run's report, relative to `output`."""
+    reports = {seed: folder.path / REPORT for seed, folder in folders.items()}
+    here = output.absolute().parent
+    return {seed: address(PurePath(os.path.relpath(report.absolute(), here))) for seed, report in reports.items() if is_report(report)}

@@ -164,7 +164,7 @@ class _Planner:
             number += 1
             name = f"{base}-{number}"
         same = next((each for each in (*self._arms, *self.added) if (recipe_key(each.recipe), each.seed_offset) == key), None)
-        runs_of = None if same is None else same.runs_of or same.name
+        runs_of = None if same is None else same.name  # the first of that recipe trains it
         self.added.append(replace(arm, name=name, control_of=(method.name,), runs_of=runs_of))
 
     def _independent(self, method: Arm) -> Arm | None:

@@ -52,6 +52,7 @@ def test_weights_of_labels_are_fractions_of_a_learner_s_largest():
     found = labels_only(recipe("ab", {**CE, "weight": 0.2, "label_smoothing": 0.1}, {"loss": "focal", "weight": 0.05}, DML))
     assert weights_of(found) == [("cross_entropy", 1.0, None), ("focal", 0.25, None)]
     assert found.objectives[0].label_smoothing == 0.1
+    assert weights_of(labels_only(recipe(taught(), {**CE, "weight": 0.0}, KD))) == [("cross_entropy", 1.0, None)]
     several = labels_only(recipe("ab", {**CE, "weight": 0.5}, {"loss": "focal", "learners": ["b"]}, DML))
     assert weights_of(several) == [("cross_entropy", 1.0, ["a"]), ("cross_entropy", 0.5, ["b"]), ("focal", 1.0, ["b"])]
 
@@ -77,9 +78,16 @@ def test_controls_that_are_the_same_recipe_are_one_arm_and_read_runs_that_are_th
     (control,) = plan(arms, "independent").arms
     assert (control.name, control.control, control.control_of) == ("dml-independent", "independent", ("dml", "udml"))
     assert control.runs_of == "plain"
-    (control,) = plan([arms[1], Arm("udml", arms[2].recipe.model_copy(update={"seed": 7, "name": "other"}))], "independent").arms
-    assert control.control_of == ("dml", "udml")
+    (control,) = plan(arms[1:], "independent").arms
     assert (control.runs_of, control.seed_offset, control.note) == (None, 0, "the same peers on labels alone")
+
+
+def test_recipes_are_the_same_whatever_seed_and_name_the_comparison_gives_them():
+    data = {**tiny_document()["data"], "subset": 20}  # drawn by the seed
+    first, second = arm("dml", "ab", CE, DML, data=data), arm("udml", "ab", CE, DML, data=data, seed=7, output="other")
+    assert recipe_key(first.recipe) == recipe_key(second.recipe)
+    assert [each.control_of for each in plan([first, second], "independent").arms] == [("dml", "udml")]
+    assert recipe_key(first.recipe) != recipe_key(recipe("ab", CE, DML, data={**data, "subset_seed": 7}))
 
 
 def test_an_ensemble_reads_the_runs_of_the_independent_peers():
@@ -184,6 +192,39 @@ def test_labels_are_smoothed_to_the_entropy_of_the_mixture_with_the_teacher():
     assert (objective.weight, list(control.recipe.peers)) == (1.0, ["s"])
     assert smoothed_entropy(objective.label_smoothing, 4) == pytest.approx(found.targets, abs=1e-3)
     assert control.note.startswith(f"label_smoothing {objective.label_smoothing:g}: labels have the entropy of the method's targets")
+
+
+def test_several_teachers_are_mixed_by_their_weights():
+    peers = {"s": TINY, "t": FROZEN, "u": FROZEN}
+    one, mixed, ensemble, each = (
+        measure_target_entropy(recipe(peers, *objectives), {})
+        for objectives in (
+            [CE, {**KD, "sources": ["t"]}],
+            [CE, KD],
+            [CE, {**KD, "sources": "ensemble"}],
+            [CE, {**KD, "sources": ["t"], "weight": 0.5}, {**KD, "sources": ["u"], "weight": 0.5}],
+        )
+    )
+    assert mixed == each
+    assert len({one.sources, mixed.sources, ensemble.sources}) == 3
+
+
+def test_what_reads_standardized_logits_is_measured_on_them():
+    kd, skd, flat = (
+        measure_target_entropy(recipe(taught(), CE, objective), {}).sources
+        for objective in ({**KD, "standardize": True, "temperature": 1}, {"loss": "skd", "multiplier": 1.0}, {**KD, "temperature": 1})
+    )
+    assert kd == pytest.approx(skd)
+    assert kd != pytest.approx(flat, abs=1e-3)
+
+
+def test_peers_are_measured_as_they_are_evaluated(tmp_path):
+    torch.save(support.TinyNet(4, 1).state_dict(), tmp_path / "net.pt")
+    found = [
+        measure_target_entropy(recipe({name: {**TINY, "args": args} for name in "ab"}, CE, DML), dict.fromkeys("ab", tmp_path / "net.pt"))
+        for args in ({}, {"dropout": 0.9})
+    ]
+    assert found[0] == found[1]
 
 
 def _teacher_s_probabilities(kd, *, temperature):

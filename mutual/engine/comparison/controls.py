@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mutual.engine.comparison.arms import Arm
+from mutual.engine.comparison.control_names import CONTROLS, INDEPENDENT, LONGER, RANDOM, SAME, SMOOTHING, TOGETHER
 from mutual.engine.comparison.control_recipes import (
     labels_only,
     learns_from_others,
@@ -25,16 +26,6 @@ from mutual.engine.storage import BEST, RunFolder
 from mutual.group import import_own_losses
 from mutual.recipe import ENSEMBLE, InputError, Recipe, did_you_mean, format_value, program_file
 
-INDEPENDENT, LONGER, TOGETHER, RANDOM, SMOOTHING, SAME = "independent", "longer", "ensemble", "random-teacher", "smoothing", "a/a"
-CONTROLS: Mapping[str, str] = {
-    INDEPENDENT: "the same peers, trained on labels alone",
-    LONGER: "one peer on labels alone, for as many epochs as the method's total compute gives",
-    TOGETHER: "the independent peers together; inference costs as many times more",
-    RANDOM: "a teacher with initial weights, which nothing has trained",
-    SMOOTHING: "labels alone, smoothed to the entropy of the method's targets",
-    SAME: "the baseline under other seeds: the difference must be nothing",
-}
-"""By name what each control is."""
 SEED_OFFSET = 1_000_000
 """Of the baseline's other seeds, beyond those that a comparison is run with."""
 _MAX_EPOCHS = 1_000_000

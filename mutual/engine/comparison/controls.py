@@ -38,7 +38,7 @@ class ControlPlan:
 
     Attributes:
         arms: those that are added, in the order of the controls' names, and of the arms that they are of.
-        notes: a line for each control that makes no sense for an arm, or cannot be made.
+        notes: a line for each control that makes no sense for some arms, or cannot be made.
     """
 
     arms: list[Arm]
@@ -130,16 +130,18 @@ class _Planner:
             return
         if not self._methods and self._stage == "before":
             self.notes.append(f"{control}: no arm learns from peers or a teacher")
+        left_out: dict[str, list[str]] = {}
         for method in self._methods:
             try:
                 if method.recipe.extended_from is not None:
                     raise _NotMadeError("it goes on from another run")
                 arm = self._make[control](method)
             except _NotMadeError as reason:
-                self.notes.append(f"{control} of {method.name} is left out: {reason}")
+                left_out.setdefault(str(reason), []).append(method.name)
             else:
                 if arm is not None:
                     self._add(replace(arm, control=control), method)
+        self.notes += [f"no {control} of {', '.join(names)}: {reason}" for reason, names in left_out.items()]
 
     def _add(self, arm: Arm, method: Arm) -> None:
         """Adds an arm under a name of its own, or the method to those that an equal one is a control of."""
@@ -219,7 +221,7 @@ class _Planner:
         if not learners:
             if self._stage == "after":
                 return None
-            raise _NotMadeError("no loss reads the probabilities that a peer or teacher gives the classes")
+            raise _NotMadeError("no loss reads the logits of peers or a teacher and nothing else")
         needs_runs = not set(recipe.trainable).isdisjoint(source_peers(recipe))
         if needs_runs != (self._stage == "after"):
             return None

@@ -99,7 +99,7 @@ def test_an_ensemble_reads_the_runs_of_the_independent_peers():
         ("dml-ensemble", "ensemble", "dml-independent"),
     ]
     assert found.arms[-1].note == "the 3 independent peers together: inference costs 3 times"
-    assert found.notes == ["ensemble of kd is left out: one peer is trained, which makes no ensemble"]
+    assert found.notes == ["no ensemble of kd: one peer is trained, which makes no ensemble"]
 
 
 def test_a_name_that_is_taken_is_not_given_again():
@@ -163,8 +163,8 @@ def test_only_a_frozen_teacher_can_be_random():
     )
     assert found.arms == []
     assert found.notes == [
-        "random-teacher of dml is left out: no teacher is frozen",
-        "random-teacher of kd is left out: t is an exported program, which has no initial weights",
+        "no random-teacher of dml: no teacher is frozen",
+        "no random-teacher of kd: t is an exported program, which has no initial weights",
     ]
 
 
@@ -241,7 +241,7 @@ def test_peers_that_are_trained_are_measured_when_their_runs_are_finished(tmp_pa
     dml = arm("dml", "ab", CE, DML, output=str(tmp_path), train={"epochs": 1, "progress": False})
     assert plan([dml], "smoothing").arms == plan([dml], "smoothing").notes == []
     missing = plan([dml], "smoothing", "independent", stage="after")
-    assert (missing.arms, missing.notes) == ([], ["smoothing of dml is left out: none of its runs is finished"])
+    assert (missing.arms, missing.notes) == ([], ["no smoothing of dml: none of its runs is finished"])
     runs = {seed: mutual.fit(dml.recipe.model_copy(update={"seed": seed, "name": f"dml-{seed}"})).folder for seed in (0, 1)}
     (control,) = plan([dml], "smoothing", "a/a", "longer", stage="after", finished={"dml": runs}).arms
     found = [
@@ -260,8 +260,8 @@ def test_a_method_without_soft_labels_has_no_smoothing():
     features = arm("at", taught(), CE, {"loss": "l2", "at": "body"})
     several = arm("several", "ab", {"loss": "dml", "form": "sigmoid"}, data={**tiny_document()["data"], "multi_label": True})
     assert plan([features, several], "smoothing").notes == [
-        "smoothing of at is left out: no loss reads the probabilities that a peer or teacher gives the classes",
-        "smoothing of several is left out: images have several labels, which have no label smoothing",
+        "no smoothing of at: no loss reads the logits of peers or a teacher and nothing else",
+        "no smoothing of several: images have several labels, which have no label smoothing",
     ]
     with pytest.raises(ValueError, match="another loss than cross_entropy"):
         with_smoothing(recipe("a", {"loss": "focal"}), {"a": 0.1})
@@ -280,8 +280,10 @@ def test_the_baseline_under_other_seeds():
 def test_what_no_control_is_for_is_said_in_a_line():
     alone = arm("plain", "a", CE)
     assert plan([alone], "independent").notes == ["independent: no arm learns from peers or a teacher"]
+    two = [arm("kd", taught(), CE, KD), arm("soft", taught(), {"loss": "soft_label"})]
+    assert plan(two, "ensemble").notes == ["no ensemble of kd, soft: one peer is trained, which makes no ensemble"]
     further = arm("further", "ab", CE, DML, extended_from={"run": "runs/first"})
-    assert plan([further], "longer").notes == ["longer of further is left out: it goes on from another run"]
+    assert plan([further], "longer").notes == ["no longer of further: it goes on from another run"]
     controls = plan([arm("dml", "ab", CE, DML)], "independent").arms
     assert plan([alone, *controls], "independent").arms == []
     with pytest.raises(InputError, match="'longre' is no control; did you mean 'longer'"):

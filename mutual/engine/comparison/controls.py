@@ -132,6 +132,8 @@ class _Planner:
             self.notes.append(f"{control}: no arm learns from peers or a teacher")
         left_out: dict[str, list[str]] = {}
         for method in self._methods:
+            if method.recipe.extended_from is not None and self._stage == "after":
+                continue  # it was said before
             try:
                 if method.recipe.extended_from is not None:
                     raise _NotMadeError("it goes on from another run")
@@ -215,16 +217,14 @@ class _Planner:
 
     def _smoothing(self, method: Arm) -> Arm | None:
         recipe = method.recipe
-        if recipe.data.multi_label:
-            raise _NotMadeError("images have several labels, which have no label smoothing")
         learners = [name for name in recipe.trainable if teaching_objectives(recipe, name)]
-        if not learners:
-            if self._stage == "after":
-                return None
-            raise _NotMadeError("no loss reads the logits of peers or a teacher and nothing else")
-        needs_runs = not set(recipe.trainable).isdisjoint(source_peers(recipe))
+        needs_runs = bool(learners) and not recipe.data.multi_label and not set(recipe.trainable).isdisjoint(source_peers(recipe))
         if needs_runs != (self._stage == "after"):
             return None
+        if recipe.data.multi_label:
+            raise _NotMadeError("images have several labels, which have no label smoothing")
+        if not learners:
+            raise _NotMadeError("no loss reads the logits of peers or a teacher and nothing else")
         try:
             entropy = self._entropy(method) if needs_runs else measure_target_entropy(recipe, {})
             smoothing = smoothing_of(entropy.targets, entropy.num_classes)

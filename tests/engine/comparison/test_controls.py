@@ -263,6 +263,8 @@ def test_a_method_without_soft_labels_has_no_smoothing():
         "no smoothing of at: no loss reads the logits of peers or a teacher and nothing else",
         "no smoothing of several: images have several labels, which have no label smoothing",
     ]
+    again = plan([features, several, arm("further", "ab", CE, DML, extended_from={"run": "runs/first"})], "smoothing", stage="after")
+    assert again.arms == again.notes == []  # what was said before
     with pytest.raises(ValueError, match="another loss than cross_entropy"):
         with_smoothing(recipe("a", {"loss": "focal"}), {"a": 0.1})
     each = with_smoothing(recipe("ab", CE), {"a": 0.1})

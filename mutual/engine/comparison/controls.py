@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mutual.engine.comparison.arms import Arm
+from mutual.engine.comparison.control_names import CONTROLS, INDEPENDENT, LONGER, RANDOM, SAME, SMOOTHING, TOGETHER
 from mutual.engine.comparison.control_recipes import (
     labels_only,
     learns_from_others,
@@ -25,16 +26,6 @@ from mutual.engine.storage import BEST, RunFolder
 from mutual.group import import_own_losses
 from mutual.recipe import ENSEMBLE, InputError, Recipe, did_you_mean, format_value, program_file
 
-INDEPENDENT, LONGER, TOGETHER, RANDOM, SMOOTHING, SAME = "independent", "longer", "ensemble", "random-teacher", "smoothing", "a/a"
-CONTROLS: Mapping[str, str] = {
-    INDEPENDENT: "the same peers, trained on labels alone",
-    LONGER: "one peer on labels alone, for as many epochs as the method's total compute gives",
-    TOGETHER: "the independent peers together; inference costs as many times more",
-    RANDOM: "a teacher with initial weights, which nothing has trained",
-    SMOOTHING: "labels alone, smoothed to the entropy of the method's targets",
-    SAME: "the baseline under other seeds: the difference must be nothing",
-}
-"""By name what each control is."""
 SEED_OFFSET = 1_000_000
 """Of the baseline's other seeds, beyond those that a comparison is run with."""
 _MAX_EPOCHS = 1_000_000
@@ -47,7 +38,7 @@ class ControlPlan:
 
     Attributes:
         arms: those that are added, in the order of the controls' names, and of the arms that they are of.
-        notes: a line for each control that makes no sense for an arm, or cannot be made.
+        notes: a line for each control that makes no sense for some arms, or cannot be made.
     """
 
     arms: list[Arm]
@@ -139,16 +130,20 @@ class _Planner:
             return
         if not self._methods and self._stage == "before":
             self.notes.append(f"{control}: no arm learns from peers or a teacher")
+        left_out: dict[str, list[str]] = {}
         for method in self._methods:
+            if method.recipe.extended_from is not None and self._stage == "after":
+                continue  # it was said before
             try:
                 if method.recipe.extended_from is not None:
                     raise _NotMadeError("it goes on from another run")
                 arm = self._make[control](method)
             except _NotMadeError as reason:
-                self.notes.append(f"{control} of {method.name} is left out: {reason}")
+                left_out.setdefault(str(reason), []).append(method.name)
             else:
                 if arm is not None:
                     self._add(replace(arm, control=control), method)
+        self.notes += [f"no {control} of {', '.join(names)}: {reason}" for reason, names in left_out.items()]
 
     def _add(self, arm: Arm, method: Arm) -> None:
         """Adds an arm under a name of its own, or the method to those that an equal one is a control of."""
@@ -164,7 +159,7 @@ class _Planner:
             number += 1
             name = f"{base}-{number}"
         same = next((each for each in (*self._arms, *self.added) if (recipe_key(each.recipe), each.seed_offset) == key), None)
-        runs_of = None if same is None else same.runs_of or same.name
+        runs_of = None if same is None else same.name  # the first of that recipe trains it
         self.added.append(replace(arm, name=name, control_of=(method.name,), runs_of=runs_of))
 
     def _independent(self, method: Arm) -> Arm | None:
@@ -222,16 +217,14 @@ class _Planner:
 
     def _smoothing(self, method: Arm) -> Arm | None:
         recipe = method.recipe
-        if recipe.data.multi_label:
-            raise _NotMadeError("images have several labels, which have no label smoothing")
         learners = [name for name in recipe.trainable if teaching_objectives(recipe, name)]
-        if not learners:
-            if self._stage == "after":
-                return None
-            raise _NotMadeError("no loss reads the probabilities that a peer or teacher gives the classes")
-        needs_runs = not set(recipe.trainable).isdisjoint(source_peers(recipe))
+        needs_runs = bool(learners) and not recipe.data.multi_label and not set(recipe.trainable).isdisjoint(source_peers(recipe))
         if needs_runs != (self._stage == "after"):
             return None
+        if recipe.data.multi_label:
+            raise _NotMadeError("images have several labels, which have no label smoothing")
+        if not learners:
+            raise _NotMadeError("no loss reads the logits of peers or a teacher and nothing else")
         try:
             entropy = self._entropy(method) if needs_runs else measure_target_entropy(recipe, {})
             smoothing = smoothing_of(entropy.targets, entropy.num_classes)

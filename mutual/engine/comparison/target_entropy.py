@@ -70,7 +70,8 @@ def measure_target_entropy(recipe: Recipe, weights: Mapping[str, Path]) -> Targe
     learners = tuple(name for name in recipe.trainable if teaching_objectives(recipe, name))
     trained = {name: recipe.peers[name].model_copy(update={"weights": str(file)}) for name, file in weights.items()}
     sums, num_images = torch.zeros(2, dtype=torch.float64), 0
-    with measured_training(recipe.model_copy(update={"peers": {**recipe.peers, **trained}})) as (training, device):
+    measured = recipe.model_copy(update={"peers": {**recipe.peers, **trained}})
+    with measured_training(measured, loads_images=True) as (training, device):
         group, num_classes = training.group, training.data.info.num_classes
         names = [name for name in recipe.classifiers if name in source_peers(recipe)]
         partial = [name for name in names if name in group.known_classes]
@@ -78,11 +79,10 @@ def measure_target_entropy(recipe: Recipe, weights: Mapping[str, Path]) -> Targe
             raise ValueError(f"{partial[0]} knows only some of the classes")
         group.eval()
         for batch in training.data.sample_batches(_MAX_IMAGES, world_size=1, shard=(0, 1)):
-            on_device = batch.to(device)
             with torch.no_grad():
-                logits = group.predict(on_device.images, names, global_batch_size=batch.num_valid)
-            labels = on_device.labels[: batch.num_valid]
-            valid = {name: each[: len(labels)] for name, each in logits.items()}
+                logits = group.predict(batch.to(device).images, names, global_batch_size=batch.num_valid)
+            labels = batch.labels[: batch.num_valid]
+            valid = {name: each[: len(labels)].cpu() for name, each in logits.items()}
             for learner in learners:
                 sums += _entropies(list(_targets(recipe, learner, valid, labels, num_classes)))
             num_images += len(labels)
@@ -97,7 +97,7 @@ def smoothing_of(entropy: float, num_classes: int) -> float:
 
     Example:
         >>> smoothing_of(0.0, 10), round(smoothing_of(1.0, 10), 3), smoothing_of(9.0, 10)
-        (0.0, 0.308, 1.0)
+        (0.0, 0.241, 1.0)
     """
     from scipy.optimize import brentq  # takes longer to import than most of what a comparison does before its first run
 
@@ -124,7 +124,7 @@ class _Target:
 def _entropies(targets: list[_Target]) -> Tensor:
     """Returns the sums over the images of the entropy of what the sources say, and of the mixture with the labels, `[2]`."""
     taught = [target for target in targets if target.is_taught]
-    return torch.stack([_mixture_entropy(taught), _mixture_entropy(targets)]).double().cpu()
+    return torch.stack([_mixture_entropy(taught), _mixture_entropy(targets)])
 
 
 def _mixture_entropy(targets: list[_Target]) -> Tensor:

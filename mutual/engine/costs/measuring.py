@@ -26,16 +26,20 @@ class MeasuredTraining(NamedTuple):
 
 
 @contextmanager
-def measured_training(recipe: Recipe) -> Iterator[MeasuredTraining]:
+def measured_training(recipe: Recipe, *, loads_images: bool = False) -> Iterator[MeasuredTraining]:
     """Context with what the updates of `recipe` need, on this process' device, as if it were the only one.
 
     The mathematics is the recipe's; what saves time or memory is left out: compilation, precision, stores, activation checkpoints,
     backwards of one peer after another, placement. Nothing is written, and the process' random generators and switches stay as they were.
 
+    Args:
+        recipe: what is trained.
+        loads_images: whether many images are loaded, by as many processes as the recipe says.
+
     Raises:
         RecipeError: the data, a model, an objective or an optimizer does not fit.
     """
-    plain = _plain(recipe)
+    plain = _plain(recipe, workers={} if loads_images else {"workers": 0})
     with restore_switches(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whoever trains it is told
         environment = init_environment(plain)
@@ -53,7 +57,7 @@ def measured_training(recipe: Recipe) -> Iterator[MeasuredTraining]:
         release_memory(comm.device)
 
 
-def _plain(recipe: Recipe) -> Recipe:
+def _plain(recipe: Recipe, *, workers: dict[str, int]) -> Recipe:
     peers = {name: peer.model_copy(update=_PLAIN_PEER) for name, peer in recipe.peers.items()}
     return recipe.model_copy(
         update={
@@ -61,7 +65,7 @@ def _plain(recipe: Recipe) -> Recipe:
             "placement": "replicated",
             "exchange": ExchangeSpec(),
             "train": recipe.train.model_copy(update=_PLAIN_TRAIN),
-            "data": recipe.data.model_copy(update={"decoded": None, "workers": 0}),
+            "data": recipe.data.model_copy(update={"decoded": None, **workers}),
         }
     )
 

@@ -52,6 +52,7 @@ def test_weights_of_labels_are_fractions_of_a_learner_s_largest():
     found = labels_only(recipe("ab", {**CE, "weight": 0.2, "label_smoothing": 0.1}, {"loss": "focal", "weight": 0.05}, DML))
     assert weights_of(found) == [("cross_entropy", 1.0, None), ("focal", 0.25, None)]
     assert found.objectives[0].label_smoothing == 0.1
+    assert weights_of(labels_only(recipe(taught(), {**CE, "weight": 0.0}, KD))) == [("cross_entropy", 1.0, None)]
     several = labels_only(recipe("ab", {**CE, "weight": 0.5}, {"loss": "focal", "learners": ["b"]}, DML))
     assert weights_of(several) == [("cross_entropy", 1.0, ["a"]), ("cross_entropy", 0.5, ["b"]), ("focal", 1.0, ["b"])]
 
@@ -77,9 +78,16 @@ def test_controls_that_are_the_same_recipe_are_one_arm_and_read_runs_that_are_th
     (control,) = plan(arms, "independent").arms
     assert (control.name, control.control, control.control_of) == ("dml-independent", "independent", ("dml", "udml"))
     assert control.runs_of == "plain"
-    (control,) = plan([arms[1], Arm("udml", arms[2].recipe.model_copy(update={"seed": 7, "name": "other"}))], "independent").arms
-    assert control.control_of == ("dml", "udml")
+    (control,) = plan(arms[1:], "independent").arms
     assert (control.runs_of, control.seed_offset, control.note) == (None, 0, "the same peers on labels alone")
+
+
+def test_recipes_are_the_same_whatever_seed_and_name_the_comparison_gives_them():
+    data = {**tiny_document()["data"], "subset": 20}  # drawn by the seed
+    first, second = arm("dml", "ab", CE, DML, data=data), arm("udml", "ab", CE, DML, data=data, seed=7, output="other")
+    assert recipe_key(first.recipe) == recipe_key(second.recipe)
+    assert [each.control_of for each in plan([first, second], "independent").arms] == [("dml", "udml")]
+    assert recipe_key(first.recipe) != recipe_key(recipe("ab", CE, DML, data={**data, "subset_seed": 7}))
 
 
 def test_an_ensemble_reads_the_runs_of_the_independent_peers():
@@ -91,7 +99,7 @@ def test_an_ensemble_reads_the_runs_of_the_independent_peers():
         ("dml-ensemble", "ensemble", "dml-independent"),
     ]
     assert found.arms[-1].note == "the 3 independent peers together: inference costs 3 times"
-    assert found.notes == ["ensemble of kd is left out: one peer is trained, which makes no ensemble"]
+    assert found.notes == ["no ensemble of kd: one peer is trained, which makes no ensemble"]
 
 
 def test_a_name_that_is_taken_is_not_given_again():
@@ -155,8 +163,8 @@ def test_only_a_frozen_teacher_can_be_random():
     )
     assert found.arms == []
     assert found.notes == [
-        "random-teacher of dml is left out: no teacher is frozen",
-        "random-teacher of kd is left out: t is an exported program, which has no initial weights",
+        "no random-teacher of dml: no teacher is frozen",
+        "no random-teacher of kd: t is an exported program, which has no initial weights",
     ]
 
 
@@ -186,6 +194,39 @@ def test_labels_are_smoothed_to_the_entropy_of_the_mixture_with_the_teacher():
     assert control.note.startswith(f"label_smoothing {objective.label_smoothing:g}: labels have the entropy of the method's targets")
 
 
+def test_several_teachers_are_mixed_by_their_weights():
+    peers = {"s": TINY, "t": FROZEN, "u": FROZEN}
+    one, mixed, ensemble, each = (
+        measure_target_entropy(recipe(peers, *objectives), {})
+        for objectives in (
+            [CE, {**KD, "sources": ["t"]}],
+            [CE, KD],
+            [CE, {**KD, "sources": "ensemble"}],
+            [CE, {**KD, "sources": ["t"], "weight": 0.5}, {**KD, "sources": ["u"], "weight": 0.5}],
+        )
+    )
+    assert mixed == each
+    assert len({one.sources, mixed.sources, ensemble.sources}) == 3
+
+
+def test_what_reads_standardized_logits_is_measured_on_them():
+    kd, skd, flat = (
+        measure_target_entropy(recipe(taught(), CE, objective), {}).sources
+        for objective in ({**KD, "standardize": True, "temperature": 1}, {"loss": "skd", "multiplier": 1.0}, {**KD, "temperature": 1})
+    )
+    assert kd == pytest.approx(skd)
+    assert kd != pytest.approx(flat, abs=1e-3)
+
+
+def test_peers_are_measured_as_they_are_evaluated(tmp_path):
+    torch.save(support.TinyNet(4, 1).state_dict(), tmp_path / "net.pt")
+    found = [
+        measure_target_entropy(recipe({name: {**TINY, "args": args} for name in "ab"}, CE, DML), dict.fromkeys("ab", tmp_path / "net.pt"))
+        for args in ({}, {"dropout": 0.9})
+    ]
+    assert found[0] == found[1]
+
+
 def _teacher_s_probabilities(kd, *, temperature):
     with measured_training(kd) as (training, _), torch.no_grad():
         training.group.eval()
@@ -200,7 +241,7 @@ def test_peers_that_are_trained_are_measured_when_their_runs_are_finished(tmp_pa
     dml = arm("dml", "ab", CE, DML, output=str(tmp_path), train={"epochs": 1, "progress": False})
     assert plan([dml], "smoothing").arms == plan([dml], "smoothing").notes == []
     missing = plan([dml], "smoothing", "independent", stage="after")
-    assert (missing.arms, missing.notes) == ([], ["smoothing of dml is left out: none of its runs is finished"])
+    assert (missing.arms, missing.notes) == ([], ["no smoothing of dml: none of its runs is finished"])
     runs = {seed: mutual.fit(dml.recipe.model_copy(update={"seed": seed, "name": f"dml-{seed}"})).folder for seed in (0, 1)}
     (control,) = plan([dml], "smoothing", "a/a", "longer", stage="after", finished={"dml": runs}).arms
     found = [
@@ -219,9 +260,11 @@ def test_a_method_without_soft_labels_has_no_smoothing():
     features = arm("at", taught(), CE, {"loss": "l2", "at": "body"})
     several = arm("several", "ab", {"loss": "dml", "form": "sigmoid"}, data={**tiny_document()["data"], "multi_label": True})
     assert plan([features, several], "smoothing").notes == [
-        "smoothing of at is left out: no loss reads the probabilities that a peer or teacher gives the classes",
-        "smoothing of several is left out: images have several labels, which have no label smoothing",
+        "no smoothing of at: no loss reads the logits of peers or a teacher and nothing else",
+        "no smoothing of several: images have several labels, which have no label smoothing",
     ]
+    again = plan([features, several, arm("further", "ab", CE, DML, extended_from={"run": "runs/first"})], "smoothing", stage="after")
+    assert again.arms == again.notes == []  # what was said before
     with pytest.raises(ValueError, match="another loss than cross_entropy"):
         with_smoothing(recipe("a", {"loss": "focal"}), {"a": 0.1})
     each = with_smoothing(recipe("ab", CE), {"a": 0.1})
@@ -239,8 +282,10 @@ def test_the_baseline_under_other_seeds():
 def test_what_no_control_is_for_is_said_in_a_line():
     alone = arm("plain", "a", CE)
     assert plan([alone], "independent").notes == ["independent: no arm learns from peers or a teacher"]
+    two = [arm("kd", taught(), CE, KD), arm("soft", taught(), {"loss": "soft_label"})]
+    assert plan(two, "ensemble").notes == ["no ensemble of kd, soft: one peer is trained, which makes no ensemble"]
     further = arm("further", "ab", CE, DML, extended_from={"run": "runs/first"})
-    assert plan([further], "longer").notes == ["longer of further is left out: it goes on from another run"]
+    assert plan([further], "longer").notes == ["no longer of further: it goes on from another run"]
     controls = plan([arm("dml", "ab", CE, DML)], "independent").arms
     assert plan([alone, *controls], "independent").arms == []
     with pytest.raises(InputError, match="'longre' is no control; did you mean 'longer'"):

@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": ("mutual.predict", "classify image files with a trained peer"),
     "export": ("mutual.export", "write a trained peer as files to ship"),
     "store": ("mutual.store", "compute what frozen peers say ahead of training"),
+    "compare": ("mutual.compare", "compare recipes under several seeds, with controls, or runs that exist"),
     "bench": ("mutual.bench", "measure step time and memory of recipes"),
     "data-check": ("mutual.data.check", "find bad images, duplicates and classes that do not match"),
     "data-bench": ("mutual.data.bench", "measure how fast the images of recipes are loaded"),

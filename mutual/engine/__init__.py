@@ -7,6 +7,19 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from mutual.engine.comparison import (
+        DEFAULT_SEEDS,
+        ArmRuns,
+        CompareOptions,
+        Comparison,
+        ComparisonFolder,
+        RunSettings,
+        compare_recipes,
+        compare_runs,
+        default_name,
+        parse_seeds,
+        plan_arms,
+    )
     from mutual.engine.costs import (
         PLACEMENTS,
         Link,
@@ -32,8 +45,13 @@ if TYPE_CHECKING:
     from mutual.engine.training import Callback, TrainingState
 
 __all__ = [
+    "DEFAULT_SEEDS",
     "PLACEMENTS",
+    "ArmRuns",
     "Callback",
+    "CompareOptions",
+    "Comparison",
+    "ComparisonFolder",
     "Draft",
     "FilledStore",
     "ImageLike",
@@ -44,6 +62,7 @@ __all__ = [
     "Predictor",
     "RunFolder",
     "RunResult",
+    "RunSettings",
     "ScalingPrediction",
     "Scores",
     "StoppedError",
@@ -56,6 +75,9 @@ __all__ = [
     "check_weights_present",
     "class_table",
     "compare_costs",
+    "compare_recipes",
+    "compare_runs",
+    "default_name",
     "draft_recipe",
     "evaluate_run",
     "export_model",
@@ -64,8 +86,10 @@ __all__ = [
     "json_text",
     "load_peer",
     "measure_tuning",
+    "parse_seeds",
     "peer_file",
     "peer_files",
+    "plan_arms",
     "predict",
     "predict_scaling",
     "score_run",
@@ -77,6 +101,19 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
+        "mutual.engine.comparison": (
+            "DEFAULT_SEEDS",
+            "ArmRuns",
+            "CompareOptions",
+            "Comparison",
+            "ComparisonFolder",
+            "RunSettings",
+            "compare_recipes",
+            "compare_runs",
+            "default_name",
+            "parse_seeds",
+            "plan_arms",
+        ),
         "mutual.engine.costs": (
             "PLACEMENTS",
             "Link",

@@ -1,19 +1,60 @@
 """Comparison: arms and controls under several seeds, what their runs gave, and whether the difference is real."""
 
-from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord, Split
-from mutual.engine.comparison.result import COMPARISON, ArmSummary, Comparison, Difference, EqualCompute, MetricSummary
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mutual.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord, Split
+    from mutual.engine.comparison.comparison_folder import ComparisonFolder
+    from mutual.engine.comparison.grouping import find_runs, group_runs
+    from mutual.engine.comparison.orchestration import CompareOptions, compare_recipes, compare_runs
+    from mutual.engine.comparison.planning import DEFAULT_SEEDS, default_name, parse_seeds, plan_arms
+    from mutual.engine.comparison.reading import read_arms, read_run
+    from mutual.engine.comparison.result import COMPARISON, ArmSummary, Comparison, Difference, EqualCompute, MetricSummary
+    from mutual.engine.comparison.training import RunSettings, train_arms
 
 __all__ = [
     "BEST_PEER",
     "COMPARISON",
+    "DEFAULT_SEEDS",
     "MEAN",
     "Arm",
     "ArmRuns",
     "ArmSummary",
+    "CompareOptions",
     "Comparison",
+    "ComparisonFolder",
     "Difference",
     "EqualCompute",
     "MetricSummary",
     "RunRecord",
+    "RunSettings",
     "Split",
+    "compare_recipes",
+    "compare_runs",
+    "default_name",
+    "find_runs",
+    "group_runs",
+    "parse_seeds",
+    "plan_arms",
+    "read_arms",
+    "read_run",
+    "train_arms",
 ]
+
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "mutual.engine.comparison.arms": ("BEST_PEER", "MEAN", "Arm", "ArmRuns", "RunRecord", "Split"),
+        "mutual.engine.comparison.comparison_folder": ("ComparisonFolder",),
+        "mutual.engine.comparison.grouping": ("find_runs", "group_runs"),
+        "mutual.engine.comparison.orchestration": ("CompareOptions", "compare_recipes", "compare_runs"),
+        "mutual.engine.comparison.planning": ("DEFAULT_SEEDS", "default_name", "parse_seeds", "plan_arms"),
+        "mutual.engine.comparison.reading": ("read_arms", "read_run"),
+        "mutual.engine.comparison.result": ("COMPARISON", "ArmSummary", "Comparison", "Difference", "EqualCompute", "MetricSummary"),
+        "mutual.engine.comparison.training": ("RunSettings", "train_arms"),
+    },
+)

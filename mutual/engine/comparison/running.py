@@ -37,12 +37,14 @@ class TrainingJob:
         command: the command line that trains it.
         log: the file that takes what it prints.
         epochs: how many it has in all.
+        replaces: whether its folder holds a run of another recipe, which is removed.
     """
 
     folder: RunFolder
     command: tuple[str, ...]
     log: Path
     epochs: int
+    replaces: bool = False
 
     @property
     def name(self) -> str:
@@ -54,41 +56,40 @@ class Progress:
     """A bar over the epochs of all runs, or where nobody would see it, a line for each run that is finished.
 
     Args:
-        num_runs: how many runs there are, finished ones included.
-        epochs: of all of them together.
-        done_runs: how many are finished.
-        done_epochs: how many epochs they have.
+        jobs: the runs that are to be trained.
+        num_done: how many more are finished.
+        done_epochs: how many epochs these have.
     """
 
-    def __init__(self, num_runs: int, epochs: int, *, done_runs: int = 0, done_epochs: int = 0) -> None:
-        self._num_runs, self._done_runs = num_runs, done_runs
-        self._epochs: dict[str, int] = {}
-        self._done_epochs = done_epochs
+    def __init__(self, jobs: Sequence[TrainingJob], *, num_done: int = 0, done_epochs: int = 0) -> None:
+        self._num_runs, self._num_done, self._done_epochs = len(jobs) + num_done, num_done, done_epochs
+        self._epochs = {job.name: 0 if job.replaces else _finished_epochs(job) for job in jobs}
         self._is_terminal = sys.stderr.isatty()
         self._bar: tqdm[Any] = tqdm(
-            total=epochs, initial=done_epochs, unit="epoch", smoothing=0, dynamic_ncols=True, leave=False, disable=not self._is_terminal
+            total=done_epochs + sum(job.epochs for job in jobs),
+            initial=self._total,
+            unit="epoch",
+            smoothing=0,
+            dynamic_ncols=True,
+            leave=False,
+            disable=not self._is_terminal,
         )
-        self._describe()
-
-    def start(self, job: TrainingJob) -> None:
-        """Counts the epochs that an earlier training of the run has finished as done before the bar began."""
-        self._epochs[job.name] = _finished_epochs(job)
-        self._bar.initial += self._epochs[job.name]
         self._show()
 
     def refresh(self, job: TrainingJob) -> None:
         """Looks at how far the run is."""
-        self._epochs[job.name] = max(_finished_epochs(job), self._epochs[job.name])
-        self._show()
+        epochs = _finished_epochs(job)
+        if epochs != self._epochs[job.name]:
+            self._epochs[job.name] = epochs
+            self._show()
 
     def finish(self, job: TrainingJob, seconds: float) -> None:
         """Counts a run as finished, however many epochs it has trained."""
         self._epochs[job.name] = job.epochs
-        self._done_runs += 1
-        self._describe()
+        self._num_done += 1
         self._show()
         if not self._is_terminal:
-            print_line(f"{job.name}: done in {seconds:.0f} s ({self._done_runs} of {self._num_runs} runs)")
+            print_line(f"{job.name}: done in {seconds:.0f} s ({self._num_done} of {self._num_runs} runs)")
 
     def close(self) -> None:
         """Removes the bar."""
@@ -97,14 +98,17 @@ class Progress:
     @property
     def finished_runs(self) -> str:
         """How many runs are finished, in words."""
-        return f"{self._done_runs} of {self._num_runs} runs are finished"
+        return f"{self._num_done} of {self._num_runs} runs are finished"
 
-    def _describe(self) -> None:
-        self._bar.set_description(f"{self._done_runs}/{self._num_runs} runs", refresh=False)
+    @property
+    def _total(self) -> int:
+        return self._done_epochs + sum(self._epochs.values())
 
     def _show(self) -> None:
-        self._bar.update(self._done_epochs + sum(self._epochs.values()) - self._bar.n)
-        self._bar.refresh()
+        if self._is_terminal:
+            self._bar.set_description(f"{self._num_done}/{self._num_runs} runs", refresh=False)
+            self._bar.update(self._total - self._bar.n)
+            self._bar.refresh()
 
 
 def print_line(line: str) -> None:
@@ -131,7 +135,6 @@ def run_jobs(jobs: Sequence[TrainingJob], slots: Sequence[Mapping[str, str]], pr
                     raise StoppedError(f"stopped by {signals.received.name}: {progress.finished_runs}; the same command goes on")
                 for slot in set(range(len(slots))) - set(active):
                     if waiting:
-                        progress.start(waiting[0])
                         active[slot] = _Process(waiting.popleft(), slots[slot])
                 ended = _wait(list(active.values()))
                 for slot, process in list(active.items()):

@@ -83,9 +83,11 @@ def train_arms(arms: Sequence[Arm], seeds: Sequence[int], folder: ComparisonFold
         f"{finished}; {len(slots)} at a time"
     )
     wait_until_free([run.folder for run in unfinished])
-    jobs = [TrainingJob(run.folder, _command(run, folder, settings), folder.log(run.folder), run.recipe.train.epochs) for run in unfinished]
-    epochs = sum(run.recipe.train.epochs for run in planned)
-    run_jobs(jobs, slots, Progress(len(planned), epochs, done_runs=len(done), done_epochs=sum(done)))
+    jobs = [
+        TrainingJob(run.folder, _command(run, folder, settings), folder.log(run.folder), run.recipe.train.epochs, replaces=run.replaces)
+        for run in unfinished
+    ]
+    run_jobs(jobs, slots, Progress(jobs, num_done=len(done), done_epochs=sum(done)))
 
 
 def make_slots(settings: RunSettings, recipes: Sequence[Recipe]) -> list[dict[str, str]]:

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from mutual.engine.comparison.arms import MEAN, Arm, ArmRuns
 from mutual.engine.comparison.comparison_folder import ComparisonFolder, Flops
 from mutual.engine.comparison.grouping import choose_seeds, find_runs, group_runs
-from mutual.engine.comparison.planning import find_arm, folder_names
+from mutual.engine.comparison.planning import find_arm
 from mutual.engine.comparison.reading import Epoch, read_arms
 from mutual.engine.comparison.result import Comparison
 from mutual.engine.comparison.training import RunSettings, check_arms, train_arms
 from mutual.engine.storage import RunFolder
 from mutual.recipe import InputError, Recipe, did_you_mean, first_line, is_users_name
 
-INDEPENDENT = "independent"
-"""The control that the others are compared with where nothing else is asked for."""
+INDEPENDENT, SAME = "independent", "a/a"
+"""The control that the others are compared with where nothing else is asked for, and that of the baseline itself."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,15 @@ def compare_recipes(
         RunError: a training has failed, or a signal was received.
     """
     check_arms(arms)
-    _check_baseline(options, arms)
+    if not options.controls:
+        _baseline_of(arms, options)
     with folder.exclusive_access():
-        _keep_names(folder, arms)
-        every, notes = _with_controls(arms, options, stage="before")
+        every, notes = _with_controls(arms, options)
+        _baseline_of(every, options)
         check_arms(every)
         train_arms(every, seeds, folder, settings)
         if options.controls:
-            finished = _folders(every, seeds, folder)
-            every, later_notes = _with_controls(every, options, stage="after", finished=finished)
+            every, later_notes = _with_later_controls(every, options, _folders(every, seeds, folder))
             notes += [note for note in later_notes if note not in notes]
             check_arms(every)
             train_arms(every, seeds, folder, settings)
@@ -134,35 +133,34 @@ def _baseline_of(arms: Sequence[Arm], options: CompareOptions) -> str:
     return next((arm.name for arm in arms if arm.control == INDEPENDENT), arms[0].name)
 
 
-def _check_baseline(options: CompareOptions, arms: Sequence[Arm]) -> None:
-    """Refuses a baseline that is neither an arm nor a control that is asked for, before anything is trained."""
-    if options.baseline not in options.controls:
-        _baseline_of(arms, options)
+def _with_controls(arms: Sequence[Arm], options: CompareOptions) -> tuple[list[Arm], list[str]]:
+    """Returns the arms with the controls that recipes alone say, and what is to be said of them.
 
-
-def _keep_names(folder: ComparisonFolder, arms: Sequence[Arm]) -> None:
-    """Refuses arms whose files would be called as a control's are."""
-    taken = {*folder_names(arm.name for arm in arms)} & {INDEPENDENT}
-    if taken:
-        raise InputError(f"{folder.path}: an arm is called {INDEPENDENT!r}, as the control is; give its recipe another name")
-
-
-def _with_controls(
-    arms: Sequence[Arm],
-    options: CompareOptions,
-    *,
-    stage: Literal["before", "after"],
-    finished: Mapping[str, Mapping[int, Path]] | None = None,
-) -> tuple[list[Arm], list[str]]:
-    """Returns the arms with those that controls add in this stage, and what is to be said of them."""
+    `a/a` comes last, as it is of the baseline, which may be a control.
+    """
     if not options.controls:
         return list(arms), []
     from mutual.engine.comparison import control_arms  # it imports torch
 
-    baseline = options.baseline or (INDEPENDENT if INDEPENDENT in options.controls else arms[0].name)
-    plan = control_arms(arms, baseline, options.controls, teacher_flops=options.teacher_flops, stage=stage, finished=finished)
-    known = {arm.name for arm in arms}
-    return [*arms, *(arm for arm in plan.arms if arm.name not in known)], list(plan.notes)
+    names = [name for name in options.controls if name != SAME]
+    first = (find_arm(arms, options.baseline or "") or arms[0]).name
+    plan = control_arms(arms, first, names, teacher_flops=options.teacher_flops)
+    every, notes = [*arms, *plan.arms], list(plan.notes)
+    if SAME in options.controls:
+        plan = control_arms(every, _baseline_of(every, options), [SAME])
+        every, notes = [*every, *plan.arms], [*notes, *plan.notes]
+    return every, notes
+
+
+def _with_later_controls(
+    arms: Sequence[Arm], options: CompareOptions, finished: Mapping[str, Mapping[int, Path]]
+) -> tuple[list[Arm], list[str]]:
+    """Returns the arms with the controls that are made of what others have learned, and what is to be said of them."""
+    from mutual.engine.comparison import control_arms
+
+    names = [name for name in options.controls if name != SAME]
+    plan = control_arms(arms, _baseline_of(arms, options), names, teacher_flops=options.teacher_flops, stage="after", finished=finished)
+    return [*arms, *plan.arms], list(plan.notes)
 
 
 def _folders(arms: Sequence[Arm], seeds: Sequence[int], folder: ComparisonFolder) -> dict[str, dict[int, Path]]:

@@ -146,7 +146,7 @@ def _plan_run(arm: Arm, seed: int, folder: ComparisonFolder, name: str, settings
     if settings.overwrite:
         return _PlannedRun(recipe, run, replaces=True)
     path, (old, new) = next(iter(differences.items()))
-    more = f" (and {len(differences) - 1} more fields)" if len(differences) > 1 else ""
+    more = f" (and {len(differences) - 1} more field{'s' * (len(differences) > 2)})" if len(differences) > 1 else ""
     raise InputError(
         f"{run.path} was trained with {path} {format_value(old)}, and the arm {arm.name!r} has {format_value(new)}{more}; give the old "
         "value, another --name, or --overwrite to replace such runs"

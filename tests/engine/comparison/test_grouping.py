@@ -1,7 +1,7 @@
 """Runs that exist become arms by what they were trained with."""
 
 import pytest
-from made_up_runs import recipe_document, write_run
+from stand_in_runs import recipe_document, write_run
 
 from mutual.engine.comparison import find_runs, group_runs
 from mutual.engine.comparison.grouping import choose_seeds

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from made_up_runs import recipe_document
+from stand_in_runs import recipe_document
 
 from mutual.engine.comparison import parse_seeds, plan_arms
 from mutual.engine.comparison.planning import default_name, find_arm, folder_names, split_overrides

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from made_up_runs import recipe_document, write_run
+from stand_in_runs import recipe_document, write_run
 
 from mutual.engine.comparison import Arm, read_arms, read_run
 from mutual.engine.comparison.reading import choose_images

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made_up_runs import launcher, recipe_document, write_run
+from stand_in_runs import launcher, recipe_document, write_run
 
 from mutual.engine.comparison import Arm, ComparisonFolder, RunSettings, guard, plan_arms, train_arms
 from mutual.engine.comparison.training import make_slots
@@ -23,7 +23,7 @@ from mutual.recipe import InputError, RunError, load_recipe
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """Where the launcher's behaviour is, and which threads nobody chose."""
-    monkeypatch.setenv("MADE_UP", "{}")
+    monkeypatch.setenv("STAND_IN", "{}")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[3]), str(Path(__file__).parents[2])]))
 
@@ -41,7 +41,7 @@ def folder(tmp_path):
 
 
 def train(arms, folder, *, seeds=(0, 1), jobs=2, overwrite=False, **behaviour):
-    """Trains with the made-up launcher and returns the names of the runs in the order in which they were started."""
+    """Trains with the stand-in launcher and returns the names of the runs in the order in which they were started."""
     record = folder.path / "starts.txt"
     record.unlink(missing_ok=True)
     settings = RunSettings(jobs=jobs, launcher=launcher(**behaviour), overwrite=overwrite)

@@ -1,7 +1,7 @@
 """Run folders without a training, and a stand-in for `mutual.train` that makes them: a comparison takes them for real ones.
 
-As a script it is a launcher: `python made_up_runs.py -m mutual.train RECIPE key=value ... --resume`. It imports no torch,
-writes an epoch each few milliseconds, and ends at SIGTERM with a checkpoint, from which it goes on. The variable MADE_UP says which runs
+As a script it is a launcher: `python stand_in_runs.py -m mutual.train RECIPE key=value ... --resume`. It imports no torch,
+writes an epoch each few milliseconds, and ends at SIGTERM with a checkpoint, from which it goes on. The variable STAND_IN says which runs
 fail or wait.
 """
 
@@ -74,13 +74,13 @@ def launcher(**behaviour):
         behaviour: `wait`: the name of a run that waits in its first epoch to be stopped; `fail`: the name of one that fails, as soon as the
             former waits, and its exit code.
     """
-    os.environ["MADE_UP"] = json.dumps(behaviour)
+    os.environ["STAND_IN"] = json.dumps(behaviour)
     return f"{sys.executable} {__file__}"
 
 
 def train(arguments):
     """Stands in for `mutual.train`."""
-    behaviour = json.loads(os.environ.get("MADE_UP", "{}"))
+    behaviour = json.loads(os.environ.get("STAND_IN", "{}"))
     words = [word for word in arguments if not word.startswith("-") and word != "mutual.train"]
     recipe = load_recipe(words[0], words[1:])
     run = RunFolder.of(recipe)

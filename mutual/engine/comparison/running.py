@@ -66,15 +66,15 @@ class Progress:
         self._epochs = {job.name: 0 if job.replaces else _finished_epochs(job) for job in jobs}
         self._is_terminal = sys.stderr.isatty()
         self._bar: tqdm[Any] = tqdm(
+            desc=self._runs,
             total=done_epochs + sum(job.epochs for job in jobs),
             initial=self._total,
-            unit="epoch",
+            unit=" epochs",
             smoothing=0,
             dynamic_ncols=True,
             leave=False,
             disable=not self._is_terminal,
         )
-        self._show()
 
     def refresh(self, job: TrainingJob) -> None:
         """Looks at how far the run is."""
@@ -101,14 +101,17 @@ class Progress:
         return f"{self._num_done} of {self._num_runs} runs are finished"
 
     @property
+    def _runs(self) -> str:
+        return f"{self._num_done}/{self._num_runs} runs"
+
+    @property
     def _total(self) -> int:
         return self._done_epochs + sum(self._epochs.values())
 
     def _show(self) -> None:
         if self._is_terminal:
-            self._bar.set_description(f"{self._num_done}/{self._num_runs} runs", refresh=False)
-            self._bar.update(self._total - self._bar.n)
-            self._bar.refresh()
+            self._bar.n = self._total
+            self._bar.set_description(self._runs)
 
 
 def print_line(line: str) -> None:

@@ -65,6 +65,7 @@ def test_recipes_are_trained_compared_and_shown_again_from_their_folder(recipe, 
     assert again.arms[0].flops == found.arms[0].flops
 
 
+@pytest.mark.slow
 def test_runs_that_exist_are_grouped_and_nothing_is_written_unless_named(tmp_path, capsys):
     plain = recipe_document(objectives=[{"loss": "cross_entropy"}])
     folders = [
@@ -95,7 +96,7 @@ MISTAKES = [
     ("{recipe} --seeds 3:1", "--seeds: '3:1' are none"),
     ("{recipe} --control indepndent", "--control: 'indepndent' is none; did you mean 'independent'?"),
     ("{recipe} --control help", "--control: independent: "),
-    ("{recipe} --baseline x", "no arm is called 'x'; choose from 'pair'"),
+    ("{recipe} --baseline x", "no arm is called 'x'; choose from pair"),
     ("{recipe} --plot x.pdf", "--plot: x.pdf is no name of a .png or .svg file"),
     ("{recipe} --plot nowhere/x.png", "--plot: nowhere/x.png is no name"),
     ("{recipe} peers.a.weights=nowhere.safetensors", "no weights file nowhere.safetensors"),

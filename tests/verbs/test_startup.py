@@ -104,6 +104,12 @@ MISTAKES = [
     ("mutual.predict {nothing} {image}", "is no run folder"),
     ("mutual.predict {run} nowhere.png", "nowhere.png does not exist"),
     ("mutual.export {nothing}", "is no run folder"),
+    ("mutual.compare {recipe} peers.a.modle=x", "peers.a.modle"),
+    ("mutual.compare {recipe} train.epochs=1,2 --seeds six", "--seeds: 'six' are no seeds"),
+    ("mutual.compare {recipe} peers.a.weights=nowhere.safetensors", "no weights file nowhere.safetensors"),
+    ("mutual.compare {recipe} --baseline x", "no arm is called 'x'"),
+    ("mutual.compare {run} {recipe}", "give either recipes or run folders"),
+    ("mutual.compare {nothing}", "is no run folder and holds none"),
     ("mutual trian", "'trian' is no command; did you mean 'train'?"),
 ]
 

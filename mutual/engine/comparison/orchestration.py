@@ -14,7 +14,7 @@ from mutual.engine.comparison.reading import Epoch, read_arms
 from mutual.engine.comparison.result import Comparison
 from mutual.engine.comparison.training import RunSettings, check_arms, train_arms
 from mutual.engine.storage import RunFolder
-from mutual.recipe import InputError, Recipe, did_you_mean, first_line, is_users_name
+from mutual.recipe import InputError, Recipe, did_you_mean, first_line, format_value, is_users_name
 
 INDEPENDENT, SAME = "independent", "a/a"
 """The control that the others are compared with where nothing else is asked for, and that of the baseline itself."""
@@ -127,7 +127,7 @@ def _baseline_of(arms: Sequence[Arm], options: CompareOptions) -> str:
         found = find_arm(arms, options.baseline) or next((arm for arm in arms if arm.control == options.baseline), None)
         if found is None:
             raise InputError(
-                f"--baseline: there is no arm {options.baseline!r}{did_you_mean(options.baseline, [arm.name for arm in arms])}"
+                f"--baseline: no arm is called {format_value(options.baseline)}{did_you_mean(options.baseline, [arm.name for arm in arms])}"
             )
         return found.name
     return next((arm.name for arm in arms if arm.control == INDEPENDENT), arms[0].name)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mutual.commandline import launched_rank
 from mutual.data import available_cores
 from mutual.engine.comparison.arms import Arm
 from mutual.engine.comparison.comparison_folder import ComparisonFolder
@@ -50,12 +51,19 @@ class _PlannedRun:
 
 
 def check_arms(arms: Sequence[Arm]) -> None:
-    """Refuses arms whose data or weights are missing, before any is trained.
+    """Refuses arms whose data or weights are missing, or whose peers would be trained by several jobs, before any is trained.
 
     Raises:
-        RecipeError: they are.
+        RecipeError: so it is.
+        InputError: this is one of several processes, which would all train the same runs.
     """
+    if launched_rank()[1] != 1:
+        raise InputError("a comparison is one process, which starts those that train; give the launcher as --launcher 'torchrun ...'")
     for arm in arms:
+        if arm.recipe.exchange.kind == "stale":
+            raise arm.recipe.error(
+                "exchange.kind", "a comparison knows runs of one job each, and here each peer has a job and a run folder of its own"
+            )
         check_inputs(arm.recipe)
 
 

@@ -14,7 +14,7 @@ import yaml
 from stand_in_runs import launcher, recipe_document, write_run
 
 from mutual.engine.comparison import Arm, ComparisonFolder, RunSettings, guard, plan_arms, train_arms
-from mutual.engine.comparison.training import make_slots
+from mutual.engine.comparison.training import check_arms, make_slots
 from mutual.engine.runtime import StoppedError
 from mutual.engine.storage import RunFolder
 from mutual.recipe import InputError, RunError, load_recipe
@@ -149,6 +149,15 @@ def test_weights_that_a_run_took_from_a_run_folder_are_the_same_recipe(folder, t
 def test_a_launcher_that_is_not_there_is_a_line(arms, folder):
     with pytest.raises(InputError, match="--launcher: there is no command 'nowhere --x'"):
         train_arms(arms, [0], folder, RunSettings(launcher="nowhere --x"))
+
+
+def test_peers_of_several_jobs_and_one_of_several_processes_are_refused(arms, monkeypatch):
+    stale = recipe_document(exchange={"kind": "stale", "folder": "weights"})
+    with pytest.raises(InputError, match=r"exchange\.kind: a comparison knows runs of one job each"):
+        check_arms([Arm("stale", load_recipe(stale))])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="give the launcher as --launcher 'torchrun"):
+        check_arms(arms)
 
 
 def test_jobs_share_cores_and_gpus(arms, monkeypatch):

@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.compare"
     """Compares and returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser(prog).parse_intermixed_args(words)
+    misplaced = [word for word in options.control if "=" in word or Path(word).suffix in (".yaml", ".yml")]
+    options.words += misplaced  # `--control` takes whatever words stand behind it
+    options.control = [word for word in options.control if word not in misplaced]
 
     def command() -> None:
         overrides = [word for word in options.words if "=" in word and not Path(word).is_dir()]

@@ -94,6 +94,8 @@ MISTAKES = [
     ("{recipe} train.epohs=3", "unknown key 'epohs'"),
     ("{recipe} seed=3", "give --seeds"),
     ("{recipe} --seeds 3:1", "--seeds: '3:1' are none"),
+    ("--control indepndent {recipe}", "--control: 'indepndent' is none"),
+    ("{recipe} --control independent train.epohs=3", "unknown key 'epohs'"),
     ("{recipe} --control indepndent", "--control: 'indepndent' is none; did you mean 'independent'?"),
     ("{recipe} --control help", "--control: independent: "),
     ("{recipe} --baseline x", "no arm is called 'x'; choose from pair"),

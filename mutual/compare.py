@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.compare"
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser(prog).parse_intermixed_args(words)
     misplaced = [word for word in options.control if "=" in word or Path(word).suffix in (".yaml", ".yml")]
-    options.words += misplaced  # `--control` takes whatever words stand behind it
+    options.words = [*options.words, *misplaced]  # `--control` takes whatever words stand behind it
     options.control = [word for word in options.control if word not in misplaced]
 
     def command() -> None:
@@ -55,7 +55,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "words",
         metavar="RECIPE|RUN|key.path=value",
-        nargs="+",
+        nargs="*",
         help="recipes, and fields to set in all of them, of which a list (1,2,4) makes an arm for each value; or run folders, or folders "
         "that hold them",
     )

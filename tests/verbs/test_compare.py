@@ -169,7 +169,7 @@ def test_two_comparisons_in_one_folder_do_not_meet_and_a_signal_ends_one_cleanly
 
 @pytest.mark.slow
 def test_a_run_of_a_comparison_is_the_one_that_training_it_alone_gives(tmp_path):
-    """With real trainings, of which one has been killed in between."""
+    """With real trainings."""
     document = tiny_document(name="tiny", train={"epochs": 2}, data={**tiny_document()["data"], "val": 0.25})
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(document))
     run("mutual.train", tmp_path / "tiny.yaml", "seed=1", f"output={tmp_path}", "name=alone")

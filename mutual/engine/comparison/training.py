@@ -87,7 +87,7 @@ def train_arms(arms: Sequence[Arm], seeds: Sequence[int], folder: ComparisonFold
     done = [run.recipe.train.epochs for run in planned if run.is_finished]
     finished = f", {len(done)} finished" if done else ""
     print_line(
-        f"{folder.path}: {len(trained)} arm{'s' * (len(trained) > 1)} x {len(seeds)} seed{'s' * (len(seeds) > 1)} = {len(planned)} runs"
+        f"{folder.path}: {len(trained)} arm{'s' * (len(trained) > 1)} x {len(seeds)} seed{'s' * (len(seeds) > 1)} = {len(planned)} run{'s' * (len(planned) > 1)}"
         f"{finished}; {len(slots)} at a time"
     )
     wait_until_free([run.folder for run in unfinished])

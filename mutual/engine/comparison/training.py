@@ -86,10 +86,8 @@ def train_arms(arms: Sequence[Arm], seeds: Sequence[int], folder: ComparisonFold
     slots = make_slots(settings, [run.recipe for run in unfinished])
     done = [run.recipe.train.epochs for run in planned if run.is_finished]
     finished = f", {len(done)} finished" if done else ""
-    print_line(
-        f"{folder.path}: {len(trained)} arm{'s' * (len(trained) > 1)} x {len(seeds)} seed{'s' * (len(seeds) > 1)} = {len(planned)} run{'s' * (len(planned) > 1)}"
-        f"{finished}; {len(slots)} at a time"
-    )
+    counts = [f"{count} {word}{'s' * (count > 1)}" for count, word in ((len(trained), "arm"), (len(seeds), "seed"), (len(planned), "run"))]
+    print_line(f"{folder.path}: {counts[0]} x {counts[1]} = {counts[2]}{finished}; {len(slots)} at a time")
     wait_until_free([run.folder for run in unfinished])
     jobs = [
         TrainingJob(run.folder, _command(run, folder, settings), folder.log(run.folder), run.recipe.train.epochs, replaces=run.replaces)

@@ -9,7 +9,7 @@ import pytest
 import mutual
 from mutual.lazy import lazy_attributes
 
-LAZY = ["mutual", "mutual.data", "mutual.models", "mutual.engine", "mutual.engine.storage"]
+LAZY = ["mutual", "mutual.data", "mutual.models", "mutual.engine", "mutual.engine.comparison", "mutual.engine.storage"]
 
 
 @pytest.mark.parametrize("name", LAZY)

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine.comparison import COMPARISON
+    from mutual.engine.comparison import (
+        COMPARISON,
+        DEFAULT_SEEDS,
+        ArmRuns,
+        CompareOptions,
+        Comparison,
+        ComparisonFolder,
+        RunSettings,
+        compare_recipes,
+        compare_runs,
+        default_name,
+        parse_seeds,
+        plan_arms,
+    )
     from mutual.engine.costs import (
         PLACEMENTS,
         Link,
@@ -38,9 +51,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPARISON",
+    "DEFAULT_SEEDS",
     "PLACEMENTS",
     "REPORT",
+    "ArmRuns",
     "Callback",
+    "CompareOptions",
+    "Comparison",
+    "ComparisonFolder",
     "Draft",
     "FilledStore",
     "Findings",
@@ -52,6 +70,7 @@ __all__ = [
     "Predictor",
     "RunFolder",
     "RunResult",
+    "RunSettings",
     "ScalingPrediction",
     "Scores",
     "StoppedError",
@@ -69,6 +88,9 @@ __all__ = [
     "compare_costs",
     "count_forward_flops",
     "count_training_flops",
+    "compare_recipes",
+    "compare_runs",
+    "default_name",
     "draft_recipe",
     "evaluate_run",
     "export_model",
@@ -77,8 +99,10 @@ __all__ = [
     "json_text",
     "load_peer",
     "measure_tuning",
+    "parse_seeds",
     "peer_file",
     "peer_files",
+    "plan_arms",
     "predict",
     "predict_scaling",
     "report_comparison",
@@ -92,10 +116,22 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.engine.comparison": ("COMPARISON",),
+        "mutual.engine.comparison": (
+            "COMPARISON",
+            "DEFAULT_SEEDS",
+            "ArmRuns",
+            "CompareOptions",
+            "Comparison",
+            "ComparisonFolder",
+            "RunSettings",
+            "compare_recipes",
+            "compare_runs",
+            "default_name",
+            "parse_seeds",
+            "plan_arms",
+        ),
         "mutual.engine.costs": (
             "PLACEMENTS",
-            "REPORT",
             "Link",
             "MeasuredCost",
             "ScalingPrediction",

@@ -106,6 +106,13 @@ MISTAKES = [
     ("mutual.export {nothing}", "is no run folder"),
     ("mutual.report {nothing}", "is no run folder and no comparison"),
     ("mutual.report {run} --output {run}/recipe.yaml", "is no report that mutual.report wrote"),
+    ("mutual.compare {recipe} peers.a.modle=x", "peers.a.modle"),
+    ("mutual.compare {recipe} train.epochs=1,2 --seeds six", "--seeds: 'six' are no seeds"),
+    ("mutual.compare {recipe} peers.a.weights=nowhere.safetensors", "no weights file nowhere.safetensors"),
+    ("mutual.compare {recipe} --control indepndent", "--control: 'indepndent' is none; did you mean 'independent'?"),
+    ("mutual.compare {recipe} --baseline x", "no arm is called 'x'"),
+    ("mutual.compare {run} {recipe}", "give either recipes or run folders"),
+    ("mutual.compare {nothing}", "is no run folder and holds none"),
     ("mutual trian", "'trian' is no command; did you mean 'train'?"),
 ]
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mutual.engine.storage.checkpoint_store import CheckpointStore
     from mutual.engine.storage.contents import Content, content_bytes, state_content, tensor_content
     from mutual.engine.storage.files import MARK, UNFINISHED, json_text, remove, sha256, unfinished, write_file
-    from mutual.engine.storage.lock import LOCK
+    from mutual.engine.storage.lock import LOCK, LockWords, check_not_in_training, locked
     from mutual.engine.storage.opening import (
         Predecessor,
         check_same_classes,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         select_checkpoint,
     )
     from mutual.engine.storage.reports import REPORT, REPORT_MARK, check_report_path, is_report, write_report
+    from mutual.engine.storage.recipe_changes import recipe_differences
     from mutual.engine.storage.run_folder import (
         CHARTS,
         EXPORT_SUFFIXES,
@@ -63,11 +64,13 @@ __all__ = [
     "Content",
     "FinalScores",
     "InitialScores",
+    "LockWords",
     "Predecessor",
     "RunFolder",
     "RunSummary",
     "TrackedRuns",
     "check_report_path",
+    "check_not_in_training",
     "check_same_classes",
     "check_same_data",
     "content_bytes",
@@ -77,9 +80,11 @@ __all__ = [
     "is_report",
     "is_weights_name",
     "json_text",
+    "locked",
     "peer_file",
     "peer_files",
     "peer_of_file",
+    "recipe_differences",
     "remove",
     "select_checkpoint",
     "sha256",
@@ -97,7 +102,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),
         "mutual.engine.storage.contents": ("Content", "content_bytes", "state_content", "tensor_content"),
         "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "remove", "sha256", "unfinished", "write_file"),
-        "mutual.engine.storage.lock": ("LOCK",),
+        "mutual.engine.storage.lock": ("LOCK", "LockWords", "check_not_in_training", "locked"),
         "mutual.engine.storage.opening": (
             "Predecessor",
             "check_same_classes",
@@ -107,6 +112,7 @@ __getattr__, __dir__ = lazy_attributes(
             "select_checkpoint",
         ),
         "mutual.engine.storage.reports": ("REPORT", "REPORT_MARK", "check_report_path", "is_report", "write_report"),
+        "mutual.engine.storage.recipe_changes": ("recipe_differences",),
         "mutual.engine.storage.run_folder": (
             "CHARTS",
             "EXPORT_SUFFIXES",

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from mutual.recipe import InputError
@@ -25,20 +26,29 @@ _LOCKED: set[Path] = set()
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
+@dataclass(frozen=True)
+class LockWords:
+    """How the line reads that says who holds a folder's lock."""
+
+    activity: str = "trained in"
+    holder: str = "run"
+    remedy: str = "give another name=..."
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Context in which this process alone trains in `folder`, which is created where there is none, and removed again if it stays empty.
+def locked(folder: Path, words: LockWords = LockWords()) -> Iterator[None]:
+    """Context in which this process alone works in `folder`, which is created where there is none, and removed again if it stays empty.
 
     Raises:
-        InputError: another training has locked it; the line names host and process.
+        InputError: another process has locked it; the line names host and process.
         OSError: the folder cannot be created or written to.
     """
     lock_path = folder.resolve() / LOCK
     if lock_path in _LOCKED:  # opening the file once more, and closing it, would free the lock
-        raise InputError(f"{folder} is being trained in by this very process; wait for that run, or give another name=...")
+        raise InputError(f"{folder} is being {words.activity} by this very process; wait for that {words.holder}, or {words.remedy}")
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        descriptor = _acquire(lock_path, folder)
+        descriptor = _acquire(lock_path, folder, words)
         _LOCKED.add(lock_path)
         try:
             holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -77,13 +87,13 @@ def check_not_in_training(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _acquire(path: Path, folder: Path) -> int:
+def _acquire(path: Path, folder: Path, words: LockWords) -> int:
     """Returns the descriptor of the locked file; closing it, or the end of the process, frees the lock."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            _lock(descriptor, folder)
+            _lock(descriptor, folder, words)
             if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
         except BaseException:
@@ -92,7 +102,7 @@ def _acquire(path: Path, folder: Path) -> int:
         os.close(descriptor)  # its holder has just ended and removed it
 
 
-def _lock(descriptor: int, folder: Path) -> None:
+def _lock(descriptor: int, folder: Path, words: LockWords) -> None:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -104,7 +114,7 @@ def _lock(descriptor: int, folder: Path) -> None:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             raise
         raise InputError(
-            f"{folder} is being trained in by {_holder(descriptor)}; wait for that run, stop it, or give another name=..."
+            f"{folder} is being {words.activity} by {_holder(descriptor)}; wait for that {words.holder}, stop it, or {words.remedy}"
         ) from error
 
 

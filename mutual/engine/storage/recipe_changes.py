@@ -23,6 +23,8 @@ _EXTENDABLE = (
     r"train\.(epochs|patience|min_improvement|eval_every|clip_grad_norm)",
     r"(peers\.\w+\.)?optimizer\.(lr|weight_decay|momentum|nesterov|betas|eps)",
 )
+_FOUND_OUT = re.compile(r"train\.(precision|threads)|(peers\.\w+\.)?optimizer\.(fused|foreach)")
+"""Key paths that a run resolves by its launcher and its device where the recipe says null."""
 FREE_TO_CHANGE = re.compile("|".join(_FREE_TO_CHANGE))
 """Key paths that a resumed run may change; that an update is of as many images, and frozen weights the same, is checked elsewhere."""
 EXTENDABLE = re.compile("|".join((*_FREE_TO_CHANGE, *_EXTENDABLE)))
@@ -63,6 +65,27 @@ def check_extended(recipe: Recipe, saved: Recipe, folder: Path) -> None:
             "schedules, the optimizers' rates, weight decay and momentum, checkpoints and logging; give the old value; or "
             f"`{command}` begins a run with its weights",
         )
+
+
+def recipe_differences(saved: Recipe, recipe: Recipe, free: re.Pattern[str]) -> Mapping[str, tuple[object, object]]:
+    """Returns by key path what the run of `saved` was trained with and what `recipe` says, where these differ and the path is not `free`.
+
+    What a run finds out by itself is no difference where `recipe` leaves it open. Imports no torch.
+    """
+    given = recipe.resolved().with_tuned_of(saved).with_inputs_of(saved).with_classes_of(saved).with_class_weights_of(saved)
+    given = _with_weights_of(given.with_extension_of(saved), saved)
+    differences = _differences(saved.resolved(), given, free)
+    return {path: change for path, change in differences.items() if change[1] is not None or not _FOUND_OUT.fullmatch(path)}
+
+
+def _with_weights_of(recipe: Recipe, saved: Recipe) -> Recipe:
+    """Returns `recipe` with the weights file that `saved` took from a run folder where this one names that folder."""
+    peers = dict(recipe.peers)
+    for name, peer in recipe.peers.items():
+        given, then = peer.weights_file, saved.peers[name].weights_file if name in saved.peers else None
+        if given is not None and then is not None and Path(given.file) in Path(then.file).parents:
+            peers[name] = peer.with_weights_file(then.file)
+    return recipe.model_copy(update={"peers": peers})
 
 
 def _command(recipe: Recipe, folder: Path, *words: str, without_extension: bool = False, epochs: int | None = None) -> str:

@@ -1,6 +1,7 @@
 """Comparison: arms and controls under several seeds, what their runs gave, and whether the difference is real."""
 
 from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord, Split
+from mutual.engine.comparison.comparing import compare_arms
 from mutual.engine.comparison.result import COMPARISON, ArmSummary, Comparison, Difference, EqualCompute, MetricSummary
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "MetricSummary",
     "RunRecord",
     "Split",
+    "compare_arms",
 ]

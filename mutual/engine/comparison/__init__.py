@@ -3,6 +3,7 @@
 from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord, Split
 from mutual.engine.comparison.comparing import compare_arms
 from mutual.engine.comparison.result import COMPARISON, ArmSummary, Comparison, Difference, EqualCompute, MetricSummary
+from mutual.engine.comparison.tables import Format, render
 
 __all__ = [
     "BEST_PEER",
@@ -14,8 +15,10 @@ __all__ = [
     "Comparison",
     "Difference",
     "EqualCompute",
+    "Format",
     "MetricSummary",
     "RunRecord",
     "Split",
     "compare_arms",
+    "render",
 ]

@@ -89,7 +89,7 @@ def _reading(found: Comparison) -> Iterator[str]:
         if controls[row.arm] == "a/a" and row.verdict in ("better", "worse"):
             yield (
                 f"{row.arm} differs from {row.baseline} in {row.metric}, although they differ in their seeds alone: such things happen "
-                f"by chance, with {_count(row.num_pairs, 'seed')} in up to {LEVEL:.0%} of comparisons; take other findings of this size with care"
+                f"by chance in up to {LEVEL:.0%} of comparisons; take other findings of this size with care"
             )
 
 

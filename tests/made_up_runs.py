@@ -37,10 +37,17 @@ def made_up_run(name, seed, row, *, member=MEAN, split="test", epoch="best", his
     )
 
 
-def made_up_arm(name, scores, *, member=MEAN, control=None, control_of=None, flops=None, flops_note="", note="", recipe=None, **fields):
+def made_up_arm(name, scores, *, member=MEAN, control=None, control_of=(), flops=None, flops_note="", note="", recipe=None, **fields):
     """`scores`: by seed the metrics, or a list of them for seeds from 0 on, or of numbers, which are top1."""
     by_seed = scores if isinstance(scores, dict) else dict(enumerate(scores))
     rows = {seed: row if isinstance(row, dict) else {"top1": row} for seed, row in by_seed.items()}
-    arm = Arm(name=name, recipe=recipe or tiny_recipe(), member=member, control=control, control_of=control_of, note=note)
+    arm = Arm(
+        name=name,
+        recipe=recipe or tiny_recipe(),
+        member=member,
+        control=control,
+        control_of=(control_of,) if isinstance(control_of, str) else control_of,
+        note=note,
+    )
     runs = {seed: made_up_run(name, seed, row, member=member, recipe=recipe, **fields) for seed, row in rows.items()}
     return ArmRuns(arm=arm, runs=runs, flops=flops, flops_note=flops_note, images=160)

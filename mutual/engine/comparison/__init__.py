@@ -2,7 +2,7 @@
 
 from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord, Split
 from mutual.engine.comparison.comparing import compare_arms
-from mutual.engine.comparison.plots import check_plot_file, plot_curves
+from mutual.engine.comparison.plots import plot_curves
 from mutual.engine.comparison.result import COMPARISON, ArmSummary, Comparison, Difference, EqualCompute, MetricSummary
 from mutual.engine.comparison.tables import Format, render
 
@@ -20,7 +20,6 @@ __all__ = [
     "MetricSummary",
     "RunRecord",
     "Split",
-    "check_plot_file",
     "compare_arms",
     "plot_curves",
     "render",

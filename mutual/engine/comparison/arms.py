@@ -26,7 +26,7 @@ class Arm:
         recipe: what it trains; the comparison sets `seed`, `name` and `output`.
         member: whose scores count: `mean` over the trained peers, `best`, `ensemble`, or the name of a peer.
         control: which control it is; None for an arm that the user gave.
-        control_of: the arm that it is a control of; None for one that is of none, or of the baseline alone.
+        control_of: the arms that it is a control of; several, where the same control serves all of them.
         runs_of: the arm whose runs it reads instead of training its own (an ensemble of independent peers those of `independent`).
         seed_offset: what is added to every seed (`a/a`: the baseline under other seeds).
         note: what it is in this comparison, in a line: "one peer, 71 epochs in place of 30".
@@ -36,7 +36,7 @@ class Arm:
     recipe: Recipe
     member: str = MEAN
     control: str | None = None
-    control_of: str | None = None
+    control_of: tuple[str, ...] = ()
     runs_of: str | None = None
     seed_offset: int = 0
     note: str = ""

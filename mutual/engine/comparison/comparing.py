@@ -175,9 +175,7 @@ def _verdict(metric: str, mean: float | None, p: float | None, num_pairs: int, *
 def _methods_with_controls(arms: Sequence[ArmSummary], baseline: str) -> Iterator[tuple[ArmSummary, dict[str, ArmSummary]]]:
     for method in arms:
         controls = {
-            arm.control: arm
-            for arm in arms
-            if arm.control in EQUAL_COMPUTE_CONTROLS and (arm.control_of or baseline) == method.name and arm.name != method.name
+            arm.control: arm for arm in arms if arm.control in EQUAL_COMPUTE_CONTROLS and method.name in (arm.control_of or (baseline,))
         }
         if method.control is None and controls:
             yield method, {str(kind): control for kind, control in controls.items()}

@@ -38,7 +38,8 @@ def arm_curve(runs: ArmRuns, metric: str) -> Curve:
     """Returns the curve of an arm's member; without points where its runs were not scored by `metric`."""
     by_run = [_history(record, runs.arm.member, metric) for record in runs.runs.values()]
     epochs = sorted(set.intersection(*map(set, by_run))) if by_run else []
-    found = [mean_and_std([history[epoch] for history in by_run]) for epoch in epochs]
+    rows = [[history[epoch] for history in by_run] for epoch in epochs]
+    found = [mean_and_std(row) if all(map(math.isfinite, row)) else (None, None) for row in rows]
     last = trained_epochs(runs)
     return Curve(
         arm=runs.arm.name,

@@ -67,16 +67,6 @@ class _Style:
     marker: str
 
 
-def check_plot_file(file: Path) -> None:
-    """Checks that a plot can be written in the format of the file's name.
-
-    Raises:
-        InputError: it is neither a PNG nor an SVG.
-    """
-    if file.suffix.lower() not in (".png", ".svg"):
-        raise InputError(f"--plot {printable(file)}: a plot is a .png or an .svg")
-
-
 def plot_curves(arm_runs: Sequence[ArmRuns], comparison: Comparison, file: Path) -> None:
     """Draws the first metric of the comparison on the validation images, over the training of each arm, and writes it into `file`.
 
@@ -87,7 +77,8 @@ def plot_curves(arm_runs: Sequence[ArmRuns], comparison: Comparison, file: Path)
         InputError: the file's name ends neither in .png nor in .svg, or no run was scored by that metric.
         OSError: it could not be written.
     """
-    check_plot_file(file)
+    if file.suffix.lower() not in (".png", ".svg"):
+        raise InputError(f"--plot {printable(file)}: a plot is a .png or an .svg")
     metric = next(iter(comparison.arms[0].metrics))
     curves = [curve for runs in arm_runs if (curve := arm_curve(runs, metric)).epochs]
     if not curves:
@@ -115,7 +106,7 @@ def _draw(curves: Sequence[Curve], teachers: dict[str, float], comparison: Compa
     by_epoch = {curve.arm: curve.epochs for curve in curves}
     handles = _draw_panel(panels[0], curves, by_epoch, styles, teachers, metric)
     panels[0].set_xlabel("epoch")
-    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     panels[0].set_ylabel(f"validation {_AXES.get(metric, metric)}" + (f" ({unit(metric)})" if unit(metric) else ""))
     panels[0].set_ylim(*_limits(curves, teachers, metric))
     if has_flops:
@@ -155,7 +146,7 @@ def _styles(arms: Sequence[ArmSummary], baseline: str) -> dict[str, _Style]:
         styles[arm.name] = _Style(COLOURS[index % len(COLOURS)], "-", 1.8, _MARKERS[index // len(COLOURS) % len(_MARKERS)])
     for arm in arms:
         if arm.name not in styles:
-            of = styles.get(arm.control_of or baseline, styles[baseline])
+            of = styles.get(next(iter(arm.control_of), baseline), styles[baseline])
             styles[arm.name] = _Style(of.colour, _DASHES.get(arm.control or "", (0, (3, 1))), 1.2, of.marker)
     return styles
 
@@ -180,8 +171,13 @@ def _draw_panel(
             low, high = ([mean + sign * scale * std for _, mean, std in rows] for sign in (-1, 1))
             alpha = 0.16 if style.dashes == "-" else 0.08
             axes.fill_between([row[0] for row in rows], low, high, color=style.colour, alpha=alpha, linewidth=0)
-        line = {"color": style.colour, "linestyle": style.dashes, "linewidth": style.width}
-        marks = {"marker": style.marker, "markersize": 4.5, "markeredgecolor": "white", "markevery": (index, max(1, len(x) // 8))}
+        line: dict[str, Any] = {"color": style.colour, "linestyle": style.dashes, "linewidth": style.width}
+        marks: dict[str, Any] = {
+            "marker": style.marker,
+            "markersize": 4.5,
+            "markeredgecolor": "white",
+            "markevery": (index, max(1, len(x) // 8)),
+        }
         handles += axes.plot(x, means, **line, **marks)
         axes.plot(x if len(x) < 4 else x[-1:], means if len(x) < 4 else means[-1:], "o", color=style.colour, markersize=3.5)
     for index, value in enumerate(teachers.values()):

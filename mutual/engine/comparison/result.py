@@ -30,7 +30,8 @@ class ArmSummary(_Record):
     name: str
     note: str = ""
     control: str | None = None
-    control_of: str | None = None
+    control_of: tuple[str, ...] = ()
+    """The arms that it is a control of."""
     member: str
     """Whose scores these are: `mean`, `best`, `ensemble` or a peer."""
     runs: dict[int, str]

@@ -180,7 +180,7 @@ def _csv(comparison: Comparison) -> str:
 
 def _csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     for arm in comparison.arms:
-        about: dict[str, Any] = {"arm": arm.name, "control": arm.control, "control_of": arm.control_of, "member": arm.member}
+        about: dict[str, Any] = {"arm": arm.name, "control": arm.control, "control_of": ", ".join(arm.control_of), "member": arm.member}
         about |= {"epochs": arm.epochs, "flops": arm.flops, "images": arm.images}
         for metric, found in arm.metrics.items():
             for seed, value in found.values.items():

@@ -96,8 +96,8 @@ def _draw(curves: Sequence[Curve], teachers: dict[str, float], comparison: Compa
     from matplotlib.figure import Figure  # without pyplot: no state, and no display
     from matplotlib.ticker import MaxNLocator
 
-    labels = {curve.arm: _label(curve.arm) for curve in curves} | {name: _label(f"{name} (frozen)") for name in teachers}
-    num_columns = max(1, min(4, _LEGEND_CHARACTERS // (max(map(len, labels.values())) + 8)))
+    labels = [printable(name, max_length=70) for name in (*(curve.arm for curve in curves), *(f"{name} (frozen)" for name in teachers))]
+    num_columns = max(1, min(4, _LEGEND_CHARACTERS // (max(map(len, labels)) + 8)))
     height = _HEIGHT + 0.19 * (1 + math.ceil(len(labels) / num_columns))
     has_flops = any(curve.flops for curve in curves)
     figure = Figure(figsize=(_WIDTH if has_flops else 0.7 * _WIDTH, height), layout="constrained")
@@ -111,15 +111,9 @@ def _draw(curves: Sequence[Curve], teachers: dict[str, float], comparison: Compa
     panels[0].set_ylim(*_limits(curves, teachers, metric))
     if has_flops:
         _draw_flops(panels[1], curves, styles, teachers, metric)
-    num_seeds = {curve.num_seeds for curve in curves}
-    seeds = (
-        f"{min(num_seeds)} seed{'s' if max(num_seeds) > 1 else ''}"
-        if len(num_seeds) == 1
-        else f"{min(num_seeds)} to {max(num_seeds)} seeds"
-    )
-    title = f"mean over {seeds}; bands: ± 1 standard deviation" if max(num_seeds) > 1 else "one seed"
-    legend = figure.legend(handles, ["-"] * len(handles), loc="outside lower center", ncol=num_columns, title=title, handlelength=3.4)
-    for text, label in zip(legend.get_texts(), labels.values(), strict=True):
+    options: dict[str, Any] = {"loc": "outside lower center", "ncol": num_columns, "title": _title(curves), "handlelength": 3.4}
+    legend = figure.legend(handles, ["-"] * len(handles), **options)
+    for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(label)  # set afterwards: a legend leaves out labels that begin with an underscore
     file = io.BytesIO()
     with warnings.catch_warnings():
@@ -133,10 +127,6 @@ def _title(curves: Sequence[Curve]) -> str:
     if many == 1:
         return "one seed"
     return f"mean over {many if few == many else f'{few} to {many}'} seeds; bands: ± 1 standard deviation"
-
-
-def _label(name: str) -> str:
-    return printable(name, max_length=70)
 
 
 def _styles(arms: Sequence[ArmSummary], baseline: str) -> dict[str, _Style]:
@@ -210,7 +200,7 @@ def _limits(curves: Sequence[Curve], teachers: dict[str, float], metric: str) ->
     scale = 100 if is_accuracy(metric) else 1
     lows, highs = [], []
     for curve in curves:
-        begin = len(curve.means) // 5
+        begin = math.ceil(len(curve.means) / 5) if len(curve.means) > 2 else 0
         points = [(mean, std) for mean, std in list(zip(curve.means, curve.stds, strict=True))[begin:] if math.isfinite(mean)]
         lows += [scale * (mean - std) for mean, std in points]
         highs += [scale * (mean + std) for mean, std in points]

@@ -74,7 +74,7 @@ def test_a_curve_has_the_epochs_that_all_runs_have():
     assert arm_curve(arm_with([]), "top1").epochs == []
 
 
-def test_teachers_are_lines_and_equal_ones_are_one():
+def test_teachers_are_lines_and_equal_ones_are_one(tmp_path):
     def taught(name, score):
         history = lines({"b": {"top1": score}}, {"a": {"top1": 0.5}}, first=0)
         arm = arm_with([history, history], name, recipe=tiny_recipe(frozen=True))
@@ -83,6 +83,8 @@ def test_teachers_are_lines_and_equal_ones_are_one():
     found = teacher_scores([taught("kd", 0.9), taught("kd T 4", 0.9), taught("other", 0.7), arm_with([rising(0)])], "top1")
     assert found == {"b": pytest.approx(0.9), "b of other": pytest.approx(0.7)}
     assert arm_curve(taught("kd", 0.9), "top1").epochs == [1]
+    arms = [taught("b (frozen)", 0.9), taught("b", 0.7)]
+    assert draw(arms, tmp_path / "curves.svg", baseline="b").read_bytes().count(b"<!-- b") == 4, "arms may be called as teachers are"
 
 
 @pytest.mark.parametrize("flops", [2e9, None])

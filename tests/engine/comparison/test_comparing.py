@@ -53,7 +53,7 @@ def test_lower_is_better_for_nll_and_ece():
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=9), st.randoms())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_swapped_arms_change_the_signs_and_the_order_of_seeds_nothing(pairs, random):
     first, second = ({seed: pair[index] / 10 for seed, pair in enumerate(pairs)} for index in (0, 1))
     row = difference(compared(made_up_arm("plain", first), made_up_arm("dml", second)), "dml")

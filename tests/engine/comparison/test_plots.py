@@ -106,7 +106,7 @@ def test_hostile_names_are_drawn(name, tmp_path):
     assert root.tag.endswith("svg")
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
 def test_odd_runs_are_drawn(tmp_path):
     """One seed, one point, a run that diverged, FLOPs of very different sizes and of some arms alone, an arm without evaluations."""
     diverged = lines(*({"a": {"top1": None}, "b": {"top1": 0.1}} for _ in range(4)))

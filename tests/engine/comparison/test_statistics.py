@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mutual.engine.comparison.statistics import (
@@ -31,12 +31,14 @@ def brute_force(pairs):
 
 
 @given(counts)
+@settings(deadline=None)
 def test_p_is_the_fraction_of_all_sign_changes(pairs):
     scores = [[count / 64 for count in arm] for arm in zip(*pairs, strict=True)]
     assert sign_flip_p(*scores) == float(brute_force(pairs))
 
 
 @given(counts, st.integers(3, 997))
+@settings(deadline=None)
 def test_ties_are_ties_where_scores_were_rounded_to_float32(pairs, num_images):
     scores = [[float(np.float32(count) / np.float32(num_images)) for count in arm] for arm in zip(*pairs, strict=True)]
     assert sign_flip_p(*scores) == float(brute_force(pairs))
@@ -93,6 +95,7 @@ finite = st.floats(-1, 1)
 
 
 @given(st.lists(st.tuples(finite, finite), min_size=2, max_size=8), st.randoms())
+@settings(deadline=None)
 def test_swapped_arms_change_the_sign_and_the_order_of_seeds_nothing(pairs, random):
     first, second = (list(arm) for arm in zip(*pairs, strict=True))
     differences = [x - y for x, y in pairs]
@@ -132,6 +135,7 @@ def test_holm_gives_what_it_gives_by_hand_and_in_r():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+@settings(deadline=None)
 def test_holm_lies_between_no_correction_and_bonferronis_and_keeps_the_order(p_values):
     corrected = holm(p_values)
     for p, each in zip(p_values, corrected, strict=True):

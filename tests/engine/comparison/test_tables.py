@@ -81,8 +81,9 @@ def test_not_shown_at_equal_compute():
     dml = [score + 0.1 for score in plain]
     longer = [score + (-1) ** seed * 0.01 for seed, score in enumerate(dml)]
     arms = [made_up_arm("plain", plain), made_up_arm("dml", dml), made_up_arm("longer", longer, control="longer", control_of="dml")]
+    arms.append(made_up_arm("independent", plain, control="independent", control_of="dml"))  # the difference from it is marked by nothing
     text = render(compare_arms(arms, name="", command="", baseline="plain", seeds=range(7)), "markdown")
-    assert "| better, but not shown at equal compute |" in text
+    assert text.count("| better, but not shown at equal compute |") == 1
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -154,6 +155,8 @@ def test_latex_is_booktabs():
     assert text.count("\\begin{tabular}") == text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == 3
     assert "dml\\_T4 & $7$ & $4$ & $2.00\\times$ & $84.00 \\pm 2.16$" in text
     assert "top1 \\%" in text
+    row = next(line for line in render(comparison(method="[x]*"), "latex").splitlines() if "x" in line and line.startswith("{[}"))
+    assert row.startswith("{[}x{]}{*} & "), "behind a line break a bracket, or a star, would be an argument of it"
 
 
 def test_directions_and_units_of_metrics():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from mutual.models.class_index import ClassIndex
     from mutual.models.classes import ClassMap, class_columns, match_indices, match_names
+    from mutual.models.classifier import classifier_paths
     from mutual.models.files import check_file, weights_path
     from mutual.models.loading import LoadedWeights, load_weights
     from mutual.models.model_input import ModelInput, declared_input, statistics_for
@@ -34,6 +35,7 @@ __all__ = [
     "check_file",
     "check_trusted",
     "class_columns",
+    "classifier_paths",
     "classifier_tensors",
     "cpu_tensors",
     "create_model",
@@ -66,6 +68,7 @@ __getattr__, __dir__ = lazy_attributes(
         ),
         "mutual.models.class_index": ("ClassIndex",),
         "mutual.models.classes": ("ClassMap", "class_columns", "match_indices", "match_names"),
+        "mutual.models.classifier": ("classifier_paths",),
         "mutual.models.files": ("check_file", "weights_path"),
         "mutual.models.loading": ("LoadedWeights", "load_weights"),
         "mutual.models.model_input": ("ModelInput", "declared_input", "statistics_for"),

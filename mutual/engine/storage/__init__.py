@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from mutual.engine.storage.background import BackgroundWriter
     from mutual.engine.storage.checkpoint_store import CheckpointStore
     from mutual.engine.storage.contents import Content, content_bytes, state_content, tensor_content
+    from mutual.engine.storage.exports import (
+        EXPORT_SUFFIXES,
+        EXPORTED_RECIPE,
+        MODEL_CARD,
+        TIMM_CONFIG,
+        TIMM_FOLDER,
+        TIMM_WEIGHTS,
+        check_replaceable,
+        write_exported,
+    )
     from mutual.engine.storage.files import MARK, UNFINISHED, json_text, remove, sha256, unfinished, write_file
     from mutual.engine.storage.lock import LOCK
     from mutual.engine.storage.opening import (
@@ -21,8 +31,6 @@ if TYPE_CHECKING:
         select_checkpoint,
     )
     from mutual.engine.storage.run_folder import (
-        EXPORT_SUFFIXES,
-        EXPORTED,
         METRICS,
         RunFolder,
         epoch_name,
@@ -34,12 +42,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BEST",
-    "EXPORTED",
+    "EXPORTED_RECIPE",
     "EXPORT_SUFFIXES",
     "LAST",
     "LOCK",
     "MARK",
     "METRICS",
+    "MODEL_CARD",
+    "TIMM_CONFIG",
+    "TIMM_FOLDER",
+    "TIMM_WEIGHTS",
     "UNFINISHED",
     "BackgroundWriter",
     "BestRecord",
@@ -50,6 +62,7 @@ __all__ = [
     "Predecessor",
     "RunFolder",
     "RunSummary",
+    "check_replaceable",
     "check_same_classes",
     "check_same_data",
     "content_bytes",
@@ -67,6 +80,7 @@ __all__ = [
     "state_content",
     "tensor_content",
     "unfinished",
+    "write_exported",
     "write_file",
 ]
 
@@ -76,6 +90,16 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.storage.background": ("BackgroundWriter",),
         "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),
         "mutual.engine.storage.contents": ("Content", "content_bytes", "state_content", "tensor_content"),
+        "mutual.engine.storage.exports": (
+            "EXPORT_SUFFIXES",
+            "EXPORTED_RECIPE",
+            "MODEL_CARD",
+            "TIMM_CONFIG",
+            "TIMM_FOLDER",
+            "TIMM_WEIGHTS",
+            "check_replaceable",
+            "write_exported",
+        ),
         "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "remove", "sha256", "unfinished", "write_file"),
         "mutual.engine.storage.lock": ("LOCK",),
         "mutual.engine.storage.opening": (
@@ -87,8 +111,6 @@ __getattr__, __dir__ = lazy_attributes(
             "select_checkpoint",
         ),
         "mutual.engine.storage.run_folder": (
-            "EXPORT_SUFFIXES",
-            "EXPORTED",
             "METRICS",
             "RunFolder",
             "epoch_name",

@@ -13,21 +13,18 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.storage.checkpoint_store import CheckpointStore
+from mutual.engine.storage.exports import EXPORT_SUFFIXES, exported_paths
 from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, remove, sha256, unfinished, write_file
 from mutual.engine.storage.run_records import BEST, LAST, BestRecord, FinalScores, InitialScores, RunSummary
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
 RECIPE, METRICS, SUMMARY = "recipe.yaml", "metrics.jsonl", "summary.json"
 INITIAL_SCORES, FINAL_SCORES = "initial_scores.json", "test_scores.json"
-EXPORTED = ".mutual-exports.json"
-"""Beside exported files, with their digests; an export replaces no other file."""
-EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
 _RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, "checkpoints", LAST, BEST, "export")
 
-
-_OF_EPOCH = rf"-epoch\d+(\.pixels)?({'|'.join(map(re.escape, EXPORT_SUFFIXES.values()))})"
-"""Behind the name of a peer: what the weights of one of its epochs are called, and what was exported of them."""
+_OF_EPOCH = r"-epoch\d+\.safetensors"
+"""Behind the name of a peer: what the weights of one of its epochs are called."""
 RecordT = TypeVar("RecordT", bound=BaseModel)
 _DIGEST = "# sha256 of the lines above: "
 
@@ -73,6 +70,11 @@ class RunFolder:
     def of(cls, recipe: Recipe) -> RunFolder:
         """Returns the folder in which `recipe` trains."""
         return cls(Path(recipe.output) / recipe.name)
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.path / RECIPE
 
     @property
     def export(self) -> Path:
@@ -272,20 +274,14 @@ class RunFolder:
     def _files_of(self, peers: Sequence[str]) -> Iterator[Path]:
         """Yields the paths that trainings and exports of `peers` write to, whether they exist or not."""
         texts = [self.path / name for name in (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY)]
-        for path in (*texts, self._best_file, self.export / EXPORTED):
+        for path in (*texts, self._best_file):
             yield from (path, unfinished(path))
         for peer in peers:
             for path in (self.weights(BEST, peer), self.weights(LAST, peer)):
                 yield from (path, unfinished(path))
-            for suffix in EXPORT_SUFFIXES.values():
-                for path in (self.export / f"{peer}{suffix}", self.export / f"{peer}.pixels{suffix}"):
-                    yield from (path, unfinished(path))
-            for folder in (self.path / BEST, self.export):
-                yield from (
-                    path
-                    for path in folder.glob(f"*{peer}-epoch*")
-                    if re.fullmatch(rf"({re.escape(UNFINISHED)})?{peer}{_OF_EPOCH}", path.name)
-                )
+            pattern = rf"({re.escape(UNFINISHED)})?{peer}{_OF_EPOCH}"
+            yield from (path for path in (self.path / BEST).glob(f"*{peer}-epoch*") if re.fullmatch(pattern, path.name))
+        yield from exported_paths(self.export, peers)
         yield from self.checkpoints().files()
         yield from (path for path in self.path.iterdir() if _EVENTS.fullmatch(path.name))
 

@@ -133,14 +133,10 @@ def comparison_section(comparison: Comparison, arm: ArmSummary) -> str:
         f"their seed. Scores of {escape(members.get(arm.member, f'peer {arm.member}'))}, {comparison.epoch} weights, on "
         f"{_SPLITS[comparison.split]} images{hint}."
     ]
-    rows = [
-        (
-            _metric_name(name),
-            _with_deviation(name, metric.mean, metric.std),
-            str(sum(value is not None for value in metric.values.values())),
-        )
-        for name, metric in arm.metrics.items()
-    ]
+    rows = []
+    for name, metric in arm.metrics.items():
+        num_finite = sum(value is not None for value in metric.values.values())
+        rows.append((_metric_name(name), _with_deviation(name, metric.mean, metric.std), str(num_finite)))
     parts.append(table(("metric", "mean ± standard deviation", "seeds"), rows))
     differences = [each for each in comparison.differences if each.arm == arm.name]
     if differences:
@@ -185,14 +181,14 @@ def latency_section(benchmark: Benchmark) -> str:
     """Returns how long the programs take."""
     rows = []
     for row in benchmark.rows:
-        measured = (
-            (f"{row.milliseconds:.3f}", f"{row.ratio:.2f}") if row.milliseconds and row.ratio else (f"left out: {escape(row.note)}", "")
-        )
+        measured = (f"left out: {escape(row.note)}", "")
+        if row.milliseconds is not None and row.ratio is not None:
+            measured = (f"{row.milliseconds:.3f}", f"{row.ratio:.2f}")
         rows.append((row.variant, str(row.batch), *measured))
-    return (
-        f"On the CPU of the machine that exported it ({escape(benchmark.processor)}, {benchmark.threads} threads of torch and of ONNX Runtime "
-        f"alike); medians over rounds, in each of which every one ran once.\n\n{table(('', 'images', 'milliseconds', 'of eager'), rows)}"
-    )
+    threads = "one thread" if benchmark.threads == 1 else f"{benchmark.threads} threads"
+    machine = f"{escape(benchmark.processor)}, {threads} of torch and of ONNX Runtime alike"
+    return f"On the CPU of the machine that exported it ({machine}); medians over rounds, in each of which every one ran once.\n\n"
+        f"{table(('', 'images', 'milliseconds', 'of eager'), rows)}"
 
 
 def training_section(facts: CardFacts) -> str:

@@ -129,7 +129,8 @@ def _processor() -> str:
 
 def latency_table(benchmark: Benchmark) -> str:
     """Returns the latencies as lines: a variant and size of a batch a line."""
-    lines = [f"latency, {benchmark.threads} threads, {benchmark.processor}", f"{'':12}{'batch':>6}{'ms':>10}{'of eager':>10}{'rounds':>8}"]
+    threads = "one thread" if benchmark.threads == 1 else f"{benchmark.threads} threads"
+    lines = [f"latency on the CPU, {threads}, {benchmark.processor}", f"{'':12}{'batch':>6}{'ms':>10}{'of eager':>10}{'rounds':>8}"]
     for row in benchmark.rows:
         if row.milliseconds is None:
             lines.append(f"{row.variant:12}{row.batch:>6}  left out: {row.note}")

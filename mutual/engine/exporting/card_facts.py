@@ -177,8 +177,10 @@ def lessons(recipe: Recipe, peer: str) -> list[tuple[str, str, str]]:
     for objective in recipe.objectives:
         if peer in recipe.learners_of(objective):
             sources = ", ".join(recipe.sources_of(objective, peer)) or "the labels"
-            given = objective.model_dump(mode="json", exclude_defaults=True, exclude={"loss", "learners", "sources"})
-            rows.append((objective.loss, sources, ", ".join(f"{key} {_in_words(value)}" for key, value in given.items())))
+            written = objective.model_dump(mode="json", exclude_defaults=True, exclude={"loss", "learners", "sources"})
+            arguments = objective.model_dump(mode="json", include=set(objective.loss_arguments()), exclude_none=True)
+            said = ", ".join(f"{key} {_in_words(value)}" for key, value in {**arguments, **written}.items())
+            rows.append((objective.loss, sources, said))
     return rows
 
 

@@ -187,8 +187,8 @@ def latency_section(benchmark: Benchmark) -> str:
         rows.append((row.variant, str(row.batch), *measured))
     threads = "one thread" if benchmark.threads == 1 else f"{benchmark.threads} threads"
     machine = f"{escape(benchmark.processor)}, {threads} of torch and of ONNX Runtime alike"
-    return f"On the CPU of the machine that exported it ({machine}); medians over rounds, in each of which every one ran once.\n\n"
-        f"{table(('', 'images', 'milliseconds', 'of eager'), rows)}"
+    how = f"On the CPU of the machine that exported it ({machine}); medians over rounds, in each of which every one ran once."
+    return f"{how}\n\n{table(('', 'images', 'milliseconds', 'of eager'), rows)}"
 
 
 def training_section(facts: CardFacts) -> str:

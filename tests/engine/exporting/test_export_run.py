@@ -99,7 +99,7 @@ def test_a_card_says_what_the_peer_is_and_how_it_was_trained(run, capsys):
     assert f"| top-1 | {scores['top1']:.2%} |" in page
     assert "On 355 validation images; the best epoch was chosen on them, which makes this optimistic" in page
     assert "(1,442 training images, 355 validation images)" in page.replace("\\", "")
-    assert "| dml | b |  |" in page
+    assert "| dml | b | form js, temperature 1 |" in page
     assert "| b | small\\_cnn | initial weights | was trained with it |" in page
     assert "Not stated" not in page
     assert (run / "export" / "recipe.yaml").read_bytes() == (run / "recipe.yaml").read_bytes()

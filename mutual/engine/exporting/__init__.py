@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine.exporting.export_run import RunExport, export_run
     from mutual.engine.exporting.formats import export_model
     from mutual.engine.exporting.latency import latency_table
     from mutual.engine.exporting.options import ExportOptions, parse_temperature
+    from mutual.engine.exporting.run_export import RunExport, export_run
 
 __all__ = ["ExportOptions", "RunExport", "export_model", "export_run", "latency_table", "parse_temperature"]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.engine.exporting.export_run": ("RunExport", "export_run"),
+        "mutual.engine.exporting.run_export": ("RunExport", "export_run"),
         "mutual.engine.exporting.formats": ("export_model",),
         "mutual.engine.exporting.latency": ("latency_table",),
         "mutual.engine.exporting.options": ("ExportOptions", "parse_temperature"),

@@ -18,7 +18,7 @@ from mutual.engine.exporting.quantization import Int8Export
 from mutual.engine.exporting.timm_folder import TimmConfig
 from mutual.engine.storage import RunFolder, RunSummary
 from mutual.models import ModelCard
-from mutual.recipe import PRETRAINED, Recipe
+from mutual.recipe import PRETRAINED, InputError, Recipe
 
 Row = Mapping[str, float | None]
 
@@ -147,7 +147,10 @@ def _epoch(row: Row) -> int | None:
 
 def _is_current(folder: RunFolder, summary: RunSummary | None) -> bool:
     """Returns whether a run has ended and not been gone on with since: the test scores are of the best weights then."""
-    history = folder.history()
+    try:
+        history = folder.history()
+    except InputError:  # it is damaged, and weights can be exported without it
+        return False
     return summary is not None and bool(history) and history[-1]["epoch"] <= summary.epoch
 
 

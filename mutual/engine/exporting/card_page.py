@@ -40,6 +40,12 @@ def card_page(facts: CardFacts, *, of_timm_folder: bool = False) -> bytes:
     return text.encode("utf-8", "backslashreplace")  # a name may hold bytes that are no UTF-8
 
 
+def title_of(page: bytes) -> str | None:
+    """Returns the title of a model card; None where it has none."""
+    found = re.search(rb"^# (.*)$", page, re.MULTILINE)
+    return None if found is None else found[1].decode("utf-8", "replace").replace("\\", "")
+
+
 def _front_matter(facts: CardFacts, *, of_timm_folder: bool) -> dict[str, Any]:
     recipe = facts.recipe
     tags = ["image-classification", "mutual"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from mutual.engine.exporting.card_facts import CardFacts, ExportedFile, Temperature, count_flops, read_comparison, read_scores
-from mutual.engine.exporting.card_page import card_page
+from mutual.engine.exporting.card_page import card_page, title_of
 from mutual.engine.exporting.formats import WithInput, export_model, file_name, onnx_program, random_images
 from mutual.engine.exporting.latency import Benchmark, measure_latency
 from mutual.engine.exporting.options import FIT, ExportOptions
@@ -32,7 +32,7 @@ from mutual.engine.storage import (
     write_exported,
 )
 from mutual.models import ModelCard, read_model
-from mutual.recipe import InputError, Recipe
+from mutual.recipe import InputError, Recipe, printable
 
 if TYPE_CHECKING:  # it imports what evaluation needs, which a plain export does not
     from mutual.engine.exporting.run_images import RunImages
@@ -101,6 +101,7 @@ def export_run(
             refusal = str(error)
     benchmark = _benchmark(model, card, files, options) if options.benchmark else None
     facts = replace(facts, files=files, temperature=temperature, int8=int8, benchmark=benchmark)
+    notes += _replaced_card(facts, output) if options.card else []
     card_file = _write_card(facts, folder, output) if options.card else None
     timm_folder = _write_timm_folder(facts, output, weights.stem, options)
     return RunExport(files, temperature, int8, benchmark, card_file, timm_folder, notes, refusal)
@@ -221,6 +222,15 @@ def _benchmark(model: nn.Module, card: ModelCard, files: Sequence[ExportedFile],
         return random_images(whole, card, batch)
 
     return measure_latency(whole, images, {each.format: each.path for each in files if each.format.startswith("onnx")})
+
+
+def _replaced_card(facts: CardFacts, output: Path) -> list[str]:
+    """Returns a line where the model card of another peer or run gives way to this one."""
+    page = output / MODEL_CARD
+    before = title_of(page.read_bytes()) if page.is_file() else None
+    if before in (None, title_of(card_page(facts))):
+        return []
+    return [f"{page} was the card of {printable(before)}, whose files it no longer describes; another --output keeps them apart"]
 
 
 def _write_card(facts: CardFacts, folder: RunFolder, output: Path) -> Path:

@@ -44,7 +44,9 @@ def check_replaceable(folder: Path, names: Sequence[str]) -> None:
     """
     for name in names:
         if (folder / name).exists() and not is_exported(folder, name):
-            raise InputError(f"{folder / name} is there already, and not as an export wrote it; move it away, or give another --output")
+            remedy = ", or --no-card" if name in (MODEL_CARD, EXPORTED_RECIPE) else ""
+            reason = "is there already, and not as an export wrote it; move it away, or give another --output"
+            raise InputError(f"{folder / name} {reason}{remedy}")
 
 
 def write_exported(folder: Path, name: str, content: bytes) -> Path:

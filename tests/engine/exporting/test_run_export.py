@@ -223,6 +223,14 @@ def test_a_card_replaces_no_file_of_anybody_elses(run, capsys):
     assert not (folder / "recipe.yaml").is_symlink()
 
 
+def test_the_card_of_another_peer_gives_way_with_a_line(run, capsys):
+    exported(run)
+    exported(run)
+    assert "was the card of" not in capsys.readouterr().out
+    assert export.main([str(run), "--peer", "b"]) == 0
+    assert "README.md was the card of digits: a, whose files it no longer describes" in capsys.readouterr().out
+
+
 def test_starting_over_removes_cards_as_they_were_written(run):
     folder = exported(run)
     (folder / "a-timm").mkdir()

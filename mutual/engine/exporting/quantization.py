@@ -14,9 +14,6 @@ from torch import Tensor
 
 from mutual.recipe import InputError, first_line
 
-_UNQUANTIZABLE = (ValueError, RuntimeError, TypeError, LookupError, AttributeError, AssertionError, NotImplementedError, ArithmeticError)
-"""What the quantizer raises at a graph that it does not understand."""
-
 
 @dataclass(frozen=True)
 class Int8Export:
@@ -61,6 +58,7 @@ def quantize(program: Path, output: Path, batches: Iterable[Tensor]) -> int:
     Raises:
         InputError: it cannot be quantised.
     """
+    import onnxruntime
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -78,9 +76,10 @@ def quantize(program: Path, output: Path, batches: Iterable[Tensor]) -> int:
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
-        except InputError:  # of an image that cannot be read
+            onnxruntime.InferenceSession(str(found), providers=["CPUExecutionProvider"])
+        except (InputError, OSError, MemoryError):  # of an image that cannot be read, a disk, a machine
             raise
-        except _UNQUANTIZABLE as error:
+        except Exception as error:
             raise InputError(f"{program} cannot be quantised to int8 ({type(error).__name__}: {first_line(error)})") from error
         output.write_bytes(found.read_bytes())
     return reader.num_images

@@ -104,6 +104,9 @@ MISTAKES = [
     ("mutual.predict {nothing} {image}", "is no run folder"),
     ("mutual.predict {run} nowhere.png", "nowhere.png does not exist"),
     ("mutual.export {nothing}", "is no run folder"),
+    ("mutual.export {run} --format onxx", "'onxx' is no export format"),
+    ("mutual.export {run} --int8", "--int8 is for the ONNX program; add --format onnx"),
+    ("mutual.export {run} --temperature warm", "must be `fit`, or a number above 0"),
     ("mutual trian", "'trian' is no command; did you mean 'train'?"),
 ]
 

@@ -8,7 +8,6 @@ from mutual.engine.evaluation.evaluator import Evaluator
 from mutual.engine.evaluation.inference import RunScores, evaluate_run, score_run
 from mutual.engine.evaluation.neighbours import BANK_SIZE, NUM_NEIGHBOURS, knn_scores, neighbour_votes
 from mutual.engine.evaluation.prediction import ImageLike, Prediction, Predictor, predict
-from mutual.engine.evaluation.readable import readable_rows
 
 __all__ = [
     "BANK_SIZE",
@@ -30,7 +29,6 @@ __all__ = [
     "knn_scores",
     "neighbour_votes",
     "predict",
-    "readable_rows",
     "reliability",
     "score_run",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mutual.data import Batch, build_data
-from mutual.engine.evaluation import Evaluator, readable_rows
+from mutual.engine.evaluation import Evaluator
 from mutual.models import ModelCard, class_columns
 from mutual.recipe import InputError, Recipe
 
@@ -51,9 +51,8 @@ class RunImages:
         """Yields batches of `size` labelled training images, prepared as in evaluation; which depends on the recipe's seed alone."""
         try:
             for batch in self._data.sample_batches(size, world_size=1, shard=(0, 1)):
-                rows = self._rows(batch, batch.images)
-                if len(rows):
-                    yield self._input(rows)
+                if rows := _readable(batch):
+                    yield self._input(batch.images[rows])
         finally:
             self._data.close()
 
@@ -93,9 +92,6 @@ class RunImages:
     def _stride(self) -> int:
         return -(-self._data.info.num_val // MAX_SCORED)
 
-    def _rows(self, batch: Batch, rows: Tensor) -> Tensor:
-        return readable_rows(rows[: batch.num_valid], [image.row for image in batch.bad])
-
     def _input(self, pixels: Tensor) -> Tensor:
         if not self._takes_pixels:
             return self.card.input(pixels)
@@ -103,3 +99,9 @@ class RunImages:
 
     def _ordered(self, logits_NC: Tensor) -> Tensor:
         return logits_NC if self._order is None else logits_NC[:, self._order]
+
+
+def _readable(batch: Batch) -> list[int]:
+    """Returns the rows of a batch's images that could be read."""
+    bad = {image.row for image in batch.bad}
+    return [row for row in range(batch.num_valid) if row not in bad]

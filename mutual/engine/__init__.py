@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
     from mutual.engine.drafting import Draft, draft_recipe
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, class_table, evaluate_run, predict, score_run
-    from mutual.engine.exporting import export_model
+    from mutual.engine.exporting import ExportOptions, RunExport, export_model, export_run, latency_table, parse_temperature
     from mutual.engine.fitting import fit, load_peer
     from mutual.engine.inputs import check_data_present, check_inputs, check_split, check_weights_present
     from mutual.engine.monitoring import NonFiniteLossError, Scores
@@ -60,6 +60,7 @@ __all__ = [
     "Comparison",
     "ComparisonFolder",
     "Draft",
+    "ExportOptions",
     "FilledStore",
     "Findings",
     "ImageLike",
@@ -68,6 +69,7 @@ __all__ = [
     "NonFiniteLossError",
     "Prediction",
     "Predictor",
+    "RunExport",
     "RunFolder",
     "RunResult",
     "RunSettings",
@@ -86,20 +88,23 @@ __all__ = [
     "check_weights_present",
     "class_table",
     "compare_costs",
-    "count_forward_flops",
-    "count_training_flops",
     "compare_recipes",
     "compare_runs",
+    "count_forward_flops",
+    "count_training_flops",
     "default_name",
     "draft_recipe",
     "evaluate_run",
     "export_model",
+    "export_run",
     "fill_stores",
     "fit",
     "json_text",
+    "latency_table",
     "load_peer",
     "measure_tuning",
     "parse_seeds",
+    "parse_temperature",
     "peer_file",
     "peer_files",
     "plan_arms",
@@ -147,7 +152,7 @@ __getattr__, __dir__ = lazy_attributes(
         ),
         "mutual.engine.drafting": ("Draft", "draft_recipe"),
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "class_table", "evaluate_run", "predict", "score_run"),
-        "mutual.engine.exporting": ("export_model",),
+        "mutual.engine.exporting": ("ExportOptions", "RunExport", "export_model", "export_run", "latency_table", "parse_temperature"),
         "mutual.engine.fitting": ("fit", "load_peer"),
         "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_split", "check_weights_present"),
         "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),

@@ -113,6 +113,9 @@ MISTAKES = [
     ("mutual.compare {recipe} --baseline x", "no arm is called 'x'"),
     ("mutual.compare {run} {recipe}", "give either recipes or run folders"),
     ("mutual.compare {nothing}", "is no run folder and holds none"),
+    ("mutual.export {run} --format onxx", "'onxx' is no export format"),
+    ("mutual.export {run} --int8", "--int8 is for the ONNX program; add --format onnx"),
+    ("mutual.export {run} --temperature warm", "must be `fit`, or a number above 0"),
     ("mutual trian", "'trian' is no command; did you mean 'train'?"),
 ]
 

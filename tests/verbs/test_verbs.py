@@ -172,6 +172,13 @@ def test_an_export_replaces_no_file_but_its_own(folder, tmp_path, capsys):
     assert (tmp_path / "b.safetensors").read_bytes() == b"mine"
     (tmp_path / ".mutual-exports.json").write_bytes(b"{")
     (tmp_path / "b.safetensors").unlink()
+    assert export.main(arguments) == 2
+    assert "README.md is there already, and not as an export wrote it; move it away, or give another --output, or --no-card" in (
+        capsys.readouterr().err
+    )
+    assert export.main([*arguments, "--no-card"]) == 0
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "recipe.yaml").unlink()
     assert export.main(arguments) == 0
     (tmp_path / "file").write_bytes(b"mine")
     assert export.main([*arguments[:-1], str(tmp_path / "file")]) == 2

@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from mutual.engine.storage.background import BackgroundWriter
     from mutual.engine.storage.checkpoint_store import CheckpointStore
     from mutual.engine.storage.contents import Content, content_bytes, state_content, tensor_content
+    from mutual.engine.storage.exports import (
+        EXPORT_SUFFIXES,
+        EXPORTED_RECIPE,
+        MODEL_CARD,
+        TIMM_CONFIG,
+        TIMM_FOLDER,
+        TIMM_WEIGHTS,
+        check_replaceable,
+        write_exported,
+    )
     from mutual.engine.storage.files import MARK, UNFINISHED, json_text, remove, sha256, unfinished, write_file
     from mutual.engine.storage.lock import LOCK, LockWords, check_not_in_training, locked
     from mutual.engine.storage.opening import (
@@ -20,12 +30,10 @@ if TYPE_CHECKING:
         find_predecessor,
         select_checkpoint,
     )
-    from mutual.engine.storage.reports import REPORT, REPORT_MARK, check_report_path, is_report, write_report
     from mutual.engine.storage.recipe_changes import recipe_differences
+    from mutual.engine.storage.reports import REPORT, REPORT_MARK, check_report_path, is_report, write_report
     from mutual.engine.storage.run_folder import (
         CHARTS,
-        EXPORT_SUFFIXES,
-        EXPORTED,
         HPARAMS,
         METRICS,
         RunFolder,
@@ -48,15 +56,19 @@ if TYPE_CHECKING:
 __all__ = [
     "BEST",
     "CHARTS",
-    "EXPORTED",
+    "EXPORTED_RECIPE",
     "EXPORT_SUFFIXES",
     "HPARAMS",
     "LAST",
     "LOCK",
     "MARK",
     "METRICS",
+    "MODEL_CARD",
     "REPORT",
     "REPORT_MARK",
+    "TIMM_CONFIG",
+    "TIMM_FOLDER",
+    "TIMM_WEIGHTS",
     "UNFINISHED",
     "BackgroundWriter",
     "BestRecord",
@@ -69,8 +81,9 @@ __all__ = [
     "RunFolder",
     "RunSummary",
     "TrackedRuns",
-    "check_report_path",
     "check_not_in_training",
+    "check_replaceable",
+    "check_report_path",
     "check_same_classes",
     "check_same_data",
     "content_bytes",
@@ -91,6 +104,7 @@ __all__ = [
     "state_content",
     "tensor_content",
     "unfinished",
+    "write_exported",
     "write_file",
     "write_report",
 ]
@@ -101,6 +115,16 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.storage.background": ("BackgroundWriter",),
         "mutual.engine.storage.checkpoint_store": ("CheckpointStore",),
         "mutual.engine.storage.contents": ("Content", "content_bytes", "state_content", "tensor_content"),
+        "mutual.engine.storage.exports": (
+            "EXPORT_SUFFIXES",
+            "EXPORTED_RECIPE",
+            "MODEL_CARD",
+            "TIMM_CONFIG",
+            "TIMM_FOLDER",
+            "TIMM_WEIGHTS",
+            "check_replaceable",
+            "write_exported",
+        ),
         "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "remove", "sha256", "unfinished", "write_file"),
         "mutual.engine.storage.lock": ("LOCK", "LockWords", "check_not_in_training", "locked"),
         "mutual.engine.storage.opening": (
@@ -115,8 +139,6 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.storage.recipe_changes": ("recipe_differences",),
         "mutual.engine.storage.run_folder": (
             "CHARTS",
-            "EXPORT_SUFFIXES",
-            "EXPORTED",
             "HPARAMS",
             "METRICS",
             "RunFolder",

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.storage.checkpoint_store import CheckpointStore
+from mutual.engine.storage.exports import EXPORT_SUFFIXES, exported_paths
 from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, remove, sha256, unfinished, write_file
 from mutual.engine.storage.reports import REPORT, is_report
 from mutual.engine.storage.run_records import BEST, LAST, BestRecord, FinalScores, InitialScores, RunSummary, TrackedRuns
@@ -25,15 +26,11 @@ CHARTS, HPARAMS = "charts", "hparams"
 """Folders of TensorBoard's files: one for each member of the group, and one of hyperparameters."""
 TRACKED = "tracked.json"
 """By tracker the id under which its service knows the run."""
-EXPORTED = ".mutual-exports.json"
-"""Beside exported files, with their digests; an export replaces no other file."""
-EXPORT_SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
 _RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, TRACKED, "checkpoints", LAST, BEST, "export")
 
-
-_OF_EPOCH = rf"-epoch\d+(\.pixels)?({'|'.join(map(re.escape, EXPORT_SUFFIXES.values()))})"
-"""Behind the name of a peer: what the weights of one of its epochs are called, and what was exported of them."""
+_OF_EPOCH = r"-epoch\d+\.safetensors"
+"""Behind the name of a peer: what the weights of one of its epochs are called."""
 RecordT = TypeVar("RecordT", bound=BaseModel)
 _DIGEST = "# sha256 of the lines above: "
 
@@ -79,6 +76,11 @@ class RunFolder:
     def of(cls, recipe: Recipe) -> RunFolder:
         """Returns the folder in which `recipe` trains."""
         return cls(Path(recipe.output) / recipe.name)
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.path / RECIPE
 
     @property
     def export(self) -> Path:
@@ -304,7 +306,7 @@ class RunFolder:
     def _files_of(self, peers: Sequence[str]) -> Iterator[Path]:
         """Yields the paths that trainings and exports of `peers` write to, whether they exist or not."""
         texts = [self.path / name for name in (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, TRACKED)]
-        for path in (*texts, self._best_file, self.export / EXPORTED):
+        for path in (*texts, self._best_file):
             yield from (path, unfinished(path))
         yield unfinished(self.path / REPORT)
         if is_report(self.path / REPORT):
@@ -312,15 +314,9 @@ class RunFolder:
         for peer in peers:
             for path in (self.weights(BEST, peer), self.weights(LAST, peer)):
                 yield from (path, unfinished(path))
-            for suffix in EXPORT_SUFFIXES.values():
-                for path in (self.export / f"{peer}{suffix}", self.export / f"{peer}.pixels{suffix}"):
-                    yield from (path, unfinished(path))
-            for folder in (self.path / BEST, self.export):
-                yield from (
-                    path
-                    for path in folder.glob(f"*{peer}-epoch*")
-                    if re.fullmatch(rf"({re.escape(UNFINISHED)})?{peer}{_OF_EPOCH}", path.name)
-                )
+            pattern = rf"({re.escape(UNFINISHED)})?{peer}{_OF_EPOCH}"
+            yield from (path for path in (self.path / BEST).glob(f"*{peer}-epoch*") if re.fullmatch(pattern, path.name))
+        yield from exported_paths(self.export, peers)
         yield from self.checkpoints().files()
         for folder in (self.path, self.path / HPARAMS, *(self.path / CHARTS).glob("*")):
             yield from (path for path in folder.glob("events.*") if _EVENTS.fullmatch(path.name))

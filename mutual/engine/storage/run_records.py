@@ -71,6 +71,8 @@ class RunSummary(BaseModel):
     sent_bytes: float
     """What a process sent to others in an update, gradients and outputs, mean over processes and over the updates since it began or was
     resumed."""
+    images: dict[StrictStr, int] = {}
+    """Number of images by split: `train`, `val` and, where there is one, `test`."""
 
 
 class TrackedRuns(BaseModel):

@@ -7,13 +7,14 @@ import sys
 
 import torch
 
+from mutual.data import DataInfo
 from mutual.engine.monitoring import TrafficMeter
 from mutual.engine.storage import RunFolder, RunSummary
 from mutual.engine.training.checkpointer import Progress
 from mutual.group import Communicator
 
 
-def write_summary(folder: RunFolder, progress: Progress, traffic: TrafficMeter, comm: Communicator) -> None:
+def write_summary(folder: RunFolder, progress: Progress, info: DataInfo, traffic: TrafficMeter, comm: Communicator) -> None:
     """Writes summary.json unless the run has one of this state. Collective: all ranks must call it.
 
     Raises:
@@ -33,6 +34,7 @@ def write_summary(folder: RunFolder, progress: Progress, traffic: TrafficMeter, 
                     device=device,
                     peak_bytes=peak_bytes,
                     sent_bytes=sent_bytes,
+                    images={"train": info.num_train, "val": info.num_val, **({} if info.num_test is None else {"test": info.num_test})},
                 )
             )
 

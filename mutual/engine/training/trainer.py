@@ -143,7 +143,7 @@ class Trainer:
                 self._tracker.print_line(f"stopped after epoch {progress.epoch}: {self._early_stopping.reason}")
             self._weight_exchange.publish(progress.update)
             self.final_scoring.run(progress.update)
-            write_summary(self._folder, progress, self._traffic, self.comm)
+            write_summary(self._folder, progress, self.training.data.info, self._traffic, self.comm)
             self._call_back("end")
 
     def resume(self, files: Mapping[str, bytes], folder: RunFolder) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from mutual.engine.storage import EXPORT_SUFFIXES, EXPORTED, json_text, sha256, unfinished, write_file
+from mutual.engine.storage import EXPORT_SUFFIXES, check_replaceable, unfinished, write_exported
 from mutual.models import ModelCard, model_bytes, read_model
 from mutual.recipe import InputError, did_you_mean
 
@@ -46,12 +45,15 @@ def export_model(
     if with_input and "safetensors" in formats:
         raise InputError("a safetensors file holds weights and no program that could take pixels; with the input export torch or onnx")
     if with_input:
-        model, name = WithInput(model, card), f"{name}.pixels"
-    paths = {format_name: folder / f"{name}{EXPORT_SUFFIXES[format_name]}" for format_name in formats}
-    for path in paths.values():
-        if path.exists() and (not path.is_file() or sha256(path.read_bytes()) not in _exported(folder).get(path.name, [])):
-            raise InputError(f"{path} is there already, and not as an export wrote it; move it away, or give another --output")
-    return {format_name: _export(FORMATS[format_name], model, card, path, format_name) for format_name, path in paths.items()}
+        model = WithInput(model, card)
+    names = {format_name: file_name(name, format_name, with_input=with_input) for format_name in formats}
+    check_replaceable(folder, list(names.values()))
+    return {format_name: _export(FORMATS[format_name], model, card, folder / each, format_name) for format_name, each in names.items()}
+
+
+def file_name(name: str, format_name: str, *, with_input: bool = False) -> str:
+    """Returns what the export of a peer called `name` is called."""
+    return f"{name}{'.pixels' if with_input else ''}{EXPORT_SUFFIXES[format_name]}"
 
 
 class WithInput(nn.Module):
@@ -88,35 +90,23 @@ def _export(
             raise InputError(
                 f"the {name} export of {card.model} gives other logits than the model (relative difference {difference:.1e}); not kept"
             )
-        content = temp_path.read_bytes()
-        _record(path, sha256(content))
-        write_file(path, content)
+        write_exported(path.parent, path.name, temp_path.read_bytes())
     finally:
         temp_path.unlink(missing_ok=True)
     return path, difference
 
 
-def _exported(folder: Path) -> dict[str, list[str]]:
-    """Returns by file name the digests of what exports have written; none where the record is missing or damaged."""
-    try:
-        return TypeAdapter(dict[str, list[str]]).validate_json((folder / EXPORTED).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return {}
-
-
-def _record(path: Path, digest: str) -> None:
-    """Records the digest beside the previous one, before the file is written, so that after a kill one of them holds."""
-    recorded = _exported(path.parent)
-    write_file(path.parent / EXPORTED, json_text(recorded | {path.name: [*recorded.get(path.name, [])[-1:], digest]}, indent=1).encode())
-
-
-def _difference(model: nn.Module, reloaded: Reload, card: ModelCard, batch: int) -> float:
+def random_images(model: nn.Module, card: ModelCard, batch: int) -> Tensor:
+    """Returns `batch` images of the kind that a model takes, pixels or normalised, the same each time."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch, card.in_channels, *card.image_size)
     if isinstance(model, WithInput):
-        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    else:
-        images = torch.randn(shape, generator=generator)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def _difference(model: nn.Module, reloaded: Reload, card: ModelCard, batch: int) -> float:
+    images = random_images(model, card, batch)
     with torch.no_grad():
         expected = model(images)
         actual = reloaded(images)
@@ -144,7 +134,6 @@ def _write_onnx(model: nn.Module, card: ModelCard, path: Path) -> Reload:
     if missing:
         raise InputError(f"the onnx export needs {', '.join(missing)}; install them with `pip install mutual[export]`")
     import onnx
-    import onnxruntime
 
     name = "pixels" if isinstance(model, WithInput) else "images"
     example = _example(model, card)
@@ -162,7 +151,17 @@ def _write_onnx(model: nn.Module, card: ModelCard, path: Path) -> Reload:
     proto.metadata_props.append(onnx.StringStringEntryProto(key="mutual", value=card.to_json()))
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return onnx_program(path)
+
+
+def onnx_program(path: Path, *, threads: int | None = None) -> Reload:
+    """Returns the ONNX program in a file as a function of images on the CPU; `threads`: None leaves their number to the runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
     return lambda images: torch.from_numpy(session.run(["logits"], {name: images.numpy()})[0])
 
 

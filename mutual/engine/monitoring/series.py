@@ -68,7 +68,7 @@ def score_values(scores: Scores) -> Values:
     return values | dict(_pair_values(scores.get(PAIRS, {})))
 
 
-def test_values(scores: Scores) -> Values:
+def values_on_test(scores: Scores) -> Values:
     """Returns the values of the scores on the test images."""
     members = {member: row for member, row in scores.items() if member != PAIRS}
     values = {Series(member, f"test/{metric}"): value for member, row in members.items() for metric, value in row.items()}

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mutual.engine.monitoring.charts import Charts
 from mutual.engine.monitoring.scores import Scores
-from mutual.engine.monitoring.series import Series, best_values, score_values, test_values, train_values
+from mutual.engine.monitoring.series import Series, best_values, score_values, train_values, values_on_test
 from mutual.engine.monitoring.table import initial_lines, table_head, table_line, test_line
 from mutual.engine.monitoring.train_metrics import TrainMetrics
 from mutual.engine.storage import METRICS, RunFolder, json_text, write_file
@@ -148,7 +148,7 @@ class Tracker:
     def log_test(self, scores: Scores, *, step: int) -> None:
         """Logs the scores on the test images in the charts; no line of metrics.jsonl, which are the epochs'."""
         if self._is_main:
-            self._charts.log(test_values(scores), step=step)
+            self._charts.log(values_on_test(scores), step=step)
 
     def print_test(self, scores: Scores, num_images: int) -> None:
         """Prints the scores on the test images as a line."""

@@ -10,7 +10,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 import mutual
 from mutual.engine.monitoring.event_files import _LAYOUT
 from mutual.engine.monitoring.hyperparameters import MAX_TEXT, hyperparameters
-from mutual.engine.monitoring.series import RUN, SUMMARY, Series, best_values, score_values, test_values
+from mutual.engine.monitoring.series import RUN, SUMMARY, Series, best_values, score_values, values_on_test
 from mutual.recipe import parse_recipe
 
 TEACHER = {"model": "support:tiny", "frozen": True}
@@ -73,11 +73,8 @@ def test_top1_comes_first_and_pairs_stand_with_their_first_peer():
     assert values[Series("a", "agreement/b")] == 0.5
     assert values[Series("b", "kl/a")] == 0.75
     assert values[Series(RUN, "kl/mean")] == 0.25
-    assert test_values(scores)[Series(RUN, "test/kl_mean")] == 0.25
+    assert values_on_test(scores)[Series(RUN, "test/kl_mean")] == 0.25
     assert best_values({"map": 0.5, "nll": 1.0, "epoch": 3}, {}) == {Series(SUMMARY, "best/map"): 0.5, Series(SUMMARY, "best/nll"): 1.0}
-
-
-test_values.__test__ = False
 
 
 def test_hyperparameters_are_those_that_tell_runs_apart():

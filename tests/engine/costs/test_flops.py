@@ -70,9 +70,11 @@ def test_backwards_on_a_gpu_are_counted_as_well():
 
 
 def test_what_saves_memory_is_not_counted_and_other_forwards_are():
-    peers = {"a": {**TINY, "activation_checkpointing": False}, "b": TINY}
+    peers = {"a": TINY, "b": TINY}
     joint = counted(peers, {"loss": "dml"}).flops
     assert counted(peers, {"loss": "dml"}, train={"epochs": 2, "backward": "per_peer", "precision": "bf16"}).flops == joint
+    blocks = {"model": "pplcnet_x0_25"}
+    assert counted({"a": {**blocks, "activation_checkpointing": True}}).flops == counted({"a": blocks}).flops
     alternating = counted(peers, {"loss": "dml"}, train={"epochs": 2, "update": "alternating"})
     assert alternating.flops == joint + alternating.images * 2 * FORWARD
     averages = counted({"a": TINY}, {"loss": "kd", "sources": "ema"}, train={"epochs": 2, "ema": 0.9})

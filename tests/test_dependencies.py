@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from support import ROOT
 
-OPTIONAL = {"datasets", "onnx", "onnxruntime", "pyarrow"}
+OPTIONAL = {"datasets", "mlflow", "onnx", "onnxruntime", "pyarrow", "trackio", "wandb"}
 
 
 def imported():

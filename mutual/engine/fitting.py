@@ -197,7 +197,7 @@ def _open(trainer: Trainer, recipe: Recipe, folder: RunFolder, predecessor: Pred
 
 def _as_successor(recipe: Recipe, predecessor: Predecessor) -> Recipe:
     """Returns the recipe with what the run that it goes on from has found out where it leaves that open."""
-    recipe = recipe.with_tuned_of(predecessor.recipe).with_inputs_of(predecessor.recipe)
+    recipe = recipe.with_tuned_of(predecessor.recipe).with_step_forms_of(predecessor.recipe).with_inputs_of(predecessor.recipe)
     if predecessor.extended is None:
         return recipe.with_extension_of(predecessor.recipe)
     return recipe if recipe.extended_from is not None else recipe.with_extension(str(predecessor.extended.path))

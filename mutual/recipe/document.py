@@ -192,19 +192,29 @@ class Recipe(Spec):
         return self.model_copy(update={"data": self.data.resolved(seed=self.seed), "train": train})
 
     def with_tuned_of(self, saved: Recipe) -> Recipe:
-        """Returns this recipe, where it asks to be tuned, with what that has found for `saved` wherever this one leaves it open."""
+        """Returns this recipe, where it asks to be tuned, with what that has found for `saved` wherever this one leaves it open.
+
+        Optimizers are left to `with_step_forms_of`.
+        """
         if not self.train.tune:
             return self
         update = {key: getattr(saved.train, key) for key in (*TUNED_SWITCHES, "threads") if getattr(self.train, key) is None}
         update |= {"compile_mode": saved.train.compile_mode} if "compile" in update else {}
-        peers = {
-            name: peer.model_copy(update={"optimizer": _tuned(peer.optimizer, then.optimizer)})
-            if (then := saved.peers.get(name)) is not None and peer.optimizer is not None and then.optimizer is not None
-            else peer
-            for name, peer in self.peers.items()
-        }
-        train = self.train.model_copy(update={**update, "tune": False})
-        return self.model_copy(update={"train": train, "peers": peers, "optimizer": _tuned(self.optimizer, saved.optimizer)})
+        return self.model_copy(update={"train": self.train.model_copy(update={**update, "tune": False})})
+
+    def with_step_forms_of(self, saved: Recipe) -> Recipe:
+        """Returns this recipe with the form of each optimizer's step that the run of `saved` has chosen, where this one leaves it open.
+
+        A GPU chooses it where a step may be skipped, and `train.tune` where it was asked to; a peer may then have a section of its own.
+        """
+        peers = dict(self.peers)
+        for name, peer in self.peers.items():
+            then = saved.peers[name].optimizer if name in saved.peers else None
+            if then is not None:
+                optimizer = _with_step_form(self.optimizer_of(name), then)
+                if peer.optimizer is not None or optimizer == then:
+                    peers[name] = peer.model_copy(update={"optimizer": optimizer})
+        return self.model_copy(update={"peers": peers, "optimizer": _with_step_form(self.optimizer, saved.optimizer)})
 
     @property
     def input_shapes(self) -> list[tuple[int, int, int]]:
@@ -310,8 +320,8 @@ def _is_multiple(weights: str | list[float], saved: list[float]) -> bool:
     return all(math.isclose(weight * factor, then, rel_tol=1e-5) for weight, then in zip(weights, saved, strict=True))
 
 
-def _tuned(optimizer: Optimizer, saved: Optimizer) -> Optimizer:
-    """Returns `optimizer` with the form of the step that was found for `saved`, where it says none."""
+def _with_step_form(optimizer: Optimizer, saved: Optimizer) -> Optimizer:
+    """Returns `optimizer` with the form of the step that was chosen for `saved`, where it says none."""
     if not optimizer.is_form_open:
         return optimizer
     return optimizer.model_copy(update={"fused": saved.fused, "foreach": saved.foreach})

@@ -126,9 +126,9 @@ def _check_other_folder(folder: RunFolder, recipe: Recipe) -> None:
 
 def _as_saved(recipe: Recipe, saved_recipe: Recipe, launch: LaunchSettings) -> Recipe:
     """Returns `recipe` with what a run has found out where it leaves that open."""
-    given = (
-        recipe.with_tuned_of(saved_recipe).with_inputs_of(saved_recipe).with_classes_of(saved_recipe).with_class_weights_of(saved_recipe)
-    )  # whether they still are these is seen when peers are built
+    given = recipe.with_tuned_of(saved_recipe).with_step_forms_of(saved_recipe).with_inputs_of(saved_recipe)
+    # whether classes and inputs still are these is seen when peers are built
+    given = given.with_classes_of(saved_recipe).with_class_weights_of(saved_recipe)
     return resolve_launch(given, saved_recipe, launch)
 
 

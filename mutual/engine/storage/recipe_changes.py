@@ -72,7 +72,8 @@ def recipe_differences(saved: Recipe, recipe: Recipe, free: re.Pattern[str]) -> 
 
     What a run finds out by itself is no difference where `recipe` leaves it open. Imports no torch.
     """
-    given = recipe.resolved().with_tuned_of(saved).with_inputs_of(saved).with_classes_of(saved).with_class_weights_of(saved)
+    given = recipe.resolved().with_tuned_of(saved).with_step_forms_of(saved).with_inputs_of(saved)
+    given = given.with_classes_of(saved).with_class_weights_of(saved)
     given = _with_weights_of(given.with_extension_of(saved), saved)
     differences = _differences(saved.resolved(), given, free)
     return {path: change for path, change in differences.items() if change[1] is not None or not _FOUND_OUT.fullmatch(path)}

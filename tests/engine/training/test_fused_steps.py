@@ -1,14 +1,20 @@
 """Fused optimizers in fp16: an overflow is skipped on the device, and nothing but that is different."""
 
 import copy
+import shutil
 
 import pytest
 import torch
-from support import build, tiny_document
+from support import build, digests, tiny_document
 
+import mutual
+from mutual.engine import fitting
 from mutual.engine.costs.op_counts import count_ops
+from mutual.engine.storage import RunFolder
+from mutual.engine.storage.recipe_changes import FREE_TO_CHANGE, recipe_differences
+from mutual.engine.training import setup
 from mutual.engine.training.peer_optimizer import with_fused_steps
-from mutual.recipe import parse_recipe
+from mutual.recipe import RecipeError, parse_recipe
 
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
 DAMPED = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "args": {"dampening": 0.5}}
@@ -140,3 +146,32 @@ def test_a_peer_that_may_pause_is_fused_on_a_gpu(device, fused):
     assert [recipe.optimizer_of(name).fused for name in "ab"] == [fused, None]
     document["optimizer"] = {"name": "rmsprop"}
     assert with_fused_steps(parse_recipe(document), "no", torch.device(device)).peers["a"].optimizer is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("own", "is_paused"), [(True, False), (False, True)])
+def test_a_run_goes_on_whose_steps_a_gpu_has_fused(own, is_paused, tmp_path, monkeypatch):
+    """The run's recipe says `fused`, and the user's leaves it open, whether it has a section for the peer or not."""
+    for module in (fitting, setup):
+        precision = "no" if is_paused else "fp16"  # as if these were a GPU's
+        monkeypatch.setattr(module, "with_fused_steps", lambda recipe, *_, precision=precision: fused_on_gpu(recipe, precision))
+    pause = {"pause": {"peer": "a", "versus": "b"}} if is_paused else {}
+    document = tiny_document(output=str(tmp_path / "whole"), optimizer=SGD, checkpoint={"every_steps": 2, "keep": 3})
+    document["train"] |= {**pause, "epochs": 1}
+    if own:
+        document["peers"]["a"]["optimizer"] = {"name": "adam", "lr": 0.01}
+    whole = mutual.fit(document).folder
+    assert RunFolder(whole).recipe().optimizer_of("a").fused
+    folder = shutil.copytree(whole, tmp_path / "cut" / whole.name)
+    shutil.rmtree(folder / "checkpoints" / "step_00000005")
+    mutual.fit({**document, "output": str(tmp_path / "cut")}, resume=True)
+    assert digests(folder) == digests(whole)
+    given = parse_recipe(document)
+    assert not recipe_differences(RunFolder(whole).recipe(), given, FREE_TO_CHANGE)
+    refused = parse_recipe({**document, "output": str(tmp_path / "cut"), "optimizer": {**SGD, "fused": False}})
+    with pytest.raises(RecipeError, match=r"optimizer.*was started with .*True"):
+        mutual.fit(refused, resume=True)
+
+
+def fused_on_gpu(recipe, precision):
+    return with_fused_steps(recipe, precision, torch.device("cuda"))

@@ -85,3 +85,9 @@ class ArmRuns:
     flops: float | None = None
     flops_note: str = ""
     images: int = 0
+
+    @property
+    def mean_epochs(self) -> int:
+        """How many epochs the runs took on average, of which `flops` are; what the recipe says where there is no run."""
+        epochs = [run.summary.epoch for run in self.runs.values()]
+        return round(sum(epochs) / len(epochs)) if epochs else self.arm.recipe.train.epochs

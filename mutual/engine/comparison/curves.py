@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mutual.engine.comparison.arms import BEST_PEER, MEAN, ArmRuns, RunRecord
-from mutual.engine.comparison.comparing import trained_epochs
 from mutual.engine.comparison.statistics import mean_and_std
 
 Scores = Mapping[str, Mapping[str, float | None]]
@@ -40,14 +39,13 @@ def arm_curve(runs: ArmRuns, metric: str) -> Curve:
     epochs = sorted(set.intersection(*map(set, by_run))) if by_run else []
     rows = [[history[epoch] for history in by_run] for epoch in epochs]
     found = [mean_and_std(row) if all(map(math.isfinite, row)) else (None, None) for row in rows]
-    last = trained_epochs(runs)
     return Curve(
         arm=runs.arm.name,
         num_seeds=len(by_run),
         epochs=epochs,
         means=[math.nan if mean is None else mean for mean, _ in found],
         stds=[0.0 if std is None else std for _, std in found],
-        flops=None if runs.flops is None else [runs.flops * epoch / last for epoch in epochs],
+        flops=None if runs.flops is None else [runs.flops * epoch / runs.mean_epochs for epoch in epochs],
     )
 
 

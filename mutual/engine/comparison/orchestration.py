@@ -191,7 +191,7 @@ def _with_flops(runs: ArmRuns, flops: Flops) -> ArmRuns:
 
 def _cached_flops(runs: ArmRuns, folder: ComparisonFolder, options: CompareOptions) -> Flops:
     """Returns what training a run of the arm takes, counted once in the life of a comparison."""
-    key = {"epochs": _mean_epochs(runs), "teacher_flops": options.teacher_flops}
+    key = {"epochs": _stopped_at(runs), "teacher_flops": options.teacher_flops}
     known = folder.read_flops(runs.arm.recipe, **key)
     if known is None:
         known = _count_flops(runs.arm.recipe, runs, options)
@@ -208,17 +208,16 @@ def _flops_of_run(runs: ArmRuns, options: CompareOptions) -> Flops:
     return _count_flops(recipe, runs, options)
 
 
-def _mean_epochs(runs: ArmRuns) -> int | None:
-    """Returns how many epochs the runs trained on average where that is not what the recipe says."""
-    epochs = [run.summary.epoch for run in runs.runs.values()]
-    return None if set(epochs) == {runs.arm.recipe.train.epochs} else round(sum(epochs) / len(epochs))
+def _stopped_at(runs: ArmRuns) -> int | None:
+    """Returns how many epochs the runs took on average where that is not what the recipe says."""
+    return None if runs.mean_epochs == runs.arm.recipe.train.epochs else runs.mean_epochs
 
 
 def _count_flops(recipe: Recipe, runs: ArmRuns, options: CompareOptions) -> Flops:
     from mutual.engine.costs import count_training_flops  # it imports torch
 
     try:
-        counted = count_training_flops(recipe, teacher_flops=options.teacher_flops, epochs=_mean_epochs(runs))
+        counted = count_training_flops(recipe, teacher_flops=options.teacher_flops, epochs=_stopped_at(runs))
     except (ValueError, OSError) as error:  # what was trained elsewhere may not be here
         return Flops(flops=None, note=f"not counted: {first_line(error)}", images=0)
     return Flops(flops=counted.flops, note=counted.note, images=counted.images)

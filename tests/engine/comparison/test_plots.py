@@ -55,6 +55,16 @@ def test_a_curve_is_the_mean_over_peers_and_seeds_with_its_deviation():
     assert curve.flops == pytest.approx([1e9, 2e9, 3e9, 4e9])
 
 
+def test_an_epoch_takes_as_many_flops_whenever_runs_have_stopped():
+    """They are counted of the mean of the epochs that the runs took: of two that took 2 and 4 epochs, three."""
+    arm = arm_with([rising(0, 2), rising(1, 4)], flops=3e9)
+    for seed, epochs in ((0, 2), (1, 4)):
+        arm.runs[seed] = dataclasses.replace(arm.runs[seed], summary=arm.runs[seed].summary.model_copy(update={"epoch": epochs}))
+    curve = arm_curve(arm, "top1")
+    assert curve.epochs == [1, 2]
+    assert curve.flops == pytest.approx([1e9, 2e9])
+
+
 def test_a_curve_is_of_the_member_that_is_compared():
     histories = [rising(0)]
     assert arm_curve(arm_with(histories, member="b"), "top1").means[-1] == pytest.approx(0.82)

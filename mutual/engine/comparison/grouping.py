@@ -17,8 +17,8 @@ from mutual.engine.storage import MARK, RunFolder
 from mutual.recipe import CLASS_WEIGHTS, InputError, Recipe, format_value
 
 _NO_DIFFERENCE = re.compile(
-    r"name|seed|output|placement|checkpoint|exchange\.folder"
-    r"|train\.(log_every|progress|timeout_seconds|tune|tune_seconds|threads|compile|compile_mode|channels_last|deterministic|cudnn_benchmark)"
+    r"name|seed|output|placement|checkpoint|tracking|exchange\.folder"
+    r"|train\.(log_every|pictures|progress|timeout_seconds|tune|tune_seconds|threads|compile|compile_mode|channels_last|deterministic|cudnn_benchmark)"
     r"|data\.(eval_batch_size|workers|prefetch|on_bad_image|download|decoded)"
     r"|(peers\.\w+\.)?optimizer\.(fused|foreach)"
     r"|peers\.\w+\.(rank|ranks|cost|expect|store\.folder|compile|channels_last)"

@@ -19,8 +19,8 @@ from mutual.engine.storage import RunFolder, recipe_differences
 from mutual.recipe import InputError, Recipe, format_value
 
 _FREE_TO_DIFFER = re.compile(
-    r"name|output|checkpoint|placement|exchange\.folder"
-    r"|train\.(log_every|progress|timeout_seconds|tune_seconds)"
+    r"name|output|checkpoint|placement|tracking|exchange\.folder"
+    r"|train\.(log_every|pictures|progress|timeout_seconds|tune_seconds)"
     r"|data\.(eval_batch_size|workers|prefetch|on_bad_image|download|decoded)"
     r"|peers\.\w+\.(rank|ranks|cost|expect|store\.folder)"
 )

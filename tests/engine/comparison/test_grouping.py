@@ -17,7 +17,12 @@ def test_runs_are_of_one_arm_whatever_their_seeds_names_and_settings_that_change
         write_run(tmp_path / "dml-seed0", DML),
         write_run(tmp_path / "dml-seed1", DML, seed=1, overrides=["train.log_every=1", "checkpoint.keep=5", "train.threads=3"]),
         write_run(tmp_path / "plain_s0", PLAIN),
-        write_run(tmp_path / "plain_s10", PLAIN, seed=10, overrides=["data.workers=1", "train.channels_last=true"]),
+        write_run(
+            tmp_path / "plain_s10",
+            PLAIN,
+            seed=10,
+            overrides=["data.workers=1", "train.channels_last=true", "train.pictures=false", "tracking=[]"],
+        ),
     ]
     arms, by_seed = group_runs(folders, member="best")
     assert [(arm.name, arm.member) for arm in arms] == [("dml", "best"), ("plain", "best")]

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import ValidationError
-from torch import nn
 
 from mutual.engine.comparison import COMPARISON, ArmSummary, Comparison
 from mutual.engine.exporting.latency import Benchmark
@@ -163,15 +161,6 @@ def read_comparison(folder: RunFolder) -> tuple[Comparison, ArmSummary] | None:
     name = folder.path.resolve().name
     arm = next((arm for arm in comparison.arms if any(Path(run).name == name for run in arm.runs.values())), None)
     return None if arm is None else (comparison, arm)
-
-
-def count_flops(model: nn.Module, card: ModelCard) -> int | None:
-    """Returns the floating-point operations of a forward of one image, as torch counts them; None where it counts none."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, card.in_channels, *card.image_size))
-    return int(counter.get_total_flops()) or None
 
 
 def lessons(recipe: Recipe, peer: str) -> list[tuple[str, str, str]]:

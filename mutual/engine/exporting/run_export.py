@@ -86,7 +86,7 @@ def export_run(
     model, card = read_model(weights, factories=options.factories)
     facts = _facts(folder, recipe, weights, model, card, options, epoch)
     check_replaceable(output, _names(facts, weights.stem, options))
-    images, notes = _images(recipe, card, options)
+    images, notes = _images(recipe, facts.peer, card, options)
     temperature = None
     if options.temperature is not None:
         model, temperature = _with_temperature(model, card, images, options)
@@ -150,14 +150,14 @@ def _int8_name(name: str) -> str:
     return f"{name.removesuffix('.onnx')}{_INT8}"
 
 
-def _images(recipe: Recipe, card: ModelCard, options: ExportOptions) -> tuple[RunImages | None, list[str]]:
+def _images(recipe: Recipe, peer: str, card: ModelCard, options: ExportOptions) -> tuple[RunImages | None, list[str]]:
     """Returns the run's images where something is to be measured on them, and lines for the user."""
     if not options.needs_images and options.temperature is None:
         return None, []
     from mutual.engine.exporting.run_images import RunImages
 
     try:
-        return RunImages(recipe, card, datasets=options.datasets, takes_pixels=options.with_input), []
+        return RunImages(recipe, peer, card, datasets=options.datasets, takes_pixels=options.with_input), []
     except InputError as error:
         if options.needs_images:
             what = "--int8" if options.int8 else "--temperature fit"

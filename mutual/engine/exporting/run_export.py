@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from mutual.engine.costs import count_forward_flops
-from mutual.engine.exporting.card_facts import CardFacts, ExportedFile, Temperature, read_comparison, read_scores
+from mutual.engine.exporting.card_facts import CardFacts, ExportedFile, Temperature, find_comparison, read_scores
 from mutual.engine.exporting.card_page import card_page, title_of
 from mutual.engine.exporting.formats import WithInput, export_model, file_name, onnx_program, random_images
 from mutual.engine.exporting.latency import Benchmark, measure_latency
@@ -125,7 +125,7 @@ def _facts(
         recipe=recipe,
         scores=read_scores(folder, peer, epoch),
         summary=folder.read_summary(),
-        comparison=read_comparison(folder) if epoch is None else None,
+        comparison=find_comparison(folder) if epoch is None else None,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=int(count_forward_flops(model, card.input.shape)) or None,
         license=None if options.license is None else options.license.lower(),

@@ -7,7 +7,7 @@ import math
 from PIL import Image
 
 from mutual.engine.comparison import ArmSummary, Comparison, Difference, EqualCompute, MetricSummary
-from mutual.engine.report import EdgeFinding, Findings, ImageFinding, MemberFindings, PairFindings, Reliability
+from mutual.engine.report import EdgeFinding, Findings, ImageFinding, MemberFindings, PairFindings, ReliabilityDiagram
 from mutual.engine.storage import RunSummary
 from mutual.recipe import parse_recipe
 
@@ -27,7 +27,7 @@ HOSTILE = [
 def reliability(shift=0.0, *, bins=10):
     confidences = [(index + 0.5) / bins for index in range(bins)]
     accuracies = [min(1.0, max(0.0, each + shift * (1 - each))) for each in confidences]
-    return Reliability(
+    return ReliabilityDiagram(
         [0, *(3 * index**2 for index in range(1, bins))], [None, *confidences[1:]], [None, *accuracies[1:]], abs(shift) / 2, 0.3
     )
 

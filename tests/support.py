@@ -144,7 +144,7 @@ def tiny_document(**sections):
         "objectives": [{"loss": "cross_entropy"}, {"loss": "dml"}],
         "optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.9},
         "schedule": {"name": "constant"},
-        "train": {"epochs": 2, "progress": False},
+        "train": {"epochs": 2, "progress": False, "pictures": False},
     }
     return {**document, **sections}
 

@@ -10,6 +10,7 @@ from report_samples import arm, comparison
 from support import tiny_document
 
 from mutual import report, train
+from mutual.engine.storage.reports import REPORT_MARK
 
 CELLS = [{"widths": [2, 2, 2, 2]}, {"widths": [2, 2, 2, 4]}]
 
@@ -85,6 +86,17 @@ def test_a_comparison_has_curves_and_links_to_reports(compared, capsys, monkeypa
     assert report.main([".", "--output", str(tmp_path / "elsewhere" / "page.html")]) == 0
     page = assert_harmless((tmp_path / "elsewhere" / "page.html").read_text())
     assert [each["href"] for each in page.all("a") if each["href"].startswith(".")] == ["./../compared/dml_t4-seed1/report.html"]
+
+
+def test_a_copied_comparison_shows_the_runs_that_were_copied_with_it(compared, tmp_path):
+    """As `mutual.compare` reads it, and not those that were left where it was made."""
+    copied = shutil.copytree(compared, tmp_path / "copied")
+    text = (compared / "comparison.json").read_text()
+    (copied / "comparison.json").write_text(text.replace('"dml_t4-seed', f'"{compared}/dml_t4-seed'))
+    (copied / "dml_t4-seed0" / "report.html").write_bytes(REPORT_MARK)
+    assert report.main([str(copied)]) == 0
+    page = assert_harmless((copied / "report.html").read_text())
+    assert [each["href"] for each in page.all("a") if each["href"].startswith("./")] == ["./dml_t4-seed0/report.html"]
 
 
 def test_a_comparison_whose_runs_are_damaged_or_gone_has_no_curves(compared):

@@ -69,6 +69,12 @@ class Batch:
         """Number of images that the peers see, B."""
         return len(self.labels) if self.mix is None else len(self.mix.partner_B)
 
+    @property
+    def readable_rows(self) -> list[int]:
+        """The rows of the valid images that could be read."""
+        bad_rows = {image.row for image in self.bad}
+        return [row for row in range(self.num_valid) if row not in bad_rows]
+
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """Returns the batch on `device`, its images augmented."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking)).augmented()

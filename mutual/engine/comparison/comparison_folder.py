@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
 
 from mutual.engine.comparison.arms import Arm
 from mutual.engine.comparison.planning import folder_names
-from mutual.engine.comparison.result import COMPARISON, Comparison
+from mutual.engine.comparison.result import COMPARISON, ArmSummary, Comparison
 from mutual.engine.storage import LOCK, MARK, LockWords, RunFolder, json_text, locked, sha256, write_file
 from mutual.recipe import InputError, Recipe, dump_recipe
 
@@ -108,10 +108,15 @@ class ComparisonFolder:
         file = self.path / COMPARISON
         try:
             return Comparison.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValidationError as error:
-            raise InputError(f"{file} is damaged, or of another version; the command that made it writes it again") from error
+        except (ValidationError, IsADirectoryError) as error:
+            raise InputError(f"{file} is damaged, or of another version; the mutual.compare that made it writes it again") from error
+
+    def find_runs(self, arm: ArmSummary) -> dict[int, Path]:
+        """Returns by seed where the runs of an arm are: beside comparison.json, moved with it perhaps, or as it names them."""
+        beside = {seed: self.path / PurePath(recorded).name for seed, recorded in arm.runs.items()}
+        return {seed: beside[seed] if beside[seed].is_dir() else Path(recorded) for seed, recorded in arm.runs.items()}
 
     def read_flops(self, recipe: Recipe, **given: float | None) -> Flops | None:
         """Returns what was counted for `recipe` with these arguments; None where nothing was."""

@@ -98,7 +98,7 @@ def compare_runs(
         arms, by_seed = group_runs(folders, member=member or MEAN)
         flops: dict[str, Flops] = {}
     else:
-        arms, by_seed, flops = _arms_of(saved, paths[0], member)
+        arms, by_seed, flops = _arms_of(saved, ComparisonFolder(paths[0]), member)
         options = replace(options, baseline=options.baseline or saved.baseline)
     chosen = choose_seeds(by_seed, _baseline_of(arms, options), seeds)
     by_seed = {name: {seed: runs[seed] for seed in chosen if seed in runs} for name, runs in by_seed.items()}
@@ -169,20 +169,17 @@ def _folders(arms: Sequence[Arm], seeds: Sequence[int], folder: ComparisonFolder
     return {arm.name: {seed: folder.run(names[arm.runs_of or arm.name], seed + arm.seed_offset).path for seed in seeds} for arm in arms}
 
 
-def _arms_of(saved: Comparison, folder: Path, member: str | None) -> tuple[list[Arm], dict[str, dict[int, Path]], dict[str, Flops]]:
+def _arms_of(
+    saved: Comparison, folder: ComparisonFolder, member: str | None
+) -> tuple[list[Arm], dict[str, dict[int, Path]], dict[str, Flops]]:
     """Returns the arms that comparison.json names, by arm and seed the run folder, and what their training takes."""
-    by_seed = {arm.name: {seed: _moved(Path(path), folder) for seed, path in arm.runs.items()} for arm in saved.arms}
+    by_seed = {arm.name: folder.find_runs(arm) for arm in saved.arms}
     arms = []
     for arm in saved.arms:
         recipe = RunFolder(next(iter(by_seed[arm.name].values()))).recipe()
         chosen = arm.member if member is None or arm.control is not None else member
         arms.append(Arm(arm.name, recipe, chosen, arm.control, arm.control_of, note=arm.note))
     return arms, by_seed, {arm.name: Flops(flops=arm.flops, note=arm.flops_note, images=arm.images) for arm in saved.arms}
-
-
-def _moved(path: Path, folder: Path) -> Path:
-    """Returns where a run of the comparison in `folder` is, which may have been moved with it."""
-    return folder / path.name if (folder / path.name).is_dir() else path
 
 
 def _with_flops(runs: ArmRuns, flops: Flops) -> ArmRuns:

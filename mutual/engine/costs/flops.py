@@ -1,4 +1,4 @@
-"""FLOPs of a training and of a forward, as torch's FlopCounterMode counts them: what makes compute comparable between recipes.
+"""FLOPs of an update, as torch's FlopCounterMode counts them: what makes compute comparable between recipes.
 
 A multiplication with its addition is two. Counted are matrix products, convolutions and attention, forward and backward; what works element
 by element, normalises or pools is not.
@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 
 import torch
 from torch import nn
@@ -42,30 +41,6 @@ class UpdateFlops:
     flops: float
     images: int
     epochs: int
-
-
-def count_forward_flops(model: nn.Module, input_shape: Sequence[int]) -> float:
-    """Returns the FLOPs of one image's forward, in eval mode; the model stays as it is.
-
-    Args:
-        model: takes images `[B, C, H, W]`.
-        input_shape: (channels, height, width) of what it reads.
-
-    Example:
-        >>> count_forward_flops(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2))
-        120.0
-    """
-    modes = {module: module.training for module in model.modules()}
-    first = next((tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point()), torch.zeros(0))
-    images = torch.zeros(1, *input_shape, device=first.device, dtype=first.dtype)
-    model.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(images)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return float(counter.get_total_flops())
 
 
 def count_update_flops(recipe: Recipe, *, epochs: int | None = None) -> UpdateFlops:

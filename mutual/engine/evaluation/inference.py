@@ -144,9 +144,10 @@ class RunInference:
         environment = init_environment(recipe)
         device = environment.comm.device
         inputs = {name: _input_of(recipe, name, peer.card) for name, peer in peers.items()}
-        data = _build_data(recipe, next(iter(peers.values())).card, list(inputs.values()), split)
+        data = build_data_as_trained(recipe, next(iter(peers.values())).card, list(inputs.values()), split=split)
         columns = {
-            name: _order(recipe, name, peer.card, data.info, is_partial=peer.known is not None).to(device) for name, peer in peers.items()
+            name: class_order(recipe, name, peer.card, data.info, is_partial=peer.known is not None).to(device)
+            for name, peer in peers.items()
         }
         for name, peer in peers.items():
             _check_size(recipe, name, peer.model, peer.card, inputs[name])
@@ -175,8 +176,12 @@ class RunInference:
         return logits
 
 
-def _build_data(recipe: Recipe, card: ModelCard, inputs: Sequence[ModelInput], split: str) -> DataModule:
-    """Returns the data of `recipe` as the peer with this card was trained on, as large as `inputs` need them."""
+def build_data_as_trained(recipe: Recipe, card: ModelCard, inputs: Sequence[ModelInput], *, split: str) -> DataModule:
+    """Returns the data of `recipe` as the peer with this card was trained on, as large as `inputs` need them.
+
+    Raises:
+        InputError: they cannot be read, or have no such split.
+    """
     try:
         data = build_data(_as_trained(recipe.data, card), seed=recipe.seed)
         data.load_for([*(each.shape for each in inputs), *recipe.input_shapes])
@@ -207,8 +212,12 @@ def _input_of(recipe: Recipe, name: str, card: ModelCard) -> ModelInput:
         raise recipe.error(f"peers.{name}.input.{key}", message) from error
 
 
-def _order(recipe: Recipe, name: str, card: ModelCard, info: DataInfo, *, is_partial: bool) -> nn.Module:
-    """Returns what brings a peer's logits into the data's order; `is_partial`: it knows some classes, which must be in their order."""
+def class_order(recipe: Recipe, name: str, card: ModelCard, info: DataInfo, *, is_partial: bool = False) -> nn.Module:
+    """Returns what brings a peer's logits into the data's order; `is_partial`: it knows some classes, which must be in their order.
+
+    Raises:
+        InputError: the peer was trained for other classes.
+    """
     try:
         order = class_columns(card.class_names, info.class_names)
         if info.multi_label != card.multi_label:

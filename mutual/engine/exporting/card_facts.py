@@ -8,11 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from pydantic import ValidationError
-from torch import nn
-
-from mutual.engine.comparison import COMPARISON, ArmSummary, Comparison
+from mutual.engine.comparison import ArmSummary, Comparison, ComparisonFolder
 from mutual.engine.exporting.latency import Benchmark
 from mutual.engine.exporting.quantization import Int8Export
 from mutual.engine.exporting.timm_folder import TimmConfig
@@ -154,24 +150,16 @@ def _is_current(folder: RunFolder, summary: RunSummary | None) -> bool:
     return summary is not None and bool(history) and history[-1]["epoch"] <= summary.epoch
 
 
-def read_comparison(folder: RunFolder) -> tuple[Comparison, ArmSummary] | None:
+def find_comparison(folder: RunFolder) -> tuple[Comparison, ArmSummary] | None:
     """Returns the comparison in the folder that holds the run's, and the arm that the run is of; None where there is none that names it."""
+    path = folder.path.resolve()
     try:
-        comparison = Comparison.model_validate_json((folder.path.resolve().parent / COMPARISON).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
+        comparison = ComparisonFolder(path.parent).read()
+    except InputError:  # it is damaged, and weights can be exported without it
         return None
-    name = folder.path.resolve().name
-    arm = next((arm for arm in comparison.arms if any(Path(run).name == name for run in arm.runs.values())), None)
-    return None if arm is None else (comparison, arm)
-
-
-def count_flops(model: nn.Module, card: ModelCard) -> int | None:
-    """Returns the floating-point operations of a forward of one image, as torch counts them; None where it counts none."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, card.in_channels, *card.image_size))
-    return int(counter.get_total_flops()) or None
+    arms = [] if comparison is None else comparison.arms
+    arm = next((arm for arm in arms if any(Path(run).name == path.name for run in arm.runs.values())), None)
+    return None if comparison is None or arm is None else (comparison, arm)
 
 
 def lessons(recipe: Recipe, peer: str) -> list[tuple[str, str, str]]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from mutual.engine.exporting.card_facts import CardFacts, ExportedFile, Temperature, count_flops, read_comparison, read_scores
+from mutual.engine.costs import count_forward_flops
+from mutual.engine.exporting.card_facts import CardFacts, ExportedFile, Temperature, find_comparison, read_scores
 from mutual.engine.exporting.card_page import card_page, title_of
 from mutual.engine.exporting.formats import WithInput, export_model, file_name, onnx_program, random_images
 from mutual.engine.exporting.latency import Benchmark, measure_latency
@@ -85,7 +86,7 @@ def export_run(
     model, card = read_model(weights, factories=options.factories)
     facts = _facts(folder, recipe, weights, model, card, options, epoch)
     check_replaceable(output, _names(facts, weights.stem, options))
-    images, notes = _images(recipe, card, options)
+    images, notes = _images(recipe, facts.peer, card, options)
     temperature = None
     if options.temperature is not None:
         model, temperature = _with_temperature(model, card, images, options)
@@ -124,9 +125,9 @@ def _facts(
         recipe=recipe,
         scores=read_scores(folder, peer, epoch),
         summary=folder.read_summary(),
-        comparison=read_comparison(folder) if epoch is None else None,
+        comparison=find_comparison(folder) if epoch is None else None,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        flops=count_flops(model, card),
+        flops=int(count_forward_flops(model, card.input.shape)) or None,
         license=None if options.license is None else options.license.lower(),
         takes_pixels=options.with_input,
         timm=timm_config(model, card, preprocess) if card.model.startswith(FAMILY) else None,
@@ -149,14 +150,14 @@ def _int8_name(name: str) -> str:
     return f"{name.removesuffix('.onnx')}{_INT8}"
 
 
-def _images(recipe: Recipe, card: ModelCard, options: ExportOptions) -> tuple[RunImages | None, list[str]]:
+def _images(recipe: Recipe, peer: str, card: ModelCard, options: ExportOptions) -> tuple[RunImages | None, list[str]]:
     """Returns the run's images where something is to be measured on them, and lines for the user."""
     if not options.needs_images and options.temperature is None:
         return None, []
     from mutual.engine.exporting.run_images import RunImages
 
     try:
-        return RunImages(recipe, card, datasets=options.datasets, takes_pixels=options.with_input), []
+        return RunImages(recipe, peer, card, datasets=options.datasets, takes_pixels=options.with_input), []
     except InputError as error:
         if options.needs_images:
             what = "--int8" if options.int8 else "--temperature fit"

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mutual.data import Batch, build_data
-from mutual.engine.evaluation import Evaluator
-from mutual.models import ModelCard, class_columns
+from mutual.data import Batch
+from mutual.engine.evaluation import Evaluator, build_data_as_trained, check_trusted_data, class_order
+from mutual.models import ModelCard
 from mutual.recipe import InputError, Recipe
 
 MAX_SCORED = 10_000
@@ -25,7 +25,8 @@ class RunImages:
 
     Args:
         recipe: the run's, with other values where the user gave some.
-        card: of the peer that reads them.
+        peer: name of the peer that reads them.
+        card: the peer's.
         datasets: names of data sets of the user's own that may be made (`my_data:make`), which runs their code.
         takes_pixels: programs take uint8 pixels of the card's size, and not normalised images.
 
@@ -33,25 +34,18 @@ class RunImages:
         InputError: the data are not there, cannot be read, or are not what the peer was trained for.
     """
 
-    def __init__(self, recipe: Recipe, card: ModelCard, *, datasets: Sequence[str], takes_pixels: bool) -> None:
-        if recipe.data.family == "own" and recipe.data.dataset not in datasets:
-            name = recipe.data.dataset
-            raise InputError(f"the images come from the data set {name!r}; to run that code add --dataset {name}")
+    def __init__(self, recipe: Recipe, peer: str, card: ModelCard, *, datasets: Sequence[str], takes_pixels: bool) -> None:
+        check_trusted_data(recipe.data, datasets)
         self.card = card
         self._takes_pixels = takes_pixels
-        size = {"image_size": recipe.data.image_size or card.image_size, "channels": recipe.data.channels or card.in_channels}
-        try:
-            self._data = build_data(recipe.data.without_users_transforms().model_copy(update=size), seed=recipe.seed)
-            self._data.load_for([card.input.shape, *recipe.input_shapes])
-            self._order = class_columns(card.class_names, self._data.info.class_names)
-        except ValueError as error:
-            raise recipe.error("data", str(error)) from error
+        self._data = build_data_as_trained(recipe, card, [card.input], split="val")
+        self._order = class_order(recipe, peer, card, self._data.info)
 
     def calibration(self, size: int) -> Iterator[Tensor]:
         """Yields batches of `size` labelled training images, prepared as in evaluation; which depends on the recipe's seed alone."""
         try:
             for batch in self._data.sample_batches(size, world_size=1, shard=(0, 1)):
-                if rows := _readable(batch):
+                if rows := batch.readable_rows:
                     yield self._input(batch.images[rows])
         finally:
             self._data.close()
@@ -61,18 +55,14 @@ class RunImages:
         """Returns by program its logits `[N, C]` of the validation images, in the data's order of classes, and the labels."""
         found: dict[str, list[Tensor]] = {name: [] for name in programs}
         labels: list[Tensor] = []
-        first = 0
+        images = self._data.select_images("val", MAX_SCORED)
         try:
-            for batch in self._data.eval_batches(world_size=1, shard=(0, 1)):
-                chosen = [
-                    row for row in range(batch.num_valid) if (first + row) % self._stride == 0 and row not in {b.row for b in batch.bad}
-                ]
-                first += batch.num_valid
-                if chosen:
-                    images = self._input(batch.images[chosen])
-                    labels.append(batch.labels[chosen])
+            for batch in self._data.prepared_batches(images, world_size=1, shard=(0, 1)):
+                if rows := batch.readable_rows:
+                    pixels = self._input(batch.images[rows])
+                    labels.append(batch.labels[rows])
                     for name, program in programs.items():
-                        found[name].append(self._ordered(program(images).float()))
+                        found[name].append(self._order(program(pixels).float()))
         finally:
             self._data.close()
         if not labels:
@@ -88,20 +78,7 @@ class RunImages:
         batch = Batch(torch.empty(len(labels), 0), labels, len(labels), len(labels))
         return evaluator(lambda _, __: dict(logits), [batch])
 
-    @property
-    def _stride(self) -> int:
-        return -(-self._data.info.num_val // MAX_SCORED)
-
     def _input(self, pixels: Tensor) -> Tensor:
         if not self._takes_pixels:
             return self.card.input(pixels)
         return self.card.input.resize(pixels).round().to(torch.uint8)
-
-    def _ordered(self, logits_NC: Tensor) -> Tensor:
-        return logits_NC if self._order is None else logits_NC[:, self._order]
-
-
-def _readable(batch: Batch) -> list[int]:
-    """Returns the rows of a batch's images that could be read."""
-    bad = {image.row for image in batch.bad}
-    return [row for row in range(batch.num_valid) if row not in bad]

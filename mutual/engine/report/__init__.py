@@ -10,7 +10,7 @@ from mutual.engine.report.findings import (
     ImageFinding,
     MemberFindings,
     PairFindings,
-    Reliability,
+    ReliabilityDiagram,
 )
 from mutual.lazy import lazy_attributes
 
@@ -27,7 +27,7 @@ __all__ = [
     "ImageFinding",
     "MemberFindings",
     "PairFindings",
-    "Reliability",
+    "ReliabilityDiagram",
     "analyse_run",
     "comparison_page",
     "report_comparison",

@@ -106,8 +106,7 @@ def _add_all(
     for model in tapped.values():
         model.to(comm.device)
     for batch in inference.data.prepared_batches(images, world_size=comm.size, shard=(comm.rank, comm.size)):
-        bad_rows = {image.row for image in batch.bad}
-        pixels = batch.to(comm.device).images[[row for row in range(batch.num_valid) if row not in bad_rows]]
+        pixels = batch.to(comm.device).images[batch.readable_rows]
         if len(pixels) == 0:
             continue
         features: dict[Tap, Tensor] = {}

@@ -12,7 +12,7 @@ from mutual.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Reliability:
+class ReliabilityDiagram:
     """How sure a member is against how often it is right, in bins of equal width of its confidence.
 
     Attributes:
@@ -56,9 +56,9 @@ class MemberFindings:
     num_parameters: int
     flops: float | None
     scores: Mapping[str, float]
-    reliability: Reliability | None
+    reliability: ReliabilityDiagram | None
     temperature: float | None
-    scaled: Reliability | None
+    scaled: ReliabilityDiagram | None
     confusion: list[list[int]]
     confused: list[tuple[str, str, int]]
     per_class: Mapping[str, Mapping[str, float]]

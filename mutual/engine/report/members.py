@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mutual.engine import evaluation
 from mutual.engine.evaluation import ClassScores, RunInference, fit_temperature
-from mutual.engine.report.findings import MemberFindings, Reliability
+from mutual.engine.report.findings import MemberFindings, ReliabilityDiagram
 from mutual.engine.report.predictions import SplitPredictions
 from mutual.recipe import ENSEMBLE, Recipe
 
@@ -121,7 +121,7 @@ def _temperature(validation: SplitPredictions, member: str) -> float | None:
     return fit_temperature(logits, labels)
 
 
-def _reliability(predictions: SplitPredictions, member: str, temperature: float) -> Reliability | None:
+def _reliability(predictions: SplitPredictions, member: str, temperature: float) -> ReliabilityDiagram | None:
     if predictions.multi_label:
         return None
     logits, labels = predictions.known_images(member)
@@ -129,7 +129,7 @@ def _reliability(predictions: SplitPredictions, member: str, temperature: float)
         return None
     log_probabilities = F.log_softmax(logits / temperature, dim=1)
     bins = evaluation.reliability(log_probabilities.exp(), labels)
-    return Reliability(
+    return ReliabilityDiagram(
         counts=bins.counts_K.tolist(),
         confidences=[_finite(value) for value in bins.mean_confidences.tolist()],
         accuracies=[_finite(value) for value in bins.accuracies.tolist()],

@@ -169,8 +169,7 @@ class _Recorder:
 
     def predict(self, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         logits = self._inference.predict(pixels, batch)
-        bad_rows = {image.row for image in batch.bad}
-        rows = [row for row in range(batch.num_valid) if row not in bad_rows]
+        rows = batch.readable_rows
         for name, logits_BC in logits.items():
             self.logits[name].append(logits_BC.cpu()[rows])
         self.labels.append(batch.labels[rows])

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from pydantic import ValidationError
-
-from mutual.engine.comparison import BEST_PEER, COMPARISON, MEAN, ArmSummary, Comparison
+from mutual.engine.comparison import BEST_PEER, MEAN, ArmSummary, ComparisonFolder
 from mutual.engine.report.pages import comparison_page, headline
 from mutual.engine.report.pages.markup import address
 from mutual.engine.report.pages.numbers import is_finite
@@ -37,35 +35,19 @@ def report_comparison(folder: Path, output: Path) -> str:
     Raises:
         InputError: its comparison.json is damaged, or something else than a report of ours is at `output`.
     """
-    comparison = read_comparison(folder)
-    found = {arm.name: _run_folders(arm, folder) for arm in comparison.arms}
+    of_comparison = ComparisonFolder(folder)
+    comparison = of_comparison.read()
+    assert comparison is not None, "whoever calls this has seen comparison.json"
+    found = {arm.name: _run_folders(arm, of_comparison) for arm in comparison.arms}
     curves = {arm.name: of_arm for arm in comparison.arms if (of_arm := _arm_curves(arm, found[arm.name]))}
     links = {name: _links(runs, output) for name, runs in found.items()}
     write_report(output, comparison_page(comparison, curves=curves, links=links))
     return headline(comparison)
 
 
-def read_comparison(folder: Path) -> Comparison:
-    """Returns what comparison.json says.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    file = folder / COMPARISON
-    try:
-        return Comparison.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise InputError(f"{file} is damaged, or of another version; the mutual.compare that made it writes it again") from error
-
-
-def _run_folders(arm: ArmSummary, folder: Path) -> dict[int, RunFolder]:
-    """Returns by seed the run folders that are there: as they were named, or beside comparison.json where this has been moved."""
-    found = {}
-    for seed, text in arm.runs.items():
-        path = next((each for each in (Path(text), folder / text, folder / PurePath(text).name) if each.is_dir()), None)
-        if path is not None:
-            found[seed] = RunFolder(path)
-    return found
+def _run_folders(arm: ArmSummary, folder: ComparisonFolder) -> dict[int, RunFolder]:
+    """Returns by seed the run folders that are there."""
+    return {seed: RunFolder(path) for seed, path in folder.find_runs(arm).items() if path.is_dir()}
 
 
 def _arm_curves(arm: ArmSummary, folders: Mapping[int, RunFolder]) -> dict[str, list[tuple[float, list[float]]]]:

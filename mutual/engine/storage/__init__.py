@@ -30,18 +30,10 @@ if TYPE_CHECKING:
         find_predecessor,
         select_checkpoint,
     )
+    from mutual.engine.storage.peer_weights import peer_file, peer_files
     from mutual.engine.storage.recipe_changes import recipe_differences
     from mutual.engine.storage.reports import REPORT, REPORT_MARK, check_report_path, is_report, write_report
-    from mutual.engine.storage.run_folder import (
-        CHARTS,
-        HPARAMS,
-        METRICS,
-        RunFolder,
-        epoch_name,
-        peer_file,
-        peer_files,
-        peer_of_file,
-    )
+    from mutual.engine.storage.run_folder import CHARTS, HPARAMS, METRICS, RunFolder, epoch_name, peer_of_file
     from mutual.engine.storage.run_records import (
         BEST,
         LAST,
@@ -137,16 +129,8 @@ __getattr__, __dir__ = lazy_attributes(
         ),
         "mutual.engine.storage.reports": ("REPORT", "REPORT_MARK", "check_report_path", "is_report", "write_report"),
         "mutual.engine.storage.recipe_changes": ("recipe_differences",),
-        "mutual.engine.storage.run_folder": (
-            "CHARTS",
-            "HPARAMS",
-            "METRICS",
-            "RunFolder",
-            "epoch_name",
-            "peer_file",
-            "peer_files",
-            "peer_of_file",
-        ),
+        "mutual.engine.storage.peer_weights": ("peer_file", "peer_files"),
+        "mutual.engine.storage.run_folder": ("CHARTS", "HPARAMS", "METRICS", "RunFolder", "epoch_name", "peer_of_file"),
         "mutual.engine.storage.run_records": (
             "BEST",
             "LAST",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mutual.engine.report.findings import Reliability
+from mutual.engine.report.findings import ReliabilityDiagram
 from mutual.engine.report.pages.axes import BOTTOM, LEFT, RIGHT, TOP, Scale, frame, value_scale
 from mutual.engine.report.pages.markup import Markup, clip, element, join, name
 from mutual.engine.report.pages.numbers import finite, is_finite, metric_text
@@ -60,7 +60,7 @@ def line_chart(title: str, series: Sequence[Series], *, metric: str, x_label: st
     return figure(title, svg(frame(x, y, metric=metric, x_label=x_label), *drawn, label=_summary(title, series, metric)), note=note)
 
 
-def reliability_chart(title: str, reliability: Reliability, style: str) -> Markup:
+def reliability_chart(title: str, reliability: ReliabilityDiagram, style: str) -> Markup:
     """Returns accuracy against confidence in bins, and from each bar to its mean confidence the gap of a member that is not calibrated."""
     size = 232.0
     x, y = Scale(0, 1, LEFT, size - RIGHT), Scale(0, 1, size - BOTTOM, TOP)

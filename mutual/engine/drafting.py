@@ -129,6 +129,8 @@ def _document(survey: Survey, name: str, side: int, student: str | None, teacher
     if model.startswith("pplcnet") and side <= _SMALL:
         peer["args"] = {"strides": [2, 1, 2, 2, 2] if side <= 48 else [2, 2, 2, 2, 1]}
     data: dict[str, Any] = {**survey.fields, "image_size": side, "batch_size": 2, "augment": _augmentation(side)}
+    if side <= _SMALL:
+        data["preprocess"] = [_WHOLE]
     if survey.channels == 1:
         data["channels"] = 1
     if survey.bad:
@@ -164,9 +166,13 @@ def _teacher(name: str) -> dict[str, Any]:
     return {"model": card.model, **({"args": card.args} if card.args else {}), "weights": name, "frozen": True}
 
 
+_WHOLE = {"name": "resize", "mode": "exact"}
+"""Takes all of an image. Augmentation of small images begins with it, so that evaluation has to: its default cuts the margins off."""
+
+
 def _augmentation(side: int) -> list[Any]:
     if side <= _SMALL:
-        return [{"name": "resize", "mode": "exact"}, {"name": "random_crop", "padding": max(2, side // 8)}, "horizontal_flip"]
+        return [_WHOLE, {"name": "random_crop", "padding": max(2, side // 8)}, "horizontal_flip"]
     return [{"name": "random_resized_crop", "scale": [0.35, 1.0]}, "horizontal_flip"]
 
 
@@ -184,6 +190,7 @@ _NOTES = {
     "image_size": "height and width; larger is slower and often more accurate",
     "batch_size": "measured here; per process",
     "augment": "of the training images; take horizontal_flip out where left and right differ (text, digits)",
+    "preprocess": "of the validation and test images: whole, as the training images are",
     "on_bad_image": "some cannot be read: `python -m mutual.data.check` with this recipe finds all of them",
     "channels": "all that were read are grey",
 }

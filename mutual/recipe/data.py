@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, WithJsonSchema
@@ -238,6 +239,11 @@ class Data(Spec):
     def family(self) -> str:
         """The name of the data set, or the form of its name: `hfds`, `wds` or `own`."""
         return family_of_dataset(self.dataset)
+
+    @property
+    def title(self) -> str:
+        """What readers know the images by: the folder of images in files, else the data set."""
+        return (Path(self.root).name if self.kind.in_files and self.root else "") or self.dataset
 
     @property
     def split_folders(self) -> dict[str, str]:

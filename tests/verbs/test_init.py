@@ -67,6 +67,13 @@ def test_a_folder_of_grey_images_makes_grey_peers(tmp_path):
     assert draft(found).recipe.data.channels == 1
 
 
+def test_small_images_are_evaluated_as_they_are_trained_on(photos):
+    """The default cuts the margins off, which training images have."""
+    data = draft(look(photos)).recipe.data
+    assert data.augment[0].mode == "exact"
+    assert [(each.name, each.mode) for each in data.preprocess] == [("resize", "exact")]
+
+
 @pytest.mark.parametrize(("sizes", "held_out"), [((30, 25), {"val": 0.15, "test": 0.15}), ((30, 8), {"val": 0.15})])
 def test_parts_of_a_folder_that_is_not_split_are_held_out(tmp_path, sizes, held_out):
     for name, number in zip("ab", sizes, strict=True):

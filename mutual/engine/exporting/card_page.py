@@ -64,7 +64,7 @@ def _front_matter(facts: CardFacts, *, of_timm_folder: bool) -> dict[str, Any]:
         "tags": tags,
         **({"datasets": [hub_name]} if is_on_hub else {}),
     }
-    results = _results(facts, hub_name)
+    results = _results(facts, hub_name if dataset.startswith("hfds/") else printable(recipe.data.title))
     if not results:
         return front
     name = printable(f"{facts.run}/{facts.stem}")

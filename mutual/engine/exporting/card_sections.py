@@ -40,7 +40,7 @@ def introduction(facts: CardFacts) -> str:
     return (
         f"# {run}: {escape(facts.stem)}\n\n"
         f"An image classifier, {escape(card.model)}, for {card.num_classes:,} classes ({kind}): peer {escape(facts.peer)} of the run "
-        f"{run}, trained with mutual on {escape(facts.recipe.data.dataset)}."
+        f"{run}, trained with mutual on {escape(facts.recipe.data.title)}."
     )
 
 
@@ -200,7 +200,7 @@ def training_section(facts: CardFacts) -> str:
         processes = "one process" if summary.processes == 1 else f"{summary.processes} processes"
         took = f" {summary.epoch} epochs, {summary.update:,} updates, {processes}, {escape(summary.device)}."
     parts = [
-        f"Data: {escape(document.data.dataset)} ({escape(sizes)}).{took} The whole recipe is [{EXPORTED_RECIPE}]({EXPORTED_RECIPE}).",
+        f"Data: {escape(document.data.title)} ({escape(sizes)}).{took} The whole recipe is [{EXPORTED_RECIPE}]({EXPORTED_RECIPE}).",
         f"The peer began with {escape(origin(document, facts.peer))}, and learned from:",
         table(("loss", "from", "as the recipe says"), [tuple(map(escape, row)) for row in lessons(document, facts.peer)]),
     ]
@@ -227,7 +227,7 @@ def limits_section(facts: CardFacts) -> str:
     kind = "no others" if facts.card.multi_label else "gives one of them to any image, whatever is in it"
     limits = [
         f"It knows the classes above and {kind}.",
-        f"Scores hold for images like those of {escape(facts.recipe.data.dataset)}; on others they may be far lower.",
+        f"Scores hold for images like those of {escape(facts.recipe.data.title)}; on others they may be far lower.",
     ]
     if facts.comparison is None:
         limits.append("The scores are those of one run; another seed gives others. `python -m mutual.compare` says how far they spread.")

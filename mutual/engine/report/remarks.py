@@ -9,7 +9,7 @@ from typing import Any
 from mutual.engine.report.findings import MemberFindings
 from mutual.engine.report.members import MAX_SHOWN_CLASSES
 from mutual.engine.report.predictions import SplitPredictions
-from mutual.recipe import ENSEMBLE, Recipe, printable
+from mutual.recipe import Recipe, printable
 
 _NAMES = {"train": "training", "val": "validation", "test": "test"}
 _MAX_NAMED = 3
@@ -44,8 +44,6 @@ def remarks(
     for name, known in predictions.known.items():
         lines.append(f"{name} knows {len(known)} of {len(predictions.class_names)} classes, and is scored and compared on images of these")
     lines += _about_diverged(members)
-    if any(member.name == ENSEMBLE for member in members):
-        lines.append("the ensemble is the mean of the trained peers' probabilities")
     return lines
 
 

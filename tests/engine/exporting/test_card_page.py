@@ -127,3 +127,17 @@ def test_a_dataset_of_a_hub_is_linked_and_a_folder_is_not(tmp_path):
     assert datasets("hfds//home/me/images") is None
     assert datasets("hfds/./images") is None
     assert datasets("digits") is None
+
+
+def test_images_in_a_folder_are_called_by_its_name(tmp_path):
+    """And not `image_folder`, which says nothing to who reads the card."""
+    document = {
+        "name": "run",
+        "data": {"dataset": "image_folder", "root": "photos/of|flowers", "image_size": 8},
+        "peers": {"a": {"model": "small_cnn"}},
+        "objectives": [{"loss": "cross_entropy"}],
+    }
+    page = card_page(facts(tmp_path, recipe=parse_recipe(document))).decode()
+    assert "trained with mutual on of\\|flowers." in page
+    assert "images like those of of\\|flowers;" in page
+    assert yaml.safe_load(page.split("---\n")[1])["model-index"][0]["results"][0]["dataset"]["name"] == "of|flowers"

@@ -2,7 +2,7 @@
 
 import pytest
 from html_page import Page, assert_harmless
-from report_samples import HOSTILE, arm, comparison
+from report_samples import HOSTILE, arm, comparison, difference
 
 from mutual.engine.comparison import EqualCompute
 from mutual.engine.report import comparison_page
@@ -34,6 +34,34 @@ def test_beside_equal_compute_that_is_beaten_nothing_is_added():
     found = comparison(equal_compute=better)
     assert headline(found).startswith("dml_t4 helps: NLL -0.0750 nats; ")
     assert "dml_t4, NLL: better than the same compute spent on one longer-trained net." in sentences(found)
+
+
+def test_one_net_with_the_same_compute_that_is_better_is_said():
+    """`not shown to be better` would hide it, as the table says `worse`."""
+    against_longer = [
+        difference("dml_t1", "top1", -0.04, "worse", num_pairs=6, baseline="longer"),
+        difference("dml_t4", "nll", 0.04, "worse", num_pairs=6, baseline="longer"),
+    ]
+    equal = [
+        EqualCompute(arm=arm, metric=metric, beats_independent=None, beats_equal_compute=False)
+        for arm, metric in (("dml_t1", "top1"), ("dml_t4", "nll"))
+    ]
+    found = comparison(differences=[*comparison().differences, *against_longer], equal_compute=equal)
+    assert headline(found) == (
+        "dml_t4 helps: NLL -0.0750 nats, but one net trained longer with the same compute is better; "
+        "dml_t1: no difference is shown, and one net trained longer with the same compute is better"
+    )
+    said = [each for each in sentences(found) if each.startswith("dml_t1: worse than the same compute spent on one longer-trained net: ")]
+    assert len(said) == 1
+    assert "top-1 -4.00 points (95 % interval -5.30 .. -2.70, p 0.031" in said[0]
+
+
+def test_each_chart_of_differences_is_against_one_arm():
+    more = [difference("dml_t1", "top1", -0.04, "worse", num_pairs=6, baseline="longer")]
+    page = comparison_page(comparison(differences=[*comparison().differences, *more]))
+    labels = [each["aria-label"] for each in Page(page).all("svg") if " against " in each.get("aria-label", "")]
+    assert [label.partition(":")[0] for label in labels] == ["top-1 against independent", "NLL against independent", "top-1 against longer"]
+    assert labels[-1] == "top-1 against longer: dml_t1 -4.00"
 
 
 def test_a_sentence_has_the_interval_and_both_p_values():

@@ -50,6 +50,16 @@ def test_the_first_screen_says_what_to_ship_and_how():
     assert "92.00 %" in text.split("All members")[0]
 
 
+def test_what_test_images_say_comes_before_what_has_chosen():
+    """They alone are of images that have chosen neither the epoch nor the peer."""
+    found = findings()
+    summary = found.summary.model_copy(update={"images": {"train": 1_000, "val": 400, "test": 300}})
+    text = Page(run_page(replace(found, summary=summary))).text.split("All members")[0]
+    assert text.index("test top-1") < text.rindex("400 validation images")
+    assert "300 images that chose nothing" in text
+    assert "test top-1" not in Page(run_page(replace(found, split="test"))).text.split("All members")[0]
+
+
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_name_is_never_more_than_a_name(hostile):
     names = [hostile, "other"]

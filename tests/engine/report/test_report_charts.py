@@ -7,7 +7,7 @@ from html_page import Page
 from report_samples import findings, reliability
 
 from mutual.engine.report import EdgeFinding
-from mutual.engine.report.pages.axes import Scale, log_ticks, ticks, value_scale
+from mutual.engine.report.pages.axes import Scale, frame, log_ticks, ticks, value_scale
 from mutual.engine.report.pages.charts import MAX_POINTS, Series, line_chart, reliability_chart, thinned
 from mutual.engine.report.pages.edge_graph import edge_graph
 from mutual.engine.report.pages.heat_map import heat_map
@@ -28,6 +28,13 @@ def test_log_ticks_are_few_and_within(low, high):
     found = log_ticks(low, high, 5)
     assert 2 <= len(found) <= 6
     assert all(low <= value <= high for value in found)
+
+
+@pytest.mark.parametrize("last", [1, 2, 4])
+def test_epochs_are_whole(last):
+    drawn = frame(Scale(1, max(2, last), 40, 300), Scale(0, 1, 100, 0), metric="top1", x_label="epoch")
+    labels = re.findall(r">([^<]+)</text>", str(drawn))
+    assert [each for each in labels if "%" not in each and each != "epoch"] == [str(each) for each in range(1, max(2, last) + 1)]
 
 
 def test_a_scale_maps_its_ends_and_holds_what_is_outside():

@@ -116,7 +116,7 @@ def _mean_over_epochs(findings: Findings) -> Markup | None:
     for metric, title in (("agreement", "Mean agreement of pairs"), ("kl", "Mean KL of pairs, nats")):
         rows = [(row["epoch"], row.get("eval", {}).get("pairs", {}).get(metric)) for row in findings.history]
         points = [(epoch, value) for epoch, value in rows if value is not None]
-        drawn.append(line_chart(title, [Series("mean over pairs", "ensemble-solid", points)], metric=metric))
+        drawn.append(line_chart(title, [Series("mean over pairs", "of-none", points)], metric=metric))
     return charts(drawn) if any(drawn) else None
 
 

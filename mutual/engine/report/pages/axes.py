@@ -101,7 +101,7 @@ def frame(x: Scale, y: Scale, *, metric: str, x_label: str, x_ticks: Iterable[fl
         drawn.append(element("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
         label = tick_text(value, step=y_step, metric=metric)
         drawn.append(element("text", label, x=x.start - 6, y=y(value) + 4, text_anchor="end", class_="tick"))
-    chosen = list(x.ticks(6) if x_ticks is None else x_ticks)
+    chosen = [value for value in x.ticks(6) if value.is_integer()] if x_ticks is None else list(x_ticks)  # there is no half epoch
     for value in chosen:
         label = tick_text(value, step=_step(chosen), metric=x_metric)
         drawn.append(element("text", label, x=x(value), y=y.start + 15, text_anchor="middle", class_="tick"))

@@ -26,7 +26,7 @@ def curves(findings: Findings, styles: Mapping[str, str]) -> list[object]:
         drawn.append(line_chart(title, series, metric=metric))
     objectives = list(dict.fromkeys(key for row in findings.history for key in row.get("train", {}).get("objectives") or {}))
     for key in objectives[:8]:
-        series = [Series(key, "ensemble-solid", _points(findings, _train("objectives", key)))]
+        series = [Series(key, "of-none", _points(findings, _train("objectives", key)))]
         drawn.append(line_chart(f"Objective {key}", series, metric="loss"))
     if not any(drawn):
         return []
@@ -36,7 +36,7 @@ def curves(findings: Findings, styles: Mapping[str, str]) -> list[object]:
 def speed(findings: Findings) -> Markup | None:
     """Returns the chart of images per second."""
     points = _points(findings, lambda row: row.get("train", {}).get("images_per_second"))
-    return line_chart("Images per second", [Series("images per second", "ensemble-solid", points)], metric="speed")
+    return line_chart("Images per second", [Series("images per second", "of-none", points)], metric="speed")
 
 
 def churn(findings: Findings, styles: Mapping[str, str]) -> Markup | None:

@@ -6,6 +6,7 @@ import shlex
 
 from mutual.engine.report.findings import Findings, MemberFindings
 from mutual.engine.report.pages.charts import member_name
+from mutual.engine.report.pages.legend import ENSEMBLE
 from mutual.engine.report.pages.markup import Markup, command_box, element, name, table
 from mutual.engine.report.pages.numbers import NOTHING, count_text, is_finite, metric_label, metric_text
 
@@ -40,7 +41,8 @@ def best_member(findings: Findings) -> MemberFindings | None:
 
 def _tiles(findings: Findings, best: MemberFindings) -> Markup:
     where = f"{findings.num_images} {split_name(findings.split)} images"
-    rows: list[tuple[str, str, str | None]] = [
+    rows = _test_tiles(findings, best)
+    rows += [
         (metric_label(metric), metric_text(metric, best.scores[metric]), where)
         for metric in ("top1", "map", "knn_top1")
         if metric in best.scores
@@ -51,11 +53,6 @@ def _tiles(findings: Findings, best: MemberFindings) -> Markup:
     if "ece" in best.scores:
         scaled = None if best.scaled is None else f"{metric_text('ece', best.scaled.ece)} at temperature {best.temperature:.2f}"
         rows.append(("calibration error (ECE)", metric_text("ece", best.scores["ece"]), scaled))
-    if best.name in findings.test:
-        test = findings.test[best.name]
-        rows += [
-            (f"test {metric_label(metric)}", metric_text(metric, test[metric]), None) for metric in ("top1", "map", "nll") if metric in test
-        ]
     rows.append(("parameters", count_text(best.num_parameters), best.model))
     if best.flops is not None:
         rows.append(("FLOPs of an image", count_text(best.flops), "one forward"))
@@ -64,6 +61,16 @@ def _tiles(findings: Findings, best: MemberFindings) -> Markup:
         for title, value, more in rows
     ]
     return element("dl", *tiles, class_="tiles")
+
+
+def _test_tiles(findings: Findings, best: MemberFindings) -> list[tuple[str, str, str | None]]:
+    """Returns the scores on test images, which come first: they have chosen nothing. None where all scores are of these."""
+    test = {} if findings.split == "test" else findings.test.get(best.name, {})
+    number = None if findings.summary is None else findings.summary.images.get("test")
+    where = "images that chose nothing" if number is None else f"{number} images that chose nothing"
+    return [
+        (f"test {metric_label(metric)}", metric_text(metric, test[metric]), where) for metric in ("top1", "map", "nll") if metric in test
+    ]
 
 
 def _commands(findings: Findings, best: MemberFindings | None) -> list[str]:
@@ -99,9 +106,10 @@ def _members(findings: Findings, styles: dict[str, str]) -> Markup:
             temperature = f"{member.temperature:.2f}" if is_finite(member.temperature) else NOTHING
             cells += [temperature, metric_text("nll", None if member.scaled is None else member.scaled.nll)]
         rows.append([*cells, *(metric_text(metric, test.get(metric)) for metric in tested)])
-    return table(
-        heads, rows, caption=f"All members on {findings.num_images} {split_name(findings.split)} images, by their best weights", texts=2
-    )
+    caption = f"All members on {findings.num_images} {split_name(findings.split)} images, by their best weights"
+    if any(member.name == ENSEMBLE for member in findings.members):
+        caption += "; the ensemble is the mean of the trained peers' probabilities"
+    return table(heads, rows, caption=caption, texts=2)
 
 
 def _title(findings: Findings, member: MemberFindings, styles: dict[str, str]) -> Markup:

@@ -110,9 +110,9 @@ def _differences(comparison: Comparison, metrics: Sequence[str], styles: Mapping
     if not comparison.differences:
         return []
     plots = [
-        forest_plot(metric, [each for each in comparison.differences if each.metric == metric], styles)
+        forest_plot(metric, [each for each in comparison.differences if (each.metric, each.baseline) == (metric, baseline)], styles)
+        for baseline in dict.fromkeys(each.baseline for each in comparison.differences)
         for metric in metrics
-        if any(each.metric == metric for each in comparison.differences)
     ]
     rows = [
         (

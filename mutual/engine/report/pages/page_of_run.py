@@ -59,7 +59,7 @@ def run_page(findings: Findings) -> str:
 def _subtitle(findings: Findings) -> Markup:
     epochs = max((row["epoch"] for row in findings.history), default=0)
     scored = f"{findings.num_images} {split_name(findings.split)} images, {len(findings.class_names)} classes, {epochs} epochs"
-    return join([code(findings.folder), " · ", name(findings.recipe.data.dataset), " · ", scored])
+    return join([code(findings.folder), " · ", name(findings.recipe.data.title), " · ", scored])
 
 
 def _graph(findings: Findings, styles: dict[str, str]) -> Markup | None:

@@ -33,7 +33,7 @@ def sentences(comparison: Comparison) -> list[str]:
     found = []
     for arm in _given(comparison):
         found += [_sentence(each) for each in _against_baseline(comparison, arm)]
-        found += [_equal_compute_sentence(each) for each in comparison.equal_compute if each.arm == arm]
+        found += [_equal_compute_sentence(comparison, each) for each in comparison.equal_compute if each.arm == arm]
     return found
 
 
@@ -58,7 +58,9 @@ def _answer(comparison: Comparison, arm: str, found: list[Difference]) -> str:
             return f"{name} {word}: {_value(shown[0])}{more}{_beside_compute(comparison, shown[0])}"
     if all(each.verdict == "too few seeds" for each in found):
         return f"{name}: too few seeds to claim a difference"
-    return f"{name}: no difference is shown"
+    beaten = any(each.verdict == "worse" for metric in _ORDER for each in _against_longer(comparison, arm, metric))
+    more = ", and one net trained longer with the same compute is better" if beaten else ""
+    return f"{name}: no difference is shown{more}"
 
 
 def _beside_compute(comparison: Comparison, difference: Difference) -> str:
@@ -66,7 +68,15 @@ def _beside_compute(comparison: Comparison, difference: Difference) -> str:
     refuted = [each for each in comparison.equal_compute if (each.arm, each.metric) == (difference.arm, difference.metric)]
     if difference.verdict != "better" or not any(each.beats_equal_compute is False for each in refuted):
         return ""
+    if any(each.verdict == "worse" for each in _against_longer(comparison, difference.arm, difference.metric)):
+        return ", but one net trained longer with the same compute is better"
     return ", but not more than the same compute spent on one longer-trained net"
+
+
+def _against_longer(comparison: Comparison, arm: str, metric: str) -> list[Difference]:
+    """Returns the differences of an arm from one peer that is trained with the same compute."""
+    longer = {each.name for each in comparison.arms if each.control == "longer"}
+    return [each for each in comparison.differences if (each.arm, each.metric) == (arm, metric) and each.baseline in longer]
 
 
 def _list(found: list[Difference], verdict: str) -> str:
@@ -78,6 +88,11 @@ def _value(difference: Difference) -> str:
 
 
 def _sentence(difference: Difference) -> str:
+    arms = f"{clip(difference.arm, _MAX_NAME)} against {clip(difference.baseline, _MAX_NAME)}"
+    return f"{arms}: {_value_and_details(difference)}: {_SAYS[difference.verdict]}."
+
+
+def _value_and_details(difference: Difference) -> str:
     details = []
     if difference.interval is not None:
         low, high = (difference_text(difference.metric, end) for end in difference.interval)
@@ -87,15 +102,17 @@ def _sentence(difference: Difference) -> str:
     if difference.p_holm is not None:
         details.append(f"{p_text(difference.p_holm)} after Holm's correction")
     more = f" ({', '.join(details)})" if details else ""
-    arms = f"{clip(difference.arm, _MAX_NAME)} against {clip(difference.baseline, _MAX_NAME)}"
-    return f"{arms}: {_value(difference)}{more}: {_SAYS[difference.verdict]}."
+    return f"{_value(difference)}{more}"
 
 
-def _equal_compute_sentence(found: EqualCompute) -> str:
+def _equal_compute_sentence(comparison: Comparison, found: EqualCompute) -> str:
     arm, metric = clip(found.arm, _MAX_NAME), metric_label(found.metric)
     if found.beats_equal_compute is None:
         return f"{arm}, {metric}: the same compute spent on one longer-trained net was not compared (--control longer)."
     if found.beats_equal_compute:
         return f"{arm}, {metric}: better than the same compute spent on one longer-trained net."
+    worse = [each for each in _against_longer(comparison, found.arm, found.metric) if each.verdict == "worse"]
+    if worse:
+        return f"{arm}: worse than the same compute spent on one longer-trained net: {_value_and_details(worse[0])}."
     beats = "better than independent peers, but " if found.beats_independent else ""
     return f"{arm}, {metric}: {beats}not shown to be better than the same compute spent on one longer-trained net."

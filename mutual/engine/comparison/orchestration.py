@@ -11,7 +11,7 @@ from mutual.engine.comparison.comparison_folder import ComparisonFolder, Flops
 from mutual.engine.comparison.grouping import choose_seeds, find_runs, group_runs
 from mutual.engine.comparison.planning import find_arm
 from mutual.engine.comparison.reading import Epoch, read_arms
-from mutual.engine.comparison.result import Comparison
+from mutual.engine.comparison.result import COMPARISON, Comparison
 from mutual.engine.comparison.training import RunSettings, check_arms, train_arms
 from mutual.engine.storage import RunFolder
 from mutual.recipe import InputError, Recipe, did_you_mean, first_line, format_value, is_users_name
@@ -174,6 +174,8 @@ def _arms_of(saved: Comparison, folder: Path, member: str | None) -> tuple[list[
     by_seed = {arm.name: {seed: _moved(Path(path), folder) for seed, path in arm.runs.items()} for arm in saved.arms}
     arms = []
     for arm in saved.arms:
+        if not arm.runs:
+            raise InputError(f"{folder / COMPARISON} names no run of the arm {arm.name!r}; the command that made it writes it again")
         recipe = RunFolder(next(iter(by_seed[arm.name].values()))).recipe()
         chosen = arm.member if member is None or arm.control is not None else member
         arms.append(Arm(arm.name, recipe, chosen, arm.control, arm.control_of, note=arm.note))

@@ -46,6 +46,24 @@ def test_the_images_are_the_test_images_where_all_runs_have_them(tmp_path):
         ("summary.json", None, "it is not finished, or of an older version; `python -m mutual.train .*recipe.yaml --resume` finishes it"),
         ("summary.json", "{", "it is not finished, or of an older version"),
         ("metrics.jsonl", "{", "metrics.jsonl is damaged"),
+        *(
+            ("metrics.jsonl", line, "metrics.jsonl is damaged")
+            for line in (
+                '{"epoch": 1, "eval": 7}',
+                '{"epoch": 1, "eval": {"a": null}}',
+                '{"epoch": 1, "eval": {"a": {"top1": "<b>"}}}',
+                '{"epoch": 1, "train": [], "eval": {}}',
+                '{"epoch": true}',
+                '{"epoch": -1}',
+                '{"epoch": 1' + "0" * 400 + "}",
+                "[" * 100_000,
+            )
+        ),
+        (
+            "summary.json",
+            '{"epoch": 1' + "0" * 30 + ', "update": 1, "processes": 1, "device": "", "peak_bytes": 1, "sent_bytes": 0}',
+            "not fini",
+        ),
         ("metrics.jsonl", "", "metrics.jsonl has no evaluation"),
         ("best/best.json", "{", "best.json is damaged"),
         ("recipe.yaml", "name: x\n", "recipe.yaml has no checksum"),

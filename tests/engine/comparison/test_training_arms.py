@@ -247,14 +247,16 @@ def test_links_in_the_place_of_our_folders_are_refused(arms, folder, name, tmp_p
         pass
 
 
-@pytest.mark.parametrize("make", [lambda path, other: path.symlink_to(other), lambda path, _: os.mkfifo(path), lambda path, _: path.mkdir()])
+@pytest.mark.parametrize(
+    "make", [lambda path, other: path.symlink_to(other), lambda path, _: os.mkfifo(path), lambda path, _: path.mkdir()]
+)
 def test_a_log_is_no_link_and_no_pipe(arms, folder, make, tmp_path):
     log = folder.log(folder.run("pair-temperature-1", 0))
     log.parent.mkdir(parents=True)
-    make(log, tmp_path / "foreign.txt")
+    make(log)
     with pytest.raises(InputError, match=r"seed0\.log is no file, and what the training prints would go there"):
         train(arms[:1], folder, seeds=[0])
-    assert not (tmp_path / "foreign.txt").exists()
+    assert not (folder.path / "foreign.txt").exists()
 
 
 def test_a_guard_exits_with_the_code_of_what_it_runs():

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 from mutual.engine.comparison.arms import Arm
 from mutual.engine.comparison.planning import folder_names
 from mutual.engine.comparison.result import COMPARISON, Comparison
-from mutual.engine.storage import LOCK, MARK, LockWords, RunFolder, check_no_links, json_text, locked, sha256, write_file
+from mutual.engine.storage import LOCK, MARK, LockWords, RunFolder, check_no_links, json_text, locked, read_file, sha256, write_file
 from mutual.recipe import InputError, Recipe, dump_recipe
 
 COMPARISON_MARK = ".mutual-comparison.json"
@@ -112,7 +112,7 @@ class ComparisonFolder:
         """
         file = self.path / COMPARISON
         try:
-            return Comparison.model_validate_json(file.read_bytes())
+            return Comparison.model_validate_json(read_file(file))
         except FileNotFoundError:
             return None
         except ValidationError as error:
@@ -132,8 +132,8 @@ class ComparisonFolder:
 
     def _all_flops(self) -> Mapping[str, object]:
         try:
-            found = json.loads((self.path / _FLOPS).read_bytes())
-        except (FileNotFoundError, ValueError):  # it is counted again
+            found = json.loads(read_file(self.path / _FLOPS))
+        except (FileNotFoundError, ValueError, RecursionError):  # it is counted again
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -14,7 +14,7 @@ from mutual.engine.comparison.reading import Epoch, read_arms
 from mutual.engine.comparison.result import COMPARISON, Comparison
 from mutual.engine.comparison.training import RunSettings, check_arms, train_arms
 from mutual.engine.storage import RunFolder
-from mutual.recipe import InputError, Recipe, did_you_mean, first_line, format_value, is_users_name
+from mutual.recipe import InputError, Recipe, did_you_mean, first_line, format_value, users_names
 
 INDEPENDENT, SAME = "independent", "a/a"
 """The control that the others are compared with where nothing else is asked for, and that of the baseline itself."""
@@ -204,8 +204,7 @@ def _cached_flops(runs: ArmRuns, folder: ComparisonFolder, options: CompareOptio
 def _flops_of_run(runs: ArmRuns, options: CompareOptions) -> Flops:
     """Returns what a run took; a run folder's recipe chooses no code that would have to run for that."""
     recipe = runs.arm.recipe
-    names = [*(peer.model for peer in recipe.peers.values()), *(each.loss for each in recipe.objectives), recipe.data.dataset]
-    if any(is_users_name(name) for name in names):
+    if any(users_names(recipe.model_dump())):
         return Flops(flops=None, note="not counted, as that would run code that the run folder names", images=0)
     return _count_flops(recipe, runs, options)
 

@@ -16,7 +16,7 @@ from mutual.engine.comparison import COMPARISON, ArmSummary, Comparison
 from mutual.engine.exporting.latency import Benchmark
 from mutual.engine.exporting.quantization import Int8Export
 from mutual.engine.exporting.timm_folder import TimmConfig
-from mutual.engine.storage import RunFolder, RunSummary
+from mutual.engine.storage import RunFolder, RunSummary, read_file
 from mutual.models import ModelCard
 from mutual.recipe import PRETRAINED, InputError, Recipe
 
@@ -157,7 +157,7 @@ def _is_current(folder: RunFolder, summary: RunSummary | None) -> bool:
 def read_comparison(folder: RunFolder) -> tuple[Comparison, ArmSummary] | None:
     """Returns the comparison in the folder that holds the run's, and the arm that the run is of; None where there is none that names it."""
     try:
-        comparison = Comparison.model_validate_json((folder.path.resolve().parent / COMPARISON).read_bytes())
+        comparison = Comparison.model_validate_json(read_file(folder.path.resolve().parent / COMPARISON))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
         return None
     name = folder.path.resolve().name

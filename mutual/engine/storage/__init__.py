@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         check_replaceable,
         write_exported,
     )
-    from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, remove, sha256, unfinished, write_file
+    from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, read_file, remove, sha256, unfinished, write_file
     from mutual.engine.storage.lock import LOCK, LockWords, check_not_in_training, locked
     from mutual.engine.storage.opening import (
         Predecessor,
@@ -98,6 +98,7 @@ __all__ = [
     "peer_file",
     "peer_files",
     "peer_of_file",
+    "read_file",
     "recipe_differences",
     "remove",
     "select_checkpoint",
@@ -131,6 +132,7 @@ __getattr__, __dir__ = lazy_attributes(
             "UNFINISHED",
             "check_no_links",
             "json_text",
+            "read_file",
             "remove",
             "sha256",
             "unfinished",

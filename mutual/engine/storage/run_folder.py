@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.storage.checkpoint_store import CheckpointStore
 from mutual.engine.storage.exports import EXPORT_SUFFIXES, exported_paths
-from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, remove, sha256, unfinished, write_file
+from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, read_file, remove, sha256, unfinished, write_file
 from mutual.engine.storage.reports import REPORT, is_report
 from mutual.engine.storage.run_records import BEST, LAST, BestRecord, EpochRecord, FinalScores, InitialScores, RunSummary, TrackedRuns
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
@@ -185,7 +185,7 @@ class RunFolder:
             InputError: there is none yet, or it is damaged.
         """
         try:
-            return BestRecord.model_validate_json(self._best_file.read_bytes())
+            return BestRecord.model_validate_json(read_file(self._best_file))
         except FileNotFoundError as error:
             raise InputError(f"{self.path} has no best weights yet: no epoch has been evaluated") from error
         except (ValidationError, NotADirectoryError, IsADirectoryError) as error:
@@ -233,7 +233,7 @@ class RunFolder:
         """
         file = self.path / METRICS
         try:
-            return [EpochRecord.model_validate_json(line).model_dump(exclude_unset=True) for line in file.read_bytes().splitlines()]
+            return [EpochRecord.model_validate_json(line).model_dump(exclude_unset=True) for line in read_file(file).splitlines()]
         except FileNotFoundError:
             return []
         except ValidationError as error:
@@ -285,7 +285,7 @@ class RunFolder:
 
     def _read(self, record: type[RecordT], name: str) -> RecordT | None:
         try:
-            return record.model_validate_json((self.path / name).read_bytes())
+            return record.model_validate_json(read_file(self.path / name))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
             return None
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 from stand_in_runs import recipe_document, write_run
@@ -77,6 +78,15 @@ def test_what_is_missing_or_damaged_is_a_line(name, content, line, tmp_path):
         (folder / name).write_text(content)
     with pytest.raises(InputError, match=line):
         read_run(folder, split="val", epoch="last")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "best/best.json", "test_scores.json", "recipe.yaml"])
+def test_a_pipe_in_the_place_of_a_file_is_a_line_and_nobody_waits_for_it(name, tmp_path):
+    folder = write_run(tmp_path / "run", recipe_document(), test=True)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError):
+        read_run(folder, split="test" if name == "test_scores.json" else "val", epoch="last")
 
 
 def test_damaged_test_scores_are_a_line_and_not_another_split(tmp_path):

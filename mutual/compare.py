@@ -8,6 +8,7 @@ they were trained with. The same command line goes on with a comparison that was
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -108,6 +109,8 @@ def _check_words(options: argparse.Namespace, paths: Sequence[str], folders: Seq
     given = [f"--{name.replace('_', '-')}" for name in _TRAINING_OPTIONS if getattr(options, name)]
     if folders and (overrides or given):
         raise InputError(f"{(overrides or given)[0]} does not go with runs that exist; give the recipes to train others")
+    if options.teacher_flops is not None and not (math.isfinite(options.teacher_flops) and options.teacher_flops >= 0):
+        raise InputError(f"--teacher-flops {options.teacher_flops} is no number of operations; give one such as 1.5e12")
     if options.plot is not None and (options.plot.suffix not in (".png", ".svg") or not options.plot.absolute().parent.is_dir()):
         raise InputError(f"--plot: {printable(options.plot)} is no name of a .png or .svg file in a folder that exists")
 

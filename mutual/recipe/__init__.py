@@ -25,7 +25,7 @@ from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
 from mutual.recipe.tracking import TENSORBOARD, TrackerSpec
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Precision, Schedule, Train
-from mutual.recipe.users_code import call_users, describe_error, import_users, is_users_name, names_parameter
+from mutual.recipe.users_code import call_users, describe_error, import_users, is_users_name, names_parameter, users_names
 
 __all__ = [
     "CLASS_WEIGHTS",
@@ -87,5 +87,6 @@ __all__ = [
     "printable",
     "printable_lines",
     "program_file",
+    "users_names",
     "with_loss_traits",
 ]

@@ -12,7 +12,7 @@ import inspect
 import reprlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,6 +56,22 @@ def is_users_name(name: str) -> bool:
     """Returns True where `name` has the form `package.module:name`."""
     module, separator, attribute = name.partition(":")
     return bool(separator) and all(part.isidentifier() for part in [*module.split("."), attribute])
+
+
+def users_names(value: object) -> Iterator[str]:
+    """Yields the names of code of the user's own in what a recipe says, wherever they stand; a file name with a colon counts as well.
+
+    Example:
+        >>> list(users_names({"optimizer": {"name": "my_training:Lion"}, "peers": [{"model": "small_cnn"}]}))
+        ['my_training:Lion']
+    """
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for entry in value:
+            yield from users_names(entry)
+    elif isinstance(value, str) and is_users_name(value):
+        yield value
 
 
 def import_users(name: str, *, kind: str) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 from support import tiny_document
 
-from mutual import evaluate, export, predict, train
+from mutual import compare, evaluate, export, predict, train
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -58,6 +58,7 @@ VERBS = {
     "predict": lambda folder, place: (predict.main([str(folder), str(place / "image.png"), "--peer", "b", "--json"]), None),
     "export": exported,
     "resume": resumed,
+    "compare": lambda folder, _: (compare.main([str(folder), "--json"]), None),
 }
 
 
@@ -99,7 +100,7 @@ def answer(command, folder, place, capsys):
     capsys.readouterr()
     code, result = VERBS[command](folder, place)
     out, err = capsys.readouterr()
-    return code, (result, out if command in ("evaluate", "predict") else None), err
+    return code, (result, out.replace(str(folder), "") if command in ("evaluate", "predict", "compare") else None), err
 
 
 @pytest.mark.filterwarnings("default::UserWarning")

@@ -84,11 +84,31 @@ def test_runs_that_exist_are_grouped_and_nothing_is_written_unless_named(tmp_pat
     assert (tmp_path / "found" / "both" / COMPARISON).is_file()
 
 
+@pytest.mark.parametrize("section", ["optimizer", "schedule", "data", "peers"])
+def test_a_run_folder_chooses_no_code_that_is_run_to_count_flops(section, tmp_path, capsys, monkeypatch):
+    (tmp_path / "of_the_folder.py").write_text("from pathlib import Path\nPath(__file__).with_name('it_ran').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"name": "of_the_folder:make"}
+    given = {
+        "optimizer": {**own, "lr": 0.1},
+        "schedule": own,
+        "data": {**recipe_document()["data"], "augment": [own]},
+        "peers": {"a": {"model": "small_cnn", "optimizer": own}, "b": {"model": "small_cnn"}},
+    }
+    folder = write_run(tmp_path / "run", recipe_document(**{section: given[section]}))
+    assert compare.main([str(folder), "--json"]) == 0
+    found = Comparison.model_validate_json(capsys.readouterr().out)
+    assert found.arms[0].flops_note == "not counted, as that would run code that the run folder names"
+    assert not (tmp_path / "it_ran").exists()
+
+
 MISTAKES = [
     ("{recipe} {folder}", "give either recipes or run folders"),
     ("peers.a.model=x", "give at least one recipe or run folder"),
     ("{folder} train.epochs=3", "train.epochs=3 does not go with runs that exist"),
     ("{folder} --control independent", "--control does not go with runs that exist"),
+    ("{recipe} --teacher-flops nan", "--teacher-flops nan is no number of operations"),
+    ("{recipe} --teacher-flops -1", "--teacher-flops -1.0 is no number of operations"),
     ("{folder}", "is no run folder and holds none"),
     ("nowhere.yaml", "nowhere.yaml: no such file"),
     ("{recipe} train.epohs=3", "unknown key 'epohs'"),

@@ -9,7 +9,7 @@ from html_page import assert_harmless
 from report_samples import arm, comparison
 from support import tiny_document
 
-from mutual import report, train
+from mutual import compare, report, train
 from mutual.engine.storage.reports import REPORT_MARK
 
 CELLS = [{"widths": [2, 2, 2, 2]}, {"widths": [2, 2, 2, 4]}]
@@ -135,6 +135,37 @@ def test_a_damaged_comparison_is_a_line(compared, capsys, content):
     assert report.main([str(compared)]) == 2
     assert "comparison.json is damaged, or of another version; the mutual.compare that made it writes it again" in capsys.readouterr().err
     assert not (compared / "report.html").exists()
+
+
+def _without_arms(found):
+    return {**found, "arms": []}
+
+
+def _with_another_baseline(found):
+    return {**found, "baseline": "nobody"}
+
+
+def _with_two_arms_alike(found):
+    return {**found, "arms": [found["arms"][0]] * 2}
+
+
+@pytest.mark.parametrize("change", [_without_arms, _with_another_baseline, _with_two_arms_alike])
+def test_a_comparison_that_contradicts_itself_is_a_line(compared, capsys, change):
+    file = compared / "comparison.json"
+    file.write_text(json.dumps(change(json.loads(file.read_bytes()))))
+    for verb in (report, compare):
+        assert verb.main([str(compared)]) == 2
+        err = capsys.readouterr().err
+        assert "comparison.json is damaged" in err
+        assert err.count("\n") == 1
+
+
+def test_a_comparison_whose_arm_has_no_runs_is_a_line(compared, capsys):
+    found = json.loads((compared / "comparison.json").read_bytes())
+    found["arms"][0]["runs"] = {}
+    (compared / "comparison.json").write_text(json.dumps(found))
+    assert compare.main([str(compared)]) == 2
+    assert "comparison.json names no run of the arm" in capsys.readouterr().err
 
 
 def test_a_run_without_an_evaluated_epoch_is_a_line(folder, capsys):

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.comparison.arms import Arm
 from mutual.engine.comparison.planning import folder_names
 from mutual.engine.comparison.result import COMPARISON, ArmSummary, Comparison
-from mutual.engine.storage import LOCK, MARK, LockWords, RunFolder, json_text, locked, sha256, write_file
+from mutual.engine.storage import LOCK, MARK, LockWords, RunFolder, check_no_links, json_text, locked, read_file, sha256, write_file
 from mutual.recipe import InputError, Recipe, dump_recipe
 
 COMPARISON_MARK = ".mutual-comparison.json"
@@ -23,12 +24,16 @@ _FLOPS, _ARMS, _LOGS = "flops.json", "arms", "logs"
 _WORDS = LockWords("compared in", "comparison", "give another --name")
 
 
+_FileName = Annotated[StrictStr, Field(pattern=r"^[^./\\-][^/\\]*$", max_length=200)]
+"""What `folder_name` may give: the mark may be anybody's, and files are written under these names."""
+
+
 class _Mark(BaseModel):
     """Content of the mark: by the name of each arm that of its run folders, without the seed."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    arms: dict[StrictStr, StrictStr] = {}
+    arms: dict[StrictStr, _FileName] = {}
 
 
 class Flops(BaseModel):
@@ -107,7 +112,7 @@ class ComparisonFolder:
         """
         file = self.path / COMPARISON
         try:
-            return Comparison.model_validate_json(file.read_bytes())
+            return Comparison.model_validate_json(read_file(file))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValidationError, IsADirectoryError) as error:
@@ -132,8 +137,8 @@ class ComparisonFolder:
 
     def _all_flops(self) -> Mapping[str, object]:
         try:
-            found = json.loads((self.path / _FLOPS).read_bytes())
-        except (FileNotFoundError, ValueError):  # it is counted again
+            found = json.loads(read_file(self.path / _FLOPS))
+        except (FileNotFoundError, ValueError, RecursionError):  # it is counted again
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -147,6 +152,7 @@ class ComparisonFolder:
         if os.path.lexists(self.path) and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, where the comparison's folder should be; give another --name or --output")
         if not self.path.is_dir() or self.is_comparison:
+            check_no_links([self.path / _ARMS, self.path / _LOGS], root=self.path)
             return
         if (self.path / MARK).exists():
             raise InputError(f"{self.path} is a run folder, not a comparison's; give another --name or --output")

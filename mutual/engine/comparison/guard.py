@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 GRACE = 300.0
 """Seconds after SIGTERM in which a training may write its checkpoint, before it is killed."""
@@ -32,7 +33,7 @@ def main(command: list[str]) -> int:
         os.write(1, b"%d\n" % process.pid)
     threading.Thread(target=_end_with_parent, args=(process.pid,), daemon=True).start()
     code = process.wait()
-    _end_group(process.pid)  # a launcher may end before what it has launched
+    end_group(process.pid)  # a launcher may end before what it has launched
     return code % 256
 
 
@@ -40,11 +41,11 @@ def _end_with_parent(group: int) -> None:
     with contextlib.suppress(OSError):
         while os.read(0, 1):
             pass
-    _end_group(group)
+    end_group(group)
 
 
-def _end_group(group: int) -> None:
-    """Asks the processes of a group to end, and kills those that have not after a while."""
+def end_group(group: int) -> None:
+    """Asks the processes of a group to end, kills those that have not after a while, and returns when none is left."""
     deadline = time.monotonic() + GRACE
     number: int = signal.SIGTERM
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError where only zombies are left
@@ -52,6 +53,21 @@ def _end_group(group: int) -> None:
             os.killpg(group, number)
             number = signal.SIGKILL if time.monotonic() > deadline else 0  # 0 only looks whether one is left
             time.sleep(0.05)
+            if not _is_alive(group):
+                return
+
+
+def _is_alive(group: int) -> bool:
+    """Returns False where Linux knows zombies alone: in a container nobody may wait for those whose parent has ended."""
+    processes = Path("/proc")
+    if not (processes / "self").is_dir():
+        return True
+    for process in processes.glob("[1-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, found = (process / "stat").read_bytes().rpartition(b")")[2].split()[:3]
+            if int(found) == group and state not in (b"Z", b"X"):
+                return True
+    return False
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from mutual.engine.comparison.comparison_folder import ComparisonFolder, Flops
 from mutual.engine.comparison.grouping import choose_seeds, find_runs, group_runs
 from mutual.engine.comparison.planning import find_arm
 from mutual.engine.comparison.reading import Epoch, read_arms
-from mutual.engine.comparison.result import Comparison
+from mutual.engine.comparison.result import COMPARISON, Comparison
 from mutual.engine.comparison.training import RunSettings, check_arms, train_arms
 from mutual.engine.storage import RunFolder
-from mutual.recipe import InputError, Recipe, did_you_mean, first_line, format_value, is_users_name
+from mutual.recipe import InputError, Recipe, did_you_mean, first_line, format_value, users_names
 
 INDEPENDENT, SAME = "independent", "a/a"
 """The control that the others are compared with where nothing else is asked for, and that of the baseline itself."""
@@ -176,6 +176,8 @@ def _arms_of(
     by_seed = {arm.name: folder.find_runs(arm) for arm in saved.arms}
     arms = []
     for arm in saved.arms:
+        if not arm.runs:
+            raise InputError(f"{folder / COMPARISON} names no run of the arm {arm.name!r}; the command that made it writes it again")
         recipe = RunFolder(next(iter(by_seed[arm.name].values()))).recipe()
         chosen = arm.member if member is None or arm.control is not None else member
         arms.append(Arm(arm.name, recipe, chosen, arm.control, arm.control_of, note=arm.note))
@@ -199,8 +201,7 @@ def _cached_flops(runs: ArmRuns, folder: ComparisonFolder, options: CompareOptio
 def _flops_of_run(runs: ArmRuns, options: CompareOptions) -> Flops:
     """Returns what a run took; a run folder's recipe chooses no code that would have to run for that."""
     recipe = runs.arm.recipe
-    names = [*(peer.model for peer in recipe.peers.values()), *(each.loss for each in recipe.objectives), recipe.data.dataset]
-    if any(is_users_name(name) for name in names):
+    if any(users_names(recipe.model_dump())):
         return Flops(flops=None, note="not counted, as that would run code that the run folder names", images=0)
     return _count_flops(recipe, runs, options)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 COMPARISON = "comparison.json"
 """In the folder of a comparison, beside its run folders."""
@@ -82,8 +82,15 @@ class Comparison(_Record):
     epoch: Literal["best", "last"]
     is_optimistic: bool
     """Whether the epoch was chosen on the images that are scored."""
-    arms: list[ArmSummary]
+    arms: Annotated[list[ArmSummary], Field(min_length=1)]
     differences: list[Difference]
     equal_compute: list[EqualCompute] = []
     notes: list[str] = []
     """What is to be said beside the table: what cannot be claimed, what a control left out."""
+
+    @model_validator(mode="after")
+    def _check_arms(self) -> Comparison:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) < len(names) or self.baseline not in names:
+            raise ValueError("has no such baseline, or two arms of one name")
+        return self

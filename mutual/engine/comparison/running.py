@@ -179,8 +179,11 @@ class _Process:
 
     def __init__(self, job: TrainingJob, environment: Mapping[str, str]) -> None:
         self.job = job
+        self._group: int | None = None
         self._start_time = time.monotonic()
         job.log.parent.mkdir(parents=True, exist_ok=True)
+        if job.log.is_symlink() or (job.log.exists() and not job.log.is_file()):
+            raise InputError(f"{job.log} is no file, and what the training prints would go there; move it away")
         with job.log.open("ab") as log:
             self._log_start = log.tell()
             self._guard = subprocess.Popen(
@@ -216,7 +219,7 @@ class _Process:
 
     def kill(self) -> None:
         """Ends it at once."""
-        for group in (getattr(self, "_group", None), self._guard.pid):
+        for group in (self._group, self._guard.pid):
             if group is not None:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(group, signal.SIGKILL)
@@ -224,6 +227,8 @@ class _Process:
     def wait(self) -> int:
         """Waits for its end and returns its exit code."""
         code = self._guard.wait()
+        if code < 0 and self._group is not None:  # somebody has killed the guard itself
+            guard.end_group(self._group)
         for pipe in (self._guard.stdin, self._guard.stdout):
             if pipe is not None:
                 pipe.close()

@@ -16,7 +16,7 @@ from mutual.engine.comparison.arms import Arm
 from mutual.engine.comparison.comparison_folder import ComparisonFolder
 from mutual.engine.inputs import check_inputs
 from mutual.engine.storage import RunFolder, recipe_differences
-from mutual.recipe import InputError, Recipe, format_value
+from mutual.recipe import InputError, Recipe, first_line, format_value
 
 _FREE_TO_DIFFER = re.compile(
     r"name|output|checkpoint|placement|tracking|exchange\.folder"
@@ -117,8 +117,13 @@ def make_slots(settings: RunSettings, recipes: Sequence[Recipe]) -> list[dict[st
 
 
 def _check_launcher(launcher: str | None) -> None:
-    words = ["python"] if launcher is None else launcher.split()
-    if not words or (launcher is not None and shutil.which(words[0]) is None):
+    if launcher is None:
+        return
+    try:
+        words = shlex.split(launcher)
+    except ValueError as error:  # of a quotation mark without a second one
+        raise InputError(f"--launcher: {format_value(launcher)} cannot be read: {first_line(error)}") from error
+    if not words or shutil.which(words[0]) is None:
         raise InputError(f"--launcher: there is no command {format_value(launcher)}; give one such as 'torchrun --nproc_per_node 2'")
 
 

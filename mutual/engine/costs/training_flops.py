@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mutual.engine.costs.flops import count_update_flops
 from mutual.engine.storage import BEST, LAST, RunFolder
 from mutual.group import import_own_losses
 from mutual.models import weights_path
-from mutual.recipe import ENSEMBLE, InputError, PeerSpec, Recipe, first_line, is_users_name, peer_of, program_file
+from mutual.recipe import ENSEMBLE, InputError, PeerSpec, Recipe, first_line, peer_of, program_file, users_names
 
 _WEIGHTS_FOLDERS = (BEST, LAST, "export")
 _GIVE = "give --teacher-flops"
@@ -98,7 +96,7 @@ class _Teachers:
         self.flops = 0.0
         self.unknown: list[str] = []
         self.notes: list[str] = []
-        self._allowed = set(_users_names(recipe.model_dump()))
+        self._allowed = set(users_names(recipe.model_dump()))
         self._visited: set[Path] = set()
 
     def add(self, recipe: Recipe, *, of_run: str = "") -> None:
@@ -122,7 +120,7 @@ class _Teachers:
         self._visited.add(folder.path.resolve())
         try:
             recipe = folder.recipe()
-            foreign = [name for name in _users_names(recipe.model_dump()) if name not in self._allowed]
+            foreign = [name for name in users_names(recipe.model_dump()) if name not in self._allowed]
             if foreign:  # no file chooses code
                 return f"{folder.path} runs code that this recipe does not name ({foreign[0]})"
             summary = folder.read_summary()
@@ -145,14 +143,3 @@ def _run_of(spec: PeerSpec) -> RunFolder | None:
         return None  # who builds the peer says what is wrong
     folder = RunFolder(path.parent.parent)
     return folder if path.parent.name in _WEIGHTS_FOLDERS and (folder.path / "recipe.yaml").is_file() else None
-
-
-def _users_names(value: Any) -> Iterator[str]:
-    """Yields the names of code of the user's own in what a recipe says; a file name with a colon counts as well."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for entry in value:
-            yield from _users_names(entry)
-    elif isinstance(value, str) and is_users_name(value):
-        yield value

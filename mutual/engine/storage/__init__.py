@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         check_replaceable,
         write_exported,
     )
-    from mutual.engine.storage.files import MARK, UNFINISHED, json_text, remove, sha256, unfinished, write_file
+    from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, read_file, remove, sha256, unfinished, write_file
     from mutual.engine.storage.lock import LOCK, LockWords, check_not_in_training, locked
     from mutual.engine.storage.opening import (
         Predecessor,
@@ -73,6 +73,7 @@ __all__ = [
     "RunFolder",
     "RunSummary",
     "TrackedRuns",
+    "check_no_links",
     "check_not_in_training",
     "check_replaceable",
     "check_report_path",
@@ -89,6 +90,7 @@ __all__ = [
     "peer_file",
     "peer_files",
     "peer_of_file",
+    "read_file",
     "recipe_differences",
     "remove",
     "select_checkpoint",
@@ -117,7 +119,17 @@ __getattr__, __dir__ = lazy_attributes(
             "check_replaceable",
             "write_exported",
         ),
-        "mutual.engine.storage.files": ("MARK", "UNFINISHED", "json_text", "remove", "sha256", "unfinished", "write_file"),
+        "mutual.engine.storage.files": (
+            "MARK",
+            "UNFINISHED",
+            "check_no_links",
+            "json_text",
+            "read_file",
+            "remove",
+            "sha256",
+            "unfinished",
+            "write_file",
+        ),
         "mutual.engine.storage.lock": ("LOCK", "LockWords", "check_not_in_training", "locked"),
         "mutual.engine.storage.opening": (
             "Predecessor",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from mutual.engine.storage.files import UNFINISHED, json_text, sha256, unfinished, write_file
+from mutual.engine.storage.files import UNFINISHED, json_text, read_file, sha256, unfinished, write_file
 from mutual.recipe import InputError
 
 EXPORTED = ".mutual-exports.json"
@@ -25,7 +25,7 @@ _RECORDS: TypeAdapter[dict[str, list[str]]] = TypeAdapter(dict[str, list[str]])
 def read_exported(folder: Path) -> dict[str, list[str]]:
     """Returns by file name, relative to `folder`, the digests of what exports have written; none where the record is missing or damaged."""
     try:
-        return _RECORDS.validate_json((folder / EXPORTED).read_bytes())
+        return _RECORDS.validate_json(read_file(folder / EXPORTED))
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return {}
 

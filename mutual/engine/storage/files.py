@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,12 @@ def write_file(path: Path, content: bytes) -> None:
         raise
     temp_path.replace(path)
     _sync_folder(path.parent)
+
+
+def read_file(path: Path) -> bytes:
+    """Returns the content of a file; nothing of a pipe or a device, for which a reader would wait."""
+    with open(path, "rb", opener=_open_no_wait) as file:
+        return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
 def write_folder(path: Path, files: Mapping[str, Content], *, root: Path) -> None:
@@ -183,6 +190,10 @@ def _write_synced(path: Path, content: Content) -> None:
 def _open_no_follow(path: str, flags: int) -> int:
     """Opens a file for writing, but follows no link in its place."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _open_no_wait(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _sync_folder(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mutual.engine.storage.checkpoint_store import CheckpointStore
 from mutual.engine.storage.exports import EXPORT_SUFFIXES, exported_paths
-from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, remove, sha256, unfinished, write_file
+from mutual.engine.storage.files import MARK, UNFINISHED, check_no_links, json_text, read_file, remove, sha256, unfinished, write_file
 from mutual.engine.storage.reports import REPORT, is_report
-from mutual.engine.storage.run_records import BEST, LAST, BestRecord, FinalScores, InitialScores, RunSummary, TrackedRuns
+from mutual.engine.storage.run_records import BEST, LAST, BestRecord, EpochRecord, FinalScores, InitialScores, RunSummary, TrackedRuns
 from mutual.recipe import InputError, Recipe, dump_recipe, load_recipe
 
 RECIPE, METRICS, SUMMARY = "recipe.yaml", "metrics.jsonl", "summary.json"
@@ -186,7 +185,7 @@ class RunFolder:
             InputError: there is none yet, or it is damaged.
         """
         try:
-            return BestRecord.model_validate_json(self._best_file.read_bytes())
+            return BestRecord.model_validate_json(read_file(self._best_file))
         except FileNotFoundError as error:
             raise InputError(f"{self.path} has no best weights yet: no epoch has been evaluated") from error
         except (ValidationError, NotADirectoryError, IsADirectoryError) as error:
@@ -234,14 +233,11 @@ class RunFolder:
         """
         file = self.path / METRICS
         try:
-            records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            return [EpochRecord.model_validate_json(line).model_dump(exclude_unset=True) for line in read_file(file).splitlines()]
         except FileNotFoundError:
             return []
-        except ValueError as error:
+        except ValidationError as error:
             raise InputError(f"{file} is damaged; a run that is resumed writes it again") from error
-        if not all(isinstance(record, dict) and isinstance(record.get("epoch"), int) for record in records):
-            raise InputError(f"{file} is damaged; a run that is resumed writes it again")
-        return records
 
     def best_peer(self) -> str:
         """Returns the name of the best peer.
@@ -289,7 +285,7 @@ class RunFolder:
 
     def _read(self, record: type[RecordT], name: str) -> RecordT | None:
         try:
-            return record.model_validate_json((self.path / name).read_bytes())
+            return record.model_validate_json(read_file(self.path / name))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
             return None
 

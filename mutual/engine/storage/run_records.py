@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 BEST, LAST = "best", "last"
 _WEIGHTS = rf"({BEST}|{LAST})/[A-Za-z]\w*(-epoch\d+)?"
 """What weights are called, without their suffix, where they are named with their digests."""
+MAX_COUNT = 10**15
+"""No count of epochs, updates or images is larger, unless somebody else has written it."""
+Scores = dict[str, dict[str, float | None]]
+"""By member (a peer, `ensemble`) its metrics; null where one is not finite."""
 
 
 class BestRecord(BaseModel):
@@ -37,7 +41,7 @@ class InitialScores(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     digest: StrictStr
-    eval: dict[str, dict[str, float | None]]
+    eval: Scores
 
 
 class FinalScores(BaseModel):
@@ -51,7 +55,17 @@ class FinalScores(BaseModel):
     digest: StrictStr
     peer: StrictStr
     images: int
-    test: dict[str, dict[str, float | None]]
+    test: Scores
+
+
+class EpochRecord(BaseModel):
+    """A line of metrics.jsonl."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    epoch: Annotated[StrictInt, Field(ge=0, le=MAX_COUNT)]
+    train: dict[str, float | dict[str, float | None] | None] = {}
+    eval: Scores = {}
 
 
 class RunSummary(BaseModel):
@@ -59,7 +73,7 @@ class RunSummary(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epoch: int
+    epoch: Annotated[int, Field(ge=0, le=MAX_COUNT)]
     """Epochs that were trained; fewer than the recipe's where `train.patience` was exhausted."""
     update: int
     """Updates that were done."""

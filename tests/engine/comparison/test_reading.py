@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 from stand_in_runs import recipe_document, write_run
@@ -46,6 +47,24 @@ def test_the_images_are_the_test_images_where_all_runs_have_them(tmp_path):
         ("summary.json", None, "it is not finished, or of an older version; `python -m mutual.train .*recipe.yaml --resume` finishes it"),
         ("summary.json", "{", "it is not finished, or of an older version"),
         ("metrics.jsonl", "{", "metrics.jsonl is damaged"),
+        *(
+            ("metrics.jsonl", line, "metrics.jsonl is damaged")
+            for line in (
+                '{"epoch": 1, "eval": 7}',
+                '{"epoch": 1, "eval": {"a": null}}',
+                '{"epoch": 1, "eval": {"a": {"top1": "<b>"}}}',
+                '{"epoch": 1, "train": [], "eval": {}}',
+                '{"epoch": true}',
+                '{"epoch": -1}',
+                '{"epoch": 1' + "0" * 400 + "}",
+                "[" * 100_000,
+            )
+        ),
+        (
+            "summary.json",
+            '{"epoch": 1' + "0" * 30 + ', "update": 1, "processes": 1, "device": "", "peak_bytes": 1, "sent_bytes": 0}',
+            "not fini",
+        ),
         ("metrics.jsonl", "", "metrics.jsonl has no evaluation"),
         ("best/best.json", "{", "best.json is damaged"),
         ("recipe.yaml", "name: x\n", "recipe.yaml has no checksum"),
@@ -59,6 +78,15 @@ def test_what_is_missing_or_damaged_is_a_line(name, content, line, tmp_path):
         (folder / name).write_text(content)
     with pytest.raises(InputError, match=line):
         read_run(folder, split="val", epoch="last")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "best/best.json", "test_scores.json", "recipe.yaml"])
+def test_a_pipe_in_the_place_of_a_file_is_a_line_and_nobody_waits_for_it(name, tmp_path):
+    folder = write_run(tmp_path / "run", recipe_document(), test=True)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError):
+        read_run(folder, split="test" if name == "test_scores.json" else "val", epoch="last")
 
 
 def test_damaged_test_scores_are_a_line_and_not_another_split(tmp_path):

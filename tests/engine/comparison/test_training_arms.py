@@ -149,6 +149,8 @@ def test_weights_that_a_run_took_from_a_run_folder_are_the_same_recipe(folder, t
 def test_a_launcher_that_is_not_there_is_a_line(arms, folder):
     with pytest.raises(InputError, match="--launcher: there is no command 'nowhere --x'"):
         train_arms(arms, [0], folder, RunSettings(launcher="nowhere --x"))
+    with pytest.raises(InputError, match=r"--launcher: \"torchrun 'x\" cannot be read: No closing quotation"):
+        train_arms(arms, [0], folder, RunSettings(launcher="torchrun 'x"))
 
 
 def test_peers_of_several_jobs_and_one_of_several_processes_are_refused(arms, monkeypatch):
@@ -197,6 +199,64 @@ def test_a_guard_ends_what_it_runs_when_whoever_started_it_is_killed(tmp_path):
     process.kill()
     process.wait()
     _wait_for(tmp_path / "ended")
+
+
+def test_a_training_whose_guard_is_killed_writes_a_checkpoint_and_ends(arms, folder):
+    def kill():
+        while not (folder.path / "pair-temperature-1-seed0" / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "guard.py"], capture_output=True, text=True, check=True)
+        os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(RunError, match="pair-temperature-1-seed0 was ended by SIGKILL"):
+        train(arms[:1], folder, seeds=[0], wait="pair-temperature-1-seed0")
+    thread.join()
+    assert (folder.path / "pair-temperature-1-seed0.stopped").exists()
+
+
+def test_a_guard_does_not_wait_for_what_has_ended_and_nobody_waits_for():
+    """As in a container whose first process is another program: orphans stay in its list of processes."""
+    zombie = "import os, time\nif os.fork() == 0:\n  os.setpgid(0, 0)\n  print(os.getpid(), flush=True)\n  os._exit(0)\ntime.sleep(60)\n"
+    with subprocess.Popen([sys.executable, "-c", zombie], stdout=subprocess.PIPE, text=True) as process:
+        group = int(process.stdout.readline())
+        start_time = time.monotonic()
+        guard.end_group(group)
+        process.kill()
+    assert time.monotonic() - start_time < guard.GRACE / 10
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/elsewhere", "..", "-x", ""])
+def test_files_of_an_arm_are_in_the_comparisons_folder_whatever_the_mark_says(arms, folder, name):
+    train(arms[:1], folder, seeds=[0])
+    (folder.path / ".mutual-comparison.json").write_text(json.dumps({"arms": {arms[0].name: name, arms[1].name: name}}))
+    assert folder.write_arms(arms) == {"pair temperature=1": "pair-temperature-1", "pair temperature=4": "pair-temperature-4"}
+    assert train(arms[:1], folder, seeds=[0]) == []
+
+
+@pytest.mark.parametrize("name", ["arms", "logs"])
+def test_links_in_the_place_of_our_folders_are_refused(arms, folder, name, tmp_path):
+    with folder.exclusive_access():
+        folder.write_arms(arms[:1])
+    (tmp_path / "foreign").mkdir()
+    if (folder.path / name).exists():
+        (folder.path / name).rename(tmp_path / "moved")
+    (folder.path / name).symlink_to(tmp_path / "foreign")
+    with pytest.raises(InputError, match="is a link to"), folder.exclusive_access():
+        pass
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path, other: path.symlink_to(other), lambda path, _: os.mkfifo(path), lambda path, _: path.mkdir()]
+)
+def test_a_log_is_no_link_and_no_pipe(arms, folder, make, tmp_path):
+    log = folder.log(folder.run("pair-temperature-1", 0))
+    log.parent.mkdir(parents=True)
+    make(log)
+    with pytest.raises(InputError, match=r"seed0\.log is no file, and what the training prints would go there"):
+        train(arms[:1], folder, seeds=[0])
+    assert not (folder.path / "foreign.txt").exists()
 
 
 def test_a_guard_exits_with_the_code_of_what_it_runs():

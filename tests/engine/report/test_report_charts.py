@@ -1,5 +1,7 @@
 """Scales, ticks, thinning, and lines that break where there is no number."""
 
+import itertools
+import math
 import re
 
 import pytest
@@ -59,6 +61,16 @@ def test_losses_that_span_much_are_drawn_as_logarithms(metric, values, is_log):
     assert scale.high >= max(values)
     if metric == "top1":
         assert 0 <= scale.low < scale.high <= 1
+
+
+@pytest.mark.parametrize("metric", ["top1", "nll"])
+def test_values_that_nobody_measured_have_axes(metric):
+    """Of a damaged or a foreign file."""
+    values = (0.0, 1.0, 5.0, -5.0, 1e16, 1e99, -1e308, 1e308, math.inf, math.nan, 5e-324, 1e-300, 10**400)
+    for first, second in itertools.product(values, values):
+        scale = value_scale([first, second], 0.0, 100.0, metric=metric)
+        assert len(scale.ticks(5)) < 20
+        assert "nan" not in frame(scale, scale, metric=metric, x_label="x")
 
 
 def test_a_line_is_broken_where_there_is_no_number():

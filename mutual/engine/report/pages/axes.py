@@ -11,6 +11,8 @@ from mutual.engine.report.pages.numbers import FRACTIONS, finite
 
 LEFT, TOP, BOTTOM, RIGHT = 46.0, 10.0, 34.0, 10.0
 """Pixels between the frame of a chart and its edge, where tick labels stand."""
+_LEAST_LOG = 1e-11
+"""No log scale begins below."""
 _LOG_FROM = 12.0  # of positive values that span more, the logarithm is drawn
 
 
@@ -72,8 +74,10 @@ def round_step(step: float) -> float:
 def value_scale(values: Iterable[float], start: float, end: float, *, metric: str) -> Scale:
     """Returns a scale for the values of `metric`: with some room, a fraction's within 0 .. 1, a log scale where a loss spans much."""
     shown = finite(values) or [0.0, 1.0]
+    if metric in FRACTIONS:  # of a damaged file, others are possible
+        shown = [min(max(value, 0.0), 1.0) for value in shown]
     low, high = min(shown), max(shown)
-    if metric not in FRACTIONS and low > 0 and high / low > _LOG_FROM:
+    if metric not in FRACTIONS and low > _LEAST_LOG and high / low > _LOG_FROM:
         return Scale(low / 1.15, high * 1.15, start, end, is_log=True)
     room = 0.06 * (high - low) or abs(high) * 0.1 or 0.5
     low, high = (low - room if low < 0 or low > room else 0.0), high + room

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TypeGuard
 
@@ -19,6 +18,8 @@ LABELS = {
     "f1": "F1",
     "knn_top1": "k-NN top-1",
 }
+_LARGEST = 1e100
+"""Larger numbers are nobody's scores, and their squares overflow."""
 NOTHING = "\N{EN DASH}"
 
 
@@ -103,7 +104,7 @@ def bytes_text(value: float | None) -> str:
 
 def is_finite(value: float | None) -> TypeGuard[float]:
     """Returns whether there is a number that can be shown."""
-    return value is not None and math.isfinite(value)
+    return value is not None and abs(value) <= _LARGEST
 
 
 def finite(values: Iterable[float | None]) -> list[float]:

@@ -177,7 +177,7 @@ def _arms_of(
     arms = []
     for arm in saved.arms:
         if not arm.runs:
-            raise InputError(f"{folder / COMPARISON} names no run of the arm {arm.name!r}; the command that made it writes it again")
+            raise InputError(f"{folder.path / COMPARISON} names no run of the arm {arm.name!r}; the command that made it writes it again")
         recipe = RunFolder(next(iter(by_seed[arm.name].values()))).recipe()
         chosen = arm.member if member is None or arm.control is not None else member
         arms.append(Arm(arm.name, recipe, chosen, arm.control, arm.control_of, note=arm.note))

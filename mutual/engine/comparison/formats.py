@@ -11,8 +11,8 @@ from textwrap import TextWrapper
 from mutual.recipe import printable
 
 WIDTH = 118
-_CELL_WIDTH = 24
-"""Names and verdicts that are longer go on in the next line of a text table."""
+_NAME_WIDTH, _TEXT_WIDTH = 29, 20
+"""Names, in the first column, and verdicts that are longer go on in the next line of a text table."""
 _GAP = "  "
 
 
@@ -42,7 +42,10 @@ def wrapped(text: str, *, width: int = WIDTH, bullet: str = "") -> str:
 def text_table(table: Table) -> str:
     """Returns the table for a terminal; names that the row above has, too, are not repeated."""
     rows = [
-        [[cell] if column.is_number else _lines(cell) for cell, column in zip(row, table.columns, strict=True)]
+        [
+            [cell] if column.is_number else _lines(cell, _TEXT_WIDTH if index else _NAME_WIDTH)
+            for index, (cell, column) in enumerate(zip(row, table.columns, strict=True))
+        ]
         for row in _without_repeated_names(table.rows)
     ]
     heads = [[column.head] for column in table.columns]
@@ -62,8 +65,8 @@ def _without_repeated_names(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     return shown
 
 
-def _lines(cell: str) -> list[str]:
-    return TextWrapper(width=_CELL_WIDTH, break_on_hyphens=False).wrap(printable(cell)) or [""]
+def _lines(cell: str, width: int) -> list[str]:
+    return TextWrapper(width=width, break_on_hyphens=False).wrap(printable(cell)) or [""]
 
 
 def _line(cells: Sequence[Sequence[str]], widths: Sequence[int], columns: Sequence[Column], index: int) -> str:

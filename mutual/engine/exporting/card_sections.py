@@ -66,7 +66,8 @@ def files_section(facts: CardFacts) -> str:
     """Returns what was written, and how far its logits are from the model's."""
     rows = []
     for each in facts.files:
-        difference = "see int8 below" if each.format == "onnx int8" else f"{each.difference:.0e} of the largest"
+        measured = f"{each.difference:.0e} of the largest logit" if each.difference else "nothing"
+        difference = "see int8 below" if each.format == "onnx int8" else measured
         rows.append((escape(each.path.name), _FORMATS[each.format], f"{each.num_bytes / 1e6:.2f} MB", difference))
     parts = [table(("file", "what it is", "size", "logits differ from the model's by"), rows)]
     if facts.has_timm_folder:

@@ -56,7 +56,7 @@ def analyse_run(
         >>> from mutual.engine import RunFolder, analyse_run
         >>> findings = analyse_run(RunFolder(Path("runs/dml_pplcnet")))          # doctest: +SKIP
         >>> findings.best_peer, findings.reason                                  # doctest: +SKIP
-        ('b', 'b has the highest validation top-1 accuracy of the two (98.9 % against 98.3 %) and the same size.')
+        ('b', 'b has the highest validation top-1 accuracy of the two (98.9 % against 98.3 %); both are of the same size.')
     """
     if max_images < 1:
         raise InputError(f"max_images={max_images} must be at least 1")

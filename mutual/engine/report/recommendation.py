@@ -85,7 +85,7 @@ def _size(best: MemberFindings, others: Sequence[MemberFindings]) -> str:
     """Returns how large the best peer is next to the others, as the end of a sentence."""
     own, sizes = best.num_parameters, [each.num_parameters for each in others]
     if all(_is_same(own, size) for size in sizes):
-        return " and the same size"
+        return "; both are of the same size" if len(sizes) == 1 else "; all are of the same size"
     place = "the smallest" if own <= min(sizes) else "the largest" if own >= max(sizes) else "neither the smallest nor the largest"
     return f"; with {_count(own)} parameters it is {place} ({', '.join(f'{each.name}: {_count(each.num_parameters)}' for each in others)})"
 

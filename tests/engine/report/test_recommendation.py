@@ -46,14 +46,14 @@ def sentence(logits, sizes, *, best, metric="top1", edges=(), frozen=(), scores=
 def test_of_peers_of_one_size_the_best_is_named_with_all_scores():
     logits = {"a": logits_of(140), "b": logits_of(180), "c": logits_of(150)}
     assert sentence(logits, dict.fromkeys("abc", 1000), best="b") == (
-        "b has the highest validation top-1 accuracy of the three (90.0 % against 75.0 % and 70.0 %) and the same size."
+        "b has the highest validation top-1 accuracy of the three (90.0 % against 75.0 % and 70.0 %); all are of the same size."
     )
 
 
 def test_by_nll_the_lowest_is_best():
     logits = {"a": logits_of(140), "b": logits_of(180)}
     found = sentence(logits, dict.fromkeys("ab", 1000), best="b", metric="nll")
-    assert found == "b has the lowest validation NLL of the two (0.418 against 1.218) and the same size."
+    assert found == "b has the lowest validation NLL of the two (0.418 against 1.218); both are of the same size."
 
 
 def test_a_smaller_peer_within_the_noise_may_be_shipped():
@@ -96,7 +96,7 @@ def test_too_few_images_do_not_make_peers_alike():
 def test_equal_scores_are_told_by_their_nll():
     logits = {"a": logits_of(180, sureness=6.0), "b": logits_of(180)}
     found = sentence(logits, dict.fromkeys("ab", 1000), best="b")
-    assert found.startswith("b has the same validation top-1 accuracy as a (90.0 %), a lower NLL and the same size.")
+    assert found.startswith("b has the same validation top-1 accuracy as a (90.0 %), a lower NLL; both are of the same size.")
     assert found.endswith(
         "a has the same top-1 accuracy on these 200 validation images (McNemar's exact test, p = 1): either may be shipped."
     )

@@ -28,11 +28,12 @@ def pairs(findings: Findings, styles: Mapping[str, str]) -> list[object]:
     ]
     learners = [each for each in members if each in _trained(findings)]
     drawn: list[Markup | None] = []
-    for each in learners:
+    for each in learners if len(members) > 2 else learners[:1]:  # two agree with each other as much
         series = [
             Series(pair.second, styles[pair.second], sorted(pair.agreement_by_epoch.items())) for pair in directed if pair.first == each
         ]
-        drawn.append(line_chart(f"{clip(each, 20)}: agreement with the others", series, metric="agreement"))
+        title = "agreement with the others" if len(members) > 2 else "agreement with the other"
+        drawn.append(line_chart(f"{clip(each, 20)}: {title}", series, metric="agreement"))
     for each in learners:
         series = [Series(pair.second, styles[pair.second], sorted(pair.kl_by_epoch.items())) for pair in directed if pair.first == each]
         drawn.append(line_chart(f"KL(another || {clip(each, 20)})", series, metric="kl", note="nats"))

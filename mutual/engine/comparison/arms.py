@@ -14,6 +14,10 @@ MEAN = "mean"
 """Among members: the mean over the peers that are trained."""
 BEST_PEER = "best"
 """Among members: the best peer, as the run chose it by validation."""
+SEED_OFFSET = 1_000_000
+"""Of the baseline's other seeds (`a/a`), beyond those that a comparison is run with."""
+SEEDS_OF_DATA = ("split_seed", "subset_seed")
+"""Fields of `data` that a run resolves to its seed."""
 Split = Literal["test", "val"]
 
 
@@ -28,7 +32,8 @@ class Arm:
         control: which control it is; None for an arm that the user gave.
         control_of: the arms that it is a control of; several, where the same control serves all of them.
         runs_of: the arm whose runs it reads instead of training its own (an ensemble of independent peers those of `independent`).
-        seed_offset: what is added to every seed (`a/a`: the baseline under other seeds).
+        seed_offset: what is added to every seed (`a/a`: the baseline under other seeds), and not to those of the data:
+            paired runs have the same images.
         note: what it is in this comparison, in a line: "one peer, 71 epochs in place of 30".
     """
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from mutual.engine.comparison.arms import Arm
+from mutual.engine.comparison.arms import SEED_OFFSET, Arm
 from mutual.engine.comparison.control_names import CONTROLS, INDEPENDENT, LONGER, RANDOM, SAME, SMOOTHING, TOGETHER
 from mutual.engine.comparison.control_recipes import (
     labels_only,
@@ -26,8 +26,6 @@ from mutual.engine.storage import BEST, RunFolder
 from mutual.group import import_own_losses
 from mutual.recipe import ENSEMBLE, InputError, Recipe, did_you_mean, format_value, program_file
 
-SEED_OFFSET = 1_000_000
-"""Of the baseline's other seeds, beyond those that a comparison is run with."""
 _MAX_EPOCHS = 1_000_000
 Stage = Literal["before", "after"]
 
@@ -125,7 +123,7 @@ class _Planner:
         """Adds a control of the baseline, or of each method; a note where it is of none."""
         if control == SAME:
             if self._stage == "before":
-                note = f"the baseline under seeds + {SEED_OFFSET:,}: what differs is chance"
+                note = f"the baseline under seeds + {SEED_OFFSET:,}, on the same images: what differs is chance"
                 self._add(replace(self._baseline, control=SAME, control_of=(), note=note, seed_offset=SEED_OFFSET), self._baseline)
             return
         if not self._methods and self._stage == "before":

@@ -50,10 +50,13 @@ def arm_curve(runs: ArmRuns, metric: str) -> Curve:
 
 
 def teacher_scores(arm_runs: Sequence[ArmRuns], metric: str) -> dict[str, float]:
-    """Returns by name the frozen peers' scores, the mean over the runs of an arm; arms with equal teachers have one in common."""
+    """Returns by name the frozen peers' scores, the mean over the runs of an arm; arms with equal teachers have one in common.
+
+    Random teachers are left out: they score what chance gives, far from what is compared.
+    """
     found: dict[str, float] = {}
     for runs in arm_runs:
-        frozen = [name for name, peer in runs.arm.recipe.peers.items() if peer.frozen]
+        frozen = [name for name, peer in runs.arm.recipe.peers.items() if peer.frozen and runs.arm.control != "random-teacher"]
         for name in frozen:
             values = [value for record in runs.runs.values() if (value := _last_score(record, name, metric)) is not None]
             if not values:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mutual.engine.comparison.arms import MEAN, Arm
+from mutual.engine.comparison.arms import MEAN, SEED_OFFSET, SEEDS_OF_DATA, Arm
 from mutual.engine.comparison.comparison_folder import ComparisonFolder
 from mutual.engine.comparison.planning import settings_text
 from mutual.engine.storage import MARK, RunFolder
@@ -24,8 +24,8 @@ _NO_DIFFERENCE = re.compile(
     r"|peers\.\w+\.(rank|ranks|cost|expect|store\.folder|compile|channels_last)"
 )
 """Key paths in which runs of one arm may differ: they change no numbers, or the last digits alone."""
-_OF_SEED = ("split_seed", "subset_seed")
-"""Fields of `data` that a run resolves to its seed."""
+_OWN, _OF_PAIR = "of the run", "of its pair"
+"""In the place of a seed of the data: the run's own, or that of the run which a run of `a/a` is paired with."""
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -111,10 +111,11 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def _comparable(recipe: Recipe) -> dict[str, Any]:
     """Returns by key path what makes the recipe another one, whatever its seed."""
     document = recipe.resolved().model_dump(mode="json")
-    for key in _OF_SEED:
-        if document["data"][key] == recipe.seed:
-            document["data"][key] = "of the run"
-    if "of the run" in document["data"].values():  # classes are counted in the images that a seed has chosen
+    for key in SEEDS_OF_DATA:
+        for name, seed in {_OWN: recipe.seed, _OF_PAIR: recipe.seed - SEED_OFFSET}.items():
+            if document["data"][key] == seed:
+                document["data"][key] = name
+    if {_OWN, _OF_PAIR} & {document["data"][key] for key in SEEDS_OF_DATA}:  # classes are counted in the images that a seed has chosen
         for index in recipe.class_weights:
             document["objectives"][index][CLASS_WEIGHTS[recipe.objectives[index].loss]] = "balanced"
     for peer in document["peers"].values():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mutual.commandline import launched_rank
 from mutual.data import available_cores
-from mutual.engine.comparison.arms import Arm
+from mutual.engine.comparison.arms import SEEDS_OF_DATA, Arm
 from mutual.engine.comparison.comparison_folder import ComparisonFolder
 from mutual.engine.inputs import check_inputs
 from mutual.engine.storage import RunFolder, recipe_differences
@@ -147,7 +147,10 @@ def _plan_run(arm: Arm, seed: int, folder: ComparisonFolder, name: str, settings
         InputError: its folder holds a run of another recipe.
     """
     run = folder.run(name, seed + arm.seed_offset)
-    recipe = arm.recipe.model_copy(update={"seed": seed + arm.seed_offset, "name": run.path.name, "output": str(folder.path)})
+    data = arm.recipe.data.resolved(seed=seed)  # an arm under other seeds has the images of its pair
+    images = arm.recipe.data.model_copy(update={field: getattr(data, field) for field in SEEDS_OF_DATA})
+    fields = {"seed": seed + arm.seed_offset, "name": run.path.name, "output": str(folder.path), "data": images}
+    recipe = arm.recipe.model_copy(update=fields)
     run.check_owner()
     if not run.holds_run() and run.read_summary() is None:
         return _PlannedRun(recipe, run)
@@ -169,6 +172,8 @@ def _command(run: _PlannedRun, folder: ComparisonFolder, settings: RunSettings) 
     launcher = [sys.executable] if settings.launcher is None else shlex.split(settings.launcher)
     recipe = folder.recipe_file(run.folder.path.name.rpartition("-seed")[0])
     fields = [f"seed={run.recipe.seed}", f"name={run.recipe.name}", f"output={_as_yaml(run.recipe.output)}"]
+    seeds = {field: getattr(run.recipe.data, field) for field in SEEDS_OF_DATA}
+    fields += [f"data.{field}={seed}" for field, seed in seeds.items() if seed not in (None, run.recipe.seed)]
     return (*launcher, "-m", "mutual.train", str(recipe), *fields, "--overwrite" if run.replaces else "--resume")
 
 

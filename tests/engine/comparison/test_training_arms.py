@@ -75,6 +75,15 @@ def test_an_arm_that_reads_anothers_runs_is_not_trained_and_an_offset_is_added_t
     assert train([arms[0], reader, shifted], folder, seeds=[3], jobs=1) == ["pair-temperature-1-seed3", "a-a-seed103"]
 
 
+def test_paired_runs_have_the_same_images_whatever_is_added_to_the_seed(arms, folder):
+    data = arms[0].recipe.data.model_copy(update={"subset": 16})
+    shifted = Arm("a/a", arms[0].recipe.model_copy(update={"data": data}), seed_offset=100)
+    assert train([shifted], folder, seeds=[3], jobs=1) == ["a-a-seed103"]
+    recipe = folder.run("a-a", 103).recipe()
+    assert (recipe.seed, recipe.data.subset_seed) == (103, 3)
+    assert train([shifted], folder, seeds=[3], jobs=1) == [], "it is finished"
+
+
 @pytest.mark.slow
 def test_a_failing_run_is_a_line_and_the_others_write_a_checkpoint(arms, folder):
     names = ["pair-temperature-1-seed0", "pair-temperature-4-seed0"]
@@ -253,7 +262,7 @@ def test_links_in_the_place_of_our_folders_are_refused(arms, folder, name, tmp_p
 def test_a_log_is_no_link_and_no_pipe(arms, folder, make, tmp_path):
     log = folder.log(folder.run("pair-temperature-1", 0))
     log.parent.mkdir(parents=True)
-    make(log)
+    make(log, folder.path / "foreign.txt")
     with pytest.raises(InputError, match=r"seed0\.log is no file, and what the training prints would go there"):
         train(arms[:1], folder, seeds=[0])
     assert not (folder.path / "foreign.txt").exists()

@@ -59,7 +59,7 @@ def reliability_picture(counts_K: Numbers, confidences_K: Numbers, accuracies_K:
     def point(x: float, y: float) -> tuple[float, float]:
         return left + x * _SIDE, _TITLE + (1 - y) * _SIDE
 
-    for bin_index in np.flatnonzero(counts_K):
+    for bin_index in np.flatnonzero(counts_K).tolist():
         low, high = bin_index / num_bins, (bin_index + 1) / num_bins
         accuracy, confidence = float(accuracies_K[bin_index]), float(confidences_K[bin_index])
         gap = sorted((accuracy, confidence))

@@ -51,7 +51,9 @@ def test_one_net_with_the_same_compute_that_is_better_is_said():
         "dml_t4 helps: NLL -0.0750 nats, but one net trained longer with the same compute is better; "
         "dml_t1: no difference is shown, and one net trained longer with the same compute is better"
     )
-    said = [each for each in sentences(found) if each.startswith("dml_t1: worse than the same compute spent on one longer-trained net: ")]
+    said = [
+        each for each in sentences(found) if each.startswith("dml_t1, top-1: worse than the same compute spent on one longer-trained net: ")
+    ]
     assert len(said) == 1
     assert "top-1 -4.00 points (95 % interval -5.30 .. -2.70, p 0.031" in said[0]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mutual.engine.comparison import ArmSummary, Difference
 from mutual.engine.report.pages.axes import LEFT, RIGHT, TOP, Scale, tick_text, value_scale
 from mutual.engine.report.pages.charts import WIDTH, figure, svg
-from mutual.engine.report.pages.markup import Markup, clip, element, scroll_box
+from mutual.engine.report.pages.markup import Markup, clip, element, scroll_box, short_names
 from mutual.engine.report.pages.numbers import FRACTIONS, difference_text, finite, is_finite, metric_label, metric_text, unit_of
 
 _ROW = 26.0
@@ -21,7 +21,7 @@ def forest_plot(metric: str, differences: Sequence[Difference], styles: Mapping[
     shown = [each for each in differences if is_finite(each.mean)]
     if not shown:
         return None
-    names = [clip(each.arm, 16) for each in shown]
+    names = short_names([each.arm for each in shown], 22)
     ends = [0.0, *finite([end for each in shown for end in (each.mean, *(each.interval or ()))])]
     room = 0.08 * (max(ends) - min(ends)) or 1e-3
     left = 12 + 6.4 * max(map(len, names))
@@ -53,7 +53,7 @@ def seed_chart(metric: str, arms: Sequence[ArmSummary], styles: Mapping[str, str
         return None
     width = max(WIDTH, LEFT + RIGHT + _COLUMN * len(shown))
     step = (width - LEFT - RIGHT) / len(shown)
-    names = [clip(arm.name, 16) for arm in shown]
+    names = short_names([arm.name for arm in shown], 22)
     is_flat = all(6.4 * len(each) < step - 4 for each in names)
     y = value_scale([value for arm in shown for value in finite(arm.metrics[metric].values.values())], _HEIGHT, TOP, metric=metric)
     bottom = 22.0 if is_flat else 16 + 6.4 * max(map(len, names))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import os.path
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from urllib.parse import quote
@@ -100,6 +102,26 @@ def clip(text: object, length: int) -> str:
     """
     shown = printable(text, max_length=_MAX_TEXT)
     return shown if len(shown) <= length else f"{shown[: length - 1].rstrip()}…"
+
+
+def short_names(names: Sequence[str], length: int) -> list[str]:
+    """Returns names in one line of at most `length` characters each, by which they can be told apart as far as that goes.
+
+    Where one is longer, the words that all begin with are left out; one that is still too long is cut in its middle.
+
+    Example:
+        >>> short_names(["digits_dml", "digits_dml-independent"], 16)
+        ['dml', 'dml-independent']
+        >>> short_names(["teacher-independent"], 10)
+        ['teach…dent']
+    """
+    shown = [printable(name, max_length=_MAX_TEXT) for name in names]
+    if len(shown) > 1 and any(len(name) > length for name in shown):
+        words = re.findall(r".*?[ _/.:-]", os.path.commonprefix(shown))
+        begin = sum(map(len, words))
+        shown = [name[begin:] or name for name in shown]
+    half = length // 2
+    return [name if len(name) <= length else f"{name[:half]}…{name[half + 1 - length :]}" for name in shown]
 
 
 def address(path: PurePath) -> str:

@@ -29,11 +29,15 @@ def headline(comparison: Comparison) -> str:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """Returns a sentence for each arm and metric, and one for what equal compute says of it."""
+    """Returns a sentence for each arm and metric, and for what equal compute says of the arm: of metrics of which it says the same, one."""
     found = []
     for arm in _given(comparison):
         found += [_sentence(each) for each in _against_baseline(comparison, arm)]
-        found += [_equal_compute_sentence(comparison, each) for each in comparison.equal_compute if each.arm == arm]
+        metrics: dict[str, list[str]] = {}
+        for each in comparison.equal_compute:
+            if each.arm == arm:
+                metrics.setdefault(_beside_longer(comparison, each), []).append(metric_label(each.metric))
+        found += [f"{clip(arm, _MAX_NAME)}, {', '.join(labels)}: {said}." for said, labels in metrics.items()]
     return found
 
 
@@ -105,14 +109,14 @@ def _value_and_details(difference: Difference) -> str:
     return f"{_value(difference)}{more}"
 
 
-def _equal_compute_sentence(comparison: Comparison, found: EqualCompute) -> str:
-    arm, metric = clip(found.arm, _MAX_NAME), metric_label(found.metric)
+def _beside_longer(comparison: Comparison, found: EqualCompute) -> str:
+    """Returns what equal compute says of an arm in one metric."""
     if found.beats_equal_compute is None:
-        return f"{arm}, {metric}: the same compute spent on one longer-trained net was not compared (--control longer)."
+        return "the same compute spent on one longer-trained net was not compared (--control longer)"
     if found.beats_equal_compute:
-        return f"{arm}, {metric}: better than the same compute spent on one longer-trained net."
+        return "better than the same compute spent on one longer-trained net"
     worse = [each for each in _against_longer(comparison, found.arm, found.metric) if each.verdict == "worse"]
     if worse:
-        return f"{arm}: worse than the same compute spent on one longer-trained net: {_value_and_details(worse[0])}."
+        return f"worse than the same compute spent on one longer-trained net: {_value_and_details(worse[0])}"
     beats = "better than independent peers, but " if found.beats_independent else ""
-    return f"{arm}, {metric}: {beats}not shown to be better than the same compute spent on one longer-trained net."
+    return f"{beats}not shown to be better than the same compute spent on one longer-trained net"

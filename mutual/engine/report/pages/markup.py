@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
-import os.path
 import re
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import PurePath
 from urllib.parse import quote
 
@@ -117,8 +117,9 @@ def short_names(names: Sequence[str], length: int) -> list[str]:
     """
     shown = [printable(name, max_length=_MAX_TEXT) for name in names]
     if len(shown) > 1 and any(len(name) > length for name in shown):
-        words = re.findall(r".*?[ _/.:-]", os.path.commonprefix(shown))
-        begin = sum(map(len, words))
+        words = [re.findall(r"[^ _/.:-]*[ _/.:-]", name) for name in shown]
+        common = takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False))
+        begin = sum(len(each[0]) for each in common)
         shown = [name[begin:] or name for name in shown]
     half = length // 2
     return [name if len(name) <= length else f"{name[:half]}…{name[half + 1 - length :]}" for name in shown]

@@ -20,7 +20,7 @@ def test_memory_and_open_files_stay_flat(tmp_path):
     document = tiny_document(
         data={"dataset": "digits", "image_size": 8, "batch_size": 2, "eval_batch_size": 71, "subset": 200},
         peers={"a": {"model": "process_models:measured", "args": {"log": str(tmp_path / "log")}}, "b": {"model": "support:tiny"}},
-        train={"epochs": UPDATES // 100, "progress": False},
+        train={"epochs": UPDATES // 100, "progress": False, "pictures": False},
         checkpoint={"every_steps": 100, "keep": 3},
     )
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -74,7 +75,10 @@ def stopped(num_classes, in_channels):
 
 
 class Measured(TinyNet):
-    """Writes down before each update what memory its process holds and how many files it has open."""
+    """Writes down before each update what memory its process holds and how many files it has open.
+
+    Pages of files are left out: of a process that was forked each counts only once code in it has run.
+    """
 
     def __init__(self, num_classes, in_channels, *, log):
         super().__init__(num_classes, in_channels)
@@ -82,8 +86,8 @@ class Measured(TinyNet):
 
     def forward(self, images):
         if torch.is_grad_enabled():
-            resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
-            now = {"bytes": resident_pages * os.sysconf("SC_PAGE_SIZE"), "files": len(list(Path("/proc/self/fd").iterdir()))}
+            (kilobytes,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            now = {"bytes": 1024 * int(kilobytes), "files": len(list(Path("/proc/self/fd").iterdir()))}
             with Path(self.log).open("a") as log:
                 log.write(json.dumps(now) + "\n")
         return super().forward(images)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import run_launched, tiny_document
+from support import run, tiny_document
 
 UPDATES, EARLY, SPAN = 3000, 500, 100
 pytestmark = [
@@ -16,18 +16,15 @@ pytestmark = [
 
 
 def test_memory_and_open_files_stay_flat(tmp_path):
-    """The most in a span of updates, early and at the end: 2 MB more are 800 bytes an update.
-
-    In a process that was not forked: one that was takes pages of its own as it comes to write to those that it shares.
-    """
+    """The most in a span of updates, early and at the end: 2 MB more are 800 bytes an update."""
     document = tiny_document(
         data={"dataset": "digits", "image_size": 8, "batch_size": 2, "eval_batch_size": 71, "subset": 200},
         peers={"a": {"model": "process_models:measured", "args": {"log": str(tmp_path / "log")}}, "b": {"model": "support:tiny"}},
-        train={"epochs": UPDATES // 100, "progress": False, "pictures": False},  # the first ones load fonts: 2 MB, once
+        train={"epochs": UPDATES // 100, "progress": False},
         checkpoint={"every_steps": 100, "keep": 3},
     )
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
-    run_launched("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path}")
+    run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path}")
     measured = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert len(measured) >= UPDATES, "there may be trials before the first update"
     early, late = measured[EARLY - SPAN : EARLY], measured[-SPAN:]

@@ -60,7 +60,9 @@ def test_scores_are_those_of_evaluate(digits):
         assert each.scores == expected[each.name]
     pair = findings.pairs[0]
     assert pair.agreement == pytest.approx(expected["pairs"]["agreement"])
-    assert (pair.kl + pair.reverse_kl) / 2 == pytest.approx(expected["pairs"]["kl"], rel=1e-3)  # small, and there in float32
+    assert (pair.kl + pair.reverse_kl) / 2 == pytest.approx(
+        expected["pairs"]["kl"], rel=1e-4, abs=3e-7
+    )  # there in float32 as the difference of two sums of about 2.3 nats
 
 
 def test_calibration_counts_all_images_and_the_temperature_lowers_the_nll(digits):

@@ -11,8 +11,8 @@ from textwrap import TextWrapper
 from mutual.recipe import printable
 
 WIDTH = 118
-_NAME_WIDTH, _TEXT_WIDTH = 29, 20
-"""Names, in the first column, and verdicts that are longer go on in the next line of a text table."""
+_NAME_WIDTH, _SHORTEST_NAME_WIDTH, _TEXT_WIDTH = 29, 16, 20
+"""Names, in the first column, and verdicts that are longer go on in the next line of a text table; names sooner where the row is full."""
 _GAP = "  "
 
 
@@ -41,15 +41,14 @@ def wrapped(text: str, *, width: int = WIDTH, bullet: str = "") -> str:
 
 def text_table(table: Table) -> str:
     """Returns the table for a terminal; names that the row above has, too, are not repeated."""
-    rows = [
-        [
-            [cell] if column.is_number else _lines(cell, _TEXT_WIDTH if index else _NAME_WIDTH)
-            for index, (cell, column) in enumerate(zip(row, table.columns, strict=True))
-        ]
-        for row in _without_repeated_names(table.rows)
-    ]
     heads = [[column.head] for column in table.columns]
-    widths = [max(_width(line) for row in (heads, *rows) for line in row[index]) for index in range(len(heads))]
+    shown = _without_repeated_names(table.rows)
+    others = [[_lines(cell, column) for cell, column in zip(row[1:], table.columns[1:], strict=True)] for row in shown]
+    widths = _widths([heads[1:], *others])
+    left = WIDTH - sum(len(_GAP) + width for width in widths)
+    name_width = min(_NAME_WIDTH, max(_SHORTEST_NAME_WIDTH, left))
+    rows = [[_lines(row[0], table.columns[0], name_width), *other] for row, other in zip(shown, others, strict=True)]
+    widths = _widths([heads, *rows])
     lines = [_line(heads, widths, table.columns, 0), _GAP.join("-" * width for width in widths)]
     for row in rows:
         lines += [_line(row, widths, table.columns, index) for index in range(max(map(len, row)))]
@@ -65,7 +64,14 @@ def _without_repeated_names(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     return shown
 
 
-def _lines(cell: str, width: int) -> list[str]:
+def _widths(rows: Sequence[Sequence[Sequence[str]]]) -> list[int]:
+    """Returns the width of each column of rows of cells of lines."""
+    return [max(_width(line) for cell in column for line in cell) for column in zip(*rows, strict=True)]
+
+
+def _lines(cell: str, column: Column, width: int = _TEXT_WIDTH) -> list[str]:
+    if column.is_number:
+        return [cell]
     return TextWrapper(width=width, break_on_hyphens=False).wrap(printable(cell)) or [""]
 
 

@@ -55,7 +55,7 @@ def test_text_table():
 def test_lines_are_not_longer_than_a_wide_terminal():
     names = [f"recipes/fashion_mnist/dml.yaml objectives.1.temperature={index}.123456789" for index in range(3)]
     wide = comparison(*[made_up_arm(name, scores(0.5, 12345.678), split="val") for name in names], split="val")
-    assert max(map(len, render(wide, "text").splitlines())) <= 124
+    assert max(map(len, render(wide, "text").splitlines())) <= 122
 
 
 def test_marks_of_methods_that_do_not_beat_their_controls():

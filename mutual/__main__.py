@@ -17,6 +17,8 @@ COMMANDS = {
     "report": ("mutual.report", "write a run, or a comparison, as one HTML page"),
     "store": ("mutual.store", "compute what frozen peers say ahead of training"),
     "compare": ("mutual.compare", "compare recipes under several seeds, with controls, or runs that exist"),
+    "convert": ("mutual.convert", "convert configs and weights of PaddleClas"),
+    "doctor": ("mutual.doctor", "look at this machine: versions, devices, disks, ranks, and what to set"),
     "bench": ("mutual.bench", "measure step time and memory of recipes"),
     "data-check": ("mutual.data.check", "find bad images, duplicates and classes that do not match"),
     "data-bench": ("mutual.data.bench", "measure how fast the images of recipes are loaded"),

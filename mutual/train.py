@@ -15,8 +15,15 @@ from mutual.recipe import load_recipe
 def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.train") -> int:
     """Trains and returns the exit code."""
     parser = argparse.ArgumentParser(prog=prog, description="Train a group of peers from a recipe.")
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, such as recipes/dml_pplcnet.yaml")
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, such as recipes/dml_pplcnet.yaml, or a config of PaddleClas")
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="fields of the recipe to set otherwise")
+    parser.add_argument(
+        "-o",
+        metavar="Key.path=value",
+        action="append",
+        default=[],
+        help="the same; or Global.epochs=3 of a config of PaddleClas",
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="go on from the last good checkpoint, or start where there is none")
     mode.add_argument("--overwrite", action="store_true", help="remove what an earlier run of this name left")
@@ -28,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.train") 
     def command() -> None:
         start_time = time.perf_counter()
         extension = [] if options.extend is None else [f"extended_from.run={json.dumps(options.extend)}"]
-        recipe = load_recipe(options.recipe, [*options.overrides, *extension])
+        recipe = load_recipe(options.recipe, [*options.overrides, *options.o, *extension])
         from mutual.engine import check_inputs
 
         check_inputs(recipe, into_new_folder=not (options.resume or options.overwrite))

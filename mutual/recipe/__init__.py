@@ -17,9 +17,10 @@ from mutual.recipe.edges import (
     peer_of,
 )
 from mutual.recipe.errors import Fault, InputError, RecipeError, RunError, did_you_mean
-from mutual.recipe.load import check_section, dump_recipe, load_recipe, parse_recipe, with_loss_traits
+from mutual.recipe.load import check_section, convert_recipe, dump_recipe, load_recipe, parse_recipe, with_loss_traits
 from mutual.recipe.objectives import CLASS_WEIGHTS, OBJECTIVES
 from mutual.recipe.own_loss import LossTraits, OwnLoss
+from mutual.recipe.paddleclas import converted_text
 from mutual.recipe.peers import PRETRAINED, PROGRAM_SUFFIX, PeerSpec, StoreSpec, WeightsSpec, program_file
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
@@ -70,6 +71,8 @@ __all__ = [
     "allow_any_name",
     "call_users",
     "check_section",
+    "convert_recipe",
+    "converted_text",
     "derive_seed",
     "describe_error",
     "did_you_mean",

@@ -1,8 +1,9 @@
-"""load_recipe, parse_recipe, dump_recipe: recipes from files and dicts, checked once and for good, and back to text."""
+"""load_recipe, convert_recipe, parse_recipe, dump_recipe: recipes from files and dicts, checked once and for good, and back to text."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from mutual.recipe.faults import faults_of
 from mutual.recipe.limits import MAX_CANDIDATES, MAX_RECIPE_BYTES, Extent, LimitError, measure
 from mutual.recipe.overrides import apply_overrides
 from mutual.recipe.own_loss import LossTraits
+from mutual.recipe.paddleclas import Conversion, convert_config, is_config, is_override
 from mutual.recipe.syntax import YamlError, dump_yaml, parse_yaml
 from mutual.recipe.text import format_value
 
@@ -30,8 +32,9 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any], overrides: S
     """Returns a checked recipe.
 
     Args:
-        recipe: a YAML file, or what such a file says as a dict, which is left as it is. Errors call a dict `recipe`.
-        overrides: changes of the form `key.path=value`.
+        recipe: a YAML file, or what such a file says as a dict, which is left as it is. Errors call a dict `recipe`. The file may be a
+            config of PaddleClas, which is converted; a warning names what of it has no counterpart here.
+        overrides: changes of the form `key.path=value`; those of a config's own keys (`Global.epochs=3`) are made before it is converted.
 
     Raises:
         RecipeError: whatever is wrong with the file, the recipe or the overrides, all of it in one line each.
@@ -47,11 +50,28 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any], overrides: S
     if isinstance(recipe, str | os.PathLike):
         source = os.fspath(recipe)
         document = _parse(Path(source))
+        if is_config(document):
+            document, overrides = _converted(document, source, overrides)
     else:
         source = "recipe"
         document = _copy(recipe, source)
     document = _sections(document, source)
     return _validate(document, Origin(source, apply_overrides(document, overrides)))
+
+
+def convert_recipe(config: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Conversion:
+    """Returns a config of PaddleClas as the document of a recipe, which `load_recipe` would make of it, with what there is to say of it.
+
+    Raises:
+        RecipeError: whatever is wrong with the file or the overrides, or with the recipe that comes of it.
+    """
+    source = os.fspath(config)
+    content = _parse(Path(source))
+    if not is_config(content):
+        raise RecipeError([Fault("", "no config of PaddleClas: there is no section Arch")], source=source)
+    conversion = convert_config(content, source=source, overrides=overrides)
+    parse_recipe(conversion.document, source=source)
+    return conversion
 
 
 def parse_recipe(document: Mapping[str, Any], *, source: str = "") -> Recipe:
@@ -107,6 +127,15 @@ def _parse(file: Path) -> Any:
         return parse_yaml(_read(file))
     except YamlError as error:
         raise RecipeError([Fault("", str(error))], source=str(file)) from error
+
+
+def _converted(config: Mapping[str, Any], source: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Returns a config of PaddleClas as a recipe's document, and those of the overrides that are a recipe's."""
+    theirs = [text for text in overrides if is_override(text)]
+    conversion = convert_config(config, source=source, overrides=theirs)
+    for line in conversion.left_out:
+        warnings.warn(f"{source}: {line}", stacklevel=3)
+    return conversion.document, [text for text in overrides if text not in theirs]
 
 
 def _copy(document: Any, source: str) -> Any:

@@ -1,0 +1,88 @@
+"""convert_config: a config of PaddleClas (2.x) for classification as the document of a recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mutual.recipe.errors import RecipeError
+from mutual.recipe.overrides import apply_overrides
+from mutual.recipe.paddleclas.architectures import convert_models
+from mutual.recipe.paddleclas.data import convert_data
+from mutual.recipe.paddleclas.losses import convert_losses
+from mutual.recipe.paddleclas.optimizers import convert_optimizer
+from mutual.recipe.paddleclas.section import Notes, Section
+from mutual.recipe.paddleclas.settings import convert_settings
+
+SECTIONS = ("Global", "Arch", "Loss", "Optimizer", "DataLoader", "AMP", "EMA", "Metric", "Infer", "Slim", "DALI", "SWA", "Export")
+"""What a config of theirs consists of; a recipe's keys begin with small letters."""
+_NEEDED = ("Arch", "Loss", "DataLoader")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A config as the document of a recipe, and what there is to say of it.
+
+    Attributes:
+        document: of a recipe, as its YAML would be; it is not checked.
+        left_out: what has no counterpart, a line each: `Arch.models.0.Teacher.use_ssld: true: why`.
+        remarks: what is said or done in another way, a line each.
+        unneeded: key paths of what says nothing to a recipe.
+    """
+
+    document: dict[str, Any]
+    left_out: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    unneeded: tuple[str, ...] = ()
+
+
+def is_config(document: Any) -> bool:
+    """Returns True for the content of a config of PaddleClas; a recipe of ours has none of its sections."""
+    return isinstance(document, Mapping) and "Arch" in document and not {"peers", "objectives"} & document.keys()
+
+
+def is_override(text: str) -> bool:
+    """Returns True for `Global.epochs=3`, which changes a config; `train.epochs=3` changes a recipe."""
+    return re.split(r"[.=]", text, maxsplit=1)[0] in SECTIONS
+
+
+def convert_config(config: Mapping[str, Any], *, source: str, overrides: Sequence[str] = ()) -> Conversion:
+    """Returns a config as the document of a recipe.
+
+    Args:
+        config: what the config's YAML says; it is changed by `overrides`.
+        source: its file, after which the recipe is called.
+        overrides: changes of the config, `Key.path=value`, as its own `-o` takes them.
+
+    Raises:
+        RecipeError: what is there is no such config, or a part of it that nothing can stand for: a model, say.
+    """
+    content = dict(config)
+    notes = Notes()
+    root = Section({}, "", notes)
+    try:
+        apply_overrides(content, overrides)
+        root = Section(content, "", notes)
+        if missing := [name for name in _NEEDED if name not in root]:
+            raise root.error(missing[0], "is missing; a config of PaddleClas has Arch, Loss, DataLoader, Optimizer and Global")
+        document = _converted(root, Path(source).stem)
+    except RecipeError as error:
+        raise RecipeError([replace(fault, source=fault.source or source) for fault in error.faults]) from None
+    root.name_untaken()
+    return Conversion(document, tuple(notes.left_out), tuple(notes.remarks), tuple(notes.unneeded))
+
+
+def _converted(root: Section, stem: str) -> dict[str, Any]:
+    settings = root.section("Global")
+    models = convert_models(root.section("Arch"), settings)
+    losses = root.section("Loss")
+    objectives = convert_losses(losses, models)
+    data = convert_data(root.section("DataLoader"), settings, models)
+    optimizer = convert_optimizer(root.section("Optimizer"), models)
+    document: dict[str, Any] = {"name": re.sub(r"[^\w.\-]+", "_", stem).strip("_.-") or "paddleclas"}
+    document |= {"data": data, "peers": {model.name: model.document for model in models}, "objectives": objectives, **optimizer}
+    convert_settings(document, root, settings)
+    return document

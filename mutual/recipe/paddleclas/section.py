@@ -1,0 +1,169 @@
+"""Section: a mapping of a config whose entries are taken one by one, so that what nobody has taken can be named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from mutual.recipe.errors import Fault, RecipeError
+from mutual.recipe.text import format_value
+
+
+@dataclass
+class Notes:
+    """What a conversion has to say, in the order in which it was found."""
+
+    left_out: list[str] = field(default_factory=list)
+    """Entries that have no counterpart and change numbers, each as `KEY.PATH: VALUE ...: why`."""
+    remarks: list[str] = field(default_factory=list)
+    """What is another way of saying or doing the same, or differs by less than a setting."""
+    unneeded: list[str] = field(default_factory=list)
+    """Key paths of entries that say nothing to a recipe: what is done by another command, or by itself."""
+
+
+class Section:
+    """A mapping of a config; every entry is taken, passed over, or named by `name_untaken` as one that has no counterpart."""
+
+    def __init__(self, content: Mapping[str, Any], path: str, notes: Notes) -> None:
+        self._left = dict(content)
+        self._sections: list[Section] = []
+        self.path = path
+        self.notes = notes
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is an entry of this key that nobody has taken, and that is not null."""
+        return self._left.get(key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys that nobody has taken."""
+        return iter(list(self._left))
+
+    def take(self, key: str, default: Any = None) -> Any:
+        """Returns an entry, or `default` where it is absent or null."""
+        value = self._left.pop(key, None)
+        return default if value is None else value
+
+    def number(self, key: str, default: float | None = None) -> Any:
+        """Returns a number; a fraction such as `1.0/255.0` is one, too, as PaddleClas reads it.
+
+        Raises:
+            RecipeError: it is none.
+        """
+        value = self.take(key, default)
+        if isinstance(value, str):
+            above, _, below = value.partition("/")
+            with suppress(ValueError, ZeroDivisionError):
+                value = float(above) / float(below or 1)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise self.error(key, f"{format_value(value)} is no number")
+        return value
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """Returns true or false.
+
+        Raises:
+            RecipeError: it is neither.
+        """
+        value = self.take(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, f"{format_value(value)} is neither true nor false")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> Any:
+        """Returns a text.
+
+        Raises:
+            RecipeError: it is none.
+        """
+        value = self.take(key, default)
+        if value is not None and not isinstance(value, str):
+            raise self.error(key, f"{format_value(value)} is no text")
+        return value
+
+    def entries(self, key: str) -> list[Any]:
+        """Returns a list; one that is absent or null is empty.
+
+        Raises:
+            RecipeError: it is none.
+        """
+        value = self.take(key, [])
+        if not isinstance(value, list):
+            raise self.error(key, f"{format_value(value)} is no list")
+        return value
+
+    def section(self, key: str) -> Section:
+        """Returns a mapping as a section; one that is absent or null is empty.
+
+        Raises:
+            RecipeError: it is none.
+        """
+        return self._opened(self.take(key, {}), key)
+
+    def named_sections(self, key: str) -> list[tuple[str, Section]]:
+        """Returns a list of mappings of one key each, `- NAME: {...}` or `- NAME`, as names and sections.
+
+        Raises:
+            RecipeError: an entry is none of these.
+        """
+        found = []
+        for index, entry in enumerate(self.entries(key)):
+            if isinstance(entry, str):
+                entry = {entry: None}
+            if not isinstance(entry, Mapping) or len(entry) != 1:
+                raise self.error(f"{key}.{index}", f"{format_value(entry)} is no mapping of one name to its arguments")
+            ((name, content),) = entry.items()
+            found.append((str(name), self._opened(content or {}, f"{key}.{index}.{name}")))
+        return found
+
+    def pass_over(self, *keys: str) -> None:
+        """Takes entries that say nothing to a recipe."""
+        for key in keys:
+            if self._left.pop(key, None) is not None:
+                self.notes.unneeded.append(self._path_of(key))
+
+    def leave_out(self, key: str, why: str) -> None:
+        """Takes an entry and names it as one that has no counterpart."""
+        value = self._left.pop(key, None)
+        self.notes.left_out.append(f"{self._path_of(key)}: {format_value(value)}: {why}")
+
+    def remark(self, text: str, key: str = "") -> None:
+        """Notes what differs, or is said in another way, at this section or at an entry of it."""
+        self.notes.remarks.append(f"{self._path_of(key)}: {text}")
+
+    def name_untaken(self) -> None:
+        """Names each entry that nobody has taken, here and in all sections of it; null, an empty text and false say nothing."""
+        for key, value in self._left.items():
+            if value not in (None, "", False, [], {}):
+                self.notes.left_out.append(f"{self._path_of(key)}: {format_value(value)}: has no counterpart")
+        self._left.clear()
+        for section in self._sections:
+            section.name_untaken()
+
+    def error(self, key: str, message: str) -> RecipeError:
+        """A RecipeError at an entry."""
+        return RecipeError([Fault(self._path_of(key), message)])
+
+    def _opened(self, content: Any, key: str) -> Section:
+        if not isinstance(content, Mapping):
+            raise self.error(key, f"{format_value(content)} is no mapping")
+        section = Section(content, self._path_of(key), self.notes)
+        self._sections.append(section)
+        return section
+
+    def _path_of(self, key: str) -> str:
+        return ".".join(part for part in (self.path, key) if part)
+
+
+def pairs_of(section: Section, key: str) -> Sequence[tuple[str, str]]:
+    """Returns a list of lists of two names, such as `model_name_pairs`.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    pairs = section.entries(key)
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)):
+            raise section.error(key, f"{format_value(pair)} is no pair of names")
+    return [(first, second) for first, second in pairs]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mutual.objectives import build_loss, loss
     from mutual.recipe import InputError, Recipe, RecipeError, RunError, load_recipe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Callback",
     "InputError",

@@ -9,6 +9,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the nets are tiny, and several processes train at once
 QUICK = 5.0
 """Seconds that a test which is not marked `slow` takes at most on a core of its own."""
+LONGEST = 25
+"""Files of tests whose time is said."""
 
 
 def pytest_addoption(parser):
@@ -38,12 +40,17 @@ def pytest_unconfigure():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Names quick tests that were slow; a busy machine is a reason, so this fails nothing."""
-    seconds = Counter()
+    """Names quick tests that were slow; a busy machine is a reason, so this fails nothing. Where all ran, names the files that took longest."""
+    seconds, file_seconds = Counter(), Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
-            if isinstance(report, pytest.TestReport) and "slow" not in report.keywords:
-                seconds[report.nodeid] += report.duration
+            if isinstance(report, pytest.TestReport):
+                file_seconds[report.nodeid.partition("::")[0]] += report.duration
+                if "slow" not in report.keywords:
+                    seconds[report.nodeid] += report.duration
+    if len(file_seconds) > LONGEST:
+        listed = ", ".join(f"{file} {duration:.0f}" for file, duration in file_seconds.most_common(LONGEST))
+        terminalreporter.write_line(f"seconds of {sum(file_seconds.values()):.0f}, by file: {listed}")
     for name, duration in seconds.most_common():
         if duration > QUICK:
             terminalreporter.write_line(f"not marked slow, and took {duration:.1f} s (more than {QUICK:.0f}): {name}")

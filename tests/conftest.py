@@ -40,7 +40,7 @@ def pytest_unconfigure():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Names quick tests that were slow; a busy machine is a reason, so this fails nothing. Where all ran, names the files that took longest."""
+    """Names quick tests that were slow; a busy machine is a reason, so this fails nothing. And the files that took longest."""
     seconds, file_seconds = Counter(), Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:

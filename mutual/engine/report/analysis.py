@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mutual.engine.costs import count_forward_flops
 from mutual.engine.evaluation import RunInference, check_trusted_data
 from mutual.engine.inputs import check_data_present, check_split
 from mutual.engine.report.edges_of import edges_of, tapped_paths, unread_losses
@@ -93,7 +92,7 @@ def _findings(
     validation = predictions if split == "val" else predict_split(inference, "val", ensemble=ensemble, max_images=max_images)
     edges, paths = edges_of(recipe), tapped_paths(recipe)
     features = compare_features(inference, split, paths, headless)
-    members = find_members(recipe, inference, predictions, validation, history, forward_flops(inference, count_forward_flops))
+    members = find_members(recipe, inference, predictions, validation, history, forward_flops(inference))
     members += find_headless(recipe, {name: each.model for name, each in headless.items()}, history)
     choice = Choice(best_peer, best.metric, {name: best.peers[name] for name in recipe.trainable if name in best.peers})
     summary = folder.read_summary()

@@ -10,6 +10,7 @@ from mutual.engine.report.pages.charts import Series, charts, legend, line_chart
 from mutual.engine.report.pages.heat_map import heat_map
 from mutual.engine.report.pages.markup import Markup, clip, element, join, name, table
 from mutual.engine.report.pages.numbers import finite, metric_text
+from mutual.recipe import ENSEMBLE
 
 _MAX_CKA = 12  # pairs; 8 peers have 28
 
@@ -76,7 +77,7 @@ def features(findings: Findings) -> Markup | None:
 
 
 def _trained(findings: Findings) -> set[str]:
-    return {member.name for member in findings.members if not member.is_frozen and member.name != "ensemble"}
+    return {member.name for member in findings.members if not member.is_frozen and member.name != ENSEMBLE}
 
 
 def _directed(found: Sequence[PairFindings]) -> list[PairFindings]:

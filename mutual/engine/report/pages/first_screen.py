@@ -6,9 +6,9 @@ import shlex
 
 from mutual.engine.report.findings import Findings, MemberFindings
 from mutual.engine.report.pages.charts import member_name
-from mutual.engine.report.pages.legend import ENSEMBLE
 from mutual.engine.report.pages.markup import Markup, command_box, element, name, table
 from mutual.engine.report.pages.numbers import NOTHING, count_text, is_finite, metric_label, metric_text
+from mutual.recipe import ENSEMBLE
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
 _COLUMNS = ("top1", "macro_top1", "map", "knn_top1", "nll", "ece")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 
 from mutual.engine.comparison import ArmSummary, Comparison, Difference
 from mutual.engine.report.pages.charts import Series, charts, legend, line_chart, member_name
@@ -162,10 +163,10 @@ def _mean_series(arm: str, style: str, rows: Sequence[tuple[float, Sequence[floa
     points: list[tuple[float, float | None]] = []
     band = []
     for epoch, values in rows:
-        mean = sum(values) / len(values)
+        mean = fmean(values)
         points.append((epoch, mean))
         if len(values) > 1:
-            std = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+            std = stdev(values)
             band.append((epoch, mean - std, mean + std))
     return Series(arm, style, points, band)
 

@@ -36,8 +36,6 @@ _CHURN = "The fraction of images whose predicted class is not that of the evalua
 def run_page(findings: Findings) -> str:
     """Returns the report of a run as one HTML file."""
     styles = member_styles(findings.members)
-    if not any(member.name == "ensemble" for member in findings.members):
-        styles.pop("ensemble")
     sections: list[tuple[str, str, Markup | None]] = [
         ("result", "Result", result(findings, styles)),
         ("curves", "Curves", section("curves", "Curves", *curves(findings, styles))),

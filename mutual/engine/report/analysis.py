@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mutual.engine.evaluation import RunInference, check_trusted_data
-from mutual.engine.inputs import check_data_present, check_split
+from mutual.engine.inputs import check_data_present, check_split, given_datasets
 from mutual.engine.report.edges_of import edges_of, tapped_paths, unread_losses
 from mutual.engine.report.features import FeatureModel, compare_features
 from mutual.engine.report.findings import Findings
@@ -63,8 +63,7 @@ def analyse_run(
     files = peer_files(folder, None)
     check_split(recipe, trained, split)
     check_data_present(recipe)
-    given = [text.partition("=")[2] for text in overrides if text.startswith("data.dataset=")]
-    check_trusted_data(recipe.data, [*datasets, *given])
+    check_trusted_data(recipe.data, given_datasets(datasets, overrides))
     peers = load_peers(folder, recipe, files, factories)
     notes = list(peers.notes)
     skipping = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_bad_image": "skip"})})

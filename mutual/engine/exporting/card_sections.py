@@ -10,7 +10,7 @@ from mutual.engine.exporting.quantization import Int8Export
 from mutual.engine.exporting.snippets import loading, older_timm_loading, preparation, timm_loading
 from mutual.engine.exporting.timm_folder import LOWEST_VERSION
 from mutual.engine.storage import EXPORTED_RECIPE, TIMM_FOLDER
-from mutual.recipe import ENSEMBLE, format_value
+from mutual.recipe import ENSEMBLE, SPLIT_NAMES, format_value
 
 MAX_CLASSES = 200
 """No more names of classes than these stand in a card."""
@@ -30,7 +30,6 @@ _FORMATS = {
     "onnx": "ONNX program",
     "onnx int8": "ONNX program in int8",
 }
-_SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def introduction(facts: CardFacts) -> str:
@@ -132,7 +131,7 @@ def comparison_section(comparison: Comparison, arm: ArmSummary) -> str:
     parts = [
         f"The run is one of the arm {escape(arm.name)} of the comparison {escape(comparison.name)}, whose {len(arm.runs)} runs differ in "
         f"their seed. Scores of {escape(members.get(arm.member, f'peer {arm.member}'))}, {comparison.epoch} weights, on "
-        f"{_SPLITS[comparison.split]} images{hint}."
+        f"{SPLIT_NAMES[comparison.split]} images{hint}."
     ]
     rows = []
     for name, metric in arm.metrics.items():
@@ -197,7 +196,7 @@ def training_section(facts: CardFacts) -> str:
     document, summary = facts.recipe, facts.summary
     sizes, took = "numbers of images not recorded", ""
     if summary is not None:
-        sizes = ", ".join(f"{number:,} {_SPLITS.get(split, split)} images" for split, number in summary.images.items()) or sizes
+        sizes = ", ".join(f"{number:,} {SPLIT_NAMES.get(split, split)} images" for split, number in summary.images.items()) or sizes
         processes = "one process" if summary.processes == 1 else f"{summary.processes} processes"
         took = f" {summary.epoch} epochs, {summary.update:,} updates, {processes}, {escape(summary.device)}."
     parts = [

@@ -10,10 +10,9 @@ from mutual.engine.report.chance import paired_test
 from mutual.engine.report.findings import EdgeFinding, MemberFindings
 from mutual.engine.report.pages.numbers import count_text
 from mutual.engine.report.predictions import SplitPredictions
-from mutual.recipe import ENSEMBLE, peer_of
+from mutual.recipe import ENSEMBLE, SPLIT_NAMES, peer_of
 
 _NAMES = {"top1": "top-1 accuracy", "macro_top1": "top-1 accuracy averaged over the classes", "map": "mAP", "nll": "NLL"}
-_SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
 _SIMILAR = 0.02
 """Models whose numbers of parameters differ by no more than this fraction are of the same size."""
@@ -186,7 +185,7 @@ def _texts(metric: str, values: Sequence[float]) -> list[str]:
 
 
 def _images(predictions: SplitPredictions) -> str:
-    return f"{predictions.num_images:,} {_SPLITS[predictions.split]} images"
+    return f"{predictions.num_images:,} {SPLIT_NAMES[predictions.split]} images"
 
 
 def _is_same(first: int, second: int) -> bool:

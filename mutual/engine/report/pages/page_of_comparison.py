@@ -9,11 +9,11 @@ from mutual.engine.comparison import ArmSummary, Comparison, Difference
 from mutual.engine.report.pages.charts import Series, charts, legend, line_chart, member_name
 from mutual.engine.report.pages.comparison_charts import forest_plot, seed_chart
 from mutual.engine.report.pages.document import document, section
-from mutual.engine.report.pages.first_screen import split_name
 from mutual.engine.report.pages.legend import styles_of
 from mutual.engine.report.pages.markup import Markup, clip, command_box, element, folded, join, name, table
 from mutual.engine.report.pages.numbers import NOTHING, count_text, difference_text, metric_label, metric_text, p_text, spread_text, unit_of
 from mutual.engine.report.pages.verdicts import headline, sentences
+from mutual.recipe import SPLIT_NAMES
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, Sequence[float]]]]]
 """By arm and metric: an epoch and the values of its runs."""
@@ -53,7 +53,7 @@ def comparison_page(comparison: Comparison, *, curves: Curves | None = None, lin
             section("command", "The command line that makes it", command_box(comparison.command)),
         ),
     ]
-    scored = f"{split_name(comparison.split)} images, {comparison.epoch} weights of each run"
+    scored = f"{SPLIT_NAMES[comparison.split]} images, {comparison.epoch} weights of each run"
     subtitle = (
         f"{len(comparison.arms)} arms, {len(comparison.seeds)} seeds ({', '.join(map(str, comparison.seeds[:20]))}), scored on {scored}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutual.engine.comparison import BEST_PEER, MEAN, ArmSummary, Comparison
+from mutual.engine.comparison import BEST_PEER, MEAN, ArmSummary, Comparison, format_metric, is_accuracy
 from mutual.engine.exporting.card_facts import CardFacts, lessons, metrics_of, origin
 from mutual.engine.exporting.latency import Benchmark
 from mutual.engine.exporting.markdown import code_block, escape, table
@@ -23,7 +23,6 @@ METRICS = {
     "ece": ("ece", "ECE (15 bins)"),
 }
 """By metric what model hubs call its kind, and what it is called here."""
-_FRACTIONS = ("top1", "macro_top1", "top5", "map")
 _FORMATS = {
     "safetensors": "weights, with a card in the metadata",
     "torch": "program of `torch.export`",
@@ -241,18 +240,17 @@ def _metric_name(name: str) -> str:
 
 
 def _shown(metric: str, value: float) -> str:
-    return f"{value:.2%}" if metric in _FRACTIONS else f"{value:.4f}"
+    return f"{value:.2%}" if is_accuracy(metric) else f"{value:.4f}"
 
 
 def _with_deviation(metric: str, mean: float | None, std: float | None) -> str:
     if mean is None:
         return "not finite"
-    scale, digits, unit = (100, 2, " %") if metric in _FRACTIONS else (1, 4, "")
-    spread = "" if std is None else f" ± {scale * std:.{digits}f}"
-    return f"{scale * mean:.{digits}f}{spread}{unit}"
+    spread = "" if std is None else f" ± {format_metric(metric, std)}"
+    return f"{format_metric(metric, mean)}{spread}{' %' if is_accuracy(metric) else ''}"
 
 
 def _signed(metric: str, value: float | None) -> str:
     if value is None:
         return "not finite"
-    return f"{100 * value:+.2f} points" if metric in _FRACTIONS else f"{value:+.4f}"
+    return f"{format_metric(metric, value, signed=True)}{' points' if is_accuracy(metric) else ''}"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mutual.engine.comparison.control_names import CONTROLS
     from mutual.engine.comparison.controls import ControlPlan, control_arms
     from mutual.engine.comparison.grouping import find_runs, group_runs
+    from mutual.engine.comparison.metrics import format_metric, is_accuracy, is_lower_better
     from mutual.engine.comparison.orchestration import CompareOptions, compare_recipes, compare_runs
     from mutual.engine.comparison.planning import DEFAULT_SEEDS, default_name, parse_seeds, plan_arms
     from mutual.engine.comparison.plots import plot_curves
@@ -47,7 +48,10 @@ __all__ = [
     "control_arms",
     "default_name",
     "find_runs",
+    "format_metric",
     "group_runs",
+    "is_accuracy",
+    "is_lower_better",
     "parse_seeds",
     "plan_arms",
     "plot_curves",
@@ -66,6 +70,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.comparison.control_names": ("CONTROLS",),
         "mutual.engine.comparison.controls": ("ControlPlan", "control_arms"),
         "mutual.engine.comparison.grouping": ("find_runs", "group_runs"),
+        "mutual.engine.comparison.metrics": ("format_metric", "is_accuracy", "is_lower_better"),
         "mutual.engine.comparison.orchestration": ("CompareOptions", "compare_recipes", "compare_runs"),
         "mutual.engine.comparison.planning": ("DEFAULT_SEEDS", "default_name", "parse_seeds", "plan_arms"),
         "mutual.engine.comparison.plots": ("plot_curves",),

@@ -218,7 +218,7 @@ class Scorer:
         """Returns the logits of `peers`; what is said of validation images by those that stay as they are is kept."""
         group = self._training.group
         logits = group.predict(pixels, peers, global_batch_size=batch.global_batch_size)
-        if split == "val" and group.is_scoring_rank and set(self._kept.peers).issubset(peers):
+        if split == "val" and group.is_scoring_rank and not self._kept.is_complete and set(self._kept.peers).issubset(peers):
             self._kept.keep(batch, logits)
         return logits
 

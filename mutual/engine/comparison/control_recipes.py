@@ -95,17 +95,15 @@ def with_smoothing(recipe: Recipe, smoothing: Mapping[str, float]) -> Recipe:
     Raises:
         ValueError: a learner has no cross-entropy.
     """
-    objectives: list[Objective] = []
-    left = dict(smoothing)
-    for objective in recipe.objectives:
-        if objective.loss != "cross_entropy":
-            objectives.append(objective)
-            continue
-        for value, each in _by_value(recipe, objective, smoothing.get).items():
-            objectives.append(each if value is None else each.model_copy(update={"label_smoothing": value}))
-        left = {name: value for name, value in left.items() if name not in recipe.learners_of(objective)}
+    with_cross_entropy = {name for each in recipe.objectives if each.loss == "cross_entropy" for name in recipe.learners_of(each)}
+    left = [name for name in smoothing if name not in with_cross_entropy]
     if left:
-        raise ValueError(f"{next(iter(left))} learns from labels by another loss than cross_entropy, which has no label smoothing")
+        raise ValueError(f"{left[0]} learns from labels by another loss than cross_entropy, which has no label smoothing")
+    objectives: list[Objective] = []
+    for objective in recipe.objectives:
+        values = smoothing if objective.loss == "cross_entropy" else {}
+        for value, each in _by_value(recipe, objective, values.get).items():
+            objectives.append(each if value is None else each.model_copy(update={"label_smoothing": value}))
     return _checked(recipe, objectives=objectives)
 
 

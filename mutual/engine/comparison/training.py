@@ -15,16 +15,11 @@ from mutual.data import available_cores
 from mutual.engine.comparison.arms import SEEDS_OF_DATA, Arm
 from mutual.engine.comparison.comparison_folder import ComparisonFolder
 from mutual.engine.inputs import check_inputs
-from mutual.engine.storage import RunFolder, recipe_differences
+from mutual.engine.storage import CHANGES_NO_NUMBERS, RunFolder, recipe_differences
 from mutual.recipe import InputError, Recipe, first_line, format_value
 
-_FREE_TO_DIFFER = re.compile(
-    r"name|output|checkpoint|placement|tracking|exchange\.folder"
-    r"|train\.(log_every|pictures|progress|timeout_seconds|tune_seconds)"
-    r"|data\.(eval_batch_size|workers|prefetch|on_bad_image|download|decoded)"
-    r"|peers\.\w+\.(rank|ranks|cost|expect|store\.folder)"
-)
-"""Key paths in which a run that is there may differ from what a comparison would train: they change no numbers."""
+_FREE_TO_DIFFER = re.compile(CHANGES_NO_NUMBERS)
+"""Key paths in which a run that is there may differ from what a comparison would train."""
 
 
 @dataclass(frozen=True)

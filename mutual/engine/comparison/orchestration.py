@@ -8,16 +8,14 @@ from pathlib import Path
 
 from mutual.engine.comparison.arms import MEAN, Arm, ArmRuns
 from mutual.engine.comparison.comparison_folder import ComparisonFolder, Flops
+from mutual.engine.comparison.control_names import INDEPENDENT, SAME
 from mutual.engine.comparison.grouping import choose_seeds, find_runs, group_runs
 from mutual.engine.comparison.planning import find_arm
-from mutual.engine.comparison.reading import Epoch, read_arms
-from mutual.engine.comparison.result import COMPARISON, Comparison
+from mutual.engine.comparison.reading import read_arms
+from mutual.engine.comparison.result import COMPARISON, Comparison, Epoch
 from mutual.engine.comparison.training import RunSettings, check_arms, train_arms
 from mutual.engine.storage import RunFolder
 from mutual.recipe import InputError, Recipe, did_you_mean, first_line, format_value, users_names
-
-INDEPENDENT, SAME = "independent", "a/a"
-"""The control that the others are compared with where nothing else is asked for, and that of the baseline itself."""
 
 
 @dataclass(frozen=True)

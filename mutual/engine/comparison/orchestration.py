@@ -162,8 +162,8 @@ def _with_later_controls(
 
 
 def _folders(arms: Sequence[Arm], seeds: Sequence[int], folder: ComparisonFolder) -> dict[str, dict[int, Path]]:
-    """Returns by arm and seed the run folder whose scores count."""
-    names = folder.write_arms(arms)
+    """Returns by arm and seed the run folder whose scores count, of arms that are trained."""
+    names = folder.file_names()
     return {arm.name: {seed: folder.run(names[arm.runs_of or arm.name], seed + arm.seed_offset).path for seed in seeds} for arm in arms}
 
 

@@ -72,7 +72,8 @@ def train_arms(arms: Sequence[Arm], seeds: Sequence[int], folder: ComparisonFold
     """
     _check_launcher(settings.launcher)
     trained = [arm for arm in arms if arm.runs_of is None]
-    planned = [_plan_run(arm, seed, folder, folder_name, settings) for seed in seeds for arm, folder_name in _named(trained, folder)]
+    names = folder.write_arms(trained)
+    planned = [_plan_run(arm, seed, folder, names[arm.name], settings) for seed in seeds for arm in trained]
     unfinished = [run for run in planned if not run.is_finished]
     if not unfinished:
         return
@@ -128,11 +129,6 @@ def _visible_gpus() -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return [str(index) for index in range(count)] if given is None else [each.strip() for each in given.split(",")][:count]
-
-
-def _named(arms: Sequence[Arm], folder: ComparisonFolder) -> list[tuple[Arm, str]]:
-    names = folder.write_arms(arms)
-    return [(arm, names[arm.name]) for arm in arms]
 
 
 def _plan_run(arm: Arm, seed: int, folder: ComparisonFolder, name: str, settings: RunSettings) -> _PlannedRun:

@@ -86,7 +86,7 @@ class ComparisonFolder:
     def file_names(self) -> dict[str, str]:
         """Returns by the name of each arm that has been written that of its files."""
         try:
-            return _Mark.model_validate_json((self.path / COMPARISON_MARK).read_bytes()).arms
+            return _Mark.model_validate_json(read_file(self.path / COMPARISON_MARK)).arms
         except (FileNotFoundError, ValidationError):
             return {}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord, Split
+    from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord
     from mutual.engine.comparison.comparing import compare_arms
     from mutual.engine.comparison.comparison_folder import ComparisonFolder
     from mutual.engine.comparison.control_names import CONTROLS
@@ -41,7 +41,6 @@ __all__ = [
     "MetricSummary",
     "RunRecord",
     "RunSettings",
-    "Split",
     "compare_arms",
     "compare_recipes",
     "compare_runs",
@@ -64,7 +63,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.engine.comparison.arms": ("BEST_PEER", "MEAN", "Arm", "ArmRuns", "RunRecord", "Split"),
+        "mutual.engine.comparison.arms": ("BEST_PEER", "MEAN", "Arm", "ArmRuns", "RunRecord"),
         "mutual.engine.comparison.comparing": ("compare_arms",),
         "mutual.engine.comparison.comparison_folder": ("ComparisonFolder",),
         "mutual.engine.comparison.control_names": ("CONTROLS",),

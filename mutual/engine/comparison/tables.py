@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+from mutual.engine.comparison.control_names import INDEPENDENT, LONGER
 from mutual.engine.comparison.formats import (
     Column,
     Table,
@@ -45,7 +46,7 @@ def verdict_text(comparison: Comparison, row: Difference) -> str:
         kinds.get(other.baseline): other.verdict for other in comparison.differences if (other.arm, other.metric) == (row.arm, row.metric)
     }
     for verdict, over in (("worse", "than"), ("not shown", "over")):
-        places = {"independent": f"{over} independent peers", "longer": "at equal compute"}
+        places = {INDEPENDENT: f"{over} independent peers", LONGER: "at equal compute"}
         found = [place for kind, place in places.items() if against.get(kind) == verdict]
         if found:
             return f"better, but {verdict} {' and '.join(found)}"

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
     options = parser.parse_intermixed_args(arguments)
 
     def command() -> None:
-        from mutual.engine import RunFolder, check_data_present, check_split, check_weights_present, json_text, peer_files
+        from mutual.engine import RunFolder, check_data_present, check_split, check_weights_present, given_datasets, json_text, peer_files
 
         folder = RunFolder(options.run)
         recipe = folder.recipe(options.overrides)
@@ -50,13 +50,11 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
             check_weights_present(recipe, frozen)
         from mutual.engine import class_table, score_run  # torch takes seconds to import, a missing file is reported before
 
-        given = [text.partition("=")[2] for text in options.overrides if text.startswith("data.dataset=")]
-        datasets = [*options.dataset, *given]
         found = score_run(
             recipe,
             files,
             factories=options.factory,
-            datasets=datasets,
+            datasets=given_datasets(options.dataset, options.overrides),
             frozen=frozen,
             split=options.split,
             per_class=options.per_class,

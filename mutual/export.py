@@ -24,19 +24,18 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.export")
     options = _parser(prog).parse_intermixed_args(arguments)
 
     def command() -> None:
-        from mutual.engine import ExportOptions, RunFolder, check_data_present, parse_temperature, peer_file
+        from mutual.engine import ExportOptions, RunFolder, check_data_present, given_datasets, parse_temperature, peer_file
 
         folder = RunFolder(options.run)
         if options.output is not None and options.output.exists() and not options.output.is_dir():
             raise InputError(f"--output {options.output} is a file; give the folder to write to")
         recipe = folder.recipe(options.overrides)
         file = peer_file(folder, options.peer, epoch=options.epoch)
-        given = [text.partition("=")[2] for text in options.overrides if text.startswith("data.dataset=")]
         asked = ExportOptions(
             formats=list(dict.fromkeys(options.format.split(","))),
             with_input=options.with_input,
             factories=options.factory,
-            datasets=[*options.dataset, *given],
+            datasets=given_datasets(options.dataset, options.overrides),
             temperature=None if options.temperature is None else parse_temperature(options.temperature),
             int8=options.int8,
             max_drop=options.max_drop,

@@ -28,10 +28,10 @@ def made_up_run(name, seed, row, *, member=MEAN, split="test", epoch="best", his
     return RunRecord(
         folder=Path("runs") / name / f"seed{seed}",
         recipe=recipe or tiny_recipe(),
-        seed=seed,
         scores={member: row},
         split=split,
         epoch=epoch,
+        best_peer=None,
         history=list(history),
         summary=RunSummary(epoch=epochs, update=10 * epochs, processes=1, device="cpu", peak_bytes=1, sent_bytes=0.0),
     )

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from itertools import combinations
 
 from PIL import Image
 
@@ -96,14 +97,14 @@ def findings(peers=("a", "b", "c"), teachers=("teacher",), class_names=None, *, 
             first=first,
             second=second,
             agreement=0.8 + 0.02 * (index + other),
-            kl=0.1 * (1 + abs(index - other)),
+            kl=0.1 * (1 + other - index),
             agreement_by_epoch={epoch: 1 - 0.5 / (epoch + index + other) for epoch in at},
             kl_by_epoch={epoch: (1 + index) / (epoch + other) for epoch in at},
             cka={(f"blocks{row}", f"blocks{column}"): 1 / (1 + abs(row - column)) for row in range(1, 5) for column in range(1, 5)},
+            reverse_kl=0.2 * (1 + other - index),
+            reverse_kl_by_epoch={epoch: (1 + other) / (epoch + index) for epoch in at},
         )
-        for index, first in enumerate(peers)
-        for other, second in enumerate([*peers, *teachers])
-        if first != second
+        for (index, first), (other, second) in combinations(enumerate([*peers, *teachers]), 2)
     ]
     edges = [EdgeFinding(each, "labels", "cross_entropy", "logits", 1.0) for each in peers]
     edges += [EdgeFinding(first, second, "dml", "logits", 1.0) for first in peers for second in peers if first != second]

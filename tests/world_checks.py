@@ -219,7 +219,7 @@ targets = torch.randint(0, NUM_CLASSES, (NUM_IMAGES,), generator=generator)
 def scored(rows, evaluation):
     keys = torch.stack([rows, torch.zeros_like(rows)]).T
     batch = Batch(torch.zeros(len(rows), 1, 1, 1, dtype=torch.uint8), targets[rows], len(rows), NUM_IMAGES, keys_B2=keys)
-    return ScoredBatch(batch, {}, {"a": ScoredMember(drawn[evaluation, rows], targets[rows])})
+    return ScoredBatch(batch, {}, targets[rows], {"a": ScoredMember(drawn[evaluation, rows], targets[rows])})
 
 
 def counted(world, rows_of_batches):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, class_table, evaluate_run, predict, score_run
     from mutual.engine.exporting import ExportOptions, RunExport, export_model, export_run, latency_table, parse_temperature
     from mutual.engine.fitting import fit, load_peer
-    from mutual.engine.inputs import check_data_present, check_inputs, check_split, check_weights_present
+    from mutual.engine.inputs import check_data_present, check_inputs, check_split, check_weights_present, given_datasets
     from mutual.engine.monitoring import NonFiniteLossError, Scores
     from mutual.engine.report import Findings, analyse_run, report_comparison, report_run
     from mutual.engine.results import RunResult
@@ -99,6 +99,7 @@ __all__ = [
     "export_run",
     "fill_stores",
     "fit",
+    "given_datasets",
     "json_text",
     "latency_table",
     "load_peer",
@@ -154,7 +155,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "class_table", "evaluate_run", "predict", "score_run"),
         "mutual.engine.exporting": ("ExportOptions", "RunExport", "export_model", "export_run", "latency_table", "parse_temperature"),
         "mutual.engine.fitting": ("fit", "load_peer"),
-        "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_split", "check_weights_present"),
+        "mutual.engine.inputs": ("check_data_present", "check_inputs", "check_split", "check_weights_present", "given_datasets"),
         "mutual.engine.monitoring": ("NonFiniteLossError", "Scores"),
         "mutual.engine.report": ("Findings", "analyse_run", "report_comparison", "report_run"),
         "mutual.engine.results": ("RunResult",),

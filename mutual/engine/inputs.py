@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mutual.commandline import launched_rank
 from mutual.data import check_present
 from mutual.engine.storage import LOCK, MARK, RunFolder
@@ -66,6 +68,11 @@ def check_split(recipe: Recipe, trained: Recipe, split: str) -> None:
         if now != then and (data.dataset, data.root) == (before.dataset, before.root):
             trained_with = f"the run was trained with {format_value(then)}"
             raise recipe.error(f"data.{key}", f"{trained_with}, and on some of the images that this holds out; give that value")
+
+
+def given_datasets(datasets: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Returns the data sets of the user's own that the command line names, by `--dataset` or as `data.dataset=NAME`."""
+    return [*datasets, *(text.partition("=")[2] for text in overrides if text.startswith("data.dataset="))]
 
 
 def check_weights_present(recipe: Recipe, peer: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mutual.recipe.base import MAX_CLASSES, MAX_SIDE, Spec
-from mutual.recipe.data import DATASET_FORMS, DATASETS, Data, Statistics, family_of_dataset
+from mutual.recipe.data import DATASET_FORMS, DATASETS, SPLIT_NAMES, Data, Statistics, family_of_dataset
 from mutual.recipe.document import MAX_SAVED_CLASSES, Recipe
 from mutual.recipe.edges import (
     EMA,
@@ -42,6 +42,7 @@ __all__ = [
     "OBJECTIVES",
     "PRETRAINED",
     "PROGRAM_SUFFIX",
+    "SPLIT_NAMES",
     "TENSORBOARD",
     "CheckpointSpec",
     "Data",

@@ -28,6 +28,9 @@ from mutual.recipe.errors import did_you_mean
 from mutual.recipe.transforms import AnyTransform, BuiltInTransform, Resize, UsersTransform
 from mutual.recipe.users_code import USERS_NAME, is_users_name
 
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+"""What the images of a split are called in texts."""
+
 
 @dataclass(frozen=True)
 class DatasetKind:

@@ -9,6 +9,7 @@ from update_cases import CASES, CE, tiny_peers
 
 from mutual.data import Batch
 from mutual.engine.evaluation import ChanceMeter, Evaluator
+from mutual.engine.evaluation.scored_batch import ScoredBatch
 from mutual.engine.runtime import Environment, restore_switches
 from mutual.engine.training import build_training
 from mutual.group import Communicator
@@ -117,13 +118,13 @@ def test_the_host_waits_for_no_batch_of_an_evaluation_on_a_gpu(multi_label):
     chance = ChanceMeter(peers, Communicator(0, 1, DEVICE), **options)
     labels = torch.eye(7) if multi_label else torch.arange(7)
     logits = {name: torch.randn(7, len(known.get(name, range(7))), device=DEVICE) for name in peers}
-    evaluator(lambda pixels, batch: logits, [Batch(torch.zeros(7, 1, 4, 4, dtype=torch.uint8), labels, 7, 7)], chance=chance)
+    batch = Batch(torch.zeros(7, 1, 4, 4, dtype=torch.uint8), labels, 7, 7)
+    evaluator(lambda pixels, batch: logits, [batch], observers=[chance])
     labels = labels.to(DEVICE)
     torch.cuda.synchronize()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        evaluator._add(logits, labels)
-        chance.add(logits, labels)
+        chance.add(ScoredBatch(batch, logits, labels, evaluator._add(logits, labels)))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

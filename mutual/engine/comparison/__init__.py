@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord, Split
+    from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord
     from mutual.engine.comparison.comparing import compare_arms
     from mutual.engine.comparison.comparison_folder import ComparisonFolder
     from mutual.engine.comparison.control_names import CONTROLS
     from mutual.engine.comparison.controls import ControlPlan, control_arms
     from mutual.engine.comparison.grouping import find_runs, group_runs
+    from mutual.engine.comparison.metrics import format_metric, is_accuracy, is_lower_better
     from mutual.engine.comparison.orchestration import CompareOptions, compare_recipes, compare_runs
     from mutual.engine.comparison.planning import DEFAULT_SEEDS, default_name, parse_seeds, plan_arms
     from mutual.engine.comparison.plots import plot_curves
@@ -40,14 +41,16 @@ __all__ = [
     "MetricSummary",
     "RunRecord",
     "RunSettings",
-    "Split",
     "compare_arms",
     "compare_recipes",
     "compare_runs",
     "control_arms",
     "default_name",
     "find_runs",
+    "format_metric",
     "group_runs",
+    "is_accuracy",
+    "is_lower_better",
     "parse_seeds",
     "plan_arms",
     "plot_curves",
@@ -60,12 +63,13 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.engine.comparison.arms": ("BEST_PEER", "MEAN", "Arm", "ArmRuns", "RunRecord", "Split"),
+        "mutual.engine.comparison.arms": ("BEST_PEER", "MEAN", "Arm", "ArmRuns", "RunRecord"),
         "mutual.engine.comparison.comparing": ("compare_arms",),
         "mutual.engine.comparison.comparison_folder": ("ComparisonFolder",),
         "mutual.engine.comparison.control_names": ("CONTROLS",),
         "mutual.engine.comparison.controls": ("ControlPlan", "control_arms"),
         "mutual.engine.comparison.grouping": ("find_runs", "group_runs"),
+        "mutual.engine.comparison.metrics": ("format_metric", "is_accuracy", "is_lower_better"),
         "mutual.engine.comparison.orchestration": ("CompareOptions", "compare_recipes", "compare_runs"),
         "mutual.engine.comparison.planning": ("DEFAULT_SEEDS", "default_name", "parse_seeds", "plan_arms"),
         "mutual.engine.comparison.plots": ("plot_curves",),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from mutual.engine.comparison.result import Epoch, Split
 from mutual.engine.storage import RunSummary
 from mutual.recipe import Recipe
 
@@ -18,7 +19,6 @@ SEED_OFFSET = 1_000_000
 """Of the baseline's other seeds (`a/a`), beyond those that a comparison is run with."""
 SEEDS_OF_DATA = ("split_seed", "subset_seed")
 """Fields of `data` that a run resolves to its seed."""
-Split = Literal["test", "val"]
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,20 @@ class RunRecord:
     Attributes:
         folder: the run folder.
         recipe: the resolved one.
-        seed: the recipe's.
         scores: by member (peer, `ensemble`, `mean`, `best`) its metrics on the images of `split`; NaN where a metric is not finite.
         split: which images were scored.
         epoch: `best`: each peer's best weights; `last`: those of the last epoch.
+        best_peer: as the run chose it; None where no weights of it are left.
         history: the records of metrics.jsonl.
         summary: what it took.
     """
 
     folder: Path
     recipe: Recipe
-    seed: int
     scores: Mapping[str, Mapping[str, float]]
     split: Split
-    epoch: Literal["best", "last"]
+    epoch: Epoch
+    best_peer: str | None
     history: list[dict[str, Any]]
     summary: RunSummary
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
-from mutual.engine.comparison.arms import ArmRuns, RunRecord, Split
+from mutual.engine.comparison.arms import ArmRuns, RunRecord
+from mutual.engine.comparison.control_names import INDEPENDENT, LONGER
 from mutual.engine.comparison.metrics import default_metrics, is_lower_better
 from mutual.engine.comparison.notes import notes_on
-from mutual.engine.comparison.result import ArmSummary, Comparison, Difference, EqualCompute, MetricSummary
+from mutual.engine.comparison.result import ArmSummary, Comparison, Difference, Epoch, EqualCompute, MetricSummary, Split, Verdict
 from mutual.engine.comparison.statistics import LEVEL, holm, mean_and_std, sign_flip_p, smallest_p, t_interval
 from mutual.recipe import InputError, did_you_mean, printable
-
-Verdict = Literal["better", "worse", "not shown", "too few seeds"]
-EQUAL_COMPUTE_CONTROLS = ("independent", "longer")
 
 
 def compare_arms(
@@ -52,10 +49,10 @@ def compare_arms(
     arms = [_summary(each, chosen) for each in arm_runs]
     differences, equal_compute = _differences(arms, baseline, chosen), []
     for method, controls in _methods_with_controls(arms, baseline):
-        against = {kind: [_difference(method, control, metric) for metric in chosen] for kind, control in controls.items()}
-        equal_compute += [_equal_compute(method.name, metric, index, against) for index, metric in enumerate(chosen)]
+        against = {kind: {metric: _difference(method, control, metric) for metric in chosen} for kind, control in controls.items()}
+        equal_compute += [_equal_compute(method.name, metric, {kind: rows[metric] for kind, rows in against.items()}) for metric in chosen]
         if method.name != baseline:
-            differences += [row for kind, rows in against.items() if controls[kind].name != baseline for row in rows]
+            differences += [row for rows in against.values() for row in rows.values() if row.baseline != baseline]
     found = Comparison(
         name=name,
         command=command,
@@ -76,7 +73,7 @@ def trained_epochs(runs: ArmRuns) -> int:
     return max((record.summary.epoch for record in runs.runs.values()), default=runs.arm.recipe.train.epochs)
 
 
-def _scored_as(arm_runs: Sequence[ArmRuns]) -> tuple[Split, Literal["best", "last"]]:
+def _scored_as(arm_runs: Sequence[ArmRuns]) -> tuple[Split, Epoch]:
     records = [record for each in arm_runs for record in each.runs.values()]
     if not records:
         raise InputError("there is nothing to compare: no run of these arms is finished")
@@ -173,17 +170,14 @@ def _verdict(metric: str, mean: float | None, p: float | None, num_pairs: int, *
 
 
 def _methods_with_controls(arms: Sequence[ArmSummary], baseline: str) -> Iterator[tuple[ArmSummary, dict[str, ArmSummary]]]:
-    for method in arms:
-        controls = {
-            arm.control: arm for arm in arms if arm.control in EQUAL_COMPUTE_CONTROLS and method.name in (arm.control_of or (baseline,))
-        }
-        if method.control is None and controls:
-            yield method, {str(kind): control for kind, control in controls.items()}
+    """Yields the methods that have controls to be held against, with these by their names."""
+    for method in (arm for arm in arms if arm.control is None):
+        own = [arm for arm in arms if method.name in (arm.control_of or (baseline,))]
+        controls = {kind: arm for arm in own if (kind := arm.control) in (INDEPENDENT, LONGER)}
+        if controls:
+            yield method, controls
 
 
-def _equal_compute(arm: str, metric: str, index: int, against: Mapping[str, Sequence[Difference]]) -> EqualCompute:
-    def beats(control: str) -> bool | None:
-        verdict = against[control][index].verdict if control in against else "too few seeds"
-        return None if verdict == "too few seeds" else verdict == "better"
-
-    return EqualCompute(arm=arm, metric=metric, beats_independent=beats("independent"), beats_equal_compute=beats("longer"))
+def _equal_compute(arm: str, metric: str, against: Mapping[str, Difference]) -> EqualCompute:
+    beats = {control: row.verdict == "better" for control, row in against.items() if row.verdict != "too few seeds"}
+    return EqualCompute(arm=arm, metric=metric, beats_independent=beats.get(INDEPENDENT), beats_equal_compute=beats.get(LONGER))

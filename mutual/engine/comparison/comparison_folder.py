@@ -74,19 +74,25 @@ class ComparisonFolder:
             yield
 
     def write_arms(self, arms: Sequence[Arm]) -> dict[str, str]:
-        """Writes the mark and the recipes of the arms that are trained; returns by arm's name that of its files."""
-        known = self._mark().arms
+        """Writes the mark and the recipes of arms that are trained; returns by arm's name that of its files."""
+        known = self.file_names()
         names = {**known, **{name: file for name, file in folder_names([*known, *(arm.name for arm in arms)]).items() if name not in known}}
         write_file(self.path / COMPARISON_MARK, _Mark(arms=names).model_dump_json().encode())
         for arm in arms:
-            if arm.runs_of is None:
-                recipe = arm.recipe.model_copy(update={"name": names[arm.name], "output": str(self.path)})
-                write_file(self.recipe_file(names[arm.name]), dump_recipe(recipe).encode())
+            recipe = arm.recipe.model_copy(update={"name": names[arm.name], "output": str(self.path)})
+            write_file(self.recipe_file(names[arm.name]), dump_recipe(recipe).encode())
         return names
+
+    def file_names(self) -> dict[str, str]:
+        """Returns by the name of each arm that has been written that of its files."""
+        try:
+            return _Mark.model_validate_json(read_file(self.path / COMPARISON_MARK)).arms
+        except (FileNotFoundError, ValidationError):
+            return {}
 
     def arm_of(self, run_name: str) -> str | None:
         """Returns the arm whose run is called so; None where it is none of this comparison."""
-        return next((arm for arm, name in self._mark().arms.items() if run_name.rpartition("-seed")[0] == name), None)
+        return next((arm for arm, name in self.file_names().items() if run_name.rpartition("-seed")[0] == name), None)
 
     def recipe_file(self, name: str) -> Path:
         """Returns where the recipe of the arm with these files is."""
@@ -141,12 +147,6 @@ class ComparisonFolder:
         except (FileNotFoundError, ValueError, RecursionError):  # it is counted again
             return {}
         return found if isinstance(found, dict) else {}
-
-    def _mark(self) -> _Mark:
-        try:
-            return _Mark.model_validate_json((self.path / COMPARISON_MARK).read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return _Mark()
 
     def _check_owner(self) -> None:
         if os.path.lexists(self.path) and not self.path.is_dir():

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from mutual.engine.comparison.arms import MEAN, Arm
 from mutual.group import import_own_losses
 from mutual.recipe import OBJECTIVES, ExchangeSpec, Objective, Recipe, Schedule, parse_recipe
 
 _SET_BY_COMPARISON = {"name", "output", "seed"}
+_Value = TypeVar("_Value")
 
 
 def learns_from_others(recipe: Recipe) -> bool:
     """Returns whether some objective has a source: a peer, a moving average, or the learner itself at another output."""
-    return any(recipe.sources_of(objective, learner) for objective in recipe.objectives for learner in recipe.learners_of(objective))
+    return any(_has_source(recipe, objective) for objective in recipe.objectives)
 
 
 def recipe_key(recipe: Recipe) -> str:
@@ -94,19 +95,15 @@ def with_smoothing(recipe: Recipe, smoothing: Mapping[str, float]) -> Recipe:
     Raises:
         ValueError: a learner has no cross-entropy.
     """
-    objectives: list[Objective] = []
-    smoothed: set[str] = set()
-    for each in recipe.objectives:
-        by_value: dict[float | None, list[str]] = {}
-        for learner in recipe.learners_of(each):
-            by_value.setdefault(smoothing.get(learner) if each.loss == "cross_entropy" else None, []).append(learner)
-        for value, learners in by_value.items():
-            update: dict[str, Any] = {} if value is None else {"label_smoothing": value}
-            smoothed.update(learners if value is not None else ())
-            objectives.append(each.model_copy(update={**update, "learners": each.learners if len(by_value) == 1 else learners}))
-    left = [name for name in smoothing if name not in smoothed]
+    with_cross_entropy = {name for each in recipe.objectives if each.loss == "cross_entropy" for name in recipe.learners_of(each)}
+    left = [name for name in smoothing if name not in with_cross_entropy]
     if left:
         raise ValueError(f"{left[0]} learns from labels by another loss than cross_entropy, which has no label smoothing")
+    objectives: list[Objective] = []
+    for objective in recipe.objectives:
+        values = smoothing if objective.loss == "cross_entropy" else {}
+        for value, each in _by_value(recipe, objective, values.get).items():
+            objectives.append(each if value is None else each.model_copy(update={"label_smoothing": value}))
     return _checked(recipe, objectives=objectives)
 
 
@@ -126,14 +123,19 @@ def _has_source(recipe: Recipe, objective: Objective) -> bool:
 
 def _rescaled(recipe: Recipe, objective: Objective, largest: Mapping[str, float]) -> list[Objective]:
     """Returns the objective with weights that are fractions of its learners' largest; several where these differ."""
-    by_weight: dict[float, list[str]] = {}
+    constant = {"schedule": None, "gate": "through" if objective.gate == "linear" else objective.gate}
+    by_weight = _by_value(recipe, objective, lambda learner: objective.weight / largest[learner])
+    return [each.model_copy(update={**constant, "weight": weight}) for weight, each in by_weight.items()]
+
+
+def _by_value(recipe: Recipe, objective: Objective, value_of: Callable[[str], _Value]) -> dict[_Value, Objective]:
+    """Returns by value the objective for the learners that have it; as it is where all have the same."""
+    by_value: dict[_Value, list[str]] = {}
     for learner in recipe.learners_of(objective):
-        by_weight.setdefault(objective.weight / largest[learner], []).append(learner)
-    gate = "through" if objective.gate == "linear" else objective.gate
-    constant = objective.model_copy(update={"schedule": None, "gate": gate})
-    if len(by_weight) == 1:
-        return [constant.model_copy(update={"weight": next(iter(by_weight))})]
-    return [constant.model_copy(update={"weight": weight, "learners": learners}) for weight, learners in by_weight.items()]
+        by_value.setdefault(value_of(learner), []).append(learner)
+    if len(by_value) == 1:
+        return dict.fromkeys(by_value, objective)
+    return {value: objective.model_copy(update={"learners": learners}) for value, learners in by_value.items()}
 
 
 def _stretched_schedule(schedule: Schedule, factor: float) -> Schedule:

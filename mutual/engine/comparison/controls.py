@@ -76,7 +76,7 @@ def control_arms(
     wanted = {*names, *((INDEPENDENT,) if TOGETHER in names else ())}
     planner = _Planner(arms, baseline, teacher_flops, stage, finished or {})
     for name in CONTROLS:
-        if name in wanted:
+        if name in wanted and (stage == "before" or name == SMOOTHING):
             planner.add(name)
     return ControlPlan(planner.added, planner.notes)
 
@@ -122,9 +122,8 @@ class _Planner:
     def add(self, control: str) -> None:
         """Adds a control of the baseline, or of each method; a note where it is of none."""
         if control == SAME:
-            if self._stage == "before":
-                note = f"the baseline under seeds + {SEED_OFFSET:,}, on the same images: what differs is chance"
-                self._add(replace(self._baseline, control=SAME, control_of=(), note=note, seed_offset=SEED_OFFSET), self._baseline)
+            note = f"the baseline under seeds + {SEED_OFFSET:,}, on the same images: what differs is chance"
+            self._add(replace(self._baseline, control=SAME, control_of=(), note=note, seed_offset=SEED_OFFSET), self._baseline)
             return
         if not self._methods and self._stage == "before":
             self.notes.append(f"{control}: no arm learns from peers or a teacher")
@@ -160,16 +159,12 @@ class _Planner:
         runs_of = None if same is None else same.name  # the first of that recipe trains it
         self.added.append(replace(arm, name=name, control_of=(method.name,), runs_of=runs_of))
 
-    def _independent(self, method: Arm) -> Arm | None:
-        if self._stage == "after":
-            return None
+    def _independent(self, method: Arm) -> Arm:
         recipe = labels_only(method.recipe)
         note = "the same peers on labels alone" if len(recipe.peers) > 1 else f"{recipe.trainable[0]} on labels alone"
         return replace(method, recipe=recipe, member=member_of(method, recipe), note=note + _without_unlabelled(method.recipe))
 
-    def _ensemble(self, method: Arm) -> Arm | None:
-        if self._stage == "after":
-            return None
+    def _ensemble(self, method: Arm) -> Arm:
         recipe = labels_only(method.recipe)
         number = len(recipe.trainable)
         if number < 2:
@@ -177,9 +172,7 @@ class _Planner:
         note = f"the {number} independent peers together: inference costs {number} times"
         return replace(method, recipe=recipe, member=ENSEMBLE, note=note)
 
-    def _longer(self, method: Arm) -> Arm | None:
-        if self._stage == "after":
-            return None
+    def _longer(self, method: Arm) -> Arm:
         name, before = scored_peer(method), method.recipe.train.epochs
         single = one_peer(labels_only(method.recipe), name)
         total = count_training_flops(method.recipe, teacher_flops=self._teacher_flops)
@@ -198,9 +191,7 @@ class _Planner:
             self._counted[key] = count_training_flops(recipe).per_epoch
         return self._counted[key]
 
-    def _random_teacher(self, method: Arm) -> Arm | None:
-        if self._stage == "after":
-            return None
+    def _random_teacher(self, method: Arm) -> Arm:
         recipe = method.recipe
         teachers = [name for name in source_peers(recipe) if recipe.peers[name].frozen and name not in recipe.exchange.reads]
         if not teachers:
@@ -214,6 +205,7 @@ class _Planner:
         return replace(method, recipe=with_random_teachers(recipe, teachers), note=note)
 
     def _smoothing(self, method: Arm) -> Arm | None:
+        """Returns the control, in the stage that knows the method's targets; None in the other one."""
         recipe = method.recipe
         learners = [name for name in recipe.trainable if teaching_objectives(recipe, name)]
         needs_runs = bool(learners) and not recipe.data.multi_label and not set(recipe.trainable).isdisjoint(source_peers(recipe))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mutual.engine.comparison.arms import BEST_PEER, MEAN, ArmRuns, RunRecord
+from mutual.engine.comparison.control_names import RANDOM
 from mutual.engine.comparison.statistics import mean_and_std
 
 Scores = Mapping[str, Mapping[str, float | None]]
@@ -56,7 +57,7 @@ def teacher_scores(arm_runs: Sequence[ArmRuns], metric: str) -> dict[str, float]
     """
     found: dict[str, float] = {}
     for runs in arm_runs:
-        frozen = [name for name, peer in runs.arm.recipe.peers.items() if peer.frozen and runs.arm.control != "random-teacher"]
+        frozen = [name for name, peer in runs.arm.recipe.peers.items() if peer.frozen and runs.arm.control != RANDOM]
         for name in frozen:
             values = [value for record in runs.runs.values() if (value := _last_score(record, name, metric)) is not None]
             if not values:
@@ -83,11 +84,9 @@ def _history(record: RunRecord, member: str, metric: str) -> dict[int, float]:
 
 def _peers_of(record: RunRecord, member: str) -> list[str]:
     """Returns whose scores a member's are the mean of."""
-    if member == BEST_PEER:
-        best = record.scores.get(BEST_PEER)
-        same = [peer for peer in record.recipe.trainable if best is not None and record.scores.get(peer) == best]
-        return same[:1] or list(record.recipe.trainable)
-    return list(record.recipe.trainable) if member == MEAN else [member]
+    if member == BEST_PEER and record.best_peer is not None:
+        return [record.best_peer]
+    return list(record.recipe.trainable) if member in (BEST_PEER, MEAN) else [member]
 
 
 def _last_score(record: RunRecord, peer: str, metric: str) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -13,15 +12,14 @@ from typing import Any
 from mutual.engine.comparison.arms import MEAN, SEED_OFFSET, SEEDS_OF_DATA, Arm
 from mutual.engine.comparison.comparison_folder import ComparisonFolder
 from mutual.engine.comparison.planning import settings_text
-from mutual.engine.storage import MARK, RunFolder
+from mutual.engine.storage import CHANGES_NO_NUMBERS, MARK, RunFolder
 from mutual.recipe import CLASS_WEIGHTS, InputError, Recipe, format_value
 
 _NO_DIFFERENCE = re.compile(
-    r"name|seed|output|placement|checkpoint|tracking|exchange\.folder"
-    r"|train\.(log_every|pictures|progress|timeout_seconds|tune|tune_seconds|threads|compile|compile_mode|channels_last|deterministic|cudnn_benchmark)"
-    r"|data\.(eval_batch_size|workers|prefetch|on_bad_image|download|decoded)"
+    rf"seed|{CHANGES_NO_NUMBERS}"
+    r"|train\.(tune|threads|compile|compile_mode|channels_last|deterministic|cudnn_benchmark)"
     r"|(peers\.\w+\.)?optimizer\.(fused|foreach)"
-    r"|peers\.\w+\.(rank|ranks|cost|expect|store\.folder|compile|channels_last)"
+    r"|peers\.\w+\.(compile|channels_last)"
 )
 """Key paths in which runs of one arm may differ: they change no numbers, or the last digits alone."""
 _OWN, _OF_PAIR = "of the run", "of its pair"
@@ -162,8 +160,7 @@ def _common_name(runs: Sequence[tuple[Path, Recipe]]) -> str:
     stems = {_without_seed_at_end(path.name, each.seed) for path, each in runs}
     if len(stems) == 1:
         return stems.pop()
-    letters = itertools.takewhile(lambda each: len(set(each)) == 1, zip(*stems, strict=False))
-    common = "".join(each[0] for each in letters).rstrip("-_. ")
+    common = os.path.commonprefix(list(stems)).rstrip("-_. ")  # noqa: RUF071, character by character is what is meant
     return common if len(common) > 1 else "+".join(dict.fromkeys(peer.model for peer in recipe.peers.values()))
 
 

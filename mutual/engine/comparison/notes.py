@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mutual.engine.comparison.control_names import SAME
 from mutual.engine.comparison.result import Comparison
 from mutual.engine.comparison.statistics import LEVEL, seeds_needed, smallest_p
 
@@ -86,7 +87,7 @@ def _reading(found: Comparison) -> Iterator[str]:
         yield "a better ECE is no proof of a better model: temperature scaling takes such a gain away; look at the NLL"
     controls = {arm.name: arm.control for arm in found.arms}
     for row in found.differences:
-        if controls[row.arm] == "a/a" and row.verdict in ("better", "worse"):
+        if controls[row.arm] == SAME and row.verdict in ("better", "worse"):
             yield (
                 f"{row.arm} differs from {row.baseline} in {row.metric}, although they differ in their seeds alone: such things happen "
                 f"by chance in up to {LEVEL:.0%} of comparisons; take other findings of this size with care"

@@ -8,16 +8,14 @@ from pathlib import Path
 
 from mutual.engine.comparison.arms import MEAN, Arm, ArmRuns
 from mutual.engine.comparison.comparison_folder import ComparisonFolder, Flops
+from mutual.engine.comparison.control_names import INDEPENDENT, SAME
 from mutual.engine.comparison.grouping import choose_seeds, find_runs, group_runs
 from mutual.engine.comparison.planning import find_arm
-from mutual.engine.comparison.reading import Epoch, read_arms
-from mutual.engine.comparison.result import COMPARISON, Comparison
+from mutual.engine.comparison.reading import read_arms
+from mutual.engine.comparison.result import COMPARISON, Comparison, Epoch
 from mutual.engine.comparison.training import RunSettings, check_arms, train_arms
 from mutual.engine.storage import RunFolder
 from mutual.recipe import InputError, Recipe, did_you_mean, first_line, format_value, users_names
-
-INDEPENDENT, SAME = "independent", "a/a"
-"""The control that the others are compared with where nothing else is asked for, and that of the baseline itself."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +162,8 @@ def _with_later_controls(
 
 
 def _folders(arms: Sequence[Arm], seeds: Sequence[int], folder: ComparisonFolder) -> dict[str, dict[int, Path]]:
-    """Returns by arm and seed the run folder whose scores count."""
-    names = folder.write_arms(arms)
+    """Returns by arm and seed the run folder whose scores count, of arms that are trained."""
+    names = folder.file_names()
     return {arm.name: {seed: folder.run(names[arm.runs_of or arm.name], seed + arm.seed_offset).path for seed in seeds} for arm in arms}
 
 

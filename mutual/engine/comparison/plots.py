@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mutual.engine.comparison.arms import ArmRuns
+from mutual.engine.comparison.control_names import INDEPENDENT, LONGER, RANDOM, SAME, SMOOTHING, TOGETHER
 from mutual.engine.comparison.curves import Curve, arm_curve, teacher_scores
 from mutual.engine.comparison.metrics import is_accuracy, unit
 from mutual.engine.comparison.result import ArmSummary, Comparison
@@ -25,12 +26,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Of Okabe and Ito, who are told apart by people who do not see all colours; their yellow is too light for lines."""
 _MARKERS = ("", "o", "s", "^", "D", "v")
 _DASHES = {
-    "independent": (0, (4, 2)),
-    "longer": (0, (7, 2, 1.5, 2)),
-    "ensemble": (0, (2, 1)),
-    "random-teacher": (0, (1, 1)),
-    "smoothing": (0, (7, 2, 1.5, 2, 1.5, 2)),
-    "a/a": (0, (1, 2)),
+    INDEPENDENT: (0, (4, 2)),
+    LONGER: (0, (7, 2, 1.5, 2)),
+    TOGETHER: (0, (2, 1)),
+    RANDOM: (0, (1, 1)),
+    SMOOTHING: (0, (7, 2, 1.5, 2, 1.5, 2)),
+    SAME: (0, (1, 2)),
 }
 _WIDTH, _HEIGHT = 9.0, 3.8  # inches, without the legend
 _LEGEND_CHARACTERS = 110

@@ -6,13 +6,13 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord, Split
+from mutual.engine.comparison.arms import BEST_PEER, MEAN, Arm, ArmRuns, RunRecord
+from mutual.engine.comparison.result import Epoch, Split
 from mutual.engine.storage import RunFolder
 from mutual.recipe import InputError, did_you_mean
 
-Epoch = Literal["best", "last"]
 Rows = Mapping[str, Mapping[str, float | None]]
 _NO_METRICS = ("epoch",)
 """In best.json beside the metrics."""
@@ -57,7 +57,7 @@ def read_run(folder: Path, *, split: Split, epoch: Epoch) -> RunRecord:
         }
     if best_peer in rows:
         rows[BEST_PEER] = rows[best_peer]
-    return RunRecord(folder, recipe, recipe.seed, rows, split, epoch, history, summary)
+    return RunRecord(folder, recipe, rows, split, epoch, best_peer, history, summary)
 
 
 def read_arms(arms: Sequence[Arm], folders: Mapping[str, Mapping[int, Path]], *, epoch: Epoch | None = None) -> list[ArmRuns]:

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 COMPARISON = "comparison.json"
 """In the folder of a comparison, beside its run folders."""
+Split = Literal["test", "val"]
+Epoch = Literal["best", "last"]
+Verdict = Literal["better", "worse", "not shown", "too few seeds"]
 
 
 class _Record(BaseModel):
@@ -58,7 +61,7 @@ class Difference(_Record):
     """Two-sided, exact over all 2^n changes of signs (drawn ones where these are too many)."""
     p_holm: float | None
     """The same after Holm's correction over the arms of the comparison; null where it was not among those tests."""
-    verdict: Literal["better", "worse", "not shown", "too few seeds"]
+    verdict: Verdict
 
 
 class EqualCompute(_Record):
@@ -78,8 +81,8 @@ class Comparison(_Record):
     """The command line that makes it."""
     baseline: str
     seeds: list[int]
-    split: Literal["test", "val"]
-    epoch: Literal["best", "last"]
+    split: Split
+    epoch: Epoch
     is_optimistic: bool
     """Whether the epoch was chosen on the images that are scored."""
     arms: Annotated[list[ArmSummary], Field(min_length=1)]

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+from mutual.engine.comparison.control_names import INDEPENDENT, LONGER
 from mutual.engine.comparison.formats import (
     Column,
     Table,
@@ -21,10 +22,9 @@ from mutual.engine.comparison.metrics import format_metric, unit
 from mutual.engine.comparison.notes import format_seeds
 from mutual.engine.comparison.result import ArmSummary, Comparison, Difference
 from mutual.engine.storage import json_text
-from mutual.recipe import printable
+from mutual.recipe import SPLIT_NAMES, printable
 
 Format = Literal["text", "markdown", "csv", "json", "latex"]
-_SPLITS = {"test": "test", "val": "validation"}
 _UNKNOWN = "-"
 
 
@@ -46,7 +46,7 @@ def verdict_text(comparison: Comparison, row: Difference) -> str:
         kinds.get(other.baseline): other.verdict for other in comparison.differences if (other.arm, other.metric) == (row.arm, row.metric)
     }
     for verdict, over in (("worse", "than"), ("not shown", "over")):
-        places = {"independent": f"{over} independent peers", "longer": "at equal compute"}
+        places = {INDEPENDENT: f"{over} independent peers", LONGER: "at equal compute"}
         found = [place for kind, place in places.items() if against.get(kind) == verdict]
         if found:
             return f"better, but {verdict} {' and '.join(found)}"
@@ -55,7 +55,7 @@ def verdict_text(comparison: Comparison, row: Difference) -> str:
 
 def headline(comparison: Comparison) -> str:
     """Returns in a line what was compared, and on which images."""
-    images = f"the {comparison.epoch} epoch on {_SPLITS[comparison.split]} images"
+    images = f"the {comparison.epoch} epoch on {SPLIT_NAMES[comparison.split]} images"
     seeds = f"{'seed' if len(comparison.seeds) == 1 else 'seeds'} {format_seeds(comparison.seeds)}"
     optimistic = ", by which it was chosen: optimistic" if comparison.is_optimistic else ""
     return f"{comparison.name}: {len(comparison.arms)} arms, {seeds}, scores of {images}{optimistic}"

@@ -15,16 +15,11 @@ from mutual.data import available_cores
 from mutual.engine.comparison.arms import SEEDS_OF_DATA, Arm
 from mutual.engine.comparison.comparison_folder import ComparisonFolder
 from mutual.engine.inputs import check_inputs
-from mutual.engine.storage import RunFolder, recipe_differences
+from mutual.engine.storage import CHANGES_NO_NUMBERS, RunFolder, recipe_differences
 from mutual.recipe import InputError, Recipe, first_line, format_value
 
-_FREE_TO_DIFFER = re.compile(
-    r"name|output|checkpoint|placement|tracking|exchange\.folder"
-    r"|train\.(log_every|pictures|progress|timeout_seconds|tune_seconds)"
-    r"|data\.(eval_batch_size|workers|prefetch|on_bad_image|download|decoded)"
-    r"|peers\.\w+\.(rank|ranks|cost|expect|store\.folder)"
-)
-"""Key paths in which a run that is there may differ from what a comparison would train: they change no numbers."""
+_FREE_TO_DIFFER = re.compile(CHANGES_NO_NUMBERS)
+"""Key paths in which a run that is there may differ from what a comparison would train."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,8 @@ def train_arms(arms: Sequence[Arm], seeds: Sequence[int], folder: ComparisonFold
     """
     _check_launcher(settings.launcher)
     trained = [arm for arm in arms if arm.runs_of is None]
-    planned = [_plan_run(arm, seed, folder, folder_name, settings) for seed in seeds for arm, folder_name in _named(trained, folder)]
+    names = folder.write_arms(trained)
+    planned = [_plan_run(arm, seed, folder, names[arm.name], settings) for seed in seeds for arm in trained]
     unfinished = [run for run in planned if not run.is_finished]
     if not unfinished:
         return
@@ -133,11 +129,6 @@ def _visible_gpus() -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return [str(index) for index in range(count)] if given is None else [each.strip() for each in given.split(",")][:count]
-
-
-def _named(arms: Sequence[Arm], folder: ComparisonFolder) -> list[tuple[Arm, str]]:
-    names = folder.write_arms(arms)
-    return [(arm, names[arm.name]) for arm in arms]
 
 
 def _plan_run(arm: Arm, seed: int, folder: ComparisonFolder, name: str, settings: RunSettings) -> _PlannedRun:

@@ -57,50 +57,19 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.engine.costs.benchmark": (
-            "PLACEMENTS",
-            "MeasuredCost",
-            "compare_costs",
-        ),
-        "mutual.engine.costs.cost_prediction": (
-            "CostPrediction",
-            "predict_cost",
-        ),
+        "mutual.engine.costs.benchmark": ("PLACEMENTS", "MeasuredCost", "compare_costs"),
+        "mutual.engine.costs.cost_prediction": ("CostPrediction", "predict_cost"),
         "mutual.engine.costs.floor": ("FloorCost",),
         "mutual.engine.costs.forward_flops": ("count_forward_flops",),
         "mutual.engine.costs.measuring": ("measured_training",),
         "mutual.engine.costs.memory": ("release_memory",),
-        "mutual.engine.costs.op_counts": (
-            "HostSync",
-            "OpCounts",
-            "count_ops",
-        ),
+        "mutual.engine.costs.op_counts": ("HostSync", "OpCounts", "count_ops"),
         "mutual.engine.costs.placement_choice": ("resolve_placement",),
-        "mutual.engine.costs.profiles": (
-            "Link",
-            "Links",
-            "PeerProfile",
-            "profile_peers",
-        ),
-        "mutual.engine.costs.scaling": (
-            "ScalingPrediction",
-            "predict_scaling",
-        ),
-        "mutual.engine.costs.training_flops": (
-            "TrainingFlops",
-            "count_training_flops",
-            "source_peers",
-        ),
-        "mutual.engine.costs.tuning": (
-            "measure_tuning",
-            "resolve_tuning",
-            "tune",
-        ),
-        "mutual.engine.costs.tuning_result": (
-            "TuningResult",
-            "TuningRow",
-            "tuning_table",
-        ),
+        "mutual.engine.costs.profiles": ("Link", "Links", "PeerProfile", "profile_peers"),
+        "mutual.engine.costs.scaling": ("ScalingPrediction", "predict_scaling"),
+        "mutual.engine.costs.training_flops": ("TrainingFlops", "count_training_flops", "source_peers"),
+        "mutual.engine.costs.tuning": ("measure_tuning", "resolve_tuning", "tune"),
+        "mutual.engine.costs.tuning_result": ("TuningResult", "TuningRow", "tuning_table"),
         "mutual.engine.costs.variants": ("store_variants",),
     },
 )

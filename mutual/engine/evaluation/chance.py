@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from mutual.engine.evaluation.scored_batch import ScoredBatch
 from mutual.group import Communicator
 from mutual.models import ClassIndex
 
@@ -89,20 +89,17 @@ class ChanceMeter:
             if name in self._known:
                 is_known_C.fill_(False)[self._known[name].index_K] = True
 
-    def add(self, logits: Mapping[str, Tensor], labels: Tensor) -> None:
-        """Adds the logits `[B, C]` of each peer, `[B, K]` of one that knows a part of the classes, and the labels `[B]` or `[B, C]`.
-
-        Rows of the logits beyond these are padding.
-        """
+    def add(self, scored: ScoredBatch) -> None:
+        """Adds a batch; rows of its logits beyond its labels are padding."""
+        labels = scored.labels
         self._num_images += len(labels)
-        labels = labels.to(self._targets_C.device)
         if self._multi_label:
             self._targets_C += (labels > 0.5).sum(dim=0)
             return
         ones = torch.ones_like(labels, dtype=self._targets_C.dtype)  # bincount would have the host wait for the greatest label
         self._targets_C.scatter_add_(0, labels, ones)
         for counts_C, name in zip(self._predictions_PC, self._peers, strict=True):
-            predictions = logits[name][: len(labels)].argmax(dim=1)
+            predictions = scored.logits[name][: len(labels)].argmax(dim=1)
             if name in self._known:
                 _, is_known_B = self._known[name].labels(labels)
                 counts_C.scatter_add_(0, self._known[name].index_K[predictions], ones if is_known_B is None else is_known_B.to(ones.dtype))

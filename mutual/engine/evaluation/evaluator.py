@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from mutual.data import Batch
-from mutual.engine.evaluation.chance import ChanceMeter
 from mutual.engine.evaluation.readable import readable_rows
 from mutual.engine.evaluation.scored_batch import BatchObserver, ScoredBatch, ScoredMember
 from mutual.engine.evaluation.task_metrics import TaskMetrics, task_metrics
@@ -91,7 +90,6 @@ class Evaluator:
         batches: Iterable[Batch],
         *,
         is_scoring_rank: bool = True,
-        chance: ChanceMeter | None = None,
         observers: Sequence[BatchObserver] = (),
     ) -> Scores:
         """Returns the scores over the batches of all ranks: accuracies and mAP as fractions, NLL in nats.
@@ -102,7 +100,6 @@ class Evaluator:
             predict: returns every peer's float32 logits `[B, C]` of a batch's pixels; `[B, K]` of a peer that knows a part of the classes.
             batches: those of this rank.
             is_scoring_rank: if False, this rank computes its peers for others and adds nothing.
-            chance: is given the logits and labels that are scored.
             observers: are given what was found of each batch that this rank scores.
         """
         for batch in batches:
@@ -111,10 +108,8 @@ class Evaluator:
             if is_scoring_rank and batch.num_valid > len(batch.bad):
                 logits, labels = _readable(logits, on_device.labels, batch)
                 members = self._add(logits, labels)
-                if chance is not None:
-                    chance.add(logits, labels)
                 for observer in observers:
-                    observer.add(ScoredBatch(batch, logits, members))
+                    observer.add(ScoredBatch(batch, logits, labels, members))
         return self._compute()
 
     def class_counts(self) -> dict[str, list[list[int]]]:

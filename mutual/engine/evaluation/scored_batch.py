@@ -42,12 +42,14 @@ class ScoredBatch:
 
     Attributes:
         batch: as it was loaded.
-        logits: by peer `[B, C]`.
+        logits: by peer `[B, C]`, `[B, K]` of one that knows a part of the classes.
+        labels: `[B]`, or flags `[B, C]`, of the data's classes.
         members: by name.
     """
 
     batch: Batch
     logits: Mapping[str, Tensor]
+    labels: Tensor
     members: Mapping[str, ScoredMember]
 
     @property

@@ -14,7 +14,7 @@ from mutual.engine.exporting import card_sections as sections
 from mutual.engine.exporting.card_facts import CardFacts, metrics_of
 from mutual.engine.exporting.card_sections import METRICS
 from mutual.engine.exporting.markdown import section
-from mutual.recipe import DistillationObjective, printable
+from mutual.recipe import SPLIT_NAMES, DistillationObjective, printable
 
 
 def card_page(facts: CardFacts, *, of_timm_folder: bool = False) -> bytes:
@@ -80,6 +80,5 @@ def _results(facts: CardFacts, dataset: str) -> list[dict[str, Any]]:
         return []
     suffix = "" if scores.split == "test" else " (validation; the best epoch was chosen on it)"
     listed = [{"type": METRICS[key][0], "value": round(value, 6), "name": f"{METRICS[key][1]}{suffix}"} for key, value in metrics.items()]
-    split = "test" if scores.split == "test" else "validation"
-    named = {"type": re.sub(r"[^\w./-]", "_", dataset), "name": dataset, "split": split}
+    named = {"type": re.sub(r"[^\w./-]", "_", dataset), "name": dataset, "split": SPLIT_NAMES[scores.split]}
     return [{"task": {"type": "image-classification"}, "dataset": named, "metrics": listed}]

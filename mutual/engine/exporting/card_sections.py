@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutual.engine.comparison import BEST_PEER, MEAN, ArmSummary, Comparison
+from mutual.engine.comparison import BEST_PEER, MEAN, ArmSummary, Comparison, format_metric, is_accuracy
 from mutual.engine.exporting.card_facts import CardFacts, lessons, metrics_of, origin
 from mutual.engine.exporting.latency import Benchmark
 from mutual.engine.exporting.markdown import code_block, escape, table
@@ -10,7 +10,7 @@ from mutual.engine.exporting.quantization import Int8Export
 from mutual.engine.exporting.snippets import loading, older_timm_loading, preparation, timm_loading
 from mutual.engine.exporting.timm_folder import LOWEST_VERSION
 from mutual.engine.storage import EXPORTED_RECIPE, TIMM_FOLDER
-from mutual.recipe import ENSEMBLE, format_value
+from mutual.recipe import ENSEMBLE, SPLIT_NAMES, format_value
 
 MAX_CLASSES = 200
 """No more names of classes than these stand in a card."""
@@ -23,14 +23,12 @@ METRICS = {
     "ece": ("ece", "ECE (15 bins)"),
 }
 """By metric what model hubs call its kind, and what it is called here."""
-_FRACTIONS = ("top1", "macro_top1", "top5", "map")
 _FORMATS = {
     "safetensors": "weights, with a card in the metadata",
     "torch": "program of `torch.export`",
     "onnx": "ONNX program",
     "onnx int8": "ONNX program in int8",
 }
-_SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def introduction(facts: CardFacts) -> str:
@@ -132,7 +130,7 @@ def comparison_section(comparison: Comparison, arm: ArmSummary) -> str:
     parts = [
         f"The run is one of the arm {escape(arm.name)} of the comparison {escape(comparison.name)}, whose {len(arm.runs)} runs differ in "
         f"their seed. Scores of {escape(members.get(arm.member, f'peer {arm.member}'))}, {comparison.epoch} weights, on "
-        f"{_SPLITS[comparison.split]} images{hint}."
+        f"{SPLIT_NAMES[comparison.split]} images{hint}."
     ]
     rows = []
     for name, metric in arm.metrics.items():
@@ -197,7 +195,7 @@ def training_section(facts: CardFacts) -> str:
     document, summary = facts.recipe, facts.summary
     sizes, took = "numbers of images not recorded", ""
     if summary is not None:
-        sizes = ", ".join(f"{number:,} {_SPLITS.get(split, split)} images" for split, number in summary.images.items()) or sizes
+        sizes = ", ".join(f"{number:,} {SPLIT_NAMES.get(split, split)} images" for split, number in summary.images.items()) or sizes
         processes = "one process" if summary.processes == 1 else f"{summary.processes} processes"
         took = f" {summary.epoch} epochs, {summary.update:,} updates, {processes}, {escape(summary.device)}."
     parts = [
@@ -242,18 +240,17 @@ def _metric_name(name: str) -> str:
 
 
 def _shown(metric: str, value: float) -> str:
-    return f"{value:.2%}" if metric in _FRACTIONS else f"{value:.4f}"
+    return f"{value:.2%}" if is_accuracy(metric) else f"{value:.4f}"
 
 
 def _with_deviation(metric: str, mean: float | None, std: float | None) -> str:
     if mean is None:
         return "not finite"
-    scale, digits, unit = (100, 2, " %") if metric in _FRACTIONS else (1, 4, "")
-    spread = "" if std is None else f" ± {scale * std:.{digits}f}"
-    return f"{scale * mean:.{digits}f}{spread}{unit}"
+    spread = "" if std is None else f" ± {format_metric(metric, std)}"
+    return f"{format_metric(metric, mean)}{spread}{' %' if is_accuracy(metric) else ''}"
 
 
 def _signed(metric: str, value: float | None) -> str:
     if value is None:
         return "not finite"
-    return f"{100 * value:+.2f} points" if metric in _FRACTIONS else f"{value:+.4f}"
+    return f"{format_metric(metric, value, signed=True)}{' points' if is_accuracy(metric) else ''}"

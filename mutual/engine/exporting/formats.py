@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mutual.engine.exporting.options import check_formats
 from mutual.engine.storage import EXPORT_SUFFIXES, check_replaceable, unfinished, write_exported
 from mutual.models import ModelCard, model_bytes, read_model
-from mutual.recipe import InputError, did_you_mean
+from mutual.recipe import InputError
 
 BATCHES = (1, 3)
 """Batch sizes that an exported program is tried with."""
@@ -39,11 +40,7 @@ def export_model(
         InputError: no such format, a package is missing, the model cannot be exported, or a file that no export wrote is in the way;
             no wrong file is left.
     """
-    for format_name in formats:
-        if format_name not in FORMATS:
-            raise InputError(f"{format_name!r} is no export format{did_you_mean(format_name, FORMATS)}")
-    if with_input and "safetensors" in formats:
-        raise InputError("a safetensors file holds weights and no program that could take pixels; with the input export torch or onnx")
+    check_formats(formats, with_input=with_input)
     if with_input:
         model = WithInput(model, card)
     names = {format_name: file_name(name, format_name, with_input=with_input) for format_name in formats}

@@ -54,11 +54,7 @@ class ExportOptions:
     card: bool = True
 
     def __post_init__(self) -> None:
-        for format_name in self.formats:
-            if format_name not in EXPORT_SUFFIXES:
-                raise InputError(f"{format_name!r} is no export format{did_you_mean(format_name, EXPORT_SUFFIXES)}")
-        if self.with_input and "safetensors" in self.formats:
-            raise InputError("a safetensors file holds weights and no program that could take pixels; with the input export torch or onnx")
+        check_formats(self.formats, with_input=self.with_input)
         if self.int8 and "onnx" not in self.formats:
             raise InputError("--int8 is for the ONNX program; add --format onnx")
         if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
@@ -72,6 +68,19 @@ class ExportOptions:
     def needs_images(self) -> bool:
         """Whether nothing can be exported where the run's images are not there."""
         return self.int8 or self.temperature == FIT
+
+
+def check_formats(formats: Sequence[str], *, with_input: bool) -> None:
+    """Refuses formats that there are not, or that cannot take pixels where `with_input` asks for it.
+
+    Raises:
+        InputError: it is so.
+    """
+    for format_name in formats:
+        if format_name not in EXPORT_SUFFIXES:
+            raise InputError(f"{format_name!r} is no export format{did_you_mean(format_name, EXPORT_SUFFIXES)}")
+    if with_input and "safetensors" in formats:
+        raise InputError("a safetensors file holds weights and no program that could take pixels; with the input export torch or onnx")
 
 
 def parse_temperature(text: str) -> float | Literal["fit"]:

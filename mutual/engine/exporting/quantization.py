@@ -104,10 +104,6 @@ class _Reader:
         self.num_images += len(images)
         return {self._name: images.numpy()}
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        while (batch := self.get_next()) is not None:
-            yield batch
-
 
 @contextmanager
 def _quiet() -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,9 +101,13 @@ def export_run(
             refusal = str(error)
     benchmark = _benchmark(model, card, files, options) if options.benchmark else None
     facts = replace(facts, files=files, temperature=temperature, int8=int8, benchmark=benchmark)
-    notes += _replaced_card(facts, output) if options.card else []
-    card_file = _write_card(facts, folder, output) if options.card else None
-    timm_folder = _write_timm_folder(facts, output, weights.stem, options)
+    card_file = None
+    if options.card:
+        page = card_page(facts)
+        notes += _replaced_card(page, output)
+        write_exported(output, EXPORTED_RECIPE, folder.recipe_file.read_bytes())
+        card_file = write_exported(output, MODEL_CARD, page)
+    timm_folder = _write_timm_folder(facts, folder, output, options)
     return RunExport(files, temperature, int8, benchmark, card_file, timm_folder, notes, refusal)
 
 
@@ -225,31 +228,24 @@ def _benchmark(model: nn.Module, card: ModelCard, files: Sequence[ExportedFile],
     return measure_latency(whole, images, {each.format: each.path for each in files if each.format.startswith("onnx")})
 
 
-def _replaced_card(facts: CardFacts, output: Path) -> list[str]:
-    """Returns a line where the model card of another peer or run gives way to this one."""
-    page = output / MODEL_CARD
-    before = title_of(page.read_bytes()) if page.is_file() else None
-    if before in (None, title_of(card_page(facts))):
+def _replaced_card(page: bytes, output: Path) -> list[str]:
+    """Returns a line where the model card of another peer or run gives way to `page`."""
+    path = output / MODEL_CARD
+    before = title_of(path.read_bytes()) if path.is_file() else None
+    if before in (None, title_of(page)):
         return []
-    return [f"{page} was the card of {printable(before)}, whose files it no longer describes; another --output keeps them apart"]
+    return [f"{path} was the card of {printable(before)}, whose files it no longer describes; another --output keeps them apart"]
 
 
-def _write_card(facts: CardFacts, folder: RunFolder, output: Path) -> Path:
-    """Writes the model card, and the run's recipe beside it."""
-    write_exported(output, EXPORTED_RECIPE, folder.recipe_file.read_bytes())
-    return write_exported(output, MODEL_CARD, card_page(facts))
-
-
-def _write_timm_folder(facts: CardFacts, output: Path, stem: str, options: ExportOptions) -> Path | None:
+def _write_timm_folder(facts: CardFacts, folder: RunFolder, output: Path, options: ExportOptions) -> Path | None:
     """Writes what timm loads; the weights are the same bytes as in our file."""
     weights = next((each.path for each in facts.files if each.format == "safetensors"), None)
     if facts.timm is None or weights is None:
         return None
-    name = TIMM_FOLDER.format(name=stem)
+    name = TIMM_FOLDER.format(name=weights.stem)
     write_exported(output, f"{name}/{TIMM_WEIGHTS}", weights.read_bytes())
     write_exported(output, f"{name}/{TIMM_CONFIG}", json_text(facts.timm.document, indent=2).encode())
     if options.card:
-        with suppress(FileNotFoundError):
-            write_exported(output, f"{name}/{EXPORTED_RECIPE}", (output / EXPORTED_RECIPE).read_bytes())
+        write_exported(output, f"{name}/{EXPORTED_RECIPE}", folder.recipe_file.read_bytes())
         write_exported(output, f"{name}/{MODEL_CARD}", card_page(facts, of_timm_folder=True))
     return output / name

@@ -31,7 +31,6 @@ class Charts:
         self._accelerator = accelerator
         self._folder = folder
         self._services = Services(recipe, folder)
-        self._tensorboard: Any = None
         self._event_files: EventFiles | None = None
 
     def open(self, *, step: int, is_new: bool) -> None:
@@ -43,9 +42,10 @@ class Charts:
         values = hyperparameters(self._recipe, processes=self._accelerator.num_processes)
         self._services.start(self._accelerator, values)
         if TENSORBOARD in self._recipe.trackers:
-            arguments = {"purge_step": step + 1 if step else None, **self._recipe.trackers[TENSORBOARD].args}
-            self._tensorboard = start_tracker(self._accelerator, TENSORBOARD, self._recipe.name, arguments)
-            self._event_files = EventFiles(self._recipe, self._tensorboard.tracker, self._folder.path, step=step)
+            purge_step = step + 1 if step else None
+            arguments = {"purge_step": purge_step, **self._recipe.trackers[TENSORBOARD].args}
+            tracker = start_tracker(self._accelerator, TENSORBOARD, self._recipe.name, arguments)
+            self._event_files = EventFiles(self._recipe, tracker, self._folder.path, purge_step=purge_step)
             if is_new:
                 self._event_files.introduce(values)
 
@@ -65,6 +65,5 @@ class Charts:
         """Closes the trackers."""
         if self._event_files is not None:
             self._event_files.close()
-            self._tensorboard.finish()
             self._event_files = None
         self._services.finish()

@@ -40,16 +40,17 @@ class EventFiles:
 
     Args:
         recipe: what is trained.
-        writer: of the run's own file.
+        tracker: Accelerate's, which writes the run's own file.
         folder: the run folder.
-        step: updates that are done; what a cut run has written behind them is hidden.
+        purge_step: the update from which on what a cut run has written is hidden; None: nothing is.
     """
 
-    def __init__(self, recipe: Recipe, writer: SummaryWriter, folder: Path, *, step: int) -> None:
+    def __init__(self, recipe: Recipe, tracker: Any, folder: Path, *, purge_step: int | None) -> None:
         self._recipe = recipe
+        self._tracker = tracker
         self._folder = folder
-        self._purge_step = step + 1 if step else None
-        self._writers = {RUN: writer}
+        self._purge_step = purge_step
+        self._writers: dict[str, SummaryWriter] = {RUN: tracker.tracker}
 
     def introduce(self, hyperparameters: Mapping[str, Value]) -> None:
         """Writes once in the life of a run what it trains, and how its charts are arranged."""
@@ -74,10 +75,11 @@ class EventFiles:
             self._writer(member).add_image(tag, picture_HWC, global_step=step, dataformats="HWC")
 
     def close(self) -> None:
-        """Closes the files but for the run's own, which belongs to Accelerate."""
+        """Closes the files; the run's own belongs to Accelerate."""
         for member, writer in self._writers.items():
             if member != RUN:
                 writer.close()
+        self._tracker.finish()
 
     def _writer(self, member: str) -> SummaryWriter:
         """Returns the writer of a member's file; the first time it is asked for it opens one."""

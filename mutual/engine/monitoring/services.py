@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from threading import Timer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mutual.engine.monitoring.hyperparameters import Value
 from mutual.engine.monitoring.series import Series, Values
@@ -32,20 +32,27 @@ _NO_KEY = re.compile(r"[^\w\-. /]")
 
 _NAMED = {"wandb": "name", "trackio": "name", "mlflow": "run_name"}
 """By tracker the argument of its start that names the run."""
-_RESUMED: dict[str, Callable[[str], dict[str, Any]]] = {
-    "wandb": lambda run_id: {"id": run_id, "resume": "allow"},
-    "mlflow": lambda run_id: {"run_id": run_id},
-    "trackio": lambda run_id: {"name": run_id, "resume": "allow"},
-    "swanlab": lambda run_id: {"id": run_id, "resume": "allow"},
+
+
+class _Resumption(NamedTuple):
+    """How a run goes on in a service.
+
+    Attributes:
+        id_of: returns the id of the service's run.
+        arguments: returns those of the service's start with which the run of an id goes on.
+    """
+
+    id_of: Callable[[Any], str]
+    arguments: Callable[[str], dict[str, Any]]
+
+
+_RESUMPTIONS = {
+    "wandb": _Resumption(lambda run: run.id, lambda run_id: {"id": run_id, "resume": "allow"}),
+    "mlflow": _Resumption(lambda run: run.info.run_id, lambda run_id: {"run_id": run_id}),
+    "trackio": _Resumption(lambda run: run.name, lambda run_id: {"name": run_id, "resume": "allow"}),
+    "swanlab": _Resumption(lambda run: run.id, lambda run_id: {"id": run_id, "resume": "allow"}),
 }
-"""By tracker the arguments of its start with which a run goes on."""
-_IDS: dict[str, Callable[[Any], str]] = {
-    "wandb": lambda run: run.id,
-    "mlflow": lambda run: run.info.run_id,
-    "trackio": lambda run: run.name,
-    "swanlab": lambda run: run.id,
-}
-"""By tracker what finds the id of its run."""
+"""By tracker; others begin a new run."""
 
 
 def check_trackers(recipe: Recipe) -> None:
@@ -100,13 +107,13 @@ class Services:
         specs = [spec for name, spec in self._recipe.trackers.items() if name != TENSORBOARD]
         if not specs:
             return
-        ids = dict(self._folder.read_tracked().ids)
+        ids = {name: run_id for name, run_id in self._folder.read_tracked().ids.items() if name in _RESUMPTIONS}
         for spec in specs:
             tracker = self._trackers[spec.name] = self._start(accelerator, spec, ids.get(spec.name))
             if spec.name not in ids:
                 self._attempt(spec.name, partial(tracker.store_init_configuration, dict(hyperparameters)))
-                if spec.name in _IDS:
-                    ids[spec.name] = _IDS[spec.name](tracker.tracker)
+                if spec.name in _RESUMPTIONS:
+                    ids[spec.name] = _RESUMPTIONS[spec.name].id_of(tracker.tracker)
                     self._folder.write_tracked(TrackedRuns(ids=ids))
 
     def log(self, values: Values, *, step: int) -> None:
@@ -130,7 +137,7 @@ class Services:
 
     def _start(self, accelerator: Accelerator, spec: TrackerSpec, run_id: str | None) -> Any:
         named = {_NAMED[spec.name]: self._recipe.name} if spec.name in _NAMED else {}
-        resumed = _RESUMED[spec.name](run_id) if run_id is not None else {}
+        resumed = _RESUMPTIONS[spec.name].arguments(run_id) if run_id is not None else {}
         project = spec.project or PROJECT
         with _announced(spec.name):
             try:

@@ -7,13 +7,14 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from mutual.engine.monitoring.charts import Charts
-from mutual.engine.monitoring.scores import Scores
+from mutual.engine.monitoring.scores import Scores, ranking_key
 from mutual.engine.monitoring.series import Series, best_values, score_values, train_values, values_on_test
 from mutual.engine.monitoring.table import initial_lines, table_head, table_line, test_line
 from mutual.engine.monitoring.train_metrics import TrainMetrics
@@ -180,20 +181,16 @@ class _Best:
         self.peer: Mapping[str, float] = {}
         self.ensemble: Mapping[str, float] = {}
         self._peers = recipe.trainable
-        self._metric = recipe.resolved().train.best_metric or "top1"
+        metric = recipe.resolved().train.best_metric
+        assert metric is not None, "it is resolved"
+        self._key = partial(ranking_key, metric=metric)
 
     def update(self, epoch: int, scores: Scores) -> None:
         """Takes notice of an evaluation; of one before the first update (epoch 0) no weights are kept."""
         if epoch == 0:
             return
-        self.peer = max([self.peer, *(scores[name] for name in self._peers if name in scores)], key=self._ranking_key)
-        self.ensemble = max([self.ensemble, scores.get(ENSEMBLE, {})], key=self._ranking_key)
-
-    def _ranking_key(self, row: Mapping[str, float]) -> tuple[float, float]:
-        metric, nll = row.get(self._metric, math.nan), row.get("nll", math.nan)
-        if not (math.isfinite(metric) and math.isfinite(nll)):
-            return (-math.inf, -math.inf)
-        return (0.0 if self._metric == "nll" else metric, -nll)
+        self.peer = max([self.peer, *(scores[name] for name in self._peers if name in scores)], key=self._key)
+        self.ensemble = max([self.ensemble, scores.get(ENSEMBLE, {})], key=self._key)
 
 
 def _with_nan(scores: Mapping[str, Mapping[str, float | None]]) -> Scores:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mutual.engine.costs import count_forward_flops
 from mutual.engine.evaluation import RunInference, check_trusted_data
-from mutual.engine.inputs import check_data_present, check_split
+from mutual.engine.inputs import check_data_present, check_split, given_datasets
 from mutual.engine.report.edges_of import edges_of, tapped_paths, unread_losses
 from mutual.engine.report.features import FeatureModel, compare_features
 from mutual.engine.report.findings import Findings
@@ -64,8 +63,7 @@ def analyse_run(
     files = peer_files(folder, None)
     check_split(recipe, trained, split)
     check_data_present(recipe)
-    given = [text.partition("=")[2] for text in overrides if text.startswith("data.dataset=")]
-    check_trusted_data(recipe.data, [*datasets, *given])
+    check_trusted_data(recipe.data, given_datasets(datasets, overrides))
     peers = load_peers(folder, recipe, files, factories)
     notes = list(peers.notes)
     skipping = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_bad_image": "skip"})})
@@ -93,7 +91,7 @@ def _findings(
     validation = predictions if split == "val" else predict_split(inference, "val", ensemble=ensemble, max_images=max_images)
     edges, paths = edges_of(recipe), tapped_paths(recipe)
     features = compare_features(inference, split, paths, headless)
-    members = find_members(recipe, inference, predictions, validation, history, forward_flops(inference, count_forward_flops))
+    members = find_members(recipe, inference, predictions, validation, history, forward_flops(inference))
     members += find_headless(recipe, {name: each.model for name, each in headless.items()}, history)
     choice = Choice(best_peer, best.metric, {name: best.peers[name] for name in recipe.trainable if name in best.peers})
     summary = folder.read_summary()

@@ -136,7 +136,7 @@ class Findings:
         best_peer: the peer to ship, and `reason` why, in a sentence.
         split: whose images were scored, and `num_images` how many.
         members: peers, frozen ones and the ensemble.
-        pairs: of members that can be compared.
+        pairs: of members that can be compared, each two once.
         edges: who learns from whom.
         history: the records of metrics.jsonl.
         disagreements: images on which the peers disagree most.

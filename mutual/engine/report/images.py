@@ -53,11 +53,8 @@ def jensen_shannon(probabilities_MNC: Tensor) -> Tensor:
         >>> jensen_shannon(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))  # log 2
         tensor([0.6931])
     """
-    return _entropy(probabilities_MNC.mean(dim=0)) - _entropy(probabilities_MNC).mean(dim=0)
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    return -torch.special.xlogy(probabilities, probabilities).sum(dim=-1)
+    entropy_N, entropies_MN = (torch.special.entr(each).sum(dim=-1) for each in (probabilities_MNC.mean(dim=0), probabilities_MNC))
+    return entropy_N - entropies_MN.mean(dim=0)
 
 
 def _shown(predictions: SplitPredictions, rows: Sequence[int]) -> list[ImageFinding]:

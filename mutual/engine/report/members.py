@@ -6,7 +6,7 @@ Shapes: N images, C classes, K of them that a member knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mutual.engine import evaluation
+from mutual.engine.costs import count_forward_flops
 from mutual.engine.evaluation import ClassScores, RunInference, fit_temperature
 from mutual.engine.report.findings import MemberFindings, ReliabilityDiagram
 from mutual.engine.report.predictions import SplitPredictions
@@ -94,12 +95,12 @@ def find_headless(recipe: Recipe, models: Mapping[str, nn.Module], history: Sequ
     ]
 
 
-def forward_flops(inference: RunInference, count: Callable[[nn.Module, tuple[int, int, int]], float]) -> dict[str, float | None]:
-    """Returns by peer what `count` says of one image's forward; None where the model does not run under the counter."""
+def forward_flops(inference: RunInference) -> dict[str, float | None]:
+    """Returns by peer the FLOPs of one image's forward; None where the model does not run under the counter."""
     flops: dict[str, float | None] = {}
     for name, peer in inference.peers.items():
         try:
-            flops[name] = count(peer.bare, inference.inputs[name].shape)
+            flops[name] = count_forward_flops(peer.bare, inference.inputs[name].shape)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError):  # what the counter cannot follow
             flops[name] = None
     return flops

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from mutual.engine.report.chance import paired_test
 from mutual.engine.report.findings import EdgeFinding, MemberFindings
+from mutual.engine.report.pages.numbers import count_text
 from mutual.engine.report.predictions import SplitPredictions
-from mutual.recipe import ENSEMBLE, peer_of
+from mutual.recipe import ENSEMBLE, SPLIT_NAMES, peer_of
 
 _NAMES = {"top1": "top-1 accuracy", "macro_top1": "top-1 accuracy averaged over the classes", "map": "mAP", "nll": "NLL"}
-_SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
 _SIMILAR = 0.02
 """Models whose numbers of parameters differ by no more than this fraction are of the same size."""
@@ -87,7 +87,8 @@ def _size(best: MemberFindings, others: Sequence[MemberFindings]) -> str:
     if all(_is_same(own, size) for size in sizes):
         return "; both are of the same size" if len(sizes) == 1 else "; all are of the same size"
     place = "the smallest" if own <= min(sizes) else "the largest" if own >= max(sizes) else "neither the smallest nor the largest"
-    return f"; with {_count(own)} parameters it is {place} ({', '.join(f'{each.name}: {_count(each.num_parameters)}' for each in others)})"
+    listed = ", ".join(f"{each.name}: {count_text(each.num_parameters)}" for each in others)
+    return f"; with {count_text(own)} parameters it is {place} ({listed})"
 
 
 def _about_teachers(
@@ -102,7 +103,7 @@ def _about_teachers(
         return ""
     everyone = (*teachers, best)
     values = _texts(choice.metric, [each.scores[choice.metric] for each in everyone])
-    sizes = [_count(each.num_parameters) for each in everyone]
+    sizes = [count_text(each.num_parameters) for each in everyone]
     *taught, own = (f"{each.name} has {value} with {size}" for each, value, size in zip(everyone, values, sizes, strict=True))
     peers = "The frozen peer that taught it" if len(teachers) == 1 else "The frozen peers that taught it"
     return f"{peers}: {', '.join(taught)} parameters; on these {_images(predictions)} {own}."
@@ -184,7 +185,7 @@ def _texts(metric: str, values: Sequence[float]) -> list[str]:
 
 
 def _images(predictions: SplitPredictions) -> str:
-    return f"{predictions.num_images:,} {_SPLITS[predictions.split]} images"
+    return f"{predictions.num_images:,} {SPLIT_NAMES[predictions.split]} images"
 
 
 def _is_same(first: int, second: int) -> bool:
@@ -193,13 +194,6 @@ def _is_same(first: int, second: int) -> bool:
 
 def _number(count: int) -> str:
     return _NUMBERS.get(count, str(count))
-
-
-def _count(parameters: int) -> str:
-    for size, unit in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
-        if parameters >= size:
-            return f"{parameters / size:.3g}{unit}"
-    return str(parameters)
 
 
 def _percent(fraction: float) -> str:

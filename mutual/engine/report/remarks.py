@@ -9,9 +9,8 @@ from typing import Any
 from mutual.engine.report.findings import MemberFindings
 from mutual.engine.report.members import MAX_SHOWN_CLASSES
 from mutual.engine.report.predictions import SplitPredictions
-from mutual.recipe import Recipe, printable
+from mutual.recipe import SPLIT_NAMES, Recipe, printable
 
-_NAMES = {"train": "training", "val": "validation", "test": "test"}
 _MAX_NAMED = 3
 """So many damaged images are named."""
 
@@ -48,7 +47,7 @@ def remarks(
 
 
 def _about_images(predictions: SplitPredictions) -> list[str]:
-    lines, name = [], _NAMES[predictions.split]
+    lines, name = [], SPLIT_NAMES[predictions.split]
     if len(predictions.images) < predictions.num_all:
         lines.append(f"{len(predictions.images):,} of {predictions.num_all:,} {name} images were predicted, spread evenly over them")
     if predictions.skipped:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path, PurePath
-from typing import Any
+from statistics import fmean
 
 from mutual.engine.comparison import BEST_PEER, MEAN, ArmSummary, ComparisonFolder
 from mutual.engine.report.pages import comparison_page, headline
@@ -18,15 +18,6 @@ from mutual.recipe import InputError
 
 _METRICS = ("top1", "map", "knn_top1", "nll")
 """Of which curves are drawn."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What curves need of a run."""
-
-    history: list[dict[str, Any]]
-    members: tuple[str, ...]
-    """Whose mean counts."""
 
 
 def report_comparison(folder: Path, output: Path) -> str:
@@ -52,21 +43,24 @@ def _run_folders(arm: ArmSummary, folder: ComparisonFolder) -> dict[int, RunFold
 
 def _arm_curves(arm: ArmSummary, folders: Mapping[int, RunFolder]) -> dict[str, list[tuple[float, list[float]]]]:
     """Returns by metric for each epoch the values of the runs that have one; what is damaged is left out."""
-    runs = []
+    curves: dict[str, dict[int, list[float]]] = {}
     for folder in folders.values():
         with suppress(InputError):
-            runs.append(_Run(folder.history(), _members(arm, folder)))
-    curves: dict[str, dict[int, list[float]]] = {}
-    for run in runs:
-        for row in run.history:
-            for metric in _METRICS:
-                values = [row.get("eval", {}).get(member, {}).get(metric) for member in run.members]
-                if values and all(map(is_finite, values)):
-                    curves.setdefault(metric, {}).setdefault(row["epoch"], []).append(sum(values) / len(values))
+            for metric, epoch, value in _scores(folder, _members(arm, folder)):
+                curves.setdefault(metric, {}).setdefault(epoch, []).append(value)
     return {metric: sorted(by_epoch.items()) for metric, by_epoch in curves.items()}
 
 
+def _scores(folder: RunFolder, members: Sequence[str]) -> Iterator[tuple[str, int, float]]:
+    """Yields metric, epoch and mean of the members, where all of them have a score."""
+    for row, metric in product(folder.history(), _METRICS):
+        values = [row.get("eval", {}).get(member, {}).get(metric) for member in members]
+        if all(map(is_finite, values)):
+            yield metric, row["epoch"], fmean(values)
+
+
 def _members(arm: ArmSummary, folder: RunFolder) -> tuple[str, ...]:
+    """Returns the peers whose mean counts."""
     if arm.member == MEAN:
         return tuple(folder.recipe().trainable)
     return (folder.best_peer() if arm.member == BEST_PEER else arm.member,)

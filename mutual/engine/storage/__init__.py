@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         select_checkpoint,
     )
     from mutual.engine.storage.peer_weights import peer_file, peer_files
-    from mutual.engine.storage.recipe_changes import recipe_differences
+    from mutual.engine.storage.recipe_changes import CHANGES_NO_NUMBERS, recipe_differences
     from mutual.engine.storage.reports import REPORT, REPORT_MARK, check_report_path, is_report, write_report
     from mutual.engine.storage.run_folder import CHARTS, HPARAMS, METRICS, RunFolder, epoch_name, peer_of_file
     from mutual.engine.storage.run_records import (
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BEST",
+    "CHANGES_NO_NUMBERS",
     "CHARTS",
     "EXPORTED_RECIPE",
     "EXPORT_SUFFIXES",
@@ -140,7 +141,7 @@ __getattr__, __dir__ = lazy_attributes(
             "select_checkpoint",
         ),
         "mutual.engine.storage.reports": ("REPORT", "REPORT_MARK", "check_report_path", "is_report", "write_report"),
-        "mutual.engine.storage.recipe_changes": ("recipe_differences",),
+        "mutual.engine.storage.recipe_changes": ("CHANGES_NO_NUMBERS", "recipe_differences"),
         "mutual.engine.storage.peer_weights": ("peer_file", "peer_files"),
         "mutual.engine.storage.run_folder": ("CHARTS", "HPARAMS", "METRICS", "RunFolder", "epoch_name", "peer_of_file"),
         "mutual.engine.storage.run_records": (

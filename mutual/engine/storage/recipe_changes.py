@@ -11,11 +11,16 @@ from pathlib import Path
 from mutual.engine.storage.run_folder import METRICS
 from mutual.recipe import Recipe
 
+CHANGES_NO_NUMBERS = (
+    r"name|output|checkpoint|placement|tracking|exchange\.folder"
+    r"|train\.(log_every|pictures|progress|timeout_seconds|tune_seconds)"
+    r"|data\.(eval_batch_size|workers|prefetch|on_bad_image|download|decoded)"
+    r"|peers\.\w+\.(rank|ranks|cost|expect|store\.folder)"
+)
+"""Pattern of the key paths of what changes no numbers of a training: where runs may differ that are compared, or gone on with."""
 _FREE_TO_CHANGE = (
-    "name|output|checkpoint|placement|exchange|tracking",
-    r"train\.(log_every|pictures|progress|accumulate|timeout_seconds|tune_seconds)",
-    r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|download|train_list|val_list|test|unlabelled|decoded)",
-    r"peers\.\w+\.(weights|rank|ranks|cost|expect|store\.folder)",
+    CHANGES_NO_NUMBERS,
+    r"exchange|train\.accumulate|data\.(batch_size|root|train_list|val_list|test|unlabelled)|peers\.\w+\.weights",
 )
 _EXTENDABLE = (
     "extended_from|schedule",

@@ -26,7 +26,8 @@ CHARTS, HPARAMS = "charts", "hparams"
 TRACKED = "tracked.json"
 """By tracker the id under which its service knows the run."""
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d+\..*")
-_RUN_FILES = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, TRACKED, "checkpoints", LAST, BEST, "export")
+_TEXTS = (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, TRACKED)
+_RUN_FILES = (*_TEXTS, "checkpoints", LAST, BEST, "export")
 
 _OF_EPOCH = r"-epoch\d+\.safetensors"
 """Behind the name of a peer: what the weights of one of its epochs are called."""
@@ -301,8 +302,7 @@ class RunFolder:
 
     def _files_of(self, peers: Sequence[str]) -> Iterator[Path]:
         """Yields the paths that trainings and exports of `peers` write to, whether they exist or not."""
-        texts = [self.path / name for name in (RECIPE, METRICS, INITIAL_SCORES, FINAL_SCORES, SUMMARY, TRACKED)]
-        for path in (*texts, self._best_file):
+        for path in (*(self.path / name for name in _TEXTS), self._best_file):
             yield from (path, unfinished(path))
         yield unfinished(self.path / REPORT)
         if is_report(self.path / REPORT):

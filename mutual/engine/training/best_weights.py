@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from mutual.engine.monitoring import CHURN, Scores
+from mutual.engine.monitoring import CHURN, Scores, ranking_key
 from mutual.engine.storage import BEST, LAST, BestRecord, RunFolder, epoch_name, is_weights_name, remove, sha256, write_file
 from mutual.engine.training.peer_collector import PeerCollector
 from mutual.group import Group
 from mutual.models import ModelCard, model_bytes
 from mutual.recipe import InputError, Recipe
-
-_WORST = (-math.inf, -math.inf)
 
 
 class BestWeights:
@@ -115,9 +113,7 @@ class BestWeights:
         self._sha256 = {file: digest for file, digest in state["sha256"].items() if is_weights_name(file)}
 
     def _ranking_key(self, row: Mapping[str, float]) -> tuple[float, float]:
-        if not (math.isfinite(row[self._metric]) and math.isfinite(row["nll"])):
-            return _WORST
-        return (0.0 if self._metric == "nll" else row[self._metric], -row["nll"])
+        return ranking_key(row, self._metric)
 
     def _is_better(self, name: str, row: Mapping[str, float]) -> bool:
         return name not in self._best_scores or self._ranking_key(row) > self._ranking_key(self._best_scores[name])

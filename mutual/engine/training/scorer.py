@@ -121,7 +121,8 @@ class Scorer:
             multi_label=info.multi_label,
             known_classes=self._known_classes(classifiers),
         )
-        scores = self._score(self._build_evaluator(classifiers, (), compares=False), classifiers, update, meter) if classifiers else {}
+        evaluator = self._build_evaluator(classifiers, (), compares=False)
+        scores = self._score(evaluator, classifiers, update, observers=[meter]) if classifiers else {}
         scores |= self._score_headless()
         self._kept.is_complete = True
         self.restore_initial(self._comm.all_gather_json(scores)[0])
@@ -196,7 +197,6 @@ class Scorer:
         evaluator: Evaluator,
         peers: Sequence[str],
         update: int,
-        chance: ChanceMeter | None = None,
         *,
         split: str = "val",
         observers: Sequence[BatchObserver] = (),
@@ -205,7 +205,7 @@ class Scorer:
             return self._predict(pixels, batch, peers, split=split)
 
         is_scoring_rank = self._training.group.is_scoring_rank
-        return evaluator(predict, self._batches(update, split=split), is_scoring_rank=is_scoring_rank, chance=chance, observers=observers)
+        return evaluator(predict, self._batches(update, split=split), is_scoring_rank=is_scoring_rank, observers=observers)
 
     def _batches(self, update: int, *, split: str = "val") -> Iterator[Batch]:
         """Yields this rank's batches of `split`, with all peers in evaluation mode."""
@@ -218,7 +218,7 @@ class Scorer:
         """Returns the logits of `peers`; what is said of validation images by those that stay as they are is kept."""
         group = self._training.group
         logits = group.predict(pixels, peers, global_batch_size=batch.global_batch_size)
-        if split == "val" and group.is_scoring_rank and set(self._kept.peers).issubset(peers):
+        if split == "val" and group.is_scoring_rank and not self._kept.is_complete and set(self._kept.peers).issubset(peers):
             self._kept.keep(batch, logits)
         return logits
 

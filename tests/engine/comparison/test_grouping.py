@@ -1,9 +1,12 @@
 """Runs that exist become arms by what they were trained with."""
 
+import os
+
 import pytest
 from stand_in_runs import recipe_document, write_run
 
 from mutual.engine.comparison import find_runs, group_runs
+from mutual.engine.comparison.comparison_folder import COMPARISON_MARK
 from mutual.engine.comparison.grouping import choose_seeds
 from mutual.recipe import InputError
 
@@ -57,6 +60,12 @@ def test_runs_of_unlike_names_are_called_by_their_beginning_or_their_models(tmp_
     ]
     arms, _ = group_runs(folders)
     assert [arm.name for arm in arms] == ["night", "small_cnn"]
+
+
+def test_nobody_waits_for_a_pipe_in_the_place_of_a_comparisons_mark(tmp_path):
+    os.mkfifo(tmp_path / COMPARISON_MARK)
+    arms, _ = group_runs([write_run(tmp_path / "dml-seed0", DML)])
+    assert [arm.name for arm in arms] == ["dml"]
 
 
 def test_two_runs_of_one_seed_are_refused(tmp_path):

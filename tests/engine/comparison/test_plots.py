@@ -70,7 +70,7 @@ def test_a_curve_is_of_the_member_that_is_compared():
     assert arm_curve(arm_with(histories, member="b"), "top1").means[-1] == pytest.approx(0.82)
     assert arm_curve(arm_with(histories, member="ensemble"), "top1").means[-1] == pytest.approx(0.85)
     best = arm_with(histories, member="best")
-    best.runs[0] = dataclasses.replace(best.runs[0], scores={"a": {"top1": 0.7}, "b": {"top1": 0.8}, "best": {"top1": 0.8}})
+    best.runs[0] = dataclasses.replace(best.runs[0], best_peer="b")
     assert arm_curve(best, "top1").means[-1] == pytest.approx(0.82)
 
 

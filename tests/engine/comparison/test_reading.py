@@ -23,7 +23,8 @@ def test_the_best_epoch_the_last_one_and_the_test_images(tmp_path):
     assert "pairs" not in last.scores
     assert best.scores == {name: row for name, row in last.scores.items() if name != "ensemble"}
     assert test.scores["mean"]["top1"] == pytest.approx(1.592)
-    assert (test.seed, test.split, test.epoch, test.summary.epoch, len(test.history)) == (2, "test", "best", 3, 3)
+    assert (test.split, test.epoch, test.best_peer) == ("test", "best", "b")
+    assert (test.recipe.seed, test.summary.epoch, len(test.history)) == (2, 3, 3)
 
 
 def test_the_mean_is_over_the_peers_that_are_trained(tmp_path):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 
 from mutual.engine.evaluation import fit_temperature, reliability
 from mutual.engine.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
@@ -29,8 +30,7 @@ def test_the_nll_is_least_there():
     def nll(temperature):
         return F.cross_entropy(logits.double() / temperature, labels).item()
 
-    optimize = pytest.importorskip("scipy.optimize")
-    minimum = optimize.minimize_scalar(nll, bounds=(0.1, 20), method="bounded", options={"xatol": 1e-10})
+    minimum = minimize_scalar(nll, bounds=(0.1, 20), method="bounded", options={"xatol": 1e-10})
     assert found == pytest.approx(minimum.x, rel=1e-5)
     assert nll(found) <= minimum.fun + 1e-13
 

@@ -6,6 +6,12 @@ from support import WORLD
 
 from mutual.data.loading.batch import BadImage, Batch
 from mutual.engine.evaluation import Chance, ChanceMeter, Evaluator
+from mutual.engine.evaluation.scored_batch import ScoredBatch
+
+
+def scored(logits, labels):
+    batch = Batch(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels, len(labels), len(labels))
+    return ScoredBatch(batch, logits, labels, {})
 
 
 def levels(predictions, labels, *, num_classes=3):
@@ -13,7 +19,7 @@ def levels(predictions, labels, *, num_classes=3):
     meter = ChanceMeter(["a"], WORLD, num_classes=num_classes, multi_label=False)
     logits = torch.nn.functional.one_hot(torch.tensor(predictions), num_classes).float()
     for rows in (slice(0, 2), slice(2, None)):
-        meter.add({"a": torch.cat([logits[rows], logits[:1]])}, torch.tensor(labels[rows]))  # the last row is padding
+        meter.add(scored({"a": torch.cat([logits[rows], logits[:1]])}, torch.tensor(labels[rows])))  # the last row is padding
     return meter.levels()["a"]
 
 
@@ -31,7 +37,7 @@ def test_who_always_predicts_one_class_is_right_as_often_as_it_comes():
 
 def test_the_chance_of_several_labels_is_their_mean_frequency():
     meter = ChanceMeter(["a", "b"], WORLD, num_classes=3, multi_label=True)
-    meter.add({}, torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+    meter.add(scored({}, torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])))
     assert meter.levels() == dict.fromkeys("ab", Chance(pytest.approx((3 / 4 + 1 / 4) / 2), num_images=4)), "a class of no image has none"
 
 
@@ -42,7 +48,7 @@ def test_a_peer_of_some_classes_is_told_over_their_images():
     logits = {"some": torch.randn(10_000, 10, generator=generator), "all": torch.randn(10_000, 100, generator=generator)}
     meter = ChanceMeter(list(logits), WORLD, num_classes=100, multi_label=False, known_classes={"some": range(5, 100, 10)})
     for rows in torch.arange(10_000).chunk(3):
-        meter.add({name: each[rows] for name, each in logits.items()}, labels[rows])
+        meter.add(scored({name: each[rows] for name, each in logits.items()}, labels[rows]))
     levels = meter.levels()
     assert levels == {"some": Chance(pytest.approx(0.1), 1000), "all": Chance(pytest.approx(0.01), 10_000)}
     assert levels["some"].explains(0.103)
@@ -51,7 +57,7 @@ def test_a_peer_of_some_classes_is_told_over_their_images():
 def test_the_chance_of_several_labels_is_that_of_those_that_a_peer_knows():
     flags = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
     meter = ChanceMeter(["a", "b"], WORLD, num_classes=4, multi_label=True, known_classes={"b": (1, 2)})
-    meter.add({}, flags)
+    meter.add(scored({}, flags))
     assert meter.levels() == {"a": Chance(pytest.approx((3 / 4 + 1 / 4 + 1 / 4) / 3), 4), "b": Chance(pytest.approx(1 / 4), 4)}
 
 
@@ -60,7 +66,7 @@ def test_images_that_cannot_be_read_are_no_chance():
     batch = Batch(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 1, 2]), 4, 4, bad=(BadImage("x", "gone", 3),))
     evaluator = Evaluator(["a"], [], num_classes=3, device=torch.device("cpu"))
     logits = torch.tensor([[9.0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9]])
-    evaluator(lambda pixels, _: {"a": logits}, [batch], chance=meter)
+    evaluator(lambda pixels, _: {"a": logits}, [batch], observers=[meter])
     assert meter.levels() == {"a": Chance(pytest.approx((2 * 1 + 1 * 2) / 9), num_images=3)}
 
 

@@ -17,6 +17,7 @@ from mutual.engine.evaluation import ChanceMeter, Evaluator, class_table
 from mutual.engine.evaluation.class_scores import class_scores
 from mutual.engine.evaluation.metrics import Accuracy, AveragePrecision, CalibrationError, ClassCounts, MacroAccuracy, Mean
 from mutual.engine.evaluation.readable import readable_rows
+from mutual.engine.evaluation.scored_batch import ScoredBatch
 
 NUM_CLASSES = 7
 
@@ -176,12 +177,11 @@ def test_the_host_waits_for_no_batch_of_an_evaluation(multi_label):
     num_syncs = []
     for num_batches in (1, 1, 4):  # the first makes the metrics
         with count_ops() as counts:
-            evaluator(lambda pixels, batch: logits, [batch] * num_batches, chance=chance)
+            evaluator(lambda pixels, batch: logits, [batch] * num_batches, observers=[chance])
         num_syncs.append(len(counts.host_syncs))
     if not multi_label:  # torchmetrics' average precision looks at each distinct score when it is computed
         assert num_syncs[2] == num_syncs[1]
         assert num_syncs[1] <= 1 + 2 * (len(peers) + 1)
     with count_ops() as counts:
-        evaluator._add(logits, batch.labels)
-        chance.add(logits, batch.labels)
+        chance.add(ScoredBatch(batch, logits, batch.labels, evaluator._add(logits, batch.labels)))
     assert counts.host_syncs == []

@@ -55,7 +55,7 @@ def test_a_temperature_is_a_positive_number(run, capsys, text):
 
 
 def test_what_needs_images_says_so_where_they_are_gone(run, capsys, monkeypatch):
-    (gone,) = ["data={dataset: image_folder, root: nowhere, image_size: 8, channels: 1}"]
+    gone = "data={dataset: image_folder, root: nowhere, image_size: 8, channels: 1}"
     assert "no folder nowhere/train" in refused(capsys, run, "--temperature", "fit", gone)
     assert "no folder nowhere/train" in refused(capsys, run, "--format", "onnx", "--int8", gone)
     assert not (run / "export").exists()

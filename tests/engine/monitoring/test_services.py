@@ -133,6 +133,13 @@ def test_damaged_ids_are_none(tmp_path):
     assert folder.read_tracked() == TrackedRuns(ids={})
 
 
+def test_an_id_of_a_service_in_which_no_run_goes_on_is_passed_over(tmp_path, served):
+    folder = mutual.fit(recipe_of(tmp_path, "clearml")).folder
+    (folder / "tracked.json").write_text('{"ids": {"clearml": "abc"}}')
+    mutual.fit(recipe_of(tmp_path, "clearml"), resume=True)
+    assert served["clearml"][1][2] == {}
+
+
 def test_no_tracker_is_a_tracking_too(tmp_path):
     folder = mutual.fit(recipe_of(tmp_path)).folder
     assert not list(folder.rglob("events.*"))

@@ -7,6 +7,7 @@ from report_samples import HOSTILE, arm, comparison, difference
 from mutual.engine.comparison import EqualCompute
 from mutual.engine.report import comparison_page
 from mutual.engine.report.pages import headline
+from mutual.engine.report.pages.comparison_charts import forest_plot
 from mutual.engine.report.pages.verdicts import sentences
 
 SECTIONS = ["result", "arms", "differences", "seeds", "runs", "command"]
@@ -64,6 +65,11 @@ def test_each_chart_of_differences_is_against_one_arm():
     labels = [each["aria-label"] for each in Page(page).all("svg") if " against " in each.get("aria-label", "")]
     assert [label.partition(":")[0] for label in labels] == ["top-1 against independent", "NLL against independent", "top-1 against longer"]
     assert labels[-1] == "top-1 against longer: dml_t1 -4.00"
+
+
+def test_a_chart_says_which_way_is_better():
+    drawn = {metric: forest_plot(metric, [difference("a", metric, -0.1, "better", num_pairs=6)], {}) for metric in ("top1", "nll", "churn")}
+    assert {metric: "lower is better" in plot for metric, plot in drawn.items()} == {"top1": False, "nll": True, "churn": True}
 
 
 def test_a_sentence_has_the_interval_and_both_p_values():

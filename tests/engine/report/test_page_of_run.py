@@ -131,7 +131,7 @@ def test_pairs_are_shown_in_both_directions():
 
 def test_without_values_by_pair_their_means_are_drawn():
     found = findings()
-    older = [replace(pair, agreement_by_epoch={}, kl_by_epoch={}) for pair in found.pairs]
+    older = [replace(pair, agreement_by_epoch={}, kl_by_epoch={}, reverse_kl_by_epoch={}) for pair in found.pairs]
     text = Page(run_page(replace(found, pairs=older))).text
     assert "Mean agreement of pairs" in text
     assert "agreement with the others" not in text

@@ -179,6 +179,8 @@ def test_a_run_keeps_the_precision_and_the_threads_that_it_was_begun_with(tmp_pa
     begun = parse_recipe({**DOCUMENT, "output": str(tmp_path), "train": {"epochs": 1, "progress": False}})
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     number = torch.get_num_threads()
+    # the variable is a launcher's, and who has started the tests is asked whether somebody chose the threads
+    monkeypatch.setattr("mutual.engine.runtime.launch_settings.chosen_threads", lambda: number)
     mutual.fit(begun)
     written = RunFolder(tmp_path / "tiny").recipe()
     assert (written.train.precision, written.train.threads) == ("bf16", number)

@@ -10,6 +10,7 @@ from mutual.engine.report.pages.charts import Series, charts, legend, line_chart
 from mutual.engine.report.pages.heat_map import heat_map
 from mutual.engine.report.pages.markup import Markup, clip, element, join, name, table
 from mutual.engine.report.pages.numbers import finite, metric_text
+from mutual.recipe import ENSEMBLE
 
 _MAX_CKA = 12  # pairs; 8 peers have 28
 
@@ -67,7 +68,7 @@ def fidelity(findings: Findings, styles: Mapping[str, str]) -> list[object]:
 
 def features(findings: Findings) -> Markup | None:
     """Returns the CKA of the features of each pair: heat maps of their layers, or one of the members where each has one layer."""
-    found = list({frozenset((pair.first, pair.second)): pair for pair in reversed(findings.pairs) if pair.cka}.values())[::-1]
+    found = [pair for pair in findings.pairs if pair.cka]
     if len(found) > 1 and all(len(pair.cka) == 1 for pair in found):
         return _cka_of_members(findings, found)
     more = len(found) - _MAX_CKA
@@ -76,17 +77,16 @@ def features(findings: Findings) -> Markup | None:
 
 
 def _trained(findings: Findings) -> set[str]:
-    return {member.name for member in findings.members if not member.is_frozen and member.name != "ensemble"}
+    return {member.name for member in findings.members if not member.is_frozen and member.name != ENSEMBLE}
 
 
 def _directed(found: Sequence[PairFindings]) -> list[PairFindings]:
     """Returns each pair in both orders."""
-    both: dict[tuple[str, str], PairFindings] = {}
-    for pair in found:
-        both[pair.first, pair.second] = pair
-        turned = replace(pair, first=pair.second, second=pair.first, kl=pair.reverse_kl, kl_by_epoch=pair.reverse_kl_by_epoch)
-        both.setdefault((pair.second, pair.first), turned)
-    return list(both.values())
+    return [each for pair in found for each in (pair, _turned(pair))]
+
+
+def _turned(pair: PairFindings) -> PairFindings:
+    return replace(pair, first=pair.second, second=pair.first, kl=pair.reverse_kl, kl_by_epoch=pair.reverse_kl_by_epoch)
 
 
 def _matrix(title: str, members: Sequence[str], values: Mapping[tuple[str, str], float], note: str) -> Markup:

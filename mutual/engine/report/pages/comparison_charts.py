@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mutual.engine.comparison import ArmSummary, Difference
+from mutual.engine.comparison import ArmSummary, Difference, is_lower_better
 from mutual.engine.report.pages.axes import LEFT, RIGHT, TOP, Scale, tick_text, value_scale
 from mutual.engine.report.pages.charts import WIDTH, figure, svg
 from mutual.engine.report.pages.markup import Markup, clip, element, scroll_box, short_names
@@ -13,7 +13,6 @@ from mutual.engine.report.pages.numbers import FRACTIONS, difference_text, finit
 _ROW = 26.0
 _COLUMN = 62.0  # pixels for an arm
 _HEIGHT = 190.0
-_LOWER_IS_BETTER = ("nll", "ece", "kl")
 
 
 def forest_plot(metric: str, differences: Sequence[Difference], styles: Mapping[str, str]) -> Markup | None:
@@ -37,7 +36,7 @@ def forest_plot(metric: str, differences: Sequence[Difference], styles: Mapping[
     drawn.append(element("line", x1=x(0), x2=x(0), y1=TOP - 4, y2=bottom + 3, class_="zero"))
     for index, (each, label) in enumerate(zip(shown, names, strict=True)):
         drawn += _difference(each, label, x, TOP + (index + 0.5) * _ROW, styles.get(each.arm, "ensemble"))
-    better = "lower is better" if metric in _LOWER_IS_BETTER else "higher is better"
+    better = "lower is better" if is_lower_better(metric) else "higher is better"
     unit = unit_of(metric).strip()
     axis = f"difference{', ' if unit else ''}{unit}"
     drawn.append(element("text", axis, x=(left + WIDTH) / 2, y=bottom + 30, text_anchor="middle", class_="label"))

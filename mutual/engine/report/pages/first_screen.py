@@ -6,17 +6,11 @@ import shlex
 
 from mutual.engine.report.findings import Findings, MemberFindings
 from mutual.engine.report.pages.charts import member_name
-from mutual.engine.report.pages.legend import ENSEMBLE
 from mutual.engine.report.pages.markup import Markup, command_box, element, name, table
 from mutual.engine.report.pages.numbers import NOTHING, count_text, is_finite, metric_label, metric_text
+from mutual.recipe import ENSEMBLE, SPLIT_NAMES
 
-_SPLITS = {"val": "validation", "test": "test", "train": "training"}
 _COLUMNS = ("top1", "macro_top1", "map", "knn_top1", "nll", "ece")
-
-
-def split_name(split: str) -> str:
-    """Returns what the images of a split are called."""
-    return _SPLITS.get(split, split)
 
 
 def result(findings: Findings, styles: dict[str, str]) -> Markup:
@@ -40,7 +34,7 @@ def best_member(findings: Findings) -> MemberFindings | None:
 
 
 def _tiles(findings: Findings, best: MemberFindings) -> Markup:
-    where = f"{findings.num_images} {split_name(findings.split)} images"
+    where = f"{findings.num_images} {SPLIT_NAMES[findings.split]} images"
     rows = _test_tiles(findings, best)
     rows += [
         (metric_label(metric), metric_text(metric, best.scores[metric]), where)
@@ -106,7 +100,7 @@ def _members(findings: Findings, styles: dict[str, str]) -> Markup:
             temperature = f"{member.temperature:.2f}" if is_finite(member.temperature) else NOTHING
             cells += [temperature, metric_text("nll", None if member.scaled is None else member.scaled.nll)]
         rows.append([*cells, *(metric_text(metric, test.get(metric)) for metric in tested)])
-    caption = f"All members on {findings.num_images} {split_name(findings.split)} images, by their best weights"
+    caption = f"All members on {findings.num_images} {SPLIT_NAMES[findings.split]} images, by their best weights"
     if any(member.name == ENSEMBLE for member in findings.members):
         caption += "; the ensemble is the mean of the trained peers' probabilities"
     return table(heads, rows, caption=caption, texts=2)

@@ -51,12 +51,13 @@ def difference_text(metric: str, value: float | None) -> str:
     """Returns a difference with its sign; of a fraction in points.
 
     Example:
-        >>> difference_text("top1", 0.028), difference_text("nll", -0.0774)
-        ('+2.80', '-0.0774')
+        >>> difference_text("top1", 0.028), difference_text("nll", -0.0774), difference_text("top1", -1e-5)
+        ('+2.80', '-0.0774', '0.00')
     """
     if not is_finite(value):
         return NOTHING
-    return f"{100 * value:+.2f}" if metric in FRACTIONS else f"{value:+.4f}"
+    text = f"{100 * value:+.2f}" if metric in FRACTIONS else f"{value:+.4f}"
+    return text if float(text) else text[1:]  # neither -0.00 nor +0.00, as in the comparison's own tables
 
 
 def unit_of(metric: str) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 
 from mutual.engine.comparison import ArmSummary, Comparison, Difference
 from mutual.engine.report.pages.charts import Series, charts, legend, line_chart, member_name
 from mutual.engine.report.pages.comparison_charts import forest_plot, seed_chart
 from mutual.engine.report.pages.document import document, section
-from mutual.engine.report.pages.first_screen import split_name
 from mutual.engine.report.pages.legend import styles_of
 from mutual.engine.report.pages.markup import Markup, clip, command_box, element, folded, join, name, table
 from mutual.engine.report.pages.numbers import NOTHING, count_text, difference_text, metric_label, metric_text, p_text, spread_text, unit_of
 from mutual.engine.report.pages.verdicts import headline, sentences
+from mutual.recipe import SPLIT_NAMES
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, Sequence[float]]]]]
 """By arm and metric: an epoch and the values of its runs."""
@@ -52,7 +53,7 @@ def comparison_page(comparison: Comparison, *, curves: Curves | None = None, lin
             section("command", "The command line that makes it", command_box(comparison.command)),
         ),
     ]
-    scored = f"{split_name(comparison.split)} images, {comparison.epoch} weights of each run"
+    scored = f"{SPLIT_NAMES[comparison.split]} images, {comparison.epoch} weights of each run"
     subtitle = (
         f"{len(comparison.arms)} arms, {len(comparison.seeds)} seeds ({', '.join(map(str, comparison.seeds[:20]))}), scored on {scored}"
     )
@@ -162,10 +163,10 @@ def _mean_series(arm: str, style: str, rows: Sequence[tuple[float, Sequence[floa
     points: list[tuple[float, float | None]] = []
     band = []
     for epoch, values in rows:
-        mean = sum(values) / len(values)
+        mean = fmean(values)
         points.append((epoch, mean))
         if len(values) > 1:
-            std = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+            std = stdev(values)
             band.append((epoch, mean - std, mean + std))
     return Series(arm, style, points, band)
 

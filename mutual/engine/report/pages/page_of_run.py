@@ -7,11 +7,12 @@ from mutual.engine.report.pages.agreement import features, fidelity, pairs
 from mutual.engine.report.pages.curves import churn, curves, speed
 from mutual.engine.report.pages.document import document, section
 from mutual.engine.report.pages.edge_graph import edge_graph
-from mutual.engine.report.pages.first_screen import result, split_name
+from mutual.engine.report.pages.first_screen import result
 from mutual.engine.report.pages.legend import member_styles
 from mutual.engine.report.pages.markup import Markup, code, join, name
 from mutual.engine.report.pages.quality import calibration, classes, confusion, images
 from mutual.engine.report.pages.record import costs, environment, recipe
+from mutual.recipe import SPLIT_NAMES
 
 _FIDELITY = (
     "How closely a learner follows its teacher, apart from how often it is right: a student may be accurate and agree little, "
@@ -36,8 +37,6 @@ _CHURN = "The fraction of images whose predicted class is not that of the evalua
 def run_page(findings: Findings) -> str:
     """Returns the report of a run as one HTML file."""
     styles = member_styles(findings.members)
-    if not any(member.name == "ensemble" for member in findings.members):
-        styles.pop("ensemble")
     sections: list[tuple[str, str, Markup | None]] = [
         ("result", "Result", result(findings, styles)),
         ("curves", "Curves", section("curves", "Curves", *curves(findings, styles))),
@@ -58,7 +57,7 @@ def run_page(findings: Findings) -> str:
 
 def _subtitle(findings: Findings) -> Markup:
     epochs = max((row["epoch"] for row in findings.history), default=0)
-    scored = f"{findings.num_images} {split_name(findings.split)} images, {len(findings.class_names)} classes, {epochs} epochs"
+    scored = f"{findings.num_images} {SPLIT_NAMES[findings.split]} images, {len(findings.class_names)} classes, {epochs} epochs"
     return join([code(findings.folder), " · ", name(findings.recipe.data.title), " · ", scored])
 
 

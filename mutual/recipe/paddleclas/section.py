@@ -99,7 +99,7 @@ class Section:
         Raises:
             RecipeError: it is none.
         """
-        return self._opened(self.take(key, {}), key)
+        return self.opened(key, self.take(key, {}))
 
     def named_sections(self, key: str) -> list[tuple[str, Section]]:
         """Returns a list of mappings of one key each, `- NAME: {...}` or `- NAME`, as names and sections.
@@ -114,7 +114,7 @@ class Section:
             if not isinstance(entry, Mapping) or len(entry) != 1:
                 raise self.error(f"{key}.{index}", f"{format_value(entry)} is no mapping of one name to its arguments")
             ((name, content),) = entry.items()
-            found.append((str(name), self._opened(content or {}, f"{key}.{index}.{name}")))
+            found.append((str(name), self.opened(f"{key}.{index}.{name}", content or {})))
         return found
 
     def pass_over(self, *keys: str) -> None:
@@ -123,9 +123,9 @@ class Section:
             if self._left.pop(key, None) is not None:
                 self.notes.unneeded.append(self._path_of(key))
 
-    def leave_out(self, key: str, why: str) -> None:
-        """Takes an entry and names it as one that has no counterpart."""
-        value = self._left.pop(key, None)
+    def leave_out(self, key: str, why: str, *, value: Any = None) -> None:
+        """Takes an entry and names it as one that has no counterpart; `value` is what it was where it has been taken before."""
+        value = self._left.pop(key, value)
         self.notes.left_out.append(f"{self._path_of(key)}: {format_value(value)}: {why}")
 
     def remark(self, text: str, key: str = "") -> None:
@@ -145,7 +145,12 @@ class Section:
         """A RecipeError at an entry."""
         return RecipeError([Fault(self._path_of(key), message)])
 
-    def _opened(self, content: Any, key: str) -> Section:
+    def opened(self, key: str, content: Any) -> Section:
+        """Returns a mapping that was found at `key` as a section.
+
+        Raises:
+            RecipeError: it is none.
+        """
         if not isinstance(content, Mapping):
             raise self.error(key, f"{format_value(content)} is no mapping")
         section = Section(content, self._path_of(key), self.notes)

@@ -57,9 +57,9 @@ class Schedule(Spec):
     warmup_interval: Literal["update", "epoch"] = "update"
     """update: the warm-up rises with each update; epoch: once an epoch, and it need not end with an update."""
     count_from: Literal["start", "warmup_end"] = "start"
-    """Where `step_epochs` and `milestones` are counted from. warmup_end: the end of the warm-up, as by a scheduler that begins there. Cosine
-    and linear then fall over the epochs less `warmup_epochs`, not rounded, though the warm-up is; `step_epochs` is rounded down to whole
-    updates."""
+    """Where `step_epochs` and `milestones` are counted from. warmup_end: the end of the warm-up, as by a scheduler that begins there.
+    Cosine and linear then fall over the epochs less `warmup_epochs`, not rounded, though the warm-up is; `step_epochs` is rounded down to
+    whole updates."""
     min_lr: NonNegativeFloat = 0.0
     """cosine, linear: the rate that the last update approaches; with `period_epochs`, the lowest rate of each period."""
     power: PositiveFloat = 1.0

@@ -24,10 +24,17 @@ class Notes:
 
 
 class Section:
-    """A mapping of a config; every entry is taken, passed over, or named by `name_untaken` as one that has no counterpart."""
+    """A mapping of a config; every entry is taken, passed over, or named by `name_untaken` as one that has no counterpart.
+
+    Attributes:
+        content: the mapping as it was given.
+        path: its key path.
+        notes: what a conversion says of it.
+    """
 
     def __init__(self, content: Mapping[str, Any], path: str, notes: Notes) -> None:
         self._left = dict(content)
+        self.content = content
         self._sections: list[Section] = []
         self.path = path
         self.notes = notes
@@ -39,6 +46,10 @@ class Section:
     def __iter__(self) -> Iterator[str]:
         """The keys that nobody has taken."""
         return iter(list(self._left))
+
+    def is_list(self, key: str) -> bool:
+        """Returns whether an entry that nobody has taken is a list."""
+        return isinstance(self._left.get(key), list)
 
     def take(self, key: str, default: Any = None) -> Any:
         """Returns an entry, or `default` where it is absent or null."""

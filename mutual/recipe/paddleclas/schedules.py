@@ -176,7 +176,7 @@ def _factor(value: float, first: float) -> float:
     """Returns what `first` is multiplied by to give `value`, in few digits where these say the same."""
     factor = value / first
     short = float(f"{factor:.12g}")
-    return short if short * first == value else factor
+    return short if math.isclose(short * first, value, rel_tol=4e-16) else factor
 
 
 def _positive(section: Section, key: str) -> float:

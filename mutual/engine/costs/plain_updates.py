@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from mutual.data import DataInfo, Window, mixed
 from mutual.engine.runtime import Environment
-from mutual.engine.training import Training, make_optimizer
-from mutual.engine.training.clipping import clip_parameter_norms
+from mutual.engine.training import Training, clip_parameter_norms, make_optimizer
 from mutual.group import DataSpec, Edge, Peer, PeerInput, create_peer_model
 from mutual.models import ModelInput
 from mutual.recipe import LOGITS, Recipe

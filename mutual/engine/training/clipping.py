@@ -25,4 +25,4 @@ def clip_parameter_norms(parameters: Iterable[nn.Parameter], max_norm: float) ->
             by_kind.setdefault((parameter.device, parameter.grad.dtype), []).append(parameter.grad)
     for gradients in by_kind.values():
         norms = torch.stack(torch._foreach_norm(gradients))
-        torch._foreach_mul_(gradients, list((max_norm / norms).clamp(max=1.0)))
+        torch._foreach_mul_(gradients, (max_norm / norms).clamp(max=1.0).unbind())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mutual.recipe.data import Data
 from mutual.recipe.paddleclas.section import Section
 
 _TOPK = ("TopkAcc", "DistillationTopkAcc", "GoogLeNetTopkAcc")
 _MANY_LABELS = ("MultiLabelMAP",)
-_WITHOUT_NUMBERS = ("DecodeImage", "ToCHWImage")
-"""Transforms that every list of theirs has, or could have, and that say nothing of the image that comes out."""
+_TO_CHANNELS_FIRST = "ToCHWImage"
+"""Ends the transforms of Infer; those of Eval end with it by themselves."""
 
 
 def convert_metrics(document: dict[str, Any], root: Section) -> None:
@@ -24,9 +26,7 @@ def convert_metrics(document: dict[str, Any], root: Section) -> None:
         elif name in _MANY_LABELS:
             section.pass_over(*section)
         else:
-            measured = (
-                "mean average precision (map), top-1 of the labels and NLL" if document["data"].get("multi_label") else "top1, top5 and NLL"
-            )
+            measured = "map and nll" if document["data"].get("multi_label") else "top1, top5 and nll"
             section.pass_over(*section)
             metric.notes.left_out.append(f"{section.path}: is not measured; {measured} are, and train.best_metric chooses among them")
 
@@ -34,11 +34,9 @@ def convert_metrics(document: dict[str, Any], root: Section) -> None:
 def _convert_topk(section: Section, trained: Sequence[str]) -> None:
     key = section.text("model_key")
     if key is not None and len(trained) > 1:
-        section.remark(
-            f"the best weights of each trained peer are kept, and the best peer is the best of {', '.join(trained)}", "model_key"
-        )
-    others = [k for k in section.take("topk", [1, 5]) if k not in (1, 5)]
-    if others:
+        section.remark(f"each trained peer keeps its best weights, and the best peer is one of {', '.join(trained)}", "model_key")
+    topk = section.take("topk", [1, 5])
+    if not set(topk if isinstance(topk, list) else [topk]) <= {1, 5}:
         section.remark("top1 and top5 are measured", "topk")
     section.pass_over(*section)
 
@@ -71,10 +69,20 @@ def _convert_post_process(document: dict[str, Any], infer: Section) -> str:
     if kind != "Topk":
         process.leave_out("name", "the command prints probabilities, and the classes of the largest", value=kind)
         return ""
-    if (names := process.text("class_id_map_file")) is not None:
-        document["data"].setdefault("class_names", names)
+    _take_names(document["data"], process)
     process.pass_over("delimiter")
     return f" --topk {process.take('topk', 1)}"
+
+
+def _take_names(data: dict[str, Any], process: Section) -> None:
+    """Takes the file that names the classes, where there is one and the data can be given names."""
+    names = process.text("class_id_map_file")
+    if names is None:
+        return
+    if "class_names" in Data.model_fields and data.get("dataset") == "image_list" and Path(names).is_file():
+        data.setdefault("class_names", names)
+    else:
+        process.remark(f"{names} is not read; where it is there, data.class_names of an image_list takes it", "class_id_map_file")
 
 
 def _at(content: Any, *keys: str) -> Any:
@@ -88,8 +96,7 @@ def _said(transforms: Any) -> Any:
     if not isinstance(transforms, list):
         return transforms
     entries = [{entry: None} if isinstance(entry, str) else entry for entry in transforms]
-    kept = [entry for entry in entries if not (isinstance(entry, Mapping) and set(entry) <= set(_WITHOUT_NUMBERS))]
-    return [_plain(entry) for entry in kept]
+    return [_plain(entry) for entry in entries if not (isinstance(entry, Mapping) and _TO_CHANNELS_FIRST in entry)]
 
 
 def _plain(value: Any) -> Any:

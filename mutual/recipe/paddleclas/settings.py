@@ -17,6 +17,7 @@ _UNNEEDED = (
     "to_static",
     "use_dali",
     "class_num",
+    "use_multilabel",
     "print_model",
     "distributed",
     "rank",

@@ -81,7 +81,7 @@ def _converted(root: Section, stem: str) -> dict[str, Any]:
     losses = root.section("Loss")
     objectives = convert_losses(losses, models)
     data = convert_data(root.section("DataLoader"), settings, models)
-    optimizer = convert_optimizer(root.section("Optimizer"), models)
+    optimizer = convert_optimizer(root, models)
     document: dict[str, Any] = {"name": re.sub(r"[^\w.\-]+", "_", stem).strip("_.-") or "paddleclas"}
     document |= {"data": data, "peers": {model.name: model.document for model in models}, "objectives": objectives, **optimizer}
     convert_settings(document, root, settings)

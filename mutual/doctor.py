@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mutual import __version__
 from mutual.commandline import run_command
 from mutual.recipe import RunError
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.doctor")
     def command() -> None:
         from mutual.engine import diagnose, diagnosis_text, json_text
 
-        result = diagnose(options.output, timeout=options.timeout)
+        result = diagnose(options.output, version=__version__, timeout=options.timeout)
         if result.diagnosis is not None:  # of several processes the first that has come, which need not be rank 0
             print(json_text(result.diagnosis.document()) if options.json else diagnosis_text(result.diagnosis), flush=True)
         if result.broken is not None:

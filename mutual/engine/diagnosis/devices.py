@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from mutual.data import local_processes
-from mutual.engine.diagnosis.anonymous import anonymous_line
+from mutual.engine.diagnosis.anonymous import anonymous, anonymous_line
 from mutual.engine.diagnosis.machine import driver_version
 
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -50,27 +51,34 @@ class Devices:
         visible: number of accelerators that torch sees.
         driver: version of the NVIDIA driver, or None where there is none.
         tested: those that this process has looked at: all, or where several processes were started its own.
-        error: why torch sees none, where it says so.
+        reason: why torch sees none, where it says so.
+        error: why none of those that it sees can be used.
     """
 
     visible: int
     driver: str | None
     tested: tuple[Device, ...]
+    reason: str | None = None
     error: str | None = None
 
 
 def read_devices(local_rank: int, root: Path = Path("/")) -> Devices:
     """Returns the devices of the process with this rank on its machine, the CPU where there is no accelerator."""
     driver = driver_version(root)
-    if not torch.accelerator.is_available():
-        return Devices(0, driver, (_with_products("cpu", Device("cpu", "")),))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        is_available = torch.accelerator.is_available()
+    accelerator = torch.accelerator.current_accelerator() if is_available else None
+    if accelerator is None:
+        reason = anonymous(str(told[0].message).partition("\n")[0]) if told else None
+        return Devices(0, driver, (_with_products("cpu", Device("cpu", "")),), reason)
     try:
-        kind = str(torch.accelerator.current_accelerator())
+        kind = accelerator.type
         visible = torch.accelerator.device_count()
         indices = range(visible) if local_processes() == 1 else [local_rank % visible]  # as Accelerate chooses it
         return Devices(visible, driver, tuple(_read_device(kind, index) for index in indices))
     except RuntimeError as error:  # a driver that does not fit, a device that has fallen off the bus
-        return Devices(0, driver, (), anonymous_line(error))
+        return Devices(0, driver, (), error=anonymous_line(error))
 
 
 def device_identity(device: torch.device) -> str | None:

@@ -43,7 +43,7 @@ from mutual.recipe import InputError, Recipe, parse_recipe
 
 _PATIENCE = 10
 """A collective's own limit, in those of the diagnosis: whoever waits here is asked for no longer before it ends the process."""
-_DISK_SECONDS = 60
+_DISK_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,13 @@ class DiagnosisResult:
         diagnosis: the whole, on the first process that arrived; None on the others.
         broken: a line that says what is broken, the same on all, or None.
         is_joined: whether all processes have met in collectives, and may so again.
+        meeting: the store that they met in, which process 0 may keep for the others.
     """
 
     diagnosis: Diagnosis | None
     broken: str | None
     is_joined: bool
+    meeting: Meeting
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,13 @@ class _Own:
 
     def facts(self) -> dict[str, Any]:
         alike = {package.name: package.version for package in self.packages}
-        errors = [f"{device.name}: {line}" for device in self.devices.tested for line in device.errors.values()]
+        tested = self.devices.tested
+        errors = [f"{device.name}: {line}" for device in tested for line in device.errors.values()]
         return {
             "host": socket.gethostname(),
             "alike": {"Python": self.machine.python, **alike, "the NVIDIA driver": self.devices.driver},
-            "model": ", ".join(device.model for device in self.devices.tested),
+            "model": ", ".join(device.model for device in tested),
+            "identity": device_identity(torch.device(tested[0].name)) if len(tested) == 1 else None,
             "errors": errors + ([] if self.devices.error is None else [self.devices.error]),
         }
 
@@ -120,15 +124,16 @@ class _Met:
     is_joined: bool = False
 
 
-def diagnose(output: Path, *, timeout: float = 30.0) -> DiagnosisResult:
+def diagnose(output: Path, *, version: str, timeout: float = 30.0) -> DiagnosisResult:
     """Looks at this process, its machine and the disk of `output`, and at the other processes of its launch. Collective.
 
     Args:
         output: the folder of runs, which need not be there; it is left as it is.
+        version: mutual's own.
         timeout: seconds that each step may take which other processes take part in.
     """
     local_rank = os.environ.get("LOCAL_RANK", "0")
-    own = _Own(read_packages(), read_machine(), read_devices(int(local_rank) if local_rank.isdecimal() else 0))
+    own = _Own(read_packages(version), read_machine(), read_devices(int(local_rank) if local_rank.isdecimal() else 0))
     meeting = Meeting.of_launch(timeout)
     with restore_switches():
         met = _meet(meeting, own, timeout)
@@ -136,11 +141,11 @@ def diagnose(output: Path, *, timeout: float = 30.0) -> DiagnosisResult:
     arrived = {reporter}
     if meeting.rank != reporter:
         verdict = meeting.exchange("verdict", None, timeout=timeout + _DISK_SECONDS, ranks=arrived).get(reporter)
-        return DiagnosisResult(None, verdict, met.is_joined)
-    diagnosis = _diagnosis(meeting, own, met, measure_run_disk(output))
+        return DiagnosisResult(None, verdict, met.is_joined, meeting)
+    diagnosis = _diagnosis(meeting, own, met, measure_run_disk(output, timeout=_DISK_SECONDS))
     broken = _broken_line(diagnosis.findings)
     meeting.exchange("verdict", broken, timeout=timeout, ranks=arrived)
-    return DiagnosisResult(diagnosis, broken, met.is_joined)
+    return DiagnosisResult(diagnosis, broken, met.is_joined, meeting)
 
 
 def _meet(meeting: Meeting, own: _Own, timeout: float) -> _Met:
@@ -229,7 +234,10 @@ def _ranks(meeting: Meeting, met: _Met) -> Ranks:
     for rank, facts in met.facts.items():
         device, threads = met.joined.get(rank, {}).get("device"), met.linked.get(rank, {}).get("threads")
         arrived.append(RankFacts(rank, numbers[rank], device, facts["model"], threads, tuple(facts["errors"])))
-    places = {rank: (hosts[rank], joined["identity"]) for rank, joined in met.joined.items()}
+    places = {}
+    for rank, facts in met.facts.items():
+        joined = met.joined.get(rank, {})
+        places[rank] = (hosts[rank], joined["identity"] if joined.get("device") else facts["identity"])
     links = met.linked.get(meeting.rank, {}).get("links") if met.is_joined else None
     return Ranks(
         size=meeting.size,

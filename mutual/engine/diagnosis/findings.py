@@ -54,7 +54,8 @@ def package_findings(packages: Iterable[Package], build: TorchBuild, devices: De
         else:
             what = f"is built for CUDA {build.cuda} and sees none"
             remedy = "unset CUDA_VISIBLE_DEVICES, or install a driver for this CUDA (or torch for this driver)"
-        yield Finding("warning", f"there is an NVIDIA driver ({devices.driver}), but torch {what}", remedy)
+        reason = "" if devices.reason is None else f": {devices.reason}"
+        yield Finding("warning", f"there is an NVIDIA driver ({devices.driver}), but torch {what}{reason}", remedy)
 
 
 def device_findings(devices: Devices, launch: Launch) -> Iterator[Finding]:
@@ -80,7 +81,7 @@ def _precision_findings(devices: list[Device], launch: Launch) -> Iterator[Findi
         yield Finding("warning", "the launcher asks for bf16, which this GPU only emulates", "train.precision: fp16")
     if launch.precision == "no" and all(device.has_bf16 for device in devices):
         yield Finding("hint", "the GPU computes in bf16, and the launcher chose full precision", "train.precision: bf16")
-    elif launch.precision == "no" and all(device.capability is not None and device.capability >= "7.0" for device in devices):
+    elif launch.precision == "no" and all(device.capability is not None and float(device.capability) >= 7 for device in devices):
         yield Finding("hint", "the GPU computes in fp16, and the launcher chose full precision", "train.precision: fp16")
 
 

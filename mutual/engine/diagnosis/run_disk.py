@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from mutual.engine.diagnosis.anonymous import anonymous, anonymous_line
+from mutual.engine.diagnosis.meeting import within
 from mutual.engine.storage import LOCK, locked, write_file
 
 PREFIX = ".mutual-doctor-"
@@ -72,8 +73,18 @@ class RunDisk:
     error: str | None = None
 
 
-def measure_run_disk(folder: Path) -> RunDisk:
-    """Measures the disk of `folder`, or of the nearest folder above it, and leaves nothing behind."""
+def measure_run_disk(folder: Path, *, timeout: float = 30.0) -> RunDisk:
+    """Measures the disk of `folder`, or of the nearest folder above it, and leaves nothing behind.
+
+    A network's disk that does not answer in `timeout` seconds is one that has failed.
+    """
+    try:
+        return within(timeout, lambda: _measure_run_disk(folder))
+    except TimeoutError as error:
+        return RunDisk(anonymous(str(folder)), anonymous(str(folder)), "unknown", error=str(error))
+
+
+def _measure_run_disk(folder: Path) -> RunDisk:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     disk = RunDisk(anonymous(str(folder)), anonymous(str(existing)), _file_system(existing))
     try:

@@ -16,7 +16,7 @@ _Row = tuple[str, str]
 
 def diagnosis_text(diagnosis: Diagnosis) -> str:
     """Returns the facts, the findings and what to set."""
-    sections = {
+    sections: dict[str, list[_Row]] = {
         "versions": list(_version_rows(diagnosis)),
         "machine": list(_machine_rows(diagnosis.machine)),
         "devices": list(_device_rows(diagnosis)),

@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import torch
 from packaging.requirements import Requirement
 
-import mutual
 from mutual.group import nccl_version
 
 _NOT_FOR_USERS = ("test", "dev")
@@ -69,13 +68,13 @@ class TorchBuild:
     nccl: str | None = None
 
 
-def read_packages() -> tuple[Package, ...]:
-    """Returns mutual itself and the packages that it declares, those of its extras last."""
+def read_packages(own_version: str) -> tuple[Package, ...]:
+    """Returns mutual itself, which is of `own_version`, and the packages that it declares, those of its extras last."""
     try:
         declared = requires("mutual") or []
     except PackageNotFoundError:
         declared = []
-    return (Package("mutual", mutual.__version__), *declared_packages(declared))
+    return (Package("mutual", own_version), *declared_packages(declared))
 
 
 def declared_packages(declared: Iterable[str]) -> tuple[Package, ...]:

@@ -132,11 +132,11 @@ def diagnose(output: Path, *, version: str, timeout: float = 30.0) -> DiagnosisR
         version: mutual's own.
         timeout: seconds that each step may take which other processes take part in.
     """
-    local_rank = os.environ.get("LOCAL_RANK", "0")
-    own = _Own(read_packages(version), read_machine(), read_devices(int(local_rank) if local_rank.isdecimal() else 0))
     meeting = Meeting.of_launch(timeout)
+    present = set(meeting.exchange("present", None, timeout=timeout))
+    own = _Own(read_packages(version), read_machine(), _read_devices(timeout))
     with restore_switches():
-        met = _meet(meeting, own, timeout)
+        met = _meet(meeting, own, present, timeout)
     reporter = min(met.facts)
     arrived = {reporter}
     if meeting.rank != reporter:
@@ -148,9 +148,18 @@ def diagnose(output: Path, *, version: str, timeout: float = 30.0) -> DiagnosisR
     return DiagnosisResult(diagnosis, broken, met.is_joined, meeting)
 
 
-def _meet(meeting: Meeting, own: _Own, timeout: float) -> _Met:
+def _read_devices(timeout: float) -> Devices:
+    """Returns the devices of this process; one that hangs is one that has failed."""
+    local_rank = os.environ.get("LOCAL_RANK", "0")
+    try:
+        return within(timeout, lambda: read_devices(int(local_rank) if local_rank.isdecimal() else 0))
+    except TimeoutError as error:
+        return Devices(0, None, (), error=str(error))
+
+
+def _meet(meeting: Meeting, own: _Own, present: set[int], timeout: float) -> _Met:
     """Lets the processes meet in the store, in the process group, and in collectives, for as long as none is missing."""
-    facts = meeting.exchange("facts", own.facts(), timeout=timeout)
+    facts = meeting.exchange("facts", own.facts(), timeout=2 * timeout, ranks=present)
     if len(facts) < meeting.size:
         return _Met(facts, {}, {})
     environment, joined = _join(timeout)
@@ -172,7 +181,7 @@ def _stand_in_recipe(timeout: float) -> Recipe:
 
 def _join(timeout: float) -> tuple[Environment | None, dict[str, Any]]:
     """Joins the processes as a training does; returns None where they do not, and what the others are told of it."""
-    environment, error, device = None, None, None
+    environment, error, device, is_refused = None, None, None, False
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the launcher was asked for several processes")  # it is a finding
         try:
@@ -181,9 +190,10 @@ def _join(timeout: float) -> tuple[Environment | None, dict[str, Any]]:
             if device.type == "cuda":
                 torch.cuda.set_device(device)  # of this thread
         except (InputError, OSError, RuntimeError) as raised:
-            error = anonymous_line(raised)
+            error, is_refused = anonymous_line(raised), isinstance(raised, InputError)
     identity = None if device is None else device_identity(device)
-    return environment, {"error": error, "device": None if device is None else str(device), "identity": identity}
+    joined = {"error": error, "is_refused": is_refused, "device": None if device is None else str(device), "identity": identity}
+    return environment, joined
 
 
 def _link(environment: Environment, timeout: float) -> dict[str, Any]:
@@ -203,25 +213,28 @@ def _link(environment: Environment, timeout: float) -> dict[str, Any]:
 
 def _diagnosis(meeting: Meeting, own: _Own, met: _Met, disk: RunDisk) -> Diagnosis:
     launch, ranks, build = _launch(meeting, met), _ranks(meeting, met), read_torch_build()
+    num_local = sum(facts["host"] == met.facts[meeting.rank]["host"] for facts in met.facts.values())
+    machine = replace(own.machine, processes=max(own.machine.processes, num_local))  # not every launcher says it
     findings = (
         *rank_findings(ranks),
         *launch_findings(launch),
         *package_findings(own.packages, build, own.devices),
         *device_findings(own.devices, launch),
-        *machine_findings(own.machine),
-        *thread_findings(own.machine, launch, own.devices),
+        *machine_findings(machine),
+        *thread_findings(machine, launch, own.devices),
         *disk_findings(disk),
     )
     levels = ("broken", "warning", "hint")
     in_order = tuple(sorted(findings, key=lambda finding: levels.index(finding.level)))
-    return Diagnosis(own.packages, build, own.machine, own.devices, launch, disk, ranks, in_order)
+    return Diagnosis(own.packages, build, machine, own.devices, launch, disk, ranks, in_order)
 
 
 def _launch(meeting: Meeting, met: _Met) -> Launch:
     launch = Launch(launcher_name(), meeting.size, is_lone=is_lone_process(), variables=shown_variables())
+    refusals = [joined["error"] for joined in met.joined.values() if joined["is_refused"]]
     own = met.linked.get(meeting.rank, {})
-    if meeting.size == 1:  # what several processes fail at is said of them
-        launch = replace(launch, error=met.joined[meeting.rank]["error"] or own.get("error"))
+    if refusals or meeting.size == 1:  # what several processes fail at otherwise is said of them
+        launch = replace(launch, error=refusals[0] if refusals else met.joined[meeting.rank]["error"] or own.get("error"))
     if not met.is_joined:
         return launch
     return replace(launch, joined=meeting.size, precision=own["precision"], threads=own["threads"])
@@ -254,6 +267,8 @@ def _ranks(meeting: Meeting, met: _Met) -> Ranks:
 def _link_error(meeting: Meeting, met: _Met) -> str | None:
     """Returns why processes that have all come do not see each other, or None."""
     if meeting.size == 1 or len(met.facts) < meeting.size or met.is_joined:
+        return None
+    if any(joined["is_refused"] for joined in met.joined.values()):  # the launch is refused, and not for what is between them
         return None
     told = met.linked or met.joined
     missing = [rank for rank in range(meeting.size) if rank not in told]

@@ -15,7 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
 from mutual.commandline import launched_rank
-from mutual.group import Store, has_agent_store, launch_store
+from mutual.group import Store, has_agent_store, keep_launch_store, launch_store
 
 _POLL = 0.02
 _Result = TypeVar("_Result")
@@ -28,12 +28,14 @@ class Meeting:
         rank: of this process.
         size: number of processes.
         store: what they meet in; None: this process is the only one, or cannot reach it.
+        kept: the store itself, where this process keeps it.
     """
 
-    def __init__(self, rank: int, size: int, store: Store | None = None) -> None:
+    def __init__(self, rank: int, size: int, store: Store | None = None, kept: Store | None = None) -> None:
         self.rank = rank
         self.size = size
         self.store = store
+        self._kept = kept
 
     @classmethod
     def of_launch(cls, timeout: float) -> Meeting:
@@ -41,7 +43,8 @@ class Meeting:
         rank, size = launched_rank()
         if size < 2:
             return cls(rank, 1)
-        return cls(rank, size, launch_store("diagnosis", timeout=timeout, keeps=rank == 0 and not has_agent_store()))
+        kept = keep_launch_store(timeout=timeout) if rank == 0 and not has_agent_store() else None
+        return cls(rank, size, launch_store("diagnosis", timeout=timeout), kept)
 
     def exchange(self, stage: str, value: object, *, timeout: float, ranks: set[int] | None = None) -> dict[int, Any]:
         """Returns by rank the JSON values that processes give for `stage`; those that have not in `timeout` seconds are missing.

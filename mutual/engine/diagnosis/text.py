@@ -121,7 +121,10 @@ def _rank_rows(ranks: Ranks) -> Iterator[_Row]:
         yield f"rank {missing}", "missing"
     if ranks.links is not None:
         links = ranks.links
-        yield "collectives", f"all-gather {1e6 * links.latency_seconds:.0f} us, all-reduce {links.bytes_per_second / 1e6:.0f} MB/s"
+        yield (
+            "collectives",
+            f"all-gather {1e6 * links.latency_seconds:.0f} us, all-reduce of 16 MiB {links.bytes_per_second / 1e6:.0f} MB/s",
+        )
 
 
 def _gigabytes(number: int) -> str:

@@ -16,27 +16,42 @@ from mutual.group.communication.errors import OtherRankError
 JOB = "MUTUAL_JOB"
 
 
-def launch_store(name: str, *, timeout: float, keeps: bool = False) -> Store | None:
+def launch_store(name: str, *, timeout: float) -> Store | None:
     """Returns a connection of its own to the launcher's key-value store, for keys of `name`; None where it has none.
 
     It does not wait for what another thread asks, as the store of the process group does. Where no launcher keeps a store, process 0 does,
     from the time when it joins the others; one that cannot be reached within `timeout` seconds is none.
-
-    Args:
-        name: what its keys begin with.
-        timeout: seconds.
-        keeps: whether this process keeps the store from now on, for as long as it has the connection; process 0 may where no launcher does.
     """
     if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
         return None
     limit = timedelta(seconds=timeout)
     try:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # of several tenants, so that the process group, too, meets in the store that this process keeps
-        store = dist.TCPStore(address, port, is_master=keeps, timeout=limit, wait_for_workers=False, multi_tenant=keeps)  # type: ignore[attr-defined]
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=limit)  # type: ignore[attr-defined]
     except (RuntimeError, ValueError):
         return None
     return PrefixStore(f"mutual/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}", store)
+
+
+def keep_launch_store(*, timeout: float) -> Store | None:
+    """Keeps the store of the launch, which `launch_store` connects to, for as long as the caller keeps what is returned.
+
+    For process 0 where no launcher keeps one, before it joins the others: the process group then meets in the same store.
+
+    Returns:
+        The store, or None where its address is not this machine's or is taken.
+    """
+    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        return None
+    options = {"is_master": True, "wait_for_workers": False, "multi_tenant": True, "timeout": timedelta(seconds=timeout)}
+    try:
+        return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), **options)  # type: ignore[attr-defined]
+    except (RuntimeError, ValueError):
+        return None
+
+
+def has_agent_store() -> bool:
+    """Returns True where torchrun keeps the store in which processes meet, so that none of them has to."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def init_job_process_group(name: str, *, rank: int, size: int, timeout: float) -> None:
@@ -60,11 +75,6 @@ def init_job_process_group(name: str, *, rank: int, size: int, timeout: float) -
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
     os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(size), JOB: name})
-
-
-def has_agent_store() -> bool:
-    """Returns True where torchrun keeps the store in which processes meet, so that none of them has to."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def nccl_version() -> str | None:

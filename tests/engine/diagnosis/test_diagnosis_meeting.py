@@ -47,12 +47,13 @@ def test_a_launch_of_one_process_needs_no_store(monkeypatch):
 
 @pytest.mark.parametrize(("rank", "agent", "keeps"), [("0", "True", False), ("0", "", True), ("1", "", False)])
 def test_process_0_keeps_the_store_where_no_launcher_does(monkeypatch, rank, agent, keeps):
-    asked = []
-    monkeypatch.setattr(module, "launch_store", lambda name, **named: asked.append(named))
+    calls = []
+    monkeypatch.setattr(module, "keep_launch_store", lambda timeout: calls.append("keep"))
+    monkeypatch.setattr(module, "launch_store", lambda name, timeout: calls.append("connect"))
     for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("TORCHELASTIC_USE_AGENT_STORE", agent)):
         monkeypatch.setenv(name, value)
     Meeting.of_launch(3)
-    assert asked == [{"timeout": 3, "keeps": keeps}]
+    assert calls == (["keep", "connect"] if keeps else ["connect"])
 
 
 def test_within_gives_what_the_function_gives_or_raises():

@@ -157,7 +157,9 @@ def test_a_wrong_timeout_is_refused(words, capsys):
 
 def test_processes_that_fail_alike_are_named_together():
     met = module._Met(
-        {0: {}, 1: {}, 2: {}}, {rank: {"error": None} for rank in range(3)}, {0: {"error": "x"}, 1: {"error": None}, 2: {"error": "x"}}
+        {0: {}, 1: {}, 2: {}},
+        {rank: {"error": None, "is_refused": False} for rank in range(3)},
+        {0: {"error": "x"}, 1: {"error": None}, 2: {"error": "x"}},
     )
     assert module._link_error(Meeting(0, 3), met) == "ranks 0, 2: x"
     assert (
@@ -166,6 +168,20 @@ def test_processes_that_fail_alike_are_named_together():
     )
     assert module._link_error(Meeting(0, 3), replace(met, is_joined=True)) is None
     assert module._link_error(Meeting(0, 4), met) is None, "who did not come at all is named as missing"
+
+
+def test_a_launch_that_is_refused_is_not_said_to_be_disconnected():
+    refused = {rank: {"error": "train.precision: 'fp8' is none", "is_refused": True} for rank in range(2)}
+    met = module._Met({0: {}, 1: {}}, refused, {})
+    assert module._link_error(Meeting(0, 2), met) is None
+    assert module._launch(Meeting(0, 2), met).error == "train.precision: 'fp8' is none"
+
+
+def test_a_device_that_hangs_has_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "read_devices", lambda local_rank: time.sleep(0.5))
+    devices = module._read_devices(0.05)
+    assert (devices.tested, devices.error) == ((), "no answer within 0.05 s")
+    time.sleep(0.6)  # until the thread has ended
 
 
 @pytest.mark.slow

@@ -1,19 +1,49 @@
-"""Look at this machine: `python -m mutual.doctor`: versions, devices, threads, disks, ranks, and what to set."""
+"""Look at this machine: `python -m mutual.doctor [--output FOLDER] [--json]`: versions, devices, threads, disks, ranks, and what to set.
+
+`accelerate launch -m mutual.doctor` and `torchrun --nproc_per_node 2 -m mutual.doctor` look at what they start. What is printed is made
+to be pasted: it names neither the user nor the machine.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from mutual import __version__
 from mutual.commandline import run_command
+from mutual.recipe import RunError
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.doctor") -> int:
     """Prints the findings and returns the exit code."""
-    parser = argparse.ArgumentParser(prog=prog, description="Look at this machine.")
-    parser.parse_args(arguments)
-    return run_command(lambda: None)
+    parser = argparse.ArgumentParser(prog=prog, description="Look at versions, devices, threads, disk and ranks, and say what to set.")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path("runs"), help="where runs are written (the default is runs)")
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=seconds, default=30.0, help="how long to wait for other processes (the default is 30)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+
+    def command() -> None:
+        from mutual.engine import diagnose, diagnosis_text, json_text
+
+        result = diagnose(options.output, version=__version__, timeout=options.timeout)
+        if result.diagnosis is not None:  # of several processes the first that has come, which need not be rank 0
+            print(json_text(result.diagnosis.document()) if options.json else diagnosis_text(result.diagnosis), flush=True)
+        if result.broken is not None:
+            raise RunError(result.broken) if result.is_joined else ConnectionError(result.broken)
+
+    return run_command(command)
+
+
+def seconds(text: str) -> float:
+    """Returns a number of seconds; argparse names this function where it raises ValueError."""
+    value = float(text)
+    if not 0.1 <= value <= 1e5:
+        raise ValueError
+    return value
 
 
 if __name__ == "__main__":

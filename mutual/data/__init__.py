@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mutual.data.files.decoding import ImageError, load_image, pixels
     from mutual.data.files.listing import named_images
     from mutual.data.loading.batch import Batch, Window, mixed
-    from mutual.data.loading.cores import available_cores, local_processes
+    from mutual.data.loading.cgroups import cgroup_folders
+    from mutual.data.loading.cores import available_cores, cpu_quota, local_processes
     from mutual.data.loading.plan import EpochPlan, shard_bounds
     from mutual.data.loading.prepared import PreparedImages
     from mutual.data.loading.transfer import DeviceTransfer
@@ -39,7 +40,9 @@ __all__ = [
     "available_cores",
     "build_data",
     "build_preprocess",
+    "cgroup_folders",
     "check_present",
+    "cpu_quota",
     "data_changes",
     "load_image",
     "local_processes",
@@ -57,7 +60,8 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "mutual.data.datasets.info": ("DataInfo",),
         "mutual.data.loading.batch": ("Batch", "Window", "mixed"),
-        "mutual.data.loading.cores": ("available_cores", "local_processes"),
+        "mutual.data.loading.cgroups": ("cgroup_folders",),
+        "mutual.data.loading.cores": ("available_cores", "cpu_quota", "local_processes"),
         "mutual.data.files.decoding": ("ImageError", "load_image", "pixels"),
         "mutual.data.datasets.fingerprint": ("data_changes",),
         "mutual.data.files.listing": ("named_images",),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         store_variants,
         tuning_table,
     )
+    from mutual.engine.diagnosis import Diagnosis, diagnose, diagnosis_text
     from mutual.engine.drafting import Draft, draft_recipe
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, class_table, evaluate_run, predict, score_run
     from mutual.engine.exporting import ExportOptions, RunExport, export_model, export_run, latency_table, parse_temperature
@@ -59,6 +60,7 @@ __all__ = [
     "CompareOptions",
     "Comparison",
     "ComparisonFolder",
+    "Diagnosis",
     "Draft",
     "ExportOptions",
     "FilledStore",
@@ -93,6 +95,8 @@ __all__ = [
     "count_forward_flops",
     "count_training_flops",
     "default_name",
+    "diagnose",
+    "diagnosis_text",
     "draft_recipe",
     "evaluate_run",
     "export_model",
@@ -151,6 +155,7 @@ __getattr__, __dir__ = lazy_attributes(
             "store_variants",
             "tuning_table",
         ),
+        "mutual.engine.diagnosis": ("Diagnosis", "diagnose", "diagnosis_text"),
         "mutual.engine.drafting": ("Draft", "draft_recipe"),
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "class_table", "evaluate_run", "predict", "score_run"),
         "mutual.engine.exporting": ("ExportOptions", "RunExport", "export_model", "export_run", "latency_table", "parse_temperature"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
+
+from mutual.data.loading.cgroups import cgroup_folders
 
 _MAX_WORKERS = 8
 _BATCHES_FOR_A_WORKER = 16
@@ -21,7 +22,18 @@ def available_cores(root: Path = Path("/")) -> int:
     """
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores = len({_siblings(cpu, root) for cpu in cpus})
-    return max(1, math.floor(min([float(cores), *_cgroup_limits(root / "sys/fs/cgroup", root / "proc/self/cgroup")])))
+    quota = cpu_quota(root)
+    return max(1, cores if quota is None else math.floor(min(cores, quota)))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Returns how many cores' time the cgroups of this process leave it, or None where that is unlimited.
+
+    Args:
+        root: where `/proc` and `/sys` are.
+    """
+    limits = [limit for folder in cgroup_folders("cpu", root) if (limit := _limit_of(folder)) is not None]
+    return min(limits, default=None)
 
 
 def local_processes() -> int:
@@ -46,23 +58,6 @@ def _siblings(cpu: int, root: Path) -> str:
         return (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
     except OSError:  # not Linux
         return str(cpu)
-
-
-def _cgroup_limits(root: Path, own_cgroups: Path) -> Iterator[float]:
-    """Yields the limits, in cores, of the cgroups that this process is in and of those that they are in."""
-    try:
-        lines = own_cgroups.read_text().splitlines()
-    except OSError:  # not Linux
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "" or "cpu" in controllers.split(","):  # version 2 has one tree for all controllers, version 1 one for each
-            folder = root if controllers == "" else root / controllers
-            names = [part for part in path.split("/") if part not in ("", "..")]
-            for depth in range(len(names) + 1):
-                limit = _limit_of(folder.joinpath(*names[:depth]))
-                if limit is not None:
-                    yield limit
 
 
 def _limit_of(cgroup: Path) -> float | None:

@@ -1,6 +1,6 @@
 """Runtime: how a process starts and ends: launcher, device, precision, threads, signals."""
 
-from mutual.engine.runtime.environment import Environment, init_environment, restore_switches
+from mutual.engine.runtime.environment import Environment, init_environment, is_lone_process, restore_switches
 from mutual.engine.runtime.launch_settings import LaunchSettings, environment_notes, resolve_launch, torch_threads
 from mutual.engine.runtime.stop_signals import StoppedError, StopSignals
 
@@ -11,6 +11,7 @@ __all__ = [
     "StoppedError",
     "environment_notes",
     "init_environment",
+    "is_lone_process",
     "resolve_launch",
     "restore_switches",
     "torch_threads",

@@ -175,6 +175,14 @@ def _check_rank() -> None:
         )
 
 
+def is_lone_process() -> bool:
+    """Returns True where a launcher was asked for several processes and has started this one alone.
+
+    `accelerate launch --cpu --num_processes 2` sets a rendezvous address, and then starts one process that has no rank.
+    """
+    return "MASTER_ADDR" in os.environ and "RANK" not in os.environ
+
+
 def _check_processes(comm: Communicator) -> None:
     """Refuses processes that would each train alone in the same run folder; warns of one process where several were asked for."""
     _, started = launched_rank()
@@ -182,8 +190,7 @@ def _check_processes(comm: Communicator) -> None:
         raise InputError(
             f"the launcher started {started} processes, but Accelerate joins {comm.size}; start them with torchrun or accelerate launch"
         )
-    # `accelerate launch --cpu --num_processes 2` sets a rendezvous address, and then starts one process that has no rank
-    if "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
+    if is_lone_process():
         warnings.warn(
             "the launcher was asked for several processes, but this run is 1; on CPUs start them with "
             "`torchrun --nproc_per_node N -m mutual.train ...`",

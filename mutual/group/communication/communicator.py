@@ -84,6 +84,11 @@ class Communicator:
         """True on rank 0, which writes files and prints."""
         return self.rank == 0
 
+    @property
+    def backend(self) -> str | None:
+        """Name of what carries collectives, such as gloo or nccl; None where there is one process."""
+        return None if self.process_group is None else dist.get_backend(self.process_group)
+
     def wrap_ddp(self, module: nn.Module) -> nn.Module:
         """Returns `module` wrapped in DDP, which averages gradients over the processes; the module itself if there is one process.
 

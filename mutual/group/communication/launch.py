@@ -32,6 +32,28 @@ def launch_store(name: str, *, timeout: float) -> Store | None:
     return PrefixStore(f"mutual/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}", store)
 
 
+def keep_launch_store(*, timeout: float) -> Store | None:
+    """Keeps the store of the launch, which `launch_store` connects to, for as long as the caller keeps what is returned.
+
+    For process 0 where no launcher keeps one, before it joins the others: the process group then meets in the same store.
+
+    Returns:
+        The store, or None where its address is not this machine's or is taken.
+    """
+    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        return None
+    options = {"is_master": True, "wait_for_workers": False, "multi_tenant": True, "timeout": timedelta(seconds=timeout)}
+    try:
+        return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), **options)  # type: ignore[attr-defined]
+    except (RuntimeError, ValueError):
+        return None
+
+
+def has_agent_store() -> bool:
+    """Returns True where torchrun keeps the store in which processes meet, so that none of them has to."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def init_job_process_group(name: str, *, rank: int, size: int, timeout: float) -> None:
     """Joins this process and those that give the same `name` in a process group of their own, with `size` ranks.
 
@@ -47,12 +69,19 @@ def init_job_process_group(name: str, *, rank: int, size: int, timeout: float) -
     Raises:
         ValueError: the launcher keeps no store.
     """
-    store = launch_store(name, timeout=60) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else None
+    store = launch_store(name, timeout=60) if has_agent_store() else None
     if store is None:
         raise ValueError("several jobs in one launch need torchrun, or what starts it (accelerate launch --multi_gpu)")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
     os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(size), JOB: name})
+
+
+def nccl_version() -> str | None:
+    """Returns the version of NCCL, or None where torch was built without."""
+    if not (dist.is_available() and dist.is_nccl_available()):
+        return None
+    return ".".join(map(str, torch.cuda.nccl.version()))
 
 
 def wait_for_all() -> bool:

@@ -1,6 +1,7 @@
 """How processes of a launch find each other and part, as far as one process shows it; and several tensors as one vector."""
 
 import os
+import socket
 from datetime import timedelta
 
 import pytest
@@ -29,6 +30,39 @@ def test_a_store_that_cannot_be_reached_is_none(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1234")
     monkeypatch.setattr(launch.dist, "TCPStore", unreachable)
     assert launch.launch_store("x", timeout=3) is None
+
+
+def test_a_process_that_keeps_the_store_is_reached_until_it_lets_go(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    kept = launch.keep_launch_store(timeout=5)
+    store = launch.launch_store("x", timeout=5)
+    store.set("key", "value")
+    assert launch.launch_store("x", timeout=5).get("key") == b"value"
+    assert kept is not None
+
+
+@pytest.mark.parametrize("variables", [{}, {"MASTER_ADDR": "127.0.0.1"}, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "none"}])
+def test_no_store_is_kept_where_the_launch_has_no_place_for_one(monkeypatch, variables):
+    monkeypatch.setattr(os, "environ", variables)
+    assert launch.keep_launch_store(timeout=1) is None
+
+
+@pytest.mark.parametrize(("value", "has"), [("True", True), ("False", False), (None, False)])
+def test_torchrun_says_whether_it_keeps_the_store(monkeypatch, value, has):
+    monkeypatch.setattr(os, "environ", {} if value is None else {"TORCHELASTIC_USE_AGENT_STORE": value})
+    assert launch.has_agent_store() is has
+
+
+def test_the_version_of_nccl_is_known_where_torch_has_it(monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda.nccl, "version", lambda: (2, 27, 3))
+    monkeypatch.setattr(launch.dist, "is_nccl_available", lambda: True)
+    assert launch.nccl_version() == "2.27.3"
+    monkeypatch.setattr(launch.dist, "is_nccl_available", lambda: False)
+    assert launch.nccl_version() is None
 
 
 def test_a_job_needs_the_launchers_store(monkeypatch):

@@ -1,0 +1,290 @@
+"""diagnose: all facts of this launch in the order in which they are found, so that each is known whatever fails behind it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mutual.engine.diagnosis.anonymous import anonymous_line
+from mutual.engine.diagnosis.devices import Devices, device_identity, read_devices
+from mutual.engine.diagnosis.findings import (
+    Finding,
+    device_findings,
+    disk_findings,
+    launch_findings,
+    machine_findings,
+    package_findings,
+    rank_findings,
+    thread_findings,
+)
+from mutual.engine.diagnosis.launch import Launch, launcher_name, shown_variables
+from mutual.engine.diagnosis.machine import Machine, read_machine
+from mutual.engine.diagnosis.meeting import Meeting, within
+from mutual.engine.diagnosis.ranks import (
+    Links,
+    RankFacts,
+    Ranks,
+    differences,
+    host_numbers,
+    measure_links,
+    rank_names,
+    shared_devices,
+)
+from mutual.engine.diagnosis.run_disk import RunDisk, measure_run_disk
+from mutual.engine.diagnosis.versions import Package, TorchBuild, read_packages, read_torch_build
+from mutual.engine.runtime import Environment, LaunchSettings, init_environment, is_lone_process, restore_switches
+from mutual.recipe import InputError, Recipe, parse_recipe
+
+_PATIENCE = 10
+"""A collective's own limit, in those of the diagnosis: whoever waits here is asked for no longer before it ends the process."""
+_DISK_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What this launch runs on, and what is to be said of it.
+
+    Attributes:
+        packages: versions of mutual and what it needs or can use.
+        torch_build: what torch was built with.
+        machine: of the first process that arrived, as are devices, launch and disk.
+        devices: those that it has looked at.
+        launch: what the launcher started and set.
+        disk: the disk of the run folder.
+        ranks: the processes beside each other.
+        findings: what is broken, or slower than it need be.
+    """
+
+    packages: tuple[Package, ...]
+    torch_build: TorchBuild
+    machine: Machine
+    devices: Devices
+    launch: Launch
+    disk: RunDisk
+    ranks: Ranks
+    findings: tuple[Finding, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Returns it as a JSON value, whose keys are those of the classes."""
+        return {"format": 1, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class DiagnosisResult:
+    """What a process has of a diagnosis.
+
+    Attributes:
+        diagnosis: the whole, on the first process that arrived; None on the others.
+        broken: a line that says what is broken, the same on all, or None.
+        is_joined: whether all processes have met in collectives, and may so again.
+        meeting: the store that they met in, which process 0 may keep for the others.
+    """
+
+    diagnosis: Diagnosis | None
+    broken: str | None
+    is_joined: bool
+    meeting: Meeting
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What a process knows before it has met another."""
+
+    packages: tuple[Package, ...]
+    machine: Machine
+    devices: Devices
+
+    def facts(self) -> dict[str, Any]:
+        alike = {package.name: package.version for package in self.packages}
+        tested = self.devices.tested
+        errors = [f"{device.name}: {line}" for device in tested for line in device.errors.values()]
+        return {
+            "host": socket.gethostname(),
+            "alike": {"Python": self.machine.python, **alike, "the NVIDIA driver": self.devices.driver},
+            "model": ", ".join(device.model for device in tested),
+            "identity": device_identity(torch.device(tested[0].name)) if len(tested) == 1 else None,
+            "errors": errors + ([] if self.devices.error is None else [self.devices.error]),
+        }
+
+
+@dataclass(frozen=True)
+class _Met:
+    """What the processes have told each other, by rank, and what came of meeting in collectives."""
+
+    facts: dict[int, Any]
+    joined: dict[int, Any]
+    linked: dict[int, Any]
+    backend: str | None = None
+    is_joined: bool = False
+
+
+def diagnose(output: Path, *, version: str, timeout: float = 30.0) -> DiagnosisResult:
+    """Looks at this process, its machine and the disk of `output`, and at the other processes of its launch. Collective.
+
+    Args:
+        output: the folder of runs, which need not be there; it is left as it is.
+        version: mutual's own.
+        timeout: seconds that each step may take which other processes take part in.
+    """
+    meeting = Meeting.of_launch(timeout)
+    present = set(meeting.exchange("present", None, timeout=timeout))
+    own = _Own(read_packages(version), read_machine(), _read_devices(timeout))
+    with restore_switches():
+        met = _meet(meeting, own, present, timeout)
+    reporter = min(met.facts)
+    arrived = {reporter}
+    if meeting.rank != reporter:
+        verdict = meeting.exchange("verdict", None, timeout=timeout + _DISK_SECONDS, ranks=arrived).get(reporter)
+        return DiagnosisResult(None, verdict, met.is_joined, meeting)
+    diagnosis = _diagnosis(meeting, own, met, measure_run_disk(output, timeout=_DISK_SECONDS))
+    broken = _broken_line(diagnosis.findings)
+    meeting.exchange("verdict", broken, timeout=timeout, ranks=arrived)
+    return DiagnosisResult(diagnosis, broken, met.is_joined, meeting)
+
+
+def _read_devices(timeout: float) -> Devices:
+    """Returns the devices of this process; one that hangs is one that has failed."""
+    local_rank = os.environ.get("LOCAL_RANK", "0")
+    try:
+        return within(timeout, lambda: read_devices(int(local_rank) if local_rank.isdecimal() else 0))
+    except TimeoutError as error:
+        return Devices(0, None, (), error=str(error))
+
+
+def _meet(meeting: Meeting, own: _Own, present: set[int], timeout: float) -> _Met:
+    """Lets the processes meet in the store, in the process group, and in collectives, for as long as none is missing."""
+    facts = meeting.exchange("facts", own.facts(), timeout=2 * timeout, ranks=present)
+    if len(facts) < meeting.size:
+        return _Met(facts, {}, {})
+    environment, joined = _join(timeout)
+    all_joined = meeting.exchange("joined", joined, timeout=2 * timeout)
+    if environment is None or len(all_joined) < meeting.size or any(each["error"] for each in all_joined.values()):
+        return _Met(facts, all_joined, {})
+    all_linked = meeting.exchange("linked", _link(environment, timeout), timeout=2 * timeout)
+    is_joined = len(all_linked) == meeting.size and not any(each["error"] for each in all_linked.values())
+    return _Met(facts, all_joined, all_linked, environment.comm.backend, is_joined)
+
+
+def _stand_in_recipe(timeout: float) -> Recipe:
+    """Returns a recipe that chooses nothing, for what a training takes of its launcher."""
+    peers = {"a": {"model": "small_cnn"}}
+    return parse_recipe(
+        {"name": "diagnosis", "peers": peers, "objectives": [{"loss": "cross_entropy"}], "train": {"timeout_seconds": _PATIENCE * timeout}}
+    )
+
+
+def _join(timeout: float) -> tuple[Environment | None, dict[str, Any]]:
+    """Joins the processes as a training does; returns None where they do not, and what the others are told of it."""
+    environment, error, device, is_refused = None, None, None, False
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the launcher was asked for several processes")  # it is a finding
+        try:
+            environment = within(timeout, lambda: init_environment(_stand_in_recipe(timeout)))
+            device = environment.comm.device
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # of this thread
+        except (InputError, OSError, RuntimeError) as raised:
+            error, is_refused = anonymous_line(raised), isinstance(raised, InputError)
+    identity = None if device is None else device_identity(device)
+    joined = {"error": error, "is_refused": is_refused, "device": None if device is None else str(device), "identity": identity}
+    return environment, joined
+
+
+def _link(environment: Environment, timeout: float) -> dict[str, Any]:
+    """Returns what a training takes of its launcher, and what collectives take, as the others are told of it."""
+    comm = environment.comm
+
+    def communicate() -> dict[str, Any]:
+        threads = LaunchSettings.of(_stand_in_recipe(timeout), comm).threads
+        links = asdict(measure_links(comm)) if comm.size > 1 else None
+        return {"error": None, "precision": environment.precision, "threads": threads, "links": links}
+
+    try:
+        return within(timeout, communicate)
+    except (InputError, OSError, RuntimeError) as error:
+        return {"error": anonymous_line(error)}
+
+
+def _diagnosis(meeting: Meeting, own: _Own, met: _Met, disk: RunDisk) -> Diagnosis:
+    launch, ranks, build = _launch(meeting, met), _ranks(meeting, met), read_torch_build()
+    num_local = sum(facts["host"] == met.facts[meeting.rank]["host"] for facts in met.facts.values())
+    machine = replace(own.machine, processes=max(own.machine.processes, num_local))  # not every launcher says it
+    findings = (
+        *rank_findings(ranks),
+        *launch_findings(launch),
+        *package_findings(own.packages, build, own.devices),
+        *device_findings(own.devices, launch),
+        *machine_findings(machine),
+        *thread_findings(machine, launch, own.devices),
+        *disk_findings(disk),
+    )
+    levels = ("broken", "warning", "hint")
+    in_order = tuple(sorted(findings, key=lambda finding: levels.index(finding.level)))
+    return Diagnosis(own.packages, build, machine, own.devices, launch, disk, ranks, in_order)
+
+
+def _launch(meeting: Meeting, met: _Met) -> Launch:
+    launch = Launch(launcher_name(), meeting.size, is_lone=is_lone_process(), variables=shown_variables())
+    refusals = [joined["error"] for joined in met.joined.values() if joined["is_refused"]]
+    own = met.linked.get(meeting.rank, {})
+    if refusals or meeting.size == 1:  # what several processes fail at otherwise is said of them
+        launch = replace(launch, error=refusals[0] if refusals else met.joined[meeting.rank]["error"] or own.get("error"))
+    if not met.is_joined:
+        return launch
+    return replace(launch, joined=meeting.size, precision=own["precision"], threads=own["threads"])
+
+
+def _ranks(meeting: Meeting, met: _Met) -> Ranks:
+    hosts = {rank: facts["host"] for rank, facts in met.facts.items()}
+    numbers = host_numbers(hosts)
+    arrived = []
+    for rank, facts in met.facts.items():
+        device, threads = met.joined.get(rank, {}).get("device"), met.linked.get(rank, {}).get("threads")
+        arrived.append(RankFacts(rank, numbers[rank], device, facts["model"], threads, tuple(facts["errors"])))
+    places = {}
+    for rank, facts in met.facts.items():
+        joined = met.joined.get(rank, {})
+        places[rank] = (hosts[rank], joined["identity"] if joined.get("device") else facts["identity"])
+    links = met.linked.get(meeting.rank, {}).get("links") if met.is_joined else None
+    return Ranks(
+        size=meeting.size,
+        backend=met.backend,
+        arrived=tuple(arrived),
+        missing=tuple(rank for rank in range(meeting.size) if rank not in met.facts),
+        differences=tuple(differences({rank: facts["alike"] for rank, facts in met.facts.items()})),
+        shared_devices=shared_devices(places),
+        links=None if links is None else Links(**links),
+        error=_link_error(meeting, met),
+    )
+
+
+def _link_error(meeting: Meeting, met: _Met) -> str | None:
+    """Returns why processes that have all come do not see each other, or None."""
+    if meeting.size == 1 or len(met.facts) < meeting.size or met.is_joined:
+        return None
+    if any(joined["is_refused"] for joined in met.joined.values()):  # the launch is refused, and not for what is between them
+        return None
+    told = met.linked or met.joined
+    missing = [rank for rank in range(meeting.size) if rank not in told]
+    if missing:
+        return f"{rank_names(missing)} ended or hangs in a collective"
+    ranks_of: dict[str, list[int]] = {}
+    for rank, each in told.items():
+        if each["error"]:
+            ranks_of.setdefault(each["error"], []).append(rank)
+    return "; ".join(f"{rank_names(ranks)}: {line}" for line, ranks in ranks_of.items())
+
+
+def _broken_line(findings: tuple[Finding, ...]) -> str | None:
+    """Returns what is broken in a line, or None."""
+    broken = [finding for finding in findings if finding.level == "broken"]
+    if not broken:
+        return None
+    remedy = "" if broken[0].remedy is None else f"; {broken[0].remedy}"
+    return f"{broken[0].what}{remedy}" + (f" (and {len(broken) - 1} more, see above)" if len(broken) > 1 else "")

@@ -9,6 +9,7 @@ from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from mutual.engine import Callback, NonFiniteLossError, Prediction, RunResult, StoppedError, TrainingState, fit, load_peer, predict
+    from mutual.group import DistillationLoss, Taps
     from mutual.models import create_model
     from mutual.objectives import build_loss, loss
     from mutual.recipe import InputError, Recipe, RecipeError, RunError, load_recipe
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = [
     "Callback",
+    "DistillationLoss",
     "InputError",
     "NonFiniteLossError",
     "Prediction",
@@ -24,6 +26,7 @@ __all__ = [
     "RunError",
     "RunResult",
     "StoppedError",
+    "Taps",
     "TrainingState",
     "build_loss",
     "create_model",
@@ -39,6 +42,7 @@ _get_attribute, __dir__ = lazy_attributes(
     {
         "mutual.recipe": ("InputError", "Recipe", "RecipeError", "RunError", "load_recipe"),
         "mutual.objectives": ("build_loss", "loss"),
+        "mutual.group": ("DistillationLoss", "Taps"),
         "mutual.models": ("create_model",),
         "mutual.engine": ("Callback", "NonFiniteLossError", "Prediction", "RunResult", "StoppedError", "TrainingState", "fit", "load_peer"),
     },

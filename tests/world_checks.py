@@ -19,7 +19,7 @@ from mutual.engine.codistillation.weight_store import WeightStore
 from mutual.engine.evaluation import ChurnMeter, DetailsMeter
 from mutual.engine.evaluation.scored_batch import ScoredBatch, ScoredMember
 from mutual.engine.runtime.launch_settings import LaunchSettings
-from mutual.group import Communicator, MicroBatchContext, build_group, expand_objectives
+from mutual.group import Communicator, DistillationLoss, MicroBatchContext, Taps, build_group, expand_objectives
 from mutual.group.edges.edge_loss import EdgeLoss
 from mutual.group.edges.selection import Selections
 from mutual.objectives import build_loss
@@ -249,6 +249,38 @@ launched = torch.get_num_threads()
 torch.set_num_threads(launched + comm.rank)
 assert LaunchSettings.of(parse_recipe(CONTRAST), comm).threads == launched, "the main process' choice holds for all"
 torch.set_num_threads(launched)
+
+
+class OwnLoop(nn.Module):
+    """A loop of the user's own in one module, as Lightning wraps it: the student, what it is taught by, and the loss with its adapter."""
+
+    def __init__(self, is_whole):
+        super().__init__()
+        torch.manual_seed(0)
+        self.student, self.is_whole = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(), is_whole
+        objectives = [{"loss": "cross_entropy"}, {"loss": "hint", "at": "1", "weight": 2.0}]
+        outputs = {"logits": torch.zeros(1, 2).double(), "1": torch.zeros(1, 4).double()}
+        self.criterion = DistillationLoss(objectives, learners={"student": outputs}, sources={"teacher": {"1": torch.zeros(1, 5).double()}})
+        self.taught_by = self.criterion if is_whole else nn.parallel.DistributedDataParallel(self.criterion)
+        self.taps = Taps(self.student, ["1"])
+
+    def forward(self, images, taught, labels, model=None):
+        logits = (model or self.student)(images)
+        outputs = {"student": {"logits": logits, **self.taps.take()}, "teacher": {"1": taught}}
+        return sum(self.taught_by(outputs, labels).values())
+
+
+draw = torch.Generator().manual_seed(0)
+batch = torch.randn(6, 3, generator=draw).double(), torch.randn(6, 5, generator=draw).double(), torch.tensor([0, 1, 1, 0, 1, 0])
+shard = [each[comm.rank * 3 : comm.rank * 3 + 3] for each in batch]
+alone, wrapped, apart = OwnLoop(True), OwnLoop(True), OwnLoop(False)
+alone(*batch).backward()
+whole, student = nn.parallel.DistributedDataParallel(wrapped), nn.parallel.DistributedDataParallel(apart.student)
+whole(*shard).backward()
+apart(*shard, student).backward()
+for loop in (wrapped, apart):
+    for expected, found in zip(alone.parameters(), loop.parameters(), strict=True):
+        assert torch.allclose(found.grad, expected.grad, rtol=1e-12, atol=1e-12), "of all processes' images, adapters too"
 
 poll = comm.stop_poll()
 assert not poll(wanted=comm.rank == 1), "the answer comes with the next call"

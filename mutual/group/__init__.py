@@ -25,15 +25,17 @@ from mutual.group.communication import (
     unflatten_,
     wait_for_all,
 )
+from mutual.group.distillation_loss import DistillationLoss
 from mutual.group.edges import Edge, MicroBatchContext, OutputKey, TensorSpec, expand_objectives, import_own_losses
 from mutual.group.exchange import OutputExchange, Placement, TransferPlan, needs_costs, parallel, replicated
 from mutual.group.group import Group
 from mutual.group.outputs import EdgeLosses, GroupOutput, merge_outputs
-from mutual.group.peers import Frozen, MovingAverage, Outputs, OutputStore, Peer, PeerInput, TappedModel, replica_comm
+from mutual.group.peers import Frozen, MovingAverage, Outputs, OutputStore, Peer, PeerInput, TappedModel, Taps, replica_comm
 
 __all__ = [
     "Communicator",
     "DataSpec",
+    "DistillationLoss",
     "Edge",
     "EdgeLosses",
     "Frozen",
@@ -52,6 +54,7 @@ __all__ = [
     "StopPoll",
     "Store",
     "TappedModel",
+    "Taps",
     "TensorSpec",
     "TransferPlan",
     "build_group",

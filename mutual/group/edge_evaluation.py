@@ -12,6 +12,9 @@ from mutual.group.exchange import ExchangeHandle
 from mutual.group.outputs import EdgeLosses
 from mutual.group.peers import Outputs
 
+Evaluated = tuple[tuple[int, ...], Tensor, list[tuple[str, Tensor]]]
+"""Edges, their losses, unweighted and detached, and the weighted sums of these for learners, with their graph."""
+
 
 class EdgeEvaluation:
     """Evaluates edges: first those whose sources are here, then those whose sources' outputs come from other processes.
@@ -47,26 +50,33 @@ class EdgeEvaluation:
             unavailable: sources whose outputs mean nothing yet; their edges weigh 0.
             handle: the exchange that brings the other sources' outputs.
         """
-        selections = Selections(labels[: max(context.num_valid, 1)])
-        table = LogitsTable(outputs, source_outputs, selections.num_rows)
         losses: dict[str, Tensor] = {}
         edge_losses = EdgeLosses()
+        for indices, values, weighted in self.evaluate(outputs, source_outputs, labels, context, unavailable=unavailable, handle=handle):
+            edge_losses.blocks.append((indices, values))
+            for learner, loss in weighted:
+                losses[learner] = losses[learner] + loss if learner in losses else loss
+        return losses, edge_losses
+
+    def evaluate(
+        self,
+        outputs: Mapping[str, Outputs],
+        source_outputs: Mapping[str, Outputs],
+        labels: Tensor,
+        context: MicroBatchContext,
+        *,
+        unavailable: Collection[str] = (),
+        handle: ExchangeHandle | None = None,
+    ) -> Iterator[Evaluated]:
+        """Yields what `forward` adds up, block by block; each is of one objective. The arguments are those of `forward`."""
+        selections = Selections(labels[: max(context.num_valid, 1)])
+        table = LogitsTable(outputs, source_outputs, selections.num_rows)
         for stage in self._stages:
             if stage is self._stages[-1] and handle is not None:  # waited for in any case: all ranks finish an exchange that they started
                 source_outputs = {**source_outputs, **handle.wait()}
                 table.add_sources(source_outputs)
-            for indices, values, weighted in (
-                *stage.together(table, selections, epoch=context.epoch, unavailable=unavailable),
-                *stage.one_by_one(outputs, source_outputs, selections, context, unavailable=unavailable),
-            ):
-                edge_losses.blocks.append((indices, values))
-                for learner, loss in weighted:
-                    losses[learner] = losses[learner] + loss if learner in losses else loss
-        return losses, edge_losses
-
-
-Evaluated = tuple[tuple[int, ...], Tensor, list[tuple[str, Tensor]]]
-"""Edges, their losses, unweighted and detached, and the weighted sums of these for learners, with their graph."""
+            yield from stage.together(table, selections, epoch=context.epoch, unavailable=unavailable)
+            yield from stage.one_by_one(outputs, source_outputs, selections, context, unavailable=unavailable)
 
 
 class _Stage:

@@ -22,6 +22,11 @@ def upcast(value: Any) -> Any:
     return value
 
 
+def detached(output: Tensor) -> Tensor:
+    """Returns `output` without its graph; a copy of one of inference mode, which no backward could use."""
+    return output.clone() if output.is_inference() and not torch.is_inference_mode_enabled() else output.detach()
+
+
 def in_full_precision(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """Returns `function` that computes outside of autocast, with its tensors in float32 at least.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mutual.objectives import adapters, attention, contrast, feature, relation, response
 from mutual.objectives.own import import_loss
-from mutual.objectives.precision import in_full_precision, upcast
+from mutual.objectives.precision import detached, in_full_precision, upcast
 from mutual.objectives.predictions import Predictions
 from mutual.objectives.shapes import Shape
 from mutual.objectives.spec import LossSpec, SourcePayload
@@ -241,7 +241,7 @@ def _in_dtype_of(learner: Output, source: Output) -> Output:
 
 
 def _detach(output: Output) -> Output:
-    return [each.detach() for each in output] if isinstance(output, list) else output.detach()
+    return [detached(each) for each in output] if isinstance(output, list) else detached(output)
 
 
 def _to_tuple(shape: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 from mutual.group.build.compilation import compile_peer
 from mutual.group.build.data_spec import DataSpec
 from mutual.group.build.dry_run import dry_run
-from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs
+from mutual.group.build.edge_loss_builder import build_edge_loss, output_specs, parse_output_specs, source_statistics
 from mutual.group.build.peer_model import checkpoint_peer_activations, create_peer_model, freeze_peer_parts
 from mutual.group.communication import Communicator
 from mutual.group.edges import (
@@ -200,7 +200,7 @@ def _build_losses(
 ) -> dict[int, Loss]:
     """Returns by the edge's index the loss of every local learner's edge."""
     with comm.raise_together(names_rank=True):
-        statistics_here = _source_statistics(recipe, edges, built.peers)
+        statistics_here = source_statistics(recipe, edges, {name: peer.model for name, peer in built.peers.items()})
     statistics = {index: each for some in comm.all_gather_json(statistics_here) for index, each in some.items()}
     notes: list[str] = []
     with comm.raise_together(names_rank=True):
@@ -208,7 +208,7 @@ def _build_losses(
             index: build_edge_loss(
                 recipe,
                 edge,
-                built.peers[edge.learner],
+                built.peers[edge.learner].tapped.adapters,
                 built.specs,
                 statistics.get(str(index)),
                 notes,
@@ -240,20 +240,6 @@ def _edge_loss(
     factor = weight_factor(edge.objective, epochs=recipe.train.epochs)
     unlabelled = recipe.data.unlabelled is not None
     return EdgeLoss(edge, loss, factor, comm=comm, unlabelled=unlabelled, classes=classes, autocast=autocast)
-
-
-def _source_statistics(recipe: Recipe, edges: list[Edge], peers: dict[str, Peer]) -> dict[str, dict[str, list[list[float]]]]:
-    """Returns by the edge's index what a loss must know of its source's model, for the sources that this process holds."""
-    statistics = {}
-    for index, edge in enumerate(edges):
-        from_model, source = edge.loss_spec.from_model, peer_of(edge.sources[0]) if edge.sources else ""
-        if from_model is not None and source in peers:
-            try:
-                tensors_by_name = from_model(peers[source].model, list(edge.source_at[0]))
-            except ValueError as error:
-                raise recipe.error(f"objectives.{edge.objective_index}.at", str(error)) from error
-            statistics[str(index)] = {name: [tensor.tolist() for tensor in tensors] for name, tensors in tensors_by_name.items()}
-    return statistics
 
 
 def _build_peer(recipe: Recipe, edges: list[Edge], data: DataSpec, name: str, notes: list[str], *, is_replicated: bool) -> Peer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ from torch import nn
 
 from mutual.group.build.loss_trial import try_loss
 from mutual.group.edges import CommonClasses, Edge, OutputKey, TensorSpec
-from mutual.group.peers import Outputs, Peer
+from mutual.group.peers import Outputs, seed_generators
 from mutual.objectives import Loss, build_loss
-from mutual.recipe import ENSEMBLE, LOGITS, OwnLoss, Recipe, RecipeError, derive_seed
+from mutual.recipe import ENSEMBLE, LOGITS, OwnLoss, Recipe, RecipeError, derive_seed, peer_of
 
 
 def output_specs(outputs_by_peer: dict[str, Outputs]) -> list[Any]:
@@ -28,26 +29,44 @@ def parse_output_specs(specs: list[Any]) -> dict[OutputKey, TensorSpec]:
     return {OutputKey(name, path): (tuple(shape), getattr(torch, dtype)) for name, path, shape, dtype in specs}
 
 
+def source_statistics(recipe: Recipe, edges: Sequence[Edge], models: Mapping[str, nn.Module]) -> dict[str, dict[str, list[list[float]]]]:
+    """Returns by the edge's index what a loss must know of its source's model, for the sources in `models`.
+
+    Raises:
+        RecipeError: the model has nothing of the kind.
+    """
+    statistics = {}
+    for index, edge in enumerate(edges):
+        from_model, source = edge.loss_spec.from_model, peer_of(edge.sources[0]) if edge.sources else ""
+        if from_model is not None and source in models:
+            try:
+                tensors_by_name = from_model(models[source], list(edge.source_at[0]))
+            except ValueError as error:
+                raise recipe.error(f"objectives.{edge.objective_index}.at", str(error)) from error
+            statistics[str(index)] = {name: [tensor.tolist() for tensor in tensors] for name, tensors in tensors_by_name.items()}
+    return statistics
+
+
 def build_edge_loss(
     recipe: Recipe,
     edge: Edge,
-    learner: Peer,
+    adapters: nn.ModuleDict,
     specs: dict[OutputKey, TensorSpec],
-    source_statistics: dict[str, list[list[float]]] | None,
+    statistics: dict[str, list[list[float]]] | None,
     notes: list[str],
     *,
     num_processes: int = 1,
     synchronized: bool = False,
     classes: CommonClasses | None = None,
 ) -> Loss:
-    """Returns the loss of an edge, and adds its trainable part to the learner's adapters.
+    """Returns the loss of an edge, and adds its trainable part to `adapters`.
 
     Args:
         recipe: says where an error is.
         edge: the edge.
-        learner: its learner.
+        adapters: those of its learner.
         specs: shape and dtype of every output.
-        source_statistics: what the loss must know of its source's model.
+        statistics: what the loss must know of its source's model.
         notes: lines for the user are added.
         num_processes: number of processes that train the learner.
         synchronized: adapters synchronise BatchNorm statistics over the learner's processes.
@@ -66,12 +85,11 @@ def build_edge_loss(
     learner_shape, source_shape = (
         shapes if loss_spec.multi_output else shapes[0] if shapes else None for shapes in (learner_shapes, source_shapes)
     )
-    from_model = (
-        None if source_statistics is None else {key: [torch.tensor(values) for values in lists] for key, lists in source_statistics.items()}
-    )
+    from_model = None if statistics is None else {key: [torch.tensor(values) for values in lists] for key, lists in statistics.items()}
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(recipe.seed, "adapter", edge.objective_index, edge.learner, edge.source or "", *edge.learner_at))
+            seed = derive_seed(recipe.seed, "adapter", edge.objective_index, edge.learner, edge.source or "", *edge.learner_at)
+            seed_generators(seed, torch.device("cpu"))
             loss = build_loss(
                 edge.objective.loss, learner_shape=learner_shape, source_shape=source_shape, from_model=from_model, **arguments
             )
@@ -82,7 +100,6 @@ def build_edge_loss(
         notes += try_loss(recipe, edge, loss.to(dtype), specs, classes, num_processes=num_processes)
     if loss_spec.has_adapter:
         loss = (nn.SyncBatchNorm.convert_sync_batchnorm(loss) if synchronized else loss).to(dtype)
-        adapters = learner.tapped.adapters
         adapters[f"{edge.objective_index}_{len(adapters)}"] = loss
     return loss
 

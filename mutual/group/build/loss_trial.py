@@ -100,7 +100,8 @@ def try_loss(
 def _made_up(recipe: Recipe, edge: Edge, specs: dict[OutputKey, TensorSpec], classes: CommonClasses | None) -> _Inputs:
     """Returns random outputs of the shapes that the edge reads; of an even number of images, which no dimension equals."""
     generator = torch.Generator().manual_seed(derive_seed(recipe.seed, "made up", edge.objective_index))
-    num_classes = specs[OutputKey(edge.learner, LOGITS)][0][0] if classes is None else len(classes.classes)
+    logits_shape, _ = specs.get(OutputKey(edge.learner, LOGITS), ((2,), torch.float32))  # a loss in the user's own loop may have none
+    num_classes = logits_shape[0] if classes is None else len(classes.classes)
     sources = [edge.members[0] if source == ENSEMBLE else source for source in edge.sources]
     keys = [OutputKey(edge.learner, path) for path in edge.learner_at]
     keys += [OutputKey(source, path) for source, paths in zip(sources, edge.source_at, strict=True) for path in paths]

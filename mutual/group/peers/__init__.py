@@ -3,6 +3,7 @@
 from mutual.group.peers.activation_checkpointing import checkpoint_activations
 from mutual.group.peers.ema import MovingAverage
 from mutual.group.peers.frozen_parts import freeze_parts
+from mutual.group.peers.loop_taps import Taps
 from mutual.group.peers.output_store import OutputStore
 from mutual.group.peers.peer import Autocast, Frozen, FrozenSettings, Peer, replica_comm
 from mutual.group.peers.peer_input import PeerInput, SharedInputs
@@ -20,6 +21,7 @@ __all__ = [
     "PeerInput",
     "SharedInputs",
     "TappedModel",
+    "Taps",
     "checkpoint_activations",
     "find_module",
     "freeze_parts",

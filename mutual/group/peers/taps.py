@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +17,8 @@ Outputs = dict[str, Tensor]
 """Outputs of a peer for a batch: `logits` `[B, C]` or `embedding` `[B, D]`, and by module path the tapped ones `[B, ...]`."""
 INPUT = ":input"
 """Suffix of a module path: taps the input of the module's last call in place of its output."""
+Keep = Callable[[nn.Module, Any], None]
+"""Is given a tapped module and its output, or its input."""
 
 
 class TappedModel(nn.Module):
@@ -81,8 +83,8 @@ class TappedModel(nn.Module):
         """Returns what `forward` does, and from then on copies the outputs that the model changes in place after the tap."""
         seen: dict[str, tuple[Tensor, int]] = {}
 
-        def note(path: str) -> Callable[[Any], None]:
-            def keep(output: Any) -> None:
+        def note(path: str) -> Keep:
+            def keep(_module: nn.Module, output: Any) -> None:
                 if isinstance(output, Tensor):
                     seen[path] = output, output._version
 
@@ -101,21 +103,22 @@ class TappedModel(nn.Module):
             handle.remove()
         return self.model
 
-    def _keep(self, path: str) -> Callable[[Any], None]:
-        def keep(output: Any) -> None:
+    def _keep(self, path: str) -> Keep:
+        def keep(_module: nn.Module, output: Any) -> None:
             if self._features is not None:  # else a checkpointed block runs once more, in the backward
                 self._features[path] = output.clone() if path in self._copied else output
 
         return keep
 
 
-def find_module(model: nn.Module, path: str) -> nn.Module:
-    """Returns the module of `model` at `path`, which may end in ":input".
+def find_module(model: nn.Module | Mapping[str, nn.Module], path: str) -> nn.Module:
+    """Returns the module of `model`, or of modules by their paths, at `path`, which may end in ":input".
 
     Raises:
         ValueError: there is none; the message lists the near ones.
     """
-    modules = {name: module for name, module in model.named_modules() if name}
+    named = dict(model.named_modules()) if isinstance(model, nn.Module) else model
+    modules = {name: module for name, module in named.items() if name}
     path = path.removesuffix(INPUT)
     if path in modules:
         return modules[path]
@@ -124,8 +127,12 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     raise ValueError(f"no module {path!r}; near: {', '.join(choices)}")
 
 
-def _tap(model: nn.Module, path: str, keep: Callable[[Any], None]) -> RemovableHandle:
-    module = find_module(model, path)
-    if path.endswith(INPUT):
-        return module.register_forward_pre_hook(lambda _module, inputs: keep(inputs[0]))
-    return module.register_forward_hook(lambda _module, _inputs, output: keep(output))
+def _tap(model: nn.Module, path: str, keep: Keep) -> RemovableHandle:
+    return tap(find_module(model, path), keep, reads_input=path.endswith(INPUT))
+
+
+def tap(module: nn.Module, keep: Keep, *, reads_input: bool = False) -> RemovableHandle:
+    """Calls `keep(module, output)` whenever `module` has run; with `reads_input`, `keep(module, input)` before it runs."""
+    if reads_input:
+        return module.register_forward_pre_hook(lambda module, inputs: keep(module, inputs[0]))
+    return module.register_forward_hook(lambda module, _inputs, output: keep(module, output))

@@ -10,13 +10,8 @@ from support import WORLD, build, tiny_document
 from torch import nn
 
 from mutual.group import Communicator, DataSpec, MicroBatchContext, build_group, create_peer_model, expand_objectives
-from mutual.group.build.builder import (
-    _build_losses,
-    _build_peer,
-    _build_peers,
-    _place_peers,
-    _source_statistics,
-)
+from mutual.group.build.builder import _build_losses, _build_peer, _build_peers, _place_peers
+from mutual.group.build.edge_loss_builder import source_statistics
 from mutual.models import LoadedWeights, ModelCard, ModelInput, create_model, model_bytes
 from mutual.objectives.adapters import margins_of
 from mutual.recipe import RecipeError, parse_recipe
@@ -290,8 +285,9 @@ def test_adapters_are_synchronized_as_their_learners_are(synchronized):
     assert [isinstance(norm, nn.SyncBatchNorm) for norm in norms] == [synchronized]
     assert isinstance(peers["a"].model.norm, nn.SyncBatchNorm) == synchronized
     held = {index for index, edge in enumerate(edges) if edge.loss_spec.from_model}
-    assert {int(index) for index in _source_statistics(recipe, edges, peers)} == held != set()
-    assert _source_statistics(recipe, edges, {"a": peers["a"]}) == {}, "of sources that are held elsewhere"
+    models = {name: peer.model for name, peer in peers.items()}
+    assert {int(index) for index in source_statistics(recipe, edges, models)} == held != set()
+    assert source_statistics(recipe, edges, {"a": models["a"]}) == {}, "of sources that are held elsewhere"
 
 
 def test_the_main_rank_alone_reports_what_a_dry_run_found(recwarn):

@@ -88,13 +88,15 @@ def dml(learner: Predictions, source: Predictions, *, form: str = "js", temperat
 
     `kl` is KL(source || learner), eq. 5 and 6 of the paper. `js` is half the Jeffreys divergence,
     (KL(p || q) + KL(q || p)) / 2, which PaddleClas' DMLLoss computes (it is not the Jensen-Shannon divergence). `sigmoid` is the same for
-    each class as a yes or no of its own, summed over the classes: for images with several labels. (PaddleClas' leaves out the noes.)
+    each class as a yes or no of its own, summed over the classes: for images with several labels. `sigmoid_present` leaves out the noes,
+    as PaddleClas does.
     """
     if form == "kl":
         return kd(learner, source, temperature=temperature)
-    if form == "sigmoid":
+    if form in ("sigmoid", "sigmoid_present"):
         learner_logits, source_logits = learner.logits / temperature, source.logits / temperature
-        jeffreys = (learner_logits.sigmoid() - source_logits.sigmoid()) * (learner_logits - source_logits)
+        logs = (learner_logits, source_logits) if form == "sigmoid" else (F.logsigmoid(learner_logits), F.logsigmoid(source_logits))
+        jeffreys = (learner_logits.sigmoid() - source_logits.sigmoid()) * (logs[0] - logs[1])
     else:
         differences = learner.log_probs(temperature) - source.log_probs(temperature)
         jeffreys = (learner.probs(temperature) - source.probs(temperature)) * differences

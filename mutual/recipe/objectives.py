@@ -81,12 +81,13 @@ class DeepMutualLearning(DistillationObjective):
     """DML (arXiv:1706.00384): the divergence of two peers' predictions.
 
     `js` is half the Jeffreys divergence, as PaddleClas computes it; `kl` is the paper's; `sigmoid` is `js` for each class by itself, for
-    images with several labels each.
+    images with several labels each; `sigmoid_present` is its part of the classes being there, without that of their not being there, as
+    PaddleClas computes it.
     """
 
     reads = "logits"
     loss: Literal["dml"]
-    form: Literal["js", "kl", "sigmoid"] = "js"
+    form: Literal["js", "kl", "sigmoid", "sigmoid_present"] = "js"
     """Which divergence."""
     temperature: Temperature = 1.0
     """Divides the logits before the softmax (or sigmoid); the loss is multiplied by its square."""

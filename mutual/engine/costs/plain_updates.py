@@ -274,8 +274,9 @@ def _dml(learner_BC: Tensor, source_BC: Tensor, *, form: str, temperature: float
     learner, source = learner_BC / temperature, source_BC / temperature
     if form == "kl":
         return F.kl_div(F.log_softmax(learner, dim=1), F.softmax(source, dim=1), reduction="batchmean") * temperature**2
-    if form == "sigmoid":
-        return ((learner.sigmoid() - source.sigmoid()) * (learner - source)).sum(dim=1).mean() * (temperature**2 / 2)
+    if form.startswith("sigmoid"):
+        logs = (learner, source) if form == "sigmoid" else (F.logsigmoid(learner), F.logsigmoid(source))
+        return ((learner.sigmoid() - source.sigmoid()) * (logs[0] - logs[1])).sum(dim=1).mean() * (temperature**2 / 2)
     learner_log, source_log = F.log_softmax(learner, dim=1), F.log_softmax(source, dim=1)
     there = F.kl_div(learner_log, source_log, reduction="batchmean", log_target=True)
     back = F.kl_div(source_log, learner_log, reduction="batchmean", log_target=True)

@@ -128,6 +128,15 @@ class Section:
         value = self._left.pop(key, None)
         self.notes.left_out.append(f"{self._path_of(key)}: {format_value(value)}: {why}")
 
+    def leave_out_all(self, why: str) -> None:
+        """Takes all that is left of the section and names it as one entry that has no counterpart."""
+        self.notes.left_out.append(f"{self.path}: {format_value(self._left)}: {why}")
+        self._left.clear()
+
+    def warn(self, text: str, key: str = "") -> None:
+        """Names what has no counterpart though its entries have been taken, or are those of more than this section."""
+        self.notes.left_out.append(f"{self._path_of(key)}: {text}")
+
     def remark(self, text: str, key: str = "") -> None:
         """Notes what differs, or is said in another way, at this section or at an entry of it."""
         self.notes.remarks.append(f"{self._path_of(key)}: {text}")

@@ -185,7 +185,10 @@ def _smoothing(section: Section) -> dict[str, Any]:
 
 
 def _cross_entropy(section: Section, peers: LossPeers, *, is_named: bool = False) -> Values:
-    return _labels("CELoss", section, peers, is_named=is_named, loss="cross_entropy", arguments=_smoothing(section), factor=1.0)
+    arguments = _smoothing(section)
+    if peers.mixes_labels and not arguments:
+        section.warn("mixed labels are taken as they are; their code without epsilon takes the softmax of them, which is almost uniform")
+    return _labels("CELoss", section, peers, is_named=is_named, loss="cross_entropy", arguments=arguments, factor=1.0)
 
 
 def _named_cross_entropy(section: Section, peers: LossPeers) -> Values:
@@ -193,8 +196,8 @@ def _named_cross_entropy(section: Section, peers: LossPeers) -> Values:
 
 
 def _mixed_cross_entropy(section: Section, peers: LossPeers) -> Values:
-    section.remark("CELoss has taken its place; cross_entropy takes mixed labels as they are")
-    return _cross_entropy(section, peers)
+    """MixCELoss of 2.1: mixes the losses of both labels, which is the cross-entropy with the mixed label."""
+    return _labels("CELoss", section, peers, is_named=False, loss="cross_entropy", arguments=_smoothing(section), factor=1.0)
 
 
 def _soft_targets(section: Section, peers: LossPeers) -> Values:

@@ -16,10 +16,15 @@ _LOGITS_KEYS = (LOGITS, "output")
 
 
 class LossPeers:
-    """The models of a config by name; what a loss names wrongly is an error at its entry."""
+    """The models of a config by name; what a loss names wrongly is an error at its entry.
 
-    def __init__(self, models: Sequence[Model]) -> None:
+    Attributes:
+        mixes_labels: images are mixed, and their labels with them.
+    """
+
+    def __init__(self, models: Sequence[Model], *, mixes_labels: bool = False) -> None:
         self._models = {model.name: model for model in models}
+        self.mixes_labels = mixes_labels
 
     def is_trained(self, name: str) -> bool:
         """Whether the model is trained."""

@@ -27,6 +27,7 @@ class Section:
     """A mapping of a config; every entry is taken, passed over, or named by `name_untaken` as one that has no counterpart."""
 
     def __init__(self, content: Mapping[str, Any], path: str, notes: Notes) -> None:
+        self._content = content
         self._left = dict(content)
         self._sections: list[Section] = []
         self.path = path
@@ -129,8 +130,8 @@ class Section:
         self.notes.left_out.append(f"{self._path_of(key)}: {format_value(value)}: {why}")
 
     def leave_out_all(self, why: str) -> None:
-        """Takes all that is left of the section and names it as one entry that has no counterpart."""
-        self.notes.left_out.append(f"{self.path}: {format_value(self._left)}: {why}")
+        """Takes all that is left of the section and names the whole of it as one entry that has no counterpart."""
+        self.notes.left_out.append(f"{self.path}: {format_value(dict(self._content))}: {why}")
         self._left.clear()
 
     def warn(self, text: str, key: str = "") -> None:

@@ -89,7 +89,7 @@ def dml(learner: Predictions, source: Predictions, *, form: str = "js", temperat
     `kl` is KL(source || learner), eq. 5 and 6 of the paper. `js` is half the Jeffreys divergence,
     (KL(p || q) + KL(q || p)) / 2, which PaddleClas' DMLLoss computes (it is not the Jensen-Shannon divergence). `sigmoid` is the same for
     each class as a yes or no of its own, summed over the classes: for images with several labels. `sigmoid_present` leaves out the noes,
-    as PaddleClas does.
+    as PaddleClas does; `softmax` is `js`, for images with several labels as well.
     """
     if form == "kl":
         return kd(learner, source, temperature=temperature)

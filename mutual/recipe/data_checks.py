@@ -95,7 +95,9 @@ def _check_labels(objective: Objective, where: str, label_type: LabelType, *, mu
             f"{where}.loss",
             f"{objective.loss} needs one class an image; for several take bce, focal or dml with form: sigmoid, or a feature loss",
         )
-    if isinstance(objective, DeepMutualLearning | Focal) and not objective.form.startswith("sigmoid"):
+    if (isinstance(objective, DeepMutualLearning) and objective.form in ("js", "kl")) or (
+        isinstance(objective, Focal) and objective.form == "softmax"
+    ):
         yield Fault(f"{where}.form", f"{objective.form!r} needs one class an image; data.multi_label takes 'sigmoid'")
     if objective.gate == "correct":
         yield Fault(f"{where}.gate", "'correct' needs one class an image")

@@ -82,12 +82,12 @@ class DeepMutualLearning(DistillationObjective):
 
     `js` is half the Jeffreys divergence, as PaddleClas computes it; `kl` is the paper's; `sigmoid` is `js` for each class by itself, for
     images with several labels each; `sigmoid_present` is its part of the classes being there, without that of their not being there, as
-    PaddleClas computes it.
+    PaddleClas computes it; `softmax` is `js` there, too, as if the classes shared one probability.
     """
 
     reads = "logits"
     loss: Literal["dml"]
-    form: Literal["js", "kl", "sigmoid", "sigmoid_present"] = "js"
+    form: Literal["js", "kl", "sigmoid", "sigmoid_present", "softmax"] = "js"
     """Which divergence."""
     temperature: Temperature = 1.0
     """Divides the logits before the softmax (or sigmoid); the loss is multiplied by its square."""

@@ -79,7 +79,7 @@ def _converted(root: Section, stem: str) -> dict[str, Any]:
     settings = root.section("Global")
     models = convert_models(root.section("Arch"), settings)
     data = convert_data(root.section("DataLoader"), settings, models)
-    objectives = convert_losses(root.section("Loss"), models, mixes_labels=bool(data.get("mixup") or data.get("cutmix")))
+    objectives = convert_losses(root.section("Loss"), models, data)
     optimizer = convert_optimizer(root.section("Optimizer"), models)
     document: dict[str, Any] = {"name": re.sub(r"[^\w.\-]+", "_", stem).strip("_.-") or "paddleclas"}
     document |= {"data": data, "peers": {model.name: model.document for model in models}, "objectives": objectives, **optimizer}

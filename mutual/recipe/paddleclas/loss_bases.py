@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mutual.recipe.paddleclas.loss_peers import LossPeers
 from mutual.recipe.paddleclas.section import Section
 
 
@@ -32,7 +33,7 @@ class Base:
     takes_lists: bool = False
 
 
-def _soft_cross_entropy(section: Section, num_classes: int) -> Base | None:
+def _soft_cross_entropy(section: Section, peers: LossPeers) -> Base | None:
     """CELoss with the second model's logits as labels: its softmax, detached as labels are."""
     if 0 < section.number("epsilon", 0.0) < 1:
         section.leave_out_all("with epsilon their code takes the teacher's logits, without a softmax, for its probabilities")
@@ -40,21 +41,21 @@ def _soft_cross_entropy(section: Section, num_classes: int) -> Base | None:
     return Base("soft_label", "CELoss", {"temperature": 1.0})
 
 
-def _mutual(section: Section, num_classes: int) -> Base | None:
+def _mutual(section: Section, peers: LossPeers) -> Base | None:
     """DMLLoss: half the Jeffreys divergence, the mean over the images; with `sum_across_class_dim` once more times the classes."""
     act = section.text("act", "softmax")
     if act not in ("softmax", "sigmoid"):
         raise section.error("act", f"{act!r} is neither softmax nor sigmoid")
-    factor = float(num_classes) if section.flag("sum_across_class_dim") else 1.0
+    factor = float(peers.num_classes) if section.flag("sum_across_class_dim") else 1.0
     if factor > 1:
         section.remark(f"their sum over the classes is {factor:.0f} times the divergence", "sum_across_class_dim")
     if section.flag("weight_ratio"):
         section.warn("true: classes are not weighted by how many images have them", "weight_ratio")
-    form = "js" if act == "softmax" else "sigmoid_present"
+    form = "sigmoid_present" if act == "sigmoid" else "softmax" if peers.has_several_labels else "js"
     return Base("dml", "DMLLoss", {"form": form}, factor, is_symmetric=True)
 
 
-def _distance(section: Section, num_classes: int) -> Base | None:
+def _distance(section: Section, peers: LossPeers) -> Base | None:
     mode = section.text("mode", "l2")
     if mode not in ("l1", "l2", "smooth_l1"):
         raise section.error("mode", f"{mode!r} is none of l1, l2 and smooth_l1")
@@ -69,51 +70,51 @@ def _distance(section: Section, num_classes: int) -> Base | None:
     return Base(mode, f"loss_{mode}", {"beta": delta} if mode == "smooth_l1" else {}, delta, is_symmetric=True)
 
 
-def _kl_divergence(section: Section, num_classes: int) -> Base | None:
+def _kl_divergence(section: Section, peers: LossPeers) -> Base | None:
     return Base("kd", "loss_kldiv", {"temperature": float(section.number("temperature", 4.0))})
 
 
-def _decoupled(section: Section, num_classes: int) -> Base | None:
+def _decoupled(section: Section, peers: LossPeers) -> Base | None:
     _name_target_as_label(section)
     return Base("dkd", arguments=_numbers(section, temperature=1.0, alpha=1.0, beta=1.0))
 
 
-def _weighted(section: Section, num_classes: int) -> Base | None:
+def _weighted(section: Section, peers: LossPeers) -> Base | None:
     _name_target_as_label(section)
     return Base("wsl", arguments=_numbers(section, temperature=2.0), has_leak=True)
 
 
-def _spherical(section: Section, num_classes: int) -> Base | None:
+def _spherical(section: Section, peers: LossPeers) -> Base | None:
     _name_target_as_label(section)
     return Base("skd", arguments=_numbers(section, temperature=1.0, multiplier=2.0, alpha=0.9), has_leak=True)
 
 
-def _correlated(section: Section, num_classes: int) -> Base | None:
+def _correlated(section: Section, peers: LossPeers) -> Base | None:
     return Base("dist", arguments=_numbers(section, beta=1.0, gamma=1.0), is_symmetric=True)
 
 
-def _generated(section: Section, num_classes: int) -> Base | None:
+def _generated(section: Section, peers: LossPeers) -> Base | None:
     """MGDLoss: the widths are found when the group is built."""
     section.pass_over("student_channels", "teacher_channels")
     return Base("mgd", arguments=_numbers(section, alpha_mgd=1.756, lambda_mgd=0.15), has_leak=True)
 
 
-def _projected(section: Section, num_classes: int) -> Base | None:
+def _projected(section: Section, peers: LossPeers) -> Base | None:
     """PEFDLoss; ours averages feature maps over their positions, which an average pool has done already."""
     section.pass_over("student_channel", "teacher_channel")
     section.remark("projectors read the mean over a feature map's positions, which that of an avg_pool is already")
     return Base("pefd", arguments={"num_projectors": int(section.number("num_projectors", 3))}, has_leak=True)
 
 
-def _attention_maps(section: Section, num_classes: int) -> Base | None:
+def _attention_maps(section: Section, peers: LossPeers) -> Base | None:
     return Base("at", "loss_at", {"power": float(section.number("p", 2.0))}, takes_lists=True)
 
 
-def _angles(section: Section, num_classes: int) -> Base | None:
+def _angles(section: Section, peers: LossPeers) -> Base | None:
     return _relation("rkd_angle", section, section.take("target_size"))
 
 
-def _distances(section: Section, num_classes: int) -> Base | None:
+def _distances(section: Section, peers: LossPeers) -> Base | None:
     section.take("eps")
     return _relation("rkd_distance", section, section.take("target_size", 1))
 
@@ -124,7 +125,7 @@ def _relation(loss: str, section: Section, size: Any) -> Base:
     return Base(loss, is_symmetric=True)
 
 
-BASES: dict[str, Callable[[Section, int], Base | None]] = {
+BASES: dict[str, Callable[[Section, LossPeers], Base | None]] = {
     "CELoss": _soft_cross_entropy,
     "DMLLoss": _mutual,
     "DistanceLoss": _distance,
@@ -139,7 +140,7 @@ BASES: dict[str, Callable[[Section, int], Base | None]] = {
     "RKdAngle": _angles,
     "RkdDistance": _distances,
 }
-"""By the name of a loss of theirs what takes its arguments, told the number of classes; None where it has been left out."""
+"""By the name of a loss of theirs what takes its arguments, and is told the models; None where it has been left out."""
 
 
 def _numbers(section: Section, **defaults: float) -> dict[str, Any]:

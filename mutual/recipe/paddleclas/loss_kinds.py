@@ -68,7 +68,7 @@ _PAIR_LOSSES = {
 
 def _pair_values(loss: _PairLoss, section: Section, peers: LossPeers) -> Values:
     pairs = peers.pairs(section)
-    base = BASES[loss.base](section, peers.num_classes)
+    base = BASES[loss.base](section, peers)
     if base is None:
         return None
     key, name = section.text("key"), section.text("name", loss.name)
@@ -93,7 +93,7 @@ def _chosen(section: Section, peers: LossPeers) -> Values:
         section.leave_out_all(f"{base_name} has no counterpart{did_you_mean(base_name, BASES)}")
         return None
     keys = _output_keys(section)
-    base = BASES[base_name](section, peers.num_classes)
+    base = BASES[base_name](section, peers)
     if base is None:
         return None
     if len(keys) > 1 and not base.takes_lists:

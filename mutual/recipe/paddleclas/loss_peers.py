@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mutual.recipe.edges import LOGITS
 from mutual.recipe.errors import did_you_mean
@@ -20,11 +21,13 @@ class LossPeers:
 
     Attributes:
         mixes_labels: images are mixed, and their labels with them.
+        has_several_labels: an image may have several.
     """
 
-    def __init__(self, models: Sequence[Model], *, mixes_labels: bool = False) -> None:
+    def __init__(self, models: Sequence[Model], data: Mapping[str, Any]) -> None:
         self._models = {model.name: model for model in models}
-        self.mixes_labels = mixes_labels
+        self.mixes_labels = bool(data.get("mixup") or data.get("cutmix"))
+        self.has_several_labels = bool(data.get("multi_label"))
 
     def is_trained(self, name: str) -> bool:
         """Whether the model is trained."""

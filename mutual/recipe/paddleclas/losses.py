@@ -6,7 +6,7 @@ its values alone, without its weight. The objectives train what this sum trains:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +32,13 @@ class _Entry:
     values: tuple[LossValue, ...] | None
 
 
-def convert_losses(losses: Section, models: Sequence[Model], *, mixes_labels: bool = False) -> list[dict[str, Any]]:
+def convert_losses(losses: Section, models: Sequence[Model], data: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Returns the objectives of a recipe; a model that no loss of theirs trains becomes a frozen peer.
 
     Args:
         losses: the section.
         models: those of Arch.
-        mixes_labels: images are mixed, and their labels with them.
+        data: the recipe's section of that name.
 
     Raises:
         RecipeError: a loss that names what is not there, or none that trains a model.
@@ -47,7 +47,7 @@ def convert_losses(losses: Section, models: Sequence[Model], *, mixes_labels: bo
     sections = losses.named_sections("Train")
     if not sections:
         raise losses.error("Train", "is missing: the list of the losses that are trained with, such as [CELoss: {weight: 1.0}]")
-    peers = LossPeers(models, mixes_labels=mixes_labels)
+    peers = LossPeers(models, data or {})
     entries = [_converted(name, section, peers, is_only=len(sections) == 1) for name, section in sections]
     summed = _summed(entries)
     names = [model.name for model in models]

@@ -26,11 +26,11 @@ def models(trained, frozen):
     return peers + [Model(name, {"model": "support:double", "frozen": True}, 5, outputs=outputs) for name in frozen]
 
 
-def converted(text, trained="ab", frozen="t"):
+def converted(text, trained="ab", frozen="t", *, has_several_labels=False):
     """The losses of a config's text, and what they are converted into: objectives, models, and notes."""
     losses, notes, peers = yaml.safe_load(cleandoc(text)), Notes(), models(trained, frozen)
     section = Section({"Train": losses}, "Loss", notes)
-    objectives = convert_losses(section, peers)
+    objectives = convert_losses(section, peers, {"multi_label": has_several_labels})
     section.name_untaken()
     return losses, objectives, peers, notes
 
@@ -72,8 +72,8 @@ def gradients(loss, outputs, trained):
 
 
 def assert_equal_gradients(text, *, trained="ab", frozen="t", labels=None, but=()):
-    losses, objectives, peers, notes = converted(text, trained, frozen)
     labels = torch.tensor([0, 1, 2, 3, 4, 0]) if labels is None else labels
+    losses, objectives, peers, notes = converted(text, trained, frozen, has_several_labels=labels.is_floating_point())
     for seed in range(2):
         outputs = leaves([*trained, *frozen], seed)
         ours, adapters = our_losses(objectives, peers, outputs, labels)
@@ -117,6 +117,7 @@ def test_several_labels():
         - DistillationDMLLoss: {weight: 2.0, act: sigmoid, sum_across_class_dim: true, model_name_pairs: [[a, b], [b, t]]}
     """
     assert_equal_gradients(text, labels=FLAGS)
+    assert_equal_gradients(text.replace("act: sigmoid, ", ""), labels=FLAGS)
     assert_equal_gradients("- MultiLabelLoss: {weight: 1.0, size_sum: true}", trained="a", frozen="", labels=FLAGS)
     assert_equal_gradients("- MultiLabelLoss: {weight: 1.0}", trained="a", frozen="", labels=FLAGS)
 

@@ -11,11 +11,11 @@ from mutual.recipe.paddleclas.losses import convert_losses
 from mutual.recipe.paddleclas.section import Notes, Section
 
 
-def convert(text, *models, mixes_labels=False):
+def convert(text, *models, data=None):
     """The objectives of a config's losses, and its notes."""
     notes = Notes()
     section = Section(yaml.safe_load(cleandoc(text)), "Loss", notes)
-    objectives = convert_losses(section, models or (TEACHER, STUDENT), mixes_labels=mixes_labels)
+    objectives = convert_losses(section, models or (TEACHER, STUDENT), data)
     section.name_untaken()
     return objectives, notes
 
@@ -193,11 +193,11 @@ def test_an_argument_without_a_counterpart_is_named(loss, line):
 
 def test_mixed_labels_are_not_softened():
     text = "Train: [CELoss: {weight: 1.0%s}]"
-    _, notes = convert(text % "", STUDENT, mixes_labels=True)
+    _, notes = convert(text % "", STUDENT, data={"mixup": 0.2})
     assert notes.left_out[0].startswith("Loss.Train.0.CELoss: mixed labels are taken as they are; their code")
-    for plain, mixes_labels in ((", epsilon: 0.1", True), ("", False)):
-        assert convert(text % plain, STUDENT, mixes_labels=mixes_labels)[1].left_out == []
-    assert convert("Train: [SoftTargetCrossEntropy: {weight: 1.0}]", STUDENT, mixes_labels=True)[1].left_out == []
+    for plain, cutmix in ((", epsilon: 0.1", 0.2), ("", 0.0)):
+        assert convert(text % plain, STUDENT, data={"cutmix": cutmix})[1].left_out == []
+    assert convert("Train: [SoftTargetCrossEntropy: {weight: 1.0}]", STUDENT, data={"mixup": 0.2})[1].left_out == []
 
 
 @pytest.mark.parametrize("epsilon", [0, 1, -0.1, 2])

@@ -49,8 +49,11 @@ def ground_truth(logits, labels, *, epsilon=None):
     return -(smoothed(labels, logits.shape[-1], epsilon) * logits.log_softmax(-1)).sum(-1).mean()
 
 
-def several_labels(logits, flags, *, size_sum=False):
+def several_labels(logits, flags, *, size_sum=False, weight_ratio=None):
+    """`weight_ratio` is what theirs reads beside the flags: the fraction of the images that have each class."""
     losses = F.binary_cross_entropy_with_logits(logits, flags, reduction="none")
+    if weight_ratio is not None:
+        losses = losses * (flags * (1 - weight_ratio) + (1 - flags) * weight_ratio).exp()
     return losses.sum(1).mean() if size_sum else losses.mean()
 
 

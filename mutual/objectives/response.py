@@ -53,10 +53,17 @@ def focal(
     return losses if not isinstance(alpha, Tensor) else losses * alpha[labels]
 
 
-def bce(learner: Predictions, labels_BC: Tensor) -> Tensor:
-    """Binary cross-entropy with several labels an image: `labels_BC` holds 1 where a class is there; the mean over the classes."""
+def bce(learner: Predictions, labels_BC: Tensor, *, class_fraction: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy with several labels an image: `labels_BC` holds 1 where a class is there; the mean over the classes.
+
+    `class_fraction` `[C]` is the fraction p of the training images that have each class: what is there weighs exp(1 - p), what is not
+    exp(p) (DeepMAR, Li et al., ACPR 2015, eq. 4, with sigma 1).
+    """
     logits = learner.logits
-    return F.binary_cross_entropy_with_logits(logits, labels_BC.to(logits.dtype).expand_as(logits), reduction="none").mean(dim=-1)
+    losses = F.binary_cross_entropy_with_logits(logits, labels_BC.to(logits.dtype).expand_as(logits), reduction="none")
+    if class_fraction is not None:
+        losses = losses * torch.where(labels_BC > 0.5, 1 - class_fraction, class_fraction).exp()
+    return losses.mean(dim=-1)
 
 
 def kd(

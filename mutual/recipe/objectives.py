@@ -15,6 +15,7 @@ from mutual.recipe.edges import DistillationObjective, Objective
 from mutual.recipe.own_loss import OwnLoss
 
 ClassWeights = Annotated[list[NonNegativeFloat], Field(min_length=1, max_length=MAX_CLASS_WEIGHTS)]
+ClassFractions = Annotated[list[Probability], Field(min_length=1, max_length=MAX_CLASS_WEIGHTS)]
 
 
 class CrossEntropy(Objective):
@@ -51,6 +52,10 @@ class BinaryCrossEntropy(Objective):
 
     label_type = "multi"
     loss: Literal["bce"]
+    class_fraction: Literal["data"] | ClassFractions | None = None
+    """Fraction of the training images that have each class, a number for each; data: as they have them. A class that is there then weighs
+    exp(1 - fraction), one that is not exp(fraction), so that what is rare counts more (DeepMAR, Li et al., ACPR 2015, eq. 4, with sigma
+    1; `weight_ratio` of PaddleClas). null: all weigh 1. Recorded in the run's recipe as numbers, for up to 2,000 classes."""
 
 
 class KnowledgeDistillation(DistillationObjective):
@@ -300,8 +305,8 @@ class RkdAngle(DistillationObjective):
     loss: Literal["rkd_angle"]
 
 
-CLASS_WEIGHTS = {"cross_entropy": "class_weight", "focal": "alpha"}
-"""By loss the argument that holds weights of the classes, which are brought to a mean of 1 over the training images."""
+CLASS_WEIGHTS = {"cross_entropy": "class_weight", "focal": "alpha", "bce": "class_fraction"}
+"""By loss the argument that holds a number for each class, which the training images may give."""
 
 
 def _sections() -> dict[str, type[Objective]]:

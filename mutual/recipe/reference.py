@@ -35,7 +35,7 @@ default, what it means. Fields without a default are required. On the command li
 (`train.epochs=3`, `objectives.1.weight=0.5`). Keys of the whole document that begin with `x-` are not read: a place for YAML anchors.
 """
 
-_EXAMPLES_OF_NULL = dict.fromkeys(("class_weight", "alpha"), "balanced")
+_EXAMPLES_OF_NULL = {"class_weight": "balanced", "alpha": "balanced", "class_fraction": "data"}
 """By field what stands in an entry of a loss or transform in place of null, where it is no size."""
 
 

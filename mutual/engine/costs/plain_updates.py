@@ -251,8 +251,12 @@ def _cross_entropy(logits_BC: Tensor, labels: Tensor, *, label_smoothing: float,
     return F.cross_entropy(logits_BC, labels, weight, reduction="none", label_smoothing=label_smoothing).mean()
 
 
-def _bce(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits_BC, labels_BC.to(logits_BC.dtype))
+def _bce(logits_BC: Tensor, labels_BC: Tensor, *, class_fraction: list[float] | None = None) -> Tensor:
+    weight = None
+    if class_fraction is not None:
+        fraction = torch.tensor(class_fraction, dtype=logits_BC.dtype, device=logits_BC.device)
+        weight = torch.where(labels_BC > 0.5, 1 - fraction, fraction).exp()
+    return F.binary_cross_entropy_with_logits(logits_BC, labels_BC.to(logits_BC.dtype), weight)
 
 
 def _kd(learner_BC: Tensor, source_BC: Tensor, *, temperature: float, standardize: bool, reduction: str) -> Tensor:

@@ -50,7 +50,7 @@ def _mutual(section: Section, peers: LossPeers) -> Base | None:
     if factor > 1:
         section.remark(f"their sum over the classes is {factor:.0f} times the divergence", "sum_across_class_dim")
     if section.flag("weight_ratio"):
-        section.warn("true: classes are not weighted by how many images have them", "weight_ratio")
+        section.warn("true: the divergence of a class is not weighted by how many images have it", "weight_ratio")
     form = "sigmoid_present" if act == "sigmoid" else "softmax" if peers.has_several_labels else "js"
     return Base("dml", "DMLLoss", {"form": form}, factor, is_symmetric=True)
 

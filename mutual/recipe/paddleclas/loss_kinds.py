@@ -209,13 +209,12 @@ def _multi_label(section: Section, peers: LossPeers, *, is_named: bool = False) 
     epsilon = section.number("epsilon", 0.0)
     if 0 < epsilon < 1:
         section.warn(f"{epsilon}: labels are not smoothed here where an image has several", "epsilon")
-    if section.flag("weight_ratio"):
-        section.warn("true: classes are not weighted by how many images have them", "weight_ratio")
+    arguments = {"class_fraction": "data"} if section.flag("weight_ratio") else {}
     factor = 1.0
     if section.flag("size_sum"):
         factor = float(peers.num_classes)
         section.remark(f"the sum over the classes is {factor:.0f} times their mean, which bce is", "size_sum")
-    return _labels("MultiLabelLoss", section, peers, is_named=is_named, loss="bce", arguments={}, factor=factor)
+    return _labels("MultiLabelLoss", section, peers, is_named=is_named, loss="bce", arguments=arguments, factor=factor)
 
 
 def _named_multi_label(section: Section, peers: LossPeers) -> Values:

@@ -176,7 +176,7 @@ def test_a_loss_without_a_counterpart_is_named_and_alone_an_error(loss, line):
 @pytest.mark.parametrize(
     ("loss", "line"),
     [
-        ("DMLLoss: {weight: 1.0, weight_ratio: true", "weight_ratio: true: classes are not weighted by how many images have them"),
+        ("DMLLoss: {weight: 1.0, weight_ratio: true", "weight_ratio: true: the divergence of a class is not weighted"),
         ("DKDLoss: {weight: 1.0, use_target_as_gt: true", "use_target_as_gt: true: the labels are taken; their code takes the class"),
         ("KLDivLoss: {weight: 1.0, mode: attention", "mode: 'attention': has no counterpart"),
         (
@@ -189,6 +189,15 @@ def test_an_argument_without_a_counterpart_is_named(loss, line):
     _, notes = convert(f"Train: [{{Distillation{loss}, model_name_pairs: [[Student, Teacher]]}}}}]")
     (found,) = notes.left_out
     assert f".{line}" in found
+
+
+def test_several_labels_are_weighted_by_their_fractions():
+    text = "Train: [{DistillationMultiLabelLoss: {weight: 0.5, model_names: [Student], weight_ratio: true, size_sum: true, key: logits}}]"
+    objectives, notes = convert(text)
+    assert objectives == [{"loss": "bce", "weight": 10.0, "learners": ["Student"], "class_fraction": "data"}]
+    assert notes.left_out == []
+    _, notes = convert("Train: [MultiLabelLoss: {weight: 1.0, epsilon: 0.1}]", STUDENT)
+    assert notes.left_out == ["Loss.Train.0.MultiLabelLoss.epsilon: 0.1: labels are not smoothed here where an image has several"]
 
 
 def test_mixed_labels_are_not_softened():

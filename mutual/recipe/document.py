@@ -16,8 +16,9 @@ from mutual.recipe.errors import Fault, Origin, RecipeError
 from mutual.recipe.objectives import CLASS_WEIGHTS, AnyObjective
 from mutual.recipe.own_loss import LossTraits, OwnLoss
 from mutual.recipe.peers import InputSpec, PeerSpec, StoreSpec, program_file
+from mutual.recipe.schedules import Schedule
 from mutual.recipe.tracking import TENSORBOARD, TrackerSpec, Tracking, tracker_spec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Train
 
 TUNED_SWITCHES = ("compile", "channels_last")
 """Fields of `train` that are false where the recipe says nothing and asks for no tuning."""

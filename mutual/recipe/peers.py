@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from mutual.recipe.base import MAX_CLASSES, MAX_NAMES, BatchSize, Deviation, Number, PeerCost, Positive, Probability, Seed, Size, Spec
-from mutual.recipe.training import GivenPrecision, Optimizer, Schedule
+from mutual.recipe.schedules import Schedule
+from mutual.recipe.training import GivenPrecision, Optimizer
 from mutual.recipe.transforms import Interpolation
 
 Classes = (

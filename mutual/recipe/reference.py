@@ -17,9 +17,10 @@ from mutual.recipe.examples import EXAMPLES
 from mutual.recipe.objectives import OBJECTIVES
 from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.peers import Expect, PeerSpec, StoreSpec, WeightsSpec
+from mutual.recipe.schedules import Schedule
 from mutual.recipe.syntax import dump_yaml
 from mutual.recipe.tracking import TrackerSpec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Train
 from mutual.recipe.transforms import Transform
 
 TRANSFORMS: dict[str, type[Spec]] = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mutual.data import DataInfo, Window, mixed
 from mutual.engine.runtime import Environment
-from mutual.engine.training import Training, make_optimizer
+from mutual.engine.training import Training, clip_parameter_norms, make_optimizer
 from mutual.group import DataSpec, Edge, Peer, PeerInput, create_peer_model
 from mutual.models import ModelInput
 from mutual.recipe import LOGITS, Recipe
@@ -37,6 +37,7 @@ class PlainPeer:
         autocast: the context of its forward.
         view: what it reads of the pixels: how it converts them, and which of several views.
         max_norm: its gradient is clipped to; None: not at all.
+        max_parameter_norm: each parameter's gradient is clipped to; None: not at all.
         has_scores: its outputs are the data's classes in their order.
     """
 
@@ -47,6 +48,7 @@ class PlainPeer:
     autocast: Callable[[], AbstractContextManager[object]]
     view: _View
     max_norm: float | None
+    max_parameter_norm: float | None
     has_scores: bool
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,9 +61,13 @@ class PlainPeer:
         """Steps, and clears the gradients."""
         if self.optimizer is None:
             return
-        if self.max_norm is not None:
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        if self.max_norm is not None or self.max_parameter_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_([each for group in self.optimizer.param_groups for each in group["params"]], self.max_norm)
+        if self.max_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        if self.max_parameter_norm is not None:
+            clip_parameter_norms(parameters, self.max_parameter_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -193,6 +199,7 @@ def _plain_peer(recipe: Recipe, peer: Peer, environment: Environment, info: Data
         autocast=lambda: environment.autocast(spec.precision),
         view=(peer.input, view),
         max_norm=train.clip_grad_norm,
+        max_parameter_norm=train.clip_parameter_norm,
         has_scores=spec.head == "classifier" and peer.classes.columns is None and peer.classes.known is None,
     )
 

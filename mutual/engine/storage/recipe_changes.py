@@ -20,7 +20,7 @@ _FREE_TO_CHANGE = (
 _EXTENDABLE = (
     "extended_from|schedule",
     r"peers\.\w+\.schedule",
-    r"train\.(epochs|patience|min_improvement|eval_every|clip_grad_norm)",
+    r"train\.(epochs|patience|min_improvement|eval_every|clip_grad_norm|clip_parameter_norm)",
     r"(peers\.\w+\.)?optimizer\.(lr|weight_decay|momentum|nesterov|betas|eps)",
 )
 _FOUND_OUT = re.compile(r"train\.(precision|threads)|(peers\.\w+\.)?optimizer\.(fused|foreach)")

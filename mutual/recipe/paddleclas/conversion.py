@@ -79,8 +79,9 @@ def _converted(root: Section, stem: str) -> dict[str, Any]:
     settings = root.section("Global")
     models = convert_models(root.section("Arch"), settings)
     data = convert_data(root.section("DataLoader"), settings, models)
+    data = convert_data(root.section("DataLoader"), settings, models)
     objectives = convert_losses(root.section("Loss"), models, data)
-    optimizer = convert_optimizer(root.section("Optimizer"), models)
+    optimizer = convert_optimizer(root, models)
     document: dict[str, Any] = {"name": re.sub(r"[^\w.\-]+", "_", stem).strip("_.-") or "paddleclas"}
     document |= {"data": data, "peers": {model.name: model.document for model in models}, "objectives": objectives, **optimizer}
     convert_settings(document, root, settings)

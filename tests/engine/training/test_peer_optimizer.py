@@ -254,6 +254,16 @@ def test_a_step_unscales_measures_clips_and_clears(precision, clip, measure):
     assert optimizer.learning_rate == 0.5
 
 
+@pytest.mark.parametrize("precision", ["no", "fp16"])
+def test_a_step_clips_each_parameter_by_itself(precision):
+    peer, optimizer = stepping(precision, clip_parameter_norm=2.0)
+    before = [parameter.detach().clone() for parameter in peer.parameters()]
+    optimizer.step(0)
+    for parameter, old in zip(peer.parameters(), before, strict=True):
+        moved = 0.5 * min(1.0, 2.0 / math.sqrt(old.numel()))
+        torch.testing.assert_close(old - parameter.detach(), torch.full_like(old, moved), rtol=1e-4, atol=1e-6)
+
+
 def test_a_step_takes_the_learning_rate_of_its_update_in_every_group():
     """Or the same multiple of it as in the beginning."""
     peer, plain = stepping()

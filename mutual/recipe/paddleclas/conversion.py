@@ -79,7 +79,6 @@ def _converted(root: Section, stem: str) -> dict[str, Any]:
     settings = root.section("Global")
     models = convert_models(root.section("Arch"), settings)
     data = convert_data(root.section("DataLoader"), settings, models)
-    data = convert_data(root.section("DataLoader"), settings, models)
     objectives = convert_losses(root.section("Loss"), models, data)
     optimizer = convert_optimizer(root, models)
     document: dict[str, Any] = {"name": re.sub(r"[^\w.\-]+", "_", stem).strip("_.-") or "paddleclas"}

@@ -10,14 +10,6 @@ from mutual.recipe.paddleclas.section import Section
 
 
 @dataclass(frozen=True)
-class Attention:
-    """What the LinearTransform of an AttentionModel reads: module paths as `at` calls them, and the width of its queries and keys."""
-
-    at: tuple[str, ...]
-    qk_dim: int
-
-
-@dataclass(frozen=True)
 class Model:
     """A model of a config, as a peer.
 
@@ -37,8 +29,7 @@ class Model:
     lr_scales: tuple[dict[str, Any], ...] = ()
     outputs: dict[str, str] = field(default_factory=dict)
     """By what losses call an output of theirs (`logits`, `blocks5`, `blocks[7]`) what `at` calls it here."""
-    attention: Attention | None = None
-    """Of a model that losses read through a LinearTransform."""
+    attention: dict[str, Any] = field(default_factory=dict)
 
 
 def convert_models(arch: Section, settings: Section) -> Sequence[Model]:

@@ -98,9 +98,9 @@ class LossPeers:
             RecipeError: it has none.
         """
         attention = self._models[name].attention
-        if attention is None:
+        if not attention:
             raise section.error("model_name_pair", f"{name} is no AttentionModel with a LinearTransform, which AFDLoss reads")
-        return attention.at, attention.qk_dim
+        return tuple(attention["paths"]), attention["qk_dim"]
 
     def edges(self, pair: tuple[str, str], at: tuple[Path, Path], section: Section, *, is_symmetric: bool, has_leak: bool) -> list[Edge]:
         """Returns the edges of a pair's loss.

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mutual.recipe import RecipeError
-from mutual.recipe.paddleclas.architectures import Attention, Model
+from mutual.recipe.paddleclas.architectures import Model
 from mutual.recipe.paddleclas.losses import convert_losses
 from mutual.recipe.paddleclas.section import Notes, Section
 
@@ -83,8 +83,8 @@ def test_relations_are_of_angles_and_of_distances():
 
 
 def test_attention_reads_the_layers_of_the_models_transforms():
-    student = model("Student", attention=Attention(("blocks.0", "blocks.1"), 64))
-    teacher = model("Teacher", frozen=True, attention=Attention(("blocks.0", "blocks.2", "blocks.5"), 64))
+    student = model("Student", attention={"paths": ["blocks.0", "blocks.1"], "qk_dim": 64})
+    teacher = model("Teacher", frozen=True, attention={"paths": ["blocks.0", "blocks.2", "blocks.5"], "qk_dim": 64})
     text = """
         Train:
           - DistillationGTCELoss: {weight: 1.0, model_names: [Student], key: logits}

@@ -84,4 +84,6 @@ def _converted(root: Section, stem: str) -> dict[str, Any]:
     document: dict[str, Any] = {"name": re.sub(r"[^\w.\-]+", "_", stem).strip("_.-") or "paddleclas"}
     document |= {"data": data, "peers": {model.name: model.document for model in models}, "objectives": objectives, **optimizer}
     convert_settings(document, root, settings)
+    if any(model.synchronized for model in models):
+        document.setdefault("train", {})["sync_batchnorm"] = True
     return document

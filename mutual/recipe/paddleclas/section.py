@@ -56,6 +56,10 @@ class Section:
         value = self._left.pop(key, None)
         return default if value is None else value
 
+    def put_back(self, key: str, value: Any) -> None:
+        """Leaves an entry that was taken to whoever asks for it next, or to be named."""
+        self._left[key] = value
+
     def number(self, key: str, default: float | None = None) -> Any:
         """Returns a number; a fraction such as `1.0/255.0` is one, too, as PaddleClas reads it.
 

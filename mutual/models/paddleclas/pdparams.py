@@ -112,6 +112,7 @@ class _Machine:
             "_codecs encode": self._encoded,
             "collections OrderedDict": self._dict,
             **{f"{module} tuple": tuple for module in ("builtins", "__builtin__")},
+            "__builtin__ bytes": self._no_bytes,
             **{f"numpy.{core}.multiarray _reconstruct": lambda *_: _Array() for core in ("core", "_core")},
             **{f"numpy.{core}.numeric _frombuffer": self._from_buffer for core in ("core", "_core")},
         }
@@ -219,6 +220,11 @@ class _Machine:
             raise ValueError("it encodes what are no bytes")
         self._count(len(text))
         return text.encode("latin-1")
+
+    def _no_bytes(self, *arguments: Any) -> bytes:
+        if arguments:
+            raise ValueError("it makes bytes of something else")
+        return b""
 
     def _dict(self, *arguments: Any) -> dict[str, Any]:
         if arguments:

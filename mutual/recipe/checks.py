@@ -24,6 +24,7 @@ from mutual.recipe.sampler_checks import check_sampler
 from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
 from mutual.recipe.training import SCHEDULES, Optimizer, Schedule, Train
+from mutual.recipe.transform_checks import check_transforms
 
 MAX_BYTES_OF_A_NAME = 200
 RESERVED_NAMES = ("all", "best", *SOURCE_KINDS, "labels", "mean", "train", "training", "eval")
@@ -47,6 +48,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *check_data(recipe),
         *check_loading(recipe),
         *check_sampler(recipe),
+        *check_transforms(recipe),
         *_check_pause(recipe),
         *_check_kernels(recipe),
         *check_stores(recipe),

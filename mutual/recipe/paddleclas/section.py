@@ -128,6 +128,12 @@ class Section:
         value = self._left.pop(key, None)
         self.notes.left_out.append(f"{self._path_of(key)}: {format_value(value)}: {why}")
 
+    def leave_out_all(self, why: str) -> None:
+        """Takes all entries and names the section as one that has no counterpart."""
+        shown = f"{format_value(self._left)}: " if self._left else ""
+        self._left.clear()
+        self.notes.left_out.append(f"{self.path}: {shown}{why}")
+
     def remark(self, text: str, key: str = "") -> None:
         """Notes what differs, or is said in another way, at this section or at an entry of it."""
         self.notes.remarks.append(f"{self._path_of(key)}: {text}")

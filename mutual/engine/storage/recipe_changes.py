@@ -14,7 +14,7 @@ from mutual.recipe import Recipe
 _FREE_TO_CHANGE = (
     "name|output|checkpoint|placement|exchange|tracking",
     r"train\.(log_every|pictures|progress|accumulate|timeout_seconds|tune_seconds)",
-    r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|download|train_list|val_list|test|unlabelled|decoded)",
+    r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|val_root|download|train_list|val_list|test|unlabelled|unlabelled_root|decoded)",
     r"peers\.\w+\.(weights|rank|ranks|cost|expect|store\.folder)",
 )
 _EXTENDABLE = (

@@ -145,7 +145,8 @@ class Section:
 
     def leave_out_all(self, why: str) -> None:
         """Takes all that is left of the section and names the whole of it as one entry that has no counterpart."""
-        self.notes.left_out.append(f"{self.path}: {format_value(dict(self.content))}: {why}")
+        shown = f"{format_value(dict(self.content))}: " if self.content else ""
+        self.notes.left_out.append(f"{self.path}: {shown}{why}")
         self._left.clear()
 
     def warn(self, text: str, key: str = "") -> None:

@@ -39,8 +39,10 @@ def per_pair(base, label):
     return loss
 
 
-def smoothed(classes, num_classes, epsilon):
-    return F.one_hot(classes, num_classes) * (1 - epsilon) + epsilon / num_classes
+def smoothed(labels, num_classes, epsilon):
+    """Of class indices, or of the probabilities of mixed images."""
+    probs = labels if labels.is_floating_point() else F.one_hot(labels, num_classes)
+    return probs * (1 - epsilon) + epsilon / num_classes
 
 
 def ground_truth(logits, labels, *, epsilon=None):
@@ -174,6 +176,7 @@ def labelled(base, label):
 LOSSES = {
     "CELoss": labelled(ground_truth, "CELoss"),
     "MixCELoss": labelled(ground_truth, "CELoss"),
+    "SoftTargetCrossEntropy": labelled(ground_truth, "SoftTargetCELoss"),
     "DistillationGTCELoss": labelled(ground_truth, "CELoss"),
     "MultiLabelLoss": labelled(several_labels, "MultiLabelLoss"),
     "DistillationMultiLabelLoss": labelled(several_labels, "MultiLabelLoss"),

@@ -1,14 +1,21 @@
-"""Whole configs of each method: their objectives field by field, what is said of them, and a training of two updates each."""
+"""Whole configs of each method: their objectives field by field, the gradients of their models, and a training of two updates each."""
 
 import re
 from pathlib import Path
 
+import plain_paddleclas
 import pytest
 import torch
 from PIL import Image
+from support import WORLD
 
 import mutual
+from mutual.data import mixed
+from mutual.engine.runtime import Environment
+from mutual.engine.training import build_training
+from mutual.group import MicroBatchContext
 from mutual.recipe import convert_recipe, load_recipe
+from mutual.recipe.syntax import parse_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 TAUGHT = {"learners": ["Student"], "sources": ["Teacher"]}
@@ -29,8 +36,11 @@ def layers(number):
 
 LAST = {"Student": "blocks.7", "Teacher": "blocks.15"}
 OBJECTIVES = {
-    "afd": [truth("Student"), taught("kd", weight=0.9, temperature=4.0)]
-    + [taught("afd", weight=50.0, at={"Student": layers(8), "Teacher": layers(16)}, qk_dim=128)],
+    "afd": [
+        truth("Student"),
+        taught("kd", weight=0.9, temperature=4.0),
+        taught("afd", weight=50.0, at={"Student": layers(8), "Teacher": layers(16)}, qk_dim=128),
+    ],
     "attributes": [
         taught("dml", form="softmax"),
         {"loss": "bce", "weight": 26.0, "learners": ["Student"], "class_fraction": "data"},
@@ -99,12 +109,68 @@ def shrunk(name, folder):
     return config
 
 
+def loaded(name, folder):
+    overrides = ["Global.epochs=1", "DataLoader.Train.sampler.batch_size=4", "DataLoader.Train.loader.num_workers=0"]
+    return load_recipe(shrunk(name, folder), [*overrides, "train.precision=no", "train.accumulate=1", "train.progress=false"])
+
+
+def forwarded(recipe):
+    """A group's losses on a batch, its outputs by the names that their losses give them, the labels, and the trained weights."""
+    training = build_training(recipe, Environment(None, WORLD, "no"))
+    group, data = training.group, training.data
+    group.train()
+    outputs = {}
+    for name, peer in group.peers.items():
+        if peer.frozen:  # with its initial weights it is so sure that the logarithms of its probabilities are infinite
+            peer.model.register_forward_hook(lambda module, inputs, logits: logits / logits.std())
+        peer.tapped.register_forward_hook(lambda module, inputs, given, name=name: outputs.update({name: given}))
+    window = next(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1))
+    images, labels = mixed(window.batches[0], num_classes=data.info.num_classes)
+    given = group.forward(images, labels, MicroBatchContext(num_valid=len(labels), seed=0, global_batch_size=len(labels)))
+    data.close()
+    weights = [weight for peer in group.trainable for weight in peer.model.parameters()]
+    adapters = [each.loss.adapter for each in group.local_losses.values() if each.loss.adapter is not None]
+    fraction = torch.tensor(data.class_counts) / data.info.num_train
+    return sum(given.losses.values()), named_as_theirs(outputs), labels, weights, adapters, fraction
+
+
+def named_as_theirs(outputs):
+    return {
+        name: {"output": given["logits"]} | {re.sub(r"\.(\d+)", r"[\1]", path): value for path, value in given.items()}
+        for name, given in outputs.items()
+    }
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"afd", "mgd"}))  # written out in test_golden_losses.py; mgd draws at random
+def test_each_weight_has_the_gradient_of_their_sum(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ours, outputs, labels, weights, adapters, fraction = forwarded(loaded(name, tmp_path))
+    losses = parse_yaml((CONFIGS / f"loss_{name}.yaml").read_text())["Loss"]["Train"]
+    for entry in losses:
+        for arguments in entry.values():
+            arguments |= {"weight_ratio": fraction} if "weight_ratio" in arguments else {}
+            for key in ("student_channel", "teacher_channel"):
+                arguments.pop(key, None)
+    theirs = plain_paddleclas.total(losses, outputs, labels, adapters)
+    found, expected = (torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True) for value in (ours, theirs))
+    squares = [0.0, 0.0]
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            squares[0] += (a - b).double().square().sum()
+            squares[1] += b.double().square().sum()
+    assert squares[1] > 0
+    assert (squares[0] / squares[1]) ** 0.5 < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_config_trains(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    overrides = ["Global.epochs=1", "DataLoader.Train.sampler.batch_size=4", "DataLoader.Train.loader.num_workers=0"]
-    recipe = load_recipe(shrunk(name, tmp_path), [*overrides, "train.precision=no", "train.accumulate=1", "train.progress=false"])
+    recipe = loaded(name, tmp_path)
     result = mutual.fit(recipe)
     for peer in recipe.trainable:
         assert (result.folder / "last" / f"{peer}.safetensors").is_file()

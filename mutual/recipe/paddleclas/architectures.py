@@ -18,7 +18,7 @@ PLAIN = "model"
 """What the peer of a config with one model is called."""
 _NUM_CLASSES = 1000
 """Of a model that is not told how many."""
-_FOR_EXPORT = ("infer_model_name", "infer_output_key", "infer_add_softmax", "is_rec")
+_FOR_EXPORT = ("infer_output_key", "infer_add_softmax", "is_rec")
 _TRANSFORMS = {"LinearTransformTeacher": "teacher", "LinearTransformStudent": "student"}
 
 
@@ -62,6 +62,10 @@ def convert_models(arch: Section, settings: Section) -> Sequence[Model]:
     """
     name = arch.text("name", "")
     arch.pass_over(*_FOR_EXPORT)
+    if exported := arch.text("infer_model_name"):
+        arch.remark(
+            f"is an option of `python -m mutual.export RUN --peer {exported}`; by default the best peer is exported", "infer_model_name"
+        )
     synchronized = arch.flag("use_sync_bn")
     num_classes = _class_num(arch, settings)
     whole = given_file(settings, "pretrained_model")

@@ -25,8 +25,8 @@ _PPLCNET_PATHS = {"avg_pool": "last_conv:input", "act": "dropout:input", "flatte
 _VGG_LAYERS = {"VGG11": (1, 1, 2, 2, 2), "VGG13": (2, 2, 2, 2, 2), "VGG16": (2, 2, 3, 3, 3), "VGG19": (2, 2, 4, 4, 4)}
 _WITHOUT_EFFECT = ("freeze_befor", "stop_after")
 _DOWNSCALED = (
-    "their dropout scales in evaluation, ours in training: the same functions, but that the classifier's weights are smaller there by 1 - p, "
-    "and what they begin with and how fast they are learned is not"
+    "their dropout scales in evaluation, ours in training: the same function, with a classifier that is theirs times 1 - p; "
+    "the weights it begins with are not scaled down"
 )
 
 
@@ -139,9 +139,10 @@ def _of_resnet(section: Section, depths: Sequence[int]) -> Factory:
 
 
 def _take_default(section: Section, key: str, default: Any) -> None:
-    """Takes an entry that is what it is by default; any other is left to be named as one that has no counterpart."""
-    if key in section and (value := section.take(key)) != default:
+    """Takes an entry that is what it is by default; any other is named as one that has no counterpart."""
+    if (value := section.take(key, default)) != default:
         section.put_back(key, value)
+        section.leave_out(key, f"there is {format_value(default)} alone here")
 
 
 def _take_layout(section: Section) -> None:

@@ -252,7 +252,7 @@ def find_counterpart(name: str) -> Counterpart:
         return Counterpart(name)
     if name in COUNTERPARTS:
         return COUNTERPARTS[name]
-    another = "take another in its place, theirs or `timm/NAME`"
     if name in _NO_COUNTERPART:
+        another = f"name another one of theirs or a `timm/NAME` in its place{did_you_mean(name, COUNTERPARTS)}"
         raise ValueError(f"{format_value(name)} of PaddleClas is neither in timm nor in torchvision; {another}")
-    raise ValueError(f"{format_value(name)} is no architecture of PaddleClas' zoo{did_you_mean(name, COUNTERPARTS)}; {another}")
+    raise ValueError(f"{format_value(name)} is no architecture of PaddleClas' zoo{did_you_mean(name, COUNTERPARTS)}")

@@ -103,6 +103,27 @@ def test_the_first_group_that_names_a_parameter_has_it():
     assert found["stem.weight"] == (0.1 * 0.125, 0.0)
 
 
+def test_parameters_with_no_rate_stay_as_they_are_and_statistics_move():
+    groups = [{"modules": ["stem", "norm"], "lr_scale": 0.0}]
+    _, data, group, train_step = build(recipe_of({"name": "adamw", "lr": 0.1, "weight_decay": 0.5, "groups": groups}))
+    model = group.peers["a"].model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    group.train()
+    for update, window in enumerate(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)):
+        train_step(window, update, measure=False)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+        "body.weight",
+        "body.bias",
+        "head.weight",
+        "head.bias",
+    }
+    data.close()
+
+
 def test_parameters_that_are_not_the_models_have_the_rate_of_the_last_layer():
     model, adapter = net(), nn.Linear(2, 2)
     spec = Optimizer(lr=0.1, layer_decay=0.5, groups=[{"modules": ["*"], "lr_scale": 0.5}])

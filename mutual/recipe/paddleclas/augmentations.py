@@ -9,7 +9,7 @@ from typing import Any
 
 from mutual.recipe.paddleclas.images import EVALUATION, IMAGENET_MEAN, Images, Operation, convert_images, plain_size
 from mutual.recipe.paddleclas.section import Section
-from mutual.recipe.paddleclas.values import interpolation_of, is_number, numbers_of, range_of, size_of
+from mutual.recipe.paddleclas.values import interpolation_of, is_number, numbers_of, range_of, rounded, size_of
 from mutual.recipe.text import format_value
 from mutual.recipe.timm_configs import check_config
 
@@ -186,7 +186,9 @@ def _add_rand_augment(arguments: Section, images: Images, number: Any, magnitude
 def _auto_augment(arguments: Section, images: Images) -> None:
     arguments.pass_over("fillcolor")
     images.add("auto_augment")
-    images.remark(arguments, "by torchvision's operations: the same policy; zeros come in from outside, and rotations go to both sides")
+    images.remark(
+        arguments, "by torchvision's operations: the same policy; black comes in from outside and not grey, and rotations go to both sides"
+    )
 
 
 def _aug_mix(arguments: Section, images: Images) -> None:
@@ -203,7 +205,8 @@ def _aug_mix(arguments: Section, images: Images) -> None:
 
 def _random_erasing(arguments: Section, images: Images) -> None:
     p, scale = float(arguments.number("EPSILON", 0.5)), [float(arguments.number("sl", 0.02)), float(arguments.number("sh", 0.4))]
-    narrowest = float(arguments.number("r1", 0.3))
+    if (narrowest := float(arguments.number("r1", 0.3))) <= 0:
+        raise arguments.error("r1", f"{narrowest:g} is no ratio of two sides")
     mode, mean = arguments.text("mode", "const"), numbers_of(arguments, "mean", (0.0, 0.0, 0.0))
     attempts, log_ratio = arguments.take("attempt", _MOST_ATTEMPTS), arguments.flag("use_log_aspect", False)
     if mode not in ("const", "pixel", "rand"):
@@ -214,7 +217,8 @@ def _random_erasing(arguments: Section, images: Images) -> None:
         value = "zero"
     if p > 0:
         drawn = {"attempts": min(attempts, _MOST_ATTEMPTS), "log_ratio": log_ratio}
-        images.add("random_erasing", p=p, scale=scale, ratio=[narrowest, round(1 / narrowest, 6)], value=value, **drawn)
+        ratio = [narrowest, rounded(1 / narrowest)]
+        images.add("random_erasing", p=p, scale=[rounded(each) for each in scale], ratio=ratio, value=value, **drawn)
 
 
 def _erased_color(images: Images, mean: list[float]) -> list[int] | str:
@@ -231,7 +235,7 @@ def _color_jitter(arguments: Section, images: Images) -> None:
     arguments.pass_over("keys")
     for key, value in found.items():
         if isinstance(value, list) and len(value) == 2 and abs(sum(value) - (0 if key == "hue" else 2)) < 1e-6:
-            found[key] = value = (value[1] - value[0]) / 2  # a range around no change
+            found[key] = value = rounded((value[1] - value[0]) / 2)  # a range around no change
         if not is_number(value):
             raise arguments.error(key, f"{format_value(value)} is no number, and no range around what changes nothing")
     p = min(1.0, float(arguments.number("prob", 1.0)))

@@ -201,6 +201,8 @@ def _add_unlabelled(data: dict[str, Any], loaders: Section, images: Images) -> N
         "all of both; a line is `path` or `path label`, and labels are not read"
     )
     loader.section("loader").pass_over("num_workers", "use_shared_memory", "prefetch_factor")
+    if data.pop("sampler", None) is not None:
+        loader.notes.left_out.append(f"{loader.path}: images without a class are not drawn by class; an epoch has each image once")
     for key in [key for key in data if key.startswith(("mixup", "cutmix"))]:
         alpha = data.pop(key)
         if not key.endswith("_p"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mutual.recipe.paddleclas.section import Section
-from mutual.recipe.paddleclas.values import interpolation_of, numbers_of, size_of
+from mutual.recipe.paddleclas.values import interpolation_of, numbers_of, rounded, size_of
 from mutual.recipe.text import format_value
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -194,13 +194,13 @@ def _normalize(arguments: Section, images: Images) -> None:
 
 def _paddles_normalize(arguments: Section, images: Images) -> None:
     arguments.pass_over("data_format", "to_rgb", "keys")
-    _set_statistics(arguments, images, 255 * images.std[0])  # in 0 .. 1 behind ToTensor, else in 0 .. 255
+    _set_statistics(arguments, images, 1 / images.std[0])  # of 0 .. 1 behind ToTensor, else of 0 .. 255
 
 
 def _set_statistics(arguments: Section, images: Images, scale: float) -> None:
     """Notes statistics of pixel values in 0 .. `scale`, as those of values in 0 .. 1."""
     mean, std = numbers_of(arguments, "mean", IMAGENET_MEAN), numbers_of(arguments, "std", IMAGENET_STD)
-    images.mean, images.std = (tuple(value / scale for value in values) for values in (mean, std))
+    images.mean, images.std = (tuple(rounded(value / scale) for value in values) for values in (mean, std))
     images.is_normalized = True
 
 

@@ -56,6 +56,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def rounded(value: float) -> float:
+    """Returns a number that was computed as one would write it: with 9 digits, more than float32 holds."""
+    return float(f"{value:.9g}")
+
+
 def interpolation_of(section: Section, *, quiet: bool = False) -> tuple[str, str]:
     """Returns how pixels are interpolated here, and by which package there, `cv2` or `pil`.
 

@@ -174,11 +174,13 @@ def _clipping(section: Section, *, several: bool) -> Fields:
         return fields
     clip = section.section("grad_clip")
     kind, limit = clip.text("name"), clip.number("clip_norm")
-    if kind == "ClipGradByNorm":
-        return {"clip_parameter_norm": limit}
-    if kind != "ClipGradByGlobalNorm":
+    if kind not in ("ClipGradByNorm", "ClipGradByGlobalNorm"):
         clip.leave_out("name", "gradients are clipped by their norm here", value=kind)
         return fields
+    if limit is None:
+        raise clip.error("clip_norm", "is missing")
+    if kind == "ClipGradByNorm":
+        return {"clip_parameter_norm": limit}
     if several:
         clip.remark("each peer's gradient has a norm of its own; theirs is of all models together", "clip_norm")
     return {"clip_grad_norm": limit}

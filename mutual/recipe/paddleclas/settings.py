@@ -50,7 +50,6 @@ def convert_settings(document: Document, root: Section, settings: Section) -> No
     _convert_run(document, train, settings)
     _convert_evaluation(train, settings)
     _convert_updates(document, train, settings)
-    _convert_weights(document, settings)
     _convert_precision(train, root)
     _convert_average(train, root)
     convert_metrics(document, root)
@@ -79,6 +78,9 @@ def _convert_run(document: Document, train: Document, settings: Section) -> None
     if kind != "classification":
         raise settings.error("eval_mode", f"{format_value(kind)} is no classification, which alone can be converted")
     train["log_every"] = settings.number("print_batch_step", 10)
+    if "checkpoints" in settings:
+        why = "a run of theirs cannot be resumed; Global.pretrained_model begins with its weights, and --resume goes on with a run of ours"
+        settings.leave_out("checkpoints", why)
     interval = settings.number("save_interval", 1)
     if interval > 1:
         document["checkpoint"] = {"every_epochs": interval}
@@ -112,26 +114,6 @@ def _convert_updates(document: Document, train: Document, settings: Section) -> 
         if schedule.get("warmup_epochs", 0) > train["epochs"]:
             settings.remark(f"the warm-up lasts {train['epochs']} epochs, as the training does", "epochs")
             schedule["warmup_epochs"] = train["epochs"]
-
-
-def _convert_weights(document: Document, settings: Section) -> None:
-    if "checkpoints" in settings:
-        why = "a run of theirs cannot be resumed; Global.pretrained_model begins with its weights, and --resume goes on with a run of ours"
-        settings.leave_out("checkpoints", why)
-    path = settings.text("pretrained_model")
-    if path is None:
-        return
-    if "://" in path:
-        why = "nothing is downloaded from there; download it and name the file in Global.pretrained_model"
-        settings.leave_out("pretrained_model", why, value=path)
-        return
-    file = path if path.endswith(".pdparams") else f"{path}.pdparams"
-    peers = document["peers"]
-    for name, peer in peers.items():
-        if "weights" in peer:
-            settings.remark(f"takes the place of the weights that Arch names for {name}", "pretrained_model")
-        # theirs passes over a classifier of another width
-        peer["weights"] = {"file": file, "head": "new"} | ({"prefix": f"{name}."} if len(peers) > 1 else {})
 
 
 def _convert_precision(train: Document, root: Section) -> None:

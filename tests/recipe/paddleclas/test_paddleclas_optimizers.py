@@ -163,6 +163,8 @@ def test_a_module_of_its_own_rate_spares_its_batchnorm_too():
     found = decays(optimizer_of("Momentum", model(undecayed=("blocks1",), lr_scales=({"modules": ["blocks1.bn"], "lr_scale": 0.5},)), **L2))
     assert found["blocks1.bn.bias"] == (0.05, 0.0)
     assert found["blocks1.conv.weight"] == (0.1, 0.0)
+    apart = model(undecayed=("blocks1",), lr_scales=({"modules": ["fc"], "lr_scale": 2.0},))
+    assert [group["modules"] for group in optimizer_of("Momentum", apart, **L2)["groups"]] == [["fc"], ["blocks1"]]
 
 
 def test_what_their_momentum_passes_over_is_said():
@@ -217,6 +219,8 @@ def test_a_scope_of_everything_trains_every_peer(scope):
 
 def test_clipping_is_of_each_parameter_or_of_each_peer():
     assert convert({"name": "SGD", "lr": LR, "clip_norm": 5})[0]["train"] == {"clip_parameter_norm": 5}
+    clip = {"name": "ClipGradByNorm", "clip_norm": 2.0}
+    assert convert({"name": "SGD", "lr": LR, "grad_clip": clip})[0]["train"] == {"clip_parameter_norm": 2.0}
     clip = {"name": "ClipGradByGlobalNorm", "clip_norm": 1.0}
     found, notes = convert({"name": "SGD", "lr": LR, "grad_clip": clip}, model("A"), model("B"))
     assert found["train"] == {"clip_grad_norm": 1.0}
@@ -256,6 +260,7 @@ def test_what_has_no_counterpart_is_named(fields, line):
             "Optimizer",
             "A and B are clipped differently",
         ),
+        ({"name": "SGD", "lr": LR, "grad_clip": {"name": "ClipGradByNorm"}}, "Optimizer.grad_clip.clip_norm", "is missing"),
         (3, "Optimizer", "3 is no mapping"),
     ],
 )
@@ -263,6 +268,10 @@ def test_an_optimizer_that_cannot_be_is_one_line(optimizer, path, message):
     with pytest.raises(RecipeError, match=message) as caught:
         convert(optimizer, model("A"), model("B"))
     assert [fault.path for fault in caught.value.faults] == [path]
+
+
+def test_frozen_models_have_no_optimizer():
+    assert convert({"name": "SGD", "lr": LR}, model("Teacher", frozen=True))[0] == {}
 
 
 def test_a_config_without_an_optimizer_has_the_default_and_says_so():

@@ -1,20 +1,23 @@
 """Configs with each kind of rate: optimizers and settings field by field, and the rate of every update of a training of that length."""
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from support import WORLD, tiny_document
 
+import mutual
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_training
-from mutual.recipe import parse_recipe
+from mutual.recipe import Schedule, load_recipe, parse_recipe
 from mutual.recipe.paddleclas.architectures import Model
 from mutual.recipe.paddleclas.optimizers import convert_optimizer
 from mutual.recipe.paddleclas.section import Notes, Section
 from mutual.recipe.paddleclas.settings import convert_settings
 from mutual.recipe.syntax import parse_yaml
 
+CONVERTS_MODELS = pytest.mark.skipif(find_spec("mutual.recipe.paddleclas.zoo_names") is None, reason="models are not converted yet")
 CONFIGS = Path(__file__).parent / "configs"
 MODEL = {"model": "support:tiny", "args": {"norm": True}}
 BATCHES = 5
@@ -49,7 +52,9 @@ def converted(name):
         "objectives": [{"loss": "cross_entropy"}],
         **optimizer,
     }
-    convert_settings(document, root, root.section("Global"))
+    settings = root.section("Global")
+    settings.take("pretrained_model")  # of the models
+    convert_settings(document, root, settings)
     for section in ("Arch", "Loss", "DataLoader"):
         root.take(section)  # of the others
     root.name_untaken()
@@ -63,7 +68,7 @@ EXPECTED = {
     "rates_adamw_ema": {
         "optimizer": {**ADAMW, "groups": [EXEMPT]},
         "schedule": {"name": "cosine", "warmup_epochs": 2, "warmup_start_lr": 1e-6, "min_lr": 1e-5},
-        "train": {"epochs": 20, "log_every": 20, "eval_every": 2, "precision": "no", "ema": 0.9998},
+        "train": {"epochs": 8, "log_every": 20, "eval_every": 2, "precision": "no", "ema": 0.9998},
         "checkpoint": {"every_epochs": 5},
         "seed": 0,
         "output": "output/swa",
@@ -130,9 +135,7 @@ def test_a_peer_of_another_scope_has_its_own_sections():
     assert student["schedule"] == {"name": "cosine", "warmup_epochs": 1, "warmup_start_lr": 0.0}
 
 
-def test_weights_and_names_are_taken():
-    document, notes = converted("rates_multistep_o2")
-    assert document["peers"]["ResNet18"]["weights"] == {"file": "./pretrained/ResNet18_pretrained.pdparams", "head": "new"}
+def test_the_command_that_predicts_is_said():
     _, notes = converted("rates_adamw_ema")
     assert notes.remarks[-1] == "Infer: python -m mutual.predict output/swa/rates_adamw_ema docs/images/flower.jpg --topk 5 predicts"
 
@@ -140,7 +143,7 @@ def test_weights_and_names_are_taken():
 def adamw(update):
     if update < 10:
         return 1e-6 + (5e-4 - 1e-6) * update / 10
-    return 1e-5 + (5e-4 - 1e-5) * (1 + math.cos(math.pi * (update - 10) / 90)) / 2
+    return 1e-5 + (5e-4 - 1e-5) * (1 + math.cos(math.pi * (update - 10) / 30)) / 2
 
 
 def piecewise(update):
@@ -180,8 +183,6 @@ RATES = {
 @pytest.mark.parametrize("name", RATES)
 def test_every_update_of_a_training_has_the_rate_of_theirs(name):
     document, _ = converted(name)
-    for peer in document["peers"].values():
-        peer.pop("weights", None)
     recipe = parse_recipe({**tiny_document(), **document})
     training = build_training(recipe, Environment(None, WORLD, recipe.train.precision))
     training.group.train()
@@ -197,3 +198,31 @@ def test_every_update_of_a_training_has_the_rate_of_theirs(name):
     assert found.keys() == expected.keys()
     for peer, rates in expected.items():
         assert found[peer] == pytest.approx(rates, rel=1e-12, abs=1e-15)
+
+
+TINY = [
+    "data={dataset: fake, num_train: 20, num_val: 8, num_classes: 10, image_size: 32, batch_size: 4, workers: 0}",
+    "train.epochs=2",
+    "train.progress=false",
+    "train.pictures=false",
+]
+
+
+@CONVERTS_MODELS
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_config_is_loaded_as_it_is(name):
+    recipe = load_recipe(CONFIGS / f"{name}.yaml", [*TINY, *(["peers.model.weights=null"] if name == "rates_multistep_o2" else [])])
+    assert recipe.name == name
+    assert recipe.schedule == Schedule(**EXPECTED[name]["schedule"])
+    given = {key: value for key, value in EXPECTED[name]["optimizer"].items() if key != "groups"}
+    assert {key: list(value) if isinstance(value := getattr(recipe.optimizer, key), tuple) else value for key in given} == given
+    assert recipe.train.precision == EXPECTED[name]["train"]["precision"]
+
+
+@CONVERTS_MODELS
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rates_piecewise_accumulated", "rates_scopes", "rates_linear_bf16"])
+def test_a_config_is_trained(name, tmp_path):
+    result = mutual.fit(load_recipe(CONFIGS / f"{name}.yaml", [*TINY, f"output={tmp_path}"]))
+    assert result.folder == tmp_path / name
+    assert result.best_peer in {"rates_linear_bf16": ["model"]}.get(name, PAIR)

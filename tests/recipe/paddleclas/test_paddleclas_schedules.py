@@ -143,6 +143,17 @@ def test_what_no_schedule_here_does_is_named(name, config, line):
     assert [text[: len(line)] for text in converted(name, config)[2].left_out] == [line]
 
 
+@pytest.mark.parametrize(
+    ("config", "remark"),
+    [
+        ({"last_epoch": 3}, "Optimizer.lr.last_epoch: a run begins with the schedule's first update; --resume goes on with a run"),
+        ({"warmup_epoch": 1, "warmup_start_lr": 0.5}, "Optimizer.lr.warmup_start_lr: the warm-up falls, from 0.5 to 0.1"),
+    ],
+)
+def test_what_is_unusual_is_remarked(config, remark):
+    assert converted("Cosine", {"learning_rate": 0.1, **config})[2].remarks == [remark]
+
+
 def test_pieces_that_follow_the_rule_are_no_fault():
     config = {"learning_rate": 0.1, "decay_epochs": [30, 60, 90], "values": [0.1, 0.01, 0.001, 0.0001]}
     lr, schedule, notes = converted("Piecewise", config)

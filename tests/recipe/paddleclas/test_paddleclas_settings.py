@@ -5,7 +5,6 @@ import pytest
 from mutual.recipe import CheckpointSpec, Data, RecipeError, Train, check_section
 from mutual.recipe.paddleclas.section import Notes, Section
 from mutual.recipe.paddleclas.settings import convert_settings
-from mutual.recipe.peers import WeightsSpec
 
 DEFAULT_TRAIN = {"epochs": 4, "log_every": 10, "precision": "no"}
 
@@ -38,7 +37,7 @@ def train_of(settings=None, **sections):
         ({"eval_interval": 3}, {"eval_every": 3}),
         ({"eval_interval": 3, "eval_during_train": False}, {"eval_every": 4}),
         ({"update_freq": 8}, {"accumulate": 8}),
-        ({"update_freq": 1, "train_mode": None, "eval_mode": "classification", "checkpoints": None, "pretrained_model": None}, {}),
+        ({"update_freq": 1, "train_mode": None, "eval_mode": "classification", "checkpoints": None}, {}),
         (
             {
                 "device": "gpu",
@@ -108,26 +107,12 @@ def test_a_warmup_is_no_longer_than_the_training():
     assert convert(document={"peers": peers})[0]["peers"]["Student"]["schedule"]["warmup_epochs"] == 4
 
 
-def test_weights_of_the_whole_model_are_those_of_the_one_peer_or_of_each():
-    document, _ = convert({"pretrained_model": "pretrained/net"})
-    assert document["peers"]["Student"]["weights"] == {"file": "pretrained/net.pdparams", "head": "new"}
-    document, notes = convert(
-        {"pretrained_model": "net.pdparams"},
-        document={"peers": {"Teacher": {"model": "m", "frozen": True, "weights": "t.pdparams"}, "Student": {"model": "m"}}},
-    )
-    weights = {name: peer["weights"] for name, peer in document["peers"].items()}
-    assert weights == {name: {"file": "net.pdparams", "head": "new", "prefix": f"{name}."} for name in ("Teacher", "Student")}
-    check_section(WeightsSpec, weights["Teacher"])
-    assert notes.remarks == ["Global.pretrained_model: takes the place of the weights that Arch names for Teacher"]
-
-
 @pytest.mark.parametrize(
     ("settings", "sections", "line"),
     [
         ({"train_mode": "efficientnetv2"}, {}, "Global.train_mode: 'efficientnetv2': every epoch is trained alike"),
         ({"iter_per_epoch": 100}, {}, "Global.iter_per_epoch: 100: an epoch has all images"),
         ({"checkpoints": "output/latest"}, {}, "Global.checkpoints: 'output/latest': a run of theirs cannot be resumed"),
-        ({"pretrained_model": "https://x/net.pdparams"}, {}, "Global.pretrained_model: 'https://x/net.pdparams': nothing is downloaded"),
         ({"use_magic": True}, {}, "Global.use_magic: true: has no counterpart"),
         ({}, {"Slim": {"quant": {"name": "pact"}}}, "Slim: "),
         ({}, {"SWA": {"start": 3}}, "SWA: "),
@@ -136,7 +121,7 @@ def test_weights_of_the_whole_model_are_those_of_the_one_peer_or_of_each():
         (
             {},
             {"Infer": {"PostProcess": {"name": "ThreshOutput", "threshold": 0.5}}},
-            "Infer.PostProcess.name: 'ThreshOutput': the command prints",
+            "Infer.PostProcess: {'name': 'ThreshOutput', 'threshold': 0.5}: the command prints",
         ),
         ({}, {"Infer": {"transforms": [{"ResizeImage": {"size": 64}}]}}, "Infer.transforms: "),
     ],
@@ -197,6 +182,16 @@ def test_images_are_predicted_as_they_are_evaluated():
     assert notes.remarks == [
         "Infer.PostProcess.class_id_map_file: classes.txt is not read; where it is there, data.class_names of an image_list takes it",
         "Infer: python -m mutual.predict output/theirs docs/images --topk 3 predicts",
+    ]
+
+
+def test_a_post_process_of_a_distilled_model_names_the_peer():
+    process = {"name": "DistillationPostProcess", "func": "Topk", "topk": 5, "model_name": "A", "key": None}
+    _, notes = convert(peers=("A", "B"), Infer={"infer_imgs": "x.jpg", "PostProcess": process})
+    assert (notes.left_out, notes.remarks) == ([], ["Infer: python -m mutual.predict output/theirs x.jpg --peer A --topk 5 predicts"])
+    _, notes = convert(Infer={"infer_imgs": "x.jpg", "PostProcess": {"ThreshOutput": {"threshold": 0.5}}})
+    assert notes.left_out == [
+        "Infer.PostProcess: {'ThreshOutput': {'threshold': 0.5}}: the command prints probabilities, and the classes of the largest"
     ]
 
 

@@ -132,7 +132,7 @@ class PeerSpec(Spec):
     frozen: StrictBool = False
     """The peer only teaches: eval mode for good, no gradient, no optimizer."""
     input: Literal["auto"] | InputSpec = "auto"
-    """What the model was made for: size, mean, std, interpolation, channels. auto: what its weights say (the card in a file of ours, or what
+    """What the model was made for: size, mean, std, interpolation, channels. auto: what its weights say (the card in a file of ours, what
     timm, torchvision or PaddleClas record of pretrained weights), else what the factory's model says in its attribute `input`, else the
     data's; the size of a peer that is trained is the data's unless its model takes one size only."""
     classes: Literal["auto"] | Classes = "auto"

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
     """Writes a recipe and returns the exit code."""
     parser = argparse.ArgumentParser(prog=prog, description="Look at images and write a recipe that trains peers on them.")
     parser.add_argument("data", metavar="FOLDER|hfds/NAME|wds/SHARDS", help="a folder of classes, or one with train/; or a data set")
-    parser.add_argument("--teacher", metavar="MODEL", help="distil from it: a run's folder, or torchvision/NAME or timm/NAME")
+    parser.add_argument("--teacher", metavar="MODEL", help="distil from it: a run's folder, or torchvision/, timm/ or paddleclas/NAME")
     parser.add_argument("--student", metavar="MODEL", help="the model to ship (the default is a PP-LCNet)")
     parser.add_argument("--output", metavar="FILE.yaml", type=Path, help="the recipe (the default is NAME.yaml, by the data's name)")
     parser.add_argument("--overwrite", action="store_true", help="replace a file of that name")

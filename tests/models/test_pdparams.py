@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from paddle_files import GOLDEN, formula_state, paddle_shapes, write_pdparams
+from support import run
 from torch import nn
 
 from mutual.models import create_model, load_weights
@@ -213,6 +214,25 @@ def test_what_asks_for_memory_or_time_is_one_line(tmp_path, bomb):
     began = time.process_time()
     refused(written(tmp_path, content), message)
     assert time.process_time() - began < 10
+
+
+@pytest.mark.slow
+def test_what_asks_for_memory_gets_none(tmp_path):
+    """Under a limit: 64 MB more than are in use."""
+    for name, (content, _) in BOMBS.items():
+        written(tmp_path, content, f"{name}.pdparams")
+    code = f"""
+import pathlib, resource
+from mutual.models.reading import read_tensors
+used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+for path in sorted(pathlib.Path({str(tmp_path)!r}).glob("*.pdparams")):
+    try:
+        read_tensors(path)
+    except ValueError:
+        print("refused", path.stem)
+"""
+    assert run("snippet", code).stdout.count("refused ") == len(BOMBS)
 
 
 def test_the_same_bytes_make_one_array_not_many(tmp_path):

@@ -66,7 +66,9 @@ def test_blocks_are_layers_and_the_classifier_is_the_last(name, last):
     assert sorted(layers.values()) == list(layers.values())
 
 
-@pytest.mark.parametrize(("name", "last"), [("pplcnet_x0_25", 15), ("small_cnn", 4)])
+@pytest.mark.parametrize(
+    ("name", "last"), [("pplcnet_x0_25", 15), ("small_cnn", 4), ("paddleclas/ResNet18_vd", 11), ("paddleclas/MobileNetV3_small_x0_35", 14)]
+)
 def test_ours_have_their_blocks_as_layers(name, last):
     layers = _layers(create_model(name, num_classes=10))
     assert (layers["fc.bias"], max(layers.values()), min(layers.values())) == (last, last, 0)

@@ -112,4 +112,5 @@ def _freeze_untrained(losses: Section, models: Sequence[Model], objectives: Sequ
     for model in models:
         if model.name not in trained and not model.document.get("frozen"):
             model.document["frozen"] = True
+            model.document.pop("freeze", None)
             losses.remark(f"no loss trains {model.name}, there as here, so that it is frozen", "Train")

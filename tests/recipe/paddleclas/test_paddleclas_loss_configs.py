@@ -91,7 +91,7 @@ def test_the_objectives_are_those_that_the_losses_say(name):
 
 
 def shrunk(name, folder):
-    """The config with small images, which lie in its folders."""
+    """The config with small images, which lie in its folders, and few classes."""
     text = (CONFIGS / f"loss_{name}.yaml").read_text()
     for path in sorted(set(re.findall(r"cls_label_path: (\S+)", text))):
         root = folder / Path(path).parent
@@ -103,9 +103,9 @@ def shrunk(name, folder):
             flags = ",".join(str(int(column % 5 == index % 5)) for column in range(33 if "33" in text else 26))
             lines.append(f"{index}.jpg\t{flags}" if "MultiLabelDataset" in text else f"{index}.jpg {index % 4}")
         (folder / path).write_text("\n".join(lines) + "\n")
-    sizes = {"224": "32", "256": "36", "192": "32", "208": "36", "128": "32"}
+    sizes = {"224": "32", "256": "36", "192": "32", "208": "36", "128": "32", "1000": "10"}
     config = folder / f"{name}.yaml"
-    config.write_text(re.sub(r"(?<=[\[ ])(224|256|192|208|128)(?=[\],\n])", lambda match: sizes[match[0]], text))
+    config.write_text(re.sub(r"(?<=[\[ ])(224|256|192|208|128|1000)(?=[\],\n])", lambda match: sizes[match[0]], text))
     return config
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mutual.recipe.base import MAX_CLASSES, MAX_SIDE, Spec
-from mutual.recipe.data import DATASET_FORMS, DATASETS, SPLIT_NAMES, Data, Statistics, family_of_dataset
+from mutual.recipe.data import Data, Statistics
+from mutual.recipe.datasets import DATASET_FORMS, DATASETS, SPLIT_NAMES, family_of_dataset
 from mutual.recipe.document import MAX_SAVED_CLASSES, Recipe
 from mutual.recipe.edges import (
     EMA,

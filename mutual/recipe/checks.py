@@ -25,6 +25,7 @@ from mutual.recipe.schedules import Schedule, check_schedule
 from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
 from mutual.recipe.training import Optimizer, Train
+from mutual.recipe.transform_checks import check_transforms
 
 MAX_BYTES_OF_A_NAME = 200
 RESERVED_NAMES = ("all", "best", *SOURCE_KINDS, "labels", "mean", "train", "training", "eval")
@@ -49,6 +50,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *check_data(recipe),
         *check_loading(recipe),
         *check_sampler(recipe),
+        *check_transforms(recipe),
         *_check_pause(recipe),
         *_check_kernels(recipe),
         *check_stores(recipe),

@@ -51,11 +51,16 @@ columns: null        # hfds only
 download: false
 train_list: /data/flowers/train.txt
 val_list: /data/flowers/val.txt
+val_root: null
+delimiter: null      # a space or a tab
+relabel: false
+class_names: /data/flowers/names.txt
 train: null
 val: null
 test: 0.1
 split_seed: 0
 unlabelled: /data/flowers/more
+unlabelled_root: null
 label_field: null      # wds only
 multi_label: false
 image_size: [224, 224]
@@ -79,7 +84,9 @@ augment: [{name: random_resized_crop, scale: [0.5, 1.0]}, horizontal_flip, {name
 preprocess: [{name: resize, size: 256, mode: shorter}, center_crop]
 normalize: auto
 mixup: 0.2
-cutmix: 0.0
+cutmix: 1.0
+mixup_p: 0.3
+cutmix_p: 0.5
 """,
     Sampler: """\
 weights: null

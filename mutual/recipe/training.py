@@ -35,8 +35,9 @@ class ParameterGroup(Spec):
     the group. Parameters that several groups name belong to the first."""
     lr: PositiveFloat | None = None
     """Their learning rate, which the schedule changes as it does the optimizer's; `layer_decay` leaves it alone."""
-    lr_scale: PositiveFloat | None = None
-    """Their learning rate as a multiple of what they would have."""
+    lr_scale: NonNegativeFloat | None = None
+    """Their learning rate as a multiple of what they would have. 0: they stay as they are, and what lies between them does not: BatchNorm's
+    statistics move; `freeze` of a peer holds both."""
     weight_decay: NonNegativeFloat | None = None
     """Their weight decay; `decay_norm_and_bias: false` leaves out biases and normalisation layers here, too."""
     may_be_empty: StrictBool = False

@@ -258,8 +258,12 @@ def _cross_entropy(logits_BC: Tensor, labels: Tensor, *, label_smoothing: float,
     return F.cross_entropy(logits_BC, labels, weight, reduction="none", label_smoothing=label_smoothing).mean()
 
 
-def _bce(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits_BC, labels_BC.to(logits_BC.dtype))
+def _bce(logits_BC: Tensor, labels_BC: Tensor, *, class_fraction: list[float] | None = None) -> Tensor:
+    weight = None
+    if class_fraction is not None:
+        fraction = torch.tensor(class_fraction, dtype=logits_BC.dtype, device=logits_BC.device)
+        weight = torch.where(labels_BC > 0.5, 1 - fraction, fraction).exp()
+    return F.binary_cross_entropy_with_logits(logits_BC, labels_BC.to(logits_BC.dtype), weight)
 
 
 def _kd(learner_BC: Tensor, source_BC: Tensor, *, temperature: float, standardize: bool, reduction: str) -> Tensor:
@@ -281,8 +285,9 @@ def _dml(learner_BC: Tensor, source_BC: Tensor, *, form: str, temperature: float
     learner, source = learner_BC / temperature, source_BC / temperature
     if form == "kl":
         return F.kl_div(F.log_softmax(learner, dim=1), F.softmax(source, dim=1), reduction="batchmean") * temperature**2
-    if form == "sigmoid":
-        return ((learner.sigmoid() - source.sigmoid()) * (learner - source)).sum(dim=1).mean() * (temperature**2 / 2)
+    if form.startswith("sigmoid"):
+        logs = (learner, source) if form == "sigmoid" else (F.logsigmoid(learner), F.logsigmoid(source))
+        return ((learner.sigmoid() - source.sigmoid()) * (logs[0] - logs[1])).sum(dim=1).mean() * (temperature**2 / 2)
     learner_log, source_log = F.log_softmax(learner, dim=1), F.log_softmax(source, dim=1)
     there = F.kl_div(learner_log, source_log, reduction="batchmean", log_target=True)
     back = F.kl_div(source_log, learner_log, reduction="batchmean", log_target=True)

@@ -20,7 +20,7 @@ CHANGES_NO_NUMBERS = (
 """Pattern of the key paths of what changes no numbers of a training: where runs may differ that are compared, or gone on with."""
 _FREE_TO_CHANGE = (
     CHANGES_NO_NUMBERS,
-    r"exchange|train\.accumulate|data\.(batch_size|root|train_list|val_list|test|unlabelled)|peers\.\w+\.weights",
+    r"exchange|train\.accumulate|data\.(batch_size|root|val_root|train_list|val_list|test|unlabelled|unlabelled_root)|peers\.\w+\.weights",
 )
 _EXTENDABLE = (
     "extended_from|schedule",

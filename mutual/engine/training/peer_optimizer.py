@@ -166,7 +166,7 @@ class PeerOptimizer:
         for group, lr in zip(groups, self._group_lrs, strict=True):
             if lr == self._lr:
                 return float(group["lr"])
-        return float(groups[0]["lr"] / self._group_lrs[0] * self._lr)
+        return next((float(group["lr"] / lr * self._lr) for group, lr in zip(groups, self._group_lrs, strict=True) if lr), 0.0)
 
     @property
     def learning_rate_range(self) -> tuple[float, float] | None:

@@ -61,17 +61,20 @@ def _compare_transforms(infer: Section, root: Section) -> None:
 
 
 def _convert_post_process(document: dict[str, Any], infer: Section) -> str:
-    """Returns the option of the command."""
-    process = infer.section("PostProcess")
-    kind = process.text("name")
-    if kind is None:
-        return ""
+    """Returns the options of the command."""
+    content = infer.content.get("PostProcess")
+    name = content.get("name") if isinstance(content, Mapping) else None
+    kind = content.get("func", "Topk") if isinstance(content, Mapping) and name == "DistillationPostProcess" else name
     if kind != "Topk":
-        process.leave_out("name", "the command prints probabilities, and the classes of the largest", value=kind)
+        if content:
+            infer.leave_out("PostProcess", "the command prints probabilities, and the classes of the largest")
         return ""
+    process = infer.section("PostProcess")
+    process.pass_over("name", "func", "key", "delimiter")
     _take_names(document["data"], process)
-    process.pass_over("delimiter")
-    return f" --topk {process.take('topk', 1)}"
+    peer = process.text("model_name")
+    chosen = "" if peer is None or len(document["peers"]) == 1 else f" --peer {peer}"
+    return f"{chosen} --topk {process.take('topk', 1)}"
 
 
 def _take_names(data: dict[str, Any], process: Section) -> None:

@@ -56,6 +56,10 @@ class Section:
         value = self._left.pop(key, None)
         return default if value is None else value
 
+    def put_back(self, key: str, value: Any) -> None:
+        """Leaves an entry that was taken to whoever asks for it next, or to be named."""
+        self._left[key] = value
+
     def number(self, key: str, default: float | None = None) -> Any:
         """Returns a number; a fraction such as `1.0/255.0` is one, too, as PaddleClas reads it.
 
@@ -138,6 +142,16 @@ class Section:
         """Takes an entry and names it as one that has no counterpart; `value` is what it was where it has been taken before."""
         value = self._left.pop(key, value)
         self.notes.left_out.append(f"{self._path_of(key)}: {format_value(value)}: {why}")
+
+    def leave_out_all(self, why: str) -> None:
+        """Takes all that is left of the section and names the whole of it as one entry that has no counterpart."""
+        shown = f"{format_value(dict(self.content))}: " if self.content else ""
+        self.notes.left_out.append(f"{self.path}: {shown}{why}")
+        self._left.clear()
+
+    def warn(self, text: str, key: str = "") -> None:
+        """Names what has no counterpart though its entries have been taken, or are those of more than this section."""
+        self.notes.left_out.append(f"{self._path_of(key)}: {text}")
 
     def remark(self, text: str, key: str = "") -> None:
         """Notes what differs, or is said in another way, at this section or at an entry of it."""

@@ -277,6 +277,15 @@ def test_a_step_takes_the_learning_rate_of_its_update_in_every_group():
     assert optimizer.grad_norm is None, "it is measured where that is asked for"
 
 
+def test_the_learning_rate_is_found_behind_parameters_that_have_none():
+    peer, plain = stepping()
+    for own, expected in ((0.25, 0.5), (0.0, 0.0)):
+        groups = [{"params": [parameter], "lr": own if index else 0.0} for index, parameter in enumerate(peer.parameters())]
+        optimizer = PeerOptimizer(peer, torch.optim.SGD(groups, lr=2.0), lambda update: 0.1 * (update + 1), scaler=plain.scaler)
+        optimizer.step(4)
+        assert (optimizer.learning_rate, optimizer.optimizer.param_groups[0]["lr"]) == (expected, 0.0)
+
+
 def test_a_step_moves_the_average_and_a_skip_moves_nothing():
     peer, optimizer = stepping(ema=0.9)
     before = {name: value.clone() for name, value in peer.model.state_dict().items()}

@@ -121,7 +121,7 @@ def test_a_warmup_is_no_longer_than_the_training():
         (
             {},
             {"Infer": {"PostProcess": {"name": "ThreshOutput", "threshold": 0.5}}},
-            "Infer.PostProcess.name: 'ThreshOutput': the command prints",
+            "Infer.PostProcess: {'name': 'ThreshOutput', 'threshold': 0.5}: the command prints",
         ),
         ({}, {"Infer": {"transforms": [{"ResizeImage": {"size": 64}}]}}, "Infer.transforms: "),
     ],
@@ -182,6 +182,16 @@ def test_images_are_predicted_as_they_are_evaluated():
     assert notes.remarks == [
         "Infer.PostProcess.class_id_map_file: classes.txt is not read; where it is there, data.class_names of an image_list takes it",
         "Infer: python -m mutual.predict output/theirs docs/images --topk 3 predicts",
+    ]
+
+
+def test_a_post_process_of_a_distilled_model_names_the_peer():
+    process = {"name": "DistillationPostProcess", "func": "Topk", "topk": 5, "model_name": "A", "key": None}
+    _, notes = convert(peers=("A", "B"), Infer={"infer_imgs": "x.jpg", "PostProcess": process})
+    assert (notes.left_out, notes.remarks) == ([], ["Infer: python -m mutual.predict output/theirs x.jpg --peer A --topk 5 predicts"])
+    _, notes = convert(Infer={"infer_imgs": "x.jpg", "PostProcess": {"ThreshOutput": {"threshold": 0.5}}})
+    assert notes.left_out == [
+        "Infer.PostProcess: {'ThreshOutput': {'threshold': 0.5}}: the command prints probabilities, and the classes of the largest"
     ]
 
 

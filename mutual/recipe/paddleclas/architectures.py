@@ -206,5 +206,6 @@ def _recognition_model(arch: Section, whole: Weights) -> Model:
         )
     arch.pass_over("head_feature_from")
     head.pass_over("embedding_size")
-    arch.remark("the backbone with a linear layer is the architecture with its own classifier", "name")
-    return _backbone(backbone, backbone.text("name", ""), PLAIN, _class_num(head), whole.behind("backbone."))
+    arch.remark("the backbone with a linear layer is the architecture with its own classifier; from a file of the whole, it is new", "name")
+    own = replace(whole.behind("backbone."), has_head=False)
+    return _backbone(backbone, backbone.text("name", ""), PLAIN, _class_num(head), own)

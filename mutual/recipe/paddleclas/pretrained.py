@@ -18,10 +18,17 @@ _SUFFIXES = (_SUFFIX, ".pdema", ".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 @dataclass(frozen=True)
 class Weights:
-    """A weights file that a config names, and what stands before the model's names in it; without a file, none."""
+    """A weights file that a config names; without a file, none.
+
+    Attributes:
+        file: its path.
+        prefix: what stands before the model's names in it.
+        has_head: the model's classifier is among them.
+    """
 
     file: str = ""
     prefix: str = ""
+    has_head: bool = True
 
     @classmethod
     def of(cls, section: Section, key: str, path: Any) -> Weights:
@@ -51,7 +58,8 @@ class Weights:
     @property
     def value(self) -> str | dict[str, str]:
         """What a peer's `weights` says."""
-        return {"file": self.file, "prefix": self.prefix} if self.prefix else self.file
+        section = {"file": self.file} | ({"prefix": self.prefix} if self.prefix else {}) | ({} if self.has_head else {"head": "new"})
+        return section if len(section) > 1 else self.file
 
 
 def given_file(section: Section, key: str) -> Weights:

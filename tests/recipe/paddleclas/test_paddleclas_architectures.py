@@ -132,7 +132,8 @@ def test_a_teacher_of_timms():
 def test_a_recognition_model_that_is_a_classifier():
     models, notes = config_of("arch_recognition_classifier")
     (model,) = models.values()
-    assert model.document == {"model": "pplcnet_x0_25", "weights": {"file": "weights/whole.pdparams", "prefix": "backbone."}}
+    weights = {"file": "weights/whole.pdparams", "prefix": "backbone.", "head": "new"}
+    assert model.document == {"model": "pplcnet_x0_25", "weights": weights}
     assert model.num_classes == 10
     assert notes.left_out == []
 

@@ -19,6 +19,10 @@ PLAIN = "model"
 _NUM_CLASSES = 1000
 """Of a model that is not told how many."""
 _FOR_EXPORT = ("infer_output_key", "infer_add_softmax", "is_rec")
+_FROZEN = (
+    "a frozen model stays in training mode there: its BatchNorm normalises by the batch and its statistics move, its dropout is on; "
+    "here it is in eval mode for good"
+)
 _TRANSFORMS = {"LinearTransformTeacher": "teacher", "LinearTransformStudent": "student"}
 
 
@@ -102,12 +106,12 @@ def _distilled(arch: Section, num_classes: int | None, whole: Weights) -> list[M
         inner = section.text("name", "")
         own = whole.behind(f"{name}.") or Weights.of(arch, "pretrained_list", file)
         if inner == "AttentionModel":
-            model = _attention_model(section, name, own)
+            model = _attention_model(section, name, own, is_frozen=bool(is_frozen))
         elif inner in ("DistillationModel", "RecModel"):
             raise section.error("name", f"{inner} inside a DistillationModel; name an architecture, such as PPLCNet_x1_0")
         else:
-            model = _backbone(section, inner, name, _class_num(section), own)
-        models.append(_frozen(section, model) if is_frozen else model)
+            model = _backbone(section, inner, name, _class_num(section), own, is_frozen=bool(is_frozen))
+        models.append(model)
     if num_classes is not None and any(model.num_classes != num_classes for model in models):
         arch.remark(f"{num_classes} classes there say nothing: each of the models has its own class_num, or {_NUM_CLASSES}", "class_num")
     return models
@@ -132,15 +136,7 @@ def _check_name(section: Section, name: str, before: Sequence[str]) -> None:
         )
 
 
-def _frozen(section: Section, model: Model) -> Model:
-    section.remark(
-        "a frozen model stays in training mode there: its BatchNorm normalises by the batch and its statistics move, its dropout is on; "
-        "here it is in eval mode for good"
-    )
-    return replace(model, document={**model.document, "frozen": True})
-
-
-def _backbone(section: Section, architecture: str, name: str, num_classes: int | None, given: Weights) -> Model:
+def _backbone(section: Section, architecture: str, name: str, num_classes: int | None, given: Weights, *, is_frozen: bool = False) -> Model:
     """Returns the peer of a section that says an architecture and its arguments; `given` are weights that other sections name."""
     if not architecture:
         raise section.error("name", "is missing; name an architecture, such as PPLCNet_x1_0")
@@ -156,15 +152,19 @@ def _backbone(section: Section, architecture: str, name: str, num_classes: int |
         section.leave_out("name", f"{counterpart.model} takes its place, and differs: {counterpart.difference}")
     num_classes = num_classes or _NUM_CLASSES
     factory: Factory = take_arguments(section, architecture, counterpart)
-    weights, args = take_weights(section, architecture, counterpart, given)
+    weights, args = take_weights(section, architecture, counterpart, given, is_frozen=is_frozen)
     document: dict[str, Any] = {"model": counterpart.model}
     document |= {"args": {**factory.args, **args}} if factory.args or args else {}
     document |= {} if weights is None else {"weights": weights}
-    document |= {"freeze": list(factory.freeze)} if factory.freeze else {}
+    if is_frozen:
+        document["frozen"] = True
+        section.remark(_FROZEN)
+    elif factory.freeze:
+        document["freeze"] = list(factory.freeze)
     return Model(name, document, num_classes, counterpart.undecayed, factory.lr_scales, factory.outputs)
 
 
-def _attention_model(section: Section, name: str, given: Weights) -> Model:
+def _attention_model(section: Section, name: str, given: Weights, *, is_frozen: bool = False) -> Model:
     """Returns the peer of an AttentionModel: its backbone; the transform behind it becomes a part of the loss."""
     entries = section.named_sections("models")
     files, freezes = (_one_for_each(section, key, len(entries)) for key in ("pretrained_list", "freeze_params_list"))
@@ -174,10 +174,10 @@ def _attention_model(section: Section, name: str, given: Weights) -> Model:
         raise section.error("models", f"{len(bodies)} architectures and {len(named) - len(bodies)} transforms; AFD has one and one")
     inner, part, architecture = named[bodies[0]]
     own = given.behind(f"{inner}.") or Weights.of(section, "pretrained_list", files[bodies[0]])
-    model = _backbone(part, architecture, name, _class_num(part), own)
+    model = _backbone(part, architecture, name, _class_num(part), own, is_frozen=is_frozen or bool(freezes[bodies[0]]))
     for _, transform, kind in (each for index, each in enumerate(named) if index not in bodies):
         model = replace(model, attention=_attention(transform, _TRANSFORMS[kind], model))
-    return _frozen(section, model) if freezes[bodies[0]] else model
+    return model
 
 
 def _attention(transform: Section, side: str, model: Model) -> dict[str, Any]:

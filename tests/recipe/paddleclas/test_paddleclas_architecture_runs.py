@@ -8,6 +8,8 @@ from PIL import Image
 
 import mutual
 from mutual.recipe import load_recipe
+from mutual.recipe.paddleclas.factory_arguments import module_path
+from mutual.recipe.paddleclas.zoo_names import find_counterpart
 
 CONFIGS = Path(__file__).parent / "configs"
 WITH_WEIGHTS = {
@@ -34,6 +36,23 @@ def config(request, tmp_path, monkeypatch):
     file.write_text((CONFIGS / file.name).read_text().replace("size: 64", "size: 32").replace("resize_short: 72", "resize_short: 36"))
     monkeypatch.chdir(tmp_path)
     return file
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("ResNet18", ["stem", "stem[0].conv", "max_pool", "blocks[7].conv1.bn", "blocks[0].short", "avg_pool", "flatten", "fc"]),
+        ("ResNet50_vd", ["stem[2].bn", "blocks[15].conv2", "avg_pool"]),
+        (
+            "MobileNetV3_small_x0_35",
+            ["conv", "blocks[10].mid_se.conv1", "last_second_conv", "avg_pool", "last_conv", "hardswish", "flatten"],
+        ),
+    ],
+)
+def test_what_they_call_a_layer_is_a_module_here(name, layers):
+    model = mutual.create_model(find_counterpart(name).model, num_classes=10)
+    for layer in layers:
+        model.get_submodule(module_path(layer, {}))
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def test_weights_of_theirs_do_not_fit_a_model_of_timms():
     models, notes = converted({"name": "DPN68", "pretrained": "output/best"})
     assert "weights" not in models["model"].document
     assert notes.left_out == [
-        "Arch.pretrained: 'output/best.pdparams': weights of PaddleClas do not fit timm/dpn68; give a file of its own, or true"
+        "Arch.pretrained: 'output/best.pdparams': weights of PaddleClas do not fit timm/dpn68; it begins with initial weights"
     ]
     models, notes = converted({"name": "DPN68", "pretrained": "mine.pth"})
     assert (models["model"].document["weights"], notes.left_out) == ("mine.pth", [])
@@ -196,7 +196,28 @@ def test_weights_of_theirs_do_not_fit_a_model_of_timms():
 def test_an_architecture_that_arguments_make_has_no_weights():
     models, notes = converted({"name": "DenseNet264", "pretrained": True})
     assert models["model"].document == {"model": "timm/densenet121", "args": {"block_config": [6, 12, 64, 48]}}
-    assert notes.left_out == ["Arch.pretrained: true: there are no weights that fit timm/densenet121"]
+    assert notes.left_out == ["Arch.pretrained: true: there are no weights that fit timm/densenet121; it begins with initial weights"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "why"),
+    [
+        ({"name": "Res2Net200_vd_26w_4s", "pretrained": True, "use_ssld": True}, "there are no weights that fit timm/res2net101d"),
+        ({"name": "DPN68", "pretrained": "output/best"}, "weights of PaddleClas do not fit timm/dpn68"),
+    ],
+)
+def test_a_teacher_without_its_weights_is_one_line(teacher, why):
+    arch = {"name": "DistillationModel", "models": [{"A": teacher}, {"B": PLAIN}], "freeze_params_list": [True, False]}
+    assert fault_of(arch).startswith(f"Arch.models.0.A.pretrained: {why}, and a frozen model has nothing to teach without; give a file")
+    arch["models"][0]["A"]["pretrained"] = "mine.pth"
+    models, _ = converted(arch)
+    assert models["A"].document["weights"] == "mine.pth"
+
+
+def test_a_teacher_that_names_no_weights_is_as_there():
+    models, notes = distilled(PLAIN, PLAIN, freeze_params_list=[True, False])
+    assert models["A"].document == {"model": "pplcnet_x0_25", "frozen": True}
+    assert "name a file here" in said(notes.remarks, "Arch.models.0.A.pretrained")[0]
 
 
 def test_an_architecture_that_differs_is_left_out_by_name():

@@ -52,11 +52,6 @@ class Model:
     attention: dict[str, Any] = field(default_factory=dict)
     synchronized: bool = False
 
-    @property
-    def frozen(self) -> bool:
-        """Whether it only teaches."""
-        return bool(self.document.get("frozen"))
-
 
 def convert_models(arch: Section, settings: Section) -> Sequence[Model]:
     """Returns the models of a config.
@@ -145,8 +140,9 @@ def _backbone(section: Section, architecture: str, name: str, num_classes: int |
     except ValueError as error:
         raise section.error("name", str(error)) from None
     if counterpart.library:
-        text = f"it is {counterpart.model}: their weights do not fit it; weights are {counterpart.library}'s or your own"
-        section.remark(text, "name")
+        library = counterpart.library
+        text = f"it is {counterpart.model}: their weights do not fit it, it takes {library}'s or your own"
+        section.remark(f"{text}; initial weights are {library}'s, too", "name")
     if counterpart.difference:
         section.put_back("name", architecture)
         section.leave_out("name", f"{counterpart.model} takes its place, and differs: {counterpart.difference}")
@@ -181,9 +177,11 @@ def _attention_model(section: Section, name: str, given: Weights, *, is_frozen: 
 
 
 def _attention(transform: Section, side: str, model: Model) -> dict[str, Any]:
+    if "qk_dim" not in transform:
+        raise transform.error("qk_dim", "is missing; it is the width of queries and keys")
     keys = transform.entries("keys")
     for key in keys:
-        if key not in model.outputs:
+        if not isinstance(key, str) or key not in model.outputs:
             raise transform.error("keys", f"{format_value(key)} is not among the return_patterns of the architecture before")
     shapes = {name: transform.entries(name) for name in ("t_shapes", "s_shapes") if name in transform}
     return {"side": side, "qk_dim": transform.number("qk_dim"), "keys": keys, "paths": [model.outputs[key] for key in keys], **shapes}

@@ -2,12 +2,15 @@
 
 import copy
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mutual.models import create_model
 from mutual.recipe import PeerSpec, RecipeError, check_section
@@ -126,7 +129,7 @@ def test_a_teacher_of_timms():
     assert scales == {("conv1", "blocks2", 0.25), ("blocks3", "blocks4", 0.5), ("blocks5", 0.75)}
     (line,) = notes.left_out
     assert line.startswith("Arch.models.0.Teacher.return_patterns: ['blocks4']: timm/tf_efficientnet_b0 has modules of other names")
-    assert any("their weights do not fit it; weights are timm's or your own" in line for line in notes.remarks)
+    assert any("their weights do not fit it, it takes timm's or your own" in line for line in notes.remarks)
 
 
 def test_a_recognition_model_that_is_a_classifier():
@@ -248,6 +251,38 @@ def test_what_no_model_here_takes_is_left_out():
     ]
 
 
+def test_null_is_a_value_where_theirs_takes_it_as_one():
+    models, notes = converted({"name": "MobileNetV3_small_x0_35", "dropout_prob": None})
+    assert (models["model"].document["args"], notes.remarks) == ({"dropout_prob": 0.0}, [])
+    models, notes = converted({"name": "ResNet18", "stem_act": None})
+    assert (models["model"].document["args"], notes.left_out) == ({"stem_act": None}, [])
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 9)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", "[1, 2]", "PPLCNet_x0_25", "blocks4"]),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.sampled_from(["name", "keys", "Student"]), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = """class_num pretrained use_ssld stride_list lr_mult_list dropout_prob class_expand return_patterns return_stages models pretrained_list
+freeze_params_list use_sync_bn stop_grad_layers data_format max_pool drop_rate qk_dim keys Head Backbone infer_model_name freeze_befor"""
+NAMES = ["PPLCNet_x0_25", "ResNet18_vd", "MobileNetV3_small_x0_35", "VGG11", "DPN68", "DistillationModel", "AttentionModel", "RecModel"]
+ENTRIES = st.dictionaries(st.sampled_from(KEYS.split()), VALUES, max_size=5)
+
+
+@given(st.sampled_from(NAMES), ENTRIES, st.lists(st.tuples(st.sampled_from([*NAMES[:6], "LinearTransformTeacher"]), ENTRIES), max_size=3))
+def test_whatever_is_wrong_is_a_line(name, entries, models):
+    arch = {"name": name, **entries}
+    if models:
+        arch["models"] = [{f"M{index}": {"name": inner, **own}} for index, (inner, own) in enumerate(models)]
+    notes = Notes()
+    with suppress(RecipeError):
+        convert_models(Section(arch, "Arch", notes), Section({}, "Global", notes))
+
+
 def test_strides_may_differ_by_direction():
     strides = [2, [2, 1], [2, 1], [2, 1], [2, 1]]
     models, _ = converted({**PLAIN, "stride_list": strides})
@@ -340,8 +375,15 @@ def test_statistics_of_all_processes_are_said_of_each_model():
             "Arch.models: 2 architectures and 0 transforms; AFD has one and one",
         ),
         (
-            {"name": "AttentionModel", "models": [{"A": PLAIN}, {"B": {"name": "LinearTransformStudent", "keys": ["blocks3"]}}]},
+            {
+                "name": "AttentionModel",
+                "models": [{"A": PLAIN}, {"B": {"name": "LinearTransformStudent", "qk_dim": 8, "keys": ["blocks3"]}}],
+            },
             "Arch.models.1.B.keys: 'blocks3' is not among the return_patterns of the architecture before",
+        ),
+        (
+            {"name": "AttentionModel", "models": [{"A": PLAIN}, {"B": {"name": "LinearTransformStudent"}}]},
+            "Arch.models.1.B.qk_dim: is missing; it is the width of queries and keys",
         ),
     ],
 )

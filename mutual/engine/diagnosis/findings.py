@@ -127,7 +127,11 @@ def launch_findings(launch: Launch) -> Iterator[Finding]:
 def disk_findings(disk: RunDisk) -> Iterator[Finding]:
     """Yields what is wrong with the disk of the run folder."""
     if disk.error is not None:
-        yield Finding("broken", f"{disk.measured}: nothing can be written there: {disk.error}", "output: a folder that can be written")
+        yield Finding(
+            "broken",
+            f"{disk.measured}: nothing can be written there: {disk.error}",
+            "output: a folder that can be written, with space for checkpoints",
+        )
         return
     if disk.free_bytes is not None and disk.free_bytes < _LITTLE_SPACE:
         yield Finding("warning", f"{disk.measured}: {disk.free_bytes / 1e6:.0f} MB are free", "output: a folder on a disk with space")

@@ -42,7 +42,7 @@ class Meeting:
         """Returns the processes that the launcher says it has started; the store may take `timeout` seconds to be reached."""
         rank, size = launched_rank()
         if size < 2:
-            return cls(rank, 1)
+            return cls(0, 1)
         kept = keep_launch_store(timeout=timeout) if rank == 0 and not has_agent_store() else None
         return cls(rank, size, launch_store("diagnosis", timeout=timeout), kept)
 

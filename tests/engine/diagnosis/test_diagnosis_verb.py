@@ -103,7 +103,9 @@ def test_what_is_broken_is_one_line_on_stderr(tmp_path, capsys):
     assert doctor.main(["--output", str(tmp_path / "runs")]) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
-    assert captured.err.endswith("nothing can be written there: Not a directory; output: a folder that can be written\n")
+    assert captured.err.endswith(
+        "nothing can be written there: Not a directory; output: a folder that can be written, with space for checkpoints\n"
+    )
     assert "  output: a folder that can be written" in captured.out
 
 
@@ -121,10 +123,12 @@ def test_a_training_that_would_not_begin_is_broken(tmp_path, monkeypatch, capsys
         raise InputError("train: DeepSpeed holds one model")
 
     monkeypatch.setattr(module, "init_environment", init_environment)
+    monkeypatch.setattr(module, "thread_findings", lambda *facts: ())
     assert doctor.main(["--output", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert captured.err == "mutual: a training would not begin: train: DeepSpeed holds one model\n"
     assert "they do not join" in captured.out
+    assert captured.out.endswith("what to set\n  what is broken says what would be right\n")
 
 
 def test_one_process_of_several_that_were_asked_for_is_a_finding(tmp_path, monkeypatch, capsys):
@@ -168,6 +172,13 @@ def test_processes_that_fail_alike_are_named_together():
     )
     assert module._link_error(Meeting(0, 3), replace(met, is_joined=True)) is None
     assert module._link_error(Meeting(0, 4), met) is None, "who did not come at all is named as missing"
+
+
+def test_a_rank_beyond_the_world_is_what_a_training_says_of_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert doctor.main(["--output", str(tmp_path)]) == 1
+    assert "a training would not begin: the environment says RANK=3 and WORLD_SIZE=1" in capsys.readouterr().out
 
 
 def test_a_launch_that_is_refused_is_not_said_to_be_disconnected():

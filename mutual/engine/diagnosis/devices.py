@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from mutual.data import local_processes
-from mutual.engine.diagnosis.anonymous import anonymous, anonymous_line
 from mutual.engine.diagnosis.machine import driver_version
+from mutual.engine.diagnosis.redaction import redact, redact_error
 
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SIZE = 64
@@ -18,7 +18,7 @@ _SIZE = 64
 
 @dataclass(frozen=True)
 class Device:
-    """A device that this process may compute on; bytes, and None for what cannot be told.
+    """A device that this process may compute on; bytes, and None for what is not known.
 
     Attributes:
         name: torch's, such as cuda:0.
@@ -41,6 +41,10 @@ class Device:
     free_bytes: int | None = None
     products: tuple[str, ...] = ()
     errors: dict[str, str] = field(default_factory=dict)
+
+    def should_compute_in(self, precision: str) -> bool:
+        """Returns whether a device of this kind that works computes in `precision`."""
+        return precision == "fp32" or (self.name != "cpu" and (precision == "fp16" or self.has_bf16))
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,12 @@ class Devices:
 def read_devices(local_rank: int, root: Path = Path("/")) -> Devices:
     """Returns the devices of the process with this rank on its machine, the CPU where there is no accelerator."""
     driver = driver_version(root)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")
         is_available = torch.accelerator.is_available()
     accelerator = torch.accelerator.current_accelerator() if is_available else None
     if accelerator is None:
-        reason = anonymous(str(told[0].message).partition("\n")[0]) if told else None
+        reason = redact(str(recorded[0].message).partition("\n")[0]) if recorded else None
         return Devices(0, driver, (_with_products("cpu", Device("cpu", "")),), reason)
     try:
         kind = accelerator.type
@@ -78,7 +82,7 @@ def read_devices(local_rank: int, root: Path = Path("/")) -> Devices:
         indices = range(visible) if local_processes() == 1 else [local_rank % visible]  # as Accelerate chooses it
         return Devices(visible, driver, tuple(_read_device(kind, index) for index in indices))
     except RuntimeError as error:  # a driver that does not fit, a device that has fallen off the bus
-        return Devices(0, driver, (), error=anonymous_line(error))
+        return Devices(0, driver, (), error=redact_error(error))
 
 
 def device_identity(device: torch.device) -> str | None:
@@ -120,7 +124,7 @@ def _product_error(name: str, dtype: torch.dtype) -> str | None:
     try:
         ones = torch.ones(_SIZE, _SIZE, dtype=dtype, device=name)
         product = (ones @ ones).float().cpu()
-    except RuntimeError as error:
-        return anonymous_line(error)
+    except (RuntimeError, TypeError) as error:  # as where a device does not know the type
+        return redact_error(error)
     wrong = int((product != _SIZE).sum())
     return f"{wrong} of {product.numel()} numbers of a product are wrong" if wrong else None

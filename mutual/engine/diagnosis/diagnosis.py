@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from mutual.engine.diagnosis.anonymous import anonymous_line
 from mutual.engine.diagnosis.devices import Devices, device_identity, read_devices
 from mutual.engine.diagnosis.findings import (
     Finding,
@@ -25,7 +24,6 @@ from mutual.engine.diagnosis.findings import (
 )
 from mutual.engine.diagnosis.launch import Launch, launcher_name, shown_variables
 from mutual.engine.diagnosis.machine import Machine, read_machine
-from mutual.engine.diagnosis.meeting import Meeting, within
 from mutual.engine.diagnosis.ranks import (
     Links,
     RankFacts,
@@ -36,6 +34,8 @@ from mutual.engine.diagnosis.ranks import (
     rank_names,
     shared_devices,
 )
+from mutual.engine.diagnosis.redaction import redact_error
+from mutual.engine.diagnosis.rendezvous import Rendezvous, run_with_timeout
 from mutual.engine.diagnosis.run_disk import RunDisk, measure_run_disk
 from mutual.engine.diagnosis.versions import Package, TorchBuild, read_packages, read_torch_build
 from mutual.engine.runtime import Environment, LaunchSettings, init_environment, is_lone_process, restore_switches
@@ -83,17 +83,17 @@ class DiagnosisResult:
         diagnosis: the whole, on the first process that arrived; None on the others.
         broken: a line that says what is broken, the same on all, or None.
         is_joined: whether all processes have met in collectives, and may so again.
-        meeting: the store that they met in, which process 0 may keep for the others.
+        rendezvous: the store that they met in, which process 0 may keep for the others.
     """
 
     diagnosis: Diagnosis | None
     broken: str | None
     is_joined: bool
-    meeting: Meeting
+    rendezvous: Rendezvous
 
 
 @dataclass(frozen=True)
-class _Own:
+class _LocalFacts:
     """What a process knows before it has met another."""
 
     packages: tuple[Package, ...]
@@ -101,21 +101,33 @@ class _Own:
     devices: Devices
 
     def facts(self) -> dict[str, Any]:
+        model, cores = ", ".join(device.model for device in self.devices.tested), self.machine.usable_cores
         alike = {package.name: package.version for package in self.packages}
         tested = self.devices.tested
-        errors = [f"{device.name}: {line}" for device in tested for line in device.errors.values()]
+        errors = [
+            f"{device.name}: a product in {precision} fails: {line}"
+            for device in tested
+            for precision, line in device.errors.items()
+            if device.should_compute_in(precision)
+        ]
         return {
             "host": socket.gethostname(),
-            "alike": {"Python": self.machine.python, **alike, "the NVIDIA driver": self.devices.driver},
-            "model": ", ".join(device.model for device in tested),
+            "alike": {
+                "Python": self.machine.python,
+                **alike,
+                "the NVIDIA driver": self.devices.driver,
+                "the device": model,
+                "cores": cores,
+            },
+            "model": model,
             "identity": device_identity(torch.device(tested[0].name)) if len(tested) == 1 else None,
             "errors": errors + ([] if self.devices.error is None else [self.devices.error]),
         }
 
 
 @dataclass(frozen=True)
-class _Met:
-    """What the processes have told each other, by rank, and what came of meeting in collectives."""
+class _LaunchFacts:
+    """What the processes have sent each other, by rank, and whether their collectives work."""
 
     facts: dict[int, Any]
     joined: dict[int, Any]
@@ -132,46 +144,46 @@ def diagnose(output: Path, *, version: str, timeout: float = 30.0) -> DiagnosisR
         version: mutual's own.
         timeout: seconds that each step may take which other processes take part in.
     """
-    meeting = Meeting.of_launch(timeout)
-    present = set(meeting.exchange("present", None, timeout=timeout))
-    own = _Own(read_packages(version), read_machine(), _read_devices(timeout))
+    rendezvous = Rendezvous.of_launch(timeout)
+    present = set(rendezvous.exchange("present", None, timeout=timeout))
+    own = _LocalFacts(read_packages(version), read_machine(), _read_devices(timeout))
     with restore_switches():
-        met = _meet(meeting, own, present, timeout)
-    reporter = min(met.facts)
+        launch_facts = _connect(rendezvous, own, present, timeout)
+    reporter = min(launch_facts.facts)
     arrived = {reporter}
-    if meeting.rank != reporter:
-        verdict = meeting.exchange("verdict", None, timeout=timeout + _DISK_SECONDS, ranks=arrived).get(reporter)
-        return DiagnosisResult(None, verdict, met.is_joined, meeting)
-    diagnosis = _diagnosis(meeting, own, met, measure_run_disk(output, timeout=_DISK_SECONDS))
+    if rendezvous.rank != reporter:
+        verdict = rendezvous.exchange("verdict", None, timeout=timeout + _DISK_SECONDS, ranks=arrived).get(reporter)
+        return DiagnosisResult(None, verdict, launch_facts.is_joined, rendezvous)
+    diagnosis = _diagnosis(rendezvous, own, launch_facts, measure_run_disk(output, timeout=_DISK_SECONDS))
     broken = _broken_line(diagnosis.findings)
-    meeting.exchange("verdict", broken, timeout=timeout, ranks=arrived)
-    return DiagnosisResult(diagnosis, broken, met.is_joined, meeting)
+    rendezvous.exchange("verdict", broken, timeout=timeout, ranks=arrived)
+    return DiagnosisResult(diagnosis, broken, launch_facts.is_joined, rendezvous)
 
 
 def _read_devices(timeout: float) -> Devices:
     """Returns the devices of this process; one that hangs is one that has failed."""
     local_rank = os.environ.get("LOCAL_RANK", "0")
     try:
-        return within(timeout, lambda: read_devices(int(local_rank) if local_rank.isdecimal() else 0))
+        return run_with_timeout(timeout, lambda: read_devices(int(local_rank) if local_rank.isdecimal() else 0))
     except TimeoutError as error:
         return Devices(0, None, (), error=str(error))
 
 
-def _meet(meeting: Meeting, own: _Own, present: set[int], timeout: float) -> _Met:
+def _connect(rendezvous: Rendezvous, own: _LocalFacts, present: set[int], timeout: float) -> _LaunchFacts:
     """Lets the processes meet in the store, in the process group, and in collectives, for as long as none is missing."""
-    facts = meeting.exchange("facts", own.facts(), timeout=2 * timeout, ranks=present)
-    if len(facts) < meeting.size:
-        return _Met(facts, {}, {})
+    facts = rendezvous.exchange("facts", own.facts(), timeout=2 * timeout, ranks=present)
+    if len(facts) < rendezvous.size:
+        return _LaunchFacts(facts, {}, {})
     environment, joined = _join(timeout)
-    all_joined = meeting.exchange("joined", joined, timeout=2 * timeout)
-    if environment is None or len(all_joined) < meeting.size or any(each["error"] for each in all_joined.values()):
-        return _Met(facts, all_joined, {})
-    all_linked = meeting.exchange("linked", _link(environment, timeout), timeout=2 * timeout)
-    is_joined = len(all_linked) == meeting.size and not any(each["error"] for each in all_linked.values())
-    return _Met(facts, all_joined, all_linked, environment.comm.backend, is_joined)
+    all_joined = rendezvous.exchange("joined", joined, timeout=2 * timeout)
+    if environment is None or len(all_joined) < rendezvous.size or any(each["error"] for each in all_joined.values()):
+        return _LaunchFacts(facts, all_joined, {})
+    all_linked = rendezvous.exchange("linked", _link(environment, timeout), timeout=2 * timeout)
+    is_joined = len(all_linked) == rendezvous.size and not any(each["error"] for each in all_linked.values())
+    return _LaunchFacts(facts, all_joined, all_linked, environment.comm.backend, is_joined)
 
 
-def _stand_in_recipe(timeout: float) -> Recipe:
+def _placeholder_recipe(timeout: float) -> Recipe:
     """Returns a recipe that chooses nothing, for what a training takes of its launcher."""
     peers = {"a": {"model": "small_cnn"}}
     return parse_recipe(
@@ -180,44 +192,44 @@ def _stand_in_recipe(timeout: float) -> Recipe:
 
 
 def _join(timeout: float) -> tuple[Environment | None, dict[str, Any]]:
-    """Joins the processes as a training does; returns None where they do not, and what the others are told of it."""
+    """Joins the processes as a training does; returns None where they do not, and what the others are sent of it."""
     environment, error, device, is_refused = None, None, None, False
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the launcher was asked for several processes")  # it is a finding
         try:
-            environment = within(timeout, lambda: init_environment(_stand_in_recipe(timeout)))
+            environment = run_with_timeout(timeout, lambda: init_environment(_placeholder_recipe(timeout)))
             device = environment.comm.device
             if device.type == "cuda":
                 torch.cuda.set_device(device)  # of this thread
         except (InputError, OSError, RuntimeError) as raised:
-            error, is_refused = anonymous_line(raised), isinstance(raised, InputError)
+            error, is_refused = redact_error(raised), isinstance(raised, InputError)
     identity = None if device is None else device_identity(device)
     joined = {"error": error, "is_refused": is_refused, "device": None if device is None else str(device), "identity": identity}
     return environment, joined
 
 
 def _link(environment: Environment, timeout: float) -> dict[str, Any]:
-    """Returns what a training takes of its launcher, and what collectives take, as the others are told of it."""
+    """Returns what a training takes of its launcher, and what collectives take, as it is sent to the others."""
     comm = environment.comm
 
     def communicate() -> dict[str, Any]:
-        threads = LaunchSettings.of(_stand_in_recipe(timeout), comm).threads
+        threads = LaunchSettings.of(_placeholder_recipe(timeout), comm).threads
         links = asdict(measure_links(comm)) if comm.size > 1 else None
         return {"error": None, "precision": environment.precision, "threads": threads, "links": links}
 
     try:
-        return within(timeout, communicate)
+        return run_with_timeout(timeout, communicate)
     except (InputError, OSError, RuntimeError) as error:
-        return {"error": anonymous_line(error)}
+        return {"error": redact_error(error)}
 
 
-def _diagnosis(meeting: Meeting, own: _Own, met: _Met, disk: RunDisk) -> Diagnosis:
-    launch, ranks, build = _launch(meeting, met), _ranks(meeting, met), read_torch_build()
-    num_local = sum(facts["host"] == met.facts[meeting.rank]["host"] for facts in met.facts.values())
+def _diagnosis(rendezvous: Rendezvous, own: _LocalFacts, launch_facts: _LaunchFacts, disk: RunDisk) -> Diagnosis:
+    launch, ranks, build = _launch(rendezvous, launch_facts), _ranks(rendezvous, launch_facts), read_torch_build()
+    num_local = sum(facts["host"] == launch_facts.facts[rendezvous.rank]["host"] for facts in launch_facts.facts.values())
     machine = replace(own.machine, processes=max(own.machine.processes, num_local))  # not every launcher says it
     findings = (
         *rank_findings(ranks),
-        *launch_findings(launch),
+        *launch_findings(launch, own.devices),
         *package_findings(own.packages, build, own.devices),
         *device_findings(own.devices, launch),
         *machine_findings(machine),
@@ -229,53 +241,53 @@ def _diagnosis(meeting: Meeting, own: _Own, met: _Met, disk: RunDisk) -> Diagnos
     return Diagnosis(own.packages, build, machine, own.devices, launch, disk, ranks, in_order)
 
 
-def _launch(meeting: Meeting, met: _Met) -> Launch:
-    launch = Launch(launcher_name(), meeting.size, is_lone=is_lone_process(), variables=shown_variables())
-    refusals = [joined["error"] for joined in met.joined.values() if joined["is_refused"]]
-    own = met.linked.get(meeting.rank, {})
-    if refusals or meeting.size == 1:  # what several processes fail at otherwise is said of them
-        launch = replace(launch, error=refusals[0] if refusals else met.joined[meeting.rank]["error"] or own.get("error"))
-    if not met.is_joined:
+def _launch(rendezvous: Rendezvous, launch_facts: _LaunchFacts) -> Launch:
+    launch = Launch(launcher_name(), rendezvous.size, is_lone=is_lone_process(), variables=shown_variables())
+    refusals = [joined["error"] for joined in launch_facts.joined.values() if joined["is_refused"]]
+    own = launch_facts.linked.get(rendezvous.rank, {})
+    if refusals or rendezvous.size == 1:  # what several processes fail at otherwise is said of them
+        launch = replace(launch, error=refusals[0] if refusals else launch_facts.joined[rendezvous.rank]["error"] or own.get("error"))
+    if not launch_facts.is_joined:
         return launch
-    return replace(launch, joined=meeting.size, precision=own["precision"], threads=own["threads"])
+    return replace(launch, joined=rendezvous.size, precision=own["precision"], threads=own["threads"])
 
 
-def _ranks(meeting: Meeting, met: _Met) -> Ranks:
-    hosts = {rank: facts["host"] for rank, facts in met.facts.items()}
+def _ranks(rendezvous: Rendezvous, launch_facts: _LaunchFacts) -> Ranks:
+    hosts = {rank: facts["host"] for rank, facts in launch_facts.facts.items()}
     numbers = host_numbers(hosts)
     arrived = []
-    for rank, facts in met.facts.items():
-        device, threads = met.joined.get(rank, {}).get("device"), met.linked.get(rank, {}).get("threads")
+    for rank, facts in launch_facts.facts.items():
+        device, threads = launch_facts.joined.get(rank, {}).get("device"), launch_facts.linked.get(rank, {}).get("threads")
         arrived.append(RankFacts(rank, numbers[rank], device, facts["model"], threads, tuple(facts["errors"])))
     places = {}
-    for rank, facts in met.facts.items():
-        joined = met.joined.get(rank, {})
+    for rank, facts in launch_facts.facts.items():
+        joined = launch_facts.joined.get(rank, {})
         places[rank] = (hosts[rank], joined["identity"] if joined.get("device") else facts["identity"])
-    links = met.linked.get(meeting.rank, {}).get("links") if met.is_joined else None
+    links = launch_facts.linked.get(rendezvous.rank, {}).get("links") if launch_facts.is_joined else None
     return Ranks(
-        size=meeting.size,
-        backend=met.backend,
+        size=rendezvous.size,
+        backend=launch_facts.backend,
         arrived=tuple(arrived),
-        missing=tuple(rank for rank in range(meeting.size) if rank not in met.facts),
-        differences=tuple(differences({rank: facts["alike"] for rank, facts in met.facts.items()})),
+        missing=tuple(rank for rank in range(rendezvous.size) if rank not in launch_facts.facts),
+        differences=tuple(differences({rank: facts["alike"] for rank, facts in launch_facts.facts.items()})),
         shared_devices=shared_devices(places),
         links=None if links is None else Links(**links),
-        error=_link_error(meeting, met),
+        error=_link_error(rendezvous, launch_facts),
     )
 
 
-def _link_error(meeting: Meeting, met: _Met) -> str | None:
+def _link_error(rendezvous: Rendezvous, launch_facts: _LaunchFacts) -> str | None:
     """Returns why processes that have all come do not see each other, or None."""
-    if meeting.size == 1 or len(met.facts) < meeting.size or met.is_joined:
+    if rendezvous.size == 1 or len(launch_facts.facts) < rendezvous.size or launch_facts.is_joined:
         return None
-    if any(joined["is_refused"] for joined in met.joined.values()):  # the launch is refused, and not for what is between them
+    if any(joined["is_refused"] for joined in launch_facts.joined.values()):  # the launch is refused, and not for what is between them
         return None
-    told = met.linked or met.joined
-    missing = [rank for rank in range(meeting.size) if rank not in told]
+    results = launch_facts.linked or launch_facts.joined
+    missing = [rank for rank in range(rendezvous.size) if rank not in results]
     if missing:
         return f"{rank_names(missing)} ended or hangs in a collective"
     ranks_of: dict[str, list[int]] = {}
-    for rank, each in told.items():
+    for rank, each in results.items():
         if each["error"]:
             ranks_of.setdefault(each["error"], []).append(rank)
     return "; ".join(f"{rank_names(ranks)}: {line}" for line, ranks in ranks_of.items())

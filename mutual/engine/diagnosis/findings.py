@@ -64,7 +64,8 @@ def device_findings(devices: Devices, launch: Launch) -> Iterator[Finding]:
         yield Finding("broken", f"no device can be used: {devices.error}")
     for device in devices.tested:
         for precision, line in device.errors.items():
-            yield Finding("broken", f"{device.name}: a product in {precision} fails: {line}")
+            level: Level = "broken" if device.should_compute_in(precision) else "warning"
+            yield Finding(level, f"{device.name}: a product in {precision} fails: {line}")
         if device.memory_bytes and device.free_bytes is not None and device.free_bytes < _TAKEN * device.memory_bytes:
             what = f"{device.name}: {device.free_bytes / 1e9:.1f} of {device.memory_bytes / 1e9:.1f} GB are free"
             yield Finding("warning", what, "nvidia-smi names the processes that have taken the rest; end them, or take another GPU")
@@ -115,19 +116,27 @@ def thread_findings(machine: Machine, launch: Launch, devices: Devices) -> Itera
         yield Finding("hint", what, "train.threads: 1")
 
 
-def launch_findings(launch: Launch) -> Iterator[Finding]:
+def launch_findings(launch: Launch, devices: Devices) -> Iterator[Finding]:
     """Yields what the launcher did otherwise than it was asked."""
     if launch.error is not None:
         yield Finding("broken", f"a training would not begin: {launch.error}")
     if launch.is_lone:
         what = "the launcher was asked for several processes, and has started one"
         yield Finding("warning", what, "torchrun --nproc_per_node N -m mutual.train RECIPE")
+    uses_cpu = (launch.variables or {}).get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    if uses_cpu and devices.visible > 0:
+        what = f"the launcher chose the CPU, and torch sees {devices.visible} devices"
+        yield Finding("warning", what, "accelerate launch without --cpu (use_cpu: false in its configuration)")
 
 
 def disk_findings(disk: RunDisk) -> Iterator[Finding]:
     """Yields what is wrong with the disk of the run folder."""
     if disk.error is not None:
-        yield Finding("broken", f"{disk.measured}: nothing can be written there: {disk.error}", "output: a folder that can be written")
+        yield Finding(
+            "broken",
+            f"{disk.measured}: nothing can be written there: {disk.error}",
+            "output: a folder that can be written, with space for checkpoints",
+        )
         return
     if disk.free_bytes is not None and disk.free_bytes < _LITTLE_SPACE:
         yield Finding("warning", f"{disk.measured}: {disk.free_bytes / 1e6:.0f} MB are free", "output: a folder on a disk with space")
@@ -157,4 +166,4 @@ def rank_findings(ranks: Ranks) -> Iterator[Finding]:
     for shared in ranks.shared_devices:
         yield Finding("warning", f"{rank_names(shared)} compute on one device", "--nproc_per_node: at most the number of GPUs of a machine")
     for line in ranks.differences:
-        yield Finding("warning", f"{line}", "the same versions and threads on all machines")
+        yield Finding("warning", line, "the same versions, devices and cores for all ranks")

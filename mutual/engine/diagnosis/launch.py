@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from mutual.engine.diagnosis.anonymous import anonymous
+from mutual.engine.diagnosis.redaction import redact
 
 _SHOWN = (
     "OMP_NUM_THREADS",
@@ -67,4 +67,4 @@ def launcher_name() -> str:
 
 def shown_variables() -> dict[str, str]:
     """Returns the variables of the environment that change how a training runs."""
-    return {name: anonymous(os.environ[name]) for name in _SHOWN if name in os.environ}
+    return {name: redact(os.environ[name]) for name in _SHOWN if name in os.environ}

@@ -21,7 +21,7 @@ _UNLIMITED_BYTES = 2**60
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine, and what of it this process may use; bytes, and None for what cannot be told.
+    """The machine, and what of it this process may use; bytes, and None for what is not known.
 
     Attributes:
         system: name and release of the operating system, and the architecture.

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from mutual.engine.diagnosis.anonymous import anonymous, anonymous_line
-from mutual.engine.diagnosis.meeting import within
+from mutual.engine.diagnosis.redaction import redact, redact_error
+from mutual.engine.diagnosis.rendezvous import run_with_timeout
 from mutual.engine.storage import LOCK, locked, write_file
 
 PREFIX = ".mutual-doctor-"
@@ -79,14 +79,14 @@ def measure_run_disk(folder: Path, *, timeout: float = 30.0) -> RunDisk:
     A network's disk that does not answer in `timeout` seconds is one that has failed.
     """
     try:
-        return within(timeout, lambda: _measure_run_disk(folder))
+        return run_with_timeout(timeout, lambda: _measure_run_disk(folder))
     except TimeoutError as error:
-        return RunDisk(anonymous(str(folder)), anonymous(str(folder)), "unknown", error=str(error))
+        return RunDisk(redact(str(folder)), redact(str(folder)), "unknown", error=str(error))
 
 
 def _measure_run_disk(folder: Path) -> RunDisk:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    disk = RunDisk(anonymous(str(folder)), anonymous(str(existing)), _file_system(existing))
+    disk = RunDisk(redact(str(folder)), redact(str(existing)), _file_system(existing))
     try:
         if not existing.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -95,7 +95,7 @@ def _measure_run_disk(folder: Path) -> RunDisk:
         with tempfile.TemporaryDirectory(prefix=PREFIX, dir=existing) as name:
             return _measure(disk, Path(name))
     except OSError as error:
-        return replace(disk, error=anonymous_line(error))
+        return replace(disk, error=redact_error(error))
 
 
 def _measure(disk: RunDisk, folder: Path) -> RunDisk:

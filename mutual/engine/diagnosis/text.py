@@ -30,7 +30,9 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
     for title, rows in sections.items():
         lines += [title, *(f"  {label:{width}}  {value}".rstrip() for label, value in rows), ""]
     remedies = dict.fromkeys(finding.remedy for finding in diagnosis.findings if finding.remedy is not None)
-    return "\n".join([*lines, "what to set", *(f"  {remedy}" for remedy in remedies or ["nothing to set"])])
+    is_broken = any(finding.level == "broken" for finding in diagnosis.findings)
+    nothing = "what is broken says what would be right" if is_broken else "nothing to set"
+    return "\n".join([*lines, "what to set", *(f"  {remedy}" for remedy in remedies or [nothing])])
 
 
 def _version_rows(diagnosis: Diagnosis) -> Iterator[_Row]:
@@ -55,10 +57,10 @@ def _machine_rows(machine: Machine) -> Iterator[_Row]:
     quota = "" if machine.cpu_quota is None else f", cgroup limit {machine.cpu_quota:g}"
     cores = f"{machine.logical_cores} logical, {machine.affine_cores} of them for this process{quota}: {machine.usable_cores} physical"
     yield "cores", f"{cores}; load {machine.load:.1f}"
-    limit = "" if machine.memory_limit_bytes is None else f", cgroup limit {_gigabytes(machine.memory_limit_bytes)}"
-    yield "memory", f"{_gigabytes(machine.memory_bytes)}, {_gigabytes(machine.available_bytes)} available{limit}"
+    limit = "" if machine.memory_limit_bytes is None else f", cgroup limit {_size(machine.memory_limit_bytes)}"
+    yield "memory", f"{_size(machine.memory_bytes)}, {_size(machine.available_bytes)} available{limit}"
     if machine.shared_bytes is not None and machine.shared_free_bytes is not None:
-        yield "/dev/shm", f"{_gigabytes(machine.shared_bytes)}, {_gigabytes(machine.shared_free_bytes)} free"
+        yield "/dev/shm", f"{_size(machine.shared_bytes)}, {_size(machine.shared_free_bytes)} free"
     most = "any number" if machine.most_open_files is None else machine.most_open_files
     yield "open files", f"{machine.open_files}, up to {most} with ulimit -n"
 
@@ -74,8 +76,8 @@ def _device_rows(diagnosis: Diagnosis) -> Iterator[_Row]:
 def _device_text(device: Device) -> str:
     words = [device.model] if device.model else []
     if device.memory_bytes is not None:
-        free = "" if device.free_bytes is None else f", {_gigabytes(device.free_bytes)} free"
-        words.append(f"{_gigabytes(device.memory_bytes)}{free}")
+        free = "" if device.free_bytes is None else f", {_size(device.free_bytes)} free"
+        words.append(f"{_size(device.memory_bytes)}{free}")
     if device.capability is not None:
         formats = [name for name, has in (("bf16", device.has_bf16), ("TF32", device.has_tf32)) if has]
         words.append(f"capability {device.capability} ({', '.join(formats) or 'neither bf16 nor TF32'})")
@@ -97,7 +99,7 @@ def _disk_rows(disk: RunDisk) -> Iterator[_Row]:
     yield "folder", disk.folder if disk.measured == disk.folder else f"{disk.folder}, not there yet; measured in {disk.measured}"
     yield "file system", disk.file_system
     if disk.free_bytes is not None and disk.total_bytes is not None:
-        yield "space", f"{_gigabytes(disk.total_bytes)}, {_gigabytes(disk.free_bytes)} free"
+        yield "space", f"{_size(disk.total_bytes)}, {_size(disk.free_bytes)} free"
     if disk.error is not None:
         yield "error", disk.error
     if disk.bytes_per_second is not None and disk.written_bytes is not None:
@@ -127,5 +129,5 @@ def _rank_rows(ranks: Ranks) -> Iterator[_Row]:
         )
 
 
-def _gigabytes(number: int) -> str:
-    return f"{number / 1e9:.1f} GB"
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

@@ -42,9 +42,10 @@ def keep_launch_store(*, timeout: float) -> Store | None:
     """
     if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
         return None
-    options = {"is_master": True, "wait_for_workers": False, "multi_tenant": True, "timeout": timedelta(seconds=timeout)}
+    limit = timedelta(seconds=timeout)
     try:
-        return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), **options)  # type: ignore[attr-defined]
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return dist.TCPStore(address, port, is_master=True, timeout=limit, wait_for_workers=False, multi_tenant=True)  # type: ignore[attr-defined]
     except (RuntimeError, ValueError):
         return None
 

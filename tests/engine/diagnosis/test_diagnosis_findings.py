@@ -50,7 +50,8 @@ GPUS = Devices(1, "550.1", (GPU,))
 OLD = replace(GPUS, tested=(replace(GPU, capability="7.5", has_bf16=False, has_tf32=False),))
 ANCIENT = replace(GPUS, tested=(replace(GPU, capability="6.1", has_bf16=False, has_tf32=False),))
 LAUNCH = Launch("torchrun", 1, joined=1, precision="bf16", threads=8)
-PLAIN = replace(LAUNCH, precision="no")
+PLAIN, LATE = replace(LAUNCH, precision="no"), replace(LAUNCH, precision=None)
+ON_CPU = replace(LAUNCH, variables={"ACCELERATE_USE_CPU": "True"})
 DISK = RunDisk(
     "runs",
     ".",
@@ -80,6 +81,15 @@ CASES = [
     (package_findings, ([], TorchBuild(), CPU), ([], TorchBuild(), replace(CPU, driver="550.1")), "warning", "pytorch.org"),
     (device_findings, (CPU, LAUNCH), (replace(CPU, error="fell off the bus"), LAUNCH), "broken", None),
     (device_findings, (CPU, LAUNCH), (replace(CPU, tested=(Device("cpu", "", errors={"fp32": "x"}),)), LAUNCH), "broken", None),
+    (device_findings, (CPU, LAUNCH), (replace(CPU, tested=(Device("cpu", "", errors={"bf16": "x"}),)), LAUNCH), "warning", None),
+    (device_findings, (GPUS, LAUNCH), (replace(GPUS, tested=(replace(GPU, errors={"bf16": "x"}),)), LAUNCH), "broken", None),
+    (
+        device_findings,
+        (ANCIENT, LATE),
+        (replace(ANCIENT, tested=(replace(ANCIENT.tested[0], errors={"bf16": "x"}),)), LATE),
+        "warning",
+        None,
+    ),
     (device_findings, (GPUS, LAUNCH), (replace(GPUS, tested=(replace(GPU, free_bytes=3 * GIGABYTE),)), LAUNCH), "warning", "nvidia-smi"),
     (device_findings, (GPUS, LAUNCH), (OLD, LAUNCH), "warning", "train.precision: fp16"),
     (device_findings, (GPUS, LAUNCH), (GPUS, PLAIN), "hint", "train.precision: bf16"),
@@ -104,8 +114,9 @@ CASES = [
     (thread_findings, (MACHINE, LAUNCH, CPU), (MACHINE, replace(LAUNCH, threads=1), CPU), "hint", "export OMP_NUM_THREADS=8"),
     (thread_findings, (MACHINE, replace(LAUNCH, threads=1), GPUS), (MACHINE, replace(LAUNCH, threads=1), CPU), "hint", "OMP_NUM_THREADS"),
     (thread_findings, (MACHINE, LAUNCH, CPU), (replace(MACHINE, load=30.0), LAUNCH, CPU), "hint", "train.threads: 1"),
-    (launch_findings, (LAUNCH,), (replace(LAUNCH, error="train: DeepSpeed"),), "broken", None),
-    (launch_findings, (LAUNCH,), (replace(LAUNCH, is_lone=True),), "warning", "torchrun --nproc_per_node N -m mutual.train RECIPE"),
+    (launch_findings, (LAUNCH, CPU), (replace(LAUNCH, error="train: DeepSpeed"), CPU), "broken", None),
+    (launch_findings, (LAUNCH, CPU), (replace(LAUNCH, is_lone=True), CPU), "warning", "torchrun --nproc_per_node N -m mutual.train RECIPE"),
+    (launch_findings, (ON_CPU, CPU), (ON_CPU, GPUS), "warning", "accelerate launch without --cpu"),
     (disk_findings, (DISK,), (replace(DISK, error="Read-only file system"),), "broken", "output: a folder that can be written"),
     (disk_findings, (DISK,), (replace(DISK, free_bytes=10**8),), "warning", "output: a folder on a disk with space"),
     (disk_findings, (DISK,), (replace(DISK, bytes_per_second=5e6),), "hint", "output: a folder on a local disk"),

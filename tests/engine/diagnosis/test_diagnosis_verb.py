@@ -16,7 +16,7 @@ from mutual.engine.diagnosis import diagnosis as module
 from mutual.engine.diagnosis import diagnosis_text, run_disk
 from mutual.engine.diagnosis.devices import Device, Devices
 from mutual.engine.diagnosis.findings import Finding
-from mutual.engine.diagnosis.meeting import Meeting
+from mutual.engine.diagnosis.rendezvous import Rendezvous
 from mutual.recipe import InputError
 
 SECTIONS = ["versions", "machine", "devices", "launch", "run folder", "ranks", "findings", "what to set"]
@@ -103,12 +103,14 @@ def test_what_is_broken_is_one_line_on_stderr(tmp_path, capsys):
     assert doctor.main(["--output", str(tmp_path / "runs")]) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
-    assert captured.err.endswith("nothing can be written there: Not a directory; output: a folder that can be written\n")
+    assert captured.err.endswith(
+        "nothing can be written there: Not a directory; output: a folder that can be written, with space for checkpoints\n"
+    )
     assert "  output: a folder that can be written" in captured.out
 
 
 def test_a_device_that_fails_is_named_and_the_rest_is_reported(tmp_path, monkeypatch, capsys):
-    broken = Device("cuda:0", "GPU", "9.0", products=("fp32",), errors={"fp16": "CUDA error: x", "bf16": "CUDA error: x"})
+    broken = Device("cuda:0", "GPU", "9.0", has_bf16=True, products=("fp32",), errors={"fp16": "CUDA error: x", "bf16": "CUDA error: x"})
     monkeypatch.setattr(module, "read_devices", lambda local_rank: Devices(2, "550.1", (broken, Device("cuda:1", "GPU"))))
     assert doctor.main(["--output", str(tmp_path)]) == 1
     captured = capsys.readouterr()
@@ -121,10 +123,12 @@ def test_a_training_that_would_not_begin_is_broken(tmp_path, monkeypatch, capsys
         raise InputError("train: DeepSpeed holds one model")
 
     monkeypatch.setattr(module, "init_environment", init_environment)
+    monkeypatch.setattr(module, "thread_findings", lambda *facts: ())
     assert doctor.main(["--output", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert captured.err == "mutual: a training would not begin: train: DeepSpeed holds one model\n"
     assert "they do not join" in captured.out
+    assert captured.out.endswith("what to set\n  what is broken says what would be right\n")
 
 
 def test_one_process_of_several_that_were_asked_for_is_a_finding(tmp_path, monkeypatch, capsys):
@@ -156,25 +160,32 @@ def test_a_wrong_timeout_is_refused(words, capsys):
 
 
 def test_processes_that_fail_alike_are_named_together():
-    met = module._Met(
+    met = module._LaunchFacts(
         {0: {}, 1: {}, 2: {}},
         {rank: {"error": None, "is_refused": False} for rank in range(3)},
         {0: {"error": "x"}, 1: {"error": None}, 2: {"error": "x"}},
     )
-    assert module._link_error(Meeting(0, 3), met) == "ranks 0, 2: x"
+    assert module._link_error(Rendezvous(0, 3), met) == "ranks 0, 2: x"
     assert (
-        module._link_error(Meeting(0, 3), replace(met, linked={0: {"error": "x"}, 2: {"error": "x"}}))
+        module._link_error(Rendezvous(0, 3), replace(met, linked={0: {"error": "x"}, 2: {"error": "x"}}))
         == "rank 1 ended or hangs in a collective"
     )
-    assert module._link_error(Meeting(0, 3), replace(met, is_joined=True)) is None
-    assert module._link_error(Meeting(0, 4), met) is None, "who did not come at all is named as missing"
+    assert module._link_error(Rendezvous(0, 3), replace(met, is_joined=True)) is None
+    assert module._link_error(Rendezvous(0, 4), met) is None, "who did not come at all is named as missing"
+
+
+def test_a_rank_beyond_the_world_is_what_a_training_says_of_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert doctor.main(["--output", str(tmp_path)]) == 1
+    assert "a training would not begin: the environment says RANK=3 and WORLD_SIZE=1" in capsys.readouterr().out
 
 
 def test_a_launch_that_is_refused_is_not_said_to_be_disconnected():
     refused = {rank: {"error": "train.precision: 'fp8' is none", "is_refused": True} for rank in range(2)}
-    met = module._Met({0: {}, 1: {}}, refused, {})
-    assert module._link_error(Meeting(0, 2), met) is None
-    assert module._launch(Meeting(0, 2), met).error == "train.precision: 'fp8' is none"
+    met = module._LaunchFacts({0: {}, 1: {}}, refused, {})
+    assert module._link_error(Rendezvous(0, 2), met) is None
+    assert module._launch(Rendezvous(0, 2), met).error == "train.precision: 'fp8' is none"
 
 
 def test_a_device_that_hangs_has_failed(tmp_path, monkeypatch, capsys):

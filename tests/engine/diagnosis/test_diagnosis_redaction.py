@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mutual.engine.diagnosis import anonymous as module
-from mutual.engine.diagnosis.anonymous import anonymous, anonymous_line
+from mutual.engine.diagnosis import redaction as module
+from mutual.engine.diagnosis.redaction import redact, redact_error
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +39,12 @@ def alice(monkeypatch):
     ],
 )
 def test_names_addresses_and_tokens_are_replaced(text, shown):
-    assert anonymous(text) == shown
+    assert redact(text) == shown
 
 
 def test_a_short_name_is_left_in_other_words(monkeypatch):
     monkeypatch.setattr(module.getpass, "getuser", lambda: "me")
-    assert anonymous("me and you") == "me and you"
+    assert redact("me and you") == "me and you"
 
 
 def test_a_user_without_a_name_is_none(monkeypatch):
@@ -52,10 +52,10 @@ def test_a_user_without_a_name_is_none(monkeypatch):
         raise KeyError("uid not found")
 
     monkeypatch.setattr(module.getpass, "getuser", fail)
-    assert anonymous("alice") == "alice"
+    assert redact("alice") == "alice"
 
 
 def test_of_a_file_only_what_was_wrong_is_shown():
     error = OSError(errno.EACCES, os.strerror(errno.EACCES), "/secret/place")
-    assert anonymous_line(error) == "Permission denied"
-    assert anonymous_line(RuntimeError("first at 10.0.0.7\nsecond")) == "first at ADDRESS"
+    assert redact_error(error) == "Permission denied"
+    assert redact_error(RuntimeError("first at 10.0.0.7\nsecond")) == "first at ADDRESS"

@@ -8,41 +8,41 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from mutual.engine.diagnosis import meeting as module
-from mutual.engine.diagnosis.meeting import Meeting, within
+from mutual.engine.diagnosis import rendezvous as module
 from mutual.engine.diagnosis.ranks import Links, differences, host_numbers, measure_links, rank_names, shared_devices
+from mutual.engine.diagnosis.rendezvous import Rendezvous, run_with_timeout
 from mutual.group import Communicator
 
 
-def test_all_hear_what_each_says():
+def test_each_process_receives_the_values_of_all():
     store = HashStore()
     with ThreadPoolExecutor(3) as pool:
-        meetings = [Meeting(rank, 3, store) for rank in range(3)]
-        heard = list(pool.map(lambda each: each.exchange("facts", {"rank": each.rank}, timeout=20), meetings))
-    assert heard == [{rank: {"rank": rank} for rank in range(3)}] * 3
+        processes = [Rendezvous(rank, 3, store) for rank in range(3)]
+        received = list(pool.map(lambda each: each.exchange("facts", {"rank": each.rank}, timeout=20), processes))
+    assert received == [{rank: {"rank": rank} for rank in range(3)}] * 3
 
 
 def test_who_does_not_come_in_time_is_missing():
     begun = time.monotonic()
-    assert Meeting(2, 4, HashStore()).exchange("facts", "here", timeout=0.1) == {2: "here"}
+    assert Rendezvous(2, 4, HashStore()).exchange("facts", "here", timeout=0.1) == {2: "here"}
     assert time.monotonic() - begun < 5
 
 
 def test_who_waits_for_one_does_not_wait_for_others():
     store = HashStore()
     store.set("verdict/0", '"broken"')
-    assert Meeting(1, 3, store).exchange("verdict", None, timeout=20, ranks={0}) == {0: "broken"}
+    assert Rendezvous(1, 3, store).exchange("verdict", None, timeout=20, ranks={0}) == {0: "broken"}
 
 
-def test_without_a_store_a_process_hears_itself():
-    assert Meeting(0, 1).exchange("facts", (1, 2), timeout=0) == {0: [1, 2]}
+def test_without_a_store_a_process_receives_its_own_value():
+    assert Rendezvous(0, 1).exchange("facts", (1, 2), timeout=0) == {0: [1, 2]}
 
 
 def test_a_launch_of_one_process_needs_no_store(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(module, "launch_store", lambda *arguments, **named: pytest.fail("it was asked for"))
-    meeting = Meeting.of_launch(1)
-    assert (meeting.rank, meeting.size, meeting.store) == (0, 1, None)
+    rendezvous = Rendezvous.of_launch(1)
+    assert (rendezvous.rank, rendezvous.size, rendezvous.store) == (0, 1, None)
 
 
 @pytest.mark.parametrize(("rank", "agent", "keeps"), [("0", "True", False), ("0", "", True), ("1", "", False)])
@@ -52,22 +52,22 @@ def test_process_0_keeps_the_store_where_no_launcher_does(monkeypatch, rank, age
     monkeypatch.setattr(module, "launch_store", lambda name, timeout: calls.append("connect"))
     for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("TORCHELASTIC_USE_AGENT_STORE", agent)):
         monkeypatch.setenv(name, value)
-    Meeting.of_launch(3)
+    Rendezvous.of_launch(3)
     assert calls == (["keep", "connect"] if keeps else ["connect"])
 
 
-def test_within_gives_what_the_function_gives_or_raises():
-    assert within(20, lambda: 7) == 7
+def test_a_timeout_changes_nothing_of_what_the_function_gives_or_raises():
+    assert run_with_timeout(20, lambda: 7) == 7
     with pytest.raises(KeyError, match="x"):
-        within(20, lambda: {}["x"])
+        run_with_timeout(20, lambda: {}["x"])
     with pytest.raises(TimeoutError, match="its own"):
-        within(20, lambda: (_ for _ in ()).throw(TimeoutError("its own")))
+        run_with_timeout(20, lambda: (_ for _ in ()).throw(TimeoutError("its own")))
 
 
-def test_within_leaves_behind_what_does_not_end():
+def test_what_does_not_end_is_left_behind_after_its_timeout():
     ended = threading.Event()
     with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
-        within(0.05, ended.wait)
+        run_with_timeout(0.05, ended.wait)
     ended.set()
 
 

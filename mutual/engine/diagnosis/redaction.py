@@ -1,4 +1,4 @@
-"""anonymous: texts without names of the user and the machine, as a diagnosis is pasted where others read it."""
+"""redact: texts without names of the user and the machine, as a diagnosis is pasted where others read it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SHORTEST = 3
 """Letters of a name that is replaced: a shorter one would be found in other words."""
 
 
-def anonymous(text: str) -> str:
+def redact(text: str) -> str:
     """Returns `text` in one line with `~` for the user's folder and words for names of the user and the machine, addresses and tokens.
 
     Example:
-        >>> anonymous(f"{Path.home()}/runs: connect to 10.0.0.7:29500")
+        >>> redact(f"{Path.home()}/runs: connect to 10.0.0.7:29500")
         '~/runs: connect to ADDRESS:29500'
     """
     home = str(Path.home())
@@ -34,11 +34,11 @@ def anonymous(text: str) -> str:
     return printable(_SECRET.sub("SECRET", _ADDRESS.sub("ADDRESS", shown)))
 
 
-def anonymous_line(error: BaseException) -> str:
+def redact_error(error: BaseException) -> str:
     """Returns the first line of what `error` says, without names; of a file only what was wrong."""
     if isinstance(error, OSError) and error.strerror is not None:
         return error.strerror
-    return anonymous(first_line(error))
+    return redact(first_line(error))
 
 
 def _host_names() -> set[str]:

@@ -1,4 +1,4 @@
-"""Meeting: the processes of a launch tell each other what they are through the launcher's store, before any collective and without one.
+"""Rendezvous: the processes of a launch tell each other what they are through the launcher's store, before any collective and without one.
 
 A collective waits for a process that never comes, or that the network does not reach; here each wait has an end, and whoever is missing
 is known by its rank.
@@ -21,7 +21,7 @@ _POLL = 0.02
 _Result = TypeVar("_Result")
 
 
-class Meeting:
+class Rendezvous:
     """The processes of a launch as one of them sees them.
 
     Args:
@@ -38,11 +38,11 @@ class Meeting:
         self._kept = kept
 
     @classmethod
-    def of_launch(cls, timeout: float) -> Meeting:
+    def of_launch(cls, timeout: float) -> Rendezvous:
         """Returns the processes that the launcher says it has started; the store may take `timeout` seconds to be reached."""
         rank, size = launched_rank()
         if size < 2:
-            return cls(rank, 1)
+            return cls(0, 1)
         kept = keep_launch_store(timeout=timeout) if rank == 0 and not has_agent_store() else None
         return cls(rank, size, launch_store("diagnosis", timeout=timeout), kept)
 
@@ -72,7 +72,7 @@ class Meeting:
         return dict(sorted(values.items()))
 
 
-def within(timeout: float, function: Callable[[], _Result]) -> _Result:
+def run_with_timeout(timeout: float, function: Callable[[], _Result]) -> _Result:
     """Returns what `function` returns in a thread of its own, which is left behind where that takes longer.
 
     Raises:

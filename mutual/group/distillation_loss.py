@@ -171,7 +171,7 @@ class DistillationLoss(nn.Module):
 
 
 def _drawn_seed() -> int:
-    return int(torch.randint(2**62, ()))
+    return int(torch.randint(2**62, (), device="cpu"))
 
 
 def _recipe_of(

@@ -132,7 +132,7 @@ def _tap(model: nn.Module, path: str, keep: Keep) -> RemovableHandle:
 
 
 def tap(module: nn.Module, keep: Keep, *, reads_input: bool = False) -> RemovableHandle:
-    """Calls `keep(module, output)` whenever `module` has run; with `reads_input`, `keep(module, input)` before it runs."""
+    """Calls `keep(module, output)` whenever `module` has run; with `reads_input`, before, with its first positional argument or None."""
     if reads_input:
-        return module.register_forward_pre_hook(lambda module, inputs: keep(module, inputs[0]))
+        return module.register_forward_pre_hook(lambda module, inputs: keep(module, inputs[0] if inputs else None))
     return module.register_forward_hook(lambda module, _inputs, output: keep(module, output))

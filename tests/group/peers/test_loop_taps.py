@@ -93,6 +93,16 @@ def test_a_tensor_that_is_not_there_is_said_with_those_that_are(path, message):
         taps.take()
 
 
+def test_an_input_is_the_first_argument():
+    around = Around(Detector())
+    taps = mutual.Taps(around, ["inner:input"])
+    around(IMAGES)
+    assert taps.take()["inner:input"].equal(IMAGES)
+    around.inner(images=IMAGES)
+    with pytest.raises(ValueError, match="'inner' gives no 'inner:input'; it gives no tensor"):
+        taps.take()
+
+
 @pytest.mark.parametrize("path", ["stm", "", "parts.fine", "stem.weight", ":input"])
 def test_an_unknown_module_is_refused_before_a_hook_is_there(model, path):
     with pytest.raises(ValueError, match=r"^no module '.*'; near: "):

@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 from support import ROOT, environment
 
-READMES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("README.md") if not {".git", ".venv", "runs"} & set(path.parts))
+READMES = [Path("recipes/COMING_FROM.md")]
+READMES += sorted(path.relative_to(ROOT) for path in ROOT.rglob("README.md") if not {".git", ".venv", "runs"} & set(path.parts))
 COMMAND = re.compile(r"^ {4,}(accelerate|bash|curl|import|mutual|pip|pytest|python3?|sbatch|tensorboard|torchrun) ", re.MULTILINE)
 FENCED = re.compile(r"^(?:<!-- (?P<notes>.*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 SECONDS = 240
@@ -103,9 +104,10 @@ def test_every_command_of_a_readme_stands_where_it_is_run_or_says_why_not(readme
         assert block.notes.get("not run", "a reason"), "say why it is not run"
 
 
-def test_every_promise_names_a_test_that_exists():
+@pytest.mark.parametrize("page", ["mutual/engine/README.md", "recipes/COMING_FROM.md"])
+def test_every_promise_names_a_test_that_exists(page):
     file, named = "", []
-    for path, name in re.findall(r"`(tests/[\w/]+\.py)?::(test_\w+)`", (ROOT / "mutual/engine/README.md").read_text()):
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)?::(test_\w+)`", (ROOT / page).read_text()):
         file = path or file
         named.append(name)
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"

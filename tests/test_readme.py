@@ -1,6 +1,7 @@
 """What the READMEs say can be done: each command is run or says why not, and each promise names a test that is there.
 
-A command stands in a fenced block of `sh` or `python`. A comment on the line before a block may hold, divided by semicolons:
+A command stands in a fenced block of `sh` or `python`, a file in one of any language. A comment on the line before a block may
+hold, divided by semicolons:
 
 - `not run: REASON`
 - `without the installation`: of the virtual environment, which the tests are in already
@@ -83,10 +84,9 @@ def test_the_commands_of_a_readme_run(readme, folder):
     variables["HF_DATASETS_CACHE"] = str(folder / "cache")
     for block in blocks((ROOT / readme).read_text()):
         missing = "needs" in block.notes and not Path(block.notes["needs"]).exists()
-        if block.language not in ("sh", "python") or "not run" in block.notes or missing:
-            continue
         if "file" in block.notes:
             (folder / block.notes["file"]).write_text(block.program)
+        if block.language not in ("sh", "python") or {"file", "not run"} & block.notes.keys() or missing:
             continue
         program = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
         done = subprocess.run([*program, block.program], cwd=folder, env=variables, capture_output=True, text=True, timeout=SECONDS)

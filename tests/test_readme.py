@@ -1,6 +1,7 @@
 """What the READMEs say can be done: each command is run or says why not, and each promise names a test that is there.
 
-A command stands in a fenced block of `sh` or `python`. A comment on the line before a block may hold, divided by semicolons:
+A command stands in a fenced block of `sh` or `python`, a file in one of any language. A comment on the line before a block may
+hold, divided by semicolons:
 
 - `not run: REASON`
 - `without the installation`: of the virtual environment, which the tests are in already
@@ -20,7 +21,8 @@ import pytest
 from PIL import Image
 from support import ROOT, environment
 
-READMES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("README.md") if not {".git", ".venv", "runs"} & set(path.parts))
+READMES = [Path("recipes/COMING_FROM.md")]
+READMES += sorted(path.relative_to(ROOT) for path in ROOT.rglob("README.md") if not {".git", ".venv", "runs"} & set(path.parts))
 COMMAND = re.compile(r"^ {4,}(accelerate|bash|curl|import|mutual|pip|pytest|python3?|sbatch|tensorboard|torchrun) ", re.MULTILINE)
 FENCED = re.compile(r"^(?:<!-- (?P<notes>.*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 SECONDS = 240
@@ -82,10 +84,9 @@ def test_the_commands_of_a_readme_run(readme, folder):
     variables["HF_DATASETS_CACHE"] = str(folder / "cache")
     for block in blocks((ROOT / readme).read_text()):
         missing = "needs" in block.notes and not Path(block.notes["needs"]).exists()
-        if block.language not in ("sh", "python") or "not run" in block.notes or missing:
-            continue
         if "file" in block.notes:
             (folder / block.notes["file"]).write_text(block.program)
+        if block.language not in ("sh", "python") or {"file", "not run"} & block.notes.keys() or missing:
             continue
         program = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
         done = subprocess.run([*program, block.program], cwd=folder, env=variables, capture_output=True, text=True, timeout=SECONDS)
@@ -103,9 +104,10 @@ def test_every_command_of_a_readme_stands_where_it_is_run_or_says_why_not(readme
         assert block.notes.get("not run", "a reason"), "say why it is not run"
 
 
-def test_every_promise_names_a_test_that_exists():
+@pytest.mark.parametrize("page", ["mutual/engine/README.md", "recipes/COMING_FROM.md"])
+def test_every_promise_names_a_test_that_exists(page):
     file, named = "", []
-    for path, name in re.findall(r"`(tests/[\w/]+\.py)?::(test_\w+)`", (ROOT / "mutual/engine/README.md").read_text()):
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)?::(test_\w+)`", (ROOT / page).read_text()):
         file = path or file
         named.append(name)
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"

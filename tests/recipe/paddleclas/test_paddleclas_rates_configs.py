@@ -1,7 +1,6 @@
 """Configs with each kind of rate: optimizers and settings field by field, and the rate of every update of a training of that length."""
 
 import math
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from mutual.recipe.paddleclas.section import Notes, Section
 from mutual.recipe.paddleclas.settings import convert_settings
 from mutual.recipe.syntax import parse_yaml
 
-CONVERTS_MODELS = pytest.mark.skipif(find_spec("mutual.recipe.paddleclas.zoo_names") is None, reason="models are not converted yet")
 CONFIGS = Path(__file__).parent / "configs"
 MODEL = {"model": "support:tiny", "args": {"norm": True}}
 BATCHES = 5
@@ -208,7 +206,6 @@ TINY = [
 ]
 
 
-@CONVERTS_MODELS
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_config_is_loaded_as_it_is(name):
     recipe = load_recipe(CONFIGS / f"{name}.yaml", [*TINY, *(["peers.model.weights=null"] if name == "rates_multistep_o2" else [])])
@@ -219,7 +216,6 @@ def test_a_config_is_loaded_as_it_is(name):
     assert recipe.train.precision == EXPECTED[name]["train"]["precision"]
 
 
-@CONVERTS_MODELS
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rates_piecewise_accumulated", "rates_scopes", "rates_linear_bf16"])
 def test_a_config_is_trained(name, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mutual.recipe import CheckpointSpec, Data, RecipeError, Train, check_section
+from mutual.recipe import CheckpointSpec, RecipeError, Train, check_section
 from mutual.recipe.paddleclas.section import Notes, Section
 from mutual.recipe.paddleclas.settings import convert_settings
 
@@ -195,7 +195,6 @@ def test_a_post_process_of_a_distilled_model_names_the_peer():
     ]
 
 
-@pytest.mark.skipif("class_names" not in Data.model_fields, reason="data has no names")
 def test_a_file_of_names_is_taken_where_it_is_there(tmp_path):
     names = tmp_path / "classes.txt"
     names.write_text("0 cat\n1 dog\n")

@@ -105,7 +105,7 @@ def _pad_to_size(arguments: Section, images: Images) -> None:
     more = {after - now for after, now in zip(to, before, strict=True)}
     if len(more) != 1 or min(more) < 0 or min(more) % 2:
         raise arguments.error("size", f"{to[1]} x {to[0]} is not as many pixels more than {before[1]} x {before[0]} on all sides")
-    if arguments.take("fill_value", [127.5] * 3) not in ([0, 0, 0], [0.0, 0.0, 0.0]):
+    if arguments.take("fill_value", [127.5] * 3) not in (0, [0, 0, 0]):
         images.remark(arguments, "padded by zeros", "fill_value")
     images.padding += min(more) // 2
 
@@ -175,9 +175,9 @@ def _rand_augment_v3(arguments: Section, images: Images) -> None:
 
 
 def _add_rand_augment(arguments: Section, images: Images, number: Any, magnitude: Any, fill: Any, **more: Any) -> None:
-    for key, value in (("num_layers", number), ("magnitude", magnitude)):
-        if not isinstance(value, int) or value < 0:
-            raise arguments.error(key, f"{format_value(value)} is no whole number from 0 on")
+    for key, value, least in (("num_layers", number, 1), ("magnitude", magnitude, 0)):
+        if not isinstance(value, int) or value < least:
+            raise arguments.error(key, f"{format_value(value)} is no whole number from {least} on")
     largest = f"-mmax{magnitude}" if magnitude > 10 else ""
     config = f"rand-m{magnitude}-n{number}-p1{largest}"
     images.add("timm_augment", **{"config": config, "interpolation": "bicubic", "fill": list(fill), **more})

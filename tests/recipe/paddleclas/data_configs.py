@@ -51,3 +51,17 @@ def augment_of(*transforms):
 
 def paths_of(lines):
     return [line.split(": ")[0].removeprefix("DataLoader.") for line in lines]
+
+
+def changed(path, value, name="data_heavy"):
+    """A config with another value at a path of its DataLoader; None: without it."""
+    config = config_of(name)
+    *parents, last = path.split(".")
+    node = config["DataLoader"]
+    for part in parents:
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return config

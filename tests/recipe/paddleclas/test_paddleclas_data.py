@@ -1,10 +1,11 @@
 """PaddleClas' DataLoader as a recipe's data: what is equal is shown on images, and what differs, or is not there, is named."""
 
 import pytest
-from data_configs import IMAGENET, config_of, converted, paths_of, with_transforms
+from data_configs import IMAGENET, changed, config_of, converted, paths_of, with_transforms
 
 from mutual.recipe import RecipeError, parse_recipe
-from mutual.recipe.paddleclas.data import convert_preprocess
+from mutual.recipe.paddleclas.architectures import Model
+from mutual.recipe.paddleclas.data import convert_data, convert_preprocess
 from mutual.recipe.paddleclas.section import Notes, Section
 
 OURS = ("data_heavy", "data_labels", "data_cifar", "data_unlabelled")
@@ -145,54 +146,6 @@ def test_unlabelled_images_and_a_larger_evaluation():
     ]
 
 
-SIZED = {"size": 192}
-
-
-@pytest.mark.parametrize(
-    ("operators", "expected", "num_left_out"),
-    [
-        ([{"MixupOperator": {"alpha": 0.2}}], {"mixup": 0.2}, 0),
-        ([{"CutmixOperator": None}], {"cutmix": 1.0}, 0),
-        ([{"OpSampler": {"CutmixOperator": {"alpha": 0.5, "prob": 1}, "class_num": 4}}], {"cutmix": 0.5, "cutmix_p": 1.0}, 0),
-        (
-            [{"OpSampler": {"MixupOperator": {"prob": 0.1}, "FmixOperator": {"alpha": 1, "prob": 0.5}}}],
-            {"mixup": 1.0, "mixup_p": 0.1},
-            1,
-        ),
-        ([{"FmixOperator": {"alpha": 1}}], {}, 1),
-        ([{"MixupOperator": {"alpha": 0.2}}, {"CutmixOperator": {"alpha": 0.2}}], {"mixup": 0.2}, 1),
-        (
-            [{"MixupCutmixHybrid": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "prob": 0.5, "switch_prob": 0.6}}],
-            {"mixup": 0.8, "mixup_p": 0.2, "cutmix": 1.0, "cutmix_p": 0.3},
-            0,
-        ),
-        ([{"MixupOperator": {"mixup_alpha": 0.4}}], {"mixup": 0.4, "mixup_p": 1.0}, 0),
-    ],
-)
-def test_batches_are_mixed_by_one_operator_with_its_probability(operators, expected, num_left_out):
-    data, notes = converted(with_transforms({"CropImage": SIZED}, batch_transform_ops=operators))
-    assert {key: value for key, value in data.items() if key.startswith(("mixup", "cutmix"))} == expected
-    assert len([line for line in notes.left_out if "batch_transform_ops" in line]) == num_left_out
-
-
-@pytest.mark.parametrize(
-    ("sampler", "expected"),
-    [
-        ({"name": "PKSampler", "sample_per_id": 4}, {"repeated": 4}),
-        ({"name": "DistributedRandomIdentitySampler", "num_instances": 8, "drop_last": True}, {"repeated": 8}),
-        ({"name": "ClassAwareSampler"}, "balanced"),
-        ({"name": "DistributedBatchSampler", "shuffle": True}, None),
-        ({"shuffle": True, "drop_last": False}, None),
-    ],
-)
-def test_samplers(sampler, expected):
-    config = config_of("data_heavy")
-    config["DataLoader"]["Train"]["sampler"] = {**sampler, "batch_size": 16}
-    data, notes = converted(config)
-    assert (data["batch_size"], data.get("sampler")) == (16, expected)
-    assert notes.left_out == []
-
-
 def test_an_epoch_without_shuffling_is_named():
     config = config_of("data_heavy")
     config["DataLoader"]["Train"]["sampler"]["shuffle"] = False
@@ -223,17 +176,22 @@ def test_unlabelled_images_beside_others_than_files_are_named():
     assert paths_of(converted(config)[1].left_out) == ["UnLabelTrain"]
 
 
-def changed(path, value, name="data_heavy"):
-    config = config_of(name)
-    *parents, last = path.split(".")
-    node = config["DataLoader"]
-    for part in parents:
-        node = node[int(part)] if isinstance(node, list) else node[part]
-    if value is None:
-        del node[last]
-    else:
-        node[last] = value
-    return config
+def test_cifar_without_an_archive_is_fetched():
+    config = config_of("data_cifar")
+    for loader in config["DataLoader"].values():
+        del loader["dataset"]["data_file"], loader["dataset"]["download"]
+    data, notes = converted(config)
+    assert (data["root"], data["download"]) == ("data", True)
+    assert "Train.dataset.data_file" in paths_of(notes.remarks)
+    assert "Train.dataset.data_file" not in paths_of(converted(config_of("data_cifar"))[1].remarks)
+
+
+def test_models_of_different_numbers_of_classes_leave_the_number_to_the_data():
+    notes = Notes()
+    config = config_of("data_heavy")
+    sections = (Section(config[name], name, notes) for name in ("DataLoader", "Global"))
+    assert "num_classes" not in convert_data(*sections, [Model("a", {}, 4), Model("b", {}, 9)])
+    assert "models have 4 and 9 classes" in "".join(notes.remarks)
 
 
 TRANSFORMS = "Train.dataset.transform_ops"
@@ -267,9 +225,17 @@ TRANSFORMS = "Train.dataset.transform_ops"
         (TRANSFORMS, [{"TimmAutoAugment": {"config_str": "auto-v0"}}], "0.TimmAutoAugment.config_str: 'auto-v0' begins with 'auto'"),
         (TRANSFORMS, [{"RandomErasing": {"mode": "blue"}}], "0.RandomErasing.mode: 'blue' is none of const, pixel and rand"),
         (TRANSFORMS, [{"RandomErasing": {"sh": "a/b"}}], "0.RandomErasing.sh: 'a/b' is no number"),
-        (TRANSFORMS, [{"RandAugment": {"magnitude": 0.5}}], "0.RandAugment.magnitude: 0.5 is no whole number"),
+        (TRANSFORMS, [{"RandAugment": {"magnitude": 0.5}}], "0.RandAugment.magnitude: 0.5 is no whole number from 0 on"),
         (TRANSFORMS, [{"ColorJitter": {"hue": [0.1, 0.3]}}], "0.ColorJitter.hue: [0.1, 0.3] is no number"),
         (TRANSFORMS, [{"Resize": {"size": [8, 8]}}, {"Padv2": {"size": [9, 11], "pad_mode": 1}}], "1.Padv2.size: 9 x 11 is not as many"),
+        (TRANSFORMS, [{"CropImage": {"size": [1, 2, 3]}}], "0.CropImage.size: [1, 2, 3] is no size"),
+        (TRANSFORMS, [{"CropImage": {"size": [0, 2]}}], "0.CropImage.size: [0, 2] is no size"),
+        (TRANSFORMS, [{"Resize": {"size": "1"}}], "0.Resize.size: '1' is no number of pixels"),
+        (TRANSFORMS, [{"NormalizeImage": {"mean": []}}], "0.NormalizeImage.mean: [] is no list of numbers"),
+        (TRANSFORMS, [{"NormalizeImage": {"std": [1, "a", 1]}}], "0.NormalizeImage.std: [1, 'a', 1] is no list of numbers"),
+        (TRANSFORMS, [{"RandomErasing": {"mean": [True]}}], "0.RandomErasing.mean: [true] is no list of numbers"),
+        (TRANSFORMS, [{"RandomErasing": {"r1": 0}}], "0.RandomErasing.r1: 0 is no ratio of two sides"),
+        (TRANSFORMS, [{"RandAugment": {"num_layers": 0}}], "0.RandAugment.num_layers: 0 is no whole number from 1 on"),
         (TRANSFORMS, "RandCropImage", "Train.dataset.transform_ops: 'RandCropImage' is no list"),
         (
             "Train.dataset.batch_transform_ops",

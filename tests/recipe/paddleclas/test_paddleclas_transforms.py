@@ -100,6 +100,115 @@ def test_a_transform_without_a_counterpart_is_named(transform):
     assert notes.left_out[0].startswith("DataLoader.Train.dataset")
 
 
+ALL_OPERATIONS = ["AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize"]
+ALL_OPERATIONS += ["ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing"]
+ALL_OPERATIONS += ["ShearX", "ShearY", "TranslateXRel", "TranslateYRel"]
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        ("RandAugment", {"config": "rand-m5-n2-p1", "ops": ALL_OPERATIONS}),
+        ({"RandAugment": {"magnitude": 10, "num_layers": 1}}, {"config": "rand-m10-n1-p1", "ops": ALL_OPERATIONS}),
+        ({"RandAugment": {"magnitude": 0, "fillcolor": [1, 2, 3]}}, {"config": "rand-m0-n2-p1", "ops": ALL_OPERATIONS, "fill": [1, 2, 3]}),
+        ({"RandAugmentV2": {"progress_magnitude": None}}, {"config": "rand-m5-n2-p1", "interpolation": "bilinear"}),
+        ({"AugMix": {"mixture_depth": -1, "prob": 1}}, {"config": "augmix-m1-w3-a0.1-mstd0", "fill": [128] * 3, "interpolation": None}),
+        ({"TimmAutoAugment": {"config_str": "rand-m9-n2", "mean": [1.2, 0, 0]}}, {"config": "rand-m9-n2", "fill": [255, 0, 0]}),
+        ({"TimmAutoAugment": {"config_str": "augmix-m3-mstd1-b0"}}, {"config": "augmix-m3-mstd1-b1", "fill": None}),
+        ({"TimmAutoAugment": {"config_str": "v0r"}}, {"config": "v0r", "fill": None}),
+    ],
+)
+def test_strings_of_timm_and_their_arguments(transform, expected):
+    (found,), notes = augment_of(transform)
+    expected = {"name": "timm_augment", "interpolation": "bicubic", "fill": [128] * 3} | expected
+    assert found == {key: value for key, value in expected.items() if value is not None}
+    assert ("inc0 and b0" in "".join(notes.remarks)) == ("b1" in expected["config"])
+
+
+def test_torchvisions_operations_stand_for_the_third_rand_augment():
+    assert augment_of("RandAugmentV3")[0] == [{"name": "rand_augment", "num_ops": 2, "magnitude": 9}]
+    assert augment_of({"RandAugmentV3": {"magnitude": 0}})[0][0]["magnitude"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_before", "value"),
+    [
+        ({"mode": "const"}, False, [124, 116, 104]),
+        ({"mode": "const", "mean": [1.0]}, False, [182, 173, 161]),
+        ({"mode": "const", "mean": [9.0, -9.0, 0.0]}, False, [255, 0, 104]),
+        ({"mode": "const", "mean": [0, 0, 7]}, True, [0, 0, 7]),
+        ({"mode": "const"}, True, "zero"),
+        ({"mode": "pixel"}, False, "normal"),
+        ({"mode": "rand"}, False, "normal_color"),
+        ({"mode": "rand"}, True, "zero"),
+    ],
+)
+def test_an_erased_rectangle_holds_what_it_holds_there_when_images_are_normalised(arguments, is_before, value):
+    erasing, normalize = {"RandomErasing": arguments}, "NormalizeImage"
+    config = with_transforms({"CropImage": SIZED}, *((erasing, normalize) if is_before else (normalize, erasing)))
+    data, notes = converted(config)
+    assert data["augment"][-1]["value"] == value
+    assert ("next to black" in "".join(notes.remarks)) == (is_before and arguments["mode"] == "rand")
+
+
+def test_statistics_of_bgr_images_are_put_in_the_order_of_ours():
+    decode, normalize = {"DecodeImage": {"to_rgb": False}}, {"NormalizeImage": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
+    transforms = [decode, {"CropImage": SIZED}, normalize]
+    data, _ = converted(with_transforms(*transforms, {"RandomErasing": {}}, evaluation=transforms))
+    assert data["normalize"] == {"mean": [0.3, 0.2, 0.1], "std": [0.6, 0.5, 0.4]}
+    assert data["augment"][-1]["value"] == [76, 51, 26]  # of the mean
+
+
+def test_entries_that_change_nothing_are_no_words():
+    keys = {"keys": ["image"]}
+    train = [
+        {"DecodeImage": {"to_np": False, "channel_first": False, "backend": "cv2"}},
+        {"RandomResizedCrop": {"size": 192, **keys}},
+        {"RandomCrop": {"size": 192, "pad_if_needed": False, "fill": 0, **keys}},
+        {"RandomHorizontalFlip": keys},
+        {"RandomRotation": {"degrees": [-9, 9], "center": None, "expand": False, "fill": 0, "prob": 1, **keys}},
+        {"ColorJitter": {"hue": 0.1, **keys}},
+        {"TimmAutoAugment": {"img_size": 192}},
+        "ToTensor",
+        {"Normalize": {"data_format": "CHW", "to_rgb": False, **keys}},
+    ]
+    evaluation = [
+        {"Resize": {"size": 224, **keys}},
+        {"CenterCrop": {"size": 192, **keys}},
+        {"ToTensor": {"data_format": "CHW", **keys}},
+        {"Normalize": {"data_format": "CHW"}},
+        {"ToCHWImage": None},
+    ]
+    data, notes = converted(with_transforms(*train, evaluation=evaluation))
+    assert notes.left_out == []
+    assert data["normalize"] == IMAGENET
+    assert not any("RandomRotation" in line for line in notes.remarks)
+    _, notes = converted(with_transforms({"CropImage": SIZED}, {"NormalizeImage": {"order": "chw", "output_fp16": True, "channel_num": 4}}))
+    assert notes.left_out == []
+    assert any("fourth channel" in line for line in notes.remarks)
+    assert "each image is rotated" in augment_of({"RandomRotation": {"angle": 9, "prob": 0.5}})[1].remarks[0]
+
+
+def test_a_shorter_side_keeps_its_size_where_it_is_the_images():
+    evaluation = [{"ResizeImage": {"resize_short": 192}}, {"CropImage": SIZED}, "NormalizeImage"]
+    data, _ = converted(with_transforms({"CropImage": SIZED}, "NormalizeImage", evaluation=evaluation))
+    assert data["preprocess"][0]["size"] == 192
+
+
+def test_evaluation_of_one_size_is_scaled_to_the_trainings():
+    evaluation = [{"ResizeImage": {"size": [400, 300]}}, {"CropImage": {"size": [384, 256]}}, "NormalizeImage"]
+    data, notes = converted(with_transforms({"CropImage": {"size": [192, 128]}}, "NormalizeImage", evaluation=evaluation))
+    assert data["image_size"] == [128, 192]
+    assert data["preprocess"] == [{"name": "resize", "size": [150, 200], "interpolation": "bilinear"}, {"name": "center_crop"}]
+    assert paths_of(notes.left_out) == ["Eval.dataset.transform_ops"]
+
+
+def test_images_that_evaluation_does_not_resize_are_as_large_as_they_are():
+    data, notes = converted(with_transforms({"CropImage": SIZED}, "NormalizeImage", evaluation=["NormalizeImage"]))
+    assert "preprocess" not in data
+    assert notes.left_out == []
+
+
 def test_padding_is_taken_by_the_next_random_crop_alone():
     config = with_transforms(
         {"Resize": {"size": [64, 64]}}, {"Pad": {"padding": 3, "fill": 9}}, "RandFlipImage", {"RandomCropImage": {"size": 60}}
@@ -108,6 +217,26 @@ def test_padding_is_taken_by_the_next_random_crop_alone():
     assert data["augment"][2] == {"name": "random_crop", "padding": 3, "padding_mode": "constant"}
     assert data["image_size"] == 60
     assert "padded by zeros" in "".join(notes.remarks)
+
+
+AROUND = {"size": [70, 66], "pad_mode": 1}
+
+
+@pytest.mark.parametrize(
+    ("transform", "padding", "is_named"),
+    [
+        ("Pad", 0, False),
+        ({"Pad": {"padding": 2, "padding_mode": "edge"}}, 2, False),
+        ({"Padv2": AROUND}, 3, True),
+        ({"Padv2": {**AROUND, "fill_value": [0, 0, 0]}}, 3, False),
+        ({"Padv2": {**AROUND, "fill_value": 0}}, 3, False),
+    ],
+)
+def test_padding_by_what_is_no_zero_is_named(transform, padding, is_named):
+    config = with_transforms({"Resize": {"size": [60, 64]}}, transform, {"RandomCropImage": {"size": [64, 60]}})
+    data, notes = converted(config)
+    assert data["augment"][1]["padding"] == padding
+    assert any("padded by zeros" in line for line in notes.remarks) == is_named
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from mutual.group.communication import Communicator
 from mutual.group.edge_evaluation import EdgeEvaluation
 from mutual.group.edges import Edge, EdgeLoss, MicroBatchContext, OutputKey, TensorSpec, expand_objectives, import_own_losses, weight_factor
 from mutual.group.peers import Outputs
-from mutual.objectives import detached
 from mutual.recipe import LOGITS, InputError, Recipe, did_you_mean, is_ema, parse_recipe
 
 
@@ -99,13 +98,11 @@ class DistillationLoss(nn.Module):
         """
         first = self._check_outputs(outputs, labels)
         labels = first.new_zeros(len(first), dtype=torch.long) if labels is None else labels
-        learners = {name: outputs[name] for name in self.adapters}
-        sources = {name: {path: detached(output) for path, output in each.items()} for name, each in outputs.items()}
         seed = _drawn_seed() if seed is None and self._is_stochastic else seed or 0
         context = MicroBatchContext(num_valid=len(first), seed=seed, epoch=epoch, global_batch_size=len(first))
         losses: dict[str, Tensor] = {}
         with self._only_adapters_in_autocast(first.device), self._generators_restored(first.device):
-            for indices, _, weighted in self._evaluation(first.device).evaluate(learners, sources, labels, context):
+            for indices, _, weighted in self._evaluation(first.device).evaluate(outputs, outputs, labels, context):
                 for learner, loss in weighted:
                     name = f"{learner}/{self._edges[indices[0]].name}"
                     losses[name] = losses[name] + loss if name in losses else loss

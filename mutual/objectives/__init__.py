@@ -2,7 +2,7 @@
 
 from mutual.objectives.ensembles import ENSEMBLES
 from mutual.objectives.own import UsersLoss, import_loss, loss
-from mutual.objectives.precision import detached, upcast
+from mutual.objectives.precision import upcast
 from mutual.objectives.predictions import Predictions
 from mutual.objectives.registry import LOSSES, Loss, build_loss, spec_of
 from mutual.objectives.relation import distances
@@ -19,7 +19,6 @@ __all__ = [
     "SourcePayload",
     "UsersLoss",
     "build_loss",
-    "detached",
     "distances",
     "import_loss",
     "loss",

@@ -186,10 +186,11 @@ def test_sources_get_no_gradient_and_may_be_of_inference_mode():
 
 def test_losses_are_in_float32_under_autocast_as_in_a_group():
     objectives = [{**KD, "sources": ["ensemble"], "ensemble": {"weighting": "linear"}}, {"loss": "hint", "at": "body"}]
-    outputs = {"student": outputs_of(logits=3, body=4), "teacher": outputs_of(logits=3, body=4), "other": outputs_of(logits=3, body=4)}
-    sources = {name: outputs[name] for name in ("teacher", "other")}
-    criterion = mutual.DistillationLoss(objectives, learners={"student": outputs["student"]}, sources=sources)
-    labels = torch.tensor([0, 1, 2, 0])
+    draw = torch.Generator().manual_seed(0)
+    names = ("student", "teacher", "second", "third")
+    outputs = {name: {"logits": 3 * torch.randn(8, 5, generator=draw), "body": torch.randn(8, 4, generator=draw)} for name in names}
+    learners, labels = {"student": outputs["student"]}, torch.arange(8) % 5
+    criterion = mutual.DistillationLoss(objectives, learners=learners, sources={name: outputs[name] for name in names[1:]})
     plain = criterion(outputs, labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = criterion(outputs, labels)
@@ -266,6 +267,12 @@ def test_a_loss_of_ones_own_needs_no_logits():
     options = {"learners": {"student": outputs["student"]}, "sources": {"teacher": outputs["teacher"]}}
     criterion = mutual.DistillationLoss([{"loss": "own_losses:kd_mean", "at": "body"}], **options)
     assert criterion(outputs)["student/own_losses:kd_mean@body"] == 0
+
+
+def test_a_loss_of_ones_own_is_tried_and_what_there_is_to_say_is_said():
+    with pytest.warns(UserWarning, match=r"^objectives\.0\.loss: no gradient reaches 2 parameters .*; excluded from training"):
+        criterion = pair([{"loss": "own_losses:Spare", "at": "body"}])
+    assert [parameter.requires_grad for parameter in criterion.parameters()] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

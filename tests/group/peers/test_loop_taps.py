@@ -256,6 +256,16 @@ def test_a_part_that_is_compiled_or_wrapped(model):
     torch._dynamo.reset()
 
 
+def test_a_compiled_part_by_itself_is_tapped_around_what_is_compiled_at_any_time(model):
+    torch._dynamo.reset()
+    around = Around(torch.compile(model, backend="eager"))
+    around(IMAGES)
+    taps = mutual.Taps(around, ["inner"])
+    logits = around(IMAGES)
+    assert taps.take()["inner"].equal(logits)
+    torch._dynamo.reset()
+
+
 def test_a_copy_of_the_model_leaves_what_it_gave_alone():
     """The moving average of a tapped model has copies of its hooks."""
     model = TinyNet(4, 1)

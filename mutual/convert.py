@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from mutual.commandline import print_main, run_command
-from mutual.recipe import InputError, convert_recipe, converted_text, printable
+import yaml
+
+from mutual.commandline import check_free, print_main, run_command
+from mutual.recipe import InputError, convert_recipe, converted_text, first_line, printable
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.convert") -> int:
@@ -18,18 +22,59 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.convert"
     recipe.add_argument("config", metavar="THEIRS.yaml", help="a config of PaddleClas for classification")
     recipe.add_argument("-o", metavar="Key.path=value", action="append", default=[], help="an entry of the config to set otherwise")
     recipe.add_argument("--strict", action="store_true", help="an entry that has no counterpart is an error")
+    weights = kinds.add_parser("weights", help="write a .pdparams as safetensors with a card, or a weights file as .pdparams")
+    weights.add_argument("source", metavar="IN", type=Path, help="a .pdparams; or for the way back, a weights file or a run's folder")
+    weights.add_argument("target", metavar="OUT", type=Path, help="a .safetensors; or for the way back, a .pdparams")
+    weights.add_argument("--model", metavar="NAME", required=True, help="whose weights they are: pplcnet_x1_0, or as theirs, ResNet50_vd")
+    weights.add_argument("--num-classes", metavar="N", type=int, help="outputs of the model (the default is what the file has)")
+    weights.add_argument("--prefix", metavar="PREFIX", default="auto", help="what stands before the model's names (`Student.`)")
+    weights.add_argument("--args", metavar="YAML", default="", help="arguments of the model, as in a recipe: '{class_expand: 512}'")
+    weights.add_argument("--overwrite", action="store_true", help="replace OUT")
     options = parser.parse_args(arguments)
+    if options.kind == "weights" and options.num_classes is not None and options.num_classes < 1:
+        parser.error("--num-classes must be at least 1")
+    return run_command(lambda: _convert_recipe(options) if options.kind == "recipe" else _convert_weights(options))
 
-    def command() -> None:
-        conversion = convert_recipe(options.config, options.o)
-        lines = [f"{printable(options.config)}: {line}" for line in conversion.left_out]
-        if options.strict and lines:
-            raise InputError("\n".join(lines))
-        for line in lines:
-            print(line, file=sys.stderr)
-        print_main(converted_text(conversion, source=options.config).rstrip("\n"))
 
-    return run_command(command)
+def _convert_recipe(options: argparse.Namespace) -> None:
+    conversion = convert_recipe(options.config, options.o)
+    lines = [f"{printable(options.config)}: {line}" for line in conversion.left_out]
+    if options.strict and lines:
+        raise InputError("\n".join(lines))
+    for line in lines:
+        print(line, file=sys.stderr)
+    print_main(converted_text(conversion, source=options.config).rstrip("\n"))
+
+
+def _convert_weights(options: argparse.Namespace) -> None:
+    source, target = options.source, options.target
+    check_free(target, overwrite=options.overwrite, option="another name")
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {printable(target.parent)}")
+    args = _parsed(options.args)
+    from mutual.models import converted_weights  # torch takes seconds to import
+
+    content, notes = converted_weights(source, target, options.model, num_classes=options.num_classes, prefix=options.prefix, args=args)
+    for note in notes:
+        print(printable(note), file=sys.stderr)
+    from mutual.engine import write_file
+
+    check_free(target, overwrite=options.overwrite, option="another name")
+    write_file(target, content)
+    print_main(f"{printable(target)}: {options.model} from {printable(source)}, {len(content) / 1e6:,.1f} MB")
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """Returns the arguments of a model; None where none are given."""
+    if not text:
+        return None
+    try:
+        args = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"--args: {first_line(error)}; give a mapping, such as '{{class_expand: 512}}'") from error
+    if not isinstance(args, dict) or not all(isinstance(key, str) for key in args):
+        raise InputError(f"--args: {printable(text, max_length=100)!r} is no mapping; give one, such as '{{class_expand: 512}}'")
+    return args
 
 
 if __name__ == "__main__":

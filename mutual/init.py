@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mutual.commandline import print_main, run_command
+from mutual.commandline import check_free, print_main, run_command
 from mutual.recipe import InputError, printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
     """Writes a recipe and returns the exit code."""
     parser = argparse.ArgumentParser(prog=prog, description="Look at images and write a recipe that trains peers on them.")
     parser.add_argument("data", metavar="FOLDER|hfds/NAME|wds/SHARDS", help="a folder of classes, or one with train/; or a data set")
-    parser.add_argument("--teacher", metavar="MODEL", help="distil from it: a run's folder, or torchvision/NAME or timm/NAME")
+    parser.add_argument("--teacher", metavar="MODEL", help="distil from it: a run's folder, or torchvision/, timm/ or paddleclas/NAME")
     parser.add_argument("--student", metavar="MODEL", help="the model to ship (the default is a PP-LCNet)")
     parser.add_argument("--output", metavar="FILE.yaml", type=Path, help="the recipe (the default is NAME.yaml, by the data's name)")
     parser.add_argument("--overwrite", action="store_true", help="replace a file of that name")
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.init") -
 
     def command() -> None:
         output = options.output or Path(f"{_name_of(options.data)}.yaml")
-        _check_free(output, overwrite=options.overwrite)
+        check_free(output, overwrite=options.overwrite, option="another --output")
         if not output.parent.is_dir():
             raise InputError(f"--output: there is no folder {printable(output.parent)}")
         from mutual.data import survey_images  # torch takes seconds to import
@@ -77,16 +77,8 @@ def write_recipe(output: Path, text: str, *, overwrite: bool) -> None:
     """
     from mutual.engine import write_file
 
-    _check_free(output, overwrite=overwrite)
+    check_free(output, overwrite=overwrite, option="another --output")
     write_file(output, text.encode())
-
-
-def _check_free(output: Path, *, overwrite: bool) -> None:
-    """Refuses to write where something is that is not to be replaced."""
-    if not os.path.lexists(output) or (overwrite and output.is_file()):
-        return
-    remedy = "and no file; give another --output" if overwrite else "give another --output, or --overwrite"
-    raise InputError(f"{printable(output)} is there already{',' if overwrite else ';'} {remedy}")
 
 
 def _described(data: str, found: Survey) -> list[str]:

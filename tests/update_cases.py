@@ -26,6 +26,7 @@ CASES = {
     "one peer after another": {"train": {"update": "alternating", "accumulate": 2}},
     "a schedule of weights": {"objectives": [CE, {"loss": "dml", "schedule": {"name": "linear"}, "gate": "linear"}]},
     "clipped": {"train": {"clip_grad_norm": 0.1}},
+    "clipped by parameters": {"train": {"clip_parameter_norm": 0.1}},
     "a teacher": {"peers": {"a": {"model": "support:tiny"}, "t": TEACHER}, "objectives": [CE, {"loss": "kd", "sources": ["t"]}]},
     "a teacher of other classes": {
         "peers": {"a": {"model": "support:tiny"}, "t": {**TEACHER, "classes": [3, 0, 1, 2]}},

@@ -2,8 +2,10 @@
 
 from mutual.commandline.commands import print_main, run_command
 from mutual.commandline.launched import launched_rank
+from mutual.commandline.outputs import check_free
 
 __all__ = [
+    "check_free",
     "launched_rank",
     "print_main",
     "run_command",

@@ -148,7 +148,7 @@ def _document(survey: Survey, name: str, side: int, student: str | None, teacher
 
 def _teacher(name: str) -> dict[str, Any]:
     """Returns the section of a teacher: a frozen one of a run or a weights file, or one of a zoo that is trained in the same run."""
-    if name.startswith(("torchvision/", "timm/")):
+    if name.startswith(("torchvision/", "timm/", "paddleclas/")):
         return {"model": name, "weights": PRETRAINED, "optimizer": {"name": "sgd", "lr": 0.005, "momentum": 0.9, "weight_decay": 1e-4}}
     try:
         path = weights_path(name)

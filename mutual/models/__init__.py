@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mutual.models.files import check_file, weights_path
     from mutual.models.loading import LoadedWeights, load_weights
     from mutual.models.model_input import ModelInput, declared_input, statistics_for
+    from mutual.models.paddleclas.converting import converted_weights
     from mutual.models.zoo import classifier_tensors, create_model, is_in_zoo, pretrained_classes
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "class_columns",
     "classifier_paths",
     "classifier_tensors",
+    "converted_weights",
     "cpu_tensors",
     "create_model",
     "declared_input",
@@ -72,6 +74,7 @@ __getattr__, __dir__ = lazy_attributes(
         "mutual.models.files": ("check_file", "weights_path"),
         "mutual.models.loading": ("LoadedWeights", "load_weights"),
         "mutual.models.model_input": ("ModelInput", "declared_input", "statistics_for"),
+        "mutual.models.paddleclas.converting": ("converted_weights",),
         "mutual.models.zoo": ("classifier_tensors", "create_model", "is_in_zoo", "pretrained_classes"),
     },
 )

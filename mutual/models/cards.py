@@ -159,7 +159,11 @@ def _pair(size: Any) -> Any:
 
 def model_bytes(model: nn.Module, card: ModelCard) -> bytes:
     """Returns the contents of a safetensors file with the model's weights and buffers, its card and a checksum of both."""
-    tensors = cpu_tensors(model)
+    return weights_bytes(cpu_tensors(model), card)
+
+
+def weights_bytes(tensors: dict[str, Tensor], card: ModelCard) -> bytes:
+    """Returns the same for tensors on the CPU."""
     text = card.to_json()
     content: bytes = safetensors.torch.save(tensors, metadata={CARD: f"{digest_of(tensors, text)}\n{text}"})
     return content

@@ -1,4 +1,4 @@
-"""load_weights: the tensors of a safetensors file or a torch checkpoint into a model, all of them or all but the classifier's."""
+"""load_weights: the tensors of a weights file into a model, all of them or all but the classifier's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mutual.models.checkpoints import AUTO, COUNTER, select_tensors
 from mutual.models.classifier import classifier_paths
+from mutual.models.paddleclas.layout import from_paddle, is_paddle
 from mutual.models.reading import read_tensors
 from mutual.recipe import first_line
 
@@ -41,10 +42,10 @@ def load_weights(
     other_classes: bool = False,
     dropped: Callable[[], Collection[str]] = tuple,
 ) -> LoadedWeights:
-    """Loads a safetensors file or a torch checkpoint into `model`.
+    """Loads a safetensors file, a torch checkpoint or a `.pdparams` of Paddle's into `model`.
 
     A checkpoint may hold the weights under keys such as `state_dict`, beside others, and with prefixes that DDP, torch.compile or a
-    surrounding module add; see `select_tensors`.
+    surrounding module add; see `select_tensors`. Paddle's values are converted, see `from_paddle`.
 
     Args:
         model: what is loaded into.
@@ -69,7 +70,7 @@ def load_weights(
         notes.append(
             f"{path} holds the model several times: what stands behind {selection.prefix!r} is taken, not {others}; `prefix` takes another"
         )
-    state: dict[str, Tensor] = selection.tensors
+    state = from_paddle(model, selection.tensors) if is_paddle(Path(path)) else selection.tensors
     initial: tuple[str, ...] = ()
     if not state.keys() <= expected.keys():
         left_out = dropped()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from mutual.models.paddleclas.published import PUBLISHED_INPUT, published_name
 from mutual.recipe.peers import InputSpec
 from mutual.recipe.transforms import Interpolation
 
@@ -113,8 +114,8 @@ def statistics_for(values: Sequence[float], channels: int) -> tuple[float, ...]:
 def declared_input(name: str, model: nn.Module, args: Mapping[str, Any], *, pretrained: bool, with_weights: bool) -> dict[str, Any]:
     """Returns those fields of a ModelInput that a model says of itself; none where it says nothing.
 
-    The model of a factory says it by an attribute `input`, a mapping. Weights that come with timm or torchvision were trained for what the
-    library records of them; without weights a model of the zoo takes what it is given.
+    The model of a factory says it by an attribute `input`, a mapping. Weights that come with timm, torchvision or PaddleClas were trained
+    for what the library records of them; without weights a model of the zoo takes what it is given.
 
     Args:
         name: the model's name in a recipe.
@@ -129,6 +130,8 @@ def declared_input(name: str, model: nn.Module, args: Mapping[str, Any], *, pret
     own = getattr(model, "input", None)
     if isinstance(own, Mapping):
         return _checked(name, own)
+    if published_name(name) is not None:
+        return PUBLISHED_INPUT if pretrained else {}
     family, _, rest = name.partition("/")
     if family == "timm" and with_weights:
         return _of_timm(model, args)

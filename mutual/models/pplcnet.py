@@ -51,12 +51,12 @@ class PPLCNet(nn.Module):
         if len(strides) != 5:
             raise ValueError(f"strides {list(strides)} are {len(strides)}; PP-LCNet has five: stem, blocks3, blocks4, blocks5, blocks6")
         stem_stride, *stage_strides = strides
-        width = _divisible(_STEM_CHANNELS * scale)
+        width = divisible(_STEM_CHANNELS * scale)
         self.conv1 = ConvNorm(in_channels, width, 3, stride=stem_stride)
         for (name, blocks), first_stride in zip(_STAGES.items(), (1, *stage_strides), strict=True):
             stage = []
             for index, (kernel, channels, attention) in enumerate(blocks):
-                out = _divisible(channels * scale)
+                out = divisible(channels * scale)
                 stage.append(DepthwiseSeparable(width, out, kernel, stride=first_stride if index == 0 else 1, attention=attention))
                 width = out
             self.add_module(name, nn.Sequential(*stage))
@@ -128,7 +128,7 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _divisible(channels: float, by: int = 8) -> int:
+def divisible(channels: float, by: int = 8) -> int:
     """Rounds to a multiple of `by`, never down by more than a tenth."""
     rounded = max(by, int(channels + by / 2) // by * by)
     return rounded + by if rounded < 0.9 * channels else rounded

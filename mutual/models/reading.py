@@ -1,4 +1,4 @@
-"""read_tensors: the tensors by name of a safetensors file or a torch checkpoint, whoever wrote it; nothing in it runs."""
+"""read_tensors: the tensors by name of a safetensors file, a torch checkpoint or Paddle's weights, whoever wrote it; nothing in it runs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from mutual.models.checkpoints import NESTS, tensor_groups
 from mutual.models.files import check_file, is_shortage
+from mutual.models.paddleclas.layout import is_paddle, torch_name
+from mutual.models.paddleclas.pdparams import read_pdparams
 from mutual.recipe import first_line
 
 CARD = "mutual"
@@ -44,6 +46,13 @@ UNREADABLE = (
 """What the readers raise at files that are damaged or of another kind; and see `is_shortage`."""
 _SPEAKING = (RuntimeError, ValueError, OSError, zipfile.BadZipFile)
 """Those of them whose message says something to who reads it."""
+_NO_WEIGHTS = {
+    ".pdopt": "the state of an optimizer of Paddle's",
+    ".pdstates": "the state of a training of Paddle's",
+    ".pdiparams": "the weights of an inference program of Paddle's, without names",
+    ".pdmodel": "an inference program of Paddle's",
+}
+"""Files that Paddle writes beside a `.pdparams`, and what they are."""
 
 
 def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -54,6 +63,10 @@ def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
         OSError, MemoryError, RuntimeError: the disk does not answer, or the machine lacks memory; that says nothing of the file.
     """
     check_file(path)
+    if path.suffix in _NO_WEIGHTS:
+        raise ValueError(f"{path} is {_NO_WEIGHTS[path.suffix]}; the model's weights are in a .pdparams")
+    if is_paddle(path):
+        return _read_paddle(path)
     return {"": _read_safetensors(path)} if path.suffix == ".safetensors" else _read_checkpoint(path)
 
 
@@ -105,6 +118,24 @@ def _read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
         del groups[where]  # such as an optimizer's state
     if not groups:
         raise ValueError(f"{path} holds no weights: neither tensors by name nor any of {', '.join(NESTS)}")
+    return groups
+
+
+def _read_paddle(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Returns the tensors of a file of Paddle's, with torch's names and Paddle's values."""
+    try:
+        # from memory, where nothing can be read that is longer than the file
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            if whole[:2] == b"PK":
+                raise ValueError("it is an archive, such as torch.save writes; call it .pt")
+            content = read_pdparams(whole, len(whole))  # type: ignore[arg-type]
+    except UNREADABLE as error:
+        if is_shortage(error, path):
+            raise
+        raise ValueError(f"{path} is no file of plain arrays by Paddle ({_why(error)})") from error
+    groups = {where: {torch_name(name): tensor for name, tensor in tensors.items()} for where, tensors in tensor_groups(content).items()}
+    if not groups:
+        raise ValueError(f"{path} holds no weights: no arrays by name")
     return groups
 
 

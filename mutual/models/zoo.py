@@ -15,12 +15,21 @@ from mutual.models.classifier import STAND_IN_CLASSES, remove_classifier
 from mutual.models.factories import Factory, build
 from mutual.models.loading import load_weights
 from mutual.models.one import One
+from mutual.models.paddleclas.mobilenet_v3 import MOBILENETS_V3
+from mutual.models.paddleclas.published import NUM_CLASSES, fetch, imagenet_classes, published_name
+from mutual.models.paddleclas.resnet import RESNETS
 from mutual.models.pplcnet import PPLCNETS
 from mutual.models.small_cnn import SmallCNN
 from mutual.models.tutorials import TUTORIAL_MODELS
 from mutual.recipe import PRETRAINED, did_you_mean, first_line, import_users, names_parameter, program_file
 
-_TABLES: tuple[Mapping[str, Factory], ...] = (PPLCNETS, {"small_cnn": SmallCNN, "one": One}, TUTORIAL_MODELS)
+_TABLES: tuple[Mapping[str, Factory], ...] = (
+    PPLCNETS,
+    {"small_cnn": SmallCNN, "one": One},
+    TUTORIAL_MODELS,
+    RESNETS,
+    MOBILENETS_V3,
+)
 MODELS: dict[str, Factory] = {name: factory for table in _TABLES for name, factory in table.items()}
 assert len(MODELS) == sum(map(len, _TABLES)), "two models have one name"
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # in training mode they would answer with a tuple
@@ -30,15 +39,17 @@ def create_model(name: str, /, *, num_classes: int | None, in_channels: int = 3,
     """Returns the model called `name`: images `[B, in_channels, H, W]` to logits `[B, num_classes]`, or to its embedding `[B, D]`.
 
     Args:
-        name: `pplcnet_x1_0` (ours), `torchvision/resnet18`, `timm/convnext_tiny` or `package.module:factory`, which is called
-            as `factory(num_classes=.., in_channels=.., **args)`. That runs its code: the name must be the user's own word, never a file's.
+        name: `pplcnet_x1_0` (ours), `paddleclas/ResNet50_vd`, `torchvision/resnet18`, `timm/convnext_tiny` or `package.module:factory`,
+            which is called as `factory(num_classes=.., in_channels=.., **args)`. That runs its code: the name must be the user's own word,
+            never a file's.
             Or `program:FILE.pt2`, which `torch.export.save` wrote; the other arguments say nothing then.
         num_classes: C; None keeps the classifier of the zoo's own weights. With 0 the model has no classifier: timm builds it so, of
             torchvision's and ours the classifier is replaced by the identity, and a factory of the user's is called with 0, or without
             `num_classes` if its signature does not name it.
         in_channels: 1 grey, 3 colour.
         weights: None for initial weights, `pretrained` for the zoo's own where it has some, or the path of a weights file.
-        args: further arguments of the model's factory.
+        args: further arguments of the model's factory. With `use_ssld`, a model of PaddleClas' takes the weights that it has distilled
+            where it takes pretrained ones.
 
     Raises:
         ValueError: no such model, an argument that it does not take, or weights that do not fit; one line says which.
@@ -58,6 +69,8 @@ def create_model(name: str, /, *, num_classes: int | None, in_channels: int = 3,
         model = _from_torchvision(rest, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **args)
     elif family == "timm" and rest:
         model = _from_timm(rest, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **args)
+    elif name in MODELS and published_name(name) is not None:
+        model = _from_paddleclas(name, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **args)
     else:
         factory = import_users(name, kind="factory") if ":" in name else _ours(name)
         if pretrained:
@@ -70,6 +83,8 @@ def create_model(name: str, /, *, num_classes: int | None, in_channels: int = 3,
 
 def pretrained_classes(name: str) -> list[tuple[str, ...]] | None:
     """Returns for each output of the zoo's own weights of a model the names of its class, which mean the same; None: not recorded."""
+    if published_name(name) is not None:
+        return [(category,) for category in imagenet_classes()]
     family, _, rest = name.partition("/")
     if family == "torchvision":
         import torchvision.models
@@ -172,6 +187,28 @@ def _from_torchvision(name: str, /, *, num_classes: int | None, in_channels: int
     if in_channels != 3:
         _adapt_first_convolution(f"torchvision/{name}", model, in_channels)
     return model if num_classes else remove_classifier(f"torchvision/{name}", model)
+
+
+def _from_paddleclas(
+    name: str, /, *, num_classes: int | None, in_channels: int, pretrained: bool, use_ssld: bool = False, **args: Any
+) -> nn.Module:
+    if not isinstance(use_ssld, bool):
+        raise ValueError(f"{name}: use_ssld {use_ssld!r} is neither true nor false")
+    factory = MODELS[name]
+    if not pretrained:
+        return _from_factory(name, factory, num_classes=num_classes, in_channels=in_channels, **args)
+    model = build(name, factory, num_classes=num_classes or NUM_CLASSES, **args)
+    published = published_name(name)
+    assert published is not None, name
+    try:
+        with _socket_timeout():
+            path = fetch(published, ssld=use_ssld)
+    except Exception as error:  # what a download may raise: of urllib, http, ssl, the disk
+        raise _unfetched(name, error) from error
+    load_weights(model, path, head="keep" if num_classes in (None, 0, NUM_CLASSES) else "new")
+    if in_channels != 3:
+        _adapt_first_convolution(name, model, in_channels)
+    return remove_classifier(name, model) if num_classes == 0 else model
 
 
 def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:

@@ -190,8 +190,8 @@ def build_loss(
     spec = LOSSES[name]
     arguments = check_section(OBJECTIVES[name], {"loss": name, **arguments}).loss_arguments()
     for key, value in arguments.items():
-        if value == "balanced":
-            raise ValueError(f"{key}: 'balanced' is for a recipe, whose data say how frequent classes are; give a number for each class")
+        if value in ("balanced", "data"):
+            raise ValueError(f"{key}: {value!r} is for a recipe, whose data say how frequent classes are; give a number for each class")
     if spec.has_adapter:
         if learner_shape is None or source_shape is None:
             raise ValueError(f"{name} has a trainable part: give learner_shape and source_shape, without the batch dimension")

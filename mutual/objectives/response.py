@@ -53,10 +53,17 @@ def focal(
     return losses if not isinstance(alpha, Tensor) else losses * alpha[labels]
 
 
-def bce(learner: Predictions, labels_BC: Tensor) -> Tensor:
-    """Binary cross-entropy with several labels an image: `labels_BC` holds 1 where a class is there; the mean over the classes."""
+def bce(learner: Predictions, labels_BC: Tensor, *, class_fraction: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy with several labels an image: `labels_BC` holds 1 where a class is there; the mean over the classes.
+
+    `class_fraction` `[C]` is the fraction p of the training images that have each class: what is there weighs exp(1 - p), what is not
+    exp(p) (DeepMAR, Li et al., ACPR 2015, eq. 4, with sigma 1).
+    """
     logits = learner.logits
-    return F.binary_cross_entropy_with_logits(logits, labels_BC.to(logits.dtype).expand_as(logits), reduction="none").mean(dim=-1)
+    losses = F.binary_cross_entropy_with_logits(logits, labels_BC.to(logits.dtype).expand_as(logits), reduction="none")
+    if class_fraction is not None:
+        losses = losses * torch.where(labels_BC > 0.5, 1 - class_fraction, class_fraction).exp()
+    return losses.mean(dim=-1)
 
 
 def kd(
@@ -88,13 +95,15 @@ def dml(learner: Predictions, source: Predictions, *, form: str = "js", temperat
 
     `kl` is KL(source || learner), eq. 5 and 6 of the paper. `js` is half the Jeffreys divergence,
     (KL(p || q) + KL(q || p)) / 2, which PaddleClas' DMLLoss computes (it is not the Jensen-Shannon divergence). `sigmoid` is the same for
-    each class as a yes or no of its own, summed over the classes: for images with several labels. (PaddleClas' leaves out the noes.)
+    each class as a yes or no of its own, summed over the classes: for images with several labels. `sigmoid_present` leaves out the noes,
+    as PaddleClas does; `softmax` is `js`, for images with several labels as well.
     """
     if form == "kl":
         return kd(learner, source, temperature=temperature)
-    if form == "sigmoid":
+    if form in ("sigmoid", "sigmoid_present"):
         learner_logits, source_logits = learner.logits / temperature, source.logits / temperature
-        jeffreys = (learner_logits.sigmoid() - source_logits.sigmoid()) * (learner_logits - source_logits)
+        logs = (learner_logits, source_logits) if form == "sigmoid" else (F.logsigmoid(learner_logits), F.logsigmoid(source_logits))
+        jeffreys = (learner_logits.sigmoid() - source_logits.sigmoid()) * (logs[0] - logs[1])
     else:
         differences = learner.log_probs(temperature) - source.log_probs(temperature)
         jeffreys = (learner.probs(temperature) - source.probs(temperature)) * differences

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mutual.recipe.base import MAX_CLASSES, MAX_SIDE, Spec
-from mutual.recipe.data import DATASET_FORMS, DATASETS, Data, Statistics, family_of_dataset
+from mutual.recipe.data import Data, Statistics
+from mutual.recipe.datasets import DATASET_FORMS, DATASETS, family_of_dataset
 from mutual.recipe.document import MAX_SAVED_CLASSES, Recipe
 from mutual.recipe.edges import (
     EMA,
@@ -22,10 +23,11 @@ from mutual.recipe.objectives import CLASS_WEIGHTS, OBJECTIVES
 from mutual.recipe.own_loss import LossTraits, OwnLoss
 from mutual.recipe.paddleclas import converted_text
 from mutual.recipe.peers import PRETRAINED, PROGRAM_SUFFIX, PeerSpec, StoreSpec, WeightsSpec, program_file
+from mutual.recipe.schedules import Schedule
 from mutual.recipe.seeds import derive_seed
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
 from mutual.recipe.tracking import TENSORBOARD, TrackerSpec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Precision, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Precision, Train
 from mutual.recipe.users_code import call_users, describe_error, import_users, is_users_name, names_parameter, users_names
 
 __all__ = [

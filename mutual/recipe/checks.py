@@ -21,9 +21,11 @@ from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.own_loss_checks import check_own_losses
 from mutual.recipe.peers import FROZEN_ONLY, PeerSpec, program_file
 from mutual.recipe.sampler_checks import check_sampler
+from mutual.recipe.schedules import Schedule, check_schedule
 from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
-from mutual.recipe.training import SCHEDULES, Optimizer, Schedule, Train
+from mutual.recipe.training import Optimizer, Train
+from mutual.recipe.transform_checks import check_transforms
 
 MAX_BYTES_OF_A_NAME = 200
 RESERVED_NAMES = ("all", "best", *SOURCE_KINDS, "labels", "mean", "train", "training", "eval")
@@ -39,6 +41,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *_check_expected(recipe),
         *_check_args(recipe),
         *_check_schedules(recipe),
+        *_check_clipping(recipe),
         *check_parameter_groups(recipe),
         *check_memory(recipe),
         *_check_objectives(recipe),
@@ -47,6 +50,7 @@ def check(recipe: Recipe) -> list[Fault]:
         *check_data(recipe),
         *check_loading(recipe),
         *check_sampler(recipe),
+        *check_transforms(recipe),
         *_check_pause(recipe),
         *_check_kernels(recipe),
         *check_stores(recipe),
@@ -135,10 +139,12 @@ def _check_schedules(recipe: Recipe) -> Iterator[Fault]:
     sections = [("schedule", recipe.schedule)]
     sections += [(f"peers.{name}.schedule", peer.schedule) for name, peer in recipe.peers.items() if peer.schedule is not None]
     for path, schedule in sections:
-        if schedule.period_epochs is not None and schedule.name != "cosine":
-            yield Fault(f"{path}.period_epochs", f"belongs to name: cosine, not to {schedule.name}")
-        if schedule.args and schedule.name in SCHEDULES:
-            yield Fault(f"{path}.args", f"belongs to a function of yours (name: package.module:function), not to {schedule.name}")
+        yield from check_schedule(schedule, path)
+
+
+def _check_clipping(recipe: Recipe) -> Iterator[Fault]:
+    if recipe.train.clip_grad_norm is not None and recipe.train.clip_parameter_norm is not None:
+        yield Fault("train.clip_parameter_norm", "clip_grad_norm limits the norm of all parameters already; take one of the two away")
 
 
 def _check_expected(recipe: Recipe) -> Iterator[Fault]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, WithJsonSchema
+from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from mutual.recipe.base import (
     MAX_TRANSFORMS,
@@ -19,80 +18,15 @@ from mutual.recipe.base import (
     NumClasses,
     Positive,
     Prefetch,
+    Probability,
     Seed,
     Size,
     Spec,
     Workers,
 )
-from mutual.recipe.errors import did_you_mean
-from mutual.recipe.transforms import AnyTransform, BuiltInTransform, Resize, UsersTransform
-from mutual.recipe.users_code import USERS_NAME, is_users_name
+from mutual.recipe.datasets import DATASET_FORMS, DATASETS, LUMA, DatasetKind, DatasetName, family_of_dataset
+from mutual.recipe.transforms import AnyTransform, BuiltInTransform, RandomErasing, Resize, TimmAugment, Transform, UsersTransform
 
-
-@dataclass(frozen=True)
-class DatasetKind:
-    """What a recipe must, and may, say of a data set, and what holds where it does not say otherwise.
-
-    Attributes:
-        channels: 1 grey, 3 colour.
-        image_size: height and width in pixels.
-        mean: mean of each channel, of pixel values in 0 .. 1.
-        std: standard deviation of each channel.
-        needs_root: it is read from the folder `data.root`.
-        needs_lists: `data.train_list` and `data.val_list` name its images.
-        in_files: its images are files of the user's own.
-        any_size: they may have any size, each another.
-        multi_label: an image may have several labels.
-    """
-
-    channels: Literal[1, 3]
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    needs_root: bool = False
-    needs_lists: bool = False
-    in_files: bool = False
-    any_size: bool = False
-    multi_label: bool = False
-
-
-_LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601: what colour images become where grey is wanted
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation
-DATASETS: dict[str, DatasetKind] = {
-    "digits": DatasetKind(1, (8, 8), (0.3052,), (0.376,)),
-    "mnist": DatasetKind(1, (28, 28), (0.1307,), (0.3081,), needs_root=True),
-    "fashion_mnist": DatasetKind(1, (28, 28), (0.2860,), (0.3530,), needs_root=True),
-    "cifar10": DatasetKind(3, (32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), needs_root=True),
-    "cifar100": DatasetKind(3, (32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), needs_root=True),
-    "image_folder": DatasetKind(3, (224, 224), *_IMAGENET, needs_root=True, in_files=True, any_size=True),
-    "image_list": DatasetKind(3, (224, 224), *_IMAGENET, needs_root=True, needs_lists=True, in_files=True, any_size=True, multi_label=True),
-    "fake": DatasetKind(3, (32, 32), (0.5,), (0.29,), multi_label=True),
-}
-"""Each data set by its name; `mutual.data.datasets.readers` reads them."""
-DATASET_FORMS: dict[str, DatasetKind] = {
-    "hfds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True, any_size=True, multi_label=True),
-    "wds": DatasetKind(3, (224, 224), *_IMAGENET, in_files=True, any_size=True, multi_label=True),
-    "own": DatasetKind(3, (224, 224), *_IMAGENET, any_size=True, multi_label=True),
-}
-"""Each form of name that stands for a data set of the user's: `hfds/NAME_OR_FOLDER`, `wds/SHARDS`, and `package.module:name` (own)."""
-
-
-def _known_dataset(name: str) -> str:
-    if family_of_dataset(name) not in DATASETS | DATASET_FORMS:
-        raise ValueError(f"is no valid dataset{did_you_mean(name, DATASETS)}")
-    return name
-
-
-def family_of_dataset(name: str) -> str:
-    """Returns the key in `DATASETS` or `DATASET_FORMS` of the data set called `name`; the name itself where it is in neither."""
-    form, separator, rest = name.partition("/")
-    if separator and rest and form in ("hfds", "wds"):
-        return form
-    return "own" if is_users_name(name) else name
-
-
-_DATASET_SCHEMA = {"anyOf": [{"enum": list(DATASETS)}, {"type": "string", "pattern": rf"^(hfds|wds)/.+$|{USERS_NAME}"}]}
-DatasetName = Annotated[str, AfterValidator(_known_dataset), WithJsonSchema(_DATASET_SCHEMA)]
 Fraction = Annotated[StrictFloat, Field(gt=0, lt=1)]
 SplitName = Annotated[str, Field(min_length=1)]
 HeldOut = SplitName | Fraction
@@ -153,6 +87,15 @@ class Data(Spec):
     """image_list: text file with a line `path label` for each training image."""
     val_list: str | None = None
     """image_list: the same for the validation images."""
+    val_root: str | None = None
+    """image_list: folder of the images that `val_list` names; the default is `root`."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=8)] | None = None
+    """image_list: what stands between path and label in a line of a list; the default is a space or a tab."""
+    relabel: StrictBool = False
+    """image_list: class numbers need not begin with 0, nor follow on one another: those of the training images are numbered anew in their
+    order, and are the classes' names."""
+    class_names: str | None = None
+    """image_list: a text file that names the classes: a name a line, or lines `NUMBER name`."""
     train: SplitName | None = None
     """Where the training images are. image_folder: a folder in `root`, by default `train`; `.` is `root` itself, a folder of classes that
     are not split. hfds: the split's name."""
@@ -169,6 +112,8 @@ class Data(Spec):
     unlabelled: str | None = None
     """Files, hfds and wds: a folder of images, a text file with a path a line, or shards (`wds/...`), mixed into the training images;
     objectives that read labels pass them over (they count as 0 in a mean over all images)."""
+    unlabelled_root: str | None = None
+    """Folder of the images that a list in `unlabelled` names; the default is `root`."""
     label_field: str | None = None
     """wds: key of the label in the .json of each image. The default is the number in its .cls, or else `label`, `cls` or `class` of
     its .json."""
@@ -229,6 +174,11 @@ class Data(Spec):
     """MixUp (arXiv:1710.09412): the Beta distribution's alpha; 0 is off."""
     cutmix: NonNegativeFloat = 0.0
     """CutMix (arXiv:1905.04899): the Beta distribution's alpha; 0 is off. With mixup on too, a fair coin chooses for each pair."""
+    mixup_p: Probability | None = None
+    """Probability that a pair is mixed by MixUp. The default is what `cutmix_p` leaves; where neither is given, 1, or 0.5 with both on.
+    What both leave of 1 are pairs that are not mixed."""
+    cutmix_p: Probability | None = None
+    """The same for CutMix."""
 
     @property
     def kind(self) -> DatasetKind:
@@ -284,8 +234,32 @@ class Data(Spec):
             return Statistics(mean=mean, std=std)
         if self.num_channels == 3:
             return Statistics(mean=mean * 3, std=std * 3)
-        grey_mean, grey_std = (sum(weight * value for weight, value in zip(_LUMA, values, strict=True)) for values in (mean, std))
+        grey_mean, grey_std = (sum(weight * value for weight, value in zip(LUMA, values, strict=True)) for values in (mean, std))
         return Statistics(mean=(grey_mean,), std=(grey_std,))
+
+    @property
+    def mix_probabilities(self) -> tuple[float, float]:
+        """The probabilities that a pair of images is mixed by MixUp, and by CutMix."""
+        given = {name: getattr(self, f"{name}_p") for name in ("mixup", "cutmix") if getattr(self, name) > 0}
+        unsaid = [name for name, probability in given.items() if probability is None]
+        rest = max(0.0, 1 - sum(filter(None, given.values())))
+        given |= dict.fromkeys(unsaid, rest / max(1, len(unsaid)))
+        return given.get("mixup", 0.0), given.get("cutmix", 0.0)
+
+    @property
+    def filled_augment(self) -> list[Transform] | None:
+        """The transforms of `augment`, with the data's statistics in those that take their colours from them by default."""
+        mean, std = self.statistics.mean, self.statistics.std
+        fill = tuple(min(255, max(0, round(255 * value))) for value in mean)
+        filled: list[Transform] = []
+        for transform in self.augment or ():
+            update: dict[str, Any] = {}
+            if isinstance(transform, TimmAugment) and transform.fill is None:
+                update = {"fill": fill}
+            elif isinstance(transform, RandomErasing) and transform.value in ("normal", "normal_color"):
+                update = {"mean": transform.mean or mean, "std": transform.std or std}
+            filled.append(transform.model_copy(update=update))
+        return None if self.augment is None else filled
 
     @property
     def has_users_transforms(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mutual.recipe.data import DATASETS, Data
+from mutual.recipe.data import Data
+from mutual.recipe.datasets import DATASETS
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, LabelType, Objective
 from mutual.recipe.errors import Fault
@@ -49,6 +50,13 @@ def _check_forms(data: Data) -> Iterator[Fault]:
         yield Fault("data.columns", f"names columns of a table (hfds/NAME_OR_FOLDER); {data.dataset} has none")
     if data.label_field is not None and data.family != "wds":
         yield Fault("data.label_field", f"names a key in the .json of images in shards (wds/...), not of {data.dataset}")
+    for key, unused in (("val_root", None), ("delimiter", None), ("relabel", False), ("class_names", None)):
+        if getattr(data, key) != unused and not data.kind.needs_lists:
+            yield Fault(f"data.{key}", f"belongs to lists of images (dataset: image_list), not to {data.dataset}")
+    if data.relabel and data.multi_label:
+        yield Fault("data.relabel", "numbers classes anew, and lines of images with several labels have flags")
+    if data.relabel and data.class_names is not None:
+        yield Fault("data.class_names", "names classes by numbers from 0 on, and data.relabel numbers them anew; leave one of the two out")
     if data.args and data.family != "own":
         yield Fault("data.args", f"belongs to a function of yours (dataset: package.module:function), not to {data.dataset}")
 
@@ -76,6 +84,8 @@ def _check_unlabelled(data: Data) -> Iterator[Fault]:
                 yield Fault(f"data.{key}", "mixes labels, and data.unlabelled has none; set it to 0")
         if data.multi_label:
             yield Fault("data.unlabelled", "cannot stand beside multi_label")
+    elif data.unlabelled_root is not None:
+        yield Fault("data.unlabelled_root", "is the folder of images that a list in data.unlabelled names, and there is none")
 
 
 def _check_labels(objective: Objective, where: str, label_type: LabelType, *, multi_label: bool) -> Iterator[Fault]:
@@ -95,7 +105,9 @@ def _check_labels(objective: Objective, where: str, label_type: LabelType, *, mu
             f"{where}.loss",
             f"{objective.loss} needs one class an image; for several take bce, focal or dml with form: sigmoid, or a feature loss",
         )
-    if isinstance(objective, DeepMutualLearning | Focal) and objective.form != "sigmoid":
+    if (isinstance(objective, DeepMutualLearning) and objective.form in ("js", "kl")) or (
+        isinstance(objective, Focal) and objective.form == "softmax"
+    ):
         yield Fault(f"{where}.form", f"{objective.form!r} needs one class an image; data.multi_label takes 'sigmoid'")
     if objective.gate == "correct":
         yield Fault(f"{where}.gate", "'correct' needs one class an image")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
@@ -15,8 +16,9 @@ from mutual.recipe.errors import Fault, Origin, RecipeError
 from mutual.recipe.objectives import CLASS_WEIGHTS, AnyObjective
 from mutual.recipe.own_loss import LossTraits, OwnLoss
 from mutual.recipe.peers import InputSpec, PeerSpec, StoreSpec, program_file
+from mutual.recipe.schedules import Schedule
 from mutual.recipe.tracking import TENSORBOARD, TrackerSpec, Tracking, tracker_spec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, Train
 
 TUNED_SWITCHES = ("compile", "channels_last")
 """Fields of `train` that are false where the recipe says nothing and asks for no tuning."""
@@ -283,11 +285,21 @@ class Recipe(Spec):
         return {index: value for index, value in given.items() if isinstance(value, str | list)}
 
     def with_class_weights_of(self, saved: Recipe) -> Recipe:
-        """Returns this recipe with the numbers that `saved` has for `balanced` and for lists that differ by a factor alone."""
+        """Returns this recipe with the numbers that `saved` has for `balanced`, `data` and weights that differ by a factor alone."""
         then = {index: value for index, value in saved.class_weights.items() if isinstance(value, list)}
         return self.with_class_weights(
-            {index: then[index] for index, value in self.class_weights.items() if index in then and _is_multiple(value, then[index])}
+            {
+                index: then[index]
+                for index, value in self.class_weights.items()
+                if index in then and self._is_same(index, value, then[index])
+            }
         )
+
+    def _is_same(self, index: int, numbers: str | list[float], saved: list[float]) -> bool:
+        """Returns whether an objective's numbers of the classes are those that were saved, but for rounding: weights for a factor, too."""
+        if isinstance(numbers, str) or self.objectives[index].loss != "bce":
+            return _is_multiple(numbers, saved)
+        return len(numbers) == len(saved) and all(map(partial(math.isclose, rel_tol=1e-6), numbers, saved))
 
     def with_extension(self, run: str, *, step: int | None = None, sha256: str | None = None) -> Recipe:
         """Returns this recipe as one that goes on from `run`, from its checkpoint after `step` updates."""

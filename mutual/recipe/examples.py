@@ -8,8 +8,9 @@ from mutual.recipe.document import ExtendedFrom, Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, WeightSchedule
 from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.peers import Expect, InputSpec, PeerSpec, StoreSpec, WeightsSpec
+from mutual.recipe.schedules import Schedule
 from mutual.recipe.tracking import TrackerSpec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Train
 
 EXAMPLES: dict[type[Spec], str] = {
     Recipe: """\
@@ -50,11 +51,16 @@ columns: null        # hfds only
 download: false
 train_list: /data/flowers/train.txt
 val_list: /data/flowers/val.txt
+val_root: null
+delimiter: null      # a space or a tab
+relabel: false
+class_names: /data/flowers/names.txt
 train: null
 val: null
 test: 0.1
 split_seed: 0
 unlabelled: /data/flowers/more
+unlabelled_root: null
 label_field: null      # wds only
 multi_label: false
 image_size: [224, 224]
@@ -78,7 +84,9 @@ augment: [{name: random_resized_crop, scale: [0.5, 1.0]}, horizontal_flip, {name
 preprocess: [{name: resize, size: 256, mode: shorter}, center_crop]
 normalize: auto
 mixup: 0.2
-cutmix: 0.0
+cutmix: 1.0
+mixup_p: 0.3
+cutmix_p: 0.5
 """,
     Sampler: """\
 weights: null
@@ -160,16 +168,28 @@ modules: [layer4, "blocks.*.attn"]
 lr: null
 lr_scale: 0.1
 weight_decay: 0.0
+may_be_empty: false
 """,
     Schedule: """\
-name: multistep
+name: piecewise
 args: {}
 warmup_epochs: 2
+warmup_updates: 0
+warmup_start_lr: 0.001
+warmup_interval: update
+count_from: start
 min_lr: 0.0
+power: 1.0
 period_epochs: null
+num_cycles: 0.4375
 step_epochs: 30
 milestones: [30, 60, 80]
+factors: [1.0, 0.1, 0.02, 0.001]
 gamma: 0.1
+max_lr: null
+rise: null
+fall: null
+cycle_mode: triangular
 interval: update
 """,
     DistillationObjective: """\
@@ -219,6 +239,7 @@ accumulate: 2
 update: simultaneous
 backward: per_peer
 clip_grad_norm: 5.0
+clip_parameter_norm: null
 ema: 0.999
 ema_warmup: true
 evaluate_ema: true

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mutual.recipe.data import Data, family_of_dataset
+from mutual.recipe.data import Data
+from mutual.recipe.datasets import family_of_dataset
 from mutual.recipe.document import Recipe
 from mutual.recipe.errors import Fault
 from mutual.recipe.transforms import CenterCrop, Resize

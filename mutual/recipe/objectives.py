@@ -15,6 +15,7 @@ from mutual.recipe.edges import DistillationObjective, Objective
 from mutual.recipe.own_loss import OwnLoss
 
 ClassWeights = Annotated[list[NonNegativeFloat], Field(min_length=1, max_length=MAX_CLASS_WEIGHTS)]
+ClassFractions = Annotated[list[Probability], Field(min_length=1, max_length=MAX_CLASS_WEIGHTS)]
 
 
 class CrossEntropy(Objective):
@@ -51,6 +52,10 @@ class BinaryCrossEntropy(Objective):
 
     label_type = "multi"
     loss: Literal["bce"]
+    class_fraction: Literal["data"] | ClassFractions | None = None
+    """Fraction of the training images that have each class, a number for each; data: as they have them. A class that is there then weighs
+    exp(1 - fraction), one that is not exp(fraction), so that what is rare counts more (DeepMAR, Li et al., ACPR 2015, eq. 4, with sigma
+    1; `weight_ratio` of PaddleClas). null: all weigh 1. Recorded in the run's recipe as numbers, for up to 2,000 classes."""
 
 
 class KnowledgeDistillation(DistillationObjective):
@@ -81,12 +86,13 @@ class DeepMutualLearning(DistillationObjective):
     """DML (arXiv:1706.00384): the divergence of two peers' predictions.
 
     `js` is half the Jeffreys divergence, as PaddleClas computes it; `kl` is the paper's; `sigmoid` is `js` for each class by itself, for
-    images with several labels each.
+    images with several labels each; `sigmoid_present` is its part of the classes being there, without that of their not being there, as
+    PaddleClas computes it; `softmax` is `js` there, too, as if the classes shared one probability.
     """
 
     reads = "logits"
     loss: Literal["dml"]
-    form: Literal["js", "kl", "sigmoid"] = "js"
+    form: Literal["js", "kl", "sigmoid", "sigmoid_present", "softmax"] = "js"
     """Which divergence."""
     temperature: Temperature = 1.0
     """Divides the logits before the softmax (or sigmoid); the loss is multiplied by its square."""
@@ -299,8 +305,8 @@ class RkdAngle(DistillationObjective):
     loss: Literal["rkd_angle"]
 
 
-CLASS_WEIGHTS = {"cross_entropy": "class_weight", "focal": "alpha"}
-"""By loss the argument that holds weights of the classes, which are brought to a mean of 1 over the training images."""
+CLASS_WEIGHTS = {"cross_entropy": "class_weight", "focal": "alpha", "bce": "class_fraction"}
+"""By loss the argument that holds a number for each class, which the training images may give."""
 
 
 def _sections() -> dict[str, type[Objective]]:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from mutual.recipe.base import MAX_CLASSES, MAX_NAMES, BatchSize, Deviation, Number, PeerCost, Positive, Probability, Seed, Size, Spec
-from mutual.recipe.training import GivenPrecision, Optimizer, Schedule
+from mutual.recipe.schedules import Schedule
+from mutual.recipe.training import GivenPrecision, Optimizer
 from mutual.recipe.transforms import Interpolation
 
 Classes = (
@@ -117,13 +118,13 @@ class PeerSpec(Spec):
     """One model of the group."""
 
     model: str
-    """pplcnet_x1_0, torchvision/resnet18, timm/convnext_tiny, package.module:factory, or program:FILE.pt2 for a frozen peer that
-    `torch.export` wrote."""
+    """pplcnet_x1_0, paddleclas/ResNet50_vd, torchvision/resnet18, timm/convnext_tiny, package.module:factory, or program:FILE.pt2 for a
+    frozen peer that `torch.export` wrote."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the model's factory."""
     weights: str | WeightsSpec | None = None
-    """A safetensors file, a torch checkpoint, the folder of an earlier run (its best peer), `pretrained` where the zoo has weights, or a
-    section that says how a file's tensors become the model's."""
+    """A safetensors file, a torch checkpoint, a `.pdparams` of Paddle's, the folder of an earlier run (its best peer), `pretrained` where
+    the zoo has weights, or a section that says how a file's tensors become the model's."""
     train_only: list[str] = Field(default_factory=list, max_length=MAX_NAMES)
     """Module paths (`fc`, `layer4.1`) whose parameters are trained; all others stay as they are, and what is not named stays in eval mode
     (BatchNorm statistics, dropout)."""
@@ -132,9 +133,9 @@ class PeerSpec(Spec):
     frozen: StrictBool = False
     """The peer only teaches: eval mode for good, no gradient, no optimizer."""
     input: Literal["auto"] | InputSpec = "auto"
-    """What the model was made for: size, mean, std, interpolation, channels. auto: what its weights say (the card in a file of ours,
-    timm's or torchvision's record of pretrained weights), else what the factory's model says in its attribute `input`, else the data's;
-    the size of a peer that is trained is the data's unless its model takes one size only."""
+    """What the model was made for: size, mean, std, interpolation, channels. auto: what its weights say (the card in a file of ours, what
+    timm, torchvision or PaddleClas record of pretrained weights), else what the factory's model says in its attribute `input`, else the
+    data's; the size of a peer that is trained is the data's unless its model takes one size only."""
     classes: Literal["auto"] | Classes = "auto"
     """The classes that a frozen peer's outputs stand for: names, a text file with a name a line, or for each class of the data the index
     of its output (null: the peer does not know it). auto: by the names that its weights have. Losses and scores read those in common."""

@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from mutual.recipe.base import Spec
-from mutual.recipe.data import DATASET_FORMS, DATASETS, Columns, Data, Sampler, Statistics
+from mutual.recipe.data import Columns, Data, Sampler, Statistics
+from mutual.recipe.datasets import DATASET_FORMS, DATASETS
 from mutual.recipe.document import ExtendedFrom, Recipe
 from mutual.recipe.edges import DistillationObjective, Ensemble, Objective, WeightSchedule
 from mutual.recipe.examples import EXAMPLES
 from mutual.recipe.objectives import OBJECTIVES
 from mutual.recipe.own_loss import OwnLoss
 from mutual.recipe.peers import Expect, PeerSpec, StoreSpec, WeightsSpec
+from mutual.recipe.schedules import Schedule
 from mutual.recipe.syntax import dump_yaml
 from mutual.recipe.tracking import TrackerSpec
-from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Schedule, Train
+from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Train
 from mutual.recipe.transforms import Transform
 
 TRANSFORMS: dict[str, type[Spec]] = {
@@ -35,7 +37,11 @@ default, what it means. Fields without a default are required. On the command li
 (`train.epochs=3`, `objectives.1.weight=0.5`). Keys of the whole document that begin with `x-` are not read: a place for YAML anchors.
 """
 
-_EXAMPLES_OF_NULL = dict.fromkeys(("class_weight", "alpha"), "balanced")
+_EXAMPLES_OF_NULL = {
+    **dict.fromkeys(("class_weight", "alpha"), "balanced"),
+    "class_fraction": "data",
+    **dict.fromkeys(("fill", "ops", "mean", "std")),
+}
 """By field what stands in an entry of a loss or transform in place of null, where it is no size."""
 
 
@@ -110,7 +116,7 @@ def _named(name: str, section: type[Spec], *, tag: str, shared: Any) -> Iterator
 
 def _example_value(key: str, field: Any) -> Any:
     if field.is_required():
-        return 15.0
+        return (field.examples or [15.0])[0]
     value = field.default
     return _EXAMPLES_OF_NULL.get(key, 32) if value is None else _rounded(value)
 

@@ -1,10 +1,10 @@
-"""The sections on how peers are trained: optimizer, schedule, exchange, train, checkpoint."""
+"""The sections on how peers are trained: optimizer, exchange, train, checkpoint; `schedules` has the schedule."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 
 from mutual.recipe.base import (
     MAX_NAMES,
@@ -16,8 +16,6 @@ from mutual.recipe.base import (
     Spec,
     Temperature,
 )
-from mutual.recipe.errors import did_you_mean
-from mutual.recipe.users_code import USERS_NAME, is_users_name
 
 Precision = Literal["no", "fp16", "bf16"]
 
@@ -26,19 +24,6 @@ def _yaml_no(value: Any) -> Any:
     return "no" if value is False else value  # YAML 1.1 reads a bare `no` as false
 
 
-def _known_schedule(value: Any) -> Any:
-    if not isinstance(value, str) or (value not in SCHEDULES and not is_users_name(value)):
-        raise ValueError(f"is no valid name{did_you_mean(value, SCHEDULES)}")
-    return value
-
-
-SCHEDULES = ("constant", "cosine", "linear", "step", "multistep")
-"""The schedules that are built in."""
-ScheduleName = Annotated[
-    str,
-    BeforeValidator(_known_schedule),
-    WithJsonSchema({"anyOf": [{"enum": list(SCHEDULES)}, {"type": "string", "pattern": USERS_NAME}]}),
-]
 GivenPrecision = Annotated[Precision | None, BeforeValidator(_yaml_no)]
 
 
@@ -50,10 +35,13 @@ class ParameterGroup(Spec):
     the group. Parameters that several groups name belong to the first."""
     lr: PositiveFloat | None = None
     """Their learning rate, which the schedule changes as it does the optimizer's; `layer_decay` leaves it alone."""
-    lr_scale: PositiveFloat | None = None
-    """Their learning rate as a multiple of what they would have."""
+    lr_scale: NonNegativeFloat | None = None
+    """Their learning rate as a multiple of what they would have. 0: they stay as they are, and what lies between them does not: BatchNorm's
+    statistics move; `freeze` of a peer holds both."""
     weight_decay: NonNegativeFloat | None = None
     """Their weight decay; `decay_norm_and_bias: false` leaves out biases and normalisation layers here, too."""
+    may_be_empty: StrictBool = False
+    """true: a path at which the model has nothing is no fault."""
 
 
 class Optimizer(Spec):
@@ -96,32 +84,6 @@ class Optimizer(Spec):
     def is_form_open(self) -> bool:
         """Whether nothing says in which form the step is computed, which `train.tune` then chooses."""
         return self.fused is None and self.foreach is None and not {"fused", "foreach"} & set(self.args)
-
-
-class Schedule(Spec):
-    """The learning rate as a function of the update, as a multiple of the optimizer's `lr`."""
-
-    name: ScheduleName = "cosine"
-    """Form of the schedule after the warm-up. package.module:name is a function of yours: called with the epoch (0.5 is the middle of the
-    first) and the number of epochs, both as floats, and with `args`, it returns what lr is multiplied by."""
-    args: dict[str, Any] = Field(default_factory=dict)
-    """package.module:name: further arguments of the function."""
-    warmup_epochs: NonNegativeFloat = 0.0
-    """The rate rises linearly from 0 over this number of epochs, before the schedule proper begins."""
-    min_lr: NonNegativeFloat = 0.0
-    """cosine, linear: the rate that the last update approaches; with `period_epochs`, the lowest rate of each period."""
-    period_epochs: Annotated[StrictFloat, Field(ge=1e-3, le=1e6)] | None = None
-    """cosine: epochs in which the rate falls; in as many it rises again, and so on, as torch's CosineAnnealingLR with this T_max. The
-    default is all epochs behind the warm-up, in which it falls once."""
-    step_epochs: Annotated[StrictFloat, Field(ge=1e-3, le=1e6)] = 30.0
-    """step: epochs between two drops."""
-    milestones: list[PositiveFloat] = Field(default_factory=list, max_length=1_000)
-    """multistep: epochs at which the rate drops."""
-    gamma: Annotated[StrictFloat, Field(gt=0, le=1)] = 0.1
-    """step, multistep: factor of a drop."""
-    interval: Literal["update", "epoch"] = "update"
-    """update: the rate changes with each update; epoch: an epoch's updates have the rate of its first one, as with a scheduler of torch
-    that is stepped once an epoch. The warm-up rises with each update all the same."""
 
 
 class ExchangeSpec(Spec):
@@ -190,6 +152,8 @@ class Train(Spec):
     memory at a time, for one more forward of all but one of the peers that others read."""
     clip_grad_norm: PositiveFloat | None = None
     """Largest gradient norm of a peer."""
+    clip_parameter_norm: PositiveFloat | None = None
+    """Largest gradient norm of each parameter by itself; in place of `clip_grad_norm`."""
     ema: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of each peer's weights; evaluation and saved weights are the average's."""
     ema_warmup: StrictBool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -11,13 +11,15 @@ from pydantic import (
     Field,
     PlainSerializer,
     SerializationInfo,
+    StrictBool,
     StrictFloat,
     StrictInt,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
 
-from mutual.recipe.base import KernelSize, NonNegativeFloat, Probability, Size, Spec
+from mutual.recipe.base import Deviation, KernelSize, NonNegativeFloat, Number, Probability, Size, Spec
+from mutual.recipe.timm_configs import TimmOperation, check_config
 from mutual.recipe.users_code import is_users_name
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -33,6 +35,7 @@ _Ratio = Annotated[StrictFloat, Field(ge=0.1, le=10)]  # a narrower rectangle of
 Deviations = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_ordered)]
 Fractions = Annotated[tuple[Probability, Probability], AfterValidator(_ordered)]
 Ratios = Annotated[tuple[_Ratio, _Ratio], AfterValidator(_ordered)]
+PixelColor = Annotated[tuple[Annotated[StrictInt, Field(ge=0, le=255)], ...], Field(min_length=1, max_length=3)]
 
 
 class Resize(Spec):
@@ -97,6 +100,14 @@ class VerticalFlip(Spec):
     """Probability."""
 
 
+class HalfTurn(Spec):
+    """Turn by 180 degrees with probability `p`: mirror left and right, and top and bottom, at once."""
+
+    name: Literal["half_turn"]
+    p: Probability = 0.5
+    """Probability."""
+
+
 class Rotation(Spec):
     """Rotate by an angle drawn from -degrees .. degrees."""
 
@@ -131,6 +142,8 @@ class ColorJitter(Spec):
     """Factor drawn from 1 - saturation .. 1 + saturation."""
     hue: Annotated[StrictFloat, Field(ge=0, le=0.5)] = 0.0
     """Shift drawn from -hue .. hue of the colour circle."""
+    p: Probability = 1.0
+    """Probability."""
 
 
 class TrivialAugment(Spec):
@@ -159,6 +172,24 @@ class AutoAugment(Spec):
     """The data set that the policy was learned on."""
 
 
+class TimmAugment(Spec):
+    """RandAugment, AutoAugment or AugMix (arXiv:1912.02781) by timm, as its configuration strings say."""
+
+    name: Literal["timm_augment"]
+    config: Annotated[str, Field(max_length=100, examples=["rand-m9-mstd0.5-inc1"]), AfterValidator(check_config)]
+    """timm's string: rand-m9-mstd0.5-inc1 (m: magnitude, n: operations, p: probability of each, mstd: deviation of the magnitude, mmax: its
+    bound, inc1: operations that become stronger with it, t: weights, 3a or 3aw); augmix-m3-w3 (m, w: chains, d: their length, a: alpha, b1:
+    blended, mstd); or a policy v0, v0r, original, originalr or 3a, with mstd."""
+    p: Probability = 1.0
+    """Probability."""
+    interpolation: Literal["bilinear", "bicubic", "random"] = "random"
+    """Interpolation between pixels; random: bilinear or bicubic, drawn for each operation."""
+    fill: PixelColor | None = None
+    """What comes in from outside of the image: 0 .. 255 for each channel. The default is the mean of `data.normalize`."""
+    ops: Annotated[list[TimmOperation], Field(min_length=1, max_length=len(get_args(TimmOperation)))] | None = None
+    """rand-...: the operations to draw from, by timm's names; the default is what `inc` and `t` of the string say."""
+
+
 class RandomErasing(Spec):
     """Erase a random rectangle (arXiv:1708.04896) with probability `p`."""
 
@@ -168,9 +199,18 @@ class RandomErasing(Spec):
     scale: Fractions = (0.02, 0.33)
     """Smallest and largest fraction of the image's area."""
     ratio: Ratios = (0.3, 3.3)
-    """Smallest and largest width divided by height."""
-    value: Literal["zero", "random"] = "zero"
-    """What the rectangle holds: zeros, or uniform noise."""
+    """Smallest and largest ratio of the sides."""
+    value: Literal["zero", "random", "normal", "normal_color"] | PixelColor = "zero"
+    """What the rectangle holds: zeros; uniform noise; normal noise of `mean` and `std`, drawn for each pixel (normal) or once for the
+    rectangle (normal_color); or a colour, 0 .. 255 for each channel."""
+    mean: tuple[Number, ...] | None = None
+    """normal, normal_color: mean of each channel, of pixel values in 0 .. 1; the default is that of `data.normalize`."""
+    std: tuple[Deviation, ...] | None = None
+    """normal, normal_color: standard deviation of each channel; the default is that of `data.normalize`."""
+    attempts: Annotated[StrictInt, Field(ge=1, le=100)] = 10
+    """Rectangles that are drawn until one fits into the image."""
+    log_ratio: StrictBool = True
+    """Whether the ratio's logarithm is drawn uniformly, so that tall and wide are as likely, or the ratio itself."""
 
 
 class UsersTransform(Spec):
@@ -198,12 +238,14 @@ Transform = Annotated[
     | RandomCrop
     | HorizontalFlip
     | VerticalFlip
+    | HalfTurn
     | Rotation
     | GaussianBlur
     | ColorJitter
     | TrivialAugment
     | RandAugment
     | AutoAugment
+    | TimmAugment
     | RandomErasing,
     Field(discriminator="name"),
 ]

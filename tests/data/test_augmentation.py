@@ -14,6 +14,7 @@ from mutual.recipe import Data
 
 ERASING = [{"name": "random_erasing", "p": 0.7, "value": value} for value in ("zero", "random")]
 CROPS = [{"name": "random_crop", "padding": 3, "padding_mode": mode} for mode in ("constant", "edge", "reflect", "symmetric")]
+NORMAL = [{"name": "random_erasing", "p": 0.7, "value": value, "attempts": 100, "log_ratio": False} for value in ("normal", "normal_color")]
 LISTS = [
     *([crop] for crop in CROPS),
     ["horizontal_flip"],
@@ -22,6 +23,9 @@ LISTS = [
     [CROPS[2], "horizontal_flip", CROPS[0], "vertical_flip"],
     [CROPS[0], ERASING[0], "horizontal_flip", CROPS[1], ERASING[1], ERASING[0]],
     [{"name": "random_crop", "size": [5, 9], "padding": 0}, "vertical_flip", {"name": "random_crop", "size": [12, 7], "padding": 4}],
+    ["half_turn"],
+    *([erasing] for erasing in NORMAL),
+    [CROPS[0], NORMAL[0], "half_turn", {"name": "random_erasing", "value": [7]}],
 ]
 
 
@@ -56,7 +60,7 @@ def test_an_image_becomes_the_same_alone_as_in_a_batch(augment, channels):
     assert together.dtype == torch.uint8
     assert torch.equal(together, alone)
     assert torch.equal(stage(images.flip(0), keys[::-1].copy()), together.flip(0))
-    assert len(together.unique(dim=0)) > 30 or augment[0] in ("horizontal_flip", "vertical_flip", ERASING[0])
+    assert len(together.unique(dim=0)) > 30 or augment[0] in ("horizontal_flip", "vertical_flip", "half_turn", ERASING[0])
     assert not torch.equal(stage(images, keys_of(37, seed=1)), together)
 
 
@@ -73,7 +77,10 @@ def test_a_crop_is_one_of_the_padded_image_and_every_place_is_as_likely(crop):
     assert chi_square < 84, "48 degrees of freedom: less in all but one of a thousand"
 
 
-@pytest.mark.parametrize(("name", "dims", "p"), [("horizontal_flip", [2], 0.5), ("vertical_flip", [1], 0.2), ("vertical_flip", [1], 1.0)])
+@pytest.mark.parametrize(
+    ("name", "dims", "p"),
+    [("horizontal_flip", [2], 0.5), ("vertical_flip", [1], 0.2), ("vertical_flip", [1], 1.0), ("half_turn", [1, 2], 0.4)],
+)
 def test_flips_mirror_as_often_as_they_should(name, dims, p):
     images = images_of(4_000, size=(4, 6))
     found = counted([{"name": name, "p": p}], (4, 6))(images, keys_of(4_000))
@@ -83,12 +90,12 @@ def test_flips_mirror_as_often_as_they_should(name, dims, p):
     assert abs(float(is_flipped.float().mean()) - p) < 4 * (p * (1 - p) / 4_000) ** 0.5 + 1e-3
 
 
-@pytest.mark.parametrize("augment", [LISTS[8], LISTS[9], LISTS[10]])
+@pytest.mark.parametrize("augment", [*LISTS[8:11], LISTS[-1]])
 def test_several_transforms_are_one_after_the_other(augment):
     images, keys = images_of(20), keys_of(20)
     expected = images
     for position in range(len(augment)):
-        (spec,) = Data(dataset="digits", augment=augment[position : position + 1]).augment
+        (spec,) = Data(dataset="digits", augment=augment[position : position + 1]).filled_augment
         expected = CountedTransforms([spec], position, (12, 10))(expected, keys)
     assert torch.equal(counted(augment)(images, keys), expected)
 
@@ -133,6 +140,43 @@ def test_erased_rectangles_have_the_shares_and_ratios_that_were_asked_for(value)
         noise = erasure(images)[expected[:, None].expand_as(changed)].double()
         assert abs(float(noise.mean()) - 127.5) < 0.5
         assert len(noise.unique()) == 256
+
+
+def test_normal_noise_has_the_moments_of_normalised_images():
+    """After normalising, an erased rectangle is noise of mean 0 and deviation 1, as far as pixels can hold it."""
+    mean, std = (0.5, 0.45, 0.4), (0.1, 0.12, 0.08)
+    augment = [{"name": "random_erasing", "p": 1.0, "value": "normal", "scale": [0.5, 0.5], "ratio": [1.0, 1.0]}]
+    data = Data(dataset="digits", augment=augment, normalize={"mean": mean, "std": std}, channels=3)
+    (stage,) = train_transforms(data, (20, 20)).stages
+    images = torch.zeros(400, 3, 20, 20, dtype=torch.uint8)
+    erased = stage(images, keys_of(400))
+    for channel in range(3):
+        pixels = erased[:, channel][erased[:, channel] > 0].double() / 255
+        normalised = (pixels - mean[channel]) / std[channel]
+        assert abs(float(normalised.mean())) < 0.02
+        assert abs(float(normalised.std()) - 1) < 0.02
+    pairs = torch.corrcoef(erased[0].flatten(1)[:, erased[0].flatten(1).amin(dim=0) > 0].double())
+    assert (pairs - torch.eye(3)).abs().max() < 0.3, "channels are drawn by themselves"
+
+
+def test_a_normal_color_and_a_fixed_one_fill_the_whole_rectangle():
+    images = torch.full((50, 3, 12, 10), 255, dtype=torch.uint8)
+    erasing = {"name": "random_erasing", "p": 1.0, "scale": [0.2, 0.3]}
+    for row in counted([{**erasing, "value": "normal_color", "mean": [0.4], "std": [0.1]}])(images, keys_of(50)):
+        assert len(row.flatten(1).unique(dim=1).T) == 2
+    data = Data(dataset="digits", augment=[{**erasing, "value": [1, 2, 3]}], channels=3)
+    (stage,) = train_transforms(data, (12, 10)).stages
+    assert stage(images, keys_of(50)).amin(dim=(2, 3)).unique(dim=0).tolist() == [[1, 2, 3]]
+
+
+def test_ratios_that_are_drawn_evenly_are_more_often_above_one():
+    """Of 0.25 .. 4, drawn evenly, four fifths are above 1, and half of them where the logarithm is drawn evenly."""
+    images = torch.full((4_000, 1, 60, 60), 255, dtype=torch.uint8)
+    for log_ratio, expected in ((True, 0.5), (False, 0.8)):
+        erasing = {"name": "random_erasing", "p": 1.0, "scale": [0.1, 0.1], "ratio": [0.25, 4.0], "log_ratio": log_ratio}
+        erased = counted([erasing], (60, 60))(images, keys_of(4_000))[:, 0] == 0
+        is_tall = erased.any(dim=2).sum(dim=1) > erased.any(dim=1).sum(dim=1)
+        assert abs(float(is_tall.double().mean()) - expected) < 0.04
 
 
 def test_the_generator_is_splitmix64_with_the_same_bits_in_numpy_and_in_torch():

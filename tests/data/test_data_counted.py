@@ -8,8 +8,9 @@ from support import inputs_of
 from torch import Tensor
 
 from mutual.data import build_data
+from mutual.data.loading.batch import mixed
 from mutual.data.loading.plan import EpochPlan
-from mutual.recipe import Data
+from mutual.recipe import Data, RecipeError, parse_recipe
 
 AUGMENT = [{"name": "random_crop", "padding": 2}, {"name": "rotation", "degrees": 10}, {"name": "random_erasing", "value": "random"}]
 DIGITS = {"dataset": "digits", "subset": 203, "batch_size": 8}
@@ -173,6 +174,29 @@ def sample(data, size, world_size):
     shards = [list(data.sample_batches(size, world_size=world_size, shard=(rank, world_size))) for rank in range(world_size)]
     rows = [(batch.images[: batch.num_valid], batch.labels[: batch.num_valid]) for each in zip(*shards, strict=True) for batch in each]
     return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+
+
+@pytest.mark.parametrize(("probabilities", "expected"), [({"mixup_p": 0.2, "cutmix_p": 0.3}, (0.2, 0.3)), ({"cutmix_p": 0.9}, (0.1, 0.9))])
+def test_pairs_are_mixed_as_often_as_they_should_be(probabilities, expected):
+    data = build_data(Data(dataset="fake", num_train=4_000, image_size=8, batch_size=4_000, mixup=1.0, cutmix=1.0, **probabilities), seed=0)
+    (batch,) = next(data.train_windows(0, world_size=1, shard=(0, 1), accumulate=1)).batches
+    has_box = batch.mix.box_B4.any(dim=1)
+    is_whole = ~has_box & (batch.mix.lam_B == 1)
+    assert abs(float(has_box.float().mean()) - expected[1]) < 0.04, "a box may be empty"
+    assert abs(float(is_whole.float().mean()) - (1 - sum(expected))) < 0.04
+    pixels, labels = mixed(batch, num_classes=10)
+    assert torch.equal(pixels[is_whole], batch.images[:4_000][is_whole].float())
+    assert torch.equal(labels[is_whole], torch.nn.functional.one_hot(batch.labels[:4_000][is_whole], 10).float())
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [({"mixup_p": 0.5}, "data.mixup_p"), ({"mixup": 1.0, "cutmix": 1.0, "mixup_p": 0.7, "cutmix_p": 0.7}, "data.cutmix_p")],
+)
+def test_probabilities_that_cannot_be_are_one_line(fields, path):
+    document = {"name": "t", "peers": {"a": {"model": "small_cnn"}}, "objectives": [{"loss": "cross_entropy"}], "data": fields}
+    with pytest.raises(RecipeError, match=path):
+        parse_recipe(document)
 
 
 @pytest.mark.parametrize(("batch_size", "world_size", "workers"), [(8, 1, 0), (4, 2, 0), (5, 3, 0), (8, 2, 1)])

@@ -11,6 +11,8 @@ from mutual.models.zoo import MODELS, classifier_tensors
 OURS = {
     "small_cnn": ("fc", 64, {}),
     "pplcnet_x0_25": ("fc", 1280, {}),
+    "paddleclas/ResNet18_vd": ("fc", 512, {}),
+    "paddleclas/MobileNetV3_small_x0_35": ("fc", 1280, {}),
     "deep_nn": ("classifier.3", 512, {}),
     "light_nn": ("classifier.3", 256, {}),
     "keras_cnn": ("6", 512 * 49, {}),
@@ -77,7 +79,7 @@ def test_the_zoos_give_what_their_classifier_is_given(name, tmp_path):
 
 
 def test_every_model_of_ours_has_one_classifier_or_is_refused():
-    assert {*OURS, *(name for name in MODELS if name.startswith("pplcnet")), "one"} == set(MODELS)
+    assert {*OURS, *(name for name in MODELS if name.startswith(("pplcnet", "paddleclas/"))), "one"} == set(MODELS)
 
 
 def test_several_branches_have_no_embedding_of_their_own():

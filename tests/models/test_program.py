@@ -47,7 +47,13 @@ def test_a_program_gives_the_logits_of_what_was_exported(net, exported, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pplcnet_x0_25", "torchvision/resnet18", "timm/vit_tiny_patch16_224", "timm/convnext_atto"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pplcnet_x0_25", "paddleclas/ResNet18_vd", "paddleclas/MobileNetV3_small_x0_35"),
+        *("torchvision/resnet18", "timm/vit_tiny_patch16_224", "timm/convnext_atto"),
+    ],
+)
 def test_programs_of_the_zoos(tmp_path, name):
     model = create_model(name, num_classes=3, in_channels=3, **({"img_size": 32} if "vit" in name else {})).eval()
     card = ModelCard(name, 3, 3, (32, 32), (0.1,), (0.2,), ("a", "b", "c"))

@@ -120,7 +120,7 @@ def test_the_users_own_factory(tmp_path, monkeypatch):
         ("no_such_package_at_all:net", {}, "cannot import 'no_such_package_at_all'"),
         ("pplcnet_x0_25", {"stride": 2}, "takes no argument 'stride'; did you mean 'strides'"),
         ("pplcnet_x0_25", {"strides": (1, 2)}, r"strides \[1, 2\] are 2; PP-LCNet has five"),
-        ("pplcnet_x0_25", {"weights": "pretrained"}, "has no pretrained weights; give the path"),
+        ("small_cnn", {"weights": "pretrained"}, "has no pretrained weights; give the path"),
         ("small_cnn", {"weights": "no/such.safetensors"}, "no weights file no/such.safetensors"),
         ("torchvision/resnet18", {"replace_stride": 1}, "resnet18.*replace_stride"),
         ("torchvision/resnet18", {"pretrained": True}, "takes no argument 'pretrained' here; write `weights: pretrained` beside the model"),

@@ -20,9 +20,15 @@ def test_dml_in_its_papers_form_is_kd(logits):
     assert build_loss("dml", form="kl")(*logits) != build_loss("dml")(*logits)
 
 
-def test_sigmoid_dml_softens_by_the_temperature(logits):
-    found = build_loss("dml", form="sigmoid", temperature=T)(*logits)
-    torch.testing.assert_close(found, T**2 * build_loss("dml", form="sigmoid")(*(logits / T)))
+@pytest.mark.parametrize("form", ["sigmoid", "sigmoid_present"])
+def test_sigmoid_dml_softens_by_the_temperature(form, logits):
+    found = build_loss("dml", form=form, temperature=T)(*logits)
+    torch.testing.assert_close(found, T**2 * build_loss("dml", form=form)(*(logits / T)))
+
+
+def test_sigmoid_dml_is_its_part_of_the_classes_that_are_there_and_that_of_the_others(logits):
+    parts = [build_loss("dml", form="sigmoid_present")(*(sign * logits)) for sign in (1, -1)]
+    torch.testing.assert_close(sum(parts), build_loss("dml", form="sigmoid")(*logits))
 
 
 @pytest.mark.parametrize("name", ["dist", "ssld", "soft_label", "kd", "dml"])

@@ -105,3 +105,19 @@ def test_wrong_weights_are_one_line(name, arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         build_loss(name, **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_is_there_weighs_the_more_the_fewer_images_have_it():
+    """DeepMAR, eq. 4; the fractions are PaddleClas' label_ratio."""
+    logits, flags = (
+        torch.randn(6, 3, dtype=torch.float64),
+        torch.tensor([[0.0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1], [0, 0, 1], [1, 0, 1]]),
+    )
+    fractions = [0.5, 0.1, 1.0]
+    losses = F.binary_cross_entropy_with_logits(logits, flags.double(), reduction="none")
+    weights = torch.where(flags == 1, 1 - torch.tensor(fractions), torch.tensor(fractions)).double().exp()
+    torch.testing.assert_close(
+        build_loss("bce", class_fraction=fractions)(logits, None, flags), (losses * weights).mean(), check_dtype=False
+    )
+    with pytest.raises(ValueError, match="class_fraction: 'data' is for a recipe"):
+        build_loss("bce", class_fraction="data")

@@ -156,7 +156,7 @@ def full_document() -> dict[str, Any]:
             "normalize": {"mean": [0.5], "std": [0.5]},
             "augment": [
                 {
-                    key: 1 if key == "degrees" else get_args(field.annotation)[0]
+                    key: 1 if key == "degrees" else (field.examples or get_args(field.annotation))[0]
                     for key, field in section.model_fields.items()
                     if field.is_required()
                 }
@@ -174,6 +174,8 @@ def another(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
     for union in ("anyOf", "oneOf"):
         if union in schema:
             return another({**schema[union][0], "default": schema.get("default")}, definitions)
+    if "examples" in schema:
+        return schema["examples"][0]
     if "const" in schema or "enum" in schema:
         choices = schema.get("enum", [schema.get("const")])
         return next((choice for choice in choices if choice != schema.get("default")), choices[0])

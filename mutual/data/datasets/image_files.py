@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from mutual.data.datasets.class_names import read_class_names
 from mutual.data.datasets.labels import exceeds_images
-from mutual.data.datasets.presence import check_list, labelled_folders, split_folders, split_lists, unused_test_folder
+from mutual.data.datasets.list_files import lines_of
+from mutual.data.datasets.presence import labelled_folders, split_folders, split_lists, unused_test_folder
 from mutual.data.datasets.splits import FileSplit, ReadSplits
 from mutual.data.files.listing import IMAGE_SUFFIXES, listed_images
 from mutual.data.files.paths import PathArray
@@ -40,23 +42,17 @@ def read_image_folder(spec: Data, _seed: int) -> ReadSplits:
 
 def read_image_list(spec: Data, _seed: int) -> ReadSplits:
     """Returns the images that lists name, a line `path label` for each."""
-    channels, root = spec.num_channels, Path(spec.root or "")
+    root = Path(spec.root or "")
     lists = split_lists(spec)
-    splits = {side: _read_list(root, path, channels, spec) for side, path in lists.items()}
-    train, held_out_sides = splits["train"], [side for side in splits if side != "train"]
-    if spec.multi_label:
-        num_classes = train.labels.shape[1]
-        for side in held_out_sides:
-            if (found := splits[side].labels.shape[1]) != num_classes:
-                raise ValueError(f"{lists[side]} has {found} flags a line, {lists['train']} has {num_classes}; the classes differ")
-    else:
-        num_classes = int(train.labels.max()) + 1
-        for side in held_out_sides:
-            if (largest := int(splits[side].labels.max())) >= num_classes:
-                raise ValueError(
-                    f"{lists[side]} has the label {largest}, the largest in {lists['train']} is {num_classes - 1}; the classes differ"
-                )
-    return ReadSplits(train, splits.get("val"), tuple(map(str, range(num_classes))), splits.get("test"))
+    roots = {"val": root if spec.val_root is None else Path(spec.val_root)}
+    splits = {side: _read_list(roots.get(side, root), path, spec) for side, path in lists.items()}
+    if spec.relabel:
+        splits, names = _relabelled(splits, lists)
+        return ReadSplits(splits["train"], splits.get("val"), names, splits.get("test"))
+    names = () if spec.class_names is None else read_class_names(spec.class_names)
+    num_classes = _num_classes(splits, lists, spec, names)
+    names = (*names, *map(str, range(len(names), num_classes)))
+    return ReadSplits(splits["train"], splits.get("val"), names, splits.get("test"))
 
 
 def read_unlabelled_files(spec: Data) -> FileSplit:
@@ -70,8 +66,8 @@ def read_unlabelled_files(spec: Data) -> FileSplit:
     if path.is_dir():
         paths = listed_images(path)
     elif path.is_file():
-        root = Path(spec.root or "")
-        named = [(number, line.split(" ")[0]) for number, line in _lines(path)]
+        root = Path(spec.root or "") if spec.unlabelled_root is None else Path(spec.unlabelled_root)
+        named = [(number, line.split(spec.delimiter or " ")[0]) for number, line in lines_of(path)]
         paths = [_existing(root / name, path, number) for number, name in named]
     else:
         raise ValueError(f"data.unlabelled: {path} is neither a folder nor a list, nor shards as wds/PATH/{{000..127}}.tar")
@@ -80,15 +76,19 @@ def read_unlabelled_files(spec: Data) -> FileSplit:
     return FileSplit(paths, [root] * len(paths), torch.full((len(paths),), -1), spec.num_channels)
 
 
-def _read_list(root: Path, file: Path, channels: int, spec: Data) -> FileSplit:
+def _read_list(root: Path, file: Path, spec: Data) -> FileSplit:
     paths: list[Path] = []
     labels: list[list[int]] = []
-    form, meaning = (r"[01](,[01])*", "flags such as 0,1,1") if spec.multi_label else (r"[0-9]{1,9}", "a class number")
+    label_form, meaning = (r"[01](?:,[01])*", "flags such as 0,1,1") if spec.multi_label else (r"[0-9]{1,9}", "a class number")
+    between = "[ \t]" if spec.delimiter is None else re.escape(spec.delimiter)
+    form = re.compile(f"(.+){between}[ \t]*({label_form})")
     largest, largest_line = 0, 1
-    for number, line in _lines(file):
-        name, _, label = line.rpartition(" ")
-        if not name or not re.fullmatch(form, label):
-            raise ValueError(f"{file}, line {number}: {line[:80]!r} is not `path label` with {meaning}")
+    for number, line in lines_of(file):
+        match = form.fullmatch(line)
+        if not match:
+            delimiter = "" if spec.delimiter is None else f", {spec.delimiter!r} between them"
+            raise ValueError(f"{file}, line {number}: {line[:80]!r} is not `path label` with {meaning}{delimiter}")
+        name, label = match.groups()
         paths.append(_existing(root / name, file, number))
         flags = [int(flag) for flag in label.split(",")]
         if spec.multi_label and labels and len(flags) != len(labels[0]):
@@ -97,10 +97,44 @@ def _read_list(root: Path, file: Path, channels: int, spec: Data) -> FileSplit:
         largest, largest_line = max((largest, largest_line), (flags[0], number), key=lambda entry: entry[0])
     if not paths:
         raise ValueError(f"{file} names no image")
-    if not spec.multi_label:
+    if not spec.multi_label and not spec.relabel:
         _check_largest(largest, f"{file}, line {largest_line}", len(paths), spec, trained=file == Path(spec.train_list or ""))
     flags_NC = torch.tensor(labels)
-    return FileSplit(paths, [root] * len(paths), flags_NC.float() if spec.multi_label else flags_NC[:, 0], channels)
+    return FileSplit(paths, [root] * len(paths), flags_NC.float() if spec.multi_label else flags_NC[:, 0], spec.num_channels)
+
+
+def _num_classes(splits: Mapping[str, FileSplit], lists: Mapping[str, Path], spec: Data, names: Sequence[str]) -> int:
+    """Returns how many classes lists name, whose labels `_read_list` has checked each by itself."""
+    train, held_out_sides = splits["train"], [side for side in splits if side != "train"]
+    if spec.multi_label:
+        num_classes = train.labels.shape[1]
+        for side in held_out_sides:
+            if (found := splits[side].labels.shape[1]) != num_classes:
+                raise ValueError(f"{lists[side]} has {found} flags a line, {lists['train']} has {num_classes}; the classes differ")
+    else:
+        num_classes = int(train.labels.max()) + 1
+        known = max(num_classes, len(names), spec.num_classes or 0)  # there need be no training image of each class
+        for side in held_out_sides:
+            if (largest := int(splits[side].labels.max())) >= known:
+                raise ValueError(
+                    f"{lists[side]} has the label {largest}, the largest in {lists['train']} is {num_classes - 1}; the classes differ"
+                )
+    if names and len(names) < num_classes:
+        raise ValueError(f"{spec.class_names} names {len(names):,} classes, {lists['train']} has {num_classes:,}")
+    return num_classes
+
+
+def _relabelled(splits: Mapping[str, FileSplit], lists: Mapping[str, Path]) -> tuple[dict[str, FileSplit], tuple[str, ...]]:
+    """Returns the splits with classes numbered in the order of the training images' labels, and these labels as names."""
+    classes = splits["train"].labels.unique()
+    found = {}
+    for side, split in splits.items():
+        is_unknown = ~torch.isin(split.labels, classes)
+        if is_unknown.any():
+            label = int(split.labels[is_unknown][0])
+            raise ValueError(f"{lists[side]} has the label {label}, which no image in {lists['train']} has; the classes differ")
+        found[side] = split.labelled(torch.searchsorted(classes, split.labels))
+    return found, tuple(map(str, classes.tolist()))
 
 
 def _check_largest(label: int, where: str, num_images: int, spec: Data, *, trained: bool) -> None:
@@ -111,16 +145,6 @@ def _check_largest(label: int, where: str, num_images: int, spec: Data, *, train
         raise ValueError(f"{where}: label {label} is too large; there may be {MAX_CLASSES:,} classes, numbered from 0")
     if spec.num_classes is None and trained and exceeds_images(label, num_images):
         raise ValueError(f"{where}: label {label} in a list of {num_images:,} images; if there are so many classes, set data.num_classes")
-
-
-def _lines(file: Path) -> list[tuple[int, str]]:
-    """Returns the lines that are not empty, with their numbers from 1 on."""
-    check_list(file)
-    content = file.read_bytes()
-    if b"\0" in content:
-        raise ValueError(f"{file} is no text file: it holds zero bytes")
-    lines = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")  # names of files need not be UTF-8
-    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _existing(path: Path, file: Path, number: int) -> Path:

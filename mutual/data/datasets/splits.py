@@ -160,6 +160,12 @@ class FileSplit(EncodedSplit):
         split.paths, split.labels, split._root_ids = self.paths.select(chosen), self.labels[indices], self._root_ids[chosen]
         return split
 
+    def labelled(self, labels: Tensor) -> FileSplit:
+        """Returns the same files with other labels."""
+        split = copy(self)
+        split.labels = labels
+        return split
+
     def portable_names(self) -> Iterator[str]:
         """Yields each file's path below its root, or its mere name where it lies elsewhere: the same wherever data are moved to."""
         prefixes = [(path_prefix(root), path_prefix(root.absolute())) for root in self._roots]

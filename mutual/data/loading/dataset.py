@@ -88,7 +88,9 @@ class TransformedDataset(Dataset[Batch | Failure]):
         self._defers = defers and [type(stage) for stage in transforms.stages] == [CountedTransforms]
         self._seed = seed
         self._shape = (channels, *image_size)
-        self._mixer = Mixer(data.mixup, data.cutmix, image_size, seed) if data.mixup or data.cutmix else None
+        self._mixer = None
+        if data.mixup or data.cutmix:
+            self._mixer = Mixer(data.mixup, data.cutmix, image_size, seed, probabilities=data.mix_probabilities)
         self._images: Images
         if isinstance(split, MemorySplit):
             self._images = MemoryImages(split, transforms.deterministic, channels=channels, image_size=image_size)

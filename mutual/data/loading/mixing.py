@@ -11,11 +11,20 @@ from mutual.recipe import derive_seed
 
 
 class Mixer:
-    """Draws MixUp (arXiv:1710.09412), CutMix (arXiv:1905.04899), or either by a fair coin."""
+    """Draws MixUp (arXiv:1710.09412), CutMix (arXiv:1905.04899), or neither.
 
-    def __init__(self, mixup: float, cutmix: float, image_size: tuple[int, int], seed: int) -> None:
+    Args:
+        mixup: MixUp's alpha, 0 where it is off.
+        cutmix: CutMix's.
+        image_size: height and width of the images.
+        seed: the recipe's seed.
+        probabilities: of MixUp and of CutMix for a pair.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, image_size: tuple[int, int], seed: int, *, probabilities: tuple[float, float]) -> None:
         self._mixup = mixup
         self._cutmix = cutmix
+        self._mixup_p, self._cutmix_p = probabilities
         self._size = image_size
         self._seed = seed
 
@@ -28,9 +37,12 @@ class Mixer:
         return Mix(torch.tensor(request.partners), lam_B, torch.tensor([box for _, box in draws]))
 
     def _draw(self, number: int, pair: int) -> tuple[float, tuple[int, int, int, int]]:
-        """Returns lambda, and CutMix's box (an empty one for MixUp)."""
+        """Returns lambda (1 for a pair that is not mixed), and CutMix's box (an empty one for MixUp)."""
         generator = np.random.default_rng(derive_seed(self._seed, "mix", number, pair))
-        cut = self._cutmix > 0 and (self._mixup == 0 or generator.random() < 0.5)
+        drawn = 0.0 if 1 in (self._mixup_p, self._cutmix_p) else generator.random()
+        cut = drawn < self._cutmix_p
+        if not cut and drawn >= self._cutmix_p + self._mixup_p:
+            return 1.0, (0, 0, 0, 0)
         lam = generator.beta(self._cutmix, self._cutmix) if cut else generator.beta(self._mixup, self._mixup)
         if not cut:
             return lam, (0, 0, 0, 0)

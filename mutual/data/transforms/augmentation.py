@@ -7,7 +7,6 @@ Shapes: B images, C channels, H x W pixels before and h x w after.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mutual.data.transforms.draws import Keys, derive_keys, random_bytes, uniforms
+from mutual.data.transforms.draws import Keys, derive_keys, uniforms
+from mutual.data.transforms.erasing import Erasure, NoiseErasure, draw_erasure
 from mutual.recipe import transforms as specs
 
-_ERASING_ATTEMPTS = 10  # as torchvision's
 _Integers = NDArray[np.int64]
+_COUNTED = (specs.RandomCrop, specs.HorizontalFlip, specs.VerticalFlip, specs.HalfTurn, specs.RandomErasing)
+_FLIPPED_DIMS = {"horizontal_flip": (3,), "vertical_flip": (2,), "half_turn": (2, 3)}
 
 
 @dataclass(frozen=True)
@@ -59,57 +60,31 @@ class Flip:
 
     Attributes:
         mask_B: 255 for those that are, and 0.
-        dim: the dimension along which they are.
+        dims: the dimensions along which they are.
     """
 
     mask_B: Tensor
-    dim: int
+    dims: tuple[int, ...]
 
     def __call__(self, images_BCHW: Tensor) -> Tensor:
         """Returns the images."""
         # the bits that differ, of those that are flipped: on a CPU several times as fast as torch.where or an index, and no index on a GPU
-        changes = images_BCHW.flip(self.dim).bitwise_xor_(images_BCHW).bitwise_and_(self.mask_B[:, None, None, None])
+        changes = images_BCHW.flip(self.dims).bitwise_xor_(images_BCHW).bitwise_and_(self.mask_B[:, None, None, None])
         return changes.bitwise_xor_(images_BCHW)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Flip:
         """Returns the same with what `function` makes of each tensor."""
-        return Flip(function(self.mask_B), self.dim)
+        return Flip(function(self.mask_B), self.dims)
 
 
-@dataclass(frozen=True)
-class Erasure:
-    """A rectangle of each image that is erased.
-
-    Attributes:
-        box_B4: its top, left, bottom and right in pixels; an empty one leaves the image as it is.
-        noise_key_B: the keys of the noise that it is filled with, or None for zeros.
-    """
-
-    box_B4: Tensor
-    noise_key_B: Tensor | None
-
-    def __call__(self, images_BCHW: Tensor) -> Tensor:
-        """Returns the images."""
-        height, width = images_BCHW.shape[2:]
-        rows = torch.arange(height, device=images_BCHW.device)[:, None]
-        columns = torch.arange(width, device=images_BCHW.device)
-        top, left, bottom, right = self.box_B4[:, :, None, None].unbind(1)
-        inside_B1HW = ((rows >= top) & (rows < bottom) & (columns >= left) & (columns < right))[:, None]
-        if self.noise_key_B is None:
-            return images_BCHW * ~inside_B1HW
-        noise = random_bytes(self.noise_key_B, math.prod(images_BCHW.shape[1:])).view(images_BCHW.shape)
-        return torch.where(inside_B1HW, noise, images_BCHW)
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Erasure:
-        """Returns the same with what `function` makes of each tensor."""
-        return Erasure(function(self.box_B4), None if self.noise_key_B is None else function(self.noise_key_B))
+Step = Crop | Flip | Erasure | NoiseErasure
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """What is done to the images of one batch, step by step."""
 
-    steps: tuple[Crop | Flip | Erasure, ...]
+    steps: tuple[Step, ...]
 
     def __call__(self, images_BCHW: Tensor) -> Tensor:
         """Returns the images `[B, C, h, w]`."""
@@ -150,7 +125,7 @@ class CountedTransforms:
         Raises:
             ValueError: a transform does not take images of this size.
         """
-        steps: list[Crop | Flip | Erasure] = []
+        steps: list[Step] = []
         for position, spec in self._chosen:
             own_keys = derive_keys(keys, position)
             match spec:
@@ -158,10 +133,10 @@ class CountedTransforms:
                     wanted = height_and_width(spec.size, self._image_size)
                     steps.append(_draw_crop(spec, own_keys, size, wanted))
                     size = wanted
-                case specs.HorizontalFlip() | specs.VerticalFlip():
+                case specs.HorizontalFlip() | specs.VerticalFlip() | specs.HalfTurn():
                     steps.append(_draw_flip(spec, own_keys))
                 case specs.RandomErasing():
-                    steps.append(_draw_erasure(spec, own_keys, size))
+                    steps.append(draw_erasure(spec, own_keys, size))
                 case _:
                     raise AssertionError(f"{spec.name} is not counted")
         return Augmentation(tuple(steps))
@@ -169,7 +144,7 @@ class CountedTransforms:
 
 def is_counted(spec: specs.Transform) -> bool:
     """Returns whether a transform can be drawn and done for all images of a batch at once."""
-    return isinstance(spec, specs.RandomCrop | specs.HorizontalFlip | specs.VerticalFlip | specs.RandomErasing)
+    return isinstance(spec, _COUNTED)
 
 
 def _draw_crop(spec: specs.RandomCrop, keys: Keys, size: tuple[int, int], wanted: tuple[int, int]) -> Crop:
@@ -199,27 +174,9 @@ def _padded_positions(first_B: _Integers, length: int, size: int, spec: specs.Ra
     return np.where(mirrored >= size, 2 * (size - 1) - mirrored + repeated, mirrored)
 
 
-def _draw_flip(spec: specs.HorizontalFlip | specs.VerticalFlip, keys: Keys) -> Flip:
+def _draw_flip(spec: specs.HorizontalFlip | specs.VerticalFlip | specs.HalfTurn, keys: Keys) -> Flip:
     mask_B = (uniforms(keys, 1)[:, 0] < spec.p) * np.uint8(255)
-    return Flip(torch.from_numpy(mask_B), dim=3 if isinstance(spec, specs.HorizontalFlip) else 2)
-
-
-def _draw_erasure(spec: specs.RandomErasing, keys: Keys, size: tuple[int, int]) -> Erasure:
-    """Returns rectangles as torchvision draws them: the first of ten attempts that is smaller than the image, at a random place."""
-    drawn = uniforms(keys, 3 + 2 * _ERASING_ATTEMPTS)
-    share, log_ratio = drawn[:, 3::2], drawn[:, 4::2]
-    area = size[0] * size[1] * (spec.scale[0] + share * (spec.scale[1] - spec.scale[0]))
-    lowest, highest = map(math.log, spec.ratio)
-    ratio = np.exp(lowest + log_ratio * (highest - lowest))
-    heights, widths = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = (heights < size[0]) & (widths < size[1])
-    attempt_B1 = fits.argmax(axis=1)[:, None]
-    height, width = (np.int64(np.take_along_axis(sides, attempt_B1, axis=1)[:, 0]) for sides in (heights, widths))
-    is_erased = (drawn[:, 0] < spec.p) & fits.any(axis=1)
-    top, left = (np.int64(drawn[:, 1] * (size[0] - height + 1)), np.int64(drawn[:, 2] * (size[1] - width + 1)))
-    box_B4 = np.stack([top, left, top + height, left + width], axis=1) * is_erased[:, None]
-    noise_key_B = torch.from_numpy(derive_keys(keys, 1).view(np.int64)) if spec.value == "random" else None
-    return Erasure(torch.from_numpy(box_B4), noise_key_B)
+    return Flip(torch.from_numpy(mask_B), _FLIPPED_DIMS[spec.name])
 
 
 def height_and_width(size: int | tuple[int, int] | None, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -56,7 +56,7 @@ class Transforms:
 
 def train_transforms(data: Data, image_size: tuple[int, int]) -> Transforms:
     """Returns the pipeline of the training images."""
-    return Transforms(_chosen(data, data.augment, image_size, crop=1.0), image_size, reads_files=data.kind.in_files)
+    return Transforms(_chosen(data, data.filled_augment, image_size, crop=1.0), image_size, reads_files=data.kind.in_files)
 
 
 def eval_transforms(data: Data, image_size: tuple[int, int]) -> Transforms:

@@ -140,9 +140,12 @@ def _stretched_schedule(schedule: Schedule, factor: float) -> Schedule:
     return schedule.model_copy(
         update={
             "warmup_epochs": schedule.warmup_epochs * factor,
+            "warmup_updates": round(schedule.warmup_updates * factor),
             "period_epochs": None if schedule.period_epochs is None else schedule.period_epochs * factor,
             "step_epochs": schedule.step_epochs * (factor if schedule.name == "step" else 1),
             "milestones": [each * factor for each in schedule.milestones],
+            "rise": None if schedule.rise is None else schedule.rise * factor,
+            "fall": None if schedule.fall is None else schedule.fall * factor,
         }
     )
 

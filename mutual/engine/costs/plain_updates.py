@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mutual.data import DataInfo, Window, mixed
 from mutual.engine.runtime import Environment
-from mutual.engine.training import Training, make_optimizer
+from mutual.engine.training import Training, clip_parameter_norms, make_optimizer
 from mutual.group import DataSpec, Edge, Peer, PeerInput, create_peer_model
 from mutual.models import ModelInput
 from mutual.recipe import LOGITS, Recipe
@@ -37,6 +37,7 @@ class PlainPeer:
         autocast: the context of its forward.
         view: what it reads of the pixels: how it converts them, and which of several views.
         max_norm: its gradient is clipped to; None: not at all.
+        max_parameter_norm: each parameter's gradient is clipped to; None: not at all.
         has_scores: its outputs are the data's classes in their order.
     """
 
@@ -47,6 +48,7 @@ class PlainPeer:
     autocast: Callable[[], AbstractContextManager[object]]
     view: _View
     max_norm: float | None
+    max_parameter_norm: float | None
     has_scores: bool
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,9 +61,13 @@ class PlainPeer:
         """Steps, and clears the gradients."""
         if self.optimizer is None:
             return
-        if self.max_norm is not None:
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        if self.max_norm is not None or self.max_parameter_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_([each for group in self.optimizer.param_groups for each in group["params"]], self.max_norm)
+        if self.max_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        if self.max_parameter_norm is not None:
+            clip_parameter_norms(parameters, self.max_parameter_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -193,6 +199,7 @@ def _plain_peer(recipe: Recipe, peer: Peer, environment: Environment, info: Data
         autocast=lambda: environment.autocast(spec.precision),
         view=(peer.input, view),
         max_norm=train.clip_grad_norm,
+        max_parameter_norm=train.clip_parameter_norm,
         has_scores=spec.head == "classifier" and peer.classes.columns is None and peer.classes.known is None,
     )
 
@@ -251,8 +258,12 @@ def _cross_entropy(logits_BC: Tensor, labels: Tensor, *, label_smoothing: float,
     return F.cross_entropy(logits_BC, labels, weight, reduction="none", label_smoothing=label_smoothing).mean()
 
 
-def _bce(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits_BC, labels_BC.to(logits_BC.dtype))
+def _bce(logits_BC: Tensor, labels_BC: Tensor, *, class_fraction: list[float] | None = None) -> Tensor:
+    weight = None
+    if class_fraction is not None:
+        fraction = torch.tensor(class_fraction, dtype=logits_BC.dtype, device=logits_BC.device)
+        weight = torch.where(labels_BC > 0.5, 1 - fraction, fraction).exp()
+    return F.binary_cross_entropy_with_logits(logits_BC, labels_BC.to(logits_BC.dtype), weight)
 
 
 def _kd(learner_BC: Tensor, source_BC: Tensor, *, temperature: float, standardize: bool, reduction: str) -> Tensor:
@@ -274,8 +285,9 @@ def _dml(learner_BC: Tensor, source_BC: Tensor, *, form: str, temperature: float
     learner, source = learner_BC / temperature, source_BC / temperature
     if form == "kl":
         return F.kl_div(F.log_softmax(learner, dim=1), F.softmax(source, dim=1), reduction="batchmean") * temperature**2
-    if form == "sigmoid":
-        return ((learner.sigmoid() - source.sigmoid()) * (learner - source)).sum(dim=1).mean() * (temperature**2 / 2)
+    if form.startswith("sigmoid"):
+        logs = (learner, source) if form == "sigmoid" else (F.logsigmoid(learner), F.logsigmoid(source))
+        return ((learner.sigmoid() - source.sigmoid()) * (logs[0] - logs[1])).sum(dim=1).mean() * (temperature**2 / 2)
     learner_log, source_log = F.log_softmax(learner, dim=1), F.log_softmax(source, dim=1)
     there = F.kl_div(learner_log, source_log, reduction="batchmean", log_target=True)
     back = F.kl_div(source_log, learner_log, reduction="batchmean", log_target=True)

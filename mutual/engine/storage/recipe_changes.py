@@ -14,13 +14,13 @@ from mutual.recipe import Recipe
 _FREE_TO_CHANGE = (
     "name|output|checkpoint|placement|exchange|tracking",
     r"train\.(log_every|pictures|progress|accumulate|timeout_seconds|tune_seconds)",
-    r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|download|train_list|val_list|test|unlabelled|decoded)",
+    r"data\.(batch_size|eval_batch_size|workers|prefetch|on_bad_image|root|val_root|download|train_list|val_list|test|unlabelled|unlabelled_root|decoded)",
     r"peers\.\w+\.(weights|rank|ranks|cost|expect|store\.folder)",
 )
 _EXTENDABLE = (
     "extended_from|schedule",
     r"peers\.\w+\.schedule",
-    r"train\.(epochs|patience|min_improvement|eval_every|clip_grad_norm)",
+    r"train\.(epochs|patience|min_improvement|eval_every|clip_grad_norm|clip_parameter_norm)",
     r"(peers\.\w+\.)?optimizer\.(lr|weight_decay|momentum|nesterov|betas|eps)",
 )
 _FOUND_OUT = re.compile(r"train\.(precision|threads)|(peers\.\w+\.)?optimizer\.(fused|foreach)")

@@ -19,7 +19,7 @@ from mutual.engine.storage import sha256, write_file
 from mutual.engine.teacher_store.layout import RecordLayout
 from mutual.group import Peer
 from mutual.models import cpu_tensors
-from mutual.recipe import LOGITS, InputError, Precision, Recipe, Train, format_value
+from mutual.recipe import LOGITS, Data, InputError, Precision, Recipe, Train, format_value
 
 STORE_MARK = ".mutual-store.json"
 """The fingerprint, and the mark of a store: in a folder with other files and without it nothing is written."""
@@ -29,6 +29,11 @@ _STATISTICS = "statistics"
 _SAME_STATISTICS = 1e-3
 """Difference, as a fraction of the standard deviation, that batch sizes, numbers of ranks and devices explain; other images make
 a larger one, about 1 / sqrt(2048)."""
+_ADDED_FIELDS: dict[str, dict[str, Any]] = {
+    "color_jitter": {"p": 1.0},
+    "random_erasing": {"mean": None, "std": None, "attempts": 10, "log_ratio": True},
+}
+"""By transform the fields that it had not in the first stores, with what these were made by."""
 _ELSEWHERE = ("mean", "std", "val", "num_val", "test", "num_test", "sampler_weights")
 """Of the data's fingerprint: what says how the peer sees pixels, which `input` does, evaluation images, which are not kept, and how often
 images are drawn."""
@@ -49,7 +54,7 @@ def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayo
         "loaded": data.loaded_shape,
         "classes": None if peer.tapped.columns is None else list(peer.tapped.columns.classes),
         "standardize": spec.standardize,
-        "transforms": section.model_dump(mode="json", include={"augment", "mixup", "cutmix"}),
+        "transforms": _transforms(section),
         "views": store.views,
         "view": list(recipe.peers).index(peer.name) if section.views == "per_peer" else 0,
         "seed": recipe.seed if views is None else views[1],
@@ -65,6 +70,19 @@ def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayo
         about["tf32"] = recipe.train.tf32  # beside the default, which stores of earlier versions do not name
     values: dict[str, Any] = json.loads(json.dumps(about, default=str))
     return values
+
+
+def _transforms(data: Data) -> dict[str, Any]:
+    """Returns what becomes of an image; fields that later versions have added stand there only where they say something."""
+    transforms = [] if data.filled_augment is None else [spec.model_dump(mode="json") for spec in data.filled_augment]
+    for transform in transforms:
+        for key, default in _ADDED_FIELDS.get(transform["name"], {}).items():
+            if transform[key] == default:
+                del transform[key]
+    about: dict[str, Any] = {"augment": None if data.augment is None else transforms, "mixup": data.mixup, "cutmix": data.cutmix}
+    if data.mixup_p is not None or data.cutmix_p is not None:
+        about["probabilities"] = data.mix_probabilities
+    return about
 
 
 def open_folder(folder: Path, expected: Mapping[str, Any], data: DataModule) -> None:

@@ -1,4 +1,4 @@
-"""Weights of the classes in a loss, as the training images have the classes: numbers in place of `balanced`, of mean 1 over the images."""
+"""Numbers of the classes in a loss, as the training images have the classes: weights of mean 1 over the images, or fractions of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SAME_MEAN = 1e-6
 
 
 def resolve_class_weights(recipe: Recipe, data: DataModule, *, max_numbers: int | None = None) -> Recipe:
-    """Returns the recipe with the numbers by which losses multiply the terms of the classes.
+    """Returns the recipe with the numbers by which losses multiply the terms of the classes, or from which they compute it.
 
-    A mean of 1 over the training images leaves the size of the loss, and so the learning rate, what it is. It is taken over all of them and
-    not over a batch, so that a batch may be cut into micro-batches and shards.
+    Fractions are taken as they are. Weights have a mean of 1 over the training images, which leaves the size of the loss, and so the
+    learning rate, what it is; it is taken over all of them and not over a batch, so that a batch may be cut into micro-batches and shards.
 
     Args:
         recipe: what is trained.
@@ -23,24 +23,41 @@ def resolve_class_weights(recipe: Recipe, data: DataModule, *, max_numbers: int 
         max_numbers: objectives keep what they say once there are more numbers than these.
 
     Raises:
-        RecipeError: there are not as many weights as classes, or every class that has images weighs 0.
+        RecipeError: there are not as many numbers as classes, or every class that has images weighs 0.
     """
     resolved: dict[int, list[float]] = {}
     room = max_numbers
     counts = data.class_counts if recipe.class_weights else []
     for index, given in recipe.class_weights.items():
-        weights = _balanced(counts) if isinstance(given, str) else given
-        where = f"objectives.{index}.{CLASS_WEIGHTS[recipe.objectives[index].loss]}"
-        if len(weights) != len(counts):
-            raise recipe.error(where, f"{len(weights):,} weights, and the data have {len(counts):,} classes; give one for each")
-        mean = sum(weight * count for weight, count in zip(weights, counts, strict=True)) / sum(counts)
-        if mean == 0:
-            raise recipe.error(where, "every class that has training images weighs 0, so that nothing is learned")
-        if room is None or len(weights) <= room:
-            room = None if room is None else room - len(weights)
-            factor = 1 if abs(mean - 1) <= _SAME_MEAN else 1 / mean
-            resolved[index] = [float(f"{weight * factor:.{_DIGITS}g}") for weight in weights]
+        if not isinstance(given, str) and len(given) != len(counts):
+            what = "fractions" if _takes_fractions(recipe, index) else "weights"
+            raise recipe.error(
+                _where(recipe, index), f"{len(given):,} {what}, and the data have {len(counts):,} classes; give one for each"
+            )
+        if _takes_fractions(recipe, index):
+            numbers = [count / data.info.num_train for count in counts] if isinstance(given, str) else given
+        else:
+            numbers = _of_mean_one(recipe, index, _balanced(counts) if isinstance(given, str) else given, counts)
+        if room is None or len(numbers) <= room:
+            room = None if room is None else room - len(numbers)
+            resolved[index] = [float(f"{number:.{_DIGITS}g}") for number in numbers]
     return recipe.with_class_weights(resolved)
+
+
+def _takes_fractions(recipe: Recipe, index: int) -> bool:
+    return recipe.objectives[index].loss == "bce"
+
+
+def _where(recipe: Recipe, index: int) -> str:
+    return f"objectives.{index}.{CLASS_WEIGHTS[recipe.objectives[index].loss]}"
+
+
+def _of_mean_one(recipe: Recipe, index: int, weights: list[float], counts: list[int]) -> list[float]:
+    mean = sum(weight * count for weight, count in zip(weights, counts, strict=True)) / sum(counts)
+    if mean == 0:
+        raise recipe.error(_where(recipe, index), "every class that has training images weighs 0, so that nothing is learned")
+    factor = 1 if abs(mean - 1) <= _SAME_MEAN else 1 / mean
+    return [weight * factor for weight in weights]
 
 
 def _balanced(counts: list[int]) -> list[float]:

@@ -62,7 +62,7 @@ def unknown_paths(spec: Optimizer, model: nn.Module) -> Iterator[tuple[int, str]
     """Yields for each path of `spec.groups` at which `model` has nothing the group's index, and a message that lists the near ones."""
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     for index, group in enumerate(spec.groups):
-        for pattern in group.modules:
+        for pattern in () if group.may_be_empty else group.modules:
             if not any(_matches(name, pattern) for name in names):
                 known = list(dict.fromkeys(prefix for name in names for prefix in _prefixes(name)))
                 near = difflib.get_close_matches(pattern, known, n=6) or [path for path in known if "." not in path]

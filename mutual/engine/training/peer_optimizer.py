@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mutual.engine.training.clipping import clip_parameter_norms
 from mutual.engine.training.parameter_groups import parameter_groups
 from mutual.engine.training.users_optimizer import UsersOptimizer, seeded_step
 from mutual.group import Peer
@@ -49,6 +50,7 @@ class PeerOptimizer:
             the optimizer has the same multiple of it throughout.
         scaler: this peer's own fp16 loss scaler, disabled in other precisions.
         clip_grad_norm: the largest norm of the gradient; None for no limit.
+        clip_parameter_norm: the largest norm of each parameter's gradient; None for no limit.
         lr: the rate that `optimizer` was built with; None: its default.
         seed: what the random draws of an optimizer of the user's own depend on, besides the peer and the update; None: it draws nothing.
 
@@ -77,6 +79,7 @@ class PeerOptimizer:
         *,
         scaler: torch.amp.GradScaler,
         clip_grad_norm: float | None = None,
+        clip_parameter_norm: float | None = None,
         lr: float | None = None,
         seed: int | None = None,
     ) -> None:
@@ -90,6 +93,7 @@ class PeerOptimizer:
         self._group_lrs: list[Any] = [group.get("lr", self._lr) for group in optimizer.param_groups]
         self._settings = [{key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups]
         self._max_norm = math.inf if clip_grad_norm is None else clip_grad_norm
+        self._max_parameter_norm = clip_parameter_norm
         self._parameters = peer.parameters()
         self._has_fused_kernel = bool(getattr(optimizer, _SKIPS_ON_DEVICE, False))
         if self._has_fused_kernel:
@@ -125,6 +129,8 @@ class PeerOptimizer:
         if measure or self._max_norm < math.inf:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
             self.grad_norm = norm if pauses is None or self.grad_norm is None else torch.where(pauses, self.grad_norm, norm)
+        if self._max_parameter_norm is not None:
+            clip_parameter_norms(self._parameters, self._max_parameter_norm)
         with nullcontext() if pauses is None else _skipped(self.optimizer, pauses), self._seeded(update):
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -160,7 +166,7 @@ class PeerOptimizer:
         for group, lr in zip(groups, self._group_lrs, strict=True):
             if lr == self._lr:
                 return float(group["lr"])
-        return float(groups[0]["lr"] / self._group_lrs[0] * self._lr)
+        return next((float(group["lr"] / lr * self._lr) for group, lr in zip(groups, self._group_lrs, strict=True) if lr), 0.0)
 
     @property
     def learning_rate_range(self) -> tuple[float, float] | None:

@@ -201,6 +201,7 @@ def _build_peer_optimizer(recipe: Recipe, peer: Peer, environment: Environment, 
         learning_rate,
         scaler=environment.scaler(),
         clip_grad_norm=recipe.train.clip_grad_norm,
+        clip_parameter_norm=recipe.train.clip_parameter_norm,
         lr=spec.lr,
         seed=recipe.seed if is_users_name(spec.name) else None,
     )

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mutual.recipe.checks import RESERVED_NAMES
+from mutual.recipe.paddleclas.factory_arguments import Factory, take_arguments
+from mutual.recipe.paddleclas.pretrained import Weights, given_file, take_weights
 from mutual.recipe.paddleclas.section import Section
+from mutual.recipe.paddleclas.zoo_names import find_counterpart
+from mutual.recipe.text import format_value
+
+PLAIN = "model"
+"""What the peer of a config with one model is called."""
+_NUM_CLASSES = 1000
+"""Of a model that is not told how many."""
+_FOR_EXPORT = ("infer_output_key", "infer_add_softmax", "is_rec")
+_TRANSFORMS = {"LinearTransformTeacher": "teacher", "LinearTransformStudent": "student"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +33,9 @@ class Model:
         undecayed: module paths whose parameters their code takes out of an L2 regularizer by itself (BatchNorm of PPLCNet), as
             `optimizer.groups` name modules.
         lr_scales: learning rates that their code multiplies by itself (`lr_mult_list`), as entries of `optimizer.groups`.
+        attention: of a model inside an AttentionModel what its transform says: `side` (teacher or student), `qk_dim`, `paths` (the module
+            paths that `at` lists), and as they are there `keys`, `t_shapes` and `s_shapes`; empty of any other.
+        synchronized: BatchNorm's statistics are those of all processes.
     """
 
     name: str
@@ -29,6 +45,13 @@ class Model:
     lr_scales: tuple[dict[str, Any], ...] = ()
     outputs: dict[str, str] = field(default_factory=dict)
     """By what losses call an output of theirs (`logits`, `blocks5`, `blocks[7]`) what `at` calls it here."""
+    attention: dict[str, Any] = field(default_factory=dict)
+    synchronized: bool = False
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it only teaches."""
+        return bool(self.document.get("frozen"))
 
 
 def convert_models(arch: Section, settings: Section) -> Sequence[Model]:
@@ -37,4 +60,151 @@ def convert_models(arch: Section, settings: Section) -> Sequence[Model]:
     Raises:
         RecipeError: a model that nothing here can stand for.
     """
-    raise NotImplementedError
+    name = arch.text("name", "")
+    arch.pass_over(*_FOR_EXPORT)
+    if exported := arch.text("infer_model_name"):
+        arch.remark(
+            f"is an option of `python -m mutual.export RUN --peer {exported}`; by default the best peer is exported", "infer_model_name"
+        )
+    synchronized = arch.flag("use_sync_bn")
+    num_classes = _class_num(arch, settings)
+    whole = given_file(settings, "pretrained_model")
+    if name == "DistillationModel":
+        models = _distilled(arch, num_classes, whole)
+    elif name == "RecModel":
+        models = [_recognition_model(arch, whole)]
+    else:
+        models = [_attention_model(arch, PLAIN, whole) if name == "AttentionModel" else _backbone(arch, name, PLAIN, num_classes, whole)]
+    return [replace(model, synchronized=synchronized) for model in models]
+
+
+def _class_num(section: Section, settings: Section | None = None) -> int | None:
+    """Returns `class_num`, or else that of the settings."""
+    given = None if settings is None else settings.number("class_num")
+    number = section.number("class_num", given)
+    if number is not None and (not isinstance(number, int) or number < 1):
+        raise section.error("class_num", f"{format_value(number)} is no number of classes")
+    return number
+
+
+def _distilled(arch: Section, num_classes: int | None, whole: Weights) -> list[Model]:
+    """Returns the models of a DistillationModel.
+
+    There the `class_num` of the whole is for whoever reads the file; each model has its own.
+    """
+    entries = arch.named_sections("models")
+    if not entries:
+        raise arch.error("models", "is empty; list the models that are trained together")
+    files, freezes = (_one_for_each(arch, key, len(entries)) for key in ("pretrained_list", "freeze_params_list"))
+    models: list[Model] = []
+    for (name, section), file, is_frozen in zip(entries, files, freezes, strict=True):
+        _check_name(section, name, [model.name for model in models])
+        inner = section.text("name", "")
+        own = whole.behind(f"{name}.") or Weights.of(arch, "pretrained_list", file)
+        if inner == "AttentionModel":
+            model = _attention_model(section, name, own)
+        elif inner in ("DistillationModel", "RecModel"):
+            raise section.error("name", f"{inner} inside a DistillationModel; name an architecture, such as PPLCNet_x1_0")
+        else:
+            model = _backbone(section, inner, name, _class_num(section), own)
+        models.append(_frozen(section, model) if is_frozen else model)
+    if num_classes is not None and any(model.num_classes != num_classes for model in models):
+        arch.remark(f"{num_classes} classes there say nothing: each of the models has its own class_num, or {_NUM_CLASSES}", "class_num")
+    return models
+
+
+def _one_for_each(section: Section, key: str, number: int) -> list[Any]:
+    """Returns a list with an entry for each model; where there is none, of nulls."""
+    entries = section.entries(key)
+    if entries and len(entries) != number:
+        raise section.error(key, f"has {len(entries)} entries for {number} models; give one for each, or null")
+    if key == "freeze_params_list" and not all(isinstance(entry, bool) for entry in entries):
+        raise section.error(key, f"{format_value(entries)} are not all true or false")
+    return entries or [None] * number
+
+
+def _check_name(section: Section, name: str, before: Sequence[str]) -> None:
+    if name in before:
+        raise section.error("", f"two models are called {format_value(name)}; give each a name of its own")
+    if name in RESERVED_NAMES or not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise section.error(
+            "", f"{format_value(name)} cannot name a peer; take letters, digits and _, and none of {', '.join(RESERVED_NAMES)}"
+        )
+
+
+def _frozen(section: Section, model: Model) -> Model:
+    section.remark(
+        "a frozen model stays in training mode there: its BatchNorm normalises by the batch and its statistics move, its dropout is on; "
+        "here it is in eval mode for good"
+    )
+    return replace(model, document={**model.document, "frozen": True})
+
+
+def _backbone(section: Section, architecture: str, name: str, num_classes: int | None, given: Weights) -> Model:
+    """Returns the peer of a section that says an architecture and its arguments; `given` are weights that other sections name."""
+    if not architecture:
+        raise section.error("name", "is missing; name an architecture, such as PPLCNet_x1_0")
+    try:
+        counterpart = find_counterpart(architecture)
+    except ValueError as error:
+        raise section.error("name", str(error)) from None
+    if counterpart.library:
+        text = f"it is {counterpart.model}: their weights do not fit it; weights are {counterpart.library}'s or your own"
+        section.remark(text, "name")
+    if counterpart.difference:
+        section.put_back("name", architecture)
+        section.leave_out("name", f"{counterpart.model} takes its place, and differs: {counterpart.difference}")
+    num_classes = num_classes or _NUM_CLASSES
+    factory: Factory = take_arguments(section, architecture, counterpart)
+    weights, args = take_weights(section, architecture, counterpart, given)
+    document: dict[str, Any] = {"model": counterpart.model}
+    document |= {"args": {**factory.args, **args}} if factory.args or args else {}
+    document |= {} if weights is None else {"weights": weights}
+    document |= {"freeze": list(factory.freeze)} if factory.freeze else {}
+    return Model(name, document, num_classes, counterpart.undecayed, factory.lr_scales, factory.outputs)
+
+
+def _attention_model(section: Section, name: str, given: Weights) -> Model:
+    """Returns the peer of an AttentionModel: its backbone; the transform behind it becomes a part of the loss."""
+    entries = section.named_sections("models")
+    files, freezes = (_one_for_each(section, key, len(entries)) for key in ("pretrained_list", "freeze_params_list"))
+    named = [(inner, part, part.text("name", "")) for inner, part in entries]
+    bodies = [index for index, (_, _, architecture) in enumerate(named) if architecture not in _TRANSFORMS]
+    if len(bodies) != 1:
+        raise section.error("models", f"{len(bodies)} architectures and {len(named) - len(bodies)} transforms; AFD has one and one")
+    inner, part, architecture = named[bodies[0]]
+    own = given.behind(f"{inner}.") or Weights.of(section, "pretrained_list", files[bodies[0]])
+    model = _backbone(part, architecture, name, _class_num(part), own)
+    for _, transform, kind in (each for index, each in enumerate(named) if index not in bodies):
+        model = replace(model, attention=_attention(transform, _TRANSFORMS[kind], model))
+    return _frozen(section, model) if freezes[bodies[0]] else model
+
+
+def _attention(transform: Section, side: str, model: Model) -> dict[str, Any]:
+    keys = transform.entries("keys")
+    for key in keys:
+        if key not in model.outputs:
+            raise transform.error("keys", f"{format_value(key)} is not among the return_patterns of the architecture before")
+    shapes = {name: transform.entries(name) for name in ("t_shapes", "s_shapes") if name in transform}
+    return {"side": side, "qk_dim": transform.number("qk_dim"), "keys": keys, "paths": [model.outputs[key] for key in keys], **shapes}
+
+
+def _recognition_model(arch: Section, whole: Weights) -> Model:
+    """Returns the peer of a RecModel that is a classifier: a backbone that is cut before its classifier, and a linear layer.
+
+    Raises:
+        RecipeError: it learns a metric.
+    """
+    backbone, head, neck, stop = (arch.section(key) for key in ("Backbone", "Head", "Neck", "BackboneStopLayer"))
+    kind, cut = head.text("name", ""), stop.text("name", "")
+    if "name" in neck or kind != "FC" or cut not in ("flatten", "avg_pool"):
+        parts = " and ".join(part for part in (neck.text("name"), kind) if part) or "no head"
+        raise arch.error(
+            "name",
+            f"RecModel with {parts} learns a metric (recognition, retrieval), which has no counterpart here; "
+            "an architecture by itself, or a DistillationModel, can be trained",
+        )
+    arch.pass_over("head_feature_from")
+    head.pass_over("embedding_size")
+    arch.remark("the backbone with a linear layer is the architecture with its own classifier", "name")
+    return _backbone(backbone, backbone.text("name", ""), PLAIN, _class_num(head), whole.behind("backbone."))

@@ -78,11 +78,12 @@ def convert_config(config: Mapping[str, Any], *, source: str, overrides: Sequenc
 def _converted(root: Section, stem: str) -> dict[str, Any]:
     settings = root.section("Global")
     models = convert_models(root.section("Arch"), settings)
-    losses = root.section("Loss")
-    objectives = convert_losses(losses, models)
     data = convert_data(root.section("DataLoader"), settings, models)
-    optimizer = convert_optimizer(root.section("Optimizer"), models)
+    objectives = convert_losses(root.section("Loss"), models, data)
+    optimizer = convert_optimizer(root, models)
     document: dict[str, Any] = {"name": re.sub(r"[^\w.\-]+", "_", stem).strip("_.-") or "paddleclas"}
     document |= {"data": data, "peers": {model.name: model.document for model in models}, "objectives": objectives, **optimizer}
     convert_settings(document, root, settings)
+    if any(model.synchronized for model in models):
+        document.setdefault("train", {})["sync_batchnorm"] = True
     return document

@@ -24,10 +24,17 @@ class Notes:
 
 
 class Section:
-    """A mapping of a config; every entry is taken, passed over, or named by `name_untaken` as one that has no counterpart."""
+    """A mapping of a config; every entry is taken, passed over, or named by `name_untaken` as one that has no counterpart.
+
+    Attributes:
+        content: the mapping as it was given.
+        path: its key path.
+        notes: what a conversion says of it.
+    """
 
     def __init__(self, content: Mapping[str, Any], path: str, notes: Notes) -> None:
         self._left = dict(content)
+        self.content = content
         self._sections: list[Section] = []
         self.path = path
         self.notes = notes
@@ -40,10 +47,18 @@ class Section:
         """The keys that nobody has taken."""
         return iter(list(self._left))
 
+    def is_list(self, key: str) -> bool:
+        """Returns whether an entry that nobody has taken is a list."""
+        return isinstance(self._left.get(key), list)
+
     def take(self, key: str, default: Any = None) -> Any:
         """Returns an entry, or `default` where it is absent or null."""
         value = self._left.pop(key, None)
         return default if value is None else value
+
+    def put_back(self, key: str, value: Any) -> None:
+        """Leaves an entry that was taken to whoever asks for it next, or to be named."""
+        self._left[key] = value
 
     def number(self, key: str, default: float | None = None) -> Any:
         """Returns a number; a fraction such as `1.0/255.0` is one, too, as PaddleClas reads it.
@@ -99,7 +114,7 @@ class Section:
         Raises:
             RecipeError: it is none.
         """
-        return self._opened(self.take(key, {}), key)
+        return self.opened(key, self.take(key, {}))
 
     def named_sections(self, key: str) -> list[tuple[str, Section]]:
         """Returns a list of mappings of one key each, `- NAME: {...}` or `- NAME`, as names and sections.
@@ -114,7 +129,7 @@ class Section:
             if not isinstance(entry, Mapping) or len(entry) != 1:
                 raise self.error(f"{key}.{index}", f"{format_value(entry)} is no mapping of one name to its arguments")
             ((name, content),) = entry.items()
-            found.append((str(name), self._opened(content or {}, f"{key}.{index}.{name}")))
+            found.append((str(name), self.opened(f"{key}.{index}.{name}", content or {})))
         return found
 
     def pass_over(self, *keys: str) -> None:
@@ -123,10 +138,20 @@ class Section:
             if self._left.pop(key, None) is not None:
                 self.notes.unneeded.append(self._path_of(key))
 
-    def leave_out(self, key: str, why: str) -> None:
-        """Takes an entry and names it as one that has no counterpart."""
-        value = self._left.pop(key, None)
+    def leave_out(self, key: str, why: str, *, value: Any = None) -> None:
+        """Takes an entry and names it as one that has no counterpart; `value` is what it was where it has been taken before."""
+        value = self._left.pop(key, value)
         self.notes.left_out.append(f"{self._path_of(key)}: {format_value(value)}: {why}")
+
+    def leave_out_all(self, why: str) -> None:
+        """Takes all that is left of the section and names the whole of it as one entry that has no counterpart."""
+        shown = f"{format_value(dict(self.content))}: " if self.content else ""
+        self.notes.left_out.append(f"{self.path}: {shown}{why}")
+        self._left.clear()
+
+    def warn(self, text: str, key: str = "") -> None:
+        """Names what has no counterpart though its entries have been taken, or are those of more than this section."""
+        self.notes.left_out.append(f"{self._path_of(key)}: {text}")
 
     def remark(self, text: str, key: str = "") -> None:
         """Notes what differs, or is said in another way, at this section or at an entry of it."""
@@ -145,7 +170,12 @@ class Section:
         """A RecipeError at an entry."""
         return RecipeError([Fault(self._path_of(key), message)])
 
-    def _opened(self, content: Any, key: str) -> Section:
+    def opened(self, key: str, content: Any) -> Section:
+        """Returns a mapping that was found at `key` as a section.
+
+        Raises:
+            RecipeError: it is none.
+        """
         if not isinstance(content, Mapping):
             raise self.error(key, f"{format_value(content)} is no mapping")
         section = Section(content, self._path_of(key), self.notes)

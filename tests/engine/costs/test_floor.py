@@ -65,6 +65,7 @@ def test_without_distillation_both_floors_train_as_ours_does(make, sections):
         DML,
         {"loss": "dml", "form": "kl"},
         {"loss": "dml", "form": "sigmoid"},
+        {"loss": "dml", "form": "sigmoid_present"},
         {"loss": "kd", "sources": ["t"]},
         {"loss": "kd", "sources": ["t"], "standardize": True, "reduction": "mean"},
         {"loss": "soft_label", "reduce": "sum", "weight": 0.5},

@@ -13,6 +13,7 @@ import mutual
 from mutual.engine import RunFolder, count_forward_flops, count_training_flops
 from mutual.engine.costs import measured_training, source_peers
 from mutual.engine.costs.flops import _by_size
+from mutual.models import create_model
 from mutual.recipe import RecipeError, parse_recipe
 
 STEM, BODY, HEAD = 2 * 16 * 4 * 9, 2 * 4 * 4 * 4 * 9, 2 * 4 * 4
@@ -21,6 +22,7 @@ FORWARD = STEM + BODY + HEAD
 BACKWARD = STEM + 2 * (BODY + HEAD)
 """The images need no gradient."""
 TINY = {"model": "support:tiny"}
+RESNET50 = ("paddleclas/ResNet50", "torchvision/resnet50")
 CROSS_ENTROPY = {"loss": "cross_entropy"}
 
 
@@ -46,6 +48,11 @@ def test_one_image_s_forward_is_counted_and_the_model_stays_as_it_is():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert count_forward_flops(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5)), (3, 2, 2)) == 2 * 12 * 5
     assert count_forward_flops(torch.nn.Conv2d(3, 8, 3, padding=1), (3, 10, 6)) == 2 * 3 * 8 * 9 * 60
+
+
+def test_a_resnet_of_paddleclas_is_counted_as_torchvisions():
+    theirs, torchvisions = (count_forward_flops(create_model(name, num_classes=9), (3, 64, 64)) for name in RESNET50)
+    assert theirs == torchvisions
 
 
 def test_a_training_is_forward_and_backward_of_every_image():

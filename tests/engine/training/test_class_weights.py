@@ -65,6 +65,29 @@ def test_given_weights_are_brought_to_a_mean_of_one_over_the_images():
     assert_equal_weights(weights(train_epochs(weighted(1, 2, 0, 5))), weights(train_epochs(weighted(2, 4, 0, 10))))
 
 
+def several(class_fraction, **sections):
+    whole = document(objectives=[{"loss": "bce", "class_fraction": class_fraction}], **sections)
+    whole["data"] |= {"multi_label": True}
+    return whole
+
+
+def test_fractions_are_those_of_the_training_images():
+    recipe, counts = resolved(several("data"))
+    assert recipe.class_weights[0] == [count / 40 for count in counts]
+    assert resolved(several([0.25, 0.5, 0.0, 1.0]))[0].class_weights[0] == [0.25, 0.5, 0.0, 1.0]
+    with pytest.raises(RecipeError, match=r"objectives\.0\.class_fraction: 2 fractions, and the data have 4 classes"):
+        build(several([0.5, 0.5]))
+
+
+def test_a_run_says_its_fractions_and_goes_on_with_them_alone(tmp_path):
+    folder = mutual.fit(parse_recipe(several("data", output=str(tmp_path)))).folder
+    fractions = load_recipe(folder / "recipe.yaml").objectives[0].class_fraction
+    for given in ("data", fractions):
+        mutual.fit(parse_recipe(several(given, output=str(tmp_path))), resume=True)
+    with pytest.raises(InputError, match=r"objectives.*the run was started with"):
+        mutual.fit(parse_recipe(several([each / 2 for each in fractions], output=str(tmp_path))), resume=True)
+
+
 def test_a_recipe_has_room_for_so_many_numbers():
     recipe, _ = resolved(document(), max_numbers=7)
     assert isinstance(recipe.objectives[0].class_weight, list)

@@ -66,7 +66,9 @@ def test_blocks_are_layers_and_the_classifier_is_the_last(name, last):
     assert sorted(layers.values()) == list(layers.values())
 
 
-@pytest.mark.parametrize(("name", "last"), [("pplcnet_x0_25", 15), ("small_cnn", 4)])
+@pytest.mark.parametrize(
+    ("name", "last"), [("pplcnet_x0_25", 15), ("small_cnn", 4), ("paddleclas/ResNet18_vd", 11), ("paddleclas/MobileNetV3_small_x0_35", 14)]
+)
 def test_ours_have_their_blocks_as_layers(name, last):
     layers = _layers(create_model(name, num_classes=10))
     assert (layers["fc.bias"], max(layers.values()), min(layers.values())) == (last, last, 0)
@@ -101,6 +103,27 @@ def test_the_first_group_that_names_a_parameter_has_it():
     assert found["body.0.bias"] == (0.1 * (0.1 * 0.25), 0.0)
     assert found["body.1.weight"] == (0.1 * (0.1 * 0.5), 0.4)
     assert found["stem.weight"] == (0.1 * 0.125, 0.0)
+
+
+def test_parameters_with_no_rate_stay_as_they_are_and_statistics_move():
+    groups = [{"modules": ["stem", "norm"], "lr_scale": 0.0}]
+    _, data, group, train_step = build(recipe_of({"name": "adamw", "lr": 0.1, "weight_decay": 0.5, "groups": groups}))
+    model = group.peers["a"].model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    group.train()
+    for update, window in enumerate(data.train_windows(0, start=0, world_size=1, shard=(0, 1), accumulate=1)):
+        train_step(window, update, measure=False)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+        "body.weight",
+        "body.bias",
+        "head.weight",
+        "head.bias",
+    }
+    data.close()
 
 
 def test_parameters_that_are_not_the_models_have_the_rate_of_the_last_layer():

@@ -254,6 +254,16 @@ def test_a_step_unscales_measures_clips_and_clears(precision, clip, measure):
     assert optimizer.learning_rate == 0.5
 
 
+@pytest.mark.parametrize("precision", ["no", "fp16"])
+def test_a_step_clips_each_parameter_by_itself(precision):
+    peer, optimizer = stepping(precision, clip_parameter_norm=2.0)
+    before = [parameter.detach().clone() for parameter in peer.parameters()]
+    optimizer.step(0)
+    for parameter, old in zip(peer.parameters(), before, strict=True):
+        moved = 0.5 * min(1.0, 2.0 / math.sqrt(old.numel()))
+        torch.testing.assert_close(old - parameter.detach(), torch.full_like(old, moved), rtol=1e-4, atol=1e-6)
+
+
 def test_a_step_takes_the_learning_rate_of_its_update_in_every_group():
     """Or the same multiple of it as in the beginning."""
     peer, plain = stepping()
@@ -265,6 +275,15 @@ def test_a_step_takes_the_learning_rate_of_its_update_in_every_group():
     assert (optimizer.learning_rate, optimizer.learning_rate_range) == (0.5, (0.0625, 0.5))
     assert plain.learning_rate_range is None
     assert optimizer.grad_norm is None, "it is measured where that is asked for"
+
+
+def test_the_learning_rate_is_found_behind_parameters_that_have_none():
+    peer, plain = stepping()
+    for own, expected in ((0.25, 0.5), (0.0, 0.0)):
+        groups = [{"params": [parameter], "lr": own if index else 0.0} for index, parameter in enumerate(peer.parameters())]
+        optimizer = PeerOptimizer(peer, torch.optim.SGD(groups, lr=2.0), lambda update: 0.1 * (update + 1), scaler=plain.scaler)
+        optimizer.step(4)
+        assert (optimizer.learning_rate, optimizer.optimizer.param_groups[0]["lr"]) == (expected, 0.0)
 
 
 def test_a_step_moves_the_average_and_a_skip_moves_nothing():

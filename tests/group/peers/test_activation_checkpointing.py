@@ -89,7 +89,15 @@ def saved(model):
 
 
 @pytest.mark.parametrize(
-    ("name", "fraction"), [("torchvision/resnet18", 0.55), ("pplcnet_x0_25", 0.4), ("timm/vit_tiny_patch16_224", 0.2), ("small_cnn", 0.55)]
+    ("name", "fraction"),
+    [
+        ("torchvision/resnet18", 0.55),
+        ("pplcnet_x0_25", 0.4),
+        ("timm/vit_tiny_patch16_224", 0.2),
+        ("small_cnn", 0.55),
+        ("paddleclas/ResNet18_vd", 0.7),
+        ("paddleclas/MobileNetV3_small_x0_35", 0.4),
+    ],
 )
 def test_blocks_keep_their_inputs_alone(name, fraction, monkeypatch):
     args = {"img_size": 32, "depth": 3} if "vit" in name else {}

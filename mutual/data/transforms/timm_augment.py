@@ -1,0 +1,55 @@
+"""TimmAugment: timm's RandAugment, AutoAugment and AugMix for one image, with the generators that they draw from seeded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import auto_augment
+from torch import Tensor, nn
+
+from mutual.data.seeding import seeded_generators
+from mutual.recipe import transforms as specs
+
+_TRANSLATED = 0.45  # of the shorter side, as timm's own transforms for training have it
+_AUGMIX_TRANSLATED = 0.3
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+class TimmAugment(nn.Module):
+    """What timm makes of a configuration string; draws its seed from torch's default generator, which who calls it has seeded.
+
+    Args:
+        spec: the recipe's.
+        image_size: height and width of the images.
+    """
+
+    def __init__(self, spec: specs.TimmAugment, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self._p = spec.p
+        fill = spec.fill or (128,)
+        self._of_channels = {channels: _build(spec, image_size, (fill * channels)[:channels]) for channels in (1, 3)}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns the image, uint8 `[C, H, W]`."""
+        if self._p < 1 and float(torch.rand(())) >= self._p:
+            return image
+        channels = len(image)
+        pixels = image.permute(1, 2, 0).numpy()
+        drawn = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if channels == 1 else pixels))
+        with seeded_generators(int(torch.randint(2**63 - 1, ()))):
+            result = np.array(self._of_channels[channels](drawn))
+        return torch.from_numpy(result.reshape(*result.shape[:2], channels)).permute(2, 0, 1).contiguous()
+
+
+def _build(spec: specs.TimmAugment, image_size: tuple[int, int], fill: tuple[int, ...]) -> Any:
+    arguments: dict[str, Any] = {"translate_const": int(min(image_size) * _TRANSLATED), "img_mean": fill if len(fill) > 1 else fill[0]}
+    if spec.interpolation != "random":
+        arguments["interpolation"] = _RESAMPLING[spec.interpolation]
+    if spec.config.startswith("rand"):
+        return auto_augment.rand_augment_transform(spec.config, arguments, spec.ops and list(spec.ops))
+    if spec.config.startswith("augmix"):
+        return auto_augment.augment_and_mix_transform(spec.config, {**arguments, "translate_pct": _AUGMIX_TRANSLATED})
+    return auto_augment.auto_augment_transform(spec.config, arguments)

@@ -1,0 +1,79 @@
+"""Values of transforms' arguments: sizes, ranges and kinds of interpolation, as PaddleClas writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mutual.recipe.paddleclas.section import Section
+from mutual.recipe.text import format_value
+
+_OF_CV2 = {-1: "bilinear", 0: "nearest", 1: "bilinear", 2: "bicubic", 3: "area", 4: "lanczos"}
+_OF_PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+"""By number what cv2 and Pillow mean by it."""
+_NEAREST_KIND = {"area": "bilinear", "box": "bilinear", "hamming": "bilinear", "random": "bilinear", "lanczos": "bicubic"}
+"""By interpolation that is not here, the one that comes nearest: bilinear is over all pixels that a smaller one stands for, too."""
+
+
+def size_of(section: Section, key: str = "size", *, height_first: bool = False) -> tuple[int, int]:
+    """Returns a size as height and width: one number, or `[width, height]`, where not `height_first` as Paddle's own transforms have it.
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    value = section.take(key)
+    sides = [value, value] if isinstance(value, int) else value
+    if not (isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)):
+        raise section.error(key, f"{format_value(value)} is no size; it is a number of pixels, or two")
+    return (sides[0], sides[1]) if height_first else (sides[1], sides[0])
+
+
+def range_of(section: Section, key: str, default: tuple[float, float]) -> list[float]:
+    """Returns a list of two numbers; where it is absent, `default`.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    value = section.take(key, list(default))
+    if not (isinstance(value, list) and len(value) == 2 and all(is_number(each) for each in value)):
+        raise section.error(key, f"{format_value(value)} are no two numbers")
+    return [float(each) for each in value]
+
+
+def numbers_of(section: Section, key: str, default: tuple[float, ...]) -> list[float]:
+    """Returns a list of numbers; where it is absent, `default`.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    value = section.take(key, list(default))
+    if not (isinstance(value, list) and value and all(is_number(each) for each in value)):
+        raise section.error(key, f"{format_value(value)} is no list of numbers")
+    return [float(each) for each in value]
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether it is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def rounded(value: float) -> float:
+    """Returns a number that was computed as one would write it: with 9 digits, more than float32 holds."""
+    return float(f"{value:.9g}")
+
+
+def interpolation_of(section: Section, *, quiet: bool = False) -> tuple[str, str]:
+    """Returns how pixels are interpolated here, and by which package there, `cv2` or `pil`.
+
+    Raises:
+        RecipeError: there is no such interpolation.
+    """
+    backend = str(section.text("backend", "cv2")).lower()
+    backend = backend if backend == "pil" else "cv2"  # whatever it does not know is cv2 there, too
+    value = section.take("interpolation", "bicubic" if backend == "pil" else "bilinear")
+    name = value.lower() if isinstance(value, str) else (_OF_PIL if backend == "pil" else _OF_CV2).get(value)
+    if name not in ("nearest", "bilinear", "bicubic", *_NEAREST_KIND):
+        raise section.error("interpolation", f"{format_value(value)} is none of {backend}'s")
+    here = _NEAREST_KIND.get(name, name)
+    if here != name and not quiet:
+        section.remark(f"{name} is not here, {here} comes nearest", "interpolation")
+    return here, backend

@@ -1,0 +1,45 @@
+"""Trainings on the data of PaddleClas' configs, as they are converted."""
+
+import numpy as np
+import pytest
+from data_configs import config_of, converted
+from PIL import Image
+
+from mutual import fit
+
+
+def write_images(folder, name, labels, *, between=" "):
+    """Small images in `folder` below, and a list of them beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, label in enumerate(labels):
+        pixels = np.full((20, 24, 3), 20 * (number % 12), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}{number}.png")
+        lines.append(f"{name}{number}.png{between}{label}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", [pytest.param("data_heavy", marks=pytest.mark.slow), "data_labels", "data_unlabelled"])  # timm is imported
+def test_it_is_trained_on(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if name == "data_heavy":
+        for part in ("train", "val"):
+            (tmp_path / "dataset/flowers").mkdir(parents=True, exist_ok=True)
+            text = write_images(tmp_path / "dataset/flowers", part, [0, 1, 2, 3] * 3)
+            (tmp_path / f"dataset/flowers/{part}.txt").write_text(text)
+    elif name == "data_labels":
+        for part, folder in (("train", "people"), ("val", "people_val")):
+            text = write_images(tmp_path / "dataset" / folder, part, ["1,0,1", "0,1,0"] * 4, between="\t")
+            (tmp_path / f"dataset/people/{part}.txt").write_text(text)
+    else:
+        for part, folder, labels in (("train", "labelled", [7, 70, 700, 70] * 2), ("val", "labelled", [700, 7]), ("more", "more", [0] * 6)):
+            text = write_images(tmp_path / "dataset" / folder, part, labels, between=";")
+            (tmp_path / f"dataset/{part}.csv").write_text(text)
+    data, _ = converted(config_of(name))
+    data |= {"image_size": 16, "batch_size": 4, "workers": 0}
+    if name == "data_unlabelled":
+        data["epoch_size"] = 14
+    loss = "bce" if data.get("multi_label") else "cross_entropy"
+    peers = {peer: {"model": "small_cnn"} for peer in ("First", "Second")}
+    result = fit({"name": "t", "peers": peers, "objectives": [{"loss": loss}], "data": data, "train": {"epochs": 1}, "output": "runs"})
+    assert result.metrics

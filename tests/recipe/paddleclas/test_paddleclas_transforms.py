@@ -1,0 +1,176 @@
+"""PaddleClas' transforms as a recipe's: what is equal is shown on images, and what differs, or is not there, is named."""
+
+import numpy as np
+import pytest
+import torch
+from data_configs import IMAGENET, augment_of, config_of, converted, paths_of, with_transforms
+from PIL import Image
+
+from mutual.data import build_data
+from mutual.models import ModelInput
+from mutual.recipe import Data
+
+SIZED = {"size": 192}
+RESIZED = {"name": "resize", "size": [200, 300], "interpolation": "bilinear"}
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        ({"ResizeImage": {"size": [300, 200]}}, RESIZED),  # width first
+        ({"Resize": {"size": [200, 300]}}, RESIZED),  # height first
+        ({"Resize": {"size": 200}}, {"name": "resize", "size": 200, "mode": "shorter", "interpolation": "bilinear"}),
+        ({"ResizeImage": {"size": 200, "backend": "pil"}}, {"name": "resize", "size": 200, "interpolation": "bicubic"}),
+        ({"ResizeImage": {"size": 200, "interpolation": 2}}, {"name": "resize", "size": 200, "interpolation": "bicubic"}),
+        (
+            {"ResizeImage": {"size": 200, "interpolation": 2, "backend": "pil"}},
+            {"name": "resize", "size": 200, "interpolation": "bilinear"},
+        ),
+        ({"ResizeImage": {"size": 200, "interpolation": "lanczos"}}, {"name": "resize", "size": 200, "interpolation": "bicubic"}),
+        ({"ResizeImage": {"size": 200, "interpolation": "area"}}, {"name": "resize", "size": 200, "interpolation": "bilinear"}),
+        ({"CenterCrop": {"size": [200, 300]}}, {"name": "center_crop", "size": [200, 300]}),
+        ({"CropImage": {"size": [300, 200]}}, {"name": "center_crop", "size": [200, 300]}),
+        (
+            {"RandomResizedCrop": {"size": [200, 300], "scale": [0.5, 1]}},
+            {"name": "random_resized_crop", "size": [200, 300], "scale": [0.5, 1.0], "ratio": [3 / 4, 4 / 3], "interpolation": "bilinear"},
+        ),
+        ({"RandomCrop": {"size": 200, "padding": 4}}, {"name": "random_crop", "size": 200, "padding": 4, "padding_mode": "constant"}),
+        ({"RandFlipImage": None}, "horizontal_flip"),
+        ({"RandFlipImage": {"flip_code": 0}}, "vertical_flip"),
+        ({"RandFlipImage": {"flip_code": -1}}, "half_turn"),
+        ({"RandomHorizontalFlip": {"prob": 0.3}}, {"name": "horizontal_flip", "p": 0.3}),
+        ({"AutoAugment": None}, "auto_augment"),
+        ({"RandAugmentV3": {"magnitude": 3}}, {"name": "rand_augment", "num_ops": 2, "magnitude": 9}),
+        (
+            {"RandAugmentV2": {"num_layers": 3, "magnitude": 12}},
+            {"name": "timm_augment", "config": "rand-m12-n3-p1-mmax12", "interpolation": "bilinear", "fill": [128] * 3},
+        ),
+        (
+            "TimmAutoAugment",
+            {"name": "timm_augment", "config": "rand-m9-mstd0.5-inc1", "interpolation": "bicubic"},
+        ),
+        (
+            {"TimmAutoAugment": {"config_str": "augmix-m5-w4-d2", "interpolation": "random", "mean": [0, 0.5, 1]}},
+            {"name": "timm_augment", "config": "augmix-m5-w4-d2-mstd0", "interpolation": "random", "fill": [0, 128, 255]},
+        ),
+        (
+            {"TimmAutoAugment": {"config_str": "rand-m7-inc0", "interpolation": "hamming"}},
+            {"name": "timm_augment", "config": "rand-m7-inc1", "interpolation": "bilinear"},
+        ),
+        ({"AugMix": None}, {"name": "timm_augment", "config": "augmix-m1-w3-d1-a0.1-mstd0", "fill": [128] * 3, "p": 0.5}),
+        ({"ColorJitter": {"hue": [-0.1, 0.1], "saturation": 0.3}}, {"name": "color_jitter", "saturation": 0.3, "hue": 0.1}),
+        ({"RandomRotation": {"degrees": 15}}, {"name": "rotation", "degrees": 15.0, "interpolation": "nearest"}),
+        ({"GaussianBlur": {"p": 1}}, {"name": "gaussian_blur", "kernel_size": 13, "sigma": [0.1, 2.0]}),
+        (
+            {"RandomErasing": {"EPSILON": 0.3, "attempt": 200}},  # before images are normalised
+            {"name": "random_erasing", "p": 0.3, "scale": [0.02, 0.4], "ratio": [0.3, 3.33333333], "value": "zero"}
+            | {"attempts": 100, "log_ratio": False},
+        ),
+    ],
+)
+def test_a_transform_is_one_of_ours(transform, expected):
+    found, notes = augment_of(transform)
+    assert found == [expected]
+    assert notes.left_out == []
+
+
+@pytest.mark.parametrize("transform", [{"TimmAutoAugment": {"prob": 0.0}}, {"RandomErasing": {"EPSILON": 0.0}}, "ToCHWImage"])
+def test_what_changes_no_image_is_not_there(transform):
+    found, notes = augment_of(transform)
+    assert found == []
+    assert notes.left_out == []
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        "HideAndSeek",
+        "RandomGrayscale",
+        {"GridMask": {"d1": 96}},
+        {"Cutout": {"length": 8}},
+        {"Pad": {"padding": 4}},
+        {"Padv2": {"size": 300}},
+        {"TimmAutoAugment": {"config_str": "rand-m9-w0"}},
+    ],
+)
+def test_a_transform_without_a_counterpart_is_named(transform):
+    found, notes = augment_of(transform)
+    assert found == []
+    assert len(notes.left_out) == 1
+    assert notes.left_out[0].startswith("DataLoader.Train.dataset")
+
+
+def test_padding_is_taken_by_the_next_random_crop_alone():
+    config = with_transforms(
+        {"Resize": {"size": [64, 64]}}, {"Pad": {"padding": 3, "fill": 9}}, "RandFlipImage", {"RandomCropImage": {"size": 60}}
+    )
+    data, notes = converted(config)
+    assert data["augment"][2] == {"name": "random_crop", "padding": 3, "padding_mode": "constant"}
+    assert data["image_size"] == 60
+    assert "padded by zeros" in "".join(notes.remarks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, IMAGENET),
+        ({"scale": 1, "mean": [127.5] * 3, "std": [51.0] * 3}, {"mean": [0.5] * 3, "std": [0.2] * 3}),
+        ({"scale": "1.0/255.0", "mean": [0, 0.1, 0.2], "std": [1, 2, 3]}, {"mean": [0.0, 0.1, 0.2], "std": [1.0, 2.0, 3.0]}),
+        ({"scale": 0.5, "mean": [0] * 3, "std": [1] * 3}, {"mean": [0.0] * 3, "std": [round(1 / 127.5, 11)] * 3}),
+    ],
+)
+def test_normalised_images_are_those_of_the_formula(arguments, expected):
+    transforms = {"CropImage": SIZED}, {"NormalizeImage": {**arguments, "order": ""}}
+    data, _ = converted(with_transforms(*transforms, evaluation=transforms))
+    for key in ("mean", "std"):
+        assert data["normalize"][key] == pytest.approx(expected[key], rel=1e-8)
+    pixels = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
+    found = ModelInput((5, 5), channels=3, **{key: tuple(data["normalize"][key]) for key in ("mean", "std")})(pixels)
+    scale = {"1.0/255.0": 1 / 255}.get(arguments.get("scale", 1 / 255), arguments.get("scale", 1 / 255))
+    mean, std = (np.float32(arguments.get(key, IMAGENET[key])).reshape(3, 1, 1) for key in ("mean", "std"))
+    theirs = (pixels.numpy().astype(np.float32) * np.float32(scale) - mean) / std
+    np.testing.assert_allclose(found.numpy(), theirs, rtol=2e-6, atol=2e-6)
+
+
+def test_images_without_a_normalisation_stay_in_0_to_255():
+    data, _ = converted(with_transforms({"CropImage": SIZED}, evaluation=[{"CropImage": SIZED}]))
+    pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    found = ModelInput((4, 4), channels=3, **{key: tuple(data["normalize"][key]) for key in ("mean", "std")})(pixels)
+    torch.testing.assert_close(found, pixels.float())
+
+
+def test_other_statistics_in_evaluation_are_named():
+    other = {"NormalizeImage": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    data, notes = converted(with_transforms({"CropImage": SIZED}, "NormalizeImage", evaluation=[{"CropImage": SIZED}, other]))
+    assert data["normalize"] == IMAGENET
+    assert paths_of(notes.left_out) == ["Eval.dataset.transform_ops"]
+
+
+def test_lists_sizes_crops_and_normalisation_are_theirs_on_images(tmp_path, monkeypatch):
+    """Where nothing is resampled, evaluation images equal, bit by bit of their pixels, what PaddleClas' few lines make of them."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "dataset/flowers"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    sizes = [(220, 300), (220, 220), (252, 220), (220, 227)]  # width and height
+    for number, (width, height) in enumerate(sizes):
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    for part, labels in (("train", [0, 1, 2, 3]), ("val", [3, 0, 1, 2])):
+        (folder / f"{part}.txt").write_text("".join(f"{number}.png {label}\n" for number, label in enumerate(labels)))
+    data, _ = converted(config_of("data_heavy"))
+    module = build_data(Data(**{**data, "workers": 0}), seed=0)
+    (batch,) = module.eval_batches(world_size=1, shard=(0, 1))
+    lines = [line.strip().split(" ") for line in (folder / "val.txt").read_text().splitlines()]
+    assert batch.labels.tolist() == [int(label) for _, label in lines]
+    for row, (name, _) in enumerate(lines):
+        image = np.asarray(Image.open(folder / name))  # RGB, as with to_rgb
+        top, left = ((side - 192) // 2 for side in image.shape[:2])
+        expected = image[top : top + 192, left : left + 192].transpose(2, 0, 1)
+        candidates = [expected] if all((side - 192) % 2 == 0 for side in image.shape[:2]) else _shifted(image)
+        assert any(np.array_equal(batch.images[row].numpy(), each) for each in candidates)
+
+
+def _shifted(image):
+    """Crops whose middle is half a pixel to either side: what the remark says of the place of a crop."""
+    tops, lefts = ({(side - 192) // 2, -(-(side - 192) // 2)} for side in image.shape[:2])
+    return [image[top : top + 192, left : left + 192].transpose(2, 0, 1) for top in tops for left in lefts]

@@ -19,6 +19,10 @@ PLAIN = "model"
 _NUM_CLASSES = 1000
 """Of a model that is not told how many."""
 _FOR_EXPORT = ("infer_output_key", "infer_add_softmax", "is_rec")
+_FROZEN = (
+    "a frozen model stays in training mode there: its BatchNorm normalises by the batch and its statistics move, its dropout is on; "
+    "here it is in eval mode for good"
+)
 _TRANSFORMS = {"LinearTransformTeacher": "teacher", "LinearTransformStudent": "student"}
 
 
@@ -47,11 +51,6 @@ class Model:
     """By what losses call an output of theirs (`logits`, `blocks5`, `blocks[7]`) what `at` calls it here."""
     attention: dict[str, Any] = field(default_factory=dict)
     synchronized: bool = False
-
-    @property
-    def frozen(self) -> bool:
-        """Whether it only teaches."""
-        return bool(self.document.get("frozen"))
 
 
 def convert_models(arch: Section, settings: Section) -> Sequence[Model]:
@@ -102,12 +101,12 @@ def _distilled(arch: Section, num_classes: int | None, whole: Weights) -> list[M
         inner = section.text("name", "")
         own = whole.behind(f"{name}.") or Weights.of(arch, "pretrained_list", file)
         if inner == "AttentionModel":
-            model = _attention_model(section, name, own)
+            model = _attention_model(section, name, own, is_frozen=bool(is_frozen))
         elif inner in ("DistillationModel", "RecModel"):
             raise section.error("name", f"{inner} inside a DistillationModel; name an architecture, such as PPLCNet_x1_0")
         else:
-            model = _backbone(section, inner, name, _class_num(section), own)
-        models.append(_frozen(section, model) if is_frozen else model)
+            model = _backbone(section, inner, name, _class_num(section), own, is_frozen=bool(is_frozen))
+        models.append(model)
     if num_classes is not None and any(model.num_classes != num_classes for model in models):
         arch.remark(f"{num_classes} classes there say nothing: each of the models has its own class_num, or {_NUM_CLASSES}", "class_num")
     return models
@@ -132,15 +131,7 @@ def _check_name(section: Section, name: str, before: Sequence[str]) -> None:
         )
 
 
-def _frozen(section: Section, model: Model) -> Model:
-    section.remark(
-        "a frozen model stays in training mode there: its BatchNorm normalises by the batch and its statistics move, its dropout is on; "
-        "here it is in eval mode for good"
-    )
-    return replace(model, document={**model.document, "frozen": True})
-
-
-def _backbone(section: Section, architecture: str, name: str, num_classes: int | None, given: Weights) -> Model:
+def _backbone(section: Section, architecture: str, name: str, num_classes: int | None, given: Weights, *, is_frozen: bool = False) -> Model:
     """Returns the peer of a section that says an architecture and its arguments; `given` are weights that other sections name."""
     if not architecture:
         raise section.error("name", "is missing; name an architecture, such as PPLCNet_x1_0")
@@ -149,22 +140,27 @@ def _backbone(section: Section, architecture: str, name: str, num_classes: int |
     except ValueError as error:
         raise section.error("name", str(error)) from None
     if counterpart.library:
-        text = f"it is {counterpart.model}: their weights do not fit it; weights are {counterpart.library}'s or your own"
-        section.remark(text, "name")
+        library = counterpart.library
+        text = f"it is {counterpart.model}: their weights do not fit it, it takes {library}'s or your own"
+        section.remark(f"{text}; initial weights are {library}'s, too", "name")
     if counterpart.difference:
         section.put_back("name", architecture)
         section.leave_out("name", f"{counterpart.model} takes its place, and differs: {counterpart.difference}")
     num_classes = num_classes or _NUM_CLASSES
     factory: Factory = take_arguments(section, architecture, counterpart)
-    weights, args = take_weights(section, architecture, counterpart, given)
+    weights, args = take_weights(section, architecture, counterpart, given, is_frozen=is_frozen)
     document: dict[str, Any] = {"model": counterpart.model}
     document |= {"args": {**factory.args, **args}} if factory.args or args else {}
     document |= {} if weights is None else {"weights": weights}
-    document |= {"freeze": list(factory.freeze)} if factory.freeze else {}
+    if is_frozen:
+        document["frozen"] = True
+        section.remark(_FROZEN)
+    elif factory.freeze:
+        document["freeze"] = list(factory.freeze)
     return Model(name, document, num_classes, counterpart.undecayed, factory.lr_scales, factory.outputs)
 
 
-def _attention_model(section: Section, name: str, given: Weights) -> Model:
+def _attention_model(section: Section, name: str, given: Weights, *, is_frozen: bool = False) -> Model:
     """Returns the peer of an AttentionModel: its backbone; the transform behind it becomes a part of the loss."""
     entries = section.named_sections("models")
     files, freezes = (_one_for_each(section, key, len(entries)) for key in ("pretrained_list", "freeze_params_list"))
@@ -174,16 +170,18 @@ def _attention_model(section: Section, name: str, given: Weights) -> Model:
         raise section.error("models", f"{len(bodies)} architectures and {len(named) - len(bodies)} transforms; AFD has one and one")
     inner, part, architecture = named[bodies[0]]
     own = given.behind(f"{inner}.") or Weights.of(section, "pretrained_list", files[bodies[0]])
-    model = _backbone(part, architecture, name, _class_num(part), own)
+    model = _backbone(part, architecture, name, _class_num(part), own, is_frozen=is_frozen or bool(freezes[bodies[0]]))
     for _, transform, kind in (each for index, each in enumerate(named) if index not in bodies):
         model = replace(model, attention=_attention(transform, _TRANSFORMS[kind], model))
-    return _frozen(section, model) if freezes[bodies[0]] else model
+    return model
 
 
 def _attention(transform: Section, side: str, model: Model) -> dict[str, Any]:
+    if "qk_dim" not in transform:
+        raise transform.error("qk_dim", "is missing; it is the width of queries and keys")
     keys = transform.entries("keys")
     for key in keys:
-        if key not in model.outputs:
+        if not isinstance(key, str) or key not in model.outputs:
             raise transform.error("keys", f"{format_value(key)} is not among the return_patterns of the architecture before")
     shapes = {name: transform.entries(name) for name in ("t_shapes", "s_shapes") if name in transform}
     return {"side": side, "qk_dim": transform.number("qk_dim"), "keys": keys, "paths": [model.outputs[key] for key in keys], **shapes}
@@ -206,5 +204,6 @@ def _recognition_model(arch: Section, whole: Weights) -> Model:
         )
     arch.pass_over("head_feature_from")
     head.pass_over("embedding_size")
-    arch.remark("the backbone with a linear layer is the architecture with its own classifier", "name")
-    return _backbone(backbone, backbone.text("name", ""), PLAIN, _class_num(head), whole.behind("backbone."))
+    arch.remark("the backbone with a linear layer is the architecture with its own classifier; from a file of the whole, it is new", "name")
+    own = replace(whole.behind("backbone."), has_head=False)
+    return _backbone(backbone, backbone.text("name", ""), PLAIN, _class_num(head), own)

@@ -72,7 +72,7 @@ def _of_library(section: Section, architecture: str, counterpart: Counterpart) -
     args = dict(counterpart.args)
     for key in ("drop_rate", "drop_path_rate", "img_size"):
         if key in section and counterpart.library == "timm":
-            args[key] = section.number(key)
+            args[key] = section.take(key)
     for key in ("return_patterns", "return_stages"):
         if key in section:
             section.leave_out(key, f"{counterpart.model} has modules of other names; a loss's `at` takes its paths")
@@ -113,7 +113,8 @@ def _of_mobilenet_v3(section: Section, stages: Sequence[str]) -> Factory:
     for key, default in (("inplanes", 16), ("class_expand", 1280)):
         if (value := section.number(key, default)) != default:
             args[key] = value
-    dropout = section.number("dropout_prob", 0.2)
+    default_dropout = 0.0 if _is_null(section, "dropout_prob") else 0.2
+    dropout = section.number("dropout_prob", default_dropout)
     if dropout != 0.2:
         args["dropout_prob"] = dropout
     if dropout:
@@ -128,7 +129,10 @@ def _of_resnet(section: Section, depths: Sequence[int]) -> Factory:
     for key in ("max_pool", "use_first_short_conv"):
         if not section.flag(key, default=True):
             args[key] = False
-    _take_default(section, "stem_act", "relu")
+    if _is_null(section, "stem_act"):
+        args["stem_act"] = None
+    elif section.text("stem_act", "relu") != "relu":
+        section.remark("is a ReLU there, whatever it names", "stem_act")
     _take_default(section, "layer_type", "ConvBNLayer")
     _take_layout(section)
     ends = [sum(depths[: stage + 1]) for stage in range(4)]
@@ -136,6 +140,11 @@ def _of_resnet(section: Section, depths: Sequence[int]) -> Factory:
     scales = _rates(section, 5, others_are_ignored=True)
     outputs = _outputs(section, [f"blocks[{end - 1}]" for end in ends])
     return Factory(args, outputs, _lr_scales(section, scales, (("stem",), *stages)))
+
+
+def _is_null(section: Section, key: str) -> bool:
+    """Whether an entry is null, which to these is another value than none."""
+    return key in list(section) and key not in section
 
 
 def _take_default(section: Section, key: str, default: Any) -> None:

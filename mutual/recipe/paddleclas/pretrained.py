@@ -18,10 +18,17 @@ _SUFFIXES = (_SUFFIX, ".pdema", ".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 @dataclass(frozen=True)
 class Weights:
-    """A weights file that a config names, and what stands before the model's names in it; without a file, none."""
+    """A weights file that a config names; without a file, none.
+
+    Attributes:
+        file: its path.
+        prefix: what stands before the model's names in it.
+        has_head: the model's classifier is among them.
+    """
 
     file: str = ""
     prefix: str = ""
+    has_head: bool = True
 
     @classmethod
     def of(cls, section: Section, key: str, path: Any) -> Weights:
@@ -51,7 +58,8 @@ class Weights:
     @property
     def value(self) -> str | dict[str, str]:
         """What a peer's `weights` says."""
-        return {"file": self.file, "prefix": self.prefix} if self.prefix else self.file
+        section = {"file": self.file} | ({"prefix": self.prefix} if self.prefix else {}) | ({} if self.has_head else {"head": "new"})
+        return section if len(section) > 1 else self.file
 
 
 def given_file(section: Section, key: str) -> Weights:
@@ -59,7 +67,9 @@ def given_file(section: Section, key: str) -> Weights:
     return Weights.of(section, key, section.take(key))
 
 
-def take_weights(section: Section, architecture: str, counterpart: Counterpart, given: Weights) -> tuple[Any, dict[str, Any]]:
+def take_weights(
+    section: Section, architecture: str, counterpart: Counterpart, given: Weights, *, is_frozen: bool
+) -> tuple[Any, dict[str, Any]]:
     """Returns `weights` of a peer, null where it begins with initial ones, and the arguments that choose between published ones.
 
     Args:
@@ -67,27 +77,31 @@ def take_weights(section: Section, architecture: str, counterpart: Counterpart, 
         architecture: their name.
         counterpart: what stands for it.
         given: the file that other sections name, which is loaded last.
+        is_frozen: the model only teaches, which it cannot without weights.
 
     Raises:
-        RecipeError: `pretrained` is neither true nor false nor a path.
+        RecipeError: `pretrained` is neither true nor false nor a path, or a frozen model's weights do not fit.
     """
     pretrained = section.take("pretrained", default=False)
     is_published, is_distilled = _published(pretrained, architecture)
-    if given:
-        if pretrained is not False:
-            section.remark(f"{given.file} is loaded behind it, and replaces it", "pretrained")
-        section.pass_over("use_ssld")
-        return _value(section, counterpart, given), {}
-    if not is_published:
-        section.pass_over("use_ssld")
-        return _value(section, counterpart, Weights.of(section, "pretrained", pretrained)), {}
-    if counterpart.library:
-        section.pass_over("use_ssld")
-        if not counterpart.has_weights:
-            _leave_out(section, pretrained, f"there are no weights that fit {counterpart.model}")
-        return PRETRAINED if counterpart.has_weights else None, {}
-    is_distilled = section.flag("use_ssld") or is_distilled
-    return PRETRAINED, {"use_ssld": True} if is_distilled else {}
+    if given and pretrained is not False:
+        section.remark(f"{given.file} is loaded behind it, and replaces it", "pretrained")
+    if is_published and not given and not counterpart.library:
+        is_distilled = section.flag("use_ssld") or is_distilled
+        return PRETRAINED, {"use_ssld": True} if is_distilled else {}
+    section.pass_over("use_ssld")
+    if is_published and not given:
+        if counterpart.has_weights:
+            return PRETRAINED, {}
+        _leave_out(section, pretrained, f"there are no weights that fit {counterpart.model}", is_frozen=is_frozen)
+        return None, {}
+    weights = given or Weights.of(section, "pretrained", pretrained)
+    if weights and counterpart.library and PurePath(weights.file).suffix == _SUFFIX:
+        _leave_out(section, weights.file, f"weights of PaddleClas do not fit {counterpart.model}", is_frozen=is_frozen)
+        return None, {}
+    if is_frozen and not weights:
+        section.remark("there are none, so that it teaches what its initial weights say; name a file here", "pretrained")
+    return weights.value if weights else None, {}
 
 
 def _published(pretrained: Any, architecture: str) -> tuple[bool, bool]:
@@ -102,13 +116,10 @@ def _published(pretrained: Any, architecture: str) -> tuple[bool, bool]:
     return pretrained is True, False
 
 
-def _value(section: Section, counterpart: Counterpart, weights: Weights) -> Any:
-    if weights and counterpart.library and PurePath(weights.file).suffix == _SUFFIX:
-        _leave_out(section, weights.file, f"weights of PaddleClas do not fit {counterpart.model}; give a file of its own, or true")
-        return None
-    return weights.value if weights else None
-
-
-def _leave_out(section: Section, value: Any, why: str) -> None:
+def _leave_out(section: Section, value: Any, why: str, *, is_frozen: bool) -> None:
+    if is_frozen:
+        raise section.error(
+            "pretrained", f"{why}, and a frozen model has nothing to teach without; give a file of its own (FILE.safetensors, FILE.pth)"
+        )
     section.put_back("pretrained", value)
-    section.leave_out("pretrained", why)
+    section.leave_out("pretrained", f"{why}; it begins with initial weights")

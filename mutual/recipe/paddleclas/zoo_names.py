@@ -195,7 +195,15 @@ _BATCHNORM = ("*.bn",)
 _UNDECAYED = {
     **{name: _BATCHNORM for name in _TIMM if name.startswith("PPHGNet")},
     **{name: ("*bn*", "*norm*") for name in _TIMM if name.startswith("MobileNetV4")},
-    "EfficientNetV2_S": ("*bn[1-3]", "*.bias"),
+    "EfficientNetV2_S": ("*bn[1-3]", "classifier.bias"),
+    **{
+        name: ("*bn1", "*bn_dw", "*.primary_conv.1", "*.cheap_operation.1", "*.shortcut.[13]")
+        for name in _TIMM
+        if name.startswith("GhostNet")
+    },
+    **{name: ("*bn[0-3]", "conv1.1", "conv1.4", "*.downsample.2") for name in _TIMM if name.startswith("ResNeSt")},
+    **{name: ("*.attention_biases",) for name in _TIMM if name.startswith("LeViT")},
+    **{name: ("pos_block",) for name in _TIMM if name.startswith(("pcpvt", "alt_gvt"))},
 }
 
 _MISSING = """

@@ -2,12 +2,15 @@
 
 import copy
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mutual.models import create_model
 from mutual.recipe import PeerSpec, RecipeError, check_section
@@ -126,13 +129,14 @@ def test_a_teacher_of_timms():
     assert scales == {("conv1", "blocks2", 0.25), ("blocks3", "blocks4", 0.5), ("blocks5", 0.75)}
     (line,) = notes.left_out
     assert line.startswith("Arch.models.0.Teacher.return_patterns: ['blocks4']: timm/tf_efficientnet_b0 has modules of other names")
-    assert any("their weights do not fit it; weights are timm's or your own" in line for line in notes.remarks)
+    assert any("their weights do not fit it, it takes timm's or your own" in line for line in notes.remarks)
 
 
 def test_a_recognition_model_that_is_a_classifier():
     models, notes = config_of("arch_recognition_classifier")
     (model,) = models.values()
-    assert model.document == {"model": "pplcnet_x0_25", "weights": {"file": "weights/whole.pdparams", "prefix": "backbone."}}
+    weights = {"file": "weights/whole.pdparams", "prefix": "backbone.", "head": "new"}
+    assert model.document == {"model": "pplcnet_x0_25", "weights": weights}
     assert model.num_classes == 10
     assert notes.left_out == []
 
@@ -186,7 +190,7 @@ def test_weights_of_theirs_do_not_fit_a_model_of_timms():
     models, notes = converted({"name": "DPN68", "pretrained": "output/best"})
     assert "weights" not in models["model"].document
     assert notes.left_out == [
-        "Arch.pretrained: 'output/best.pdparams': weights of PaddleClas do not fit timm/dpn68; give a file of its own, or true"
+        "Arch.pretrained: 'output/best.pdparams': weights of PaddleClas do not fit timm/dpn68; it begins with initial weights"
     ]
     models, notes = converted({"name": "DPN68", "pretrained": "mine.pth"})
     assert (models["model"].document["weights"], notes.left_out) == ("mine.pth", [])
@@ -195,7 +199,28 @@ def test_weights_of_theirs_do_not_fit_a_model_of_timms():
 def test_an_architecture_that_arguments_make_has_no_weights():
     models, notes = converted({"name": "DenseNet264", "pretrained": True})
     assert models["model"].document == {"model": "timm/densenet121", "args": {"block_config": [6, 12, 64, 48]}}
-    assert notes.left_out == ["Arch.pretrained: true: there are no weights that fit timm/densenet121"]
+    assert notes.left_out == ["Arch.pretrained: true: there are no weights that fit timm/densenet121; it begins with initial weights"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "why"),
+    [
+        ({"name": "Res2Net200_vd_26w_4s", "pretrained": True, "use_ssld": True}, "there are no weights that fit timm/res2net101d"),
+        ({"name": "DPN68", "pretrained": "output/best"}, "weights of PaddleClas do not fit timm/dpn68"),
+    ],
+)
+def test_a_teacher_without_its_weights_is_one_line(teacher, why):
+    arch = {"name": "DistillationModel", "models": [{"A": teacher}, {"B": PLAIN}], "freeze_params_list": [True, False]}
+    assert fault_of(arch).startswith(f"Arch.models.0.A.pretrained: {why}, and a frozen model has nothing to teach without; give a file")
+    arch["models"][0]["A"]["pretrained"] = "mine.pth"
+    models, _ = converted(arch)
+    assert models["A"].document["weights"] == "mine.pth"
+
+
+def test_a_teacher_that_names_no_weights_is_as_there():
+    models, notes = distilled(PLAIN, PLAIN, freeze_params_list=[True, False])
+    assert models["A"].document == {"model": "pplcnet_x0_25", "frozen": True}
+    assert "name a file here" in said(notes.remarks, "Arch.models.0.A.pretrained")[0]
 
 
 def test_an_architecture_that_differs_is_left_out_by_name():
@@ -224,6 +249,39 @@ def test_what_no_model_here_takes_is_left_out():
         "Arch.use_last_conv: false: there is true alone here",
         "Arch.use_ml_decoder: true: has no counterpart",
     ]
+
+
+def test_null_is_a_value_where_theirs_takes_it_as_one():
+    models, notes = converted({"name": "MobileNetV3_small_x0_35", "dropout_prob": None})
+    assert (models["model"].document["args"], notes.remarks) == ({"dropout_prob": 0.0}, [])
+    models, notes = converted({"name": "ResNet18", "stem_act": None})
+    assert (models["model"].document["args"], notes.left_out) == ({"stem_act": None}, [])
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 9)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", "[1, 2]", "PPLCNet_x0_25", "blocks4"]),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.sampled_from(["name", "keys", "Student"]), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = """\
+class_num pretrained use_ssld stride_list lr_mult_list dropout_prob class_expand return_patterns return_stages models pretrained_list
+freeze_params_list use_sync_bn stop_grad_layers data_format max_pool drop_rate qk_dim keys Head Backbone infer_model_name freeze_befor"""
+NAMES = ["PPLCNet_x0_25", "ResNet18_vd", "MobileNetV3_small_x0_35", "VGG11", "DPN68", "DistillationModel", "AttentionModel", "RecModel"]
+ENTRIES = st.dictionaries(st.sampled_from(KEYS.split()), VALUES, max_size=5)
+
+
+@given(st.sampled_from(NAMES), ENTRIES, st.lists(st.tuples(st.sampled_from([*NAMES[:6], "LinearTransformTeacher"]), ENTRIES), max_size=3))
+def test_whatever_is_wrong_is_a_line(name, entries, models):
+    arch = {"name": name, **entries}
+    if models:
+        arch["models"] = [{f"M{index}": {"name": inner, **own}} for index, (inner, own) in enumerate(models)]
+    notes = Notes()
+    with suppress(RecipeError):
+        convert_models(Section(arch, "Arch", notes), Section({}, "Global", notes))
 
 
 def test_strides_may_differ_by_direction():
@@ -318,8 +376,15 @@ def test_statistics_of_all_processes_are_said_of_each_model():
             "Arch.models: 2 architectures and 0 transforms; AFD has one and one",
         ),
         (
-            {"name": "AttentionModel", "models": [{"A": PLAIN}, {"B": {"name": "LinearTransformStudent", "keys": ["blocks3"]}}]},
+            {
+                "name": "AttentionModel",
+                "models": [{"A": PLAIN}, {"B": {"name": "LinearTransformStudent", "qk_dim": 8, "keys": ["blocks3"]}}],
+            },
             "Arch.models.1.B.keys: 'blocks3' is not among the return_patterns of the architecture before",
+        ),
+        (
+            {"name": "AttentionModel", "models": [{"A": PLAIN}, {"B": {"name": "LinearTransformStudent"}}]},
+            "Arch.models.1.B.qk_dim: is missing; it is the width of queries and keys",
         ),
     ],
 )

@@ -82,7 +82,7 @@ def fits(path, pattern):
     return any(fnmatchcase(".".join(parts[:length]), pattern) for length in range(1, len(parts) + 1))
 
 
-@pytest.mark.parametrize("name", ["PPHGNet_tiny", "PPHGNetV2_B0", "MobileNetV4_conv_small", "PPLCNet_x0_25"])
+@pytest.mark.parametrize("name", ["PPHGNet_tiny", "PPHGNetV2_B0", "MobileNetV4_conv_small", "PPLCNet_x0_25", "GhostNet_x1_0", "ResNeSt50"])
 def test_the_undecayed_are_the_parameters_of_batchnorm(name):
     counterpart = find_counterpart(name)
     if not in_timm(counterpart):

@@ -71,6 +71,7 @@ def test_classes_are_numbered_anew_in_the_order_of_their_numbers(here):
     assert labels_of(data) == [2, 0]
     assert data.class_counts == [2, 1, 1]
     assert data.info.class_names == ("7", "70", "900000")
+    assert lists(here, train=train, val=["4 x.png 7"], relabel=True, num_classes=5).info.class_names[3:] == ("unused 3", "unused 4")
     with pytest.raises(ValueError, match=r"val.txt has the label 8, which no image in train.txt has; the classes differ"):
         lists(here, train=train, val=["4 x.png 8"], relabel=True)
 

@@ -48,6 +48,7 @@ def read_image_list(spec: Data, _seed: int) -> ReadSplits:
     splits = {side: _read_list(roots.get(side, root), path, spec) for side, path in lists.items()}
     if spec.relabel:
         splits, names = _relabelled(splits, lists)
+        names += tuple(f"unused {number}" for number in range(len(names), spec.num_classes or 0))  # a number may be another class's name
         return ReadSplits(splits["train"], splits.get("val"), names, splits.get("test"))
     names = () if spec.class_names is None else read_class_names(spec.class_names)
     num_classes = _num_classes(splits, lists, spec, names)

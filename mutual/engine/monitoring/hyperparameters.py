@@ -18,7 +18,7 @@ MAX_WORD = 40
 _ELSEWHERE = r"(name|output|extended_from|peers|objectives|seed|placement|checkpoint|tracking|exchange)\b.*"
 _SHORT = r"optimizer\.(name|lr)|schedule\.name|data\.(dataset|batch_size)|train\.(epochs|accumulate)"
 _NO_DIFFERENCE = (
-    r"data\.(root|args|columns|download|normalize|train_list|val_list|val_root|delimiter|eval_batch_size|workers|prefetch|decoded|on_bad_image)\b.*"
+    r"data\.(root|args|columns|download|normalize|train_list|val_list|val_root|unlabelled_root|delimiter|class_names|eval_batch_size|workers|prefetch|decoded|on_bad_image)\b.*"
     r"|train\.(threads|tune|tune_seconds|log_every|eval_every|pictures|progress|timeout_seconds)"
 )
 _LEFT_OUT = re.compile(f"{_ELSEWHERE}|{_SHORT}|{_NO_DIFFERENCE}")

@@ -54,7 +54,7 @@ def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayo
         "loaded": data.loaded_shape,
         "classes": None if peer.tapped.columns is None else list(peer.tapped.columns.classes),
         "standardize": spec.standardize,
-        "transforms": _transforms(section),
+        "transforms": transforms_of(section),
         "views": store.views,
         "view": list(recipe.peers).index(peer.name) if section.views == "per_peer" else 0,
         "seed": recipe.seed if views is None else views[1],
@@ -72,7 +72,7 @@ def fingerprint(recipe: Recipe, peer: Peer, data: DataModule, layout: RecordLayo
     return values
 
 
-def _transforms(data: Data) -> dict[str, Any]:
+def transforms_of(data: Data) -> dict[str, Any]:
     """Returns what becomes of an image; fields that later versions have added stand there only where they say something."""
     transforms = [] if data.filled_augment is None else [spec.model_dump(mode="json") for spec in data.filled_augment]
     for transform in transforms:

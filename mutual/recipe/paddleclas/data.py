@@ -183,17 +183,13 @@ def _add_unlabelled(data: dict[str, Any], loaders: Section, images: Images) -> N
     loader = loaders.section("UnLabelTrain")
     dataset = _dataset_of(loader, "UnLabelTrain")
     _name_of(dataset)
-    root, data["unlabelled"], _ = _list_of(dataset)
+    root, data["unlabelled"], delimiter = _list_of(dataset)
+    if (delimiter or " ") != data.get("delimiter", " "):
+        raise dataset.error("delimiter", f"{delimiter!r} is not Train's; the lists have one here")
     dataset.take("relabel")
     if PurePath(root) != PurePath(data["root"]):
         data["unlabelled_root"] = root
-    for key in ("transform_ops_weak", "transform_ops_strong", "transform_ops_strong2", "batch_transform_ops"):
-        if key in dataset:
-            dataset.leave_out(key, "unlabelled images are augmented as those with labels are")
-    if "transform_ops" in dataset:
-        muted = Section({"transform_ops": dataset.take("transform_ops")}, dataset.path, Notes())
-        if convert_training(muted, "transform_ops", quiet=True).transforms != images.transforms:
-            dataset.notes.left_out.append(f"{dataset.path}.transform_ops: unlabelled images are augmented as those with labels are")
+    _name_their_transforms(dataset, images)
     number = convert_sampler(loader.section("sampler"), trains=True)["batch_size"]
     data["batch_size"] += number
     loader.remark(
@@ -201,6 +197,22 @@ def _add_unlabelled(data: dict[str, Any], loaders: Section, images: Images) -> N
         "all of both; a line is `path` or `path label`, and labels are not read"
     )
     loader.section("loader").pass_over("num_workers", "use_shared_memory", "prefetch_factor")
+    _name_what_needs_classes(data, loader)
+
+
+def _name_their_transforms(dataset: Section, images: Images) -> None:
+    """Names transforms of unlabelled images that are others than those of images with labels."""
+    for key in ("transform_ops_weak", "transform_ops_strong", "transform_ops_strong2", "batch_transform_ops"):
+        if key in dataset:
+            dataset.leave_out(key, "unlabelled images are augmented as those with labels are")
+    if "transform_ops" in dataset:
+        muted = Section({"transform_ops": dataset.take("transform_ops")}, dataset.path, Notes())
+        if convert_training(muted, "transform_ops", quiet=True).transforms != images.transforms:
+            dataset.notes.left_out.append(f"{dataset.path}.transform_ops: unlabelled images are augmented as those with labels are")
+
+
+def _name_what_needs_classes(data: dict[str, Any], loader: Section) -> None:
+    """Takes from `data`, and names, what images without a class do not go with."""
     if data.pop("sampler", None) is not None:
         loader.notes.left_out.append(f"{loader.path}: images without a class are not drawn by class; an epoch has each image once")
     for key in [key for key in data if key.startswith(("mixup", "cutmix"))]:

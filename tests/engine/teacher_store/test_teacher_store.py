@@ -10,8 +10,8 @@ from support import EmbeddingNet, assert_equal_weights, build, run, tiny_documen
 
 import mutual
 from mutual.engine.store_filling import fill_stores
-from mutual.engine.teacher_store.fingerprint import STORE_MARK
-from mutual.recipe import InputError, RecipeError, parse_recipe
+from mutual.engine.teacher_store.fingerprint import STORE_MARK, transforms_of
+from mutual.recipe import Data, InputError, RecipeError, parse_recipe
 
 TEACHER = {"model": "support:double", "args": {"width": 6, "norm": True}, "frozen": True}
 CROP = [{"name": "random_crop", "padding": 2}]
@@ -317,3 +317,26 @@ def test_a_store_is_filled_whole_whatever_the_sampler_and_serves_any(tmp_path):
         read = train_epochs(document(tmp_path / "store", data={"mixup": 0.4, **data}), epochs=2)
         assert stored(read).num_computed == 0
         close(read)
+
+
+def test_fields_that_transforms_had_not_change_no_fingerprint_of_a_store():
+    jitter, erasing = {"name": "color_jitter", "hue": 0.1}, {"name": "random_erasing", "value": "random"}
+    data = Data(dataset="digits", augment=["horizontal_flip", jitter, erasing], mixup=0.2)
+    assert transforms_of(data) == {
+        "augment": [
+            {"name": "horizontal_flip", "p": 0.5},
+            {"name": "color_jitter", "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.1},
+            {"name": "random_erasing", "p": 0.25, "scale": [0.02, 0.33], "ratio": [0.3, 3.3], "value": "random"},
+        ],
+        "mixup": 0.2,
+        "cutmix": 0.0,
+    }
+    assert transforms_of(Data(dataset="digits")) == {"augment": None, "mixup": 0.0, "cutmix": 0.0}
+    changes = [{"mixup_p": 0.5}, {"augment": [{**erasing, "attempts": 9}]}, {"augment": [{**erasing, "value": "normal"}]}]
+    assert all(transforms_of(data.model_validate(data.model_dump() | change)) != transforms_of(data) for change in changes)
+
+
+def test_a_store_is_of_the_statistics_that_its_images_are_filled_with():
+    augment = [{"name": "timm_augment", "config": "rand-m9"}]
+    plain, other = (Data(dataset="digits", augment=augment, normalize=normalize) for normalize in ("auto", "none"))
+    assert transforms_of(plain) != transforms_of(other)

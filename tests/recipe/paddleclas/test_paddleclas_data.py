@@ -212,6 +212,11 @@ def test_unlabelled_images_take_neither_classes_nor_mixed_labels_nor_transforms_
     assert [part in "".join(found) for part in ("transform_ops_strong", "transform_ops:", "by class", "mixup 0.2")] == [True] * 4
 
 
+def test_unlabelled_lists_have_the_delimiter_of_the_others():
+    with pytest.raises(RecipeError, match=r"UnLabelTrain\.dataset\.delimiter: None is not Train's"):
+        converted(changed("UnLabelTrain.dataset.delimiter", None, "data_unlabelled"))
+
+
 def test_unlabelled_images_beside_others_than_files_are_named():
     config = config_of("data_cifar")
     config["DataLoader"]["UnLabelTrain"] = {"dataset": {"name": "Cifar10"}}

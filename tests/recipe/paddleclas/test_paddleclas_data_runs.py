@@ -5,7 +5,7 @@ import pytest
 from data_configs import config_of, converted
 from PIL import Image
 
-from mutual import fit
+from mutual import fit, load_peer
 
 
 def write_images(folder, name, labels, *, between=" "):
@@ -19,7 +19,8 @@ def write_images(folder, name, labels, *, between=" "):
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("name", [pytest.param("data_heavy", marks=pytest.mark.slow), "data_labels", "data_unlabelled"])  # timm is imported
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["data_heavy", "data_labels", "data_unlabelled"])
 def test_it_is_trained_on(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if name == "data_heavy":
@@ -39,7 +40,12 @@ def test_it_is_trained_on(name, tmp_path, monkeypatch):
     data |= {"image_size": 16, "batch_size": 4, "workers": 0}
     if name == "data_unlabelled":
         data["epoch_size"] = 14
+    if name == "data_heavy":
+        (tmp_path / "names.txt").write_text("0 rose\n1 tulip, lale\n2 daisy\n3 aster\n")
+        data["class_names"] = "names.txt"
     loss = "bce" if data.get("multi_label") else "cross_entropy"
     peers = {peer: {"model": "small_cnn"} for peer in ("First", "Second")}
     result = fit({"name": "t", "peers": peers, "objectives": [{"loss": loss}], "data": data, "train": {"epochs": 1}, "output": "runs"})
     assert result.metrics
+    names = {"data_heavy": ("rose", "tulip, lale", "daisy", "aster"), "data_unlabelled": ("7", "70", "700", "unused 3")}
+    assert load_peer("runs/t").card.class_names == names.get(name, ("0", "1", "2"))

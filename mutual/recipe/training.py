@@ -48,8 +48,9 @@ class Optimizer(Spec):
     """One optimizer for each trainable peer, by its torch or timm name, or of your own."""
 
     name: str = "sgd"
-    """sgd, adam, adamw, lamb, ... (any optimizer of torch.optim, else of timm), or package.module:name, which is called with the groups of
-    parameters, lr, and what else is given here, and returns a torch.optim.Optimizer."""
+    """sgd, adam, adamw, lamb, ... (any optimizer of torch.optim, else of timm), paddle_rmsprop (RMSProp as Paddle computes it), or
+    package.module:name, which is called with the groups of parameters, lr, and what else is given here, and returns a
+    torch.optim.Optimizer."""
     lr: PositiveFloat = 0.1
     """Learning rate; the schedule multiplies it."""
     weight_decay: NonNegativeFloat = 0.0

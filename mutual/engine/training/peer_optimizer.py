@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mutual.engine.training.clipping import clip_parameter_norms
+from mutual.engine.training.paddle_rmsprop import PaddleRMSProp
 from mutual.engine.training.parameter_groups import parameter_groups
 from mutual.engine.training.users_optimizer import UsersOptimizer, seeded_step
 from mutual.group import Peer
@@ -37,7 +38,7 @@ _TORCH = {
     name.lower(): value
     for name, value in vars(torch.optim).items()
     if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
-}
+} | {"paddle_rmsprop": PaddleRMSProp}
 
 
 class PeerOptimizer:

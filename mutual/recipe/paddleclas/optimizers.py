@@ -123,10 +123,9 @@ def _adamw_by_layers(section: Section) -> Fields:
 
 
 def _rmsprop(section: Section) -> Fields:
-    section.remark("the mean square begins at 1, as TensorFlow's does, and theirs at 0; all else is the same")
     rho = float(section.number("rho", 0.95))
     eps = section.number("epsilon", 1e-6)
-    return {"name": "rmsproptf", "momentum": float(section.number("momentum", 0.0)), "eps": eps, "args": {"alpha": rho}}
+    return {"name": "paddle_rmsprop", "momentum": float(section.number("momentum", 0.0)), "eps": eps, "args": {"alpha": rho}}
 
 
 _CONVERTERS: dict[str, Callable[[Section], Fields]] = {

@@ -56,11 +56,11 @@ def optimizer_of(name, *models, **fields):
             {"weight_decay": 0.05, "layerwise_decay": 0.65},
             {"name": "adamw", "weight_decay": 0.05, "betas": [0.9, 0.999], "eps": 1e-8, "decay_norm_and_bias": False, "layer_decay": 0.65},
         ),
-        ("RMSProp", {}, {"name": "rmsproptf", "momentum": 0.0, "eps": 1e-6, "args": {"alpha": 0.95}}),
+        ("RMSProp", {}, {"name": "paddle_rmsprop", "momentum": 0.0, "eps": 1e-6, "args": {"alpha": 0.95}}),
         (
             "RMSProp",
             {"momentum": 0.9, "rho": 0.9, "epsilon": 0.001, "regularizer": {"name": "L2", "coeff": 1e-5}},
-            {"name": "rmsproptf", "weight_decay": 1e-5, "momentum": 0.9, "eps": 0.001, "args": {"alpha": 0.9}},
+            {"name": "paddle_rmsprop", "weight_decay": 1e-5, "momentum": 0.9, "eps": 0.001, "args": {"alpha": 0.9}},
         ),
     ],
 )
@@ -93,6 +93,25 @@ def test_the_steps_of_momentum_are_theirs():
             weight.grad = gradient
             optimizer.step()
         torch.testing.assert_close(weight.detach(), expected, rtol=1e-12, atol=0)
+
+
+def test_the_steps_of_rmsprop_are_theirs():
+    """v = rho v + (1 - rho) g g; u = mu u + lr g / sqrt(v + eps); w = w - u, of a rate that changes."""
+    section = {"name": "RMSProp", "momentum": 0.9, "rho": 0.8, "epsilon": 0.01, "lr": LR, "regularizer": {"name": "L2", "coeff": 0.2}}
+    weight = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    unused = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = build_optimizer(Optimizer(**convert(section)[0]["optimizer"]), [weight, unused])
+    expected, square, velocity = weight.detach().clone(), torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    for step in range(5):
+        weight.grad = torch.tensor([0.3 * step, 1.0], dtype=torch.float64)
+        decayed = weight.grad + 0.2 * expected
+        square = 0.8 * square + 0.2 * decayed**2
+        velocity = 0.9 * velocity + 0.1 / (step + 1) * decayed / (square + 0.01).sqrt()
+        expected = expected - velocity
+        optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
+        optimizer.step()
+    torch.testing.assert_close(weight.detach(), expected, rtol=1e-12, atol=0)
+    assert unused.item() == 1
 
 
 NET = nn.ModuleDict(

@@ -92,7 +92,13 @@ def test_large_tensors_that_are_cut_are_joined(tmp_path):
     cut = {"w": {"OriginShape": (2, 3), "slices": ["w@@.0", "w@@.1"]}}
     path = written(tmp_path, pickle.dumps({**state, "UnpackBigParamInfor@@": cut}, 2))
     assert torch.equal(read_tensors(path)[""].pop("w"), torch.arange(6.0).reshape(2, 3))
-    for wrong in ({"OriginShape": (2, 3), "slices": ["w@@.0"] * 2}, {"OriginShape": (7, 7), "slices": ["w@@.0"]}, {"slices": [1]}, 3):
+    for wrong in (
+        {"OriginShape": (2, 3), "slices": ["w@@.0"] * 2},
+        {"OriginShape": (7, 7), "slices": ["w@@.0"]},
+        {"slices": [1]},
+        3,
+        {"OriginShape": (4, "x"), "slices": ["w@@.0"]},
+    ):
         refused(written(tmp_path, pickle.dumps({**state, "UnpackBigParamInfor@@": {"w": wrong}}, 2)), "no file of plain arrays by Paddle")
 
 
@@ -197,6 +203,13 @@ BOMBS = {
     "a class as a function": (entry(b"cnumpy\nndarray\n)R"), "calls what is no function"),
     "a text as a function": (entry(b"X\x01\x00\x00\x00a)R"), "calls what is no function"),
     "an array as a function": (entry(array_bytes() + b")R"), "calls what is no function"),
+    "arguments that are no tuple": (entry(b"cnumpy\ndtype\n]R"), "calls what is no function"),
+    "a kind with half a state": (entry(b"cnumpy\ndtype\nX\x02\x00\x00\x00f4\x85R)b"), "the state of what is no array"),
+    "an array with half a state": (entry(b"cnumpy.core.multiarray\n_reconstruct\n)R)b"), "the state of what is no array"),
+    "an array whose state is none": (entry(b"cnumpy.core.multiarray\n_reconstruct\n)RX\x05\x00\x00\x00abcdeb"), "the state of"),
+    "a text in another encoding": (entry(b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR"), "encodes what are no bytes"),
+    "bytes of a number": (entry(b"c__builtin__\nbytes\nJ\xff\xff\xff\x7f\x85R"), "makes bytes of something else"),
+    "an end of a text": (entry(b"X\x01\x00\x00\x00aNa"), "appends to what is no list"),
     "a state of a dict": (entry(b"}}b"), "the state of what is no array"),
     "an entry of a text": (b"\x80\x04NNNs.", "an entry of what is no dict"),
     "an extension": (entry(b"\x82\x01"), "."),
@@ -330,6 +343,7 @@ def test_square_linear_weights_are_transposed_by_their_kind():
     found = from_paddle(model, tensors)
     assert torch.equal(found["0.weight"], tensors["0.weight"].T)
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items() if name != "0.weight")
+    assert from_paddle(model, {"0.weight": torch.zeros(2, 3, 1, 1)})["0.weight"].shape == (2, 3, 1, 1), "its shape is told as it is"
     assert torch.equal(from_paddle(model[0], {"weight": tensors["0.weight"]})["weight"], tensors["0.weight"].T)
 
 
@@ -341,6 +355,26 @@ def test_there_and_back_is_exact(name):
     back = to_paddle(model, from_paddle(model, renamed))
     assert back.keys() == theirs.keys()
     assert all(torch.equal(back[key], theirs[key]) for key in theirs)
+
+
+def test_a_dropout_of_everything_or_nothing_scales_nothing():
+    for dropout in (0.0, 1.0):
+        model = create_model("pplcnet_x0_25", num_classes=2, dropout=dropout)
+        state = model.state_dict()
+        assert torch.equal(from_paddle(model, state)["fc.weight"], state["fc.weight"].T)
+        assert from_paddle(model, state)["fc.weight"].dtype == torch.float32
+
+
+def test_a_kind_without_an_order_is_that_of_a_small_machine(tmp_path):
+    content = array_bytes(data=b"B\x08\x00\x00\x00" + struct.pack("<2f", 1.5, -2))
+    start = content.index(b"(K\x03")
+    content = content[:start] + content[content.index(b"b\x89", start) + 1 :]
+    assert torch.equal(read_tensors(written(tmp_path, entry(content)))[""]["w"], torch.tensor([1.5, -2.0]))
+
+
+def test_weights_that_are_not_averaged(tmp_path):
+    """Where a training keeps an average, PaddleClas writes that as .pdparams, and what is trained as .pdema."""
+    assert {*read_tensors(written(tmp_path, pickle.dumps(STATE), "net.pdema"))[""]} == NAMES
 
 
 def test_the_student_of_a_distillation(tmp_path):

@@ -124,7 +124,7 @@ def test_a_training_begins_with_the_student_of_a_distillation(tmp_path):
         "b": {"model": "pplcnet_x0_35", "weights": {"file": "both.pdparams", "prefix": "Teacher."}, "frozen": True},
     }
     objectives = [{"loss": "cross_entropy"}, {"loss": "kd", "learners": ["a"], "sources": ["b"]}]
-    data = {"dataset": "digits", "image_size": 32, "channels": 3, "batch_size": 4, "subset": 8}
+    data = {"dataset": "fake", "image_size": 32, "channels": 3, "num_classes": 10, "num_train": 8, "num_val": 8, "batch_size": 4}
     document = tiny_document(output=str(tmp_path), peers=peers, objectives=objectives, data=data, train={"epochs": 1, "progress": False})
     assert fit(parse_recipe(document)).best_peer == "a"
 
@@ -152,7 +152,10 @@ def test_arguments_and_prefix(tmp_path, capsys):
             "there.safetensors is there already; give another name, or --over",
         ),
         ("theirs.pdparams folder.safetensors --model pplcnet_x0_25 --overwrite", "is there already, and no file; give another name"),
-        ("no.pdparams x.safetensors --model pplcnet_x0_25", "no weights file no.pdparams; the folder holds evil.pdparams"),
+        (
+            "no.pdparams x.safetensors --model pplcnet_x0_25",
+            "no weights file no.pdparams; the folder holds evil.pdparams, headless.pdparams",
+        ),
         ("theirs.pdparams no/x.safetensors --model pplcnet_x0_25", "there is no folder no"),
         ("theirs.pdparams x.pt --model pplcnet_x0_25", "give IN.pdparams OUT.safetensors, or IN.safetensors OUT.pdparams"),
         ("theirs.pdparams x.pdparams --model pplcnet_x0_25", "give IN.pdparams OUT.safetensors, or IN.safetensors OUT.pdparams"),
@@ -168,12 +171,16 @@ def test_arguments_and_prefix(tmp_path, capsys):
         ("card.safetensors x.pdparams --model pplcnet_x0_35", "card.safetensors is of small_cnn, as its card says, not of pplcnet_x0_35"),
         ("card.safetensors x.pdparams --model small_cnn", "PaddleClas has no model of the architecture of small_cnn"),
         ("part.pdparams x.safetensors --model pplcnet_x0_25", r"another model: 2 missing \(conv1.bn.running_mean, fc.bias\)"),
+        ("wide.pdparams x.safetensors --model pplcnet_x0_25", r"conv1.conv.weight is \(8, 5, 3, 3\), the model's \(8, 3, 3, 3\)"),
+        ("headless.pdparams x.safetensors --model pplcnet_x0_25", r"another model: 1 missing \(fc.weight\)"),
         ("evil.pdparams x.safetensors --model pplcnet_x0_25", r"it needs the code of .*eval, which does not run here"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(golden, tmp_path, capsys, words, message):
     state = stored(tmp_path / "theirs.pdparams")
     write_pdparams(tmp_path / "part.pdparams", {name: state[name] for name in state if name not in ("conv1.bn._mean", "fc.bias")})
+    write_pdparams(tmp_path / "wide.pdparams", {**state, "conv1.conv.weight": np.zeros((8, 5, 3, 3), np.float32)})
+    write_pdparams(tmp_path / "headless.pdparams", {name: state[name] for name in state if name != "fc.weight"})
     (tmp_path / "evil.pdparams").write_bytes(b"\x80\x04cbuiltins\neval\nX\x01\x00\x00\x001\x85R.")
     (tmp_path / "theirs.pdopt").write_bytes(b"\x80\x04}.")
     (tmp_path / "there.safetensors").touch()

@@ -79,8 +79,8 @@ def _fitting_model(
     weight, logits = state.get(f"{first}.weight"), state.get(f"{classifier_paths(model)[-1]}.weight")
     expected = model.get_parameter(f"{classifier_paths(model)[-1]}.weight")
     in_channels = weight.shape[1] if weight is not None and weight.dim() == 4 and weight.shape[1] in (1, 3) else 3
-    fits = logits is not None and logits.shape[1:] == expected.shape[1:] and len(logits) > 0
-    wanted = num_classes or (len(logits) if logits is not None and fits else NUM_CLASSES)
+    num_in_file = len(logits) if logits is not None and logits.shape[1:] == expected.shape[1:] else 0
+    wanted = num_classes or num_in_file or NUM_CLASSES
     return model if (wanted, in_channels) == (NUM_CLASSES, 3) else create_model(name, num_classes=wanted, in_channels=in_channels, **args)
 
 

@@ -81,7 +81,7 @@ def pdparams_bytes(tensors: Mapping[str, Tensor]) -> bytes:
         data = array.tobytes()
         pieces += [
             _text(name),
-            b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR",  # of numpy 2 as well; it can only read _core
+            b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR",  # any numpy reads it; the earlier have no _core
             b"(K\x01(" + b"".join(b"\x8a\x08" + struct.pack("<q", length) for length in array.shape) + b"t",
             b"cnumpy\ndtype\n" + _text(array.dtype.str[1:]) + b"\x89\x88\x87R(K\x03" + _text(array.dtype.str[0]),
             b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89",
@@ -117,7 +117,7 @@ class _Machine:
             **{f"numpy.{core}.numeric _frombuffer": self._from_buffer for core in ("core", "_core")},
         }
         self._instructions: dict[str, Callable[[Any], None]] = {
-            **dict.fromkeys(("PROTO", "FRAME"), lambda _: None),
+            **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda _: None),
             **dict.fromkeys(_VALUES, self._stack.append),
             **{name: lambda _, value=value: self._stack.append(value) for name, value in _CONSTANTS.items()},  # type: ignore[misc]
             **{name: lambda _, number=number: self._tuple(number) for name, number in _TUPLES.items()},  # type: ignore[misc]
@@ -143,8 +143,6 @@ class _Machine:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if number > _MAX_OPCODES:
                 raise ValueError(f"it has more than {_MAX_OPCODES:,} instructions")
-            if opcode.name == "STOP":
-                break
             instruction = self._instructions.get(opcode.name)
             if instruction is None:
                 raise ValueError(f"it holds an instruction {opcode.name}, which no file of plain arrays needs")

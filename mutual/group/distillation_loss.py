@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from mutual.group.communication import Communicator
 from mutual.group.edge_evaluation import EdgeEvaluation
 from mutual.group.edges import Edge, EdgeLoss, MicroBatchContext, OutputKey, TensorSpec, expand_objectives, import_own_losses, weight_factor
 from mutual.group.peers import Outputs
-from mutual.recipe import LOGITS, InputError, Recipe, did_you_mean, is_ema, parse_recipe
+from mutual.recipe import LOGITS, Fault, InputError, Recipe, RecipeError, did_you_mean, is_ema, parse_recipe
 
 
 class DistillationLoss(nn.Module):
@@ -197,7 +198,14 @@ def _recipe_of(
         "objectives": list(objectives),
         "train": {"epochs": epochs or 1, "ema": 0.9},  # so that a moving average is refused here, in words that fit
     }
-    recipe = parse_recipe(document)
+    try:
+        recipe = parse_recipe(document)
+    except RecipeError as error:
+        remedies = {
+            "set frozen: true": "give it among the sources",
+            "every peer is frozen; leave at least one to train": "no learner is given",
+        }
+        raise RecipeError([_reworded(fault, remedies) for fault in error.faults]) from None
     for index, objective in enumerate(recipe.objectives):
         schedule, where = objective.schedule, f"objectives.{index}"
         is_open = schedule is not None and schedule.name != "constant" and schedule.until_epoch is None
@@ -207,6 +215,14 @@ def _recipe_of(
             if is_ema(source):
                 raise recipe.error(f"{where}.sources", f"{source!r}: give the outputs of a moving average a name among the sources")
     return recipe
+
+
+def _reworded(fault: Fault, words: Mapping[str, str]) -> Fault:
+    """Returns a fault in which what a recipe would say is said as it is here."""
+    message = fault.message
+    for theirs, ours in words.items():
+        message = message.replace(theirs, ours)
+    return replace(fault, message=message)
 
 
 def _check_given(recipe: Recipe, edge: Edge, specs: Mapping[OutputKey, TensorSpec]) -> None:

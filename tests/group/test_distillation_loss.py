@@ -290,6 +290,12 @@ def test_a_loss_of_ones_own_is_tried_and_what_there_is_to_say_is_said():
         ([{**KD, "sources": ["ema"]}], {}, r"objectives\.0\.sources: 'student\.ema': give the outputs of a moving average a name"),
         ([{**KD, "schedule": {"name": "linear"}}], {}, r"objectives\.0: its weight depends on when the training ends; give epochs"),
         ([{**KD, "gate": "linear"}], {}, r"objectives\.0: its weight depends on when the training ends; give epochs"),
+        ([KD], {"learners": {}}, "peers: no learner is given"),
+        (
+            [{**KD, "gate": "cutoff"}],
+            {},
+            "peers.student: no objective trains 'student'; name it among some learners or give it among the s",
+        ),
         ([KD], {"sources": {"student": outputs_of(logits=3)}}, "'student' is among learners and sources"),
         (
             [{"loss": "cross_entropy"}],

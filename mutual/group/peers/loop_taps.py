@@ -144,6 +144,6 @@ def _tensors(name: str, output: Any) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(output, Mapping):
         for key, each in output.items():
             yield from _tensors(f"{name}:{key}", each)
-    elif isinstance(output, tuple | list):
+    elif isinstance(output, (tuple, list)):
         for index, each in enumerate(output):
             yield from _tensors(f"{name}:{index}", each)

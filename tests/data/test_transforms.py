@@ -4,7 +4,9 @@ import random
 
 import numpy as np
 import pytest
+import timm
 import torch
+from packaging.version import Version
 from PIL import Image
 
 from mutual.data import build_data, build_preprocess, resolved_preprocess
@@ -36,7 +38,7 @@ ALL_TRANSFORMS = [
     "half_turn",
     {"name": "color_jitter", "brightness": 0.5, "p": 0.8},
     {"name": "timm_augment", "config": "rand-m9-n3-p1"},
-    {"name": "timm_augment", "config": "augmix-m5-w2-d2", "p": 0.5, "interpolation": "bicubic"},
+    {"name": "timm_augment", "config": "augmix-m5-w2-d2-b1", "p": 0.5, "interpolation": "bicubic"},
     {"name": "timm_augment", "config": "originalr-mstd0.5", "fill": [7]},
 ]
 
@@ -49,6 +51,20 @@ def test_every_transform_draws_and_keeps_the_form(transform, channels):
     assert images.shape == (32, channels, 24, 24)
     assert images.dtype == torch.uint8
     assert not torch.equal(images, untouched)
+
+
+@pytest.mark.parametrize(
+    "form", [{"channels": 1, "image_size": 24}, {"channels": 3, "image_size": [24, 16]}, {"channels": 3, "image_size": 24}]
+)
+def test_augmix_takes_every_shape_or_names_the_timm_that_does(form, monkeypatch):
+    transform = {"name": "timm_augment", "config": "augmix-m5-w2-d2"}
+    is_any = form["channels"] == 3 and form["image_size"] == 24
+    if is_any or Version(timm.__version__) >= Version("1.0.30"):
+        assert first_images(**form, batch_size=4, augment=[transform]).dtype == torch.uint8
+    monkeypatch.setattr(timm, "__version__", "1.0.29")
+    if not is_any:
+        with pytest.raises(ValueError, match=r"timm 1\.0\.29 mixes square images in colour alone by '(\S+)'; take '\1-b1'"):
+            first_images(**form, batch_size=4, augment=[transform])
 
 
 def test_timm_draws_by_image_epoch_and_seed_alone_and_leaves_the_global_generators():

@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import timm
 import torch
+from packaging.version import Version
 from PIL import Image
 from timm.data import auto_augment
 from torch import Tensor, nn
 
 from mutual.data.seeding import seeded_generators
+from mutual.data.transforms.regions import ShapeError
 from mutual.recipe import transforms as specs
 
 _TRANSLATED = 0.45  # of the shorter side, as timm's own transforms for training have it
 _AUGMIX_TRANSLATED = 0.3
+_MIXES_ALL_SHAPES = "1.0.30"
+"""The first timm whose AugMix, where it does not blend (`-b1`), takes images that are grey or not square."""
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -29,14 +34,26 @@ class TimmAugment(nn.Module):
     def __init__(self, spec: specs.TimmAugment, image_size: tuple[int, int]) -> None:
         super().__init__()
         self._p = spec.p
+        parts = spec.config.split("-")
+        is_limited = parts[0] == "augmix" and "b1" not in parts and Version(timm.__version__) < Version(_MIXES_ALL_SHAPES)
+        self._limited = spec.config if is_limited else None
         fill = spec.fill or (128,)
         self._of_channels = {channels: _build(spec, image_size, (fill * channels)[:channels]) for channels in (1, 3)}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Returns the image, uint8 `[C, H, W]`."""
+        """Returns the image, uint8 `[C, H, W]`.
+
+        Raises:
+            ShapeError: an old timm's AugMix does not take its shape.
+        """
         if self._p < 1 and float(torch.rand(())) >= self._p:
             return image
-        channels = len(image)
+        channels, height, width = image.shape
+        if self._limited and (channels == 1 or height != width):
+            raise ShapeError(
+                f"timm {timm.__version__} mixes square images in colour alone by {self._limited!r}; take {self._limited + '-b1'!r}, "
+                f"or timm from {_MIXES_ALL_SHAPES} on"
+            )
         pixels = image.permute(1, 2, 0).numpy()
         drawn = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if channels == 1 else pixels))
         with seeded_generators(int(torch.randint(2**63 - 1, ()))):

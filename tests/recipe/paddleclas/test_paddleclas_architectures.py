@@ -268,7 +268,8 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 KEYS = """class_num pretrained use_ssld stride_list lr_mult_list dropout_prob class_expand return_patterns return_stages models
-pretrained_list freeze_params_list use_sync_bn stop_grad_layers data_format max_pool drop_rate qk_dim keys Head Backbone infer_model_name freeze_befor"""
+pretrained_list freeze_params_list use_sync_bn stop_grad_layers data_format max_pool drop_rate qk_dim keys Head Backbone
+infer_model_name freeze_befor"""
 NAMES = ["PPLCNet_x0_25", "ResNet18_vd", "MobileNetV3_small_x0_35", "VGG11", "DPN68", "DistillationModel", "AttentionModel", "RecModel"]
 ENTRIES = st.dictionaries(st.sampled_from(KEYS.split()), VALUES, max_size=5)
 

@@ -4,7 +4,7 @@ import pytest
 from data_configs import IMAGENET, config_of, converted, paths_of, with_transforms
 
 from mutual.recipe import RecipeError, parse_recipe
-from mutual.recipe.paddleclas.data import convert_preprocess
+from mutual.recipe.paddleclas.images import convert_preprocess
 from mutual.recipe.paddleclas.section import Notes, Section
 
 OURS = ("data_heavy", "data_labels", "data_cifar", "data_unlabelled")

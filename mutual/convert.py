@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mutual.commandline import check_free, print_main, run_command
-from mutual.recipe import InputError, convert_recipe, converted_text, first_line, printable
+from mutual.recipe import InputError, YamlError, convert_recipe, converted_text, parse_yaml, printable
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.convert") -> int:
@@ -65,13 +63,13 @@ def _convert_weights(options: argparse.Namespace) -> None:
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
-    """Returns the arguments of a model; None where none are given."""
+    """Returns the arguments of a model, read as a recipe's are; None where none are given."""
     if not text:
         return None
     try:
-        args = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"--args: {first_line(error)}; give a mapping, such as '{{class_expand: 512}}'") from error
+        args = parse_yaml(text)
+    except YamlError as error:
+        raise InputError(f"--args: {error}; give a mapping, such as '{{class_expand: 512}}'") from error
     if not isinstance(args, dict) or not all(isinstance(key, str) for key in args):
         raise InputError(f"--args: {printable(text, max_length=100)!r} is no mapping; give one, such as '{{class_expand: 512}}'")
     return args

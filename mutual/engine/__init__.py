@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         store_variants,
         tuning_table,
     )
-    from mutual.engine.diagnosis import Diagnosis, diagnose, diagnosis_text
+    from mutual.engine.diagnosis import diagnose, diagnosis_text
     from mutual.engine.drafting import Draft, draft_recipe
     from mutual.engine.evaluation import ImageLike, Prediction, Predictor, class_table, evaluate_run, predict, score_run
     from mutual.engine.exporting import ExportOptions, RunExport, export_model, export_run, latency_table, parse_temperature
@@ -60,7 +60,6 @@ __all__ = [
     "CompareOptions",
     "Comparison",
     "ComparisonFolder",
-    "Diagnosis",
     "Draft",
     "ExportOptions",
     "FilledStore",
@@ -155,7 +154,7 @@ __getattr__, __dir__ = lazy_attributes(
             "store_variants",
             "tuning_table",
         ),
-        "mutual.engine.diagnosis": ("Diagnosis", "diagnose", "diagnosis_text"),
+        "mutual.engine.diagnosis": ("diagnose", "diagnosis_text"),
         "mutual.engine.drafting": ("Draft", "draft_recipe"),
         "mutual.engine.evaluation": ("ImageLike", "Prediction", "Predictor", "class_table", "evaluate_run", "predict", "score_run"),
         "mutual.engine.exporting": ("ExportOptions", "RunExport", "export_model", "export_run", "latency_table", "parse_temperature"),

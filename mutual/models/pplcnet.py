@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch.nn.functional as F
@@ -89,17 +89,17 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by a gate in 0 .. 1 that depends on all channels' means (arXiv:1709.01507)."""
+    """Scales each channel by a gate in 0 .. 1, `gate` of a function of all channels' means (arXiv:1709.01507)."""
 
-    def __init__(self, channels: int, *, reduction: int = 4) -> None:
+    def __init__(self, channels: int, *, reduction: int = 4, gate: Callable[[Tensor], Tensor] = F.hardsigmoid) -> None:
         super().__init__()
+        self.gate = gate
         self.conv1 = nn.Conv2d(channels, channels // reduction, 1)
         self.conv2 = nn.Conv2d(channels // reduction, channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns the scaled features, of the same shape."""
-        gate = self.conv2(F.relu(self.conv1(features.mean(dim=(2, 3), keepdim=True))))
-        return features * F.hardsigmoid(gate)
+        return features * self.gate(self.conv2(F.relu(self.conv1(features.mean(dim=(2, 3), keepdim=True)))))
 
 
 class DepthwiseSeparable(nn.Module):

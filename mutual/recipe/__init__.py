@@ -25,6 +25,7 @@ from mutual.recipe.paddleclas import converted_text
 from mutual.recipe.peers import PRETRAINED, PROGRAM_SUFFIX, PeerSpec, StoreSpec, WeightsSpec, program_file
 from mutual.recipe.schedules import Schedule
 from mutual.recipe.seeds import derive_seed
+from mutual.recipe.syntax import YamlError, parse_yaml
 from mutual.recipe.text import allow_any_name, first_line, format_value, printable, printable_lines
 from mutual.recipe.tracking import TENSORBOARD, TrackerSpec
 from mutual.recipe.training import CheckpointSpec, ExchangeSpec, Optimizer, ParameterGroup, Pause, Precision, Train
@@ -71,6 +72,7 @@ __all__ = [
     "Train",
     "WeightSchedule",
     "WeightsSpec",
+    "YamlError",
     "allow_any_name",
     "call_users",
     "check_section",
@@ -89,6 +91,7 @@ __all__ = [
     "load_recipe",
     "names_parameter",
     "parse_recipe",
+    "parse_yaml",
     "peer_of",
     "printable",
     "printable_lines",

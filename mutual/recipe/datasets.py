@@ -39,7 +39,7 @@ class DatasetKind:
 
 
 LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601: what colour images become where grey is wanted
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation
+IMAGENET_MEAN, IMAGENET_STD = _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DATASETS: dict[str, DatasetKind] = {
     "digits": DatasetKind(1, (8, 8), (0.3052,), (0.376,)),
     "mnist": DatasetKind(1, (28, 28), (0.1307,), (0.3081,), needs_root=True),

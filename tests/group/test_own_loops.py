@@ -50,8 +50,8 @@ def one_thread():
 @pytest.mark.slow
 @pytest.mark.usefixtures("garments", "one_thread")
 def test_the_example_of_a_detector_learns(capsys):
-    """It asserts that the features' distance and the detector's own losses fall, on images that it has not seen."""
-    exec(example("FasterRCNN"), {})
+    """It asserts that the features' distance and the detector's own losses fall, on images that it has not seen; here in half as long."""
+    exec(example("FasterRCNN").replace("steps=20", "steps=10"), {})
     assert capsys.readouterr().out.startswith("hint: ")
 
 

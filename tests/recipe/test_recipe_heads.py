@@ -3,7 +3,7 @@
 import pytest
 
 from mutual.recipe import OBJECTIVES, DistillationObjective, RecipeError, parse_recipe
-from mutual.recipe.head_checks import LOSSES_OF_EMBEDDINGS
+from mutual.recipe.checks import LOSSES_OF_EMBEDDINGS
 
 FITTING = "cosine, crd, hint, l1, l2, mcl, pefd, rkd_angle, rkd_distance, similarity, smooth_l1 read its embedding"
 READ_LOGITS = [name for name, section in OBJECTIVES.items() if issubclass(section, DistillationObjective) and section.reads == "logits"]

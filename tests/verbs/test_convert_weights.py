@@ -135,7 +135,7 @@ def test_arguments_and_prefix(tmp_path, capsys):
     write_pdparams(tmp_path / "theirs.pdparams", {f"Student.{name}": array for name, array in state.items()})
     words = ("theirs.pdparams", "ours.safetensors", "--model", "pplcnet_x0_25")
     assert "fc.weight is (3, 64), the model's (" in converted(capsys, *words, code=2)
-    args = "{class_expand: 64, dropout: 0.5}"
+    args = "{class_expand: 64, dropout: 5e-1}"  # which YAML by itself takes for a text
     converted(capsys, *words, "--args", args, "--prefix", "Student.")
     found, card = read_model("ours.safetensors")
     assert card.args == {"class_expand": 64, "dropout": 0.5}
@@ -164,7 +164,7 @@ def test_arguments_and_prefix(tmp_path, capsys):
         ("theirs.pdparams x.safetensors --model ResNet18", r"another model: 105 missing \(stem.0.conv.weight, .*144 unexpected \(conv1"),
         ("theirs.pdparams x.safetensors --model pplcnet_x0_25 --num-classes 7", "class counts differ: the file has 10, the model 7"),
         ("theirs.pdparams x.safetensors --model pplcnet_x0_25 --prefix Student", "no tensor's name begins with 'Student'"),
-        ("theirs.pdparams x.safetensors --model pplcnet_x0_25 --args {", "--args: while parsing.*give a mapping"),
+        ("theirs.pdparams x.safetensors --model pplcnet_x0_25 --args {", "--args: line 1, column 2: while parsing.*give a mapping"),
         ("theirs.pdparams x.safetensors --model pplcnet_x0_25 --args 3", "--args: '3' is no mapping; give one"),
         ("theirs.pdparams x.safetensors --model pplcnet_x0_25 --args {a:\t1}", "--args|takes no argument 'a'"),
         ("theirs.pdopt x.safetensors --model pplcnet_x0_25", "give IN.pdparams|the state of an optimizer of Paddle's"),

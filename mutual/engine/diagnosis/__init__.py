@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING
 from mutual.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from mutual.engine.diagnosis.diagnosis import Diagnosis, DiagnosisResult, diagnose
-    from mutual.engine.diagnosis.findings import Finding
+    from mutual.engine.diagnosis.diagnosis import diagnose
     from mutual.engine.diagnosis.text import diagnosis_text
 
 __all__ = [
-    "Diagnosis",
-    "DiagnosisResult",
-    "Finding",
     "diagnose",
     "diagnosis_text",
 ]
@@ -22,8 +18,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
-        "mutual.engine.diagnosis.diagnosis": ("Diagnosis", "DiagnosisResult", "diagnose"),
-        "mutual.engine.diagnosis.findings": ("Finding",),
+        "mutual.engine.diagnosis.diagnosis": ("diagnose",),
         "mutual.engine.diagnosis.text": ("diagnosis_text",),
     },
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -75,7 +75,7 @@ def read_devices(local_rank: int, root: Path = Path("/")) -> Devices:
     accelerator = torch.accelerator.current_accelerator() if is_available else None
     if accelerator is None:
         reason = redact(str(recorded[0].message).partition("\n")[0]) if recorded else None
-        return Devices(0, driver, (_with_products("cpu", Device("cpu", "")),), reason)
+        return Devices(0, driver, (_with_products(Device("cpu", "")),), reason)
     try:
         kind = accelerator.type
         visible = torch.accelerator.device_count()
@@ -95,7 +95,7 @@ def device_identity(device: torch.device) -> str | None:
 def _read_device(kind: str, index: int) -> Device:
     name = f"{kind}:{index}"
     if kind != "cuda":
-        return _with_products(name, Device(name, kind))
+        return _with_products(Device(name, kind))
     properties = torch.cuda.get_device_properties(index)
     try:
         free_bytes: int | None = torch.cuda.mem_get_info(index)[0]
@@ -110,13 +110,12 @@ def _read_device(kind: str, index: int) -> Device:
         memory_bytes=properties.total_memory,
         free_bytes=free_bytes,
     )
-    return _with_products(name, device)
+    return _with_products(device)
 
 
-def _with_products(name: str, device: Device) -> Device:
-    errors = {precision: line for precision, dtype in _PRECISIONS.items() if (line := _product_error(name, dtype)) is not None}
-    products = tuple(precision for precision in _PRECISIONS if precision not in errors)
-    return Device(**{**vars(device), "products": products, "errors": errors})
+def _with_products(device: Device) -> Device:
+    errors = {precision: line for precision, dtype in _PRECISIONS.items() if (line := _product_error(device.name, dtype)) is not None}
+    return replace(device, products=tuple(precision for precision in _PRECISIONS if precision not in errors), errors=errors)
 
 
 def _product_error(name: str, dtype: torch.dtype) -> str | None:

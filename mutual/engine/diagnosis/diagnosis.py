@@ -7,13 +7,14 @@ import socket
 import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from mutual.engine.diagnosis.devices import Devices, device_identity, read_devices
 from mutual.engine.diagnosis.findings import (
     Finding,
+    Level,
     device_findings,
     disk_findings,
     launch_findings,
@@ -101,9 +102,9 @@ class _LocalFacts:
     devices: Devices
 
     def facts(self) -> dict[str, Any]:
-        model, cores = ", ".join(device.model for device in self.devices.tested), self.machine.usable_cores
-        alike = {package.name: package.version for package in self.packages}
+        """Returns it as it is sent to the others; what stands under `alike` should be the same on all."""
         tested = self.devices.tested
+        model = ", ".join(device.model for device in tested)
         errors = [
             f"{device.name}: a product in {precision} fails: {line}"
             for device in tested
@@ -114,10 +115,10 @@ class _LocalFacts:
             "host": socket.gethostname(),
             "alike": {
                 "Python": self.machine.python,
-                **alike,
+                **{package.name: package.version for package in self.packages},
                 "the NVIDIA driver": self.devices.driver,
                 "the device": model,
-                "cores": cores,
+                "cores": self.machine.usable_cores,
             },
             "model": model,
             "identity": device_identity(torch.device(tested[0].name)) if len(tested) == 1 else None,
@@ -174,11 +175,12 @@ def _connect(rendezvous: Rendezvous, own: _LocalFacts, present: set[int], timeou
     facts = rendezvous.exchange("facts", own.facts(), timeout=2 * timeout, ranks=present)
     if len(facts) < rendezvous.size:
         return _LaunchFacts(facts, {}, {})
-    environment, joined = _join(timeout)
+    recipe = _placeholder_recipe(timeout)
+    environment, joined = _join(recipe, timeout)
     all_joined = rendezvous.exchange("joined", joined, timeout=2 * timeout)
     if environment is None or len(all_joined) < rendezvous.size or any(each["error"] for each in all_joined.values()):
         return _LaunchFacts(facts, all_joined, {})
-    all_linked = rendezvous.exchange("linked", _link(environment, timeout), timeout=2 * timeout)
+    all_linked = rendezvous.exchange("linked", _link(recipe, environment, timeout), timeout=2 * timeout)
     is_joined = len(all_linked) == rendezvous.size and not any(each["error"] for each in all_linked.values())
     return _LaunchFacts(facts, all_joined, all_linked, environment.comm.backend, is_joined)
 
@@ -191,13 +193,13 @@ def _placeholder_recipe(timeout: float) -> Recipe:
     )
 
 
-def _join(timeout: float) -> tuple[Environment | None, dict[str, Any]]:
+def _join(recipe: Recipe, timeout: float) -> tuple[Environment | None, dict[str, Any]]:
     """Joins the processes as a training does; returns None where they do not, and what the others are sent of it."""
     environment, error, device, is_refused = None, None, None, False
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the launcher was asked for several processes")  # it is a finding
         try:
-            environment = run_with_timeout(timeout, lambda: init_environment(_placeholder_recipe(timeout)))
+            environment = run_with_timeout(timeout, lambda: init_environment(recipe))
             device = environment.comm.device
             if device.type == "cuda":
                 torch.cuda.set_device(device)  # of this thread
@@ -208,12 +210,12 @@ def _join(timeout: float) -> tuple[Environment | None, dict[str, Any]]:
     return environment, joined
 
 
-def _link(environment: Environment, timeout: float) -> dict[str, Any]:
+def _link(recipe: Recipe, environment: Environment, timeout: float) -> dict[str, Any]:
     """Returns what a training takes of its launcher, and what collectives take, as it is sent to the others."""
     comm = environment.comm
 
     def communicate() -> dict[str, Any]:
-        threads = LaunchSettings.of(_placeholder_recipe(timeout), comm).threads
+        threads = LaunchSettings.of(recipe, comm).threads
         links = asdict(measure_links(comm)) if comm.size > 1 else None
         return {"error": None, "precision": environment.precision, "threads": threads, "links": links}
 
@@ -236,8 +238,7 @@ def _diagnosis(rendezvous: Rendezvous, own: _LocalFacts, launch_facts: _LaunchFa
         *thread_findings(machine, launch, own.devices),
         *disk_findings(disk),
     )
-    levels = ("broken", "warning", "hint")
-    in_order = tuple(sorted(findings, key=lambda finding: levels.index(finding.level)))
+    in_order = tuple(sorted(findings, key=lambda finding: get_args(Level).index(finding.level)))
     return Diagnosis(own.packages, build, machine, own.devices, launch, disk, ranks, in_order)
 
 

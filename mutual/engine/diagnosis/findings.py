@@ -14,6 +14,7 @@ from mutual.engine.diagnosis.run_disk import RunDisk
 from mutual.engine.diagnosis.versions import Package, TorchBuild
 
 Level = Literal["broken", "warning", "hint"]
+"""The worst first."""
 GOOD_OPEN_FILES = 4096
 _FEW_OPEN_FILES = 1024
 _LITTLE_SHARED = 256 * 2**20

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from mutual.data import available_cores, cgroup_folders, cpu_quota, local_processes
+from mutual.engine.runtime import processor_name
 
 _UNLIMITED_BYTES = 2**60
 """From here on a number of version 1 of cgroups, in which there is no word for it, means no limit."""
@@ -72,7 +73,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         libc=" ".join(platform.libc_ver()).strip() or "unknown",
         python=f"{platform.python_version()} {platform.python_implementation()}",
-        processor=processor_name(_text(root / "proc/cpuinfo")) or platform.processor() or platform.machine(),
+        processor=processor_name(root),
         logical_cores=logical_cores,
         affine_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical_cores,
         cpu_quota=cpu_quota(root),
@@ -87,17 +88,6 @@ def read_machine(root: Path = Path("/")) -> Machine:
         open_files=open_files,
         most_open_files=None if most_open_files == resource.RLIM_INFINITY else most_open_files,
     )
-
-
-def processor_name(cpuinfo: str) -> str | None:
-    r"""Returns the model's name in the text of /proc/cpuinfo, or None where it has none, as on ARM.
-
-    Example:
-        >>> processor_name("processor : 0\nmodel name\t: Some CPU @ 2 GHz\n")
-        'Some CPU @ 2 GHz'
-    """
-    found = re.search(r"^model name[ \t]*:[ \t]*(\S.*)$", cpuinfo, re.MULTILINE)
-    return found[1].strip() if found else None
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:

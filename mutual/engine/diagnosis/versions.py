@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 
 import torch
 from packaging.requirements import Requirement
 
+from mutual.engine.runtime import installed_version
 from mutual.group import nccl_version
 
 _NOT_FOR_USERS = ("test", "dev")
@@ -88,14 +89,6 @@ def declared_packages(declared: Iterable[str]) -> tuple[Package, ...]:
             extra = None if None in extras else min(filter(None, extras))
             packages[requirement.name] = Package(requirement.name, installed_version(requirement.name), str(requirement.specifier), extra)
     return tuple(sorted(packages.values(), key=lambda package: package.extra is not None))
-
-
-def installed_version(name: str) -> str | None:
-    """Returns the version of a package, or None where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def read_torch_build() -> TorchBuild:

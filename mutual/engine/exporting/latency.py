@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mutual.engine.exporting.formats import onnx_program
+from mutual.engine.runtime import processor_name
 from mutual.recipe import first_line
 
 BATCHES = (1, 32)
@@ -79,7 +80,7 @@ def measure_latency(model: nn.Module, images: Callable[[int], Tensor], programs:
             rows += _measured(variants, images(batch), batch)
             if fault:
                 rows.append(Latency("compiled", batch, None, None, 0, fault))
-    return Benchmark(tuple(rows), threads, _processor())
+    return Benchmark(tuple(rows), threads, processor_name())
 
 
 def _compiled(model: nn.Module, batches: Sequence[Tensor]) -> tuple[Variant | None, str]:
@@ -112,19 +113,6 @@ def _seconds(variant: Variant, images: Tensor) -> float:
     start = time.perf_counter()
     variant(images)
     return time.perf_counter() - start
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    if names:
-        return names[0]
-    import platform
-
-    return platform.processor() or platform.machine()
 
 
 def latency_table(benchmark: Benchmark) -> str:

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ import torch
 from mutual.data import available_cores, local_processes
 from mutual.engine.runtime.chosen_threads import chosen_threads
 from mutual.engine.runtime.environment import launched_precision
+from mutual.engine.runtime.facts import installed_version
 from mutual.group import Communicator
 from mutual.recipe import Precision, Recipe
 
@@ -112,11 +112,7 @@ def torch_threads(threads: int) -> Iterator[None]:
 
 def environment_notes(comm: Communicator) -> dict[str, Any]:
     """Returns what a run's numbers depend on besides its recipe, for readers: versions, device, number of processes."""
-    versions = {"python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:  # run from its folder without being installed
-            continue
+    installed = {library: installed_version(library) for library in _LIBRARIES}
+    versions = {"python": platform.python_version(), **{library: each for library, each in installed.items() if each is not None}}
     device = torch.cuda.get_device_name(comm.device) if comm.device.type == "cuda" else comm.device.type
     return {"x-environment": {**versions, "device": device, "processes": comm.size}}

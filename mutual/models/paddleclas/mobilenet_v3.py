@@ -10,10 +10,9 @@ import math
 from functools import partial
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mutual.models.pplcnet import divisible
+from mutual.models.pplcnet import SqueezeExcitation, divisible
 
 _Activation = Literal["relu", "hardswish"]
 _ACTIVATIONS: dict[_Activation, type[nn.Module]] = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
@@ -124,20 +123,6 @@ class ConvNorm(nn.Module):
         return output
 
 
-class SqueezeExcitation(nn.Module):
-    """Scales each channel by a gate in 0 .. 1 that depends on all channels' means (arXiv:1709.01507)."""
-
-    def __init__(self, channels: int, *, reduction: int = 4) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels // reduction, 1)
-        self.conv2 = nn.Conv2d(channels // reduction, channels, 1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Returns the scaled features, of the same shape."""
-        gate = self.conv2(F.relu(self.conv1(features.mean(dim=(2, 3), keepdim=True))))
-        return features * (0.2 * gate + 0.5).clamp(0, 1)
-
-
 class ResidualUnit(nn.Module):
     """An expansion, a depthwise convolution, perhaps squeeze-and-excitation, a projection; a shortcut where the shapes allow it."""
 
@@ -148,13 +133,17 @@ class ResidualUnit(nn.Module):
         self.has_shortcut = stride == 1 and in_channels == out_channels
         self.expand_conv = ConvNorm(in_channels, width, 1, activation=activation)
         self.bottleneck_conv = ConvNorm(width, width, kernel, stride=stride, groups=width, activation=activation)
-        self.mid_se = SqueezeExcitation(width) if attention else nn.Identity()
+        self.mid_se = SqueezeExcitation(width, gate=_steep_gate) if attention else nn.Identity()
         self.linear_conv = ConvNorm(width, out_channels, 1, activation=None)
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns the block's output `[B, out_channels, H / stride, W / stride]`."""
         output: Tensor = self.linear_conv(self.mid_se(self.bottleneck_conv(self.expand_conv(features))))
         return features + output if self.has_shortcut else output
+
+
+def _steep_gate(features: Tensor) -> Tensor:
+    return (0.2 * features + 0.5).clamp(0, 1)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mutual.recipe.datasets import IMAGENET_MEAN, IMAGENET_STD
+
 ADDRESS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary_models/"
 PUBLISHED_INPUT: dict[str, Any] = {
     "size": (224, 224),
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
+    "mean": IMAGENET_MEAN,
+    "std": IMAGENET_STD,
     "interpolation": "bilinear",
 }
 """What the published weights were trained for."""

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mutual.recipe.paddleclas.images import EVALUATION, IMAGENET_MEAN, Images, Operation, convert_images, plain_size
+from mutual.recipe.datasets import IMAGENET_MEAN
+from mutual.recipe.paddleclas.images import EVALUATION, Images, Operation, convert_images, plain_size
 from mutual.recipe.paddleclas.section import Section
 from mutual.recipe.paddleclas.values import interpolation_of, is_number, numbers_of, range_of, rounded, size_of
 from mutual.recipe.text import format_value

@@ -15,6 +15,8 @@ _BY_CLASS: Mapping[str, str] = {
     "ClassAwareSampler": "num_samples_cls",
 }
 """By sampler that draws so many images of a class next to one another, what it calls their number."""
+_KEYS = {"MixupOperator": "mixup", "CutmixOperator": "cutmix"}
+"""By operator the field of a recipe's data."""
 
 
 def convert_sampler(sampler: Section, *, trains: bool) -> dict[str, Any]:
@@ -70,9 +72,6 @@ def convert_mixing(dataset: Section) -> dict[str, Any]:
         text = "drawn for each pair of images that are next to one another in an epoch's order, and not once for a batch"
         dataset.remark(text, "batch_transform_ops")
     return found
-
-
-_KEYS = {"MixupOperator": "mixup", "CutmixOperator": "cutmix"}
 
 
 def _by_class(name: str, sampler: Section) -> dict[str, Any]:

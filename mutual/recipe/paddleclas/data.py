@@ -9,7 +9,7 @@ from typing import Any
 from mutual.recipe.paddleclas.architectures import Model
 from mutual.recipe.paddleclas.augmentations import convert_training
 from mutual.recipe.paddleclas.batches import convert_loader, convert_mixing, convert_sampler
-from mutual.recipe.paddleclas.images import Images, convert_evaluation, convert_preprocess, plain_size
+from mutual.recipe.paddleclas.images import Images, convert_evaluation, plain_size
 from mutual.recipe.paddleclas.section import Notes, Section
 from mutual.recipe.text import format_value
 
@@ -18,7 +18,6 @@ _SEVERAL_LABELS = "MultiLabelDataset"
 _CIFAR = {"Cifar10": ("cifar10", 10), "Cifar100": ("cifar100", 100)}
 _SIDES_OF_CIFAR = (32, 32)
 _FAMILY = {**dict.fromkeys(_LISTS, "list"), _SEVERAL_LABELS: "labels", **{name: name for name in _CIFAR}}
-__all__ = ["convert_data", "convert_preprocess"]
 
 
 def convert_data(loaders: Section, settings: Section, models: Sequence[Model]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mutual.recipe.datasets import IMAGENET_MEAN, IMAGENET_STD
 from mutual.recipe.paddleclas.section import Section
 from mutual.recipe.paddleclas.values import interpolation_of, numbers_of, rounded, size_of
 from mutual.recipe.text import format_value
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _NEXT_TO_1 = 1e-5
 """By so little a scale of 0.00392157 is another one than 1/255, which no pixel of 8 bits shows."""
 _SIZED = ("resize", "center_crop", "random_crop", "random_resized_crop")
@@ -101,33 +101,28 @@ def convert_images(
     return images
 
 
-def convert_preprocess(section: Section, key: str = "transforms", *, quiet: bool = True) -> dict[str, Any]:
+def convert_preprocess(section: Section, key: str = "transforms") -> dict[str, Any]:
     """Returns what evaluation makes of an image: `image_size`, `preprocess` and `normalize` of a recipe's data; nothing of an empty list.
 
     Args:
         section: the section that holds the list of transforms, such as Infer.
-        key: what it is called there.
-        quiet: what differs is not noted once more, as it is the same at each such list.
+        key: what it is called there; what differs is not noted once more, as it is the same at each such list.
 
     Raises:
         RecipeError: an argument that a transform does not take.
     """
     if key not in section:
         return {}
-    return data_of(convert_evaluation(section, key, quiet=quiet))
+    images = convert_evaluation(section, key, quiet=True)
+    found: dict[str, Any] = {} if images.size is None else {"image_size": plain_size(images.size)}
+    preprocess = images.transforms if images.size is None else images.without_size(images.size)
+    return {**found, "preprocess": preprocess, "normalize": images.normalize}
 
 
 def convert_evaluation(section: Section, key: str, *, size: tuple[int, int] | None = None, quiet: bool = False) -> Images:
     """Returns what evaluation makes of images; `size`: theirs before, where they have one."""
     why_not = "evaluation images are resized, and cropped in the middle, only"
     return convert_images(section, key, EVALUATION, why_not=why_not, size=size, quiet=quiet)
-
-
-def data_of(images: Images) -> dict[str, Any]:
-    """Returns evaluation's part of a recipe's data."""
-    found: dict[str, Any] = {} if images.size is None else {"image_size": plain_size(images.size)}
-    preprocess = images.transforms if images.size is None else images.without_size(images.size)
-    return {**found, "preprocess": preprocess, "normalize": images.normalize}
 
 
 def plain_size(size: tuple[int, int]) -> int | list[int]:

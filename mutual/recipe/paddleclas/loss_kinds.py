@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mutual.recipe.errors import did_you_mean
@@ -191,10 +192,6 @@ def _cross_entropy(section: Section, peers: LossPeers, *, is_named: bool = False
     return _labels("CELoss", section, peers, is_named=is_named, loss="cross_entropy", arguments=arguments, factor=1.0)
 
 
-def _named_cross_entropy(section: Section, peers: LossPeers) -> Values:
-    return _cross_entropy(section, peers, is_named=True)
-
-
 def _mixed_cross_entropy(section: Section, peers: LossPeers) -> Values:
     """MixCELoss of 2.1: mixes the losses of both labels, which is the cross-entropy with the mixed label."""
     return _labels("CELoss", section, peers, is_named=False, loss="cross_entropy", arguments=_smoothing(section), factor=1.0)
@@ -217,17 +214,13 @@ def _multi_label(section: Section, peers: LossPeers, *, is_named: bool = False) 
     return _labels("MultiLabelLoss", section, peers, is_named=is_named, loss="bce", arguments=arguments, factor=factor)
 
 
-def _named_multi_label(section: Section, peers: LossPeers) -> Values:
-    return _multi_label(section, peers, is_named=True)
-
-
 _LOSSES: dict[str, Callable[[Section, LossPeers], Values]] = {
     "CELoss": _cross_entropy,
     "MixCELoss": _mixed_cross_entropy,
     "SoftTargetCrossEntropy": _soft_targets,
     "MultiLabelLoss": _multi_label,
-    "DistillationGTCELoss": _named_cross_entropy,
-    "DistillationMultiLabelLoss": _named_multi_label,
+    "DistillationGTCELoss": partial(_cross_entropy, is_named=True),
+    "DistillationMultiLabelLoss": partial(_multi_label, is_named=True),
     "DistillationPairLoss": _chosen,
     "DistillationRKDLoss": _relations,
     "AFDLoss": _attention,

@@ -9,7 +9,7 @@ from mutual.recipe.edges import LOGITS
 from mutual.recipe.errors import did_you_mean
 from mutual.recipe.paddleclas.architectures import Model
 from mutual.recipe.paddleclas.loss_edges import Edge, Path
-from mutual.recipe.paddleclas.section import Section, pairs_of
+from mutual.recipe.paddleclas.section import Section
 from mutual.recipe.text import format_value
 
 _LOGITS_KEYS = (LOGITS, "output")
@@ -57,14 +57,17 @@ class LossPeers:
         return self._checked(section.entries(key), section, key)
 
     def pairs(self, section: Section, key: str = "model_name_pairs") -> list[tuple[str, str]]:
-        """Returns a list of pairs of names of models.
+        """Returns a list of lists of two names of models each.
 
         Raises:
             RecipeError: it is none, or empty.
         """
-        pairs = list(pairs_of(section, key))
+        pairs = section.entries(key)
+        for pair in pairs:
+            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)):
+                raise section.error(key, f"{format_value(pair)} is no pair of names")
         self._checked([name for pair in pairs for name in pair], section, key)
-        return pairs
+        return [(first, second) for first, second in pairs]
 
     def pair(self, section: Section, key: str, default: Sequence[str]) -> tuple[str, str]:
         """Returns a list of two names of models as a pair.

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mutual.recipe.data import Data
-from mutual.recipe.paddleclas.section import Section
+from mutual.recipe.errors import RecipeError
+from mutual.recipe.paddleclas.images import convert_preprocess
+from mutual.recipe.paddleclas.section import Notes, Section
 
 _TOPK = ("TopkAcc", "DistillationTopkAcc", "GoogLeNetTopkAcc")
 _MANY_LABELS = ("MultiLabelMAP",)
-_TO_CHANNELS_FIRST = "ToCHWImage"
-"""Ends the transforms of Infer; those of Eval end with it by themselves."""
 
 
 def convert_metrics(document: dict[str, Any], root: Section) -> None:
@@ -55,9 +54,23 @@ def convert_infer(document: dict[str, Any], root: Section) -> None:
 
 def _compare_transforms(infer: Section, root: Section) -> None:
     given = infer.take("transforms")
-    evaluated = _at(root.content, "DataLoader", "Eval", "dataset", "transform_ops")
-    if given is not None and _said(given) != _said(evaluated):
+    evaluated: Any = root.content
+    for key in ("DataLoader", "Eval", "dataset", "transform_ops"):
+        evaluated = evaluated.get(key) if isinstance(evaluated, Mapping) else None
+    if given is not None and _prepared(given) != _prepared(evaluated):
         infer.leave_out("transforms", "images are prepared as those of Eval are", value=given)
+
+
+def _prepared(transforms: Any) -> Any:
+    """Returns what images become by a list of transforms and what of it has no counterpart; a list that is wrong as it is."""
+    notes = Notes()
+    section = Section({"transforms": transforms}, "", notes)
+    try:
+        found = convert_preprocess(section)
+    except RecipeError:
+        return transforms
+    section.name_untaken()
+    return found, notes.left_out
 
 
 def _convert_post_process(document: dict[str, Any], infer: Section) -> str:
@@ -82,27 +95,7 @@ def _take_names(data: dict[str, Any], process: Section) -> None:
     names = process.text("class_id_map_file")
     if names is None:
         return
-    if "class_names" in Data.model_fields and data.get("dataset") == "image_list" and Path(names).is_file():
-        data.setdefault("class_names", names)
+    if data.get("dataset") == "image_list" and Path(names).is_file():
+        data["class_names"] = names
     else:
         process.remark(f"{names} is not read; where it is there, data.class_names of an image_list takes it", "class_id_map_file")
-
-
-def _at(content: Any, *keys: str) -> Any:
-    for key in keys:
-        content = content.get(key) if isinstance(content, Mapping) else None
-    return content
-
-
-def _said(transforms: Any) -> Any:
-    """Returns transforms in a form in which two that do the same are equal."""
-    if not isinstance(transforms, list):
-        return transforms
-    entries = [{entry: None} if isinstance(entry, str) else entry for entry in transforms]
-    return [_plain(entry) for entry in entries if not (isinstance(entry, Mapping) and _TO_CHANNELS_FIRST in entry)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items() if each not in (None, "") and key not in ("channel_num", "order")}
-    return str(value).replace(" ", "") if isinstance(value, int | float | str) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,16 +184,3 @@ class Section:
 
     def _path_of(self, key: str) -> str:
         return ".".join(part for part in (self.path, key) if part)
-
-
-def pairs_of(section: Section, key: str) -> Sequence[tuple[str, str]]:
-    """Returns a list of lists of two names, such as `model_name_pairs`.
-
-    Raises:
-        RecipeError: it is none.
-    """
-    pairs = section.entries(key)
-    for pair in pairs:
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)):
-            raise section.error(key, f"{format_value(pair)} is no pair of names")
-    return [(first, second) for first, second in pairs]

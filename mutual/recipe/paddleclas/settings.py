@@ -16,7 +16,6 @@ _UNNEEDED = (
     "save_inference_dir",
     "to_static",
     "use_dali",
-    "class_num",
     "use_multilabel",
     "print_model",
     "distributed",
@@ -107,8 +106,6 @@ def _convert_updates(document: Document, train: Document, settings: Section) -> 
             "an epoch's last update may have fewer batches, and weighs them by their images; theirs leaves these batches to the next epoch",
             "update_freq",
         )
-    if "iter_per_epoch" in settings:
-        settings.leave_out("iter_per_epoch", "an epoch has all images; data.epoch_size gives it another number of them")
     schedules = [document.get("schedule", {}), *(peer["schedule"] for peer in document["peers"].values() if "schedule" in peer)]
     for schedule in schedules:
         if schedule.get("warmup_epochs", 0) > train["epochs"]:

@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from mutual.engine.diagnosis.machine import driver_version, memory_limit, processor_name, read_machine
+from mutual.engine.diagnosis.machine import driver_version, memory_limit, read_machine
 
 DRIVERS = [
     ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6 22:20:39 UTC 2023\nGCC version:  gcc 12.3.0\n", "535.54.03"),
@@ -20,13 +20,6 @@ def written(root, **texts):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return root
-
-
-def test_the_processors_name_is_that_of_its_model():
-    text = "processor\t: 0\nvendor_id\t: X\nmodel\t\t: 7\nmodel name\t: Some CPU @ 2.00GHz \n\nprocessor\t: 1\nmodel name\t: another\n"
-    assert processor_name(text) == "Some CPU @ 2.00GHz"
-    assert processor_name("processor : 0\nBogoMIPS : 50.00\n") is None
-    assert processor_name("") is None
 
 
 @pytest.mark.parametrize(("text", "version"), DRIVERS)

@@ -9,7 +9,7 @@ from mutual.engine.training import build_training
 from mutual.group import MicroBatchContext
 from mutual.objectives import LOSSES, build_loss
 from mutual.recipe import OBJECTIVES, DistillationObjective, RecipeError, parse_recipe
-from mutual.recipe.head_checks import LOSSES_OF_EMBEDDINGS
+from mutual.recipe.checks import LOSSES_OF_EMBEDDINGS
 
 CE = {"loss": "cross_entropy"}
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])

@@ -5,7 +5,8 @@ from data_configs import IMAGENET, changed, config_of, converted, paths_of, with
 
 from mutual.recipe import RecipeError, parse_recipe
 from mutual.recipe.paddleclas.architectures import Model
-from mutual.recipe.paddleclas.data import convert_data, convert_preprocess
+from mutual.recipe.paddleclas.data import convert_data
+from mutual.recipe.paddleclas.images import convert_preprocess
 from mutual.recipe.paddleclas.section import Notes, Section
 
 OURS = ("data_heavy", "data_labels", "data_cifar", "data_unlabelled")

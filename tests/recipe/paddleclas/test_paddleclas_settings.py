@@ -45,7 +45,6 @@ def train_of(settings=None, **sections):
                 "use_visualdl": True,
                 "image_shape": [3, 64, 64],
                 "save_inference_dir": "x",
-                "class_num": 5,
             },
             {},
         ),
@@ -111,7 +110,6 @@ def test_a_warmup_is_no_longer_than_the_training():
     ("settings", "sections", "line"),
     [
         ({"train_mode": "efficientnetv2"}, {}, "Global.train_mode: 'efficientnetv2': every epoch is trained alike"),
-        ({"iter_per_epoch": 100}, {}, "Global.iter_per_epoch: 100: an epoch has all images"),
         ({"checkpoints": "output/latest"}, {}, "Global.checkpoints: 'output/latest': a run of theirs cannot be resumed"),
         ({"use_magic": True}, {}, "Global.use_magic: true: has no counterpart"),
         ({}, {"Slim": {"quant": {"name": "pact"}}}, "Slim: "),
@@ -201,3 +199,20 @@ def test_a_file_of_names_is_taken_where_it_is_there(tmp_path):
     infer = {"PostProcess": {"name": "Topk", "class_id_map_file": str(names)}}
     assert convert(document={"data": {"dataset": "image_list"}}, Infer=infer)[0]["data"]["class_names"] == str(names)
     assert "class_names" not in convert(document={"data": {"dataset": "fake"}}, Infer=infer)[0]["data"]
+
+
+@pytest.mark.parametrize(
+    ("index", "transform", "is_the_same"),
+    [
+        (1, {"ResizeImage": {"resize_short": 256, "size": None, "backend": "cv2"}}, True),
+        (2, {"CropImage": {"size": [224, 224]}}, True),
+        (2, {"CropImage": {"size": 192}}, False),
+        (2, {"CropImage": {"size": "large"}}, False),
+        (2, {"Sharpen": {"by": 2}}, False),
+    ],
+)
+def test_transforms_of_infer_are_those_of_eval_in_whatever_words(index, transform, is_the_same):
+    evaluated = ["DecodeImage", {"ResizeImage": {"resize_short": 256}}, {"CropImage": {"size": 224}}, {"NormalizeImage": {"order": ""}}]
+    inferred = [*evaluated[:index], transform, *evaluated[index + 1 :], "ToCHWImage"]
+    _, notes = convert(Infer={"transforms": inferred}, DataLoader={"Eval": {"dataset": {"transform_ops": evaluated}}})
+    assert [line.split(": ")[0] for line in notes.left_out if "Infer" in line] == ([] if is_the_same else ["Infer.transforms"])

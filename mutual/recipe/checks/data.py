@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mutual.recipe.checks.splits import check_splits
 from mutual.recipe.data import Data
 from mutual.recipe.datasets import DATASETS
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import DistillationObjective, LabelType, Objective
 from mutual.recipe.errors import Fault
 from mutual.recipe.objectives import DeepMutualLearning, Focal
-from mutual.recipe.split_checks import check_splits
 from mutual.recipe.text import format_value
 
 MAX_BATCH_PIXELS = 2**31

@@ -8,24 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mutual.recipe.base import MAX_PEERS
+from mutual.recipe.checks.data import check_data
+from mutual.recipe.checks.heads import check_heads
+from mutual.recipe.checks.loading import check_loading
+from mutual.recipe.checks.memory import check_memory
+from mutual.recipe.checks.optimizers import check_parameter_groups
+from mutual.recipe.checks.own_losses import check_own_losses
+from mutual.recipe.checks.sampler import check_sampler
+from mutual.recipe.checks.stores import check_stores
+from mutual.recipe.checks.transforms import check_transforms
 from mutual.recipe.data import Data
-from mutual.recipe.data_checks import check_data
 from mutual.recipe.document import Recipe
 from mutual.recipe.edges import ENSEMBLE, PEERS_EMA, SELF, SOURCE_KINDS, At, DistillationObjective, Ensemble, is_ema, peer_of
 from mutual.recipe.errors import Fault, did_you_mean
-from mutual.recipe.head_checks import check_heads
-from mutual.recipe.loading_checks import check_loading
-from mutual.recipe.memory_checks import check_memory
-from mutual.recipe.optimizer_checks import check_parameter_groups
 from mutual.recipe.own_loss import OwnLoss
-from mutual.recipe.own_loss_checks import check_own_losses
 from mutual.recipe.peers import FROZEN_ONLY, PeerSpec, program_file
-from mutual.recipe.sampler_checks import check_sampler
 from mutual.recipe.schedules import Schedule, check_schedule
-from mutual.recipe.store_checks import check_stores
 from mutual.recipe.text import format_value
 from mutual.recipe.training import Optimizer, Train
-from mutual.recipe.transform_checks import check_transforms
 
 MAX_BYTES_OF_A_NAME = 200
 RESERVED_NAMES = ("all", "best", *SOURCE_KINDS, "labels", "mean", "train", "training", "eval")

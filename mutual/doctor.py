@@ -9,17 +9,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mutual import __version__
 from mutual.commandline import run_command
-from mutual.recipe import RunError
+from mutual.recipe import RunError, printable
+
+_MORE = (
+    "Started as a training is, `accelerate launch -m mutual.doctor`, it also says whether the processes see each other. "
+    "It trains nothing and leaves no file. Exit code 1 and a line on stderr: something is broken."
+)
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.doctor") -> int:
     """Prints the findings and returns the exit code."""
-    parser = argparse.ArgumentParser(prog=prog, description="Look at versions, devices, threads, disk and ranks, and say what to set.")
-    parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path("runs"), help="where runs are written (the default is runs)")
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Look at versions, devices, threads, disk and ranks, and say what to set.", epilog=_MORE
+    )
+    output = "where runs are written, whose disk is measured (the default is runs)"
+    parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path("runs"), help=output)
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=seconds, default=30.0, help="how long to wait for other processes (the default is 30)"
     )
@@ -39,11 +48,15 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.doctor")
 
 
 def seconds(text: str) -> float:
-    """Returns a number of seconds; argparse names this function where it raises ValueError."""
-    value = float(text)
-    if not 0.1 <= value <= 1e5:
-        raise ValueError
-    return value
+    """Returns a number of seconds, 0.1 to 100,000.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    with suppress(ValueError):
+        if 0.1 <= (value := float(text)) <= 1e5:
+            return value
+    raise argparse.ArgumentTypeError(f"{printable(text, max_length=100)!r} is no number of seconds from 0.1 to 100000")
 
 
 if __name__ == "__main__":

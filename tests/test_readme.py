@@ -21,6 +21,8 @@ import pytest
 from PIL import Image
 from support import ROOT, environment
 
+from mutual.__main__ import COMMANDS
+
 READMES = [Path("recipes/COMING_FROM.md")]
 READMES += sorted(path.relative_to(ROOT) for path in ROOT.rglob("README.md") if not {".git", ".venv", "runs"} & set(path.parts))
 COMMAND = re.compile(r"^ {4,}(accelerate|bash|curl|import|mutual|pip|pytest|python3?|sbatch|tensorboard|torchrun) ", re.MULTILINE)
@@ -112,6 +114,11 @@ def test_every_promise_names_a_test_that_exists(page):
         named.append(name)
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"
     assert len(named) > 15
+
+
+def test_the_first_page_lists_every_command():
+    (listed,) = (block.code for block in blocks((ROOT / "README.md").read_text()) if "python -m mutual.evaluate RUN [" in block.code)
+    assert [module for module, _ in COMMANDS.values() if f"-m {module} " not in listed] == []
 
 
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")

@@ -39,6 +39,10 @@ class TimmAugment(nn.Module):
         self._limited = spec.config if is_limited else None
         fill = spec.fill or (128,)
         self._of_channels = {channels: _build(spec, image_size, (fill * channels)[:channels]) for channels in (1, 3)}
+        for transform in self._of_channels.values():
+            for operation in _operations(transform):
+                if operation.aug_fn is auto_augment.posterize:
+                    operation.aug_fn = _posterize
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns the image, uint8 `[C, H, W]`.
@@ -70,3 +74,16 @@ def _build(spec: specs.TimmAugment, image_size: tuple[int, int], fill: tuple[int
     if spec.config.startswith("augmix"):
         return auto_augment.augment_and_mix_transform(spec.config, {**arguments, "translate_pct": _AUGMIX_TRANSLATED})
     return auto_augment.auto_augment_transform(spec.config, arguments)
+
+
+def _operations(transform: Any) -> list[Any]:
+    if isinstance(transform, auto_augment.AutoAugment):
+        return [operation for operations in transform.policy for operation in operations]
+    return list(transform.ops)
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **arguments: Any) -> Image.Image:
+    """timm's, but black where no bit is kept, which its increasing magnitudes ask for: Pillow from 13 on raises there."""
+    if bits_to_keep < 1:
+        return Image.new(image.mode, image.size)
+    return auto_augment.posterize(image, bits_to_keep, **arguments)

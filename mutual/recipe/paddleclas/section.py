@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,6 +10,10 @@ from typing import Any
 
 from mutual.recipe.errors import Fault, RecipeError
 from mutual.recipe.text import format_value
+
+_MISSPELT = (
+    0.85  # as alike two keys are of which one is the other with a mistake: `epoch` and `epochs`, not `eval_interval` and `save_interval`
+)
 
 
 @dataclass
@@ -34,6 +39,7 @@ class Section:
 
     def __init__(self, content: Mapping[str, Any], path: str, notes: Notes) -> None:
         self._left = dict(content)
+        self._known: set[str] = set()  # keys that somebody has asked for
         self.content = content
         self._sections: list[Section] = []
         self.path = path
@@ -41,6 +47,7 @@ class Section:
 
     def __contains__(self, key: str) -> bool:
         """Whether there is an entry of this key that nobody has taken, and that is not null."""
+        self._known.add(key)
         return self._left.get(key) is not None
 
     def __iter__(self) -> Iterator[str]:
@@ -53,6 +60,7 @@ class Section:
 
     def take(self, key: str, default: Any = None) -> Any:
         """Returns an entry, or `default` where it is absent or null."""
+        self._known.add(key)
         value = self._left.pop(key, None)
         return default if value is None else value
 
@@ -134,6 +142,7 @@ class Section:
 
     def pass_over(self, *keys: str) -> None:
         """Takes entries that say nothing to a recipe."""
+        self._known.update(keys)
         for key in keys:
             if self._left.pop(key, None) is not None:
                 self.notes.unneeded.append(self._path_of(key))
@@ -161,7 +170,7 @@ class Section:
         """Names each entry that nobody has taken, here and in all sections of it; null, an empty text and false say nothing."""
         for key, value in self._left.items():
             if value not in (None, "", False, [], {}):
-                self.notes.left_out.append(f"{self._path_of(key)}: {format_value(value)}: has no counterpart")
+                self.notes.left_out.append(f"{self._path_of(key)}: {format_value(value)}: has no counterpart{self._misspelt(key)}")
         self._left.clear()
         for section in self._sections:
             section.name_untaken()
@@ -181,6 +190,10 @@ class Section:
         section = Section(content, self._path_of(key), self.notes)
         self._sections.append(section)
         return section
+
+    def _misspelt(self, key: str) -> str:
+        near = difflib.get_close_matches(str(key)[:100], self._known, n=1, cutoff=_MISSPELT)
+        return f"; did you mean {format_value(near[0])}?" if near else ""
 
     def _path_of(self, key: str) -> str:
         return ".".join(part for part in (self.path, key) if part)

@@ -112,6 +112,7 @@ def test_a_warmup_is_no_longer_than_the_training():
         ({"train_mode": "efficientnetv2"}, {}, "Global.train_mode: 'efficientnetv2': every epoch is trained alike"),
         ({"checkpoints": "output/latest"}, {}, "Global.checkpoints: 'output/latest': a run of theirs cannot be resumed"),
         ({"use_magic": True}, {}, "Global.use_magic: true: has no counterpart"),
+        ({"ecpochs": 3}, {}, "Global.ecpochs: 3: has no counterpart; did you mean 'epochs'?"),
         ({}, {"Slim": {"quant": {"name": "pact"}}}, "Slim: "),
         ({}, {"SWA": {"start": 3}}, "SWA: "),
         ({}, {"Metric": {"Eval": [{"HammingDistance": None}]}}, "Metric.Eval.0.HammingDistance: is not measured; top1, top5 and nll are"),

@@ -71,7 +71,8 @@ def _add_random_crop(arguments: Section, images: Images, wanted: tuple[int, int]
     padding = arguments.take("padding", 0)
     if not isinstance(padding, int):
         raise arguments.error("padding", f"{format_value(padding)} is no number of pixels that are the same on all sides")
-    mode = {"edge": "edge", "reflect": "reflect", "symmetric": "symmetric"}.get(arguments.text("padding_mode", "constant"), "constant")
+    own = arguments.text("padding_mode", "constant")
+    mode = _padding_mode(own) if padding else images.padding_mode
     images.add("random_crop", size=plain_size(wanted), padding=padding + _take_padding(arguments, images, wanted), padding_mode=mode)
     images.size = wanted
 
@@ -84,9 +85,23 @@ def _take_padding(section: Section, images: Images, wanted: tuple[int, int] | No
     return padding
 
 
+def _padding_mode(name: str) -> str:
+    return name if name in ("edge", "reflect", "symmetric") else "constant"
+
+
 def _pad(arguments: Section, images: Images) -> None:
-    padding = arguments.take("padding", 0)
     arguments.pass_over("padding_mode")  # it pads by one value whatever this says
+    _add_padding(arguments, images)
+
+
+def _paddles_pad(arguments: Section, images: Images) -> None:
+    arguments.pass_over("keys")
+    images.padding_mode = _padding_mode(arguments.text("padding_mode", "constant"))
+    _add_padding(arguments, images)
+
+
+def _add_padding(arguments: Section, images: Images) -> None:
+    padding = arguments.take("padding", 0)
     if arguments.take("fill", 0) not in (0, [0, 0, 0]):
         images.remark(arguments, "padded by zeros", "fill")
     if not isinstance(padding, int):
@@ -105,7 +120,7 @@ def _pad_to_size(arguments: Section, images: Images) -> None:
     more = {after - now for after, now in zip(to, before, strict=True)}
     if len(more) != 1 or min(more) < 0 or min(more) % 2:
         raise arguments.error("size", f"{to[1]} x {to[0]} is not as many pixels more than {before[1]} x {before[0]} on all sides")
-    if arguments.take("fill_value", [127.5] * 3) not in ([0, 0, 0], [0.0, 0.0, 0.0]):
+    if arguments.take("fill_value", [127.5] * 3) not in (0, [0, 0, 0]):
         images.remark(arguments, "padded by zeros", "fill_value")
     images.padding += min(more) // 2
 
@@ -274,6 +289,7 @@ TRAINING: Mapping[str, Operation] = {
     "RandomCropImage": _random_crop,
     "RandomCrop": _paddles_random_crop,
     "Pad": _pad,
+    "Pad_paddle_vision": _paddles_pad,
     "Padv2": _pad_to_size,
     "PadV2": _pad_to_size,
     "RandFlipImage": _flip,

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from mutual.recipe.data import Data
-from mutual.recipe.paddleclas.section import Section
+from mutual.recipe.paddleclas.images import convert_preprocess
+from mutual.recipe.paddleclas.section import Notes, Section
 
 _TOPK = ("TopkAcc", "DistillationTopkAcc", "GoogLeNetTopkAcc")
 _MANY_LABELS = ("MultiLabelMAP",)
-_TO_CHANNELS_FIRST = "ToCHWImage"
-"""Ends the transforms of Infer; those of Eval end with it by themselves."""
+_STUDENT = "Student"
 
 
 def convert_metrics(document: dict[str, Any], root: Section) -> None:
-    """Notes what differs in how the best weights are chosen."""
+    """Notes what differs in how the best weights are chosen: there by the first metric, where a training evaluates."""
     metric = root.section("Metric")
     metric.pass_over("Train")  # the training's accuracy is measured
-    trained = [name for name, peer in document["peers"].items() if not peer.get("frozen")]
+    chooses = _at(root.content, "Global", "eval_during_train") is not False
+    trained = _trained(document)
     for name, section in metric.named_sections("Eval"):
         if name in _TOPK:
             _convert_topk(section, trained)
@@ -28,7 +29,17 @@ def convert_metrics(document: dict[str, Any], root: Section) -> None:
         else:
             measured = "map and nll" if document["data"].get("multi_label") else "top1, top5 and nll"
             section.pass_over(*section)
-            metric.notes.left_out.append(f"{section.path}: is not measured; {measured} are, and train.best_metric chooses among them")
+            if chooses:
+                section.warn(
+                    f"is not measured, by which the best weights are chosen there; {measured} are, and train.best_metric is one of them"
+                )
+            else:
+                section.remark(f"is not measured; {measured} are")
+        chooses = False
+
+
+def _trained(document: Mapping[str, Any]) -> list[str]:
+    return [name for name, peer in document["peers"].items() if not peer.get("frozen")]
 
 
 def _convert_topk(section: Section, trained: Sequence[str]) -> None:
@@ -49,15 +60,24 @@ def convert_infer(document: dict[str, Any], root: Section) -> None:
     infer.pass_over("batch_size")
     images = infer.text("infer_imgs", "PATH")
     _compare_transforms(infer, root)
-    topk = _convert_post_process(document, infer)
-    infer.remark(f"python -m mutual.predict {document['output']}/{document['name']} {images}{topk} predicts")
+    options = _convert_post_process(document, infer)
+    if "--peer" not in options and _STUDENT in document["peers"] and len(_trained(document)) > 1:
+        options = f" --peer {_STUDENT}{options}"  # theirs predicts by it, without being told
+    infer.remark(f"python -m mutual.predict {document['output']}/{document['name']} {images}{options} predicts")
 
 
 def _compare_transforms(infer: Section, root: Section) -> None:
-    given = infer.take("transforms")
-    evaluated = _at(root.content, "DataLoader", "Eval", "dataset", "transform_ops")
-    if given is not None and _said(given) != _said(evaluated):
-        infer.leave_out("transforms", "images are prepared as those of Eval are", value=given)
+    """Names transforms that do something else than those of Eval, by which images are predicted, too."""
+    dataset = Section(_at(root.content, "DataLoader", "Eval", "dataset") or {}, "", Notes())
+    silent = Section({"transforms": infer.take("transforms")}, infer.path, Notes())
+    given, evaluated = convert_preprocess(silent), convert_preprocess(dataset, "transform_ops")
+    why = "images are prepared as those of Eval are"
+    if not given or (given == evaluated and not silent.notes.left_out):
+        return
+    if _without_interpolation(given) == _without_interpolation(evaluated) and not silent.notes.left_out:
+        infer.remark(f"{why}, which are interpolated in another way", "transforms")
+    else:
+        infer.leave_out("transforms", why, value=silent.content["transforms"])
 
 
 def _convert_post_process(document: dict[str, Any], infer: Section) -> str:
@@ -67,7 +87,8 @@ def _convert_post_process(document: dict[str, Any], infer: Section) -> str:
     kind = content.get("func", "Topk") if isinstance(content, Mapping) and name == "DistillationPostProcess" else name
     if kind != "Topk":
         if content:
-            infer.leave_out("PostProcess", "the command prints probabilities, and the classes of the largest")
+            infer.take("PostProcess")
+            infer.remark("is not applied: the command prints probabilities, and the classes of the largest", "PostProcess")
         return ""
     process = infer.section("PostProcess")
     process.pass_over("name", "func", "key", "delimiter")
@@ -94,15 +115,6 @@ def _at(content: Any, *keys: str) -> Any:
     return content
 
 
-def _said(transforms: Any) -> Any:
-    """Returns transforms in a form in which two that do the same are equal."""
-    if not isinstance(transforms, list):
-        return transforms
-    entries = [{entry: None} if isinstance(entry, str) else entry for entry in transforms]
-    return [_plain(entry) for entry in entries if not (isinstance(entry, Mapping) and _TO_CHANNELS_FIRST in entry)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items() if each not in (None, "") and key not in ("channel_num", "order")}
-    return str(value).replace(" ", "") if isinstance(value, int | float | str) else value
+def _without_interpolation(data: Mapping[str, Any]) -> dict[str, Any]:
+    steps = [{key: value for key, value in step.items() if key != "interpolation"} for step in data.get("preprocess", [])]
+    return {**data, "preprocess": steps}

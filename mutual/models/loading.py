@@ -38,7 +38,7 @@ def load_weights(
     path: str | Path,
     *,
     prefix: str = AUTO,
-    head: Literal["keep", "new"] = "keep",
+    head: Literal["keep", "new", "auto"] = "keep",
     other_classes: bool = False,
     dropped: Callable[[], Collection[str]] = tuple,
 ) -> LoadedWeights:
@@ -51,7 +51,8 @@ def load_weights(
         model: what is loaded into.
         path: the file.
         prefix: what stands before the model's names in the file; auto: is found.
-        head: keep: every tensor of the model must be in the file; new: all but its classifier's, which must differ.
+        head: keep: every tensor of the model must be in the file; new: all but its classifier's, which must differ; auto: new where it
+            does.
         other_classes: the file's classifier is of other classes than the model's, whatever its width is.
         dropped: asked where the file has tensors that the model has not, and returns the names of those that may be left out.
 
@@ -75,7 +76,7 @@ def load_weights(
     if not state.keys() <= expected.keys():
         left_out = dropped()
         state = {name: tensor for name, tensor in state.items() if name not in left_out}
-    if head == "new":
+    if head == "new" or (head == "auto" and (other_classes or _differs(state, expected))):
         state, initial, note = _without_classifier(path, model, state, expected, other_classes=other_classes)
         notes.append(note)
     _check_names(path, selection.prefix, model, state, [name for name in expected if name not in initial])
@@ -140,6 +141,12 @@ def _without_classifier(
     initial = tuple(name for name in expected if _is_within(name, paths))
     begins = "; the model's begins with its initial weights" if initial else ""
     return kept, initial, f"{path}: the classifier ({', '.join(paths)}) is left out: {reason}{begins}"
+
+
+def _differs(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Returns whether the file has other tensors than the model, or some of other shapes."""
+    shapes = [{name: tensor.shape for name, tensor in tensors.items() if not name.endswith(COUNTER)} for tensors in (state, expected)]
+    return shapes[0] != shapes[1]
 
 
 def _is_within(name: str, paths: Sequence[str]) -> bool:

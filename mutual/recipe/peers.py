@@ -51,9 +51,9 @@ class WeightsSpec(Spec):
 
     file: str
     """A safetensors file, a torch checkpoint, or the folder of an earlier run (its best peer)."""
-    head: Literal["keep", "new"] = "keep"
+    head: Literal["keep", "new", "auto"] = "keep"
     """keep: every tensor of the model is in the file; new: all but the classifier, where the file's is of another width or of other classes
-    or there is none: the model's begins with its initial weights, and a line says so."""
+    or there is none: the model's begins with its initial weights, and a line says so; auto: new where that is so, else keep."""
     prefix: str = "auto"
     """What stands before the model's names in the file, such as `backbone.` or `state_dict.model.`; tensors without it are left out.
     auto: what makes most of the file's names the model's; where several fit equally, what names a moving average (`model_ema.module.`)."""

@@ -276,6 +276,21 @@ def test_a_new_classifier_where_nothing_differs_is_refused(tmp_path):
     assert loaded.initial == ("fc.weight", "fc.bias")
 
 
+def test_a_classifier_is_kept_where_it_fits_and_new_where_it_does_not(tmp_path):
+    torch.save(net().state_dict(), tmp_path / "net.pt")
+    loaded = load_weights(model := net(seed=9), tmp_path / "net.pt", head="auto")
+    assert (loaded.notes, loaded.initial) == ((), ())
+    assert torch.equal(model.fc.weight, net().fc.weight)
+    loaded = load_weights(net(), tmp_path / "net.pt", head="auto", other_classes=True)
+    assert loaded.initial == ("fc.weight", "fc.bias")
+    loaded = load_weights(model := net(classes=6), tmp_path / "net.pt", head="auto")
+    assert loaded.initial == ("fc.weight", "fc.bias")
+    assert "the file's has 4 classes, the model 6" in loaded.notes[0]
+    torch.save({key: value for key, value in net().state_dict().items() if not key.startswith("fc.")}, tmp_path / "body.pt")
+    assert load_weights(net(), tmp_path / "body.pt", head="auto").initial == ("fc.weight", "fc.bias")
+    refused(create_model("pplcnet_x0_25", num_classes=4), tmp_path / "net.pt", "holds another model|other shapes", head="auto")
+
+
 def test_more_than_a_classifier_is_refused(tmp_path):
     torch.save(create_model("small_cnn", num_classes=6, in_channels=3).state_dict(), tmp_path / "net.pt")
     refused(net(), tmp_path / "net.pt", "other shapes: blocks1.0.weight .*; head: new leaves out a classifier alone", head="new")

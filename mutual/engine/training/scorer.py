@@ -237,7 +237,7 @@ class Scorer:
         metric = "map" if self._training.data.info.multi_label else "top1"
         for name, row in self.initial.items():
             peer = self._recipe.peers[name]
-            has_new_head = peer.weights_file is None or peer.weights_file.head == "new"  # of a fine-tuned peer, which knows nothing yet
+            has_new_head = peer.weights_file is None or peer.weights_file.head != "keep"  # of a fine-tuned peer, which knows nothing yet
             if name not in levels or (has_new_head and not peer.frozen):
                 continue
             if math.isnan(row[metric]) or levels[name].explains(row[metric]):

@@ -58,7 +58,7 @@ def classes_of(recipe: Recipe, name: str, model: nn.Module, num_built: int | Non
     file = program or (spec.weights_file.file if spec.weights_file is not None else spec.weights)
     try:
         if recipe.is_trained(name):
-            has_new_head = spec.weights_file is not None and spec.weights_file.head == "new"
+            has_new_head = spec.weights_file is not None and spec.weights_file.head != "keep"
             columns = None if card is None or has_new_head else class_columns(card.class_names, data.class_names)
         elif isinstance(given, list) and not isinstance(given[0], str):
             num_asked = None if program is not None and card is None else num_built  # a program has the outputs that it has

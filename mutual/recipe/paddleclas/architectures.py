@@ -107,6 +107,9 @@ def _distilled(arch: Section, num_classes: int | None, whole: Weights) -> list[M
         else:
             model = _backbone(section, inner, name, _class_num(section), own, is_frozen=bool(is_frozen))
         models.append(model)
+    for key in arch:
+        arch.take(key)
+        arch.remark("a DistillationModel passes it over, there as here; it belongs into one of its models", key)
     if num_classes is not None and any(model.num_classes != num_classes for model in models):
         arch.remark(f"{num_classes} classes there say nothing: each of the models has its own class_num, or {_NUM_CLASSES}", "class_num")
     return models
@@ -166,8 +169,9 @@ def _attention_model(section: Section, name: str, given: Weights, *, is_frozen: 
     files, freezes = (_one_for_each(section, key, len(entries)) for key in ("pretrained_list", "freeze_params_list"))
     named = [(inner, part, part.text("name", "")) for inner, part in entries]
     bodies = [index for index, (_, _, architecture) in enumerate(named) if architecture not in _TRANSFORMS]
-    if len(bodies) != 1:
-        raise section.error("models", f"{len(bodies)} architectures and {len(named) - len(bodies)} transforms; AFD has one and one")
+    if len(bodies) != 1 or len(named) > 2:
+        found = " and ".join(architecture or format_value(inner) for inner, _, architecture in named) or "nothing"
+        raise section.error("models", f"{found}; an AttentionModel here is an architecture, and {' or '.join(_TRANSFORMS)} behind it")
     inner, part, architecture = named[bodies[0]]
     own = given.behind(f"{inner}.") or Weights.of(section, "pretrained_list", files[bodies[0]])
     model = _backbone(part, architecture, name, _class_num(part), own, is_frozen=is_frozen or bool(freezes[bodies[0]]))
@@ -205,5 +209,5 @@ def _recognition_model(arch: Section, whole: Weights) -> Model:
     arch.pass_over("head_feature_from")
     head.pass_over("embedding_size")
     arch.remark("the backbone with a linear layer is the architecture with its own classifier; from a file of the whole, it is new", "name")
-    own = replace(whole.behind("backbone."), has_head=False)
+    own = replace(whole.behind("backbone."), head="new")
     return _backbone(backbone, backbone.text("name", ""), PLAIN, _class_num(head), own)

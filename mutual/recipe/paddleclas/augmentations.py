@@ -72,7 +72,8 @@ def _add_random_crop(arguments: Section, images: Images, wanted: tuple[int, int]
     padding = arguments.take("padding", 0)
     if not isinstance(padding, int):
         raise arguments.error("padding", f"{format_value(padding)} is no number of pixels that are the same on all sides")
-    mode = {"edge": "edge", "reflect": "reflect", "symmetric": "symmetric"}.get(arguments.text("padding_mode", "constant"), "constant")
+    own = arguments.text("padding_mode", "constant")
+    mode = _padding_mode(own) if padding else images.padding_mode
     images.add("random_crop", size=plain_size(wanted), padding=padding + _take_padding(arguments, images, wanted), padding_mode=mode)
     images.size = wanted
 
@@ -85,9 +86,23 @@ def _take_padding(section: Section, images: Images, wanted: tuple[int, int] | No
     return padding
 
 
+def _padding_mode(name: str) -> str:
+    return name if name in ("edge", "reflect", "symmetric") else "constant"
+
+
 def _pad(arguments: Section, images: Images) -> None:
-    padding = arguments.take("padding", 0)
     arguments.pass_over("padding_mode")  # it pads by one value whatever this says
+    _add_padding(arguments, images)
+
+
+def _paddles_pad(arguments: Section, images: Images) -> None:
+    arguments.pass_over("keys")
+    images.padding_mode = _padding_mode(arguments.text("padding_mode", "constant"))
+    _add_padding(arguments, images)
+
+
+def _add_padding(arguments: Section, images: Images) -> None:
+    padding = arguments.take("padding", 0)
     if arguments.take("fill", 0) not in (0, [0, 0, 0]):
         images.remark(arguments, "padded by zeros", "fill")
     if not isinstance(padding, int):
@@ -275,6 +290,7 @@ TRAINING: Mapping[str, Operation] = {
     "RandomCropImage": _random_crop,
     "RandomCrop": _paddles_random_crop,
     "Pad": _pad,
+    "Pad_paddle_vision": _paddles_pad,
     "Padv2": _pad_to_size,
     "PadV2": _pad_to_size,
     "RandFlipImage": _flip,

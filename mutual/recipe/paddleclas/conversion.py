@@ -20,6 +20,7 @@ from mutual.recipe.paddleclas.settings import convert_settings
 SECTIONS = ("Global", "Arch", "Loss", "Optimizer", "DataLoader", "AMP", "EMA", "Metric", "Infer", "Slim", "DALI", "SWA", "Export")
 """What a config of theirs consists of; a recipe's keys begin with small letters."""
 _NEEDED = ("Arch", "Loss", "DataLoader")
+_OF_PYTHON = {"None": None, "True": True, "False": False}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def convert_config(config: Mapping[str, Any], *, source: str, overrides: Sequenc
     root = Section({}, "", notes)
     try:
         apply_overrides(content, overrides)
-        root = Section(content, "", notes)
+        root = Section(_evaluated(content), "", notes)
         if missing := [name for name in _NEEDED if name not in root]:
             raise root.error(missing[0], "is missing; a config of PaddleClas has Arch, Loss, DataLoader, Optimizer and Global")
         document = _converted(root, Path(source).stem)
@@ -73,6 +74,21 @@ def convert_config(config: Mapping[str, Any], *, source: str, overrides: Sequenc
         raise RecipeError([replace(fault, source=fault.source or source) for fault in error.faults]) from None
     root.name_untaken()
     return Conversion(document, tuple(notes.left_out), tuple(notes.remarks), tuple(notes.unneeded))
+
+
+def _is_elsewhere(root: Section) -> bool:
+    """Whether theirs trains on something else than GPUs, where it keeps BatchNorm's statistics apart whatever Arch says."""
+    settings = root.content.get("Global")
+    return isinstance(settings, Mapping) and settings.get("device", "gpu") != "gpu"
+
+
+def _evaluated(value: Any) -> Any:
+    """Returns what a config says with `None`, `True` and `False` evaluated, which theirs reads as Python's; YAML has them as texts."""
+    if isinstance(value, Mapping):
+        return {key: _evaluated(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_evaluated(each) for each in value]
+    return _OF_PYTHON.get(value, value) if isinstance(value, str) else value
 
 
 def _converted(root: Section, stem: str) -> dict[str, Any]:
@@ -84,6 +100,6 @@ def _converted(root: Section, stem: str) -> dict[str, Any]:
     document: dict[str, Any] = {"name": re.sub(r"[^\w.\-]+", "_", stem).strip("_.-") or "paddleclas"}
     document |= {"data": data, "peers": {model.name: model.document for model in models}, "objectives": objectives, **optimizer}
     convert_settings(document, root, settings)
-    if any(model.synchronized for model in models):
+    if any(model.synchronized for model in models) and not _is_elsewhere(root):
         document.setdefault("train", {})["sync_batchnorm"] = True
     return document

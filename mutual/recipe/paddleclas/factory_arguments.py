@@ -23,6 +23,7 @@ _PPLCNET_STAGES = ("blocks2", "blocks3", "blocks4", "blocks5", "blocks6")
 _PPLCNET_PATHS = {"avg_pool": "last_conv:input", "act": "dropout:input", "flatten": "fc:input"}
 """Layers of their PPLCNet that are functions in ours, by the module that they go into."""
 _VGG_LAYERS = {"VGG11": (1, 1, 2, 2, 2), "VGG13": (2, 2, 2, 2, 2), "VGG16": (2, 2, 3, 3, 3), "VGG19": (2, 2, 4, 4, 4)}
+_OF_CONVNEXT = {"layer_scale_init_value": "ls_init_value", "head_init_scale": "head_init_scale"}
 _WITHOUT_EFFECT = ("freeze_befor", "stop_after")
 _DOWNSCALED = (
     "their dropout scales in evaluation, ours in training: the same function, with a classifier that is theirs times 1 - p; "
@@ -73,6 +74,9 @@ def _of_library(section: Section, architecture: str, counterpart: Counterpart) -
     for key in ("drop_rate", "drop_path_rate", "img_size"):
         if key in section and counterpart.library == "timm":
             args[key] = section.take(key)
+    for key, ours in _OF_CONVNEXT.items() if architecture.startswith("ConvNeXt") else ():
+        if key in section:
+            args[ours] = section.number(key)
     for key in ("return_patterns", "return_stages"):
         if key in section:
             section.leave_out(key, f"{counterpart.model} has modules of other names; a loss's `at` takes its paths")

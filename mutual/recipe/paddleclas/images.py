@@ -29,6 +29,7 @@ class Images:
         is_normalized: whether that came before.
         is_bgr: whether channels are blue, green and red.
         padding: pixels on each side that the next random crop may take.
+        padding_mode: what is in them.
         backends: what has resized there.
     """
 
@@ -40,6 +41,7 @@ class Images:
     is_normalized: bool = False
     is_bgr: bool = False
     padding: int = 0
+    padding_mode: str = "constant"
     backends: set[str] = field(default_factory=set)
 
     def add(self, name: str, **arguments: Any) -> None:
@@ -97,7 +99,9 @@ def convert_images(
     if images.backends:
         pixels = "pixels differ slightly" if "cv2" in images.backends else "pixels differ by about 1 of 255"
         by = "Pillow's methods, not cv2's" if "cv2" in images.backends else "Pillow's methods"
-        images.remark(section, f"images are resized by {by}: {pixels}, a longer side and the place of a crop by one pixel", key)
+        text = f"images are resized by {by}: {pixels}, a longer side and the place of a crop by one pixel"
+        if not any(line.endswith(text) for line in section.notes.remarks):
+            images.remark(section, text, key)
     return images
 
 

@@ -110,8 +110,8 @@ def _chosen(section: Section, peers: LossPeers) -> Values:
 
 
 def _output_keys(section: Section) -> list[tuple[str | None, str | None]]:
-    """Returns the pairs of a student's and a teacher's outputs that `s_key` and `t_key` name."""
-    student, teacher = section.take("s_key"), section.take("t_key")
+    """Returns the pairs of a student's and a teacher's outputs that `s_key` and `t_key` name; `s_keys` and `t_keys` before 2.5."""
+    student, teacher = (section.take(f"{end}_keys", section.take(f"{end}_key")) for end in ("s", "t"))
     ours, theirs = ([keys] if keys is None or isinstance(keys, str) else keys for keys in (student, teacher))
     if not all(isinstance(keys, list) and all(key is None or isinstance(key, str) for key in keys) for keys in (ours, theirs)):
         raise section.error("s_key", "is neither a name of an output nor a list of them, or t_key is not")
@@ -187,9 +187,16 @@ def _smoothing(section: Section) -> dict[str, Any]:
 
 def _cross_entropy(section: Section, peers: LossPeers, *, is_named: bool = False) -> Values:
     arguments = _smoothing(section)
+    _take_mean(section)
     if peers.mixes_labels and not arguments:
         section.warn("mixed labels are taken as they are; their code without epsilon takes the softmax of them, which is almost uniform")
     return _labels("CELoss", section, peers, is_named=is_named, loss="cross_entropy", arguments=arguments, factor=1.0)
+
+
+def _take_mean(section: Section) -> None:
+    """Takes `reduction`, where it is the one of all losses here."""
+    if (reduction := section.text("reduction", "mean")) != "mean":
+        section.warn(f"{reduction!r}: losses are means over the images here", "reduction")
 
 
 def _mixed_cross_entropy(section: Section, peers: LossPeers) -> Values:

@@ -12,13 +12,15 @@ from mutual.recipe.paddleclas.section import Notes, Section
 
 _TOPK = ("TopkAcc", "DistillationTopkAcc", "GoogLeNetTopkAcc")
 _MANY_LABELS = ("MultiLabelMAP",)
+_STUDENT = "Student"
 
 
 def convert_metrics(document: dict[str, Any], root: Section) -> None:
-    """Notes what differs in how the best weights are chosen."""
+    """Notes what differs in how the best weights are chosen: there by the first metric, where a training evaluates."""
     metric = root.section("Metric")
     metric.pass_over("Train")  # the training's accuracy is measured
-    trained = [name for name, peer in document["peers"].items() if not peer.get("frozen")]
+    chooses = _at(root.content, "Global", "eval_during_train") is not False
+    trained = _trained(document)
     for name, section in metric.named_sections("Eval"):
         if name in _TOPK:
             _convert_topk(section, trained)
@@ -27,7 +29,17 @@ def convert_metrics(document: dict[str, Any], root: Section) -> None:
         else:
             measured = "map and nll" if document["data"].get("multi_label") else "top1, top5 and nll"
             section.pass_over(*section)
-            metric.notes.left_out.append(f"{section.path}: is not measured; {measured} are, and train.best_metric chooses among them")
+            if chooses:
+                section.warn(
+                    f"is not measured, by which the best weights are chosen there; {measured} are, and train.best_metric is one of them"
+                )
+            else:
+                section.remark(f"is not measured; {measured} are")
+        chooses = False
+
+
+def _trained(document: Mapping[str, Any]) -> list[str]:
+    return [name for name, peer in document["peers"].items() if not peer.get("frozen")]
 
 
 def _convert_topk(section: Section, trained: Sequence[str]) -> None:
@@ -48,27 +60,35 @@ def convert_infer(document: dict[str, Any], root: Section) -> None:
     infer.pass_over("batch_size")
     images = infer.text("infer_imgs", "PATH")
     _compare_transforms(infer, root)
-    topk = _convert_post_process(document, infer)
-    infer.remark(f"python -m mutual.predict {document['output']}/{document['name']} {images}{topk} predicts")
+    options = _convert_post_process(document, infer)
+    if "--peer" not in options and _STUDENT in document["peers"] and len(_trained(document)) > 1:
+        options = f" --peer {_STUDENT}{options}"  # theirs predicts by it, without being told
+    infer.remark(f"python -m mutual.predict {document['output']}/{document['name']} {images}{options} predicts")
 
 
 def _compare_transforms(infer: Section, root: Section) -> None:
+    """Names transforms that do something else than those of Eval, by which images are predicted, too."""
     given = infer.take("transforms")
-    evaluated: Any = root.content
-    for key in ("DataLoader", "Eval", "dataset", "transform_ops"):
-        evaluated = evaluated.get(key) if isinstance(evaluated, Mapping) else None
-    if given is not None and _prepared(given) != _prepared(evaluated):
-        infer.leave_out("transforms", "images are prepared as those of Eval are", value=given)
+    if given is None:
+        return
+    why = "images are prepared as those of Eval are"
+    wanted, evaluated = _prepared(given), _prepared(_at(root.content, "DataLoader", "Eval", "dataset", "transform_ops"))
+    if wanted == evaluated and wanted is not None:
+        return
+    if wanted is not None and evaluated is not None and _without_interpolation(wanted) == _without_interpolation(evaluated):
+        infer.remark(f"{why}, which are interpolated in another way", "transforms")
+    else:
+        infer.leave_out("transforms", why, value=given)
 
 
-def _prepared(transforms: Any) -> Any:
-    """Returns what images become by a list of transforms and what of it has no counterpart; a list that is wrong as it is."""
+def _prepared(transforms: Any) -> tuple[dict[str, Any], list[str]] | None:
+    """Returns what images become by a list of transforms, and what of it has no counterpart; None for a list that is wrong."""
     notes = Notes()
     section = Section({"transforms": transforms}, "", notes)
     try:
         found = convert_preprocess(section)
     except RecipeError:
-        return transforms
+        return None
     section.name_untaken()
     return found, notes.left_out
 
@@ -80,7 +100,8 @@ def _convert_post_process(document: dict[str, Any], infer: Section) -> str:
     kind = content.get("func", "Topk") if isinstance(content, Mapping) and name == "DistillationPostProcess" else name
     if kind != "Topk":
         if content:
-            infer.leave_out("PostProcess", "the command prints probabilities, and the classes of the largest")
+            infer.take("PostProcess")
+            infer.remark("is not applied: the command prints probabilities, and the classes of the largest", "PostProcess")
         return ""
     process = infer.section("PostProcess")
     process.pass_over("name", "func", "key", "delimiter")
@@ -99,3 +120,15 @@ def _take_names(data: dict[str, Any], process: Section) -> None:
         data["class_names"] = names
     else:
         process.remark(f"{names} is not read; where it is there, data.class_names of an image_list takes it", "class_id_map_file")
+
+
+def _at(content: Any, *keys: str) -> Any:
+    for key in keys:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def _without_interpolation(prepared: tuple[dict[str, Any], list[str]]) -> tuple[dict[str, Any], list[str]]:
+    data, left_out = prepared
+    steps = [{key: value for key, value in step.items() if key != "interpolation"} for step in data.get("preprocess", [])]
+    return {**data, "preprocess": steps}, left_out

@@ -23,12 +23,12 @@ class Weights:
     Attributes:
         file: its path.
         prefix: what stands before the model's names in it.
-        has_head: the model's classifier is among them.
+        head: of a peer's `weights`: new where the model's classifier is not among them, auto where theirs passes over another one.
     """
 
     file: str = ""
     prefix: str = ""
-    has_head: bool = True
+    head: str = "keep"
 
     @classmethod
     def of(cls, section: Section, key: str, path: Any) -> Weights:
@@ -58,7 +58,9 @@ class Weights:
     @property
     def value(self) -> str | dict[str, str]:
         """What a peer's `weights` says."""
-        section = {"file": self.file} | ({"prefix": self.prefix} if self.prefix else {}) | ({} if self.has_head else {"head": "new"})
+        section = (
+            {"file": self.file} | ({"prefix": self.prefix} if self.prefix else {}) | ({"head": self.head} if self.head != "keep" else {})
+        )
         return section if len(section) > 1 else self.file
 
 
@@ -101,6 +103,8 @@ def take_weights(
         return None, {}
     if is_frozen and not weights:
         section.remark("there are none, so that it teaches what its initial weights say; name a file here", "pretrained")
+    if weights.head == "keep" and not is_frozen:
+        weights = replace(weights, head="auto")
     return weights.value if weights else None, {}
 
 

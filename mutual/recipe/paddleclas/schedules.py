@@ -84,7 +84,9 @@ def _piecewise(lr: Section) -> tuple[float, Schedule]:
     if "learning_rate" in lr:
         return _every_30_epochs(lr)
     milestones, values = _rising(lr, "decay_epochs"), _numbers(lr, "values")
-    if len(values) <= len(milestones):
+    if len(values) == len(milestones):
+        lr.remark(f"is one too short, of which newer Paddle makes an error: the last rate stays behind epoch {milestones[-1]:g}", "values")
+    if len(values) < len(milestones):
         raise lr.error("values", f"{len(values)} values are not one more than {len(milestones)} decay_epochs")
     if values[0] <= 0:
         raise lr.error("values", f"the first is {format_value(values[0])}; it must be greater than 0")

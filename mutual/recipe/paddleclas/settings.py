@@ -13,6 +13,8 @@ _UNNEEDED = (
     "device",
     "use_visualdl",
     "image_shape",
+    "image_channel",
+    "loss_parameters",
     "save_inference_dir",
     "to_static",
     "use_dali",
@@ -50,7 +52,7 @@ def convert_settings(document: Document, root: Section, settings: Section) -> No
     _convert_evaluation(train, settings)
     _convert_updates(document, train, settings)
     _convert_precision(train, root)
-    _convert_average(train, root)
+    _convert_average(train, root, settings)
     convert_metrics(document, root)
     convert_infer(document, root)
     for key, why in (("Slim", "models are neither pruned nor quantized in training"), ("SWA", "weights are averaged by train.ema alone")):
@@ -131,10 +133,14 @@ def _convert_precision(train: Document, root: Section) -> None:
     amp.pass_over("scale_loss", "use_dynamic_loss_scaling", "use_fp16_test", "use_promote")
 
 
-def _convert_average(train: Document, root: Section) -> None:
-    if "EMA" not in root:
+def _convert_average(train: Document, root: Section, settings: Section) -> None:
+    holder, key = (root, "EMA") if "EMA" in root else (settings, "ema")  # the latter before 2.3
+    if key not in holder:
         return
-    average = root.section("EMA")
+    average = holder.section(key)
+    if not average.flag("enable", True):
+        average.pass_over(*average)
+        return
     train["ema"] = average.number("decay", 0.9999)
     remedy = "train.evaluate_ema: false takes the trained weights"
     average.remark(f"evaluated and saved are the averages; {remedy}; theirs keeps the best of both")

@@ -124,7 +124,7 @@ def test_a_teacher_of_timms():
     models, notes = config_of("arch_timm_teacher")
     args = {"drop_rate": 0.2, "drop_path_rate": 0.1}
     assert models["Teacher"].document == {"model": "timm/tf_efficientnet_b0", "args": args, "weights": "pretrained", "frozen": True}
-    assert models["Student"].document == {"model": "pplcnet_x0_25", "weights": "weights/student.pdparams"}
+    assert models["Student"].document == {"model": "pplcnet_x0_25", "weights": {"file": "weights/student.pdparams", "head": "auto"}}
     scales = {(*group["modules"], group["lr_scale"]) for group in models["Student"].lr_scales}
     assert scales == {("conv1", "blocks2", 0.25), ("blocks3", "blocks4", 0.5), ("blocks5", 0.75)}
     (line,) = notes.left_out
@@ -160,13 +160,14 @@ def test_metric_learning_is_one_line(parts, named):
         (False, None),
         (None, None),
         (True, "pretrained"),
-        ("output/PPLCNet/best_model", "output/PPLCNet/best_model.pdparams"),
-        ("a.v2/best.pdparams", "a.v2/best.pdparams"),
-        ("mine.safetensors", "mine.safetensors"),
-        ("https://example.org/files/mine.pdparams", "mine.pdparams"),
+        ("output/PPLCNet/best_model", {"file": "output/PPLCNet/best_model.pdparams", "head": "auto"}),
+        ("a.v2/best.pdparams", {"file": "a.v2/best.pdparams", "head": "auto"}),
+        ("mine.safetensors", {"file": "mine.safetensors", "head": "auto"}),
+        ("https://example.org/files/mine.pdparams", {"file": "mine.pdparams", "head": "auto"}),
     ],
 )
 def test_pretrained_names_weights(pretrained, weights):
+    """Theirs passes over a classifier of another width, with a warning."""
     models, _ = converted({**PLAIN, "pretrained": pretrained})
     assert models["model"].document.get("weights") == weights
 
@@ -181,9 +182,26 @@ def test_a_file_for_the_whole_is_divided_by_the_models_names():
         {"name": "DistillationModel", "models": [{"A": {**PLAIN, "pretrained": True}}, {"B": PLAIN}]}, {"pretrained_model": "output/latest"}
     )
     assert {name: model.document["weights"] for name, model in models.items()} == {
-        name: {"file": "output/latest.pdparams", "prefix": f"{name}."} for name in "AB"
+        name: {"file": "output/latest.pdparams", "prefix": f"{name}.", "head": "auto"} for name in "AB"
     }
     assert said(notes.remarks, "Arch.models.0.A.pretrained") == ["output/latest.pdparams is loaded behind it, and replaces it"]
+
+
+def test_what_a_distillation_model_passes_over_is_remarked():
+    arch = {"name": "DistillationModel", "use_ssld": True, "pretrained": True, "use_sync_bn": True, "models": [{"A": PLAIN}, {"B": PLAIN}]}
+    models, notes = converted(arch)
+    assert all("weights" not in model.document and model.synchronized for model in models.values())
+    assert notes.left_out == []
+    assert [line.split(":")[0] for line in notes.remarks if "a DistillationModel passes it over" in line] == [
+        "Arch.use_ssld",
+        "Arch.pretrained",
+    ]
+
+
+def test_scales_of_a_convnext_are_arguments_of_timms():
+    models, notes = converted({"name": "ConvNeXt_tiny", "layer_scale_init_value": "1e-6", "head_init_scale": 1.0, "drop_path_rate": 0.1})
+    assert models["model"].document["args"] == {"ls_init_value": 1e-6, "head_init_scale": 1.0, "drop_path_rate": 0.1}
+    assert notes.left_out == []
 
 
 def test_weights_of_theirs_do_not_fit_a_model_of_timms():
@@ -193,7 +211,7 @@ def test_weights_of_theirs_do_not_fit_a_model_of_timms():
         "Arch.pretrained: 'output/best.pdparams': weights of PaddleClas do not fit timm/dpn68; it begins with initial weights"
     ]
     models, notes = converted({"name": "DPN68", "pretrained": "mine.pth"})
-    assert (models["model"].document["weights"], notes.left_out) == ("mine.pth", [])
+    assert (models["model"].document["weights"], notes.left_out) == ({"file": "mine.pth", "head": "auto"}, [])
 
 
 def test_an_architecture_that_arguments_make_has_no_weights():
@@ -373,7 +391,7 @@ def test_statistics_of_all_processes_are_said_of_each_model():
         ),
         (
             {"name": "AttentionModel", "models": [{"A": PLAIN}, {"B": PLAIN}]},
-            "Arch.models: 2 architectures and 0 transforms; AFD has one and one",
+            "Arch.models: PPLCNet_x0_25 and PPLCNet_x0_25; an AttentionModel here is an architecture, and LinearTransformTeacher or",
         ),
         (
             {

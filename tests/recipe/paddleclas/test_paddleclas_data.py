@@ -50,8 +50,7 @@ def test_lists_with_heavy_augmentation():
     assert notes.left_out == []
     assert paths_of(notes.remarks) == [
         "Train.dataset.transform_ops.1.RandCropImage",
-        "Train.dataset.transform_ops",
-        "Eval.dataset.transform_ops",
+        "Train.dataset.transform_ops",  # and not once more of Eval's, which are resized by the same
         "Train.dataset.batch_transform_ops",
         "Train.sampler.drop_last",
     ]

@@ -50,6 +50,10 @@ TRUTH = {"loss": "cross_entropy", "weight": 1.0, "learners": ["Student"]}
             {"loss": "mgd", "at": {"Student": "blocks.7", "Teacher": "blocks.15"}, "weight": 1.0, "alpha_mgd": 1.756, "lambda_mgd": 0.15},
         ),
         (
+            "PairLoss: {weight: 1.0, base_loss_name: MGDLoss, s_keys: ['blocks[7]'], t_keys: ['blocks[15]'], student_channels: 4}",
+            {"loss": "mgd", "at": {"Student": "blocks.7", "Teacher": "blocks.15"}, "weight": 1.0, "alpha_mgd": 1.756, "lambda_mgd": 0.15},
+        ),
+        (
             "PairLoss: {weight: 25.0, base_loss_name: PEFDLoss, s_key: avg_pool, t_key: avg_pool, num_projectors: 2}",
             {"loss": "pefd", "weight": 25.0, "at": "avg_pool", "num_projectors": 2},
         ),
@@ -198,6 +202,13 @@ def test_several_labels_are_weighted_by_their_fractions():
     assert notes.left_out == []
     _, notes = convert("Train: [MultiLabelLoss: {weight: 1.0, epsilon: 0.1}]", STUDENT)
     assert notes.left_out == ["Loss.Train.0.MultiLabelLoss.epsilon: 0.1: labels are not smoothed here where an image has several"]
+
+
+@pytest.mark.parametrize(("reduction", "num_left_out"), [("mean", 0), ("none", 1)])
+def test_losses_are_means_over_the_images(reduction, num_left_out):
+    objectives, notes = convert(f"Train: [CELoss: {{weight: 1.0, reduction: {reduction}}}]", model("model"))
+    assert objectives == [{**TRUTH, "learners": ["model"]}]
+    assert len([line for line in notes.left_out if line.startswith("Loss.Train.0.CELoss.reduction: ")]) == num_left_out
 
 
 def test_mixed_labels_are_not_softened():

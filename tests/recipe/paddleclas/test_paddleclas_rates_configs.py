@@ -9,7 +9,7 @@ from support import WORLD, tiny_document
 import mutual
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_training
-from mutual.recipe import Schedule, load_recipe, parse_recipe
+from mutual.recipe import Schedule, convert_recipe, load_recipe, parse_recipe
 from mutual.recipe.paddleclas.architectures import Model
 from mutual.recipe.paddleclas.optimizers import convert_optimizer
 from mutual.recipe.paddleclas.section import Notes, Section
@@ -196,6 +196,21 @@ def test_every_update_of_a_training_has_the_rate_of_theirs(name):
     assert found.keys() == expected.keys()
     for peer, rates in expected.items():
         assert found[peer] == pytest.approx(rates, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize(("device", "synchronized"), [("gpu", True), ("cpu", None), ("xpu", None)])
+def test_statistics_of_batchnorm_are_of_all_processes_on_gpus_alone(device, synchronized):
+    """As theirs, which passes use_sync_bn over on other devices."""
+    overrides = ["Arch.use_sync_bn=True", f"Global.device={device}"]
+    assert convert_recipe(CONFIGS / "rates_linear_bf16.yaml", overrides).document["train"].get("sync_batchnorm") == synchronized
+
+
+def test_pythons_none_is_null():
+    """Theirs evaluates it; to YAML it is a text."""
+    overrides = ["Global.pretrained_model=None", "EMA=None", "AMP.use_amp='False'", "Global.seed=None"]
+    conversion = convert_recipe(CONFIGS / "rates_linear_bf16.yaml", overrides)
+    assert (conversion.document["peers"]["model"].get("weights"), conversion.document["seed"]) == (None, 0)
+    assert conversion.document["train"]["precision"] == "no"
 
 
 TINY = [

@@ -154,6 +154,15 @@ def test_what_is_unusual_is_remarked(config, remark):
     assert converted("Cosine", {"learning_rate": 0.1, **config})[2].remarks == [remark]
 
 
+def test_the_last_of_too_few_pieces_goes_on():
+    """Paddle 2 took its last value behind the last epoch; their attributes' baseline is written so."""
+    lr, schedule, notes = converted("Piecewise", {"decay_epochs": [12, 18], "values": [0.1, 0.01]})
+    assert (lr, schedule) == (0.1, {"name": "piecewise", "milestones": [12, 18], "factors": [1.0, 0.1, 0.1]})
+    assert notes.remarks == [
+        "Optimizer.lr.values: is one too short, of which newer Paddle makes an error: the last rate stays behind epoch 18"
+    ]
+
+
 def test_pieces_that_follow_the_rule_are_no_fault():
     config = {"learning_rate": 0.1, "decay_epochs": [30, 60, 90], "values": [0.1, 0.01, 0.001, 0.0001]}
     lr, schedule, notes = converted("Piecewise", config)
@@ -169,9 +178,9 @@ def test_pieces_that_follow_the_rule_are_no_fault():
         ({"name": "Cosine", "learning_rate": "much"}, "Optimizer.lr.learning_rate", "'much' is no number"),
         ({"name": "Cosine", "learning_rate": 0}, "Optimizer.lr.learning_rate", "0 is not greater than 0"),
         (
-            {"name": "Piecewise", "decay_epochs": [3], "values": [0.1]},
+            {"name": "Piecewise", "decay_epochs": [3, 6, 9], "values": [0.1, 0.01]},
             "Optimizer.lr.values",
-            "1 values are not one more than 1 decay_epochs",
+            "2 values are not one more than 3 decay_epochs",
         ),
         ({"name": "Piecewise", "decay_epochs": [3], "values": [0, 1]}, "Optimizer.lr.values", "the first is 0.0; it must be greater"),
         ({"name": "Piecewise", "decay_epochs": [3], "values": [1, None]}, "Optimizer.lr.values", "has an entry without a number"),

@@ -1,5 +1,7 @@
 """The sections Global, AMP, EMA, Metric and Infer: what each key becomes, what is named, and what is an error."""
 
+import copy
+
 import pytest
 
 from mutual.recipe import CheckpointSpec, RecipeError, Train, check_section
@@ -94,6 +96,8 @@ def test_mixed_precision_is_float16_where_there_is_a_section(amp, precision):
 @pytest.mark.parametrize(("section", "decay"), [({"decay": 0.99}, 0.99), ({}, 0.9999)])
 def test_an_average_has_their_decay(section, decay):
     assert train_of(EMA=section)["ema"] == decay
+    assert train_of({"ema": {"enable": True, **section}})["ema"] == decay
+    assert "ema" not in train_of({"ema": {"enable": False, "decay": 0.99}})
     assert "ema" not in train_of(EMA=None)
 
 
@@ -115,13 +119,8 @@ def test_a_warmup_is_no_longer_than_the_training():
         ({"ecpochs": 3}, {}, "Global.ecpochs: 3: has no counterpart; did you mean 'epochs'?"),
         ({}, {"Slim": {"quant": {"name": "pact"}}}, "Slim: "),
         ({}, {"SWA": {"start": 3}}, "SWA: "),
-        ({}, {"Metric": {"Eval": [{"HammingDistance": None}]}}, "Metric.Eval.0.HammingDistance: is not measured; top1, top5 and nll are"),
+        ({}, {"Metric": {"Eval": [{"HammingDistance": None}]}}, "Metric.Eval.0.HammingDistance: is not measured, by which the best"),
         ({}, {"AMP": {"custom_white_list": ["conv"]}}, "AMP.custom_white_list: "),
-        (
-            {},
-            {"Infer": {"PostProcess": {"name": "ThreshOutput", "threshold": 0.5}}},
-            "Infer.PostProcess: {'name': 'ThreshOutput', 'threshold': 0.5}: the command prints",
-        ),
         ({}, {"Infer": {"transforms": [{"ResizeImage": {"size": 64}}]}}, "Infer.transforms: "),
     ],
 )
@@ -162,7 +161,14 @@ def test_several_labels_are_scored_by_their_average_precision():
     document = {"data": {"multi_label": True}}
     metric = {"Eval": [{"MultiLabelMAP": None}, {"AccuracyScore": {"base": "sample"}}]}
     _, notes = convert(document=document, Metric=metric)
-    assert [line.split(";")[0] for line in notes.left_out] == ["Metric.Eval.1.AccuracyScore: is not measured"]
+    assert (notes.left_out, notes.remarks) == ([], ["Metric.Eval.1.AccuracyScore: is not measured; map and nll are"])
+    metric["Eval"].reverse()
+    _, notes = convert(document=document, Metric=metric)
+    (line,) = notes.left_out
+    why = "is not measured, by which the best weights are chosen there; map and nll are, and train.best_metric is one of them"
+    assert line == f"Metric.Eval.0.AccuracyScore: {why}"
+    _, notes = convert({"eval_during_train": False}, document=document, Metric=metric)
+    assert notes.left_out == []
 
 
 NORMALIZE = {"scale": "1.0/255.0", "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
@@ -189,9 +195,40 @@ def test_a_post_process_of_a_distilled_model_names_the_peer():
     _, notes = convert(peers=("A", "B"), Infer={"infer_imgs": "x.jpg", "PostProcess": process})
     assert (notes.left_out, notes.remarks) == ([], ["Infer: python -m mutual.predict output/theirs x.jpg --peer A --topk 5 predicts"])
     _, notes = convert(Infer={"infer_imgs": "x.jpg", "PostProcess": {"ThreshOutput": {"threshold": 0.5}}})
-    assert notes.left_out == [
-        "Infer.PostProcess: {'ThreshOutput': {'threshold': 0.5}}: the command prints probabilities, and the classes of the largest"
-    ]
+    assert (notes.left_out, notes.remarks) == (
+        [],
+        [
+            "Infer.PostProcess: is not applied: the command prints probabilities, and the classes of the largest",
+            "Infer: python -m mutual.predict output/theirs x.jpg predicts",
+        ],
+    )
+
+
+def test_images_are_predicted_by_the_student():
+    """Theirs takes the outputs of the model of this name, where there is one."""
+    infer = {"infer_imgs": "x.jpg", "PostProcess": {"name": "Topk", "topk": 2}}
+    command = "Infer: python -m mutual.predict output/theirs x.jpg{} --topk 2 predicts"
+    assert convert(peers=("Teacher", "Student"), Infer=infer)[1].remarks == [command.format(" --peer Student")]
+    assert convert(peers=("Student",), Infer=infer)[1].remarks == [command.format("")]
+
+
+@pytest.mark.parametrize(
+    ("change", "left_out", "remarks"),
+    [
+        (lambda steps: steps.pop(0), 0, 0),  # DecodeImage says nothing
+        (lambda steps: steps[2]["NormalizeImage"].update(scale=0.00392157), 0, 0),
+        (lambda steps: steps[1]["ResizeImage"].update(interpolation="bicubic", backend="pil"), 0, 1),
+        (lambda steps: steps[2]["NormalizeImage"].update(mean=[0.4, 0.5, 0.5]), 1, 0),
+        (lambda steps: steps[1]["ResizeImage"].update(size=60), 1, 0),
+        (lambda steps: steps.insert(2, {"PadImage": {"size": 60}}), 1, 0),
+    ],
+)
+def test_images_that_are_predicted_otherwise_are_named(change, left_out, remarks):
+    steps = copy.deepcopy(EVAL)
+    change(steps)
+    _, notes = convert(Infer={"transforms": steps}, DataLoader={"Eval": {"dataset": {"transform_ops": EVAL}}})
+    lines = [[line for line in kind if line.startswith("Infer.transforms: ")] for kind in (notes.left_out, notes.remarks)]
+    assert [len(found) for found in lines] == [left_out, remarks]
 
 
 def test_a_file_of_names_is_taken_where_it_is_there(tmp_path):

@@ -239,6 +239,21 @@ def test_padding_by_what_is_no_zero_is_named(transform, padding, is_named):
     assert any("padded by zeros" in line for line in notes.remarks) == is_named
 
 
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "symmetric"])
+def test_a_crop_takes_the_mode_of_paddles_padding(mode):
+    padding = {"Pad_paddle_vision": {"padding": 4, "padding_mode": mode}}
+    data, notes = converted(with_transforms({"Resize": {"size": [64, 64]}}, padding, {"RandCropImageV2": {"size": [60, 60]}}))
+    assert data["augment"][1] == {"name": "random_crop", "padding": 4, "padding_mode": mode}
+    assert not any("Pad_paddle_vision" in line for line in notes.left_out)
+
+
+def test_padding_to_a_size_by_zeros_needs_no_remark():
+    padding = {"Padv2": {"size": [212, 276], "pad_mode": 1, "fill_value": 0}}
+    data, notes = converted(with_transforms({"ResizeImage": {"size": [192, 256]}}, padding, {"RandomCropImage": {"size": [192, 256]}}))
+    assert data["augment"][1] == {"name": "random_crop", "padding": 10, "padding_mode": "constant"}
+    assert "padded by zeros" not in "".join(notes.remarks)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -13,7 +13,7 @@ from mutual.recipe.base import MAX_OBJECTIVES, Positive, Seed, Spec
 from mutual.recipe.data import Data
 from mutual.recipe.edges import EMA, ENSEMBLE, PEERS_EMA, SELF, DistillationObjective, Ensemble, LabelType, Objective, OutputKind
 from mutual.recipe.errors import Fault, Origin, RecipeError
-from mutual.recipe.objectives import CLASS_WEIGHTS, AnyObjective
+from mutual.recipe.objectives import CLASS_FRACTIONS, CLASS_WEIGHTS, AnyObjective
 from mutual.recipe.own_loss import LossTraits, OwnLoss
 from mutual.recipe.peers import InputSpec, PeerSpec, StoreSpec, program_file
 from mutual.recipe.schedules import Schedule
@@ -284,6 +284,10 @@ class Recipe(Spec):
         given = {index: getattr(each, CLASS_WEIGHTS[each.loss]) for index, each in enumerate(self.objectives) if each.loss in CLASS_WEIGHTS}
         return {index: value for index, value in given.items() if isinstance(value, str | list)}
 
+    def takes_class_fractions(self, index: int) -> bool:
+        """Returns whether the numbers of an objective's classes are fractions of the images; weights say the same times any factor."""
+        return self.objectives[index].loss in CLASS_FRACTIONS
+
     def with_class_weights_of(self, saved: Recipe) -> Recipe:
         """Returns this recipe with the numbers that `saved` has for `balanced`, `data` and weights that differ by a factor alone."""
         then = {index: value for index, value in saved.class_weights.items() if isinstance(value, list)}
@@ -297,7 +301,7 @@ class Recipe(Spec):
 
     def _is_same(self, index: int, numbers: str | list[float], saved: list[float]) -> bool:
         """Returns whether an objective's numbers of the classes are those that were saved, but for rounding: weights for a factor, too."""
-        if isinstance(numbers, str) or self.objectives[index].loss != "bce":
+        if isinstance(numbers, str) or not self.takes_class_fractions(index):
             return _is_multiple(numbers, saved)
         return len(numbers) == len(saved) and all(map(partial(math.isclose, rel_tol=1e-6), numbers, saved))
 

@@ -305,7 +305,9 @@ class RkdAngle(DistillationObjective):
     loss: Literal["rkd_angle"]
 
 
-CLASS_WEIGHTS = {"cross_entropy": "class_weight", "focal": "alpha", "bce": "class_fraction"}
+CLASS_FRACTIONS = {"bce": "class_fraction"}
+"""By loss the argument that holds the fraction of the training images that have each class."""
+CLASS_WEIGHTS = {"cross_entropy": "class_weight", "focal": "alpha", **CLASS_FRACTIONS}
 """By loss the argument that holds a number for each class, which the training images may give."""
 
 

@@ -30,11 +30,11 @@ def resolve_class_weights(recipe: Recipe, data: DataModule, *, max_numbers: int 
     counts = data.class_counts if recipe.class_weights else []
     for index, given in recipe.class_weights.items():
         if not isinstance(given, str) and len(given) != len(counts):
-            what = "fractions" if _takes_fractions(recipe, index) else "weights"
+            what = "fractions" if recipe.takes_class_fractions(index) else "weights"
             raise recipe.error(
                 _where(recipe, index), f"{len(given):,} {what}, and the data have {len(counts):,} classes; give one for each"
             )
-        if _takes_fractions(recipe, index):
+        if recipe.takes_class_fractions(index):
             numbers = [count / data.info.num_train for count in counts] if isinstance(given, str) else given
         else:
             numbers = _of_mean_one(recipe, index, _balanced(counts) if isinstance(given, str) else given, counts)
@@ -42,10 +42,6 @@ def resolve_class_weights(recipe: Recipe, data: DataModule, *, max_numbers: int 
             room = None if room is None else room - len(numbers)
             resolved[index] = [float(f"{number:.{_DIGITS}g}") for number in numbers]
     return recipe.with_class_weights(resolved)
-
-
-def _takes_fractions(recipe: Recipe, index: int) -> bool:
-    return recipe.objectives[index].loss == "bce"
 
 
 def _where(recipe: Recipe, index: int) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from mutual.recipe.datasets import IMAGENET_MEAN
 from mutual.recipe.paddleclas.images import EVALUATION, Images, Operation, convert_images, plain_size
-from mutual.recipe.paddleclas.section import Section
-from mutual.recipe.paddleclas.values import interpolation_of, is_number, numbers_of, range_of, rounded, size_of
+from mutual.recipe.paddleclas.section import Section, is_number
+from mutual.recipe.paddleclas.values import interpolation_of, numbers_of, range_of, rounded, size_of
 from mutual.recipe.text import format_value
 from mutual.recipe.timm_configs import check_config
 

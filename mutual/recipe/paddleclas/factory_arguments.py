@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mutual.recipe.paddleclas.section import Section
+from mutual.recipe.paddleclas.section import Section, is_number
 from mutual.recipe.paddleclas.zoo_names import Counterpart
 from mutual.recipe.syntax import YamlError, parse_yaml
 from mutual.recipe.text import format_value
@@ -195,7 +195,7 @@ def _rates(section: Section, length: int, *, others_are_ignored: bool = False) -
         return [1.0] * length
     section.put_back("lr_mult_list", value)
     rates = _sequence(section, "lr_mult_list", length) or [1.0] * length
-    if not all(isinstance(rate, int | float) and not isinstance(rate, bool) and rate >= 0 for rate in rates):
+    if not all(is_number(rate) and rate >= 0 for rate in rates):
         raise section.error("lr_mult_list", f"{format_value(rates)} are no factors of a learning rate")
     return [float(rate) for rate in rates]
 

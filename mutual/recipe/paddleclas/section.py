@@ -28,6 +28,11 @@ class Notes:
     """Key paths of entries that say nothing to a recipe: what is done by another command, or by itself."""
 
 
+def is_number(value: Any) -> bool:
+    """Returns whether it is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 class Section:
     """A mapping of a config; every entry is taken, passed over, or named by `name_untaken` as one that has no counterpart.
 
@@ -79,7 +84,7 @@ class Section:
             above, _, below = value.partition("/")
             with suppress(ValueError, ZeroDivisionError):
                 value = float(above) / float(below or 1)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is not None and not is_number(value):
             raise self.error(key, f"{format_value(value)} is no number")
         return value
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from mutual.recipe.paddleclas.section import Section
+from mutual.recipe.paddleclas.section import Section, is_number
 from mutual.recipe.text import format_value
 
 _OF_CV2 = {-1: "bilinear", 0: "nearest", 1: "bilinear", 2: "bicubic", 3: "area", 4: "lanczos"}
@@ -49,11 +47,6 @@ def numbers_of(section: Section, key: str, default: tuple[float, ...]) -> list[f
     if not (isinstance(value, list) and value and all(is_number(each) for each in value)):
         raise section.error(key, f"{format_value(value)} is no list of numbers")
     return [float(each) for each in value]
-
-
-def is_number(value: Any) -> bool:
-    """Returns whether it is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def rounded(value: float) -> float:

@@ -3,7 +3,9 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import yaml
+from PIL import Image
 
 from mutual.recipe import Data, check_section
 from mutual.recipe.paddleclas.architectures import Model
@@ -12,6 +14,17 @@ from mutual.recipe.paddleclas.section import Notes, Section
 
 CONFIGS = Path(__file__).parent / "configs"
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+def write_images(folder, labels, *, name="", between=" "):
+    """Writes small images of noise into `folder`, one for each label, and returns the lines of a list of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index, label in enumerate(labels):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}{index}.png")
+        lines.append(f"{name}{index}.png{between}{label}\n")
+    return "".join(lines)
 
 
 def config_of(name):

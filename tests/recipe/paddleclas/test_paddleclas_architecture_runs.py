@@ -1,17 +1,13 @@
 """Configs with each form of model, trained for two updates as they are, but for their weights and the images' size."""
 
-from pathlib import Path
-
 import pytest
-import torch
-from PIL import Image
+from data_configs import CONFIGS, write_images
 
 import mutual
 from mutual.recipe import load_recipe
 from mutual.recipe.paddleclas.factory_arguments import module_path
 from mutual.recipe.paddleclas.zoo_names import find_counterpart
 
-CONFIGS = Path(__file__).parent / "configs"
 WITH_WEIGHTS = {
     "arch_attention": ("Teacher",),
     "arch_mobilenet_v3_plain": ("model",),
@@ -26,12 +22,9 @@ WITH_WEIGHTS = {
 def config(request, tmp_path, monkeypatch):
     """The config's file, in a folder with the images that it names."""
     root = tmp_path / "dataset" / "flowers"
-    root.mkdir(parents=True)
-    for index in range(8):
-        pixels = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(index), dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(root / f"{index}.png")
+    lines = write_images(root, [index % 4 for index in range(8)])
     for name in ("train", "eval"):
-        (root / f"{name}.txt").write_text("".join(f"{index}.png {index % 4}\n" for index in range(8)))
+        (root / f"{name}.txt").write_text(lines)
     file = tmp_path / f"{request.param}.yaml"
     file.write_text((CONFIGS / file.name).read_text().replace("size: 64", "size: 32").replace("resize_short: 72", "resize_short: 36"))
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 import yaml
+from data_configs import CONFIGS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from mutual.recipe import PeerSpec, RecipeError, check_section
 from mutual.recipe.paddleclas.architectures import convert_models
 from mutual.recipe.paddleclas.section import Notes, Section
 
-CONFIGS = Path(__file__).parent / "configs"
 BATCHNORM = ("*.bn",)
 PLAIN = {"name": "PPLCNet_x0_25", "class_num": 10}
 

@@ -1,22 +1,9 @@
 """Trainings on the data of PaddleClas' configs, as they are converted."""
 
-import numpy as np
 import pytest
-from data_configs import config_of, converted
-from PIL import Image
+from data_configs import config_of, converted, write_images
 
 from mutual import fit, load_peer
-
-
-def write_images(folder, name, labels, *, between=" "):
-    """Small images in `folder` below, and a list of them beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number, label in enumerate(labels):
-        pixels = np.full((20, 24, 3), 20 * (number % 12), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{name}{number}.png")
-        lines.append(f"{name}{number}.png{between}{label}")
-    return "\n".join(lines)
 
 
 @pytest.mark.slow
@@ -25,16 +12,15 @@ def test_it_is_trained_on(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if name == "data_heavy":
         for part in ("train", "val"):
-            (tmp_path / "dataset/flowers").mkdir(parents=True, exist_ok=True)
-            text = write_images(tmp_path / "dataset/flowers", part, [0, 1, 2, 3] * 3)
+            text = write_images(tmp_path / "dataset/flowers", [0, 1, 2, 3] * 3, name=part)
             (tmp_path / f"dataset/flowers/{part}.txt").write_text(text)
     elif name == "data_labels":
         for part, folder in (("train", "people"), ("val", "people_val")):
-            text = write_images(tmp_path / "dataset" / folder, part, ["1,0,1", "0,1,0"] * 4, between="\t")
+            text = write_images(tmp_path / "dataset" / folder, ["1,0,1", "0,1,0"] * 4, name=part, between="\t")
             (tmp_path / f"dataset/people/{part}.txt").write_text(text)
     else:
         for part, folder, labels in (("train", "labelled", [7, 70, 700, 70] * 2), ("val", "labelled", [700, 7]), ("more", "more", [0] * 6)):
-            text = write_images(tmp_path / "dataset" / folder, part, labels, between=";")
+            text = write_images(tmp_path / "dataset" / folder, labels, name=part, between=";")
             (tmp_path / f"dataset/{part}.csv").write_text(text)
     data, _ = converted(config_of(name))
     data |= {"image_size": 16, "batch_size": 4, "workers": 0}

@@ -1,12 +1,11 @@
 """Whole configs of each method: their objectives field by field, the gradients of their models, and a training of two updates each."""
 
 import re
-from pathlib import Path
 
 import plain_paddleclas
 import pytest
 import torch
-from PIL import Image
+from data_configs import CONFIGS, write_images
 from support import WORLD
 
 import mutual
@@ -17,7 +16,6 @@ from mutual.group import MicroBatchContext
 from mutual.recipe import convert_recipe, load_recipe
 from mutual.recipe.syntax import parse_yaml
 
-CONFIGS = Path(__file__).parent / "configs"
 TAUGHT = {"learners": ["Student"], "sources": ["Teacher"]}
 BOTH = {"learners": ["Student", "Teacher"]}
 
@@ -94,15 +92,10 @@ def shrunk(name, folder):
     """The config with small images, which lie in its folders, and few classes."""
     text = (CONFIGS / f"loss_{name}.yaml").read_text()
     for path in sorted(set(re.findall(r"cls_label_path: (\S+)", text))):
-        root = folder / Path(path).parent
-        root.mkdir(parents=True, exist_ok=True)
-        lines = []
-        for index in range(8):
-            pixels = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(index), dtype=torch.uint8)
-            Image.fromarray(pixels.numpy()).save(root / f"{index}.jpg")
-            flags = ",".join(str(int(column % 5 == index % 5)) for column in range(33 if "33" in text else 26))
-            lines.append(f"{index}.jpg\t{flags}" if "MultiLabelDataset" in text else f"{index}.jpg {index % 4}")
-        (folder / path).write_text("\n".join(lines) + "\n")
+        flags = [",".join(str(int(column % 5 == index % 5)) for column in range(33 if "33" in text else 26)) for index in range(8)]
+        labels, between = (flags, "\t") if "MultiLabelDataset" in text else ([index % 4 for index in range(8)], " ")
+        lines = write_images((folder / path).parent, labels, between=between)
+        (folder / path).write_text(lines)
     sizes = {"224": "32", "256": "36", "192": "32", "208": "36", "128": "32", "1000": "10"}
     config = folder / f"{name}.yaml"
     config.write_text(re.sub(r"(?<=[\[ ])(224|256|192|208|128|1000)(?=[\],\n])", lambda match: sizes[match[0]], text))

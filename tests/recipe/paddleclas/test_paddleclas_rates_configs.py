@@ -1,9 +1,9 @@
 """Configs with each kind of rate: optimizers and settings field by field, and the rate of every update of a training of that length."""
 
 import math
-from pathlib import Path
 
 import pytest
+from data_configs import CONFIGS
 from support import WORLD, tiny_document
 
 import mutual
@@ -16,7 +16,6 @@ from mutual.recipe.paddleclas.section import Notes, Section
 from mutual.recipe.paddleclas.settings import convert_settings
 from mutual.recipe.syntax import parse_yaml
 
-CONFIGS = Path(__file__).parent / "configs"
 MODEL = {"model": "support:tiny", "args": {"norm": True}}
 BATCHES = 5
 """Micro-batches in an epoch of the tiny data."""

@@ -72,7 +72,7 @@ def table(scores: Scores) -> str:
     """Returns the scores as lines: a member a line, accuracies in percent, NLL in nats."""
     columns = [name for name in ("top1", "macro_top1", "top5", "map", "nll", "ece") if name in next(iter(scores.values()))]
     members = [member for member in scores if member != "pairs"]
-    rows = [columns]
+    rows: list[list[str]] = [[*columns]]
     rows += [[f"{scores[member][column]:{'.4f' if column in ('nll', 'ece') else '.2%'}}" for column in columns] for member in members]
     widths = [max(9, *(len(cell) + 2 for cell in cells)) for cells in zip(*rows, strict=True)]
     first = max(12, *(len(member) for member in members))

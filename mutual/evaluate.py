@@ -71,12 +71,15 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.evaluate
 def table(scores: Scores) -> str:
     """Returns the scores as lines: a member a line, accuracies in percent, NLL in nats."""
     columns = [name for name in ("top1", "macro_top1", "top5", "map", "nll", "ece") if name in next(iter(scores.values()))]
-    widths = {column: max(9, len(column) + 2) for column in columns}
-    lines = [f"{'':12}" + "".join(f"{column:>{width}}" for column, width in widths.items())]
-    for member, row in scores.items():
-        if member != "pairs":
-            cells = (f"{row[column]:{width}{'.4f' if column in ('nll', 'ece') else '.2%'}}" for column, width in widths.items())
-            lines.append(f"{member:12}" + "".join(cells))
+    members = [member for member in scores if member != "pairs"]
+    rows: list[list[str]] = [[*columns]]
+    rows += [[f"{scores[member][column]:{'.4f' if column in ('nll', 'ece') else '.2%'}}" for column in columns] for member in members]
+    widths = [max(9, *(len(cell) + 2 for cell in cells)) for cells in zip(*rows, strict=True)]
+    first = max(12, *(len(member) for member in members))
+    lines = [
+        f"{member:{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for member, row in zip(["", *members], rows, strict=True)
+    ]
     if "pairs" in scores:
         lines.append(
             f"the peers agree on {scores['pairs']['agreement']:.2%} of the images; mean pairwise KL {scores['pairs']['kl']:.4f} nats"

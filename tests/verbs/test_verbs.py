@@ -103,6 +103,17 @@ def test_evaluate_agrees_with_the_models_own_logits(folder, capsys):
     assert scores[best["peer"]]["top1"] == pytest.approx(best["peers"][best["peer"]]["top1"])
 
 
+def test_scores_and_names_of_any_length_stand_apart():
+    row = {"top1": 0.25, "nll": 310416480.0, "ece": 0.75}
+    lines = evaluate.table({"a_peer_called_so": row, "ensemble": {**row, "nll": 1.5}}).splitlines()
+    assert [line.split() for line in lines] == [
+        ["top1", "nll", "ece"],
+        ["a_peer_called_so", "25.00%", "310416480.0000", "0.7500"],
+        ["ensemble", "25.00%", "1.5000", "0.7500"],
+    ]
+    assert len({len(line) for line in lines}) == 1
+
+
 def test_evaluate_prints_a_table(folder, capsys):
     assert evaluate.main([str(folder), "--peer", "best"]) == 0
     out = capsys.readouterr().out

@@ -170,8 +170,8 @@ def _attention_model(section: Section, name: str, given: Weights, *, is_frozen: 
     named = [(inner, part, part.text("name", "")) for inner, part in entries]
     bodies = [index for index, (_, _, architecture) in enumerate(named) if architecture not in _TRANSFORMS]
     if len(bodies) != 1 or len(named) > 2:
-        given = " and ".join(architecture or format_value(inner) for inner, _, architecture in named) or "nothing"
-        raise section.error("models", f"{given}; an AttentionModel here is an architecture, and {' or '.join(_TRANSFORMS)} behind it")
+        found = " and ".join(architecture or format_value(inner) for inner, _, architecture in named) or "nothing"
+        raise section.error("models", f"{found}; an AttentionModel here is an architecture, and {' or '.join(_TRANSFORMS)} behind it")
     inner, part, architecture = named[bodies[0]]
     own = given.behind(f"{inner}.") or Weights.of(section, "pretrained_list", files[bodies[0]])
     model = _backbone(part, architecture, name, _class_num(part), own, is_frozen=is_frozen or bool(freezes[bodies[0]]))

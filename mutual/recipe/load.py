@@ -67,6 +67,9 @@ def convert_recipe(config: str | os.PathLike[str], overrides: Sequence[str] = ()
     """
     source = os.fspath(config)
     content = _parse(Path(source))
+    if isinstance(content, Mapping) and "base_config_file" in content:
+        why = f"is searched from: convert {format_value(content['base_config_file'])}; `mutual.compare` trains it with lists of values"
+        raise RecipeError([Fault("base_config_file", why)], source=source)
     if not is_config(content):
         raise RecipeError([Fault("", "no config of PaddleClas: there is no section Arch")], source=source)
     conversion = convert_config(content, source=source, overrides=overrides)

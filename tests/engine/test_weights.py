@@ -92,6 +92,21 @@ def test_classes_of_other_names_ask_for_a_new_classifier(tmp_path):
         initial_model(recipe, "a", class_names=card.class_names)
 
 
+@pytest.mark.parametrize(
+    ("names", "is_kept"), [(("ant", "bee", "cow", "dog"), True), (("ant", "bee", "cow", "eel"), False), (("0", "1"), False)]
+)
+def test_a_head_that_fits_the_datas_classes_is_kept(tmp_path, names, is_kept):
+    torch.manual_seed(0)
+    model = create_model("small_cnn", num_classes=4, in_channels=1)
+    card = ModelCard("small_cnn", 4, 1, (8, 8), (0.1,), (0.2,), ("ant", "bee", "cow", "dog"))
+    (tmp_path / "old.safetensors").write_bytes(model_bytes(model, card))
+    peers = {"a": {"model": "small_cnn", "weights": {"file": str(tmp_path / "old.safetensors"), "head": "auto"}}}
+    start, notes = initial_model(parse_recipe(document(tmp_path, "new", peers)), "a", class_names=names)
+    assert (start.fc.weight.shape == model.fc.weight.shape and torch.equal(start.fc.weight, model.fc.weight)) == is_kept
+    assert any("the classifier (fc) is left out" in note for note in notes) == (not is_kept)
+    assert torch.equal(next(start.parameters()), next(model.parameters()))
+
+
 def test_a_resumed_run_keeps_the_file_that_it_began_with(old, tmp_path):
     """The best peer of the earlier run may be another one by then."""
     run = shutil.copytree(old, tmp_path / "old")

@@ -12,14 +12,18 @@ from mutual.recipe.errors import RecipeError
 from mutual.recipe.overrides import apply_overrides
 from mutual.recipe.paddleclas.architectures import convert_models
 from mutual.recipe.paddleclas.data import convert_data
+from mutual.recipe.paddleclas.images import IMAGENET_MEAN, IMAGENET_STD
 from mutual.recipe.paddleclas.losses import convert_losses
 from mutual.recipe.paddleclas.optimizers import convert_optimizer
 from mutual.recipe.paddleclas.section import Notes, Section
 from mutual.recipe.paddleclas.settings import convert_settings
+from mutual.recipe.peers import PRETRAINED
 
 SECTIONS = ("Global", "Arch", "Loss", "Optimizer", "DataLoader", "AMP", "EMA", "Metric", "Infer", "Slim", "DALI", "SWA", "Export")
 """What a config of theirs consists of; a recipe's keys begin with small letters."""
 _NEEDED = ("Arch", "Loss", "DataLoader")
+_PUBLISHED_SIZE = 224
+"""Of the images that their published weights were trained on."""
 _OF_PYTHON = {"None": None, "True": True, "False": False}
 
 
@@ -76,6 +80,19 @@ def convert_config(config: Mapping[str, Any], *, source: str, overrides: Sequenc
     return Conversion(document, tuple(notes.left_out), tuple(notes.remarks), tuple(notes.unneeded))
 
 
+def _read_as_theirs(peer: dict[str, Any], data: Mapping[str, Any]) -> None:
+    """Lets a peer with published weights of theirs read the data's images, and not others that its weights were made for."""
+    if peer.get("weights") != PRETRAINED or peer["model"].startswith(("timm/", "torchvision/")):
+        return
+    read: dict[str, Any] = {}
+    if peer.get("frozen") and data["image_size"] != _PUBLISHED_SIZE:
+        read["size"] = data["image_size"]
+    if data["normalize"] != {"mean": [*IMAGENET_MEAN], "std": [*IMAGENET_STD]}:
+        read |= data["normalize"]
+    if read:
+        peer["input"] = read
+
+
 def _is_elsewhere(root: Section) -> bool:
     """Whether theirs trains on something else than GPUs, where it keeps BatchNorm's statistics apart whatever Arch says."""
     settings = root.content.get("Global")
@@ -97,6 +114,8 @@ def _converted(root: Section, stem: str) -> dict[str, Any]:
     data = convert_data(root.section("DataLoader"), settings, models)
     objectives = convert_losses(root.section("Loss"), models, data)
     optimizer = convert_optimizer(root, models)
+    for model in models:
+        _read_as_theirs(model.document, data)
     document: dict[str, Any] = {"name": re.sub(r"[^\w.\-]+", "_", stem).strip("_.-") or "paddleclas"}
     document |= {"data": data, "peers": {model.name: model.document for model in models}, "objectives": objectives, **optimizer}
     convert_settings(document, root, settings)

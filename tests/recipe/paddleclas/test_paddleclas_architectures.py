@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mutual.models import create_model
 from mutual.recipe import PeerSpec, RecipeError, check_section
 from mutual.recipe.paddleclas.architectures import convert_models
+from mutual.recipe.paddleclas.conversion import _read_as_theirs
 from mutual.recipe.paddleclas.section import Notes, Section
 
 BATCHNORM = ("*.bn",)
@@ -185,6 +186,28 @@ def test_a_file_for_the_whole_is_divided_by_the_models_names():
         name: {"file": "output/latest.pdparams", "prefix": f"{name}.", "head": "auto"} for name in "AB"
     }
     assert said(notes.remarks, "Arch.models.0.A.pretrained") == ["output/latest.pdparams is loaded behind it, and replaces it"]
+
+
+@pytest.mark.parametrize(
+    ("frozen", "size", "mean", "read"),
+    [
+        (True, 224, 0.485, None),
+        (True, 32, 0.485, {"size": 32}),
+        (True, [80, 160], 0.485, {"size": [80, 160]}),
+        (False, 32, 0.485, None),  # it reads the data's size by itself
+        (False, 32, 0.5, {"mean": [0.5, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}),
+    ],
+)
+def test_published_weights_read_the_images_of_the_config(frozen, size, mean, read):
+    """Theirs resizes nothing for a teacher, and normalises all alike; ours would read what weights were made for."""
+    data = {"image_size": size, "normalize": {"mean": [mean, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
+    peers = [{"model": name, "weights": "pretrained", **({"frozen": True} if frozen else {})} for name in ("pplcnet_x1_0", "timm/dpn68")]
+    for peer in peers:
+        _read_as_theirs(peer, data)
+    assert [peer.get("input") for peer in peers] == [read, None]
+    peer = {"model": "pplcnet_x1_0", "weights": "own.pdparams", "frozen": True}
+    _read_as_theirs(peer, data)
+    assert "input" not in peer
 
 
 def test_what_a_distillation_model_passes_over_is_remarked():

@@ -9,7 +9,7 @@ from support import WORLD, tiny_document
 import mutual
 from mutual.engine.runtime import Environment
 from mutual.engine.training import build_training
-from mutual.recipe import Schedule, convert_recipe, load_recipe, parse_recipe
+from mutual.recipe import RecipeError, Schedule, convert_recipe, load_recipe, parse_recipe
 from mutual.recipe.paddleclas.architectures import Model
 from mutual.recipe.paddleclas.optimizers import convert_optimizer
 from mutual.recipe.paddleclas.section import Notes, Section
@@ -202,6 +202,13 @@ def test_statistics_of_batchnorm_are_of_all_processes_on_gpus_alone(device, sync
     """As theirs, which passes use_sync_bn over on other devices."""
     overrides = ["Arch.use_sync_bn=True", f"Global.device={device}"]
     assert convert_recipe(CONFIGS / "rates_linear_bf16.yaml", overrides).document["train"].get("sync_batchnorm") == synchronized
+
+
+def test_a_search_names_the_config_that_it_begins_with(tmp_path):
+    search = tmp_path / "search.yaml"
+    search.write_text("base_config_file: configs/lcnet.yaml\nsearch_dict: [{search_key: lrs}]\n")
+    with pytest.raises(RecipeError, match=r"search\.yaml: base_config_file: is searched from: convert 'configs/lcnet.yaml'"):
+        convert_recipe(search)
 
 
 def test_pythons_none_is_null():

@@ -7,9 +7,11 @@ to be pasted: it names neither the user nor the machine.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mutual import __version__
@@ -38,13 +40,27 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "mutual.doctor")
     def command() -> None:
         from mutual.engine import diagnose, diagnosis_text, json_text
 
-        result = diagnose(options.output, version=__version__, timeout=options.timeout)
+        with _interrupted_by_sigterm():
+            result = diagnose(options.output, version=__version__, timeout=options.timeout)
         if result.diagnosis is not None:  # of several processes the first that has come, which need not be rank 0
             print(json_text(result.diagnosis.document()) if options.json else diagnosis_text(result.diagnosis), flush=True)
         if result.broken is not None:
             raise RunError(result.broken) if result.is_joined else ConnectionError(result.broken)
 
     return run_command(command)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Context in which SIGTERM is as Ctrl-C, so that no file is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def seconds(text: str) -> float:

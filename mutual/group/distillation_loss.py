@@ -189,6 +189,9 @@ def _recipe_of(
     both = [name for name in learners if name in sources]
     if both:
         raise InputError(f"{both[0]!r} is among learners and sources; leave it away among sources, learners teach each other")
+    taken = [name for name in learners if hasattr(nn.ModuleDict, name) or name in nn.ModuleDict().__dict__]
+    if taken:
+        raise InputError(f"{taken[0]!r} is what a torch module calls something of its own; give the learner another name")
     peers = {name: {"model": "small_cnn", "frozen": name in sources} for name in (*learners, *sources)}
     document = {
         "name": "loop",

@@ -14,9 +14,10 @@ from mutual.models.checkpoints import AUTO, COUNTER, select_tensors
 from mutual.models.classifier import classifier_paths
 from mutual.models.paddleclas.layout import from_paddle, is_paddle
 from mutual.models.reading import read_tensors
-from mutual.recipe import first_line
+from mutual.recipe import first_line, printable
 
 _MAX_SHOWN = 5
+_MAX_NAME = 200
 _REMEDY = "`weights: {file: FILE, head: new}` begins with a new classifier"
 
 
@@ -199,4 +200,5 @@ def _shape_message(different: list[str], state: Mapping[str, Tensor], expected: 
 def _named(kind: str, names: list[str]) -> str:
     if not names:
         return ""
-    return f"{len(names)} {kind} ({', '.join(names[:_MAX_SHOWN])}{', ...' if len(names) > _MAX_SHOWN else ''}); "
+    shown = ", ".join(printable(name, max_length=_MAX_NAME) for name in names[:_MAX_SHOWN])
+    return f"{len(names)} {kind} ({shown}{', ...' if len(names) > _MAX_SHOWN else ''}); "

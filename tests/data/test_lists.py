@@ -1,5 +1,7 @@
 """Lists of images: what stands between path and label, folders of their own, other numbers of classes, and the classes' names."""
 
+import time
+
 import pytest
 import torch
 from PIL import Image
@@ -38,6 +40,16 @@ def test_path_and_label_stand_on_both_sides_of_the_delimiter(here, between, fiel
         (here / "images/0 x.png ").write_bytes((here / "images/0 x.png").read_bytes())
     entries = [f"0 x.png{between}0", f"1 x.png{between}1"] if between != " , " else ["0 x.png , 0", "1 x.png,1"]
     assert labels_of(lists(here, train=entries, val=entries, **fields)) == [0, 1]
+
+
+@pytest.mark.parametrize("fields", [{}, {"delimiter": " "}, {"delimiter": "\t"}, {"multi_label": True}])
+def test_a_line_of_blanks_takes_no_time(here, fields):
+    """Looking for a label behind each of them would take hours."""
+    for blank in " \t":
+        began = time.process_time()
+        with pytest.raises(ValueError, match=r"train.txt, line 1: '0.{70,}' is not `path label`"):
+            lists(here, train=[f"0{blank * 200_000}x"], val=["0 x.png 0"], **fields)
+        assert time.process_time() - began < 2
 
 
 def test_several_labels_behind_a_tab(here):
@@ -148,3 +160,10 @@ def test_labels_are_whole_numbers_of_one_type(here):
     data = lists(here, train=["0 x.png 5", "1 x.png 3"], val=["2 x.png 5"], relabel=True)
     (batch,) = data.eval_batches(world_size=1, shard=(0, 1))
     assert batch.labels.dtype == torch.int64
+
+
+def test_names_that_number_others_stay_apart(here):
+    (here / "names.txt").write_text("a\na\na (1)\na (0)\nb")
+    names = read_class_names("names.txt")
+    assert len(set(names)) == 5
+    assert names[4] == "b"

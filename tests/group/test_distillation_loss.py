@@ -331,3 +331,9 @@ def test_a_loss_that_reads_its_sources_weights_is_given_them():
 def test_what_is_missing_in_a_batch_is_said_in_a_line(outputs, labels, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         pair([{"loss": "cross_entropy"}, KD])(outputs, labels)
+
+
+@pytest.mark.parametrize("name", ["keys", "forward", "training"])
+def test_a_learner_that_is_called_as_a_part_of_a_module_is_one_line(name):
+    with pytest.raises(ValueError, match=f"'{name}' is what a torch module calls something of its own|'{name}' cannot name a peer"):
+        mutual.DistillationLoss([{"loss": "cross_entropy"}], learners={name: {"logits": torch.zeros(2, 3)}})

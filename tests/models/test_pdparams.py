@@ -258,6 +258,26 @@ def test_a_file_with_endless_instructions_is_one_line(tmp_path):
     refused(written(tmp_path, b"\x80\x04" + b"N" * 1_100_000 + b"."), "more than 1,000,000 instructions")
 
 
+@pytest.mark.parametrize("begin", [b"\x80\x04c", b"\x80\x04}cnumpy\n", b"\x80\x00}I", b"\x80\x00}V"])
+def test_a_line_without_an_end_is_not_searched_for_one(tmp_path, begin):
+    """A sparse file has as many zeros as it likes and no size on the disk."""
+    path = written(tmp_path, begin)
+    os.truncate(path, 2**33)
+    began = time.process_time()
+    refused(path, "no file of plain arrays")
+    assert time.process_time() - began < 2
+
+
+def test_names_of_tensors_do_not_leave_their_line(tmp_path):
+    model = nn.Linear(2, 2)
+    path = write_pdparams(
+        tmp_path / "net.pdparams", {"weight": np.zeros((2, 2)), "bias": np.zeros(2), "w\n\x1b[31m" + "x" * 500: np.zeros(2)}
+    )
+    with pytest.raises(ValueError, match=r"1 unexpected \(w\\n\\x1b\[31mx+\.\.\.\)") as caught:
+        load_weights(model, path)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,5 +1,6 @@
 """`weights: pretrained` for PaddleClas' models: fetched once from where it publishes them, whole, or not at all."""
 
+import contextlib
 import http.server
 import socket
 import threading
@@ -88,6 +89,35 @@ def test_what_is_not_published_or_not_reached_is_one_line(published, tmp_path, n
         create_model(name, num_classes=10, weights="pretrained")
     assert "\n" not in str(caught.value)
     assert socket.getdefaulttimeout() is None
+    assert cached(tmp_path) == []
+
+
+class Endless(http.server.BaseHTTPRequestHandler):
+    """Answers without an end."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):  # whoever asks has gone
+            while True:
+                self.wfile.write(bytes(2**16))
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_answer_without_an_end_does_not_fill_the_disk(published, tmp_path, monkeypatch):
+    monkeypatch.setattr("mutual.models.paddleclas.published._MOST_BYTES", 2**22)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(ADDRESS, f"http://127.0.0.1:{server.server_port}/")
+    try:
+        with pytest.raises(ValueError, match=r"pplcnet_x0_25 cannot be fetched \(OSError: .* is larger than any weights file there"):
+            create_model("pplcnet_x0_25", num_classes=10, weights="pretrained")
+    finally:
+        server.shutdown()
+        server.server_close()
     assert cached(tmp_path) == []
 
 

@@ -205,3 +205,18 @@ def test_no_number_of_classes_below_one(golden, capsys):
         main(["weights", "theirs.pdparams", "x.safetensors", "--model", "pplcnet_x0_25", "--num-classes", "0"])
     assert caught.value.code == 2
     assert "--num-classes must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", ["{num_classes: 3}", "{in_channels: 3}", "{weights: theirs.pdparams}", "{pretrained: true}"])
+def test_arguments_that_the_files_say_are_one_line(golden, capsys, args):
+    line = converted(capsys, "theirs.pdparams", "ours.safetensors", "--model", "pplcnet_x0_25", "--args", args, code=2)
+    assert re.fullmatch(r"mutual: --args: \w+ is none of the architecture's arguments; .*", line)
+
+
+def test_a_card_does_not_say_where_weights_come_from(golden, tmp_path, capsys):
+    model = create_model("pplcnet_x0_25", num_classes=10)
+    for args, code in (({"weights": "/etc/passwd"}, 2), ({"pretrained": True}, 2), ({"num_classes": 10, "in_channels": 3}, 0)):
+        card = ModelCard("pplcnet_x0_25", 10, 3, (32, 32), (0.5,) * 3, (0.5,) * 3, tuple("abcdefghij"), args=args)
+        (tmp_path / "ours.safetensors").write_bytes(model_bytes(model, card))
+        line = converted(capsys, "ours.safetensors", "back.pdparams", "--model", "pplcnet_x0_25", code=code)
+        assert ("which says where weights come from; a file may not" in line) == (code == 2)

@@ -33,5 +33,6 @@ def read_class_names(file: str) -> tuple[str, ...]:
         if by_number.keys() == set(range(len(names))):
             names = [by_number[number] for number in range(len(names))]
     names = list(map(printable, names))
-    counts = Counter(names)
-    return tuple(name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(names))
+    while max((counts := Counter(names)).values()) > 1:  # once, unless `a (1)` is among the names, too
+        names = [name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
+    return tuple(names)

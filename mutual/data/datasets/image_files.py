@@ -77,19 +77,23 @@ def read_unlabelled_files(spec: Data) -> FileSplit:
     return FileSplit(paths, [root] * len(paths), torch.full((len(paths),), -1), spec.num_channels)
 
 
+def _divided(line: str, delimiter: str | None) -> tuple[str, str]:
+    """Returns what stands before and behind the last delimiter of a line; both empty where it has none."""
+    last = max((" ", "\t") if delimiter is None else (delimiter,), key=line.rfind)
+    name, between, label = line.rpartition(last)
+    return (name, label.lstrip(" \t")) if between else ("", "")
+
+
 def _read_list(root: Path, file: Path, spec: Data) -> FileSplit:
     paths: list[Path] = []
     labels: list[list[int]] = []
     label_form, meaning = (r"[01](?:,[01])*", "flags such as 0,1,1") if spec.multi_label else (r"[0-9]{1,9}", "a class number")
-    between = "[ \t]" if spec.delimiter is None else re.escape(spec.delimiter)
-    form = re.compile(f"(.+){between}[ \t]*({label_form})")
     largest, largest_line = 0, 1
     for number, line in lines_of(file):
-        match = form.fullmatch(line)
-        if not match:
+        name, label = _divided(line, spec.delimiter)
+        if not name or not re.fullmatch(label_form, label):
             delimiter = "" if spec.delimiter is None else f", {spec.delimiter!r} between them"
             raise ValueError(f"{file}, line {number}: {line[:80]!r} is not `path label` with {meaning}{delimiter}")
-        name, label = match.groups()
         paths.append(_existing(root / name, file, number))
         flags = [int(flag) for flag in label.split(",")]
         if spec.multi_label and labels and len(flags) != len(labels[0]):

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -30,6 +31,8 @@ _MEGABYTE = 10**6
 _FIRST, _WHOLE = 4 * _MEGABYTE, 64 * _MEGABYTE
 _MOST_SECONDS = 1.5
 """What writing the whole may take by the speed of the first part; it is left out otherwise."""
+_MOST_WAIT = 10.0
+"""Seconds that an interrupted measurement has to remove its files."""
 _FILES = 5
 _REFUSED = 3
 _LOCK_AGAIN = f"""
@@ -78,13 +81,25 @@ def measure_run_disk(folder: Path, *, timeout: float = 30.0) -> RunDisk:
 
     A network's disk that does not answer in `timeout` seconds is one that has failed.
     """
+    stopped, ended = threading.Event(), threading.Event()
+
+    def measure() -> RunDisk:
+        try:
+            return _measure_run_disk(folder, stopped)
+        finally:
+            ended.set()
+
     try:
-        return run_with_timeout(timeout, lambda: _measure_run_disk(folder))
+        return run_with_timeout(timeout, measure)
+    except KeyboardInterrupt:  # its thread removes what it has written
+        stopped.set()
+        ended.wait(_MOST_WAIT)
+        raise
     except TimeoutError as error:
         return RunDisk(redact(str(folder)), redact(str(folder)), "unknown", error=str(error))
 
 
-def _measure_run_disk(folder: Path) -> RunDisk:
+def _measure_run_disk(folder: Path, stopped: threading.Event) -> RunDisk:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     disk = RunDisk(redact(str(folder)), redact(str(existing)), _file_system(existing))
     try:
@@ -93,14 +108,16 @@ def _measure_run_disk(folder: Path) -> RunDisk:
         usage = shutil.disk_usage(existing)
         disk = replace(disk, total_bytes=usage.total, free_bytes=usage.free)
         with tempfile.TemporaryDirectory(prefix=PREFIX, dir=existing) as name:
-            return _measure(disk, Path(name))
+            return _measure(disk, Path(name), stopped)
     except OSError as error:
         return replace(disk, error=redact_error(error))
 
 
-def _measure(disk: RunDisk, folder: Path) -> RunDisk:
+def _measure(disk: RunDisk, folder: Path, stopped: threading.Event) -> RunDisk:
     save_seconds = statistics.median(_seconds_of(lambda: write_file(folder / "small", os.urandom(4096))) for _ in range(_FILES))
-    written_bytes, bytes_per_second = _write_speed(folder / "large")
+    written_bytes, bytes_per_second = _write_speed(folder / "large", stopped)
+    if stopped.is_set():
+        return disk
     lock_seconds, locks_hold = _lock(folder / "locked")
     return replace(
         disk,
@@ -112,14 +129,14 @@ def _measure(disk: RunDisk, folder: Path) -> RunDisk:
     )
 
 
-def _write_speed(path: Path) -> tuple[int, float]:
+def _write_speed(path: Path, stopped: threading.Event) -> tuple[int, float]:
     """Returns how much was written, and how many bytes a second: of a slow disk a smaller file is enough."""
     piece = os.urandom(_MEGABYTE)  # a file system that compresses would write zeros at no cost
     size, speed = 0, 0.0
     for size in (_FIRST, _WHOLE):
         content = piece * (size // _MEGABYTE)
         speed = size / _seconds_of(lambda content=content: write_file(path, content))  # type: ignore[misc]
-        if _WHOLE / speed > _MOST_SECONDS:
+        if stopped.is_set() or _WHOLE / speed > _MOST_SECONDS:
             break
     return size, speed
 

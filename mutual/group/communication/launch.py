@@ -27,7 +27,7 @@ def launch_store(name: str, *, timeout: float) -> Store | None:
     limit = timedelta(seconds=timeout)
     try:
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=limit)  # type: ignore[attr-defined]
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, TypeError):  # the last where the port is a number that no port has
         return None
     return PrefixStore(f"mutual/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}", store)
 
@@ -46,7 +46,7 @@ def keep_launch_store(*, timeout: float) -> Store | None:
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         return dist.TCPStore(address, port, is_master=True, timeout=limit, wait_for_workers=False, multi_tenant=True)  # type: ignore[attr-defined]
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, TypeError):  # the last where the port is a number that no port has
         return None
 
 

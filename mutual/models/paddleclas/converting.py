@@ -11,7 +11,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from mutual.models.cards import ModelCard, read_card, weights_bytes
+from mutual.models.cards import ModelCard, check_trusted, read_card, weights_bytes
 from mutual.models.checkpoints import AUTO, select_tensors
 from mutual.models.classifier import classifier_paths
 from mutual.models.files import weights_path
@@ -25,6 +25,8 @@ from mutual.models.zoo import create_model
 from mutual.recipe import InputError
 
 OURS = ".safetensors"
+_IN_FILE = ("num_classes", "in_channels")
+"""Arguments of a model that its tensors say."""
 _PREPROCESS: list[JsonValue] = [{"name": "resize", "size": 256, "mode": "shorter"}, {"name": "center_crop", "size": 224}]
 """How PaddleClas evaluates its models."""
 
@@ -55,7 +57,10 @@ def converted_weights(
         card = read_card(path)
         if card is not None and card.model != name:
             raise ValueError(f"{path} is of {card.model}, as its card says, not of {name}")
-        arguments = dict(args) if args is not None else {} if card is None else card.args
+        if card is not None:
+            check_trusted(path, card)
+        arguments = _checked(args) if args is not None else {} if card is None else card.args
+        arguments = {key: value for key, value in arguments.items() if key not in _IN_FILE}
         read = partial(_values_in, path, read_tensors(path), prefix=prefix)
         built = _fitting_model(name, num_classes, arguments, read)
         notes = load_weights(built, path, prefix=prefix).notes  # checks all of it
@@ -65,6 +70,18 @@ def converted_weights(
         return weights_bytes(_kept_exact(state), _new_card(name, built, arguments)), list(notes)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _checked(args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a model's arguments, which are the user's word.
+
+    Raises:
+        ValueError: there is one among them that the files say.
+    """
+    for key in args:
+        if key in (*_IN_FILE, "weights") or key.startswith("pretrained"):
+            raise ValueError(f"--args: {key} is none of the architecture's arguments; the weights are those in the file, as are its widths")
+    return args
 
 
 def _fitting_model(

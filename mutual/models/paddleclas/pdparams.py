@@ -23,6 +23,8 @@ _MAX_OPCODES = 1_000_000
 """A file of a thousand tensors has about 40,000."""
 _DTYPES = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1"])
 """Kinds of arrays; `u2` is how Paddle keeps bfloat16."""
+_MAX_LINE = 2**16
+"""Bytes of a line: names of functions, and what the text form of a pickle writes as lines."""
 _CUTS = "UnpackBigParamInfor@@"
 """With protocol 2 and 3, paddle.save cuts what is larger than a gigabyte, and says here how it belongs together."""
 _VALUES = (
@@ -96,6 +98,22 @@ def _text(text: str) -> bytes:
     return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
+class _ShortLines:
+    """The bytes of a file, in which no line is searched for an end that may be gigabytes away."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.read = stream.read
+        self.tell = stream.tell
+
+    def readline(self) -> bytes:
+        """Returns the bytes up to the next line break, or the first of a line that is too long."""
+        start = self.tell()
+        line, newline, _ = self.read(_MAX_LINE).partition(b"\n")
+        self._stream.seek(start + len(line) + len(newline))
+        return line + newline
+
+
 class _Machine:
     """Runs the instructions of a pickle that make plain data."""
 
@@ -140,7 +158,7 @@ class _Machine:
 
     def run(self, stream: IO[bytes]) -> Any:
         """Returns what the pickle makes."""
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(_ShortLines(stream))):  # type: ignore[arg-type]
             if number > _MAX_OPCODES:
                 raise ValueError(f"it has more than {_MAX_OPCODES:,} instructions")
             instruction = self._instructions.get(opcode.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ PUBLISHED_INPUT: dict[str, Any] = {
 }
 """What the published weights were trained for."""
 NUM_CLASSES = 1000
+_MOST_BYTES = 2**30
+"""Of a file; the largest one has a third of that."""
+_BLOCK = 2**20
 
 
 def published_name(model: str) -> str | None:
@@ -68,7 +72,7 @@ def fetch(name: str, *, ssld: bool) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temp_path = path.with_name(f"{path.stem}.{os.getpid()}.unfinished.pdparams")
     try:
-        torch.hub.download_url_to_file(ADDRESS + file, str(temp_path), progress=False)
+        _download(ADDRESS + file, temp_path)
         try:
             read_tensors(temp_path)  # no checksums are published, and a connection that ends early is no error of urllib's
         except ValueError as error:
@@ -77,3 +81,17 @@ def fetch(name: str, *, ssld: bool) -> Path:
     finally:
         temp_path.unlink(missing_ok=True)
     return path
+
+
+def _download(address: str, path: Path) -> None:
+    """Writes what `address` answers to a file; torch's function would fill the disk with an answer that never ends.
+
+    Raises:
+        OSError: there is no answer, or more than any weights file has.
+    """
+    request = urllib.request.Request(address, headers={"User-Agent": "mutual"})
+    with urllib.request.urlopen(request) as answer, path.open("wb") as file:
+        while block := answer.read(_BLOCK):
+            file.write(block)
+            if file.tell() > _MOST_BYTES:
+                raise OSError(f"what {address} answers is larger than any weights file there")

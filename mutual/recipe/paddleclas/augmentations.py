@@ -10,7 +10,7 @@ from typing import Any
 from mutual.recipe.datasets import IMAGENET_MEAN
 from mutual.recipe.paddleclas.images import EVALUATION, Images, Operation, convert_images, plain_size
 from mutual.recipe.paddleclas.section import Section, is_number
-from mutual.recipe.paddleclas.values import interpolation_of, numbers_of, range_of, rounded, size_of
+from mutual.recipe.paddleclas.values import color_of, interpolation_of, numbers_of, range_of, rounded, size_of
 from mutual.recipe.text import format_value
 from mutual.recipe.timm_configs import check_config
 
@@ -127,7 +127,7 @@ def _pad_to_size(arguments: Section, images: Images) -> None:
 
 
 def _flip(arguments: Section, images: Images) -> None:
-    code = arguments.take("flip_code", 1)
+    code = arguments.number("flip_code", 1)
     names = {1: "horizontal_flip", 0: "vertical_flip", -1: "half_turn"}
     if code not in names:
         raise arguments.error("flip_code", f"{format_value(code)} is none of 1 (left and right), 0 (top and bottom) and -1 (both)")
@@ -167,14 +167,14 @@ def _timm_augment(arguments: Section, images: Images) -> None:
 
 def _rand_augment(arguments: Section, images: Images) -> None:
     number, magnitude = arguments.take("num_layers", 2), arguments.take("magnitude", 5)
-    fill = arguments.take("fillcolor", _GREY)
+    fill = color_of(arguments, "fillcolor", _GREY)
     _add_rand_augment(arguments, images, number, magnitude, fill, ops=_RAND_AUGMENT.split())
     images.remark(arguments, "by timm's operations, which rotate to both sides, and move by 0.45 of a side and not 0.453")
 
 
 def _rand_augment_v2(arguments: Section, images: Images) -> None:
     number, magnitude = arguments.take("num_layers", 2), arguments.take("magnitude", 5)
-    fill = arguments.take("fillcolor", _GREY)
+    fill = color_of(arguments, "fillcolor", _GREY)
     if "progress_magnitude" in arguments:
         arguments.leave_out("progress_magnitude", "a magnitude does not change from epoch to epoch")
     _add_rand_augment(arguments, images, number, magnitude, fill, interpolation="bilinear")
@@ -196,7 +196,7 @@ def _add_rand_augment(arguments: Section, images: Images, number: Any, magnitude
             raise arguments.error(key, f"{format_value(value)} is no whole number from {least} on")
     largest = f"-mmax{magnitude}" if magnitude > 10 else ""
     config = f"rand-m{magnitude}-n{number}-p1{largest}"
-    images.add("timm_augment", **{"config": config, "interpolation": "bicubic", "fill": list(fill), **more})
+    images.add("timm_augment", **{"config": config, "interpolation": "bicubic", "fill": fill, **more})
 
 
 def _auto_augment(arguments: Section, images: Images) -> None:
@@ -224,7 +224,7 @@ def _random_erasing(arguments: Section, images: Images) -> None:
     if (narrowest := float(arguments.number("r1", 0.3))) <= 0:
         raise arguments.error("r1", f"{narrowest:g} is no ratio of two sides")
     mode, mean = arguments.text("mode", "const"), numbers_of(arguments, "mean", (0.0, 0.0, 0.0))
-    attempts, log_ratio = arguments.take("attempt", _MOST_ATTEMPTS), arguments.flag("use_log_aspect", False)
+    attempts, log_ratio = arguments.number("attempt", _MOST_ATTEMPTS), arguments.flag("use_log_aspect", False)
     if mode not in ("const", "pixel", "rand"):
         raise arguments.error("mode", f"{format_value(mode)} is none of const, pixel and rand")
     value: Any = {"pixel": "normal", "rand": "normal_color"}.get(mode) or _erased_color(images, mean)
@@ -250,7 +250,7 @@ def _color_jitter(arguments: Section, images: Images) -> None:
     found = {key: arguments.take(key, 0) for key in ("brightness", "contrast", "saturation", "hue")}
     arguments.pass_over("keys")
     for key, value in found.items():
-        if isinstance(value, list) and len(value) == 2 and abs(sum(value) - (0 if key == "hue" else 2)) < 1e-6:
+        if _is_pair(value) and abs(sum(value) - (0 if key == "hue" else 2)) < 1e-6:
             found[key] = value = rounded((value[1] - value[0]) / 2)  # a range around no change
         if not is_number(value):
             raise arguments.error(key, f"{format_value(value)} is no number, and no range around what changes nothing")
@@ -261,7 +261,7 @@ def _color_jitter(arguments: Section, images: Images) -> None:
 def _rotation(arguments: Section, images: Images) -> None:
     key = "degrees" if "degrees" in arguments else "angle"
     degrees = arguments.take(key, 0)
-    if isinstance(degrees, list) and len(degrees) == 2 and degrees[0] == -degrees[1]:
+    if _is_pair(degrees) and degrees[0] == -degrees[1]:
         degrees = degrees[1]
     if not is_number(degrees):
         raise arguments.error(key, f"{format_value(degrees)} is no angle to both sides")
@@ -276,6 +276,10 @@ def _gaussian_blur(arguments: Section, images: Images) -> None:
     sigma = [float(arguments.number("radius_min", 0.1)), float(arguments.number("radius_max", 2.0))]
     p = float(arguments.number("prob" if "prob" in arguments else "p", 0.5))
     images.add("gaussian_blur", kernel_size=min(99, 2 * math.ceil(3 * sigma[1]) + 1), sigma=sigma, **_unless_1(p))
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
 
 
 def _unless_1(p: float) -> dict[str, float]:

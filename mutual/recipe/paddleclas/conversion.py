@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mutual.recipe.datasets import IMAGENET_MEAN, IMAGENET_STD
 from mutual.recipe.errors import RecipeError
 from mutual.recipe.overrides import apply_overrides
 from mutual.recipe.paddleclas.architectures import convert_models
 from mutual.recipe.paddleclas.data import convert_data
-from mutual.recipe.paddleclas.images import IMAGENET_MEAN, IMAGENET_STD
 from mutual.recipe.paddleclas.losses import convert_losses
 from mutual.recipe.paddleclas.optimizers import convert_optimizer
 from mutual.recipe.paddleclas.section import Notes, Section
 from mutual.recipe.paddleclas.settings import convert_settings
 from mutual.recipe.peers import PRETRAINED
+from mutual.recipe.text import printable
 
 SECTIONS = ("Global", "Arch", "Loss", "Optimizer", "DataLoader", "AMP", "EMA", "Metric", "Infer", "Slim", "DALI", "SWA", "Export")
 """What a config of theirs consists of; a recipe's keys begin with small letters."""
@@ -71,13 +72,14 @@ def convert_config(config: Mapping[str, Any], *, source: str, overrides: Sequenc
     try:
         apply_overrides(content, overrides)
         root = Section(_evaluated(content), "", notes)
+        root.check_keys()
         if missing := [name for name in _NEEDED if name not in root]:
             raise root.error(missing[0], "is missing; a config of PaddleClas has Arch, Loss, DataLoader, Optimizer and Global")
         document = _converted(root, Path(source).stem)
     except RecipeError as error:
         raise RecipeError([replace(fault, source=fault.source or source) for fault in error.faults]) from None
     root.name_untaken()
-    return Conversion(document, tuple(notes.left_out), tuple(notes.remarks), tuple(notes.unneeded))
+    return Conversion(document, *(tuple(map(printable, lines)) for lines in (notes.left_out, notes.remarks, notes.unneeded)))
 
 
 def _read_as_theirs(peer: dict[str, Any], data: Mapping[str, Any]) -> None:

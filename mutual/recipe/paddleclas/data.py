@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from mutual.recipe.datasets import family_of_dataset
 from mutual.recipe.paddleclas.architectures import Model
 from mutual.recipe.paddleclas.augmentations import convert_training
 from mutual.recipe.paddleclas.batches import convert_loader, convert_mixing, convert_sampler
@@ -121,9 +122,9 @@ def _cifar(dataset: Section, eval_dataset: Section, name: str) -> dict[str, Any]
     data = {"dataset": _CIFAR[name][0], "root": str(PurePath(file).parent) if file else "data", "download": dataset.flag("download", True)}
     if not file:
         dataset.remark("its files are read from the folder data, and fetched into it", "data_file")
-    if (number := dataset.take("sample_per_label")) is not None:
+    if (number := dataset.number("sample_per_label")) is not None:
         data["subset"] = number * _CIFAR[name][1]
-    if (number := dataset.take("expand_labels", 1)) != 1:
+    if (number := dataset.number("expand_labels", 1)) != 1:
         data["crops_per_image"] = number
         dataset.remark("an image's copies are next to one another, each augmented by itself", "expand_labels")
     return data
@@ -182,7 +183,8 @@ def _add_unlabelled(data: dict[str, Any], loaders: Section, images: Images) -> N
     loader = loaders.section("UnLabelTrain")
     dataset = _dataset_of(loader, "UnLabelTrain")
     _name_of(dataset)
-    root, data["unlabelled"], delimiter = _list_of(dataset)
+    root, file, delimiter = _list_of(dataset)
+    data["unlabelled"] = f"./{file}" if family_of_dataset(file) != file else file  # a list, whatever its folder is called
     if (delimiter or " ") != data.get("delimiter", " "):
         raise dataset.error("delimiter", f"{delimiter!r} is not Train's; the lists have one here")
     dataset.take("relabel")

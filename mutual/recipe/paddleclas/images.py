@@ -8,8 +8,7 @@ from typing import Any
 
 from mutual.recipe.datasets import IMAGENET_MEAN, IMAGENET_STD
 from mutual.recipe.paddleclas.section import Section
-from mutual.recipe.paddleclas.values import interpolation_of, numbers_of, rounded, size_of
-from mutual.recipe.text import format_value
+from mutual.recipe.paddleclas.values import deviations_of, interpolation_of, numbers_of, rounded, size_of
 
 _NEXT_TO_1 = 1e-5
 """By so little a scale of 0.00392157 is another one than 1/255, which no pixel of 8 bits shows."""
@@ -161,13 +160,12 @@ def _paddles_resize(arguments: Section, images: Images) -> None:
     interpolation, backend = interpolation_of(arguments, quiet=images.quiet)
     images.backends.add(backend)
     arguments.pass_over("keys")
-    if isinstance(size := arguments.take("size"), int):
+    is_shorter, size = not arguments.is_list("size"), size_of(arguments, height_first=True)
+    if is_shorter:
         images.size = None
-        images.add("resize", size=size, mode="shorter", interpolation=interpolation)
+        images.add("resize", size=size[0], mode="shorter", interpolation=interpolation)
         return
-    if not (isinstance(size, list) and len(size) == 2):
-        raise arguments.error("size", f"{format_value(size)} is no number of pixels, and no height and width")
-    images.size = (size[0], size[1])
+    images.size = size
     images.add("resize", size=plain_size(images.size), interpolation=interpolation)
 
 
@@ -187,6 +185,8 @@ def _normalize(arguments: Section, images: Images) -> None:
     if arguments.take("channel_num", 3) != 3:
         images.remark(arguments, "a fourth channel of zeros is not added, which changes nothing", "channel_num")
     scale = 255 * arguments.number("scale", 1 / 255)
+    if scale <= 0:
+        raise arguments.error("scale", f"{scale / 255:g} is no factor of pixel values; it is above 0, such as 1/255")
     scale = 1.0 if abs(scale - 1) < _NEXT_TO_1 else scale
     _set_statistics(arguments, images, scale)
 
@@ -198,7 +198,7 @@ def _paddles_normalize(arguments: Section, images: Images) -> None:
 
 def _set_statistics(arguments: Section, images: Images, scale: float) -> None:
     """Notes statistics of pixel values in 0 .. `scale`, as those of values in 0 .. 1."""
-    mean, std = numbers_of(arguments, "mean", IMAGENET_MEAN), numbers_of(arguments, "std", IMAGENET_STD)
+    mean, std = numbers_of(arguments, "mean", IMAGENET_MEAN), deviations_of(arguments, "std", IMAGENET_STD)
     images.mean, images.std = (tuple(rounded(value / scale) for value in values) for values in (mean, std))
     images.is_normalized = True
 

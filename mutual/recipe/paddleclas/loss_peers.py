@@ -87,6 +87,8 @@ class LossPeers:
             RecipeError: the model does not return it.
         """
         outputs = self._models[name].outputs
+        if not isinstance(output, str | None):
+            raise section.error(key, f"{format_value(output)} is no name of an output")
         if output is None or (output in _LOGITS_KEYS and output not in outputs):
             return LOGITS
         if output not in outputs:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from mutual.recipe.errors import RecipeError
@@ -13,6 +14,7 @@ from mutual.recipe.paddleclas.section import Notes, Section
 _TOPK = ("TopkAcc", "DistillationTopkAcc", "GoogLeNetTopkAcc")
 _MANY_LABELS = ("MultiLabelMAP",)
 _STUDENT = "Student"
+_PATH = "PATH"
 
 
 def convert_metrics(document: dict[str, Any], root: Section) -> None:
@@ -47,7 +49,7 @@ def _convert_topk(section: Section, trained: Sequence[str]) -> None:
     if key is not None and len(trained) > 1:
         section.remark(f"each trained peer keeps its best weights, and the best peer is one of {', '.join(trained)}", "model_key")
     topk = section.take("topk", [1, 5])
-    if not set(topk if isinstance(topk, list) else [topk]) <= {1, 5}:
+    if any(each not in (1, 5) for each in (topk if isinstance(topk, list) else [topk])):
         section.remark("top1 and top5 are measured", "topk")
     section.pass_over(*section)
 
@@ -58,12 +60,13 @@ def convert_infer(document: dict[str, Any], root: Section) -> None:
         return
     infer = root.section("Infer")
     infer.pass_over("batch_size")
-    images = infer.text("infer_imgs", "PATH")
+    images = infer.text("infer_imgs", _PATH)
     _compare_transforms(infer, root)
     options = _convert_post_process(document, infer)
     if "--peer" not in options and _STUDENT in document["peers"] and len(_trained(document)) > 1:
         options = f" --peer {_STUDENT}{options}"  # theirs predicts by it, without being told
-    infer.remark(f"python -m mutual.predict {document['output']}/{document['name']} {images}{options} predicts")
+    run = quote(f"{document['output']}/{document['name']}")
+    infer.remark(f"python -m mutual.predict {run} {images if images == _PATH else quote(images)}{options} predicts")
 
 
 def _compare_transforms(infer: Section, root: Section) -> None:
@@ -107,8 +110,8 @@ def _convert_post_process(document: dict[str, Any], infer: Section) -> str:
     process.pass_over("name", "func", "key", "delimiter")
     _take_names(document["data"], process)
     peer = process.text("model_name")
-    chosen = "" if peer is None or len(document["peers"]) == 1 else f" --peer {peer}"
-    return f"{chosen} --topk {process.take('topk', 1)}"
+    chosen = "" if peer is None or len(document["peers"]) == 1 else f" --peer {quote(peer)}"
+    return f"{chosen} --topk {process.number('topk', 1)}"
 
 
 def _take_names(data: dict[str, Any], process: Section) -> None:
@@ -116,7 +119,7 @@ def _take_names(data: dict[str, Any], process: Section) -> None:
     names = process.text("class_id_map_file")
     if names is None:
         return
-    if data.get("dataset") == "image_list" and Path(names).is_file():
+    if data.get("dataset") == "image_list" and os.path.isfile(names):  # noqa: PTH113 - False of what no file can be called
         data["class_names"] = names
     else:
         process.remark(f"{names} is not read; where it is there, data.class_names of an image_list takes it", "class_id_map_file")

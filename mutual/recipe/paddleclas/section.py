@@ -28,9 +28,13 @@ class Notes:
     """Key paths of entries that say nothing to a recipe: what is done by another command, or by itself."""
 
 
+_LARGEST, _SMALLEST = 1e30, 1e-30
+"""Of numbers that a config says, apart from 0: what is computed from a few of them is a number, too."""
+
+
 def is_number(value: Any) -> bool:
-    """Returns whether it is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Returns whether it is a finite number of a size that settings have; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and (value == 0 or _SMALLEST <= abs(value) <= _LARGEST)
 
 
 class Section:
@@ -82,7 +86,7 @@ class Section:
         value = self.take(key, default)
         if isinstance(value, str):
             above, _, below = value.partition("/")
-            with suppress(ValueError, ZeroDivisionError):
+            with suppress(ValueError, ArithmeticError):
                 value = float(above) / float(below or 1)
         if value is not None and not is_number(value):
             raise self.error(key, f"{format_value(value)} is no number")
@@ -193,8 +197,19 @@ class Section:
         if not isinstance(content, Mapping):
             raise self.error(key, f"{format_value(content)} is no mapping")
         section = Section(content, self._path_of(key), self.notes)
+        section.check_keys()
         self._sections.append(section)
         return section
+
+    def check_keys(self) -> None:
+        """Refuses keys that are no names.
+
+        Raises:
+            RecipeError: a key is a number, say, or null.
+        """
+        for key in self.content:
+            if not isinstance(key, str):
+                raise self.error("", f"the key {format_value(key)} is no name; write it as a text")
 
     def _misspelt(self, key: str) -> str:
         near = difflib.get_close_matches(str(key)[:100], self._known, n=1, cutoff=_MISSPELT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mutual.recipe.paddleclas.section import Section, is_number
 from mutual.recipe.text import format_value
 
@@ -49,6 +51,31 @@ def numbers_of(section: Section, key: str, default: tuple[float, ...]) -> list[f
     return [float(each) for each in value]
 
 
+def deviations_of(section: Section, key: str, default: tuple[float, ...]) -> list[float]:
+    """Returns a list of numbers that are divided by; where it is absent, `default`.
+
+    Raises:
+        RecipeError: it is none, or has a 0.
+    """
+    values = numbers_of(section, key, default)
+    if min(values) <= 0:
+        raise section.error(key, f"{format_value(values)} are no deviations; they are above 0")
+    return values
+
+
+def color_of(section: Section, key: str, default: Sequence[int]) -> list[int]:
+    """Returns a color, of which one number is a grey; where it is absent, `default`.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    value = section.take(key, list(default))
+    values = [value] * 3 if isinstance(value, int) else value
+    if not (isinstance(values, list) and len(values) == 3 and all(isinstance(each, int) and 0 <= each <= 255 for each in values)):
+        raise section.error(key, f"{format_value(value)} is no color; it is a number of 0 to 255, or three")
+    return values
+
+
 def rounded(value: float) -> float:
     """Returns a number that was computed as one would write it: with 9 digits, more than float32 holds."""
     return float(f"{value:.9g}")
@@ -63,7 +90,8 @@ def interpolation_of(section: Section, *, quiet: bool = False) -> tuple[str, str
     backend = str(section.text("backend", "cv2")).lower()
     backend = backend if backend == "pil" else "cv2"  # whatever it does not know is cv2 there, too
     value = section.take("interpolation", "bicubic" if backend == "pil" else "bilinear")
-    name = value.lower() if isinstance(value, str) else (_OF_PIL if backend == "pil" else _OF_CV2).get(value)
+    numbers = _OF_PIL if backend == "pil" else _OF_CV2
+    name = value.lower() if isinstance(value, str) else numbers.get(value) if is_number(value) else None
     if name not in ("nearest", "bilinear", "bicubic", *_NEAREST_KIND):
         raise section.error("interpolation", f"{format_value(value)} is none of {backend}'s")
     here = _NEAREST_KIND.get(name, name)

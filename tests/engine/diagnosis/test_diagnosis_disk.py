@@ -3,6 +3,9 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from mutual.engine.diagnosis import run_disk as module
-from mutual.engine.diagnosis.run_disk import measure_run_disk
+from mutual.engine.diagnosis.run_disk import PREFIX, measure_run_disk
 from mutual.engine.storage import files, lock
 
 
@@ -93,3 +96,17 @@ def test_the_file_system_is_that_of_the_longest_mount_point(tmp_path, monkeypatc
     assert module._file_system(tmp_path / "runs") == "nfs4"
     monkeypatch.setattr(module.psutil, "disk_partitions", lambda all: [])
     assert module._file_system(tmp_path) == "unknown"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_diagnosis_that_is_ended_leaves_nothing_behind(tmp_path, number):
+    command = [sys.executable, "-m", "mutual.doctor", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(f"{PREFIX}*/*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert list(tmp_path.iterdir()) == []
+    assert (process.returncode, err) in ((1, "mutual: interrupted\n"), (0, ""))

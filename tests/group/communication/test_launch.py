@@ -107,3 +107,11 @@ def test_tensors_are_one_vector_and_are_written_back():
     unflatten_(weights, vector + 1)
     assert weights[0].tolist() == [[1, 2], [3, 4]]
     assert (weights[0].is_leaf, norm.running_var.tolist(), norm.num_batches_tracked.item()) == (True, [2, 2], 0)
+
+
+@pytest.mark.parametrize("port", ["99999999", "-1", "x"])
+@pytest.mark.parametrize("function", [lambda: launch.launch_store("x", timeout=0.1), lambda: launch.keep_launch_store(timeout=0.1)])
+def test_a_port_that_is_none_leads_to_no_store(monkeypatch, port, function):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", port)
+    assert function() is None

@@ -230,7 +230,7 @@ TRANSFORMS = "Train.dataset.transform_ops"
         (TRANSFORMS, [{"Resize": {"size": [8, 8]}}, {"Padv2": {"size": [9, 11], "pad_mode": 1}}], "1.Padv2.size: 9 x 11 is not as many"),
         (TRANSFORMS, [{"CropImage": {"size": [1, 2, 3]}}], "0.CropImage.size: [1, 2, 3] is no size"),
         (TRANSFORMS, [{"CropImage": {"size": [0, 2]}}], "0.CropImage.size: [0, 2] is no size"),
-        (TRANSFORMS, [{"Resize": {"size": "1"}}], "0.Resize.size: '1' is no number of pixels"),
+        (TRANSFORMS, [{"Resize": {"size": "1"}}], "0.Resize.size: '1' is no size; it is a number of pixels, or two"),
         (TRANSFORMS, [{"NormalizeImage": {"mean": []}}], "0.NormalizeImage.mean: [] is no list of numbers"),
         (TRANSFORMS, [{"NormalizeImage": {"std": [1, "a", 1]}}], "0.NormalizeImage.std: [1, 'a', 1] is no list of numbers"),
         (TRANSFORMS, [{"RandomErasing": {"mean": [True]}}], "0.RandomErasing.mean: [true] is no list of numbers"),

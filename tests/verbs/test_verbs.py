@@ -331,13 +331,14 @@ def test_every_recipe_builds_and_trains(path, tmp_path):
     """Each recipe as it is, but on two small batches of made-up images and without the weights of its teacher."""
     recipe = mutual.load_recipe(ROOT / path)
     size = recipe.data.height_width[0]
+    is_large = any(name in path for name in LARGE)
     data = {
         "dataset": "fake",
-        "num_train": 8,
-        "num_val": 4,
-        "image_size": size if any(name in path for name in LARGE) else min(size, 48),
+        "num_train": 4 if is_large else 8,
+        "num_val": 2 if is_large else 4,
+        "image_size": size if is_large else min(size, 48),
         "channels": 1 if recipe.data.dataset in ("digits", "mnist", "fashion_mnist") else 3,
-        "batch_size": 4,
+        "batch_size": 2 if is_large else 4,
         "num_classes": 1000 if "imagenet" in path else recipe.data.num_classes or 10,
         "multi_label": recipe.data.multi_label,
     }

@@ -82,7 +82,7 @@ def _take_padding(section: Section, images: Images, wanted: tuple[int, int] | No
     """Returns the pixels by which images were padded; what no crop takes again has no counterpart."""
     padding, images.padding = images.padding, 0
     if padding and wanted is None:
-        section.notes.left_out.append(f"{section.path}: padding by {padding} pixels: only a random crop behind it takes padding")
+        section.warn(f"padding by {padding} pixels: only a random crop behind it takes padding")
     return padding
 
 

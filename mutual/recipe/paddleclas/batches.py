@@ -39,7 +39,7 @@ def convert_sampler(sampler: Section, *, trains: bool) -> dict[str, Any]:
     if is_dropped:
         sampler.remark("the last, smaller batch of an epoch is used, too" if trains else "each image is scored once", "drop_last")
     if trains and not is_shuffled:
-        sampler.notes.left_out.append(f"{sampler.path}.shuffle: false: each epoch has an order of its own")
+        sampler.warn("false: each epoch has an order of its own", "shuffle")
     return found
 
 
@@ -88,22 +88,18 @@ def _by_class(name: str, sampler: Section) -> dict[str, Any]:
 def _sampled(operators: Section) -> dict[str, Any]:
     """Returns what an OpSampler draws from: at most one operator a batch, each with its probability."""
     found: dict[str, Any] = {}
+    operators.take("class_num")
     for name in operators:
-        if name == "class_num":
-            operators.take(name)
-            continue
         arguments = operators.section(name)
         p = float(arguments.number("prob", 0.0))
         arguments.pass_over("class_num")
-        if name not in _KEYS:
-            if p > 0:
-                arguments.notes.left_out.append(f"{arguments.path}: prob {p:g}: has no counterpart; so often nothing is mixed")
-            arguments.take("alpha")
-        elif p > 0:
+        if p > 0 and name in _KEYS:
             key = _KEYS[name]
             found |= {key: _alpha(arguments, "alpha", 1.0), f"{key}_p": p}
-        else:
-            arguments.take("alpha")
+            continue
+        arguments.take("alpha")
+        if p > 0:
+            arguments.warn(f"prob {p:g}: has no counterpart; so often nothing is mixed")
     total = sum(value for key, value in found.items() if key.endswith("_p"))
     if total > 1 + 1e-9:
         raise operators.error("", f"probabilities sum to {total:g}, and to 1 at most")

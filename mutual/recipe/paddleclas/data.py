@@ -66,7 +66,7 @@ def _evaluation_of(loader: Section) -> Section:
             raise loader.error(key, "measures retrieval, which is not here; give Eval.dataset, images with labels to validate by")
         if key in loader:
             loader.take(key)
-            loader.notes.left_out.append(f"{loader.path}.{key}: retrieval is not measured here")
+            loader.warn("retrieval is not measured here", key)
     return _dataset_of(loader, "Eval")
 
 
@@ -146,9 +146,7 @@ def _sized(dataset: Section, eval_dataset: Section, images: Images, scored: Imag
     if scored.size is not None and scored.size != size:
         _scale_evaluation(eval_dataset, scored, size)
     if scored.normalize != images.normalize or scored.is_bgr != images.is_bgr:
-        eval_dataset.notes.left_out.append(
-            f"{eval_dataset.path}.transform_ops: images are normalised as in Train, and not by {scored.normalize}"
-        )
+        eval_dataset.warn(f"images are normalised as in Train, and not by {scored.normalize}", "transform_ops")
     found: dict[str, Any] = {"image_size": plain_size(size)}
     if images.transforms:
         found["augment"] = [transform if len(transform) > 1 else transform["name"] for transform in images.without_size(size)]
@@ -162,7 +160,7 @@ def _scale_evaluation(dataset: Section, scored: Images, size: tuple[int, int]) -
     assert scored.size is not None
     theirs, here = (" x ".join(map(str, each)) for each in (scored.size, size))
     why = f"peers are evaluated on images of the training's size, {here}, of the same part of each"
-    dataset.notes.left_out.append(f"{dataset.path}.transform_ops: {theirs}: {why}")
+    dataset.warn(f"{theirs}: {why}", "transform_ops")
     factor = min(size) / min(scored.size)
     for transform in scored.transforms:
         sides = transform["size"]
@@ -209,14 +207,14 @@ def _name_their_transforms(dataset: Section, images: Images) -> None:
     if "transform_ops" in dataset:
         muted = Section({"transform_ops": dataset.take("transform_ops")}, dataset.path, Notes())
         if convert_training(muted, "transform_ops", quiet=True).transforms != images.transforms:
-            dataset.notes.left_out.append(f"{dataset.path}.transform_ops: unlabelled images are augmented as those with labels are")
+            dataset.warn("unlabelled images are augmented as those with labels are", "transform_ops")
 
 
 def _name_what_needs_classes(data: dict[str, Any], loader: Section) -> None:
     """Takes from `data`, and names, what images without a class do not go with."""
     if data.pop("sampler", None) is not None:
-        loader.notes.left_out.append(f"{loader.path}: images without a class are not drawn by class; an epoch has each image once")
+        loader.warn("images without a class are not drawn by class; an epoch has each image once")
     for key in [key for key in data if key.startswith(("mixup", "cutmix"))]:
         alpha = data.pop(key)
         if not key.endswith("_p"):
-            loader.notes.left_out.append(f"{loader.path}: {key} {alpha:g}: labels are mixed, and unlabelled images have none")
+            loader.warn(f"{key} {alpha:g}: labels are mixed, and unlabelled images have none")

@@ -138,7 +138,7 @@ def _decode(arguments: Section, images: Images) -> None:
     if not arguments.flag("to_rgb", True):
         images.is_bgr = True
         why = "images are RGB here, and their statistics are put in this order; weights that were made for BGR do not fit"
-        arguments.notes.left_out.append(f"{arguments.path}.to_rgb: false: {why}")
+        arguments.warn(f"false: {why}", "to_rgb")
 
 
 def _resize(arguments: Section, images: Images) -> None:

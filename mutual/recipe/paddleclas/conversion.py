@@ -68,7 +68,6 @@ def convert_config(config: Mapping[str, Any], *, source: str, overrides: Sequenc
     """
     content = dict(config)
     notes = Notes()
-    root = Section({}, "", notes)
     try:
         apply_overrides(content, overrides)
         root = Section(_evaluated(content), "", notes)
@@ -95,12 +94,6 @@ def _read_as_theirs(peer: dict[str, Any], data: Mapping[str, Any]) -> None:
         peer["input"] = read
 
 
-def _is_elsewhere(root: Section) -> bool:
-    """Whether theirs trains on something else than GPUs, where it keeps BatchNorm's statistics apart whatever Arch says."""
-    settings = root.content.get("Global")
-    return isinstance(settings, Mapping) and settings.get("device", "gpu") != "gpu"
-
-
 def _evaluated(value: Any) -> Any:
     """Returns what a config says with `None`, `True` and `False` evaluated, which theirs reads as Python's; YAML has them as texts."""
     if isinstance(value, Mapping):
@@ -121,6 +114,7 @@ def _converted(root: Section, stem: str) -> dict[str, Any]:
     document: dict[str, Any] = {"name": re.sub(r"[^\w.\-]+", "_", stem).strip("_.-") or "paddleclas"}
     document |= {"data": data, "peers": {model.name: model.document for model in models}, "objectives": objectives, **optimizer}
     convert_settings(document, root, settings)
-    if any(model.synchronized for model in models) and not _is_elsewhere(root):
-        document.setdefault("train", {})["sync_batchnorm"] = True
+    is_on_gpus = settings.content.get("device", "gpu") == "gpu"  # elsewhere theirs keeps BatchNorm's statistics apart whatever Arch says
+    if is_on_gpus and any(model.synchronized for model in models):
+        document["train"]["sync_batchnorm"] = True
     return document

@@ -69,8 +69,7 @@ def _scopes(root: Section, trained: Sequence[Model]) -> list[tuple[Section, str,
             continue
         part = "a loss's parameters are trained by their learner's optimizer" if scope.endswith("Loss") else "a model has one optimizer"
         section.leave_out("scope", f"{part}; optimizer.groups gives modules a rate and a weight decay of their own", value=scope)
-        for key in section:
-            section.pass_over(key)
+        section.pass_over(*section)
     return found
 
 
@@ -140,7 +139,6 @@ _CONVERTERS: dict[str, Callable[[Section], Fields]] = {
 
 def _weight_decay(section: Section, name: str) -> float:
     if "regularizer" not in section:
-        section.pass_over("regularizer")
         return float(section.number("weight_decay", 0.0))
     if name.startswith("AdamW"):
         raise section.error("regularizer", f"their {name} takes none; write weight_decay")

@@ -11,9 +11,10 @@ from typing import Any
 from mutual.recipe.errors import Fault, RecipeError
 from mutual.recipe.text import format_value
 
-_MISSPELT = (
-    0.85  # as alike two keys are of which one is the other with a mistake: `epoch` and `epochs`, not `eval_interval` and `save_interval`
-)
+_MISSPELT = 0.85
+"""As alike two keys are of which one is the other with a mistake: `epoch` and `epochs`, not `eval_interval` and `save_interval`."""
+_LARGEST, _SMALLEST = 1e30, 1e-30
+"""Of numbers that a config says, apart from 0: what is computed from a few of them is a number, too."""
 
 
 @dataclass
@@ -26,10 +27,6 @@ class Notes:
     """What is another way of saying or doing the same, or differs by less than a setting."""
     unneeded: list[str] = field(default_factory=list)
     """Key paths of entries that say nothing to a recipe: what is done by another command, or by itself."""
-
-
-_LARGEST, _SMALLEST = 1e30, 1e-30
-"""Of numbers that a config says, apart from 0: what is computed from a few of them is a number, too."""
 
 
 def is_number(value: Any) -> bool:

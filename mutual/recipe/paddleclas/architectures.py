@@ -23,7 +23,7 @@ _FROZEN = (
     "a frozen model stays in training mode there: its BatchNorm normalises by the batch and its statistics move, its dropout is on; "
     "here it is in eval mode for good"
 )
-_TRANSFORMS = {"LinearTransformTeacher": "teacher", "LinearTransformStudent": "student"}
+_TRANSFORMS = ("LinearTransformTeacher", "LinearTransformStudent")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Model:
         undecayed: module paths whose parameters their code takes out of an L2 regularizer by itself (BatchNorm of PPLCNet), as
             `optimizer.groups` name modules.
         lr_scales: learning rates that their code multiplies by itself (`lr_mult_list`), as entries of `optimizer.groups`.
-        attention: of a model inside an AttentionModel what its transform says: `side` (teacher or student), `qk_dim`, `paths` (the module
-            paths that `at` lists), and as they are there `keys`, `t_shapes` and `s_shapes`; empty of any other.
+        outputs: by what losses call an output of theirs (`logits`, `blocks5`, `blocks[7]`) what `at` calls it here.
+        attention: of a model inside an AttentionModel what its transform says: `qk_dim`, and `paths`, the outputs as `at` lists them;
+            empty of any other.
         synchronized: BatchNorm's statistics are those of all processes.
     """
 
@@ -48,7 +49,6 @@ class Model:
     undecayed: tuple[str, ...] = ()
     lr_scales: tuple[dict[str, Any], ...] = ()
     outputs: dict[str, str] = field(default_factory=dict)
-    """By what losses call an output of theirs (`logits`, `blocks5`, `blocks[7]`) what `at` calls it here."""
     attention: dict[str, Any] = field(default_factory=dict)
     synchronized: bool = False
 
@@ -175,20 +175,21 @@ def _attention_model(section: Section, name: str, given: Weights, *, is_frozen: 
     inner, part, architecture = named[bodies[0]]
     own = given.behind(f"{inner}.") or Weights.of(section, "pretrained_list", files[bodies[0]])
     model = _backbone(part, architecture, name, _class_num(part), own, is_frozen=is_frozen or bool(freezes[bodies[0]]))
-    for _, transform, kind in (each for index, each in enumerate(named) if index not in bodies):
-        model = replace(model, attention=_attention(transform, _TRANSFORMS[kind], model))
+    for _, transform, _ in (each for index, each in enumerate(named) if index not in bodies):
+        model = replace(model, attention=_attention(transform, model))
     return model
 
 
-def _attention(transform: Section, side: str, model: Model) -> dict[str, Any]:
+def _attention(transform: Section, model: Model) -> dict[str, Any]:
     if "qk_dim" not in transform:
         raise transform.error("qk_dim", "is missing; it is the width of queries and keys")
     keys = transform.entries("keys")
     for key in keys:
         if not isinstance(key, str) or key not in model.outputs:
             raise transform.error("keys", f"{format_value(key)} is not among the return_patterns of the architecture before")
-    shapes = {name: transform.entries(name) for name in ("t_shapes", "s_shapes") if name in transform}
-    return {"side": side, "qk_dim": transform.number("qk_dim"), "keys": keys, "paths": [model.outputs[key] for key in keys], **shapes}
+    for key in ("t_shapes", "s_shapes"):
+        transform.entries(key)  # shapes are found when the group is built
+    return {"qk_dim": transform.number("qk_dim"), "paths": [model.outputs[key] for key in keys]}
 
 
 def _recognition_model(arch: Section, whole: Weights) -> Model:

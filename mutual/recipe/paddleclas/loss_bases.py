@@ -111,18 +111,14 @@ def _attention_maps(section: Section, peers: LossPeers) -> Base | None:
 
 
 def _angles(section: Section, peers: LossPeers) -> Base | None:
-    return _relation("rkd_angle", section, section.take("target_size"))
+    take_target_size(section)
+    return Base("rkd_angle", is_symmetric=True)
 
 
 def _distances(section: Section, peers: LossPeers) -> Base | None:
     section.take("eps")
-    return _relation("rkd_distance", section, section.take("target_size", 1))
-
-
-def _relation(loss: str, section: Section, size: Any) -> Base:
-    if size is not None:
-        section.warn(f"{size}: feature maps are compared as they are; their code averages them to this size first", "target_size")
-    return Base(loss, is_symmetric=True)
+    take_target_size(section, 1)
+    return Base("rkd_distance", is_symmetric=True)
 
 
 BASES: dict[str, Callable[[Section, LossPeers], Base | None]] = {
@@ -141,6 +137,12 @@ BASES: dict[str, Callable[[Section, LossPeers], Base | None]] = {
     "RkdDistance": _distances,
 }
 """By the name of a loss of theirs what takes its arguments, and is told the models; None where it has been left out."""
+
+
+def take_target_size(section: Section, default: int | None = None) -> None:
+    """Takes the size to which losses of relations of theirs average feature maps, and names it where there is one."""
+    if (size := section.take("target_size", default)) is not None:
+        section.warn(f"{size}: feature maps are compared as they are; their code averages them to this size first", "target_size")
 
 
 def _numbers(section: Section, **defaults: float) -> dict[str, Any]:

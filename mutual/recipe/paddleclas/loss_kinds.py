@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from mutual.recipe.errors import did_you_mean
-from mutual.recipe.paddleclas.loss_bases import BASES, Base
+from mutual.recipe.paddleclas.loss_bases import BASES, Base, take_target_size
 from mutual.recipe.paddleclas.loss_edges import Edge, LossValue
 from mutual.recipe.paddleclas.loss_peers import LossPeers
 from mutual.recipe.paddleclas.section import Section
@@ -136,7 +136,7 @@ def _relations(section: Section, peers: LossPeers) -> Values:
         raise section.error("student_keepkeys", f"names {len(student)} outputs, and teacher_keepkeys {len(teacher)}, which form pairs")
     if "avgpool" in section and not section.flag("avgpool"):
         section.pass_over("target_size")  # of configs of 2.1
-    size = section.take("target_size")
+    take_target_size(section)
     values = []
     for first, second in pairs:
         for index, keys in enumerate(zip(student, teacher, strict=True)):
@@ -144,8 +144,6 @@ def _relations(section: Section, peers: LossPeers) -> Values:
             edges = peers.edges((first, second), at, section, is_symmetric=True, has_leak=False)
             for loss, word in (("rkd_angle", "angle"), ("rkd_distance", "dist")):
                 values.append(LossValue(f"loss_{word}_{index}_{first}_{second}", loss, tuple(edges)))
-    if size is not None:
-        section.warn(f"{size}: feature maps are compared as they are; their code averages them to this size first", "target_size")
     return values
 
 

@@ -115,8 +115,8 @@ def _output_keys(section: Section) -> list[tuple[str | None, str | None]]:
     ours, theirs = ([keys] if keys is None or isinstance(keys, str) else keys for keys in (student, teacher))
     if not all(isinstance(keys, list) and all(key is None or isinstance(key, str) for key in keys) for keys in (ours, theirs)):
         raise section.error("s_key", "is neither a name of an output nor a list of them, or t_key is not")
-    if len(ours) != len(theirs):
-        raise section.error("s_key", f"names {len(ours)} outputs, and t_key {len(theirs)}")
+    if not ours or len(ours) != len(theirs):
+        raise section.error("s_key", f"names {len(ours)} outputs, and t_key {len(theirs)}, which form pairs")
     return list(zip(ours, theirs, strict=True))
 
 

@@ -267,6 +267,11 @@ def test_an_epsilon_outside_of_its_range_smooths_nothing(epsilon):
             "model_name_pairs: [[Student, Teacher]]}]}",
             "s_key: MGDLoss compares one output of each end",
         ),
+        (
+            "{Train: [DistillationGTCELoss: {weight: 1, model_names: [Student]}, "
+            "DistillationPairLoss: {weight: 1, base_loss_name: ATLoss, s_keys: [], t_keys: [], model_name_pairs: [[Student, Teacher]]}]}",
+            "Loss.Train.1.DistillationPairLoss.s_key: names 0 outputs, and t_key 0",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_says_where(losses, error):

@@ -27,6 +27,7 @@ CASES = {
     "a schedule of weights": {"objectives": [CE, {"loss": "dml", "schedule": {"name": "linear"}, "gate": "linear"}]},
     "clipped": {"train": {"clip_grad_norm": 0.1}},
     "clipped by parameters": {"train": {"clip_parameter_norm": 0.1}},
+    "Paddle's RMSProp": {"optimizer": {"name": "paddle_rmsprop", "lr": 0.1, "momentum": 0.9}},
     "a teacher": {"peers": {"a": {"model": "support:tiny"}, "t": TEACHER}, "objectives": [CE, {"loss": "kd", "sources": ["t"]}]},
     "a teacher of other classes": {
         "peers": {"a": {"model": "support:tiny"}, "t": {**TEACHER, "classes": [3, 0, 1, 2]}},
@@ -41,6 +42,7 @@ CASES = {
 CASES |= {
     "weights of the classes": {"objectives": [{"loss": "cross_entropy", "class_weight": "balanced", "label_smoothing": 0.1}]},
     "weights of mixed classes": {"objectives": [{"loss": "focal", "alpha": [1, 2, 3, 4]}], "data": {"mixup": 0.4, "sampler": "balanced"}},
+    "fractions of the images with each class": {"objectives": [{"loss": "bce", "class_fraction": "data"}], "data": {"multi_label": True}},
     "focal with a sigmoid": {"objectives": [{"loss": "focal", "form": "sigmoid", "alpha": 0.25}]},
 }
 MASKED = {

@@ -77,6 +77,14 @@ def test_a_frozen_peer_keeps_its_classifier_and_its_input(published):
     assert (peer.input.size, peer.input.mean, peer.input.channels) == ((224, 224), (0.485, 0.456, 0.406), 3)
 
 
+def test_a_trained_peer_takes_nothing_from_the_input_of_a_frozen_one(published):
+    weights = {"model": "pplcnet_x0_25", "weights": "pretrained"}
+    document = tiny_document(peers={"a": weights, "t": {**weights, "frozen": True}}, objectives=[{"loss": "cross_entropy"}])
+    data = DataSpec(2, ("goldfish", "tench"), ModelInput((16, 16), (0.5,), (0.5,)))
+    sizes = [create_peer_model(parse_recipe(document), name, data).input.size for name in ("a", "t")]
+    assert sizes == [(16, 16), (224, 224)], "it is trained at the data's size, the frozen one reads what its weights were trained for"
+
+
 def test_their_classes_and_input_are_imagenets():
     assert pretrained_classes("paddleclas/ResNet50_vd") == pretrained_classes("torchvision/resnet50")
     assert declared_input("pplcnet_x1_0", torch.nn.Identity(), {}, pretrained=True, with_weights=True)["size"] == (224, 224)

@@ -131,7 +131,7 @@ def declared_input(name: str, model: nn.Module, args: Mapping[str, Any], *, pret
     if isinstance(own, Mapping):
         return _checked(name, own)
     if published_name(name) is not None:
-        return PUBLISHED_INPUT if pretrained else {}
+        return dict(PUBLISHED_INPUT) if pretrained else {}
     family, _, rest = name.partition("/")
     if family == "timm" and with_weights:
         return _of_timm(model, args)

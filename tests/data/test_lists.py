@@ -77,6 +77,14 @@ def test_lists_have_folders_of_their_own(here):
     assert next(data.train_windows(0, world_size=1, shard=(0, 1), accumulate=1)).batches[0].labels.sort().values.tolist() == [-1, -1, 0, 1]
 
 
+@pytest.mark.parametrize("blank", [" ", "\t"])
+def test_what_stands_behind_the_path_of_an_unlabelled_image_is_left_out(here, blank):
+    (here / "images/4 x.png").rename(here / "images/4")
+    (here / "unlabelled.txt").write_text(f"4{blank}3\n4")
+    entries = ["0 x.png 0", "1 x.png 1"]
+    assert lists(here, train=entries, val=entries, unlabelled="unlabelled.txt").info.num_train == 4
+
+
 def test_classes_are_numbered_anew_in_the_order_of_their_numbers(here):
     train = ["0 x.png 70", "1 x.png 7", "2 x.png 900000", "3 x.png 7"]
     data = lists(here, train=train, val=["4 x.png 900000", "5 x.png 7"], relabel=True)

@@ -77,6 +77,14 @@ def test_a_frozen_peer_keeps_its_classifier_and_its_input(published):
     assert (peer.input.size, peer.input.mean, peer.input.channels) == ((224, 224), (0.485, 0.456, 0.406), 3)
 
 
+def test_a_trained_peer_takes_nothing_from_the_input_of_a_frozen_one(published):
+    weights = {"model": "pplcnet_x0_25", "weights": "pretrained"}
+    document = tiny_document(peers={"a": weights, "t": {**weights, "frozen": True}}, objectives=[{"loss": "cross_entropy"}])
+    data = DataSpec(2, ("goldfish", "tench"), ModelInput((16, 16), (0.5,), (0.5,)))
+    sizes = [create_peer_model(parse_recipe(document), name, data).input.size for name in ("a", "t")]
+    assert sizes == [(16, 16), (224, 224)], "it is trained at the data's size, the frozen one reads what its weights were trained for"
+
+
 def test_their_classes_and_input_are_imagenets():
     assert pretrained_classes("paddleclas/ResNet50_vd") == pretrained_classes("torchvision/resnet50")
     assert declared_input("pplcnet_x1_0", torch.nn.Identity(), {}, pretrained=True, with_weights=True)["size"] == (224, 224)
@@ -92,7 +100,26 @@ def test_what_is_not_published_or_not_reached_is_one_line(published, tmp_path, n
     assert cached(tmp_path) == []
 
 
-class Endless(http.server.BaseHTTPRequestHandler):
+class Quiet(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def answering(handler, monkeypatch):
+    """Weights are fetched from a server on this machine."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(ADDRESS, f"http://127.0.0.1:{server.server_port}/")
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class Endless(Quiet):
     """Answers without an end."""
 
     def do_GET(self):
@@ -102,26 +129,16 @@ class Endless(http.server.BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(bytes(2**16))
 
-    def log_message(self, *_):
-        pass
-
 
 def test_an_answer_without_an_end_does_not_fill_the_disk(published, tmp_path, monkeypatch):
     monkeypatch.setattr("mutual.models.paddleclas.published._MOST_BYTES", 2**22)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(ADDRESS, f"http://127.0.0.1:{server.server_port}/")
-    try:
-        with pytest.raises(ValueError, match=r"pplcnet_x0_25 cannot be fetched \(OSError: .* is larger than any weights file there"):
-            create_model("pplcnet_x0_25", num_classes=10, weights="pretrained")
-    finally:
-        server.shutdown()
-        server.server_close()
+    message = r"pplcnet_x0_25 cannot be fetched \(OSError: .* is larger than any weights file there"
+    with answering(Endless, monkeypatch), pytest.raises(ValueError, match=message):
+        create_model("pplcnet_x0_25", num_classes=10, weights="pretrained")
     assert cached(tmp_path) == []
 
 
-class Server(http.server.BaseHTTPRequestHandler):
+class Server(Quiet):
     """Answers with half a file, or not at all."""
 
     content = b""
@@ -135,24 +152,14 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.content[: len(self.content) // 2])
 
-    def log_message(self, *_):
-        pass
-
 
 def test_half_a_file_is_not_kept(published, tmp_path, monkeypatch):
     monkeypatch.setattr(Server, "content", (published / "PPLCNet_x0_25_pretrained.pdparams").read_bytes())
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(ADDRESS, f"http://127.0.0.1:{server.server_port}/")
-    try:
+    with answering(Server, monkeypatch):
         with pytest.raises(ValueError, match=r"pplcnet_x0_25 cannot be fetched \(.*no whole weights file"):
             create_model("pplcnet_x0_25", num_classes=10, weights="pretrained")
         with pytest.raises(ValueError, match=r"pplcnet_x0_25 cannot be fetched \(HTTPError: HTTP Error 404"):
             create_model("pplcnet_x0_25", num_classes=10, weights="pretrained", use_ssld=True)
-    finally:
-        server.shutdown()
-        server.server_close()
     assert cached(tmp_path) == []
 
 

@@ -68,7 +68,8 @@ def read_unlabelled_files(spec: Data) -> FileSplit:
         paths = listed_images(path)
     elif path.is_file():
         root = Path(spec.root or "") if spec.unlabelled_root is None else Path(spec.unlabelled_root)
-        named = [(number, line.split(spec.delimiter or " ")[0]) for number, line in lines_of(path)]
+        delimiter = r"[ \t]" if spec.delimiter is None else re.escape(spec.delimiter)
+        named = [(number, re.split(delimiter, line, maxsplit=1)[0]) for number, line in lines_of(path)]
         paths = [_existing(root / name, path, number) for number, name in named]
     else:
         raise ValueError(f"data.unlabelled: {path} is neither a folder nor a list, nor shards as wds/PATH/{{000..127}}.tar")

@@ -102,16 +102,18 @@ def draw_erasure(spec: specs.RandomErasing, keys: Keys, size: tuple[int, int]) -
     is_erased = (drawn[:, 0] < spec.p) & fits.any(axis=1)
     top, left = (np.int64(drawn[:, 1] * (size[0] - height + 1)), np.int64(drawn[:, 2] * (size[1] - width + 1)))
     box_B4 = torch.from_numpy(np.stack([top, left, top + height, left + width], axis=1) * is_erased[:, None])
-    noise_key_B = torch.from_numpy(derive_keys(keys, 1).view(np.int64))
-    if spec.value in ("normal", "normal_color"):
-        rows_R = torch.from_numpy(is_erased.nonzero()[0])
-        assert spec.mean is not None, "`Data.filled_augment` has filled it in"
-        assert spec.std is not None
-        table_CK = _quantiles(spec.mean, spec.std)
-        return NoiseErasure(rows_R, box_B4[rows_R], noise_key_B[rows_R], table_CK, per_pixel=spec.value == "normal")
+    if spec.value == "zero":
+        return Erasure(box_B4)
     if isinstance(spec.value, tuple):
         return Erasure(box_B4, color_C=torch.tensor(spec.value, dtype=torch.uint8))
-    return Erasure(box_B4, noise_key_B if spec.value == "random" else None)
+    noise_key_B = torch.from_numpy(derive_keys(keys, 1).view(np.int64))
+    if spec.value == "random":
+        return Erasure(box_B4, noise_key_B)
+    assert spec.mean is not None, "`Data.filled_augment` has filled it in"
+    assert spec.std is not None
+    rows_R = torch.from_numpy(is_erased.nonzero()[0])
+    table_CK = _quantiles(spec.mean, spec.std)
+    return NoiseErasure(rows_R, box_B4[rows_R], noise_key_B[rows_R], table_CK, per_pixel=spec.value == "normal")
 
 
 @lru_cache(maxsize=16)

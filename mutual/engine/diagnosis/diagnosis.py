@@ -256,14 +256,12 @@ def _launch(rendezvous: Rendezvous, launch_facts: _LaunchFacts) -> Launch:
 def _ranks(rendezvous: Rendezvous, launch_facts: _LaunchFacts) -> Ranks:
     hosts = {rank: facts["host"] for rank, facts in launch_facts.facts.items()}
     numbers = host_numbers(hosts)
-    arrived = []
+    arrived, places = [], {}
     for rank, facts in launch_facts.facts.items():
-        device, threads = launch_facts.joined.get(rank, {}).get("device"), launch_facts.linked.get(rank, {}).get("threads")
-        arrived.append(RankFacts(rank, numbers[rank], device, facts["model"], threads, tuple(facts["errors"])))
-    places = {}
-    for rank, facts in launch_facts.facts.items():
-        joined = launch_facts.joined.get(rank, {})
-        places[rank] = (hosts[rank], joined["identity"] if joined.get("device") else facts["identity"])
+        joined, linked = launch_facts.joined.get(rank, {}), launch_facts.linked.get(rank, {})
+        device = joined.get("device")
+        arrived.append(RankFacts(rank, numbers[rank], device, facts["model"], linked.get("threads"), tuple(facts["errors"])))
+        places[rank] = (hosts[rank], facts["identity"] if device is None else joined["identity"])
     links = launch_facts.linked.get(rendezvous.rank, {}).get("links") if launch_facts.is_joined else None
     return Ranks(
         size=rendezvous.size,

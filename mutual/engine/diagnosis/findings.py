@@ -15,7 +15,7 @@ from mutual.engine.diagnosis.versions import Package, TorchBuild
 
 Level = Literal["broken", "warning", "hint"]
 """The worst first."""
-GOOD_OPEN_FILES = 4096
+_GOOD_OPEN_FILES = 4096
 _FEW_OPEN_FILES = 1024
 _LITTLE_SHARED = 256 * 2**20
 _LITTLE_MEMORY = 2 * 10**9
@@ -93,7 +93,7 @@ def machine_findings(machine: Machine) -> Iterator[Finding]:
         what = f"/dev/shm has {machine.shared_free_bytes / 1e6:.0f} MB free, through which loader processes give their batches"
         yield Finding("warning", what, "data.workers: 0 (in a container: docker run --shm-size=8g)")
     if machine.open_files < _FEW_OPEN_FILES:
-        wanted = min(GOOD_OPEN_FILES, machine.most_open_files or GOOD_OPEN_FILES)
+        wanted = min(_GOOD_OPEN_FILES, machine.most_open_files or _GOOD_OPEN_FILES)
         yield Finding("warning", f"this process may have {machine.open_files} files open", f"ulimit -n {wanted}")
     memory = min(machine.available_bytes, machine.memory_limit_bytes or machine.available_bytes)
     if memory < _LITTLE_MEMORY:
@@ -124,7 +124,7 @@ def launch_findings(launch: Launch, devices: Devices) -> Iterator[Finding]:
     if launch.is_lone:
         what = "the launcher was asked for several processes, and has started one"
         yield Finding("warning", what, "torchrun --nproc_per_node N -m mutual.train RECIPE")
-    uses_cpu = (launch.variables or {}).get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    uses_cpu = launch.variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
     if uses_cpu and devices.visible > 0:
         what = f"the launcher chose the CPU, and torch sees {devices.visible} devices"
         yield Finding("warning", what, "accelerate launch without --cpu (use_cpu: false in its configuration)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mutual.engine.diagnosis.redaction import redact
 
@@ -52,7 +52,7 @@ class Launch:
     is_lone: bool = False
     precision: str | None = None
     threads: int | None = None
-    variables: dict[str, str] | None = None
+    variables: dict[str, str] = field(default_factory=dict)
     error: str | None = None
 
 

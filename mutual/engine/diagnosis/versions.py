@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires
 
 import torch
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from mutual.engine.runtime import installed_version
 from mutual.group import nccl_version
@@ -47,9 +48,7 @@ class Package:
     @property
     def is_unfit(self) -> bool:
         """True where another version is installed than mutual declares."""
-        return self.version is not None and not Requirement(f"{self.name}{self.required}").specifier.contains(
-            self.version, prereleases=True
-        )
+        return self.version is not None and not SpecifierSet(self.required).contains(self.version, prereleases=True)
 
 
 @dataclass(frozen=True)

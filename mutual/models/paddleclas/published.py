@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mutual.recipe.datasets import IMAGENET_MEAN, IMAGENET_STD
 
 ADDRESS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary_models/"
-PUBLISHED_INPUT: dict[str, Any] = {
-    "size": (224, 224),
-    "mean": IMAGENET_MEAN,
-    "std": IMAGENET_STD,
-    "interpolation": "bilinear",
-}
+PUBLISHED_INPUT: Mapping[str, Any] = MappingProxyType(
+    {"size": (224, 224), "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "interpolation": "bilinear"}
+)
 """What the published weights were trained for."""
 NUM_CLASSES = 1000
 _MOST_BYTES = 2**30

@@ -19,7 +19,7 @@ from mutual.group.communication import Communicator
 from mutual.group.edge_evaluation import EdgeEvaluation
 from mutual.group.edges import Edge, EdgeLoss, MicroBatchContext, OutputKey, TensorSpec, expand_objectives, import_own_losses, weight_factor
 from mutual.group.peers import Outputs
-from mutual.recipe import LOGITS, Fault, InputError, Recipe, RecipeError, did_you_mean, is_ema, parse_recipe
+from mutual.recipe import CLASS_WEIGHTS, LOGITS, Fault, InputError, Recipe, RecipeError, did_you_mean, is_ema, parse_recipe
 
 
 class DistillationLoss(nn.Module):
@@ -32,7 +32,7 @@ class DistillationLoss(nn.Module):
 
     Args:
         objectives: as in a recipe (recipes/REFERENCE.md): `loss` with its arguments, `weight`, `at`, `source_at`, `learners`, `sources`,
-            `reduce`, `gate`, `ensemble`, `schedule`.
+            `reduce`, `gate`, `ensemble`, `schedule`. Weights of classes are taken as they are, as the training images are not known.
         learners: for each model that learns, by a name that objectives may use, its outputs for some images; their shapes are read.
         sources: the same of models that only teach.
         models: by name the sources themselves, for losses that read their weights (`ofd`).
@@ -76,6 +76,7 @@ class DistillationLoss(nn.Module):
         self._edges = expand_objectives(recipe)
         for edge in self._edges:
             _check_given(recipe, edge, specs)
+            _check_class_weights(recipe, edge, specs)
         self.adapters = nn.ModuleDict({name: nn.ModuleDict() for name in learners})
         self._autocast: tuple[str, torch.dtype, bool] = ("cpu", torch.bfloat16, False)
         self._edge_losses = dict(enumerate(self._build(recipe, specs, models or {})))
@@ -234,6 +235,19 @@ def _check_given(recipe: Recipe, edge: Edge, specs: Mapping[OutputKey, TensorSpe
         if OutputKey(name, path) not in specs:
             near = did_you_mean(path, [key.path for key in specs if key.peer == name]) or "; none is given"
             raise recipe.error(f"objectives.{edge.objective_index}.at", f"{name!r} has no output {path!r}{near}")
+
+
+def _check_class_weights(recipe: Recipe, edge: Edge, specs: Mapping[OutputKey, TensorSpec]) -> None:
+    """Refuses numbers of the classes that only data say, or that are not as many as the learner's logits."""
+    given = recipe.class_weights.get(edge.objective_index)
+    if given is None:
+        return
+    where = f"objectives.{edge.objective_index}.{CLASS_WEIGHTS[edge.objective.loss]}"
+    if isinstance(given, str):
+        raise recipe.error(where, f"{given!r} is for a recipe, whose data say how frequent classes are; give a number for each class")
+    shape, _ = specs[OutputKey(edge.learner, LOGITS)]
+    if shape[:1] != (len(given),):
+        raise recipe.error(where, f"{len(given):,} numbers, and the logits of {edge.learner!r} have shape {shape}; give one for each class")
 
 
 def _read_by(edge: Edge) -> list[OutputKey]:

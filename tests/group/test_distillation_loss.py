@@ -156,8 +156,8 @@ def test_an_update_of_a_plain_loop_is_that_of_the_engine():
         loop.train_step(loop.window, update, measure=False)
     student = loop.group.peers["student"].tapped
     for found, trained in ((loop.models["student"], student.model), (criterion.adapters["student"], student.adapters)):
-        for (key, value), expected in zip(found.named_parameters(), trained.parameters(), strict=True):
-            close(value, expected), key
+        for value, expected in zip(found.parameters(), trained.parameters(), strict=True):
+            close(value, expected)
 
 
 def outputs_of(rows=4, **widths):
@@ -251,6 +251,13 @@ def test_a_copy_and_a_saved_one_are_the_same():
     assert "kd (student <- teacher), weight 1\n" in repr(criterion)
 
 
+def test_weights_of_classes_are_taken_as_they_are():
+    outputs, labels, weights = {"student": outputs_of(logits=3)}, torch.tensor([0, 1, 2, 2]), [1.0, 4.0, 0.5]
+    criterion = mutual.DistillationLoss([{"loss": "cross_entropy", "class_weight": weights}], learners=outputs)
+    expected = nn.functional.cross_entropy(outputs["student"]["logits"], labels, torch.tensor(weights), reduction="none").mean()
+    torch.testing.assert_close(criterion(outputs, labels)["student/cross_entropy"], expected)
+
+
 def test_images_with_several_labels():
     outputs = {"student": outputs_of(logits=3)}
     learner = outputs["student"]["logits"]
@@ -290,6 +297,16 @@ def test_a_loss_of_ones_own_is_tried_and_what_there_is_to_say_is_said():
         ([{**KD, "sources": ["ema"]}], {}, r"objectives\.0\.sources: 'student\.ema': give the outputs of a moving average a name"),
         ([{**KD, "schedule": {"name": "linear"}}], {}, r"objectives\.0: its weight depends on when the training ends; give epochs"),
         ([{**KD, "gate": "linear"}], {}, r"objectives\.0: its weight depends on when the training ends; give epochs"),
+        (
+            [{"loss": "cross_entropy", "class_weight": "balanced"}],
+            {},
+            r"objectives\.0\.class_weight: 'balanced' is for a recipe, whose data say how frequent classes are; give a number",
+        ),
+        (
+            [KD, {"loss": "focal", "alpha": [1.0, 2.0]}],
+            {},
+            r"objectives\.1\.alpha: 2 numbers, and the logits of 'student' have shape \(3,\); give one for each class",
+        ),
         ([KD], {"learners": {}}, "peers: no learner is given"),
         (
             [{**KD, "gate": "cutoff"}],

@@ -115,7 +115,8 @@ def _comparable(recipe: Recipe) -> dict[str, Any]:
                 document["data"][key] = name
     if {_OWN, _OF_PAIR} & {document["data"][key] for key in SEEDS_OF_DATA}:  # classes are counted in the images that a seed has chosen
         for index in recipe.class_weights:
-            document["objectives"][index][CLASS_WEIGHTS[recipe.objectives[index].loss]] = "balanced"
+            counted = "data" if recipe.takes_class_fractions(index) else "balanced"
+            document["objectives"][index][CLASS_WEIGHTS[recipe.objectives[index].loss]] = counted
     for peer in document["peers"].values():
         peer["weights"] = _without_seed(peer["weights"], recipe.seed)
     return {path: value for path, value in _flat(document) if not _NO_DIFFERENCE.match(path)}

@@ -61,13 +61,13 @@ class PlainPeer:
         """Steps, and clears the gradients."""
         if self.optimizer is None:
             return
-        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         if self.max_norm is not None or self.max_parameter_norm is not None:
             self.scaler.unscale_(self.optimizer)
-        if self.max_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, self.max_norm)
-        if self.max_parameter_norm is not None:
-            clip_parameter_norms(parameters, self.max_parameter_norm)
+            parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+            if self.max_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, self.max_norm)
+            if self.max_parameter_norm is not None:
+                clip_parameter_norms(parameters, self.max_parameter_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

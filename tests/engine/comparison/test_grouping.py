@@ -51,6 +51,17 @@ def test_arms_of_one_name_are_told_apart_by_what_differs(tmp_path):
     assert [arm.name for arm in arms] == ["dml temperature=1.0", "dml temperature=4.0"]
 
 
+def test_numbers_of_the_classes_are_called_as_a_recipe_calls_them(tmp_path):
+    """Those that a run has counted in its images, which follow from its seed."""
+    data = {**DML["data"], "multi_label": True, "subset": 20}
+    objectives = [[{"loss": "bce", "class_fraction": numbers}] for numbers in ([0.1] * 10, [0.2] * 10, None)]
+    documents = [recipe_document(objectives=each, data=data) for each in objectives]
+    folders = [write_run(tmp_path / str(index) / "bce", document, seed=index) for index, document in enumerate(documents)]
+    arms, by_seed = group_runs(folders)
+    assert [arm.name for arm in arms] == ["bce class_fraction=data", "bce class_fraction=null"]
+    assert [list(runs) for runs in by_seed.values()] == [[0, 1], [2]]
+
+
 def test_runs_of_unlike_names_are_called_by_their_beginning_or_their_models(tmp_path):
     names = [["night_a", "night_b"], ["x", "y"]]
     folders = [

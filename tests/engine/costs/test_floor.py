@@ -50,6 +50,7 @@ def trained(make, recipe, updates=3):
         {"peers": TAUGHT},
         {"data": {**tiny_document()["data"], "views": "per_peer", "augment": [{"name": "random_crop", "padding": 2}], "mixup": 0.5}},
         {"train": {"accumulate": 2, "channels_last": True, "clip_grad_norm": 0.01}},
+        {"train": {"clip_parameter_norm": 0.001}},
         {"optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "decay_norm_and_bias": False, "args": {"foreach": True}}},
         {"optimizer": {"lr": 0.1, "weight_decay": 0.1, "layer_decay": 0.5, "groups": [{"modules": ["head"], "weight_decay": 0.0}]}},
     ],

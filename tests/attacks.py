@@ -12,13 +12,14 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mutual.engine.storage import content_bytes, files
+from mutual.engine.storage import BackgroundWriter, content_bytes, files
 from mutual.engine.storage.contents import Content
 from mutual.engine.teacher_store import shards
 
@@ -42,21 +43,29 @@ def die_behind_training(number: int, file: str, other: str) -> None:
 
     Or when it waits for the checkpoint.
     """
-    reached, write_synced = threading.Event(), files._write_synced
+    reached, waiting = threading.Event(), threading.Event()
+    write_synced, wait = files._write_synced, BackgroundWriter.wait
 
     def write(path: Path, content: Content) -> None:
         write_synced(path, content)
         if path.name.endswith(other):
             reached.set()
 
+    def marked_wait(writer: BackgroundWriter) -> None:
+        waiting.set()
+        wait(writer)
+        waiting.clear()
+
     def attack(path: Path, content: Content) -> None:
         assert threading.current_thread() is not threading.main_thread()
         reached.clear()
         whole = content_bytes(content)
         path.write_bytes(whole[: len(whole) // 2])
-        reached.wait(5)
+        while not (reached.is_set() or waiting.is_set()):
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGKILL)
 
+    BackgroundWriter.wait = marked_wait  # type: ignore[method-assign]
     files._write_synced = write
     _on_write(lambda count: count == number, attack, f"checkpoints/step_/{file}")
 

@@ -23,22 +23,9 @@ from unittest import mock
 from torch.distributed import TCPStore
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    # what a training imports when it needs it, too
-    [
-        "pytest",
-        "support",
-        "mutual.engine.fitting",
-        "mutual.engine.exporting",
-        "mutual.data.transforms.v2",
-        "accelerate",
-        "timm.optim",
-        "torchmetrics.classification",
-        "torch.utils.tensorboard",
-    ]
-)
-_NOTICE, _GRACE = 0.1, 10.0
-"""Seconds after which a failed rank is noticed, as by torchrun, and that the others have after SIGTERM then."""
+_CONTEXT.set_forkserver_preload(["warm_forks"])
+_NOTICE = 0.1
+"""Seconds after which a failed rank is noticed, as by torchrun."""
 
 
 class Job:
@@ -57,11 +44,14 @@ class Job:
         processes: int = 1,
         prepare: Callable[[], None] | None = None,
         stdout: Path | None = None,
+        grace: float = 10.0,
     ) -> None:
         """Starts it with `variables` as its environment.
 
-        `prepare` is called first, on rank 0 alone where there are several; `stdout` is a named pipe to print to instead of a file.
+        `prepare` is called first, on rank 0 alone where there are several; `stdout` is a named pipe to print to instead of a file. After
+        `grace` seconds from SIGTERM the other ranks of one that has failed are killed: they take some, to say who has.
         """
+        self._grace = grace
         self._folder = tempfile.TemporaryDirectory()
         self._output = [stdout or Path(self._folder.name) / "stdout", Path(self._folder.name) / "stderr"]
         for path in self._output:
@@ -131,7 +121,7 @@ class Job:
     def _end(self) -> None:
         self._join(_NOTICE)
         self.kill(signal.SIGTERM, alone=True)
-        self._join(_GRACE)
+        self._join(self._grace)
         for rank in self.ranks:
             _signal(rank, signal.SIGKILL, alone=False)
             rank.join()

@@ -255,10 +255,10 @@ def run_launched(module, *arguments, processes=1, expect=0, **extra):
     return done
 
 
-def start(module, *arguments, processes=1, cwd=ROOT, prepare=None, stdout=None, **extra):
+def start(module, *arguments, processes=1, cwd=ROOT, prepare=None, stdout=None, grace=10.0, **extra):
     """Starts `python -m module` in `processes` processes, forked; `prepare` is called first in the one or in rank 0."""
     words, variables = [str(argument) for argument in arguments], environment(**extra)
-    return Job(module, words, cwd=cwd, variables=variables, processes=processes, prepare=prepare, stdout=stdout)
+    return Job(module, words, cwd=cwd, variables=variables, processes=processes, prepare=prepare, stdout=stdout, grace=grace)
 
 
 def run(module, *arguments, processes=1, cwd=ROOT, expect=0, prepare=None, timeout=600, **extra):

@@ -29,7 +29,7 @@ RECIPE = tiny_document(
     },
     objectives=[{"loss": "cross_entropy"}, {"loss": "dml", "schedule": {"name": "ramp_up", "until_epoch": 2}}],
     schedule={"name": "cosine", "warmup_epochs": 1},
-    train={"epochs": 3, "accumulate": 2, "progress": False},
+    train={"epochs": 3, "accumulate": 2, "progress": False, "pictures": False},
     checkpoint={"every_steps": 2, "keep": 2},
 )
 TEACHER = {"model": "support:tiny", "args": {"norm": True, "width": 8}, "frozen": True}
@@ -42,11 +42,14 @@ CONFIGURATIONS = {
     "a teacher, scored first, and test images": (1, {"peers": {"t": {"model": "support:tiny", "frozen": True}}, "data": {"val": 0.2}}),
     "two ranks": (2, {}),
     "a store": (2, {"peers": {"t": {**TEACHER, "store": {"folder": "is given on the command line", "views": 2, "topk": 3}}}}),
-    "all at once": (2, {"data": {"workers": 2, "mixup": 0.4}, "train": {"ema": 0.9, "precision": "bf16"}}),
+    "all at once": (2, {"data": {"workers": 2, "mixup": 0.4}, "train": {"ema": 0.9, "precision": "bf16", "pictures": True}}),
 }
 SHORT_FORM = {"plain": (100, 4, 6), "all at once": (5, 2, 3)}
 """By configuration the most kinds of write, of attacks behind the training and of changes that the short form attacks."""
 FEWEST = (2, 1, 1)
+RANDOM_KILLS, FEWEST_KILLS = {"plain": 8, "all at once": 8}, 4
+GRACE = 0.5
+"""Seconds that the other ranks go on when rank 0 is dead: with what they are in the midst of. What they say of it takes longer."""
 
 
 class Case:
@@ -75,7 +78,7 @@ class Case:
         return ["mutual.train", self.recipe, f"output={output}", *store, "--resume"]
 
     def start(self, output, prepare=None):
-        return start(*self.arguments(output), processes=self.processes, prepare=prepare)
+        return start(*self.arguments(output), processes=self.processes, prepare=prepare, grace=GRACE)
 
     def die(self, output, prepare):
         """Trains in `output` until the attack ends it."""
@@ -117,7 +120,7 @@ def test_killed_at_random_moments(case, tmp_path, is_long):
     """Again and again, also before the first checkpoint and while the last one is written, until nothing is left to do."""
     moments = random.Random(0)
     kills = folders = gone_on = 0
-    while kills < (50 if is_long else 8):
+    while kills < (50 if is_long else RANDOM_KILLS.get(case.name, FEWEST_KILLS)):
         output = tmp_path / str(folders)
         job, until = case.start(output), time.monotonic() + moments.uniform(0, 0.8 * case.seconds)
         while job.poll() is None and time.monotonic() < until:

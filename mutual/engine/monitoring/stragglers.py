@@ -21,7 +21,9 @@ from mutual.group import Communicator, Group
 LAG_FACTOR = 1.5
 """A straggler is busy for this many times as long as the median rank, ..."""
 LAG_FRACTION = 0.1
-"""... and the others wait for it for at least this fraction of an update."""
+"""... and the others wait for it for at least this fraction of an update, ..."""
+LAG_SECONDS = 1.0
+"""... on average over the updates of so many seconds, twice in a row: what else a machine does slows short updates for a while."""
 
 _ACTIVITIES = {LOADING: "waits for its data", COMPUTING: "computes", EVALUATING: "evaluates"}
 
@@ -49,6 +51,9 @@ class StragglerMonitor:
         self._updates = 0
         self._seconds = 0.0
         self._start_time = time.perf_counter()
+        self._interval_updates = 0
+        self._interval_seconds = 0.0
+        self._interval_busy_W2 = torch.zeros(comm.size, 2)
         self._straggler: int | None = None
         self._warned: set[int] = set()
         self._rounds = 0
@@ -115,17 +120,21 @@ class StragglerMonitor:
         updates, seconds = self._updates, self._seconds + now - self._start_time
         forward_seconds = sum(_elapsed(start, end) for start, end in self._forwards)
         self._forwards.clear()
-        local = torch.tensor([self._loading_seconds / updates, forward_seconds / updates], dtype=torch.float32, device=self._comm.device)
-        loading, computing = (column.tolist() for column in self._comm.all_gather(local).unbind(dim=1))
+        local = torch.tensor([self._loading_seconds, forward_seconds], dtype=torch.float32, device=self._comm.device)
+        busy_W2 = self._comm.all_gather(local).cpu()
         self._loading_seconds, self._seconds, self._updates, self._start_time = 0.0, 0.0, 0, now
-        busy = [sum(pair) for pair in zip(loading, computing, strict=True)]
+        self._interval_updates += updates
+        self._interval_seconds += seconds
+        self._interval_busy_W2 += busy_W2
+        if self._interval_seconds >= LAG_SECONDS:
+            self._end_interval()
+        busy = busy_W2.sum(dim=1).tolist()
         slowest = busy.index(max(busy))
-        median = _median_of_others(busy, slowest)
-        before, self._straggler = self._straggler, lagging_rank(busy, seconds / updates)
-        if self._straggler is not None and self._straggler == before and slowest not in self._warned:  # a single slow interval is ignored
-            self._warned.add(slowest)
-            self._warn(slowest, loading[slowest], computing[slowest], busy[slowest] - median, seconds / updates)
-        return {"pace/slowest_rank_ms": 1e3 * busy[slowest], "pace/middle_rank_ms": 1e3 * median}
+        milliseconds = 1e3 / updates
+        return {
+            "pace/slowest_rank_ms": milliseconds * busy[slowest],
+            "pace/middle_rank_ms": milliseconds * _median_of_others(busy, slowest),
+        }
 
     def close(self) -> None:
         """Ends the watchdog."""
@@ -137,6 +146,18 @@ class StragglerMonitor:
 
     def _during_peer(self, peer: str) -> AbstractContextManager[None]:
         return self._watchdog.during(f"{'evaluates' if self._watchdog.stage[2] == EVALUATING else 'computes'} peer {peer!r}")
+
+    def _end_interval(self) -> None:
+        """Warns of a rank that was the straggler of this interval and of the one before, once of each."""
+        busy_W2 = self._interval_busy_W2 / self._interval_updates
+        update = self._interval_seconds / self._interval_updates
+        self._interval_updates, self._interval_seconds, self._interval_busy_W2 = 0, 0.0, torch.zeros_like(busy_W2)
+        busy = busy_W2.sum(dim=1).tolist()
+        before, self._straggler = self._straggler, lagging_rank(busy, update)
+        if self._straggler is not None and self._straggler == before and self._straggler not in self._warned:
+            self._warned.add(self._straggler)
+            loading, computing = busy_W2[self._straggler].tolist()
+            self._warn(self._straggler, loading, computing, busy[self._straggler] - _median_of_others(busy, self._straggler), update)
 
     def _warn(self, rank: int, loading: float, computing: float, wait: float, update: float) -> None:
         if self._comm.is_main:

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mutual.engine.monitoring import StragglerMonitor, stragglers
 from mutual.engine.monitoring.stragglers import lagging_rank
 from mutual.engine.monitoring.watchdog import COMPUTING, LOADING, HangDetector, Heartbeat
+from mutual.group import Communicator
 
 
 def beats(number, *places):
@@ -62,6 +63,49 @@ def test_a_rank_falls_behind_where_the_others_wait_a_noticeable_part_of_an_updat
     assert lagging_rank(busy, update) == behind
 
 
+class _ThreeRanks(Communicator):
+    """Stands for three ranks, of which the last loads for as long as the update of this one takes."""
+
+    def all_gather(self, tensor):
+        return torch.stack([torch.zeros(2), torch.zeros(2), tensor])
+
+    def store(self, name):
+        return None
+
+
+def test_a_rank_that_was_slow_for_less_than_two_intervals_is_not_named(monkeypatch, recwarn):
+    """An interval has as many updates as take a second; those that are flushed sooner are judged together."""
+    _, data, group, _ = build(tiny_document())
+    data.close()
+    now = [0.0]
+    monkeypatch.setattr(stragglers.time, "perf_counter", lambda: now[0])
+    monitor = StragglerMonitor(group, _ThreeRanks(0, 3, torch.device("cpu")))
+
+    def train(updates, *, loads, computes):
+        def windows():
+            for update in range(updates):
+                now[0] += loads
+                yield update
+
+        for _ in monitor.timed(windows(), 0):
+            now[0] += computes
+        return monitor.flush()
+
+    for _ in range(40):
+        paces = train(2, loads=0.01, computes=0.01)
+    assert paces == pytest.approx({"pace/slowest_rank_ms": 10.0, "pace/middle_rank_ms": 0.0})
+    assert not recwarn, "1.6 seconds: one interval and a part"
+    for _ in range(10):
+        train(2, loads=0.01, computes=0.01)
+    (warned,) = recwarn
+    assert "rank 2 falls behind: the others wait 10 ms of 20 ms an update for it (its data take 10 ms, its forwards 0 ms)" in str(
+        warned.message
+    )
+    train(100, loads=0.01, computes=0.01)
+    assert len(recwarn) == 1, "once"
+    monitor.close()
+
+
 def test_what_an_update_waits_for_in_its_middle_counts_as_loading_and_is_a_later_stage(monkeypatch):
     _, data, group, _ = build(tiny_document())
     data.close()
@@ -90,14 +134,15 @@ def written(tmp_path, model, **sections):
 @pytest.mark.slow
 @pytest.mark.parametrize("placement", ["replicated", "parallel"])
 def test_a_slow_rank_is_named_once_with_what_it_costs(tmp_path, placement):
-    done = run("mutual.train", written(tmp_path, "process_models:slow", placement=placement), f"output={tmp_path}", processes=2)
+    recipe = written(tmp_path, "process_models:slow", placement=placement)
+    forwards = 1 if placement == "parallel" else 2
+    done = run("mutual.train", recipe, f"output={tmp_path}", f"train.epochs={10 // forwards}", processes=2)
     lines = [line for line in done.stderr.splitlines() if "falls behind" in line]
     who = "rank 1 (b)" if placement == "parallel" else "rank 1"
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith(f"mutual: warning: {who} falls behind: the others wait ")
     charts = EventAccumulator(str(tmp_path / "tiny")).Reload()
     slowest, middle = ([event.value for event in charts.Scalars(f"pace/{name}_rank_ms")] for name in ("slowest", "middle"))
-    forwards = 1 if placement == "parallel" else 2
     assert min(slowest) >= 50 * forwards
     assert torch.tensor(middle[1:]).median() < 50
 

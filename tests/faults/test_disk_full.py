@@ -20,7 +20,7 @@ RECIPE = tiny_document(
         "augment": [{"name": "random_crop", "padding": 1}],
     },
     peers={"a": {"model": "support:tiny", "args": {"norm": True}}, "b": {"model": "support:tiny", "args": {"dropout": 0.2}}},
-    checkpoint={"every_steps": 3, "keep": 2},
+    checkpoint={"every_steps": 6, "keep": 2},
 )
 
 

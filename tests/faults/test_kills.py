@@ -29,7 +29,7 @@ RECIPE = tiny_document(
     },
     objectives=[{"loss": "cross_entropy"}, {"loss": "dml", "schedule": {"name": "ramp_up", "until_epoch": 2}}],
     schedule={"name": "cosine", "warmup_epochs": 1},
-    train={"epochs": 3, "accumulate": 2, "progress": False, "pictures": False},
+    train={"epochs": 3, "accumulate": 2, "progress": False},
     checkpoint={"every_steps": 2, "keep": 2},
 )
 TEACHER = {"model": "support:tiny", "args": {"norm": True, "width": 8}, "frozen": True}

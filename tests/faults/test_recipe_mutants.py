@@ -25,7 +25,7 @@ RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
 SECONDS = 1.0  # of CPU time, as the machine may be busy with something else
 BYTES = 200 * 2**20
 LONGEST_LINE = 1_000
-MUTANTS_OF_EACH, MUTANTS_OF_EACH_LONG = 80, 5_000
+MUTANTS_OF_EACH, MUTANTS_OF_EACH_LONG = 40, 5_000
 PORTION = 1_000
 OVERRIDES, OVERRIDES_LONG = 1_000, 20_000
 

@@ -191,7 +191,14 @@ def test_what_is_no_image_is_one_line(run, images, options, message):
 
 
 @pytest.mark.parametrize(
-    "first", ["import mutual", "import mutual.predict", "from mutual import predict", "from mutual.engine import predict"]
+    "first",
+    [
+        "import mutual",
+        "import mutual.predict",
+        "from mutual import predict",
+        "from mutual.engine import predict",
+        "from mutual import Taps, build_loss, DistillationLoss, load_peer",
+    ],
 )
 def test_predict_is_function_and_module_whichever_is_imported_first(first):
     program = f"{first}\nimport mutual, mutual.predict\nassert callable(mutual.predict) and callable(mutual.predict.main)"

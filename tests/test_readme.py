@@ -8,8 +8,11 @@ hold, divided by semicolons:
 - `with: WORD ...`: PLACEHOLDER=value replaces what stands for something of the reader's, key.path=value is appended to each training
 - `needs: PATH`: a machine without it passes the block over
 - `file: NAME`: the block is written to this file instead of being run
+
+Each verb is started as a reader starts it where it stands first; after that, and for blocks of `python`, a fork does what a start would.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -19,12 +22,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support import ROOT, environment
+from programs import MODULES, forking_programs
+from support import ROOT, environment, run
 
 from mutual.__main__ import COMMANDS
 
-READMES = [Path("recipes/COMING_FROM.md")]
-READMES += sorted(path.relative_to(ROOT) for path in ROOT.rglob("README.md") if not {".git", ".venv", "runs"} & set(path.parts))
+READMES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("README.md") if not {".git", ".venv", "runs"} & set(path.parts))
+READMES.append(Path("recipes/COMING_FROM.md"))
 COMMAND = re.compile(r"^ {4,}(accelerate|bash|curl|import|mutual|pip|pytest|python3?|sbatch|tensorboard|torchrun) ", re.MULTILINE)
 FENCED = re.compile(r"^(?:<!-- (?P<notes>.*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 SECONDS = 240
@@ -61,7 +65,20 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
-RUNNABLE = [path for path in READMES if any(block.language in ("sh", "python") for block in blocks((ROOT / path).read_text()))]
+def runnable(readme: Path) -> list[Block]:
+    """What a page says that can be run on this machine, and the files that it says are written before."""
+    found = [block for block in blocks((ROOT / readme).read_text()) if block.language in ("sh", "python") or "file" in block.notes]
+    return [block for block in found if "not run" not in block.notes and Path(block.notes.get("needs", ROOT)).exists()]
+
+
+def first_here(readme: Path) -> set[str]:
+    """The modules that shells of this page run and those of the pages before do not."""
+    pages = [[block.program for block in runnable(page) if block.language == "sh"] for page in READMES[: READMES.index(readme) + 1]]
+    *before, here = ({name for program in page for name in re.findall(r"accelerate|mutual\.[.\w]+", program)} for page in pages)
+    return {MODULES[name][1] if name in MODULES else name for name in here.difference(*before)}
+
+
+RUNNABLE = [path for path in READMES if any("file" not in block.notes for block in runnable(path))]
 
 
 @pytest.fixture
@@ -81,18 +98,21 @@ def folder(tmp_path):
 @pytest.mark.parametrize("readme", RUNNABLE, ids=str)
 def test_the_commands_of_a_readme_run(readme, folder):
     """In the order of the text, in one folder: what a command has written is there for the next."""
-    variables = environment()
-    variables |= {"PATH": f"{Path(sys.executable).parent}:{variables['PATH']}", "PYTHONPATH": f"{variables['PYTHONPATH']}:{folder}"}
-    variables["HF_DATASETS_CACHE"] = str(folder / "cache")
-    for block in blocks((ROOT / readme).read_text()):
-        missing = "needs" in block.notes and not Path(block.notes["needs"]).exists()
-        if "file" in block.notes:
-            (folder / block.notes["file"]).write_text(block.program)
-        if block.language not in ("sh", "python") or {"file", "not run"} & block.notes.keys() or missing:
-            continue
-        program = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
-        done = subprocess.run([*program, block.program], cwd=folder, env=variables, capture_output=True, text=True, timeout=SECONDS)
-        assert done.returncode == 0, f"{block.program}\n{done.stdout}\n{done.stderr}"
+    variables = {"HF_DATASETS_CACHE": str(folder / "cache")}
+    with forking_programs(started=first_here(readme), timeout=SECONDS) as programs:
+        path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        for block in runnable(readme):
+            if "file" in block.notes:
+                (folder / block.notes["file"]).write_text(block.program)
+            elif block.language == "python":
+                (folder / "block.py").write_text(block.program)
+                run("block", cwd=folder, timeout=SECONDS, **variables)
+            else:
+                shell = ["bash", "-euo", "pipefail", "-c", block.program]
+                done = subprocess.run(
+                    shell, cwd=folder, env=environment(PATH=path, **variables), capture_output=True, text=True, timeout=SECONDS
+                )
+                assert done.returncode == 0, f"{block.program}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.parametrize("readme", READMES, ids=str)

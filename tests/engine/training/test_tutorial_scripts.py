@@ -70,12 +70,13 @@ def batches(num_images, size, epoch):
 
 
 @pytest.fixture
-def mnist(tmp_path):
-    """Images with strokes, their labels, and the folder of the files that hold them."""
+def mnist(tmp_path, request):
+    """Images with strokes, more than a batch unless a test says how many, their labels, and the folder of the files that hold them."""
+    number = getattr(request, "param", 72)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (72, 28, 28), generator=generator, dtype=torch.uint8)
-    images *= torch.rand((72, 28, 28), generator=generator) < 0.2  # most of a digit is black
-    labels = torch.randint(0, 10, (72,), generator=generator)
+    images = torch.randint(0, 256, (number, 28, 28), generator=generator, dtype=torch.uint8)
+    images *= torch.rand((number, 28, 28), generator=generator) < 0.2  # most of a digit is black
+    labels = torch.randint(0, 10, (number,), generator=generator)
     labels[0] = 9
     for part in ("train", "t10k"):
         for name, array in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels.to(torch.uint8))):
@@ -120,20 +121,22 @@ def as_colour(images):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mnist", [24], indirect=True, ids=["a batch"])
 def test_the_resnet_tutorials_teacher(mnist):
     images, labels, root = mnist
     run = Run("mnist/teacher_resnet18.yaml", root)
-    assert run.recipe.train.epochs == 5
+    assert (run.recipe.train.epochs, run.recipe.data.batch_size) == (5, 64)
     plain = run.initialize("teacher", torchvision.models.resnet18(num_classes=10)).train()
     assert_equal_updates(run, "teacher", plain, train_resnet_teacher(plain, images, labels, epochs=2), epochs=2)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mnist", [24], indirect=True, ids=["a batch"])
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss")
 def test_the_resnet_tutorials_student(mnist):
     images, labels, root = mnist
     run = Run("mnist/kd_resnet18_resnet50.yaml", root, "peers.teacher.weights=null")
-    assert run.recipe.train.epochs == 5
+    assert (run.recipe.train.epochs, run.recipe.data.batch_size) == (5, 64)
     teacher = run.initialize("teacher", torchvision.models.resnet18(num_classes=10)).eval()
     plain = run.initialize("student", torchvision.models.resnet50(num_classes=10)).train()
     assert_equal_updates(run, "student", plain, train_resnet_student(plain, teacher, images, labels, epochs=2), epochs=2)

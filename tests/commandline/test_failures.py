@@ -50,7 +50,7 @@ HOST = re.escape(os.uname().nodename)
     ],
 )
 def test_what_one_machine_lacks_is_reported_once_with_its_rank(tmp_path, fault, line):
-    end = ended(tmp_path, module="rank_faults", fault=fault, torchrun=fault == "recipe")
+    end = ended(tmp_path, module="rank_faults", fault=fault)
     assert len(end.lines) == 1, end.stderr
     assert re.match(line, end.lines[0]), end.lines
     assert 2 in end.codes

@@ -120,8 +120,8 @@ def test_an_elastic_job_goes_on_with_the_same_updates_on_another_number_of_proce
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "1 process on cpu" in train(1, "whole")
-    train(1, "cut", "train.epochs=3", "checkpoint.every_epochs=1", "checkpoint.keep=9")
+    assert "1 process on cpu" in train(1, "whole", "checkpoint.every_epochs=1", "checkpoint.keep=9")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     for step in ("step_00000010", "step_00000015"):
         shutil.rmtree(tmp_path / "cut" / "tiny" / "checkpoints" / step)
     assert "2 processes on cpu" in train(2, "cut")

@@ -3,14 +3,13 @@
 import getpass
 import json
 import socket
-import subprocess
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-from support import ROOT, command, environment, run, run_launched
+from support import environment, run, run_launched, start
 
 from mutual import doctor
 from mutual.engine.diagnosis import diagnosis as module
@@ -216,13 +215,9 @@ def test_two_processes_that_no_launcher_keeps_a_store_for_see_each_other(tmp_pat
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    processes = []
-    for rank in "01":
-        variables = environment(**launched, RANK=rank, LOCAL_RANK=rank)
-        words = command("mutual.doctor", "--output", tmp_path)
-        processes.append(subprocess.Popen(words, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    first, second = (process.communicate(timeout=120)[0] for process in processes)
-    assert [process.returncode for process in processes] == [0, 0], first + second
+    jobs = [start("mutual.doctor", "--output", tmp_path, **launched, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+    assert [job.wait(timeout=120) for job in jobs] == [0, 0], [job.stdout + job.stderr for job in jobs]
+    first, second = (job.stdout + job.stderr for job in jobs)
     assert "launcher      another one, 2 started, 2 joined" in first
     assert "all-reduce" in ranks_section(first)
     assert second == ""
@@ -231,7 +226,7 @@ def test_two_processes_that_no_launcher_keeps_a_store_for_see_each_other(tmp_pat
 @pytest.mark.slow
 def test_a_rank_that_does_not_come_is_named_within_seconds(tmp_path):
     done = run(
-        "mutual.doctor", "--output", tmp_path, "--timeout", "2", processes=2, expect=1, prepare=partial(time.sleep, 600), timeout=120
+        "mutual.doctor", "--output", tmp_path, "--timeout", "1", processes=2, expect=1, prepare=partial(time.sleep, 600), timeout=120
     )
     assert "rank 0" in ranks_section(done.stdout)
     assert "missing" in ranks_section(done.stdout)

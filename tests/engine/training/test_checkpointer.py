@@ -148,7 +148,11 @@ def test_a_run_folder_that_holds_a_checkpoint_is_refused(recipe_file, tmp_path):
 def test_a_run_does_not_go_on_with_another_teacher(tmp_path):
     peers = {"a": RECIPE["peers"]["a"], "t": {"model": "support:tiny", "frozen": True, "weights": str(tmp_path / "t.safetensors")}}
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({**RECIPE, "peers": peers, "objectives": [{"loss": "kd"}], "train": {"epochs": 1, "progress": False}}))
+    recipe.write_text(
+        yaml.safe_dump(
+            {**RECIPE, "peers": peers, "objectives": [{"loss": "kd"}], "train": {"epochs": 1, "progress": False, "pictures": False}}
+        )
+    )
     for expect, resume in ((0, []), (2, ["--resume"])):
         teacher = tiny(num_classes=10, in_channels=1)
         (tmp_path / "t.safetensors").write_bytes(safetensors.torch.save(teacher.state_dict()))

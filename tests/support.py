@@ -136,7 +136,7 @@ def diverging(num_classes, in_channels):
 
 
 def tiny_document(**sections):
-    """A recipe of two tiny peers on fake images, as a dict; `sections` replace its own."""
+    """A recipe of two tiny peers on fake images, as a dict; `sections` replace its own. It draws no pictures unless they are asked for."""
     document = {
         "name": "tiny",
         "data": {"dataset": "fake", "num_train": 40, "num_val": 12, "image_size": 8, "channels": 1, "num_classes": 4, "batch_size": 8},
@@ -144,9 +144,10 @@ def tiny_document(**sections):
         "objectives": [{"loss": "cross_entropy"}, {"loss": "dml"}],
         "optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.9},
         "schedule": {"name": "constant"},
-        "train": {"epochs": 2, "progress": False, "pictures": False},
+        "train": {"epochs": 2, "progress": False},
     }
-    return {**document, **sections}
+    document |= sections
+    return {**document, "train": {"pictures": False, **document["train"]}}
 
 
 def build(document):

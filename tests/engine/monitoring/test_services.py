@@ -14,7 +14,7 @@ from mutual.recipe import InputError, RecipeError, parse_recipe
 
 
 def recipe_of(tmp_path, *tracking, **changes):
-    train = {"epochs": 2, "progress": False}
+    train = {"epochs": 2, "progress": False, "pictures": True}
     return parse_recipe(tiny_document(output=str(tmp_path), train=train, tracking=list(tracking), **changes))
 
 

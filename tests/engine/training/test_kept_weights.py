@@ -39,7 +39,7 @@ def scripted(monkeypatch):
 
 def document(output, **checkpoint):
     peers = {name: {"model": "small_cnn", "args": {"widths": [4], "strides": [2]}} for name in "ab"}
-    train = {"epochs": 5, "progress": False, "pictures": False}
+    train = {"epochs": 5, "progress": False}
     return tiny_document(output=str(output), peers=peers, train=train, checkpoint={"keep_best": 2, "keep": 100, **checkpoint})
 
 
@@ -121,7 +121,7 @@ def test_overwrite_removes_them_and_no_file_of_the_users(scripted, tmp_path):
     (folder / "best" / ".unfinished-b-epoch9.safetensors").write_bytes(b"half")
     export.main([str(folder), "--peer", "a", "--epoch", "4"])
     assert (folder / "export" / "a-epoch4.safetensors").is_file()
-    mutual.fit(parse_recipe({**document(tmp_path, keep_best=None), "train": {"epochs": 1, "progress": False, "pictures": False}}), overwrite=True)
+    mutual.fit(parse_recipe({**document(tmp_path, keep_best=None), "train": {"epochs": 1, "progress": False}}), overwrite=True)
     names = {path.name for path in (folder / "best").iterdir()}
     assert names == {"a.safetensors", "b.safetensors", "best.json", "a-epoch2-mine.safetensors"}
     assert not (folder / "export" / "a-epoch4.safetensors").exists()

@@ -104,7 +104,10 @@ def shrunk(name, folder):
 
 def loaded(name, folder):
     overrides = ["Global.epochs=1", "DataLoader.Train.sampler.batch_size=4", "DataLoader.Train.loader.num_workers=0"]
-    return load_recipe(shrunk(name, folder), [*overrides, "train.precision=no", "train.accumulate=1", "train.progress=false", "train.pictures=false"])
+    return load_recipe(
+        shrunk(name, folder),
+        [*overrides, *(f"train.{given}" for given in ("precision=no", "accumulate=1", "progress=false", "pictures=false"))],
+    )
 
 
 def forwarded(recipe):

@@ -4,8 +4,6 @@ import errno
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from importlib import metadata
 from itertools import chain
 from types import SimpleNamespace
@@ -14,7 +12,7 @@ import datasets
 import pyarrow as pa
 import pytest
 import torch
-from support import environment
+from support import run
 from tables import data_of, encoded, plain, png, read, refusal, table, values, write_parquet
 
 from mutual.data import build_data, check_present
@@ -343,12 +341,10 @@ def test_a_split_without_images_is_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_offline_one_line_says_that_the_hub_was_not_asked(tmp_path):
-    """With the real library, in a process of its own: it reads the variable when it is imported."""
+    """With the real library, which reads the variable when it is imported."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{name: x, data: {dataset: hfds/owner/owls}, peers: {a: {model: small_cnn}}, objectives: [{loss: cross_entropy}]}")
-    command = [sys.executable, "-m", "mutual.train", str(recipe), f"output={tmp_path}"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(HF_HUB_OFFLINE="1"), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
+    done = run("train_anew", recipe, f"output={tmp_path}", cwd=tmp_path, expect=2, HF_HUB_OFFLINE="1")
     line = done.stderr.strip().splitlines()[-1]
     assert "recipe.yaml: data: owner/owls is no folder or file here, and cannot be opened on the hub: " in line
     assert "Traceback" not in done.stderr

@@ -6,15 +6,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from support import environment, inputs_of
+from support import inputs_of, run
 from torchvision.transforms.v2 import RandomCrop
 
 import mutual.data.loading.images
@@ -261,22 +259,8 @@ def test_workers_outlive_a_signal_to_the_job_and_end_with_the_loader(root):
     assert time.monotonic() - begun < 5
 
 
-SIGNALLED = """
-import multiprocessing, os, signal, time
-from mutual.data.loading import workers
-
-begin = workers._Termination.begin_worker
-workers._Termination.begin_worker = lambda self, number: time.sleep(0.5) or begin(self, number)
-iterator = workers.Loader(range(4), workers=1, prefetch=2)([[0], [2]])
-(worker,) = multiprocessing.active_children()
-for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
-    os.kill(worker.pid, number)
-print(list(iterator))
-"""
-
-
 def test_a_signal_that_comes_before_a_worker_has_its_handlers_waits():
-    done = subprocess.run([sys.executable, "-c", SIGNALLED], env=environment(), capture_output=True, text=True, timeout=60)
+    done = run("early_signal")
     assert done.stdout == "[0, 2]\n", done.stderr
 
 

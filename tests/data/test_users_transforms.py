@@ -113,7 +113,7 @@ def test_evaluating_a_run_does_not_import_its_transforms(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     document = tiny_document(output=str(tmp_path), peers={"a": {"model": "small_cnn"}}, objectives=[{"loss": "cross_entropy"}])
     document["data"]["augment"] = ["gone_transforms:same"]
-    document["train"] = {"epochs": 1, "progress": False}
+    document["train"] = {"epochs": 1, "progress": False, "pictures": False}
     result = mutual.fit(document)
     (tmp_path / "gone_transforms.py").unlink()
     monkeypatch.delitem(__import__("sys").modules, "gone_transforms")

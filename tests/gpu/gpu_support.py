@@ -43,7 +43,7 @@ def document_of(*, data=None, train=None, **sections):
     """The tiny recipe with more images than fill a batch, and no progress bar."""
     document = tiny_document(**sections)
     document["data"] = {**document["data"], "num_train": 37, **(data or {})}
-    document["train"] = {"epochs": 2, "progress": False, **(train or {})}
+    document["train"] = {"epochs": 2, "progress": False, "pictures": False, **(train or {})}
     return document
 
 

@@ -1,9 +1,12 @@
 """Models without a classifier: what they give is what the classifier is given, and files of the whole model load into them."""
 
+from functools import partial
+
 import pytest
 import torch
 from support import TinyNet
 from torch import nn
+from torchvision.models import vision_transformer
 
 from mutual.models import create_model, load_weights
 from mutual.models.zoo import MODELS, classifier_tensors
@@ -21,7 +24,7 @@ OURS = {
 }
 ZOO = {
     "torchvision/resnet18": ("fc", 512, 64),
-    "torchvision/vgg11": ("classifier.6", 4096, 64),
+    "torchvision/alexnet": ("classifier.6", 4096, 64),
     "torchvision/densenet121": ("classifier", 1024, 64),
     "torchvision/mobilenet_v3_small": ("classifier.3", 1024, 64),
     "torchvision/squeezenet1_1": ("classifier.1", 512, 64),
@@ -65,11 +68,17 @@ def test_ours_give_what_their_classifier_is_given(name, tmp_path):
     assert isinstance(model.get_submodule(path), nn.Identity), "its path stays, to be tapped"
 
 
+def shallow(build, **arguments):
+    """A vision transformer of torchvision, whose smallest has 86 million parameters, with one layer of its twelve."""
+    return build(**{**arguments, "num_layers": 1})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
-def test_the_zoos_give_what_their_classifier_is_given(name, tmp_path):
+def test_the_zoos_give_what_their_classifier_is_given(name, tmp_path, monkeypatch):
     """But squeezenet, whose classifier is a convolution before a ReLU and the mean, and distilled nets with two classifiers."""
     path, width, size = ZOO[name]
+    monkeypatch.setattr(vision_transformer, "_vision_transformer", partial(shallow, vision_transformer._vision_transformer))
     torch.manual_seed(0)
     _, found, expected = compared(name, path, width, torch.rand(2, 3, size, size), tmp_path)
     if "squeezenet" in name:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 from made_up_runs import made_up_arm, tiny_recipe
 from PIL import Image
@@ -162,6 +163,7 @@ assert "matplotlib.pyplot" not in sys.modules
 @pytest.mark.slow
 def test_nothing_heavy_is_imported_and_no_display_is_asked_for(tmp_path):
     env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}", "MPLBACKEND": "tkagg", "HOME": str(tmp_path)}
+    env["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # where the list of fonts is
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS, tmp_path / "curves.png"], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300
     )

@@ -49,6 +49,7 @@ def test_what_they_call_a_layer_is_a_module_here(name, layers):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.filterwarnings("ignore:.*has modules of other names")
 @pytest.mark.parametrize("config", WITH_WEIGHTS, indirect=True)
 def test_a_config_trains(config):
@@ -57,6 +58,7 @@ def test_a_config_trains(config):
         "DataLoader.Train.sampler.batch_size=4",
         "DataLoader.Train.loader.num_workers=0",
         "train.progress=false",
+        "train.pictures=false",
     ]
     overrides += [f"peers.{name}.weights=null" for name in WITH_WEIGHTS[config.stem]]
     overrides += ["peers.model.args.use_ssld=false"] if "plain" in config.stem else []

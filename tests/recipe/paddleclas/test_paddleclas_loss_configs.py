@@ -104,7 +104,10 @@ def shrunk(name, folder):
 
 def loaded(name, folder):
     overrides = ["Global.epochs=1", "DataLoader.Train.sampler.batch_size=4", "DataLoader.Train.loader.num_workers=0"]
-    return load_recipe(shrunk(name, folder), [*overrides, "train.precision=no", "train.accumulate=1", "train.progress=false"])
+    return load_recipe(
+        shrunk(name, folder),
+        [*overrides, *(f"train.{given}" for given in ("precision=no", "accumulate=1", "progress=false", "pictures=false"))],
+    )
 
 
 def forwarded(recipe):
@@ -135,6 +138,7 @@ def named_as_theirs(outputs):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"afd", "mgd"}))  # written out in test_golden_losses.py; mgd draws at random
 def test_each_weight_has_the_gradient_of_their_sum(name, tmp_path, monkeypatch):
@@ -159,6 +163,7 @@ def test_each_weight_has_the_gradient_of_their_sum(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_config_trains(name, tmp_path, monkeypatch):

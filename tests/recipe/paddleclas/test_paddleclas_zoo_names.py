@@ -3,6 +3,7 @@
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import timm
@@ -28,10 +29,13 @@ def in_timm(counterpart):
     return counterpart.library != "timm" or timm.is_model(counterpart.model.removeprefix("timm/"))
 
 
+INITIALISERS = [name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")]
+
+
 def built(counterpart):
     """The model without its values, but where its initialisation reads some."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), mock.patch.multiple(nn.init, **dict.fromkeys(INITIALISERS, lambda tensor, *_, **__: tensor)):
             return create_unchecked(counterpart)
     except NotImplementedError:
         return create_unchecked(counterpart)

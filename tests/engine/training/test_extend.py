@@ -204,7 +204,7 @@ def test_killed_between_two_changes_of_its_folder(tmp_path, pytestconfig, proces
     for number in range(2, len(changes)) if is_long else moments.sample(range(4, beginning + 4), 4 // processes):
         output, code = tmp_path / str(number), -signal.SIGKILL if processes == 1 else 1
         attack = partial(die_before_change, output / "longer", number)
-        run(*arguments(output, extends=True), processes=processes, prepare=attack, expect=code)
+        run(*arguments(output, extends=True), processes=processes, prepare=attack, expect=code, grace=0.5)
         has_recipe = (output / "longer" / "recipe.yaml").exists()
         run(*arguments(output, extends=not has_recipe or number % 2), processes=processes)
         assert digests(output / "longer") == expected, (number, changes[number - 1])

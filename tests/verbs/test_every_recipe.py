@@ -20,6 +20,7 @@ SMALLER = {
 """Arguments of the large models of recipes with which they have the same kinds of layers, but fewer or narrower ones."""
 
 
+@pytest.mark.skipif(not hasattr(timm.layers, "calculate_drop_path_rates"), reason="an older timm reads numbers of what it builds")
 @pytest.mark.parametrize("path", [path for path in RECIPES if any(name in (ROOT / path).read_text() for name in SMALLER)])
 def test_large_models_of_recipes_take_images_of_their_recipes_size(path):
     """At their real size, and without a number computed."""

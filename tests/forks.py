@@ -24,6 +24,8 @@ from torch.distributed import TCPStore
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["warm_forks"])
+_OF_SERVER = ("PYTHONPATH", "OMP_NUM_THREADS")
+"""Variables with which the server starts: what it imports is read with them, once for all jobs."""
 _NOTICE = 0.1
 """Seconds after which a failed rank is noticed, as by torchrun."""
 
@@ -58,7 +60,7 @@ class Job:
             path.touch()
         self._store = None if processes == 1 else TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.ranks: list[BaseProcess] = []
-        with mock.patch.dict(os.environ, variables, clear=True):
+        with mock.patch.dict(os.environ, {name: variables[name] for name in _OF_SERVER}):  # others are this job's alone
             forkserver.ensure_running()
         for rank in range(processes):
             own = {**variables, **self._launched(rank, processes)}

@@ -99,7 +99,7 @@ def folder(tmp_path):
 def test_the_commands_of_a_readme_run(readme, folder):
     """In the order of the text, in one folder: what a command has written is there for the next."""
     variables = {"HF_DATASETS_CACHE": str(folder / "cache")}
-    with forking_programs(started=first_here(readme), timeout=SECONDS) as programs:
+    with forking_programs(started=first_here(readme), timeout=SECONDS - 20) as programs:
         path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         for block in runnable(readme):
             if "file" in block.notes:

@@ -1,10 +1,8 @@
-"""What the server of forks.py has done before it forks: all that a training would do anew in each process, whatever its recipe.
-
-None of it may start a thread.
-"""
+"""What the server of forks.py has done before it forks: all that a training would do anew in each process, whatever its recipe."""
 
 import atexit
 import gc
+import threading
 from importlib import import_module
 
 from PIL import Image
@@ -31,6 +29,7 @@ for name in (
     import_module(name)
 Image.init()  # finds Pillow's plugins
 parse_recipe(tiny_document())  # pydantic builds its validators when they are first used
+assert threading.active_count() == 1, "a fork has the locks of other threads as they were, and none of the threads"
 
 gc.collect()
 gc.freeze()  # so that garbage collections in a fork neither search nor copy what was there before it

@@ -347,4 +347,5 @@ def test_offline_one_line_says_that_the_hub_was_not_asked(tmp_path):
     done = run("train_anew", recipe, f"output={tmp_path}", cwd=tmp_path, expect=2, HF_HUB_OFFLINE="1")
     line = done.stderr.strip().splitlines()[-1]
     assert "recipe.yaml: data: owner/owls is no folder or file here, and cannot be opened on the hub: " in line
+    assert "ffline" in line, "the library has read the variable"
     assert "Traceback" not in done.stderr

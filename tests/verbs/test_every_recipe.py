@@ -26,15 +26,15 @@ def test_large_models_of_recipes_take_images_of_their_recipes_size(path):
     """At their real size, and without a number computed."""
     recipe = mutual.load_recipe(ROOT / path)
     size = recipe.data.height_width
-    for name in (peer.model for peer in recipe.peers.values() if peer.model in SMALLER):
+    for peer in (peer for peer in recipe.peers.values() if peer.model in SMALLER):
         with torch.device("meta"):
-            model = timm.create_model(name.removeprefix("timm/"), num_classes=7)
+            model = timm.create_model(peer.model.removeprefix("timm/"), num_classes=7, **peer.args)
             assert model(torch.empty(2, 3, *size)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("path", RECIPES)
 def test_every_recipe_builds_and_trains(path, tmp_path):
-    """Each recipe as it is, but an update on made-up images, small ones, and without the weights of its teacher.
+    """Each recipe as it is, but for one update, on small made-up images and without its teacher's weights.
 
     In full precision, as CPUs are slow at others, and the largest models with fewer or narrower layers.
     """
@@ -51,7 +51,11 @@ def test_every_recipe_builds_and_trains(path, tmp_path):
     }
     overrides = [f"output={tmp_path}", f"data={json.dumps(data)}", "train.epochs=1", "train.pictures=false", "train.precision=null"]
     overrides += [f"peers.{name}.weights=null" for name, peer in recipe.peers.items() if peer.weights]
-    overrides += [f"peers.{name}.args={json.dumps(SMALLER[peer.model])}" for name, peer in recipe.peers.items() if peer.model in SMALLER]
+    overrides += [
+        f"peers.{name}.args={json.dumps({**peer.args, **SMALLER[peer.model]})}"
+        for name, peer in recipe.peers.items()
+        if peer.model in SMALLER
+    ]
     if recipe.exchange.kind == "stale":
         overrides += [f"exchange.folder={tmp_path}", f"exchange.trains={json.dumps(list(recipe.trainable))}"]
     result = mutual.fit(mutual.load_recipe(ROOT / path, overrides))

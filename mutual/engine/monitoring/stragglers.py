@@ -164,7 +164,7 @@ class StragglerMonitor:
             warnings.warn(
                 f"rank {rank}{self._describe_peers(rank)} falls behind: the others wait {1e3 * wait:.0f} ms of {1e3 * update:.0f} ms "
                 f"an update for it (its data take {1e3 * loading:.0f} ms, its forwards {1e3 * computing:.0f} ms)",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _describe_peers(self, rank: int) -> str:

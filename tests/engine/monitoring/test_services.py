@@ -14,8 +14,9 @@ from mutual.recipe import InputError, RecipeError, parse_recipe
 
 
 def recipe_of(tmp_path, *tracking, **changes):
-    train = {"epochs": 2, "progress": False, "pictures": True}
-    return parse_recipe(tiny_document(output=str(tmp_path), train=train, tracking=list(tracking), **changes))
+    document = tiny_document(output=str(tmp_path), tracking=list(tracking), **changes)
+    del document["train"]["pictures"]  # they are drawn unless a recipe says otherwise
+    return parse_recipe(document)
 
 
 class Service:

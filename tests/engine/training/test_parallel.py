@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 
 import pytest
 import safetensors.torch
@@ -66,7 +67,7 @@ def test_a_run_resumes_in_another_placement_and_on_another_number_of_ranks(tmp_p
     def written_twice():
         return (cut / "tiny" / "checkpoints" / "step_00000006").exists()
 
-    run_and_kill("mutual.train", recipe, f"output={cut}", when=written_twice, processes=2)
+    assert run_and_kill("mutual.train", recipe, f"output={cut}", when=written_twice, processes=2) == 1, "it was cut"
     for name, (processes, overrides) in continuations.items():
         shutil.copytree(cut, tmp_path / name)
         run("mutual.train", recipe, f"output={tmp_path / name}", "--resume", *overrides, processes=processes)
@@ -85,7 +86,7 @@ def test_a_run_resumes_in_another_placement_and_on_another_number_of_ranks(tmp_p
 
 
 def report_soon():
-    """Makes rank 0 wait shortly for what a rank that has been killed might report; that torchrun ends both is tested with it."""
+    """Makes rank 0 wait only briefly for a report of the killed rank; that torchrun itself ends both is tested in test_failures.py."""
     failures.REPORT_TIMEOUT = 0.5
 
 
@@ -96,7 +97,8 @@ def test_a_rank_that_dies_ends_the_job_and_the_run_resumes(tmp_path, placement):
     document |= {"checkpoint": {"every_steps": 2}, "train": {"epochs": 6, "progress": False, "pictures": False}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
     cut = f"output={tmp_path / 'cut'}"
-    run("mutual.train", tmp_path / "recipe.yaml", cut, processes=2, expect=1, timeout=60, prepare=report_soon, MORTAL="1")
+    done = run("mutual.train", tmp_path / "recipe.yaml", cut, processes=2, expect=1, prepare=report_soon, MORTAL="1")
+    assert done.exit_codes[0] != -signal.SIGKILL, "it has ended by itself"
     assert list((tmp_path / "cut" / "tiny" / "checkpoints").glob("step_*"))
     run("mutual.train", tmp_path / "recipe.yaml", cut, "--resume", processes=2)
     run("mutual.train", tmp_path / "recipe.yaml", f"output={tmp_path / 'whole'}", processes=2)
